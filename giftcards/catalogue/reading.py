@@ -45,21 +45,21 @@ _MOST_SILENT = 3
 class CatalogueReading:
     """The progress of a reading.
 
-    ``total`` counts the products to be read. ``skipped`` counts the products and the rows of the
+    ``total`` counts the products to be read. ``failed`` counts the products and the rows of the
     catalogue that could not be read. ``trouble`` says why the last product or row could not be
     read, or why the reading ended early.
     """
 
     total: int = 0
     read: int = 0
-    skipped: int = 0
+    failed: int = 0
     trouble: str = ""
     # True if the reading waits for paused calls, False if it waits for the request budget.
     is_paused: bool = False
 
     @property
     def is_whole(self) -> bool:
-        return not self.trouble and not self.skipped and self.read == self.total
+        return not self.trouble and not self.failed and self.read == self.total
 
 
 def read_catalogue(
@@ -188,12 +188,12 @@ class _Reader:
         catalogue = self._ask(lambda: self._gateway.ask(client.catalogue, Purpose.BACKGROUND))
         if catalogue.unreadable:
             trouble = "The catalogue has rows that could not be read."
-            self.note(skipped=catalogue.unreadable, trouble=trouble)
+            self.note(failed=catalogue.unreadable, trouble=trouble)
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
             # An absent product may also be an unreadable row, so the sum could count it twice.
-            self.note(skipped=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
+            self.note(failed=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)
 
@@ -201,15 +201,15 @@ class _Reader:
         try:
             self._ask(lambda: self._gateway.prices.product(product_id, Purpose.BACKGROUND))
         except ProviderError as error:
-            self._skip(product_id, error)
+            self._note_failure(product_id, error)
         else:
             self._silent = 0
             self.note(read=self.reading.read + 1)
 
-    def _skip(self, product_id: str, error: ProviderError) -> None:
+    def _note_failure(self, product_id: str, error: ProviderError) -> None:
         Product.objects.filter(product_id=product_id).update(asked_at=timezone.now())
         trouble = f"The product {product_id} could not be read. {error}"
-        self.note(skipped=self.reading.skipped + 1, trouble=trouble)
+        self.note(failed=self.reading.failed + 1, trouble=trouble)
         # Even an unusable answer shows that the provider is there.
         is_answer = isinstance(error, Refused) or error.status == 200
         self._silent = 0 if is_answer else self._silent + 1
@@ -239,10 +239,14 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
 
 
 def counts() -> dict[str, int]:
-    """Count the products and types in the catalogue, for sale, and still to be read."""
+    """Count the products and types in the catalogue, for sale, and still to be read.
+
+    ``left_out`` counts the products that are left out by ``CATALOGUE_SKIP``.
+    """
     return {
         "products": Product.objects.count(),
         "on_sale": Product.objects.on_sale().count(),
+        "left_out": Product.objects.left_out().count(),
         "types": ProductType.objects.count(),
         "types_for_sale": ProductType.objects.for_sale().count(),
         "to_read": Product.objects.to_read().count(),

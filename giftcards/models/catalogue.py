@@ -120,6 +120,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def on_sale(self) -> Self:
         return self.filter(_is_on_sale())
 
+    def left_out(self) -> Self:
+        """Return the products that would be on sale without ``CATALOGUE_SKIP``."""
+        return self.filter(is_enabled=True).exclude(_is_on_sale())
+
     def to_read(self) -> Self:
         """Return products on sale whose types were not read since the catalogue was last stored."""
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))

@@ -92,6 +92,7 @@ class TestReading:
             "on_sale": 2,
             "types": 2 + 1 + 2 * 9,
             "types_for_sale": 2 + 1 + 2 * 9,
+            "left_out": 1,
             "to_read": 0,
         }
 
@@ -218,7 +219,7 @@ class TestTolerance:
         answer["data"]["categories"] += [7, {"title": "No list", "products": 7}, {"title": "Empty"}]
         wire.get(CATALOG, json=answer)
         reading = run()
-        assert (reading.read, reading.skipped, reading.is_whole) == (1, 5 + 2, False)
+        assert (reading.read, reading.failed, reading.is_whole) == (1, 5 + 2, False)
         assert known() == [("p1", "One", True)]
 
     @pytest.mark.parametrize("counted", [2, 3])
@@ -236,7 +237,7 @@ class TestTolerance:
             reading = run()
         is_whole = counted == 2
         assert known() == [("p1", "", True), ("p2", "", not is_whole), ("p3", "", True)]
-        assert (reading.is_whole, reading.skipped) == (is_whole, not is_whole)
+        assert (reading.is_whole, reading.failed) == (is_whole, not is_whole)
         told = "The catalogue lists fewer products than it counts (by 1): none counts as missing."
         assert reading.trouble == ("" if is_whole else told)
         # What was listed was read all the same.
@@ -296,7 +297,7 @@ class TestTolerance:
         wire.get(CATALOG, json=listing({"id": "p1"}, {"id": "p2"}))
         wire.replace("GET", product_url("p1"), json={"success": True, "data": {"types": 7}})
         reading = run()
-        assert (reading.total, reading.read, reading.skipped) == (2, 1, 1)
+        assert (reading.total, reading.read, reading.failed) == (2, 1, 1)
         assert reading.trouble == (
             "The product p1 could not be read. The provider gave no usable answer"
             " (HTTP 200, the answer has no list of types)."
@@ -310,7 +311,7 @@ class TestTolerance:
         for number in range(9):
             wire.get(product_url(f"gone{number}"), status=502)
         reading = run()
-        assert (reading.total, reading.read, reading.skipped) == (9, 0, 3)
+        assert (reading.total, reading.read, reading.failed) == (9, 0, 3)
         assert "HTTP 502" in reading.trouble
 
     def test_products_that_the_provider_refuses_do_not_end_the_reading(self, wire: Wire) -> None:
@@ -319,7 +320,7 @@ class TestTolerance:
         for number in range(3, 9):
             wire.get(product_url(f"p{number}"), json=refusal, status=404)
         reading = run()
-        assert (reading.total, reading.read, reading.skipped) == (8, 2, 6)
+        assert (reading.total, reading.read, reading.failed) == (8, 2, 6)
 
     def test_an_answer_about_another_product_is_skipped_and_changes_nothing(
         self, wire: Wire
@@ -329,7 +330,7 @@ class TestTolerance:
         for asked_for in ("p1", "p2"):
             wire.replace("GET", product_url(asked_for), json=types_answer(kind, productId="p2"))
         reading = run()
-        assert (reading.read, reading.skipped) == (1, 1)
+        assert (reading.read, reading.failed) == (1, 1)
         assert "the answer is about another product" in reading.trouble
         assert (types("p1"), list(types("p2"))) == ({}, ["t1"])
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from giftcards.models import Product, ProductType, ProviderState
 from giftcards.simulator import Simulator
 from tests.conftest import Call
-from tests.stage import PSN, end_pause, refill_budget, spend_budget, wait_until
+from tests.stage import PSN, Setter, end_pause, refill_budget, spend_budget, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -21,12 +21,20 @@ pytestmark = pytest.mark.django_db
 
 def test_the_command_reads_the_catalogue_and_counts_it(call: Call, simulator: Simulator) -> None:
     assert call("giftcards_catalogue") == (
-        "2 products read, 0 skipped, 0 still to read.\n"
-        "The catalogue has 3 products, 2 on sale, and 21 types, 21 for sale.\n",
+        "2 products read, 0 failed, 0 still to read.\n"
+        "The catalogue has 3 products, 2 on sale, and 21 types, 21 for sale.\n"
+        "CATALOGUE_SKIP leaves out 1 product.\n",
         "",
         0,
     )
     assert ProductType.objects.get(type_id="type_001").name == "PSN 500 DA"
+
+
+def test_no_setting_is_named_if_it_leaves_nothing_out(
+    call: Call, simulator: Simulator, set_conf: Setter
+) -> None:
+    set_conf(CATALOGUE_SKIP=[])
+    assert "CATALOGUE_SKIP" not in call("giftcards_catalogue").out
 
 
 def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None:
@@ -34,11 +42,12 @@ def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None
     assert json.loads(out) == {
         "products": 3,
         "on_sale": 2,
+        "left_out": 1,
         "types": 21,
         "types_for_sale": 21,
         "to_read": 0,
         "read": 2,
-        "skipped": 0,
+        "failed": 0,
         "is_whole": True,
     }
     assert (err, code) == ("", 0)
@@ -50,7 +59,7 @@ def test_a_product_that_cannot_be_read_fails_the_run_and_is_named(
     # A slash: the simulator has no such path.
     simulator.catalogue = {**simulator.catalogue, "a/b": simulator.catalogue[PSN]}
     out, err, code = call("giftcards_catalogue")
-    assert out.startswith("2 products read, 1 skipped, 0 still to read.\n")
+    assert out.startswith("2 products read, 1 failed, 0 still to read.\n")
     assert err.startswith("The product a/b could not be read. ")
     assert err.endswith(" Run the command again to read what is left.\n")
     assert code == 1
@@ -62,7 +71,7 @@ def test_a_provider_that_is_away_fails_the_run_and_leaves_the_catalogue(
     call("giftcards_catalogue")
     simulator.outage = True
     out, err, code = call("giftcards_catalogue")
-    assert out.startswith("0 products read, 0 skipped, 0 still to read.\nThe catalogue has 3 ")
+    assert out.startswith("0 products read, 0 failed, 0 still to read.\nThe catalogue has 3 ")
     assert "SERVICE_UNAVAILABLE" in err
     assert code == 1
 

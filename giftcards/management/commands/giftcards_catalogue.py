@@ -16,9 +16,9 @@ class Command(GiftcardsCommand):
     )
     notes = (
         "The worker does the same automatically, unless CATALOGUE_EVERY is 0. What two readings"
-        " an hour apart do not list is not for sale any more. A product that cannot be read is"
-        " skipped, and the next run tries it first.",
-        "Exit code 1: something was skipped or is still to read.",
+        " an hour apart do not list is not for sale any more. A product that cannot be read"
+        " counts as failed, and the next run tries it first.",
+        "Exit code 1: a product failed or is still to read.",
     )
     examples = (
         ("Once a day, from cron:", "-v0"),
@@ -32,7 +32,7 @@ class Command(GiftcardsCommand):
                 gateway, on_wait=lambda reading: progress.show(_wait(reading), unless_short=True)
             )
         keep_prices()
-        done = {"read": reading.read, "skipped": reading.skipped, "is_whole": reading.is_whole}
+        done = {"read": reading.read, "failed": reading.failed, "is_whole": reading.is_whole}
         result = {**counts(), **done}
         self.show(result, _text(result), options)
         if not reading.is_whole:
@@ -50,9 +50,11 @@ def _wait(reading: CatalogueReading) -> str:
 
 
 def _text(found: dict[str, int]) -> str:
+    left_out = found["left_out"]
+    leaves_out = f"\nCATALOGUE_SKIP leaves out {counted(left_out, 'product')}." if left_out else ""
     return (
-        f"{counted(found['read'], 'product')} read, {found['skipped']} skipped,"
+        f"{counted(found['read'], 'product')} read, {found['failed']} failed,"
         f" {found['to_read']} still to read.\n"
         f"The catalogue has {counted(found['products'], 'product')}, {found['on_sale']} on sale,"
-        f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale."
+        f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale.{leaves_out}"
     )
