@@ -26,6 +26,13 @@ VERSION = re.compile(r"\d+\.\d+(\.\d+)?((a|b|rc)\d+)?")
 HEADING = re.compile(r"^## (\S+) \((.+)\)$", re.MULTILINE)
 # Where the shops of the releases are.
 RECORDED = Path("tests", "upgrades", "recorded")
+# What stands there until the project has addresses and is on PyPI, and what a rehearsal writes.
+PLACEHOLDERS = {
+    "OWNER/": "rehearsal/",
+    "not on PyPI": "on PyPI",
+    '"./django-giftcards': '"django-giftcards',
+    '"../django-giftcards': '"django-giftcards',
+}
 # What tests/test_packaging.py installs beside the wheel.
 WORKERS = ("celery", "django-tasks-db")
 # Made by a rehearsal, which needs a name for its commit and tag.
@@ -92,6 +99,15 @@ def problems(root: Path, version: str, *, is_tagged: bool = False) -> Iterator[s
         yield f"CHANGELOG.md begins with {name} ({date}), not with {version} ({today})."
     if not (root / RECORDED / f"{version}.json").exists():
         yield f"Its shop is not recorded: python -m tests.upgrades {version}"
+    for page in pages(root):
+        for placeholder in filter(page.read_text().__contains__, PLACEHOLDERS):
+            yield f"{page.relative_to(root)} still says {placeholder!r}: see RELEASE.md."
+
+
+def pages(root: Path) -> Iterator[Path]:
+    """What a reader of the package index sees, and the documentation."""
+    yield from filter(Path.exists, (root / "README.md", root / "pyproject.toml"))
+    yield from sorted((root / "docs").rglob("*.md"))
 
 
 def prepare(clone: Path, version: str) -> None:
@@ -99,6 +115,11 @@ def prepare(clone: Path, version: str) -> None:
     changelog = clone / "CHANGELOG.md"
     today = datetime.now().astimezone().date()
     changelog.write_text(HEADING.sub(f"## {version} ({today})", changelog.read_text(), count=1))
+    for page in pages(clone):
+        text = page.read_text()
+        for placeholder, filled in PLACEHOLDERS.items():
+            text = text.replace(placeholder, filled)
+        page.write_text(text)
     run(sys.executable, "-m", "tests.upgrades", version, cwd=clone)
     git(clone, "add", "--all")
     git(clone, *NOBODY, "commit", "--allow-empty", "--message", f"Version {version}")
