@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.test import Client, modify_settings, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone, translation
 from django_q.models import Schedule
@@ -116,8 +119,8 @@ class TestOverview:
         assert found["cards"] == {"newest": "ok", "oldest": "ok"}
         assert found["provider"]["ticked_by"] == "celery@web-2"
         assert found["encryption_keys"] == [
-            {"key": new, "position": 1, "cards": 0},
-            {"key": old, "position": 2, "cards": 2},
+            {"key": new, "position": 1, "cards": 0, "has_more": False},
+            {"key": old, "position": 2, "cards": 2, "has_more": False},
         ]
         [key] = found["api_keys"]
         assert (key["key"], key["is_own"], key["environment"]) == (own, True, "SANDBOX")
@@ -206,6 +209,23 @@ class TestOverview:
         shown = json.loads(call("giftcards_status", "--json").out)
         assert shown["cards"] == dict(zip(("newest", "oldest"), troubles, strict=True))
         set_conf(ENCRYPTION_KEYS=keys)
+
+    def test_status_does_not_count_many_cards(
+        self, call: Call, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counting reads the whole index."""
+        make_order()
+        call("giftcards_poll")
+        monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 1)
+        with CaptureQueriesContext(connection) as queries:
+            shown = call("giftcards_status").out
+        asked = [it["sql"] for it in queries if re.search(r"FROM .giftcards_card\W", it["sql"])]
+        counting = [sql for sql in asked if "COUNT" in sql]
+        assert counting
+        assert [sql for sql in counting if "LIMIT 2" not in sql] == []
+        assert ", number 1: more than 1 card\n" in shown
+        [key] = json.loads(call("giftcards_status", "--json").out)["encryption_keys"]
+        assert (key["cards"], key["has_more"]) == (1, True)
 
     def test_status_says_that_there_are_no_encryption_keys(
         self, call: Call, set_conf: Callable[..., None]

@@ -141,7 +141,12 @@ class _Overview:
             "low_balance": conf.low_balance,
             "low_balance_since": state.low_balance_since,
             "encryption_keys": [
-                {"key": key.fingerprint, "position": key.position, "cards": key.cards}
+                {
+                    "key": key.fingerprint,
+                    "position": key.position,
+                    "cards": key.cards,
+                    "has_more": key.has_more,
+                }
                 for key in self.encryption_keys
             ],
             "api_keys": [
@@ -218,7 +223,7 @@ def _balance_in_words(state: ProviderState) -> str:
 
 def _encryption_keys() -> list[KeyInUse]:
     try:
-        return encryption_keys(counts_all=True)
+        return encryption_keys()
     except ConfigurationError:
         return []  # the text about the cards reports this
 
@@ -232,7 +237,8 @@ def _backlog(backlog: Backlog | None) -> str:
 
 def _key_in_words(key: KeyInUse) -> str:
     place = "not in the settings" if key.position is None else f"number {key.position}"
-    return f"{key.fingerprint}, {place}: {counted(key.cards, 'card')}"
+    more = "more than " if key.has_more else ""
+    return f"{key.fingerprint}, {place}: {more}{counted(key.cards, 'card')}"
 
 
 def _known_in_words(known: KnownKey) -> str:
