@@ -91,7 +91,8 @@ def place_order(
     with a time zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and
     may have several lines. ``recipient_language`` is by default the customer's.
 
-    Raises :exc:`~django.core.exceptions.ValidationError` for invalid values,
+    Raises :exc:`~django.core.exceptions.ValidationError` for invalid values, and for a product that
+    is not in the catalogue although this was read within two hours. Raises
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
     and :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
     ``default``.
@@ -127,9 +128,11 @@ def check_line(
     """Check the values of an order before the customer pays, as :func:`place_order` will do.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for the same values. Stock and cost are
-    not checked: the function uses neither the provider nor the database.
+    not checked. The function makes one query.
     """
-    _order(product_id, type_id, quantity, details).check_values()
+    order = _order(product_id, type_id, quantity, details)
+    order.check_values()
+    order.check_product()
 
 
 def check_soon(reference: str) -> bool:

@@ -436,9 +436,8 @@ class TestStoredMetadata(TestCase):
         assert place_order(**LINE, reference=reference, metadata=metadata) == first
 
 
+@pytest.mark.django_db
 class TestCheckLine:
-    """It needs no database: these tests have none."""
-
     def test_check_line_accepts_a_line_that_can_be_ordered(self) -> None:
         assert check_line(PSN, "type_001", 2000) is None
         assert check_line(PSN, "type_001", 3, sale_amount=1000, max_price=340) is None

@@ -16,11 +16,13 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.conf import conf
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
-from giftcards.rules.times import SLACK, is_ahead, past
+from giftcards.rules.times import SLACK, is_ahead, is_recent, past
 from giftcards.text.spelling import folded
 
 # A product or type counts as gone after it was missing from the provider's answers for this time.
 _GONE_AFTER = timedelta(hours=1)
+# A catalogue that was read within this time has all products: the worker reads it every hour.
+_FRESH = timedelta(hours=2)
 # The longest delay of an answer. Answers may arrive in the wrong sequence.
 _LATE = timedelta(minutes=5)
 # The time for which changes of offers are kept, and the most that are deleted at once.
@@ -159,6 +161,13 @@ class ProductQuerySet(models.QuerySet["Product"]):
         since = timezone.now() - timedelta(seconds=longest)
         is_unanswered = Q(types_read_at=None) | Q(types_read_at__lt=F("asked_at"))
         return is_unanswered & Q(asked_at__gt=since, asked_at__lte=timezone.now() + SLACK)
+
+    def is_unknown(self, product_id: str) -> bool:
+        """True if the catalogue was read lately, and has never listed this product."""
+        # One query; a catalogue has some hundreds of products.
+        is_it = models.Q(product_id=product_id)
+        found = self.aggregate(last=models.Max("listed_at"), known=models.Count("pk", filter=is_it))
+        return not found["known"] and is_recent(found["last"], timezone.now(), within=_FRESH)
 
     def names(self, product_id: str, type_id: str) -> Names:
         kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id)

@@ -123,6 +123,8 @@ class OrderQuerySet(OrderQueries["Order"]):
                 if any(names):
                     order.product_name, order.type_name = names
                     order.save(update_fields=["product_name", "type_name"])
+                else:
+                    order.check_product()
         except IntegrityError:
             known = self.filter(reference=order.reference).first()
             if known is None:
@@ -896,6 +898,15 @@ class Order(models.Model):
                 " they differ."
             )
             raise ValidationError({"sale_amount": text})
+
+    def check_product(self) -> None:
+        """Raise ``ValidationError`` if a freshly read catalogue does not have the product."""
+        if Product.objects.is_unknown(self.product_id):
+            text = gettext(
+                "The provider's catalogue has no product with this id. Give the provider's id of"
+                " the product, not the number of a row."
+            )
+            raise ValidationError({"product_id": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
         """Raise ``ValidationError`` if a column, except those in ``but``, has a wrong value.

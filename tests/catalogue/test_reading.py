@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import responses
+from django.core.exceptions import ValidationError
 from django.db.models import F
 from django.utils import timezone
 
@@ -20,7 +22,7 @@ from giftcards.fulfilment import check_line, place_order
 from giftcards.models import Order, Product, ProductType, ProviderState, RequestSlot
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
-from tests.stage import PROVIDER, PSN, own_key, provider_state, refill_budget, spend_budget
+from tests.stage import PROVIDER, PSN, ago, own_key, provider_state, refill_budget, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -472,9 +474,37 @@ class TestNames:
         self, django_assert_num_queries: Any
     ) -> None:
         order = Order(product_id=PSN, type_id="type_001", quantity=1)
-        # The INSERTs with their savepoints, and the question.
-        with django_assert_num_queries(7):
+        # The INSERTs with their savepoints, and the questions for names and for the product.
+        with django_assert_num_queries(8):
             Order.objects.record(order)
+
+    @pytest.mark.parametrize(
+        ("product", "hours", "is_accepted"),
+        [
+            ("the id at the provider", 0, True),
+            ("the number of the row", 0, False),
+            ("the number of the row", 1.9, False),
+            # The product may be new.
+            ("the number of the row", 2.1, True),
+        ],
+    )
+    def test_a_product_that_a_freshly_read_catalogue_lacks_is_refused_before_and_after_payment(
+        self, simulator: Simulator, product: str, hours: float, is_accepted: bool
+    ) -> None:
+        before = place_order(product_id="gone", type_id="type_001", quantity=1, reference="before")
+        run()
+        Product.objects.update(listed_at=ago(3600 * hours))
+        kind = ProductType.objects.get(type_id="type_001")
+        ids = {"the id at the provider": PSN, "the number of the row": str(kind.product_id)}
+        line = {"product_id": ids[product], "type_id": "type_001", "quantity": 1}
+        for attempt in (check_line, place_order):
+            with nullcontext() if is_accepted else pytest.raises(ValidationError) as caught:
+                attempt(**line)
+            assert is_accepted or list(caught.value.message_dict) == ["product_id"]
+        assert Order.objects.count() == 1 + is_accepted
+        # An order that exists is the same as before.
+        again = place_order(product_id="gone", type_id="type_001", quantity=1, reference="before")
+        assert again == before
 
     def test_placing_and_checking_a_line_call_nobody(self, simulator: Simulator) -> None:
         place_order(product_id=PSN, type_id="type_001", quantity=1)

@@ -236,4 +236,5 @@ CHECKS = {
     "giftcards.W008": "same",
     "giftcards.W009": "security hole",
     "giftcards.W010": "isolation level",
+    "giftcards.W012": "queue",
 }
