@@ -362,11 +362,12 @@ def check_queue_is_read(
     if alias not in (databases or ()):
         return []
     try:
+        has_queue = conf.uses_django_q or conf.queue_task is not None
         with transaction.atomic(using=alias):
             state = states.objects.using(alias).first()
-    except DatabaseError:
-        return []  # no tables yet: migrate runs the checks before its work
-    has_queue = conf.uses_django_q or conf.queue_task is not None
+    except (ConfigurationError, DatabaseError):
+        # Another check reports wrong settings. Before the first migration, there are no tables.
+        return []
     if state is None or not has_queue or state.is_queue_read(timezone.now()):
         return []
     return [

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import responses
 from django.apps import AppConfig, apps
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models import F
 from django.db.models.base import ModelState
 from django.dispatch import Signal
@@ -126,6 +126,16 @@ def fill_catalogue() -> None:
     """Read the provider's catalogue to its end."""
     with Gateway() as gateway:
         assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
+
+
+@contextlib.contextmanager
+def undone() -> Iterator[None]:
+    """Undo in the database what is done within; the provider still knows it."""
+    # By its new name, where Django has that.
+    create = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+    point = create()
+    yield
+    transaction.savepoint_rollback(point)
 
 
 def statuses() -> list[str]:

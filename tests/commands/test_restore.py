@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.utils import timezone
 
 from giftcards.conf import conf
@@ -27,7 +26,17 @@ from giftcards.statuses import Status
 from tests.builders import make_guide_order, problems
 from tests.conftest import Call
 from tests.pages import hidden, order_page, read, sign_in
-from tests.stage import LINE, ago, history, hold_lease, lease, posts, provider_state, record_order
+from tests.stage import (
+    LINE,
+    ago,
+    history,
+    hold_lease,
+    lease,
+    posts,
+    provider_state,
+    record_order,
+    undone,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -38,16 +47,6 @@ STAFF = StatusChange.Source.STAFF
 @pytest.fixture(autouse=True)
 def quickly(set_conf: Callable[..., None]) -> None:
     set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=20)
-
-
-@contextmanager
-def restored() -> Iterator[None]:
-    """Undo everything done within, as restoring a dump does; the provider still knows it."""
-    # By its new name, where Django has that.
-    create = getattr(transaction, "savepoint_create", None) or transaction.savepoint
-    dump = create()
-    yield
-    transaction.savepoint_rollback(dump)
 
 
 def work() -> None:
@@ -88,7 +87,7 @@ class TestHolding:
     ) -> None:
         bought = record_order(**LINE, reference="bought")
         other = record_order(**{**LINE, "type_id": "TEST_PARTIAL"}, reference="other")
-        with restored():
+        with undone():
             Order.objects.filter(pk=other.pk).delete()
             work()
             record_order(**{**LINE, "quantity": 1}, reference="placed-after-the-dump")
@@ -129,7 +128,7 @@ class TestHolding:
         Order.objects.filter(pk=order.pk).update(
             status=status, due_at=None if status == Status.PLACING else ago(1), **sent
         )
-        with restored():
+        with undone():
             begin_tick()
             order.refresh_from_db()
             if status == Status.PLACING:
@@ -150,7 +149,7 @@ class TestHolding:
         work()
         order.refresh_from_db()
         assert order.is_held
-        with restored():
+        with undone():
             assert approve_price(order, 490, by="amina")
             work()
         assert after_restore(call)[0]["held"] == [order.reference]
@@ -160,7 +159,7 @@ class TestHolding:
     def test_orders_of_another_line_hold_nothing(
         self, call: Call, simulator: Simulator, line: dict[str, Any]
     ) -> None:
-        with restored():
+        with undone():
             record_order(**{**LINE, **line})
             work()
         order = record_order(**LINE)
@@ -171,7 +170,7 @@ class TestHolding:
     def test_an_order_that_was_recorded_long_after_the_purchase_is_not_held(
         self, call: Call, simulator: Simulator
     ) -> None:
-        with restored():
+        with undone():
             record_order(**LINE)
             work()
         order = record_order(**LINE)
@@ -183,7 +182,7 @@ class TestHolding:
     ) -> None:
         shorten(candidates=2)
         orders = [record_order(**LINE) for _order in range(3)]
-        with restored():
+        with undone():
             work()
         assert len(after_restore(call)[0]["held"]) == 3
         first, second, _third = simulator.orders
@@ -194,7 +193,7 @@ class TestHolding:
 
     def test_a_second_run_finds_the_same(self, call: Call, simulator: Simulator) -> None:
         order = record_order(**LINE)
-        with restored():
+        with undone():
             work()
         first = after_restore(call)
         assert after_restore(call) == first
@@ -231,7 +230,7 @@ class TestReferences:
             [reference, *_] = conf.keyring().sent_references("cart-1")
             sent = {"sent_at": ago(60), "due_at": ago(1), "provider_reference": reference}
             Order.objects.filter(pk=orders[0].pk).update(status=status, **sent)
-        with restored():
+        with undone():
             Order.objects.update(status=Status.PENDING, due_at=ago(1))
             work()
         waiting = record_order(**LINE, reference="cart-3")
@@ -252,7 +251,7 @@ class TestReferences:
     def test_rows_with_other_references_hold_an_order_unless_they_belong_to_another_order_here(
         self, call: Call, is_known: bool, held: list[str]
     ) -> None:
-        with restored():
+        with undone():
             other = record_order(**LINE, reference="placed-after-the-dump")
             work()
             other.refresh_from_db()
@@ -265,7 +264,7 @@ class TestReferences:
         self, call: Call, simulator: Simulator
     ) -> None:
         order = record_order(**LINE, reference="cart-1")
-        with restored():
+        with undone():
             work()
         [bought] = simulator._orders.values()
         bought.created_at -= timedelta(minutes=2)
@@ -277,7 +276,7 @@ class TestReferences:
     ) -> None:
         order = record_order(**LINE, reference="cart-1")
         for _time in range(2):
-            with restored():
+            with undone():
                 work()
         first, second = simulator.orders
         found, code = after_restore(call)
@@ -292,7 +291,7 @@ class TestDeciding:
     @pytest.fixture
     def held(self, call: Call, simulator: Simulator) -> Order:
         order = record_order(**LINE)
-        with restored():
+        with undone():
             work()
         after_restore(call)
         order.refresh_from_db()
@@ -372,7 +371,7 @@ class TestWorkers:
 
     def test_no_worker_can_start_meanwhile(self, call: Call, simulator: Simulator) -> None:
         record_order(**LINE)
-        with restored():
+        with undone():
             work()
         tried = []
 
@@ -389,7 +388,7 @@ class TestWorkers:
     def test_it_stops_where_a_worker_has_taken_over(self, call: Call, simulator: Simulator) -> None:
         """It stood still for longer than its lease: in a debugger, or with its machine."""
         orders = [record_order(**LINE) for _order in range(2)]
-        with restored():
+        with undone():
             work()
 
         def take_over(execute: Any, sql: str, *args: Any) -> Any:

@@ -15,7 +15,6 @@ from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.contrib.auth import get_user_model
 from django.core import mail
-from django.db import transaction
 from django.test import Client
 from django.urls import URLResolver, path, reverse
 from django.utils import timezone
@@ -46,6 +45,7 @@ from tests.builders import PRODUCT, TYPE, make_guide_order, receive
 from tests.delivery.mails import let_pass, note_tick
 from tests.delivery.staff import EMAIL, link, message, visit
 from tests.pages import read, sign_in, text
+from tests.stage import undone
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -249,11 +249,10 @@ def said(answer: Any) -> str:
 
 def test_pages_say_the_same_as_if_there_were_no_hidden_orders(boss: Client) -> None:
     world = make_world("web-", "VISIBLE-4712")
-    point = transaction.savepoint()
-    make_world(HIDDEN, CODE)
-    make_trouble(HIDDEN)
-    with_hidden = shown(boss, world)
-    transaction.savepoint_rollback(point)
+    with undone():
+        make_world(HIDDEN, CODE)
+        make_trouble(HIDDEN)
+        with_hidden = shown(boss, world)
     without = shown(boss, world)
     assert {page: it for page, it in with_hidden.items() if it != without[page]} == {}
     # What was typed is told again.

@@ -404,7 +404,7 @@ class TestRivals:
         self, moved: dict[str, Any], wire: Wire
     ) -> None:
         lost = lose()
-        other = make_order(Status.PLACING, claimed_until=ago(-60))
+        other = make_order(Status.PLACING, claimed_until=ago(-60), created_at=lost.sent_at)
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
 
         def move(execute: Any, sql: str, *arguments: Any) -> Any:
