@@ -349,8 +349,8 @@ class Provider:
     spells: list[Spell] = field(default_factory=list)
     page_size: int = 100
     ends_known: set[str] = field(default_factory=set)
-    #: The ids of orders that are refunded, and have cards all the same.
-    refunds_with_cards: set[str] = field(default_factory=set)
+    #: How many cards answers say were delivered, by the ids of orders that have more.
+    understated: dict[str, int] = field(default_factory=dict)
     first_rows: list[Data] = field(default_factory=list)
     #: When the shop was told to wait, and until when.
     pauses: list[tuple[float, float]] = field(default_factory=list)
@@ -392,7 +392,11 @@ class Provider:
         account._book("REFUND-ORDER", order.charged, order.id, at=account._now())
         order.status, order.charged = "REFUNDED", Decimal(0)
         order.refunded = order.quantity * order.price
-        self.refunds_with_cards.add(order_id)
+        self.understated[order_id] = 0
+
+    def delivered(self, order: Order) -> int:
+        """The number of delivered cards that answers tell."""
+        return self.understated.get(order.id, len(order.cards))
 
     def show(self, order: Order) -> Data:
         """The order as an answer shows it."""
@@ -481,21 +485,24 @@ class Provider:
         if reply := self.accounts.get(call.key, self.account).respond(call):
             answer.status, answer.headers = reply.status, dict(reply.headers)
             answer.body = json.dumps(reply.payload, default=float).encode()
-        if self.refunds_with_cards:
-            self._contradict(answer)
+        if self.understated:
+            self._understate(answer)
         if step == "list" and answer.data is not None and "page=1&" in call.query:
             self.first_rows = answer.data["items"]
         return answer
 
-    def _contradict(self, answer: Answer) -> None:
-        """Say of refunds with cards that nothing was delivered, beside their cards."""
+    def _understate(self, answer: Answer) -> None:
+        """Say of orders with more cards than are counted how many are, beside all of them."""
         data = deepcopy(answer.data) if answer.data else None
         if not isinstance(data, dict):
             return
         for order in data.get("items", [data]):
             known = self.find(order.get("_id"))
-            if known is not None and known.id in self.refunds_with_cards:
-                order |= {"fulfilled_quantity": 0, "fulfilled_amount": 0}
+            if known is not None and known.id in self.understated:
+                order |= {
+                    "fulfilled_quantity": self.understated[known.id],
+                    "fulfilled_amount": known.charged,
+                }
         answer.say(data)
 
     def _with_small_pages(self, call: Call) -> Call:
