@@ -122,7 +122,7 @@ def check_offer(
     ``fresh``, raises :exc:`RuntimeError` in a transaction.
     """
     line = Line(product_id, type_id, quantity, reference)
-    line.check_values()
+    line.check_values(sale_price=sale_price, sale_amount=sale_amount, max_price=max_price)
     known = line.quote(max_age=_FRESH) if fresh else line.known()
     check_stock(line, known)
     _check_sale(known, sale_price=sale_price, sale_amount=sale_amount, max_price=max_price)
@@ -293,11 +293,12 @@ class Line:
     quantity: int = 1
     reference: str = ""
 
-    def check_values(self) -> None:
-        """Raise ``ValidationError`` for values that an order cannot have."""
+    def check_values(self, **amounts: Decimal | int | None) -> None:
+        """Raise ``ValidationError`` for values or ``amounts`` that an order cannot have."""
         named = {"reference": self.reference or new_reference()}
         line = {"product_id": self.product_id, "type_id": self.type_id, "quantity": self.quantity}
-        Order(**line, **named).check_values()
+        # The amount need not be the price times the quantity: a discount may lie between them.
+        Order(**line, **named, **amounts).check_columns()
 
     def known(self) -> Quote:
         """Return the quote from the database alone, without the shop's price."""

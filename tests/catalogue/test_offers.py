@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import responses
+from django.core.exceptions import ValidationError
 from django.db.models import Count, Max, Sum
 from django.utils import timezone, translation
 
@@ -19,7 +20,7 @@ from giftcards.models import ApiKey, Hold, Order, Product, ProductType, Provider
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.builders import PRICE, PRODUCT, TYPE, make_offer, make_order
 from tests.stage import PROVIDER, ago, fill_catalogue, prove_key, refuse_key
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -341,6 +342,17 @@ class TestCheck:
         assert (told == customer) == (language == "en")
         assert "490" not in told
         assert "PlayStation – PSN 500 DA" in str(refused.value)
+
+    @pytest.mark.parametrize("price", [PRICE, None])
+    @pytest.mark.parametrize("name", ["sale_price", "sale_amount", "max_price"])
+    @pytest.mark.parametrize("amount", [Decimal(-1), Decimal("NaN"), Decimal("0.001")])
+    def test_an_amount_that_no_order_can_have_is_an_error_whatever_a_card_costs(
+        self, price: Decimal | None, name: str, amount: Decimal
+    ) -> None:
+        make_offer(price=price)
+        with pytest.raises(ValidationError) as error:
+            check_offer(PRODUCT, TYPE, 2, **{name: amount})
+        assert list(error.value.message_dict) == [name]
 
     def test_staff_read_what_it_costs(self, offer: None) -> None:
         with pytest.raises(NotForSale) as refused:
