@@ -9,7 +9,7 @@ off. Cards that arrive late are kept.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures, write_together
 from giftcards.engine.following import next_check
 from giftcards.engine.reordering import reorder_by_rule
-from giftcards.engine.storing_cards import Arrival, store_cards
+from giftcards.engine.storing_cards import Arrival, Stored, store_cards
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import NotFound, ProviderError, Refused
 from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
@@ -40,11 +40,20 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.identity import find_difference, line_of
 from giftcards.rules.problems import Problem, history
 from giftcards.rules.states import FOLLOWED, STATES, Kind, Status
-from giftcards.rules.verdict import Settlement, Verdict, evaluate_for, find_changes
+from giftcards.rules.verdict import (
+    Settlement,
+    Verdict,
+    cards_left_out,
+    evaluate_for,
+    find_changes,
+    most_cards,
+)
 
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
+# For each code of a problem that grows with the number of cards: the parameter with that number.
+_NUMBERS = {"late_cards": "received", "surplus_cards": "received", "cards_left_out": "left_out"}
 # An order, the answer about it, and the verdict if the answer is judged already.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
 _Evaluate = Callable[..., "_Result"]
@@ -178,7 +187,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
         with transaction.atomic():
             updates = [_update(result, now, due_after) for result in changed]
             changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
-            _flag_surplus(changed, store_cards(_arrivals(changed)))
+            _flag_cards(changed, store_cards(_arrivals(changed)))
             _reorder_missing(changed)
     except Overtaken:
         if len(changed) > 1:
@@ -277,14 +286,21 @@ def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
             yield Arrival(result.order, cards, settles=settles)
 
 
-def _flag_surplus(results: Iterable[_Result], stored: Counter[int]) -> None:
+def _flag_cards(results: Iterable[_Result], stored: Stored) -> None:
+    """Add the problems about surplus cards, and about cards that are not stored."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
-        if settlement and stored[order.pk] > settlement.fulfilled_quantity:
-            counts = {"received": stored[order.pk], "announced": settlement.fulfilled_quantity}
-            surplus = Problem("surplus_cards", counts)
-            logger.error("Order %s: %s", order.reference, surplus)
-            columns = order.problem_columns(ends={Kind.ANSWER}, new=[*result.problems, surplus])
+        found = []
+        if settlement and stored.cards[order.pk] > settlement.fulfilled_quantity:
+            announced = settlement.fulfilled_quantity
+            counts = {"received": stored.cards[order.pk], "announced": announced}
+            found.append(Problem("surplus_cards", counts))
+        if left_out := stored.left_out[order.pk]:
+            found.append(cards_left_out(result.answer, left_out, quantity=order.quantity))
+        if not _is_known(order, found):
+            for problem in found:
+                logger.error("Order %s: %s", order.reference, problem)
+            columns = order.problem_columns(ends={Kind.ANSWER}, new=[*result.problems, *found])
             Order.objects.filter(pk=order.pk).update(**columns)
 
 
@@ -460,9 +476,10 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity
     record = Settlement(status, quantity, order.fulfilled_amount, order.price_per_card)
+    count, limit = len(answer.different_cards), most_cards(order.quantity)
     return [
         *find_changes(answer, record, quantity=order.quantity),
-        *_more_cards(order, answer, len(answer.different_cards)),
+        *_more_cards(order, answer, min(count, limit), left_out=max(count - limit, 0)),
     ]
 
 
@@ -513,17 +530,24 @@ def record_changes(
 
 def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
     known = [Problem.of(entry) for entry in order.problems]
-    received = max((_received(problem) for problem in known), default=0)
     return all(
-        # An answer may have fewer cards than are stored, so a smaller number is no news.
-        problem in known or 0 < _received(problem) <= received
+        problem in known or any(_is_covered(problem, by=other) for other in known)
         for problem in differences
     )
 
 
-def _received(problem: Problem) -> int:
-    is_count = problem.code in {"late_cards", "surplus_cards"}
-    return int(problem.parameters["received"]) if is_count else 0
+def _is_covered(problem: Problem, *, by: Problem) -> bool:
+    """True if both count the same, and ``by`` counts as many: a smaller number is no news.
+
+    An answer may have fewer cards than are stored.
+    """
+    names = _NUMBERS.get(problem.code), _NUMBERS.get(by.code)
+    return names[0] is not None and names[0] == names[1] and _number(problem) <= _number(by)
+
+
+def _number(problem: Problem) -> int:
+    name = _NUMBERS.get(problem.code)
+    return int(problem.parameters[name]) if name else 0
 
 
 @sensitive_variables()
@@ -536,9 +560,10 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
         order.refresh_from_db(fields=["problems"])
         differences = find_differences(order, answer)
         if is_ours:
-            stored = store_cards([Arrival(order, answer.different_cards)])[order.pk]
-            differences = [problem for problem in differences if not _received(problem)]
-            differences += _more_cards(order, answer, stored)
+            stored = store_cards([Arrival(order, answer.different_cards)])
+            count, left_out = stored.cards[order.pk], stored.left_out[order.pk]
+            differences = [problem for problem in differences if not _number(problem)]
+            differences += _more_cards(order, answer, count, left_out=left_out)
         known = [Problem.of(entry) for entry in order.problems]
         new = [problem for problem in differences if problem not in known]
         if new:
@@ -547,9 +572,13 @@ def _record(order: Order, answer: OrderAnswer, now: datetime) -> None:
         logger.error("Order %s is %s: %s", order.reference, order.status, problem)
 
 
-def _more_cards(order: Order, answer: OrderAnswer, stored: int) -> Iterator[Problem]:
+def _more_cards(
+    order: Order, answer: OrderAnswer, stored: int, *, left_out: int
+) -> Iterator[Problem]:
     if stored > order.fulfilled_quantity:
         # Cards that the provider counts, and so charges, are late and not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored
         counts = {"received": stored, "announced": order.fulfilled_quantity}
         yield Problem("late_cards" if is_counted else "surplus_cards", counts)
+    if left_out:
+        yield cards_left_out(answer, left_out, quantity=order.quantity)

@@ -18,6 +18,7 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.models.order_queries import batches
 from giftcards.provider.answers import without_repetitions
+from giftcards.rules.verdict import most_cards
 
 
 class Arrival(NamedTuple):
@@ -26,6 +27,13 @@ class Arrival(NamedTuple):
     order: Order
     cards: Sequence[CardSecret]
     settles: bool = False
+
+
+class Stored(NamedTuple):
+    """The numbers of stored cards, and of cards of the answer that are not stored, by order key."""
+
+    cards: Counter[int]
+    left_out: Counter[int]
 
 
 class _Changes(NamedTuple):
@@ -37,23 +45,25 @@ class _Changes(NamedTuple):
 
 
 @sensitive_variables()
-def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
-    """Store new cards and new serials of stored cards; return the number of cards by order key.
+def store_cards(arrivals: Iterable[Arrival]) -> Stored:
+    """Store new cards and new serials of stored cards, up to :func:`most_cards` of an order.
 
-    ``arrivals`` has each order at most once. If an arrival settles its order, its cards get the
-    first positions. A destroyed code is not stored again, but counts. Raises
+    ``arrivals`` has each order at most once. If an arrival settles its order, all its cards are
+    stored, and get the first positions. A destroyed code is not stored again, but counts. Raises
     :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
     if a card that needs a new position cannot be decrypted.
     """
     arrivals = list(arrivals)
     if not arrivals:
-        return Counter()
+        return Stored(Counter(), Counter())
     keyring = conf.keyring()
     stored = _read(arrival.order for arrival in arrivals)
     highest = max((card.position for card in chain(*stored.values())), default=0)
     changes = _Changes([], [], [])
+    left_out = Counter[int]()
     for arrival in arrivals:
-        _seal(arrival, stored[arrival.order.pk], keyring, changes)
+        kept = _seal(arrival, stored[arrival.order.pk], keyring, changes)
+        left_out[arrival.order.pk] = len(arrival.cards) - kept
     every = [*chain(*stored.values()), *changes.new]
     # Cards that move get unused positions first, because two cards of an order must never share a
     # position.
@@ -63,7 +73,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Counter[int]:
     Card.objects.bulk_update(changes.changed, [*Sealed._fields, "key_fingerprint", "position"])
     Card.objects.bulk_create(changes.new)
     _have_retention_look_again(arrivals, every, changes.new)
-    return Counter(card.order_id for card in every)
+    return Stored(Counter(card.order_id for card in every), left_out)
 
 
 def _have_retention_look_again(
@@ -140,23 +150,40 @@ def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
 
 
 @sensitive_variables()
-def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> None:
-    """Seal the cards that are new, gain a serial or change position; add them to ``changes``."""
-    told = _recognise(arrival, stored, keyring)
+def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> int:
+    """Seal the cards that are new, gain a serial or change position; add them to ``changes``.
+
+    Return the number of cards of the answer that are stored, or were before they were destroyed.
+    """
+    limit = len(arrival.cards) if arrival.settles else most_cards(arrival.order.quantity)
+    # The cards beyond the limit are not even compared, because that takes long for thousands.
+    secrets = _without_destroyed(arrival.cards[:limit], stored, keyring)
+    known = len(arrival.cards[:limit]) - len(secrets)
+    told = _recognise(arrival.order, secrets, stored, keyring)
+    if not arrival.settles:
+        told = _within(told, room=limit - len(stored))
     new = [card for card, _secret in told if not card.position]
     cards = [*stored, *new]
     if arrival.settles:
         cards = _own_first(cards, told)
     # The keys are the ``id()`` of cards, because new cards have no primary key.
-    secrets = {id(card): secret for card, secret in told}
+    secret_of = {id(card): secret for card, secret in told}
     positions = {id(card): position for position, card in enumerate(cards, 1)}
     moving = {id(card) for card in cards if card.position != positions[id(card)]}
     gaining = {id(card) for card, secret in told if secret.serial and not card.serial_fingerprint}
     for card in _among(cards, moving | gaining):
-        _seal_at(positions[id(card)], card, secrets.get(id(card)), keyring)
+        _seal_at(positions[id(card)], card, secret_of.get(id(card)), keyring)
     changes.new.extend(new)
     changes.changed.extend(_among(stored, moving | gaining))
     changes.moved.extend(_among(stored, moving))
+    return known + len(told)
+
+
+def _within(told: Sequence[tuple[Card, CardSecret]], *, room: int) -> list[tuple[Card, CardSecret]]:
+    """Return the stored cards of ``told``, and at most ``room`` new ones."""
+    new = [id(card) for card, _secret in told if not card.position]
+    left_out = set(new[max(room, 0) :])
+    return [(card, secret) for card, secret in told if id(card) not in left_out]
 
 
 def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
@@ -165,14 +192,13 @@ def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
 
 @sensitive_variables()
 def _recognise(
-    arrival: Arrival, stored: Sequence[Card], keyring: Keyring
+    order: Order, secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[tuple[Card, CardSecret]]:
     """Pair each secret of the answer with its row; a new row has no position yet."""
-    secrets = _without_destroyed(arrival.cards, stored, keyring)
     readable = [card for card in stored if not card.is_destroyed]
     matches = _match_stored(secrets, readable, keyring)
     return [
-        (Card(order=arrival.order) if index is None else readable[index], secret)
+        (Card(order=order) if index is None else readable[index], secret)
         for secret, index in zip(secrets, matches, strict=True)
     ]
 

@@ -40,6 +40,8 @@ _NOISE = Decimal("0.000001")
 # A larger amount would round up to more than the columns hold.
 _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
+# A longer text cannot be a code or a serial, and would make pages slow.
+_LONGEST_SECRET = 4_000
 # Our own decimal context is used, because the site may have changed the traps of the thread's.
 _CONTEXT = Context(prec=28)
 
@@ -646,7 +648,7 @@ def _secret(value: object) -> str | None:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         text = str(value)
         return None if "E" in text else text  # Decimal wrote the exponent, not the provider
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_SECRET:
         return None
     try:
         value.encode("utf-8")

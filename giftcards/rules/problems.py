@@ -52,6 +52,7 @@ PARAMETERS = {
     "delivered": "how many cards were delivered, as the provider says",
     "expected": "the amount of money that was known before",
     "field": "the field's name in the provider's API; staff see its name in FIELDS",
+    "left_out": "how many cards of the answer are not stored",
     "lost": "how many of `total` are unreadable",
     "objection": "why a person has to look at the order, in the words of the shop's own rule",
     "order": "the reference of another order",
@@ -398,6 +399,17 @@ WORDINGS: Mapping[str, Wording] = {
             " out the surplus, then tick this off."
         ),
     ),
+    "cards_left_out": Wording(
+        Kind.LASTING,
+        _(
+            "The provider's answer has %(total)s cards for an order of %(ordered)s. %(left_out)s of"
+            " them are not stored."
+        ),
+        _(
+            "The provider still shows all of them. Compare them in your account at the provider,"
+            " and ask its support before you hand out any. Then tick this off."
+        ),
+    ),
     "contradicted": Wording(
         Kind.LASTING,
         _(
@@ -605,7 +617,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
         _("cards to compare"),
         ("cards_repeated", "cards_unreadable", "serials_unreadable", "contradicted"),
     ),
-    (_("more cards than expected"), ("surplus_cards", "late_cards")),
+    (_("more cards than expected"), ("surplus_cards", "late_cards", "cards_left_out")),
     (_("bought after all"), ("accepted_after_all",)),
     (_("bought twice"), ("bought_twice",)),
     (_("customer complains"), ("disputed",)),

@@ -21,6 +21,8 @@ from giftcards.rules.times import with_zone
 CONTRADICTING = Problem("figures_contradict")
 # An answer with one of these problems is believed only after a second check.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
+# Beside twice the cards that were ordered, so many more are stored for an order.
+_SPARE_CARDS = 50
 # An order can settle without these figures, because no cards depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
@@ -207,6 +209,17 @@ def _is_whole(answer: OrderAnswer, cards: Cards, quantity: int) -> bool:
 def _has_negative(answer: OrderAnswer) -> bool:
     amounts = (answer.fulfilled_amount, answer.price_per_card)
     return any(amount is not None and amount < 0 for amount in amounts)
+
+
+def most_cards(quantity: int) -> int:
+    """Return how many cards are stored at most for an order that has not settled by them."""
+    return 2 * quantity + _SPARE_CARDS
+
+
+def cards_left_out(answer: OrderAnswer, left_out: int, *, quantity: int) -> Problem:
+    """Return the problem that ``left_out`` cards of ``answer`` are not stored."""
+    counts = {"total": len(answer.cards), "left_out": left_out, "ordered": quantity}
+    return Problem("cards_left_out", counts)
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:

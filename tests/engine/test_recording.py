@@ -93,6 +93,10 @@ def contradicted(status: str, delivered: int) -> Problem:
     return Problem("contradicted", parameters)
 
 
+def left_out(total: int, count: int) -> Problem:
+    return Problem("cards_left_out", {"total": total, "left_out": count, "ordered": 5})
+
+
 def with_cards(given_answer: OrderAnswer, *cards: CardSecret) -> OrderAnswer:
     return dataclasses.replace(given_answer, cards=cards)
 
@@ -592,6 +596,46 @@ class TestSurplus:
             *[settled("PARTIALLY_FILLED", [A, B], fulfilled_amount=Decimal(1470))] * 2,
         )
         assert problems(order) == [CONTRADICTING, surplus(3, 2)]
+
+
+class TestFarTooMany:
+    """An order of five: 60 cards are stored at most, and staff hear of the others."""
+
+    MANY = tuple(CardSecret(f"CODE-{number:06}", "") for number in range(20_000))
+
+    def test_of_20_000_cards_60_are_stored_and_staff_are_told_of_the_others_once(
+        self, caplog: Log
+    ) -> None:
+        told = settled("FULFILLED", self.MANY, fulfilled_quantity=5)
+        order = record(make_guide_order(reference="order-1"), told, told)
+        assert cards_of(order) == [*self.MANY[:60]]
+        found = [not_whole("FULFILLED", 5, 20_000), left_out(20_000, 19_940)]
+        assert (order.status, problems(order)) == ("HANDLING", found)
+        assert sorted(troubles(caplog)) == sorted(f"Order order-1: {each}" for each in found)
+
+    def test_other_cards_in_each_answer_are_stored_up_to_the_same_limit(self) -> None:
+        order = make_guide_order()
+        for begin in (0, 40, 80):
+            order = record(order, answer("HANDLING", cards=self.MANY[begin : begin + 40]))
+        assert cards_of(order) == [*self.MANY[:60]]
+        assert problems(order) == [left_out(40, 20), left_out(40, 40)]
+
+    def test_all_cards_of_a_whole_answer_are_stored_first_even_beyond_the_limit(self) -> None:
+        order = record(make_guide_order(), answer("HANDLING", cards=self.MANY[:61]), FULFILLED)
+        assert cards_of(order) == [*CARDS, *self.MANY[:60]]
+        assert problems(order) == [left_out(61, 1), surplus(65, 5)]
+        assert order.status == "FULFILLED"
+
+    def test_cards_that_come_late_are_stored_up_to_the_same_limit(self, caplog: Log) -> None:
+        order = record(make_guide_order(reference="order-1"), FULFILLED)
+        caplog.clear()
+        told = with_cards(FULFILLED, *CARDS, *self.MANY)
+        for is_thorough in (False, False, True):
+            record_changes([(fresh(order), told)], now=NOW, is_thorough=is_thorough)
+        assert cards_of(order) == [*CARDS, *self.MANY[:55]]
+        found = [surplus(60, 5), left_out(20_005, 19_945)]
+        assert problems(order) == found
+        assert troubles(caplog) == [f"Order order-1 is FULFILLED: {each}" for each in found]
 
 
 class TestNumbering:

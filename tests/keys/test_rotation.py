@@ -62,7 +62,7 @@ def test_a_repeated_answer_adds_no_card_after_a_rotation(settings: Any, old: str
     rotate(per_second=1e6, on_batch=ignore)
     use_keys(settings, NEW)
     order = Card.objects.first().order  # type: ignore[union-attr]
-    assert store_cards([Arrival(order, CARDS[:3])])[order.pk] == 3
+    assert store_cards([Arrival(order, CARDS[:3])]).cards[order.pk] == 3
 
 
 def test_a_card_that_no_key_opens_is_left_as_it_is_and_named(settings: Any, old: str) -> None:

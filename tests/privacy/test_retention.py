@@ -78,7 +78,7 @@ def test_nothing_of_a_destroyed_code_is_left_but_the_fingerprint_for_recognising
         assert not Card.objects.with_code(text).exists()
         assert Card.objects.newest_with_code(text, 20) == []
     # A later answer does not bring them back.
-    assert store_cards([Arrival(old, [*reversed(CARDS[:3])])])[old.pk] == 3
+    assert store_cards([Arrival(old, [*reversed(CARDS[:3])])]).cards[old.pk] == 3
     assert is_destroyed(old)
     # The same code bought again is a repeat.
     again = make_old(days=1, cards=1)

@@ -202,6 +202,16 @@ class TestCards:
         assert answer.cards == (CardSecret("good", ""),)
         assert answer.flaws == (Flaw("cards_unreadable", {"lost": 1, "total": 2}),)
 
+    @pytest.mark.parametrize("length", [900_000, 4_001, 4_000])
+    def test_a_code_or_serial_of_more_than_4000_characters_is_none(self, length: int) -> None:
+        text, is_usable = "A" * length, length <= 4_000
+        answer = order(cards=[{"value": text}, {"value": "good", "serial": text}])
+        lost = {"lost": 1, "total": 2}
+        flaws = (Flaw("cards_unreadable", lost), Flaw("serials_unreadable", lost))
+        assert answer.flaws == (() if is_usable else flaws)
+        good = CardSecret("good", text if is_usable else "")
+        assert answer.cards == ((CardSecret(text, ""), good) if is_usable else (good,))
+
     @pytest.mark.parametrize("serial", ["true", "[]", "{}", '"\\udfff"', "1e99"])
     def test_a_card_with_an_unusable_serial_is_kept_without_it(self, serial: str) -> None:
         answer = written(f'"cards": [{{"value": "good", "serial": {serial}}}]')
