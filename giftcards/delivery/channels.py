@@ -10,7 +10,6 @@ import enum
 import smtplib
 import ssl
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -31,6 +30,7 @@ from requests import exceptions as http
 from urllib3.exceptions import NewConnectionError
 
 from giftcards.delivery.conf import conf
+from giftcards.engine.threads import start_thread
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Order
 from giftcards.text.display import NO_BREAKS, one_line
@@ -217,10 +217,8 @@ def hand_over(
     outcome.
     """
     end: Future[Sent | Failure] = Future()
-    # A daemon thread does not keep the process from ending.
-    threading.Thread(
-        target=_send, args=(send, end, late), name="giftcards: message", daemon=True
-    ).start()
+    if start_thread(_send, send, end, late, name="giftcards: message") is None:
+        return Failure(Meaning.SERVER_AWAY, "RuntimeError: no thread left")
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
     is_stopping = False

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.database import surviving
+from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import GiftcardsError
 from giftcards.models import Lease, ProviderState
@@ -143,8 +145,27 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
 @contextlib.contextmanager
 def beside(stop: threading.Event) -> Iterator[None]:
-    """Do the work of each lane in a thread of its own, until the block ends or ``stop`` is set."""
-    threads = [_start(keep_giving_turns, lane, stop) for lane in lanes()]
+    """Do the work of each lane in a thread of its own, until the block ends or ``stop`` is set.
+
+    The block begins once the first thread has started. If the machine has no thread left for the
+    other lanes, each turn of a lane tries to start them.
+    """
+    threads: list[threading.Thread] = []
+    waiting = deque(lanes())
+
+    def start_lanes() -> None:
+        with contextlib.suppress(IndexError):  # none is left, perhaps because of another thread
+            while not stop.is_set():
+                lane = waiting.popleft()
+                thread = _start(keep_giving_turns, lane, stop, start_lanes)
+                if thread is None:
+                    waiting.appendleft(lane)
+                    return
+                threads.append(thread)
+
+    start_lanes()
+    while not threads and waiting and not stop.wait(tuning.turns_pause):
+        start_lanes()
     try:
         yield
     finally:
@@ -154,17 +175,22 @@ def beside(stop: threading.Event) -> Iterator[None]:
             thread.join(max(0, ends_at - time.monotonic()))
 
 
-def keep_giving_turns(lane: Sequence[Work], stop: threading.Event) -> None:
+def keep_giving_turns(
+    lane: Sequence[Work], stop: threading.Event, before_turn: Callable[[], object] = lambda: None
+) -> None:
     """Do the work of ``lane`` once a minute, and whenever it is due, until ``stop`` is set.
 
-    If a piece of work has not called its callback for two minutes, it is abandoned with its thread,
-    and the other pieces go on.
+    ``before_turn`` is called each time. If a piece of work has not called its callback for two
+    minutes, it is abandoned with its thread, and the other pieces go on.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every
         is_fine: list[bool] = []
+        before_turn()
         turn = _start(_give_turns, lane, stop, is_fine)
-        if not _ends(turn, lane):
+        if turn is None:
+            _give_turns(lane, stop, is_fine)
+        elif not _ends(turn, lane):
             names = ", ".join(work.name for work in lane if work.name in _under_way)
             logger.error(
                 "No sign of life for %g s: %s", tuning.turn_seconds, names or "nothing was begun"
@@ -202,7 +228,7 @@ def _wait(lane: Sequence[Work], stop: threading.Event, ends_at: float) -> None:
         stop.wait(left)
 
 
-def _start(run: Callable[..., object], *args: object) -> threading.Thread:
+def _start(run: Callable[..., object], *args: object) -> threading.Thread | None:
     def work() -> None:
         try:
             run(*args)
@@ -210,7 +236,4 @@ def _start(run: Callable[..., object], *args: object) -> threading.Thread:
             # The thread has its own database connections.
             connections.close_all()
 
-    # A daemon: work that hangs must not keep the process alive.
-    thread = threading.Thread(target=work, name="giftcards: turns", daemon=True)
-    thread.start()
-    return thread
+    return start_thread(work, name="giftcards: turns")

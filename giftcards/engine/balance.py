@@ -7,7 +7,6 @@ lack of money. Most other requests come first.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Slot
+from giftcards.engine.threads import start_thread
 from giftcards.models import Hold, Order, ProductPrices, ProviderState
 from giftcards.models.lines import Kind, Line, by_kind, read_lines
 from giftcards.provider.client import Client
@@ -75,8 +75,8 @@ class BalanceReader:
                 gateway.give_back(slot)
         if is_claimed:
             self._call = slot, timezone.now()
-            # A daemon: a request that hangs must not keep the process alive.
-            threading.Thread(target=self._request, args=(gateway.client,), daemon=True).start()
+            if start_thread(self._request, gateway.client) is None:
+                self._request(gateway.client)
 
     def _request(self, client: Client) -> None:
         try:

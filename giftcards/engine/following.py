@@ -6,7 +6,6 @@ thread, which uses the database.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Slot
+from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ProviderError
 from giftcards.models import Order
@@ -476,8 +476,8 @@ class _Calls(Generic[K, T]):
 
     def _start(self, call: _Call[K, T], slot: Slot) -> None:
         self.running += 1
-        # A daemon: a call that hangs must not keep the process alive.
-        threading.Thread(target=self._run, args=(call, slot), daemon=True).start()
+        if start_thread(self._run, call, slot) is None:
+            self._run(call, slot)
 
     def _run(self, call: _Call[K, T], slot: Slot) -> None:
         try:

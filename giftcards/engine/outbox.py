@@ -25,6 +25,7 @@ from django.utils import timezone
 
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import tolerating
+from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
 from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
@@ -142,7 +143,8 @@ def announce(
 class _LeaseKeeper:
     """The lease of the process that announces, and the thread that renews it.
 
-    The thread opens a database connection only if a batch takes long.
+    The thread opens a database connection only if a batch takes long. Without a thread, the lease
+    is renewed between two changes only.
     """
 
     def __init__(self, name: str, token: str) -> None:
@@ -150,8 +152,7 @@ class _LeaseKeeper:
         # The times when the current change was begun, and when :meth:`keep` last renewed the lease.
         self._began = self._kept = time.monotonic()
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._renew)
 
     def keep(self) -> bool:
         """Begin the next change, and renew the lease if that is due; False if the lease is lost."""
@@ -165,7 +166,8 @@ class _LeaseKeeper:
         self._is_over.set()
         # No renewal may follow the release. The wait is limited, because the thread may itself wait
         # for a lock of the database.
-        self._thread.join(_GRACE)
+        if self._thread is not None:
+            self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
 
     def _renew(self) -> None:

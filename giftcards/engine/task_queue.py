@@ -22,6 +22,7 @@ from django.utils.module_loading import import_string
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
+from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
 from giftcards.models import Lease, ProviderState
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
@@ -235,8 +236,10 @@ def _queue_with_django_q(path: str) -> None:
 
 def _enqueue_patiently(queue: Callable[[], object]) -> None:
     # Brokers share no option for a timeout. The thread ends when the broker answers.
-    thread = threading.Thread(target=_enqueue_in_thread, args=[queue], daemon=True)
-    thread.start()
+    thread = start_thread(_enqueue_in_thread, queue)
+    if thread is None:
+        logger.error("No task was queued. %s", _CONSOLATION)
+        return
     thread.join(_BROKER_PATIENCE)
     if thread.is_alive():
         logger.error("The queue of tasks does not answer. %s", _CONSOLATION)

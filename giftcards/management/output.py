@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
 from django.utils import timezone
 
+from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
 
 UNFINISHED = 1
@@ -174,7 +175,9 @@ def set_by_signals() -> threading.Event:
     def end(*_args: object) -> None:
         # The main thread may be in `stop.wait()` and hold the lock that set() needs, so another
         # thread sets the event.
-        threading.Thread(target=stop.set).start()
+        if start_thread(stop.set) is None:
+            signal.signal(signal.SIGALRM, end)
+            signal.alarm(1)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)

@@ -213,11 +213,19 @@ def _in_time(
 
     The step runs in its own thread. At the deadline, ``connection`` is shut down and the thread is
     abandoned; the thread then calls ``late`` when it ends. It ends soon, because name resolution,
-    connecting and the TLS handshake have timeouts. Raises :exc:`RuntimeError` if no thread can be
-    started.
+    connecting and the TLS handshake have timeouts.
+
+    If no thread can be started, a step with ``late`` raises :exc:`RuntimeError`. Any other step
+    reads an answer that must not be lost, so it runs in this thread, where the deadline applies to
+    each receive alone.
     """
     result: Future[T] = Future()
-    threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
+    try:
+        threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
+    except RuntimeError:
+        if late:
+            raise
+        return step()
     try:
         return result.result(_call.ends - time.monotonic())
     finally:

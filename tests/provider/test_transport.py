@@ -7,6 +7,7 @@ import datetime
 import gc
 import gzip
 import http.client
+import itertools
 import logging
 import socket
 import ssl
@@ -427,6 +428,23 @@ class TestUnsent:
                 place(client)
             monkeypatch.undo()
         assert server.connections == 0
+
+    @pytest.mark.parametrize("number", [2, 3], ids=["headers", "body"])
+    def test_an_answer_is_read_even_if_no_thread_can_be_started_for_that(
+        self, number: int, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None
+    ) -> None:
+        start, started = threading.Thread.start, itertools.count(1)
+
+        def fail(thread: threading.Thread) -> None:
+            if thread.name == "giftcards-transport" and next(started) == number:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with Server(answer(response(PLACED)), context) as server, client_of(server.url) as client:
+            monkeypatch.setattr(threading.Thread, "start", fail)
+            placed = place(client)
+            monkeypatch.undo()
+        assert (placed, len(server.requests), next(started)) == ("A1", 1, 4)
 
     @pytest.mark.parametrize("error", [socket.gaierror(-2, "unknown"), UnicodeError("too long")])
     def test_an_order_is_unsent_if_the_host_is_unknown(

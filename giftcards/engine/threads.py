@@ -1,0 +1,26 @@
+"""Starting threads on a machine that may have none left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+def start_thread(
+    work: Callable[..., object], *args: object, name: str | None = None
+) -> threading.Thread | None:
+    """Start a thread that calls ``work`` with ``args``; return ``None`` if none can be started.
+
+    Callers then do the work themselves, or later: a worker does not end because the machine has no
+    thread left. The thread is a daemon, so work that hangs does not keep the process alive.
+    """
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        logger.error("The machine has no thread left: %s.", error)  # noqa: TRY400
+        return None
+    return thread
