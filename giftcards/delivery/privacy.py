@@ -9,6 +9,7 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
+from giftcards.delivery.conf import WITH_CARDS
 from giftcards.delivery.models import (
     OPEN,
     CardLink,
@@ -98,5 +99,7 @@ class Messages:
 
 
 def untold() -> Q:
-    """Return a condition for orders with cards that nobody has received."""
-    return Q(Exists(Delivery.objects.all().unreceived().filter(order=OuterRef("pk"))))
+    """Return a condition for orders with cards that nobody has received, or is still to get."""
+    messages = Delivery.objects.filter(order=OuterRef("pk"))
+    waiting = messages.filter(status__in=OPEN, kind__in=sorted(WITH_CARDS))
+    return Q(Exists(messages.unreceived())) | Q(Exists(waiting))

@@ -51,13 +51,19 @@ UNTOLD = {"untold": 1}
         (["sent"], {}),
         (["cancelled"], {}),
         ([], {}),
+        # Messages that are still to be sent, such as while the mail server is away.
+        (["queued"], UNTOLD),
+        (["sending"], UNTOLD),
+        (["retrying"], UNTOLD),
+        (["sent", "queued"], UNTOLD),
     ],
 )
-def test_codes_are_kept_if_the_last_message_about_them_was_given_up(
-    order: Order, statuses: list[str], expected: dict[str, int]
+@pytest.mark.parametrize("kind", ["partly_delivered", "gift"])
+def test_codes_are_kept_if_the_last_message_about_them_waits_or_was_given_up(
+    order: Order, statuses: list[str], expected: dict[str, int], kind: str
 ) -> None:
     for status in statuses:
-        tell(order, status)
+        tell(order, status, kind=kind)
     assert reasons() == expected
     order.refresh_from_db()
     assert (order.codes_destroyed_at is None) == bool(expected)

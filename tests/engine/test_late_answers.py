@@ -19,6 +19,7 @@ from giftcards.exceptions import NotFound
 from giftcards.models import Card, Order
 from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.problems import Problem
+from giftcards.settlement import customer_breakdown, record_refund
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,
@@ -92,6 +93,18 @@ class TestDifferences:
         assert not [row for row in Card.objects.all() if CARDS[4].value in row.sealed]
         # Once, however often it is seen.
         assert messages(caplog) == [f"Order order-1 is PARTIALLY_FILLED: {text}" for text in MORE]
+
+    @pytest.mark.parametrize("is_paid", [True, False])
+    def test_staff_are_told_of_cards_that_come_after_the_customer_was_paid_back(
+        self, is_paid: bool
+    ) -> None:
+        order = settle(sale_price=600)
+        record_refund(order, amount=1200, reference="R1", is_paid=is_paid)
+        after = see(order, FULFILLED)
+        assert (problems(after), after.needs_attention) == (MORE, True)
+        breakdown = customer_breakdown(after)
+        assert breakdown is not None
+        assert (breakdown.open_amount, after.open_amount) == (0, 0)
 
     def test_a_difference_that_was_ticked_off_stays_so_until_another_comes(self) -> None:
         order = see(settle(), FULFILLED)

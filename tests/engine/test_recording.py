@@ -23,7 +23,9 @@ from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.answers import OrderAnswer
+from giftcards.refunds import refund_breakdown
 from giftcards.rules.problems import Problem
+from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
 from tests.builders import (
     CARDS,
@@ -107,6 +109,20 @@ def short_cards(text: str) -> tuple[CardSecret, ...]:
 
 
 class TestSettling:
+    @pytest.mark.parametrize("earlier", [(), (A,), (A, B), (D, E), CARDS])
+    @pytest.mark.parametrize("last", [FULFILLED, PARTIAL, REFUNDED])
+    def test_the_stored_figures_are_those_of_all_answers_whatever_came_before(
+        self, earlier: tuple[CardSecret, ...], last: OrderAnswer
+    ) -> None:
+        order = make_guide_order(sale_price=550)
+        order = record(order, answer("HANDLING", cards=earlier), last)
+        missing = 5 - len(last.cards)
+        assert (order.open_amount, order.is_consistent) == (550 * missing, True)
+        customer, provider = customer_breakdown(order), refund_breakdown(order)
+        assert customer is not None
+        assert provider is not None
+        assert (customer.open_amount, provider.is_consistent) == (550 * missing, True)
+
     @pytest.mark.parametrize("origin", [Status.HANDLING, Status.DELAYED])
     @pytest.mark.parametrize(
         ("given_answer", "amount"), [(FULFILLED, 2450), (PARTIAL, 1470), (REFUNDED, 0)]

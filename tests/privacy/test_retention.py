@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,10 @@ def run(**options: Any) -> Purge:
     return purge(settled_before=timezone.now() - timedelta(days=365), **options)
 
 
+def in_days(days: float) -> datetime:
+    return timezone.now() + timedelta(days=days)
+
+
 def is_destroyed(order: Order) -> bool:
     order.refresh_from_db()
     gone = {card.is_destroyed for card in order.cards.all()}
@@ -66,6 +70,17 @@ def test_the_codes_of_old_orders_are_destroyed_and_younger_ones_are_kept() -> No
     with pytest.raises(CodeDestroyed):
         _ = card.value
     assert run() == Purge()
+
+
+def test_the_codes_of_a_gift_are_kept_until_it_was_delivered_as_long_ago_as_others() -> None:
+    """A gift may be bought, and settle, up to a year before."""
+    person = {"recipient_email": PERSON}
+    ahead, young, old = (
+        make_old(reference=f"gift {days}", deliver_at=in_days(days), **person)
+        for days in (2, -300, -366)
+    )
+    assert run() == Purge(orders=1, cards=3)
+    assert [is_destroyed(gift) for gift in (ahead, young, old)] == [False, False, True]
 
 
 def test_nothing_of_a_destroyed_code_is_left_but_the_fingerprint_for_recognising_it() -> None:
