@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import multiprocessing
 import os
 import random
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +29,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.books.months import CHECKED, check_closed_month
-from giftcards.delivery.models import OPEN, Delivery, Installation
+from giftcards.delivery.models import OPEN, Delivery, Installation, StaffDigest
 from giftcards.models import Order, StatusChange
 from giftcards.privacy.retention import purge
 from giftcards.statuses import FINAL
@@ -44,6 +46,7 @@ from tests.explore.shop import (
     THEMES,
     UNSEEN,
     Shop,
+    cast,
     lie_now_and_then,
     use_key,
 )
@@ -151,11 +154,15 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         elif chance.random() < 0.8:
             lie_now_and_then(shop, chance)
         settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
+        # Some shops hand gifts over themselves.
+        mode = Random(f"mode {seed}").choice(["link", "off"])
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"gift": mode}}
         ways = ["unique", "told", "cut"] if is_unseen else _WAYS
         references = Random(f"references {seed}").choice(ways)
         for account in shop.provider.accounts.values():
             account.references = references
         has_mixed_ids = _SWAP[0] in shop.lies
+        _begin_troubles(shop, seed)
         shop.provider.account.shifted_ids = chance.random() < (0.8 if has_mixed_ids else 0.2)
         for _worker in range(workers):
             shop.start_worker()
@@ -185,6 +192,38 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
             "notes": len(history.trace),
         }
     return report
+
+
+def _begin_troubles(shop: Shop, seed: int) -> None:
+    """What goes wrong in most histories, whatever else does."""
+    chance = Random(f"troubles {seed}")
+    # Otherwise, no shop here would have a second page.
+    shop.provider.usual_page_size = chance.choice([100, 3, 2])
+    shop.provider.page_size = shop.provider.usual_page_size
+    shop.digests_fail = chance.choice([0, 1, 2])
+    if chance.random() < 0.5:
+        cast(shop, "placing: no stock", chance, sys.maxsize, math.inf, odds=0.1)
+    if chance.random() < 0.4:
+        shop.simulation.at(chance.uniform(10, 140), partial(people.rush, shop, chance))
+    if chance.random() < 0.7:
+        # A gift for later, and codes that are destroyed before then.
+        give = partial(people.buy, line=("type_001", 1), seconds=_LENGTH + 60)
+        _plan(shop, chance.uniform(0, 20), give, chance)
+        _plan(shop, chance.uniform(60, 200), people.destroy, chance)
+    if chance.random() < 0.7:
+        # A card that comes after its customer was paid back.
+        _plan(shop, chance.uniform(0, 20), partial(people.buy, line=("TEST_PARTIAL", 2)), chance)
+        for moment in (80, 140, 200):
+            _plan(shop, moment, people.pay_back, chance)
+        shop.simulation.at(chance.uniform(210, 300), partial(people.deliver_late, shop, chance))
+
+
+def _plan(
+    shop: Shop, moment: float, action: Callable[[Shop, Random], object], chance: Random
+) -> None:
+    """Have somebody do something at a moment of each such history."""
+    what = partial(shop.act, f"plan at {moment:.0f}", action, Random(chance.random()))
+    shop.simulation.at(moment, what)
 
 
 def _choose_rules(seed: int) -> dict[str, Any]:
@@ -238,7 +277,7 @@ def settle(shop: Shop) -> None:
     history.note("nothing goes wrong any more")
     shop.provider.be_well()
     shop.well_since = shop.provider.account._now()
-    shop.mails_fail = shop.receivers_fail = 0
+    shop.mails_fail = shop.digests_fail = shop.receivers_fail = 0
     shop.rest = 10
     for process in history.processes:
         process.trouble = None
@@ -259,8 +298,9 @@ def settle(shop: Shop) -> None:
     # What was stopped for minutes comes back to a shop in which all is done.
     history.wake()
     _run_until_settled(shop, _QUIET)
-    history.start("books", partial(_close_books, shop))
-    history.run(until=history.now + 600)
+    books, end = history.start("books", partial(_close_books, shop)), history.now + 600
+    while not books.is_over and history.now < end:
+        history.run(until=history.now + 1)
     for process in history.processes:
         history.kill(process)
 
@@ -380,6 +420,8 @@ def _on_server(*statements: str) -> None:
 def _fill() -> None:
     get_user_model().objects.create_superuser("amina")
     Installation.begin()
+    # Whoever is listed for the first time hears of nothing that was before.
+    StaffDigest.objects.create(address=people.STAFF, covers_until=timezone.now())
     make_offer(stock=STOCK, price=Decimal("1250.50"), **SCARCE)
     call_command("giftcards_setup", verbosity=0, stdout=io.StringIO())
 

@@ -340,13 +340,15 @@ class Provider:
     """The provider, on a port of this machine while it runs.
 
     ``accounts`` are the truth, by their API keys; the first is the shop's. A page has at most
-    ``page_size`` rows. ``ends_known`` has the ids of the orders whose end the shop has announced.
+    ``page_size`` rows, and ``usual_page_size`` when nothing goes wrong. ``ends_known`` has the ids
+    of the orders whose end the shop has announced.
     """
 
     simulation: Simulation
     keys: tuple[str, ...]
     accounts: dict[str, Simulator] = field(init=False)
     spells: list[Spell] = field(default_factory=list)
+    usual_page_size: int = 100
     page_size: int = 100
     ends_known: set[str] = field(default_factory=set)
     #: How many cards answers say were delivered, by the ids of orders that have more.
@@ -394,6 +396,12 @@ class Provider:
         order.refunded = order.quantity * order.price
         self.understated[order_id] = 0
 
+    def deliver_late(self, order_id: str) -> None:
+        """Show one card more of a settled order that lacks some; its figures stay."""
+        order = self.account._orders[order_id]
+        self.understated.setdefault(order_id, len(order.cards))
+        self.account._deliver(order, len(order.cards) + 1)
+
     def delivered(self, order: Order) -> int:
         """The number of delivered cards that answers tell."""
         return self.understated.get(order.id, len(order.cards))
@@ -425,7 +433,7 @@ class Provider:
     def be_well(self) -> None:
         """Lie no more."""
         self.spells.clear()
-        self.page_size = 100
+        self.page_size = self.usual_page_size
         for account in self.accounts.values():
             account.ledger_oddities, account.delay = (), (2, 40)
 

@@ -64,6 +64,8 @@ LINES = (
 SALE_PRICE = 550
 #: The key of another account.
 OTHER_KEY = "explore-key-5b9e20aa"
+#: The address that gets digests.
+STAFF = "boss@example.com"
 TOKEN = re.compile(r"/cards/([A-Za-z0-9_-]{20,})/")
 
 
@@ -78,6 +80,9 @@ class Mailbox(BaseEmailBackend):
         shop = the_shop()
         if shop.mails_fail > 0:
             shop.mails_fail -= 1
+            raise ConnectionError("the mail server is away")
+        if shop.digests_fail > 0 and any(mail.to == [STAFF] for mail in messages):
+            shop.digests_fail -= 1
             raise ConnectionError("the mail server is away")
         if refused := shop.refused.intersection(*(mail.to for mail in messages)):
             no_such_user = (550, b"5.1.1 No such user")
@@ -125,6 +130,7 @@ class Shop:
     provider: Provider
     mails: list[EmailMessage] = field(default_factory=list)
     mails_fail: int = 0
+    digests_fail: int = 0
     #: Addresses that the mail server refuses for good.
     refused: set[str] = field(default_factory=set)
     receivers_fail: int = 0
@@ -247,9 +253,15 @@ def pick(random: Random, **where: Any) -> Order | None:
     return Order.objects.get(pk=random.choice(some)) if some else None
 
 
-def buy(shop: Shop, random: Random) -> None:
-    """A customer has paid."""
-    kind, quantity = random.choice(shop.lines)
+def buy(
+    shop: Shop,
+    random: Random,
+    *,
+    line: tuple[str, int] | None = None,
+    seconds: float | None = None,
+) -> None:
+    """A customer has paid; for a gift if it is to be delivered after so many ``seconds``."""
+    kind, quantity = line or random.choice(shop.lines)
     number = random.randrange(10**6)
     details: dict[str, Any] = {
         "reference": f"web-{number}",
@@ -259,9 +271,11 @@ def buy(shop: Shop, random: Random) -> None:
     }
     if random.random() < 0.2:
         details["max_price"] = Decimal(random.choice([480, 495]))
-    if random.random() < 0.2:
+    if seconds is None and random.random() < 0.3:
+        seconds = random.choice([-30, 60, 400])
+    if seconds is not None:
         details |= {"recipient_email": f"r{number % 40}@example.com", "gift_message": "Bravo"}
-        at = timezone.now() + timedelta(seconds=random.choice([-30, 60, 400]))
+        at = timezone.now() + timedelta(seconds=seconds)
         # Who repeats a call has kept what was promised.
         details["deliver_at"] = shop.gifts.setdefault(details["reference"], at)
     with transaction.atomic():
@@ -627,6 +641,11 @@ def fail_mails(shop: Shop, random: Random) -> None:
     shop.mails_fail += random.choice([1, 3])
 
 
+def fail_digests(shop: Shop, random: Random) -> None:
+    """The mail server is away when the next digests are sent."""
+    shop.digests_fail += random.choice([1, 3])
+
+
 def refuse_address(shop: Shop, random: Random) -> None:
     """The mail server refuses somebody's address from now on."""
     order = pick(random)
@@ -639,6 +658,32 @@ def refund_with_cards(shop: Shop, random: Random) -> None:
     waiting = [each for each in shop.provider.account.orders.values() if not each.is_settled]
     if waiting:
         shop.provider.refund_with_card(random.choice(waiting).id)
+
+
+def deliver_late(shop: Shop, random: Random) -> None:
+    """The provider shows a card of an order that it and the shop have settled without.
+
+    It is one whose customer was paid back, if there is any.
+    """
+    orders = shop.provider.account.orders.values()
+    short = [
+        each.id
+        for each in orders
+        if each.is_settled
+        and each.id in shop.provider.ends_known
+        and len(each.cards) < each.quantity
+    ]
+    rows = Order.objects.filter(refunds__isnull=False).values_list("provider_order_id", flat=True)
+    paid_back = [name for name in short if name in set(rows)]
+    if short:
+        shop.provider.deliver_late(random.choice(paid_back or short))
+
+
+def rush(shop: Shop, random: Random) -> None:
+    """Some customers buy at once, and the answers to their orders are lost."""
+    cast(shop, "placing: no answer, bought", random, 6, 30)
+    for number in range(6):
+        shop.act(f"rush {number}", buy, Random(random.random()))
 
 
 def fail_receivers(shop: Shop, random: Random) -> None:
@@ -663,7 +708,9 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "move a price": (1, move_price),
     "settle oddly": (2, settle_oddly),
     "refund with cards": (1, refund_with_cards),
+    "deliver late": (1, deliver_late),
     "mails fail": (1, fail_mails),
+    "digests fail": (2, fail_digests),
     "refuse an address": (1, refuse_address),
     "receivers fail": (1, fail_receivers),
 }
@@ -685,10 +732,14 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("check:", "list: another end", "settle oddly", "slow down"),
     # What customers get back.
     ("pay back", "finish a refund", "order again", "tick off", "check: another amount"),
+    # What comes after the customer was paid back.
+    ("pay back", "finish a refund", "deliver late"),
     # What is complained about, and what is destroyed.
     ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "tick off"),
     # What people are told.
     ("mails fail", "refuse", "receivers fail", "correct", "open a link", "erase", "kill"),
+    # What staff are told, and not at once.
+    ("digests fail", "mails fail", "decide", "placing: no stock"),
     # Cards that are scarce, and processes that stop while they hold them.
     ("hold and pay", "halt", "late commit"),
     # A month that is closed while its orders and entries still come.

@@ -41,6 +41,8 @@ HOLD = (
     invariants.bought_once_or_never,
     invariants.every_paid_card_is_stored_and_opens,
     invariants.sums_are_equal_on_both_sides,
+    invariants.cards_beyond_the_figures_are_told,
+    invariants.stored_figures_are_those_of_the_order,
     invariants.never_paid_back_above_what_is_owed,
     invariants.never_paid_back_and_ordered_again,
     invariants.statuses_follow_one_way,
@@ -109,7 +111,11 @@ def is_all_done() -> bool:
 def check(recording: Recording, provider: Simulator) -> None:
     """What was there is there, what was open is settled, and the two sides agree."""
     shop: Any = SimpleNamespace(
-        provider=SimpleNamespace(orders=provider.orders, find=provider.orders.get),
+        provider=SimpleNamespace(
+            orders=provider.orders,
+            find=provider.orders.get,
+            delivered=lambda order: len(order.cards),
+        ),
         keys={recording["api_key"], *recording["encryption_keys"]},
         logged=[],
         pages=[],
