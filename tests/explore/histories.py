@@ -155,7 +155,7 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
             lie_now_and_then(shop, chance)
         settings.GIFTCARDS = {**settings.GIFTCARDS, **_choose_rules(seed)}
         # Some shops hand gifts over themselves.
-        mode = Random(f"mode {seed}").choice(["link", "off"])
+        mode = Random(f"mode {seed}").choice(["link", "off", "off"])
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"gift": mode}}
         ways = ["unique", "told", "cut"] if is_unseen else _WAYS
         references = Random(f"references {seed}").choice(ways)
@@ -206,9 +206,10 @@ def _begin_troubles(shop: Shop, seed: int) -> None:
     if chance.random() < 0.4:
         shop.simulation.at(chance.uniform(10, 140), partial(people.rush, shop, chance))
     if chance.random() < 0.7:
-        # A gift for later, and codes that are destroyed before then.
+        # Gifts for later, and codes that are destroyed before then.
         give = partial(people.buy, line=("type_001", 1), seconds=_LENGTH + 60)
-        _plan(shop, chance.uniform(0, 20), give, chance)
+        for _gift in range(2):
+            _plan(shop, chance.uniform(0, 20), give, chance)
         _plan(shop, chance.uniform(60, 200), people.destroy, chance)
     if chance.random() < 0.7:
         # A card that comes after its customer was paid back.

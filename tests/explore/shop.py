@@ -264,7 +264,7 @@ def buy(
     kind, quantity = line or random.choice(shop.lines)
     number = random.randrange(10**6)
     details: dict[str, Any] = {
-        "reference": f"web-{number}",
+        "reference": f"web-{number:06}",
         "sale_amount": Decimal(SALE_PRICE * quantity),
         "customer_email": f"c{number % 40}@example.com",
         "customer_language": random.choice(["en", "fr", "ar"]),
@@ -284,7 +284,7 @@ def buy(
 
 def hold_and_pay(shop: Shop, random: Random) -> None:
     """A customer holds scarce cards, perhaps twice, and then pays or leaves."""
-    history, reference = shop.simulation, f"cart-{random.randrange(10**6)}"
+    history, reference = shop.simulation, f"cart-{random.randrange(10**6):06}"
     quantity, kept = 0, None
     for _time in range(random.choice([1, 1, 2])):
         quantity, minutes = random.randint(1, 3), random.choice([0.5, 2])
