@@ -41,7 +41,7 @@ _MORE = (
     "giftcards.admin.frame.actions Outcome",
     "giftcards.admin.frame.actions may",
     "giftcards.admin.frame.extensions Extension",
-    "giftcards.admin.desk.provider Section: is_for_developer",
+    "giftcards.admin.frame.sections Section: is_for_developer",
     "giftcards.admin.frame.reauthentication confirm",
     "giftcards.admin.frame.rows OnlyFilters:",
     "giftcards.books.exports can_write_xlsx",

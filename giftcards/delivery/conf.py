@@ -129,7 +129,7 @@ class StaffPerson:
     """A member of staff who gets digests.
 
     ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
-    user account is told everything.
+    staff account is told everything.
     """
 
     address: str

@@ -23,7 +23,7 @@ from django.core.mail import EmailMultiAlternatives
 from django.db.models import Q, QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.translation import get_language_bidi, gettext, override
+from django.utils.translation import get_language_bidi, gettext, ngettext, override
 
 from giftcards.delivery import digest_items
 from giftcards.delivery.channels import (
@@ -197,11 +197,11 @@ def _is_failing(digest: StaffDigest | None) -> bool:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that tells whether ``person`` has a permission at present.
 
-    A role limits the person to its group's permissions. If users have the person's address, an
-    active one must have the permission, too.
+    A role limits the person to its group's permissions. If staff have accounts with the person's
+    address, an active one must have the permission, too.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
-    accounts = _accounts(person.address)
+    accounts = _accounts_of_staff(person.address)
 
     def may(permission: str) -> bool:
         is_of_role = held is None or permission in held
@@ -221,21 +221,60 @@ def _permissions_of_role(name: str) -> set[str]:
     return {f"{label}.{codename}" for label, codename in labels}
 
 
-def _accounts(address: str) -> list[Any]:
+def _accounts_of_staff(address: str) -> list[Any]:
+    """The accounts of staff with ``address``.
+
+    Anyone can sign up as a customer with any address, so the accounts of customers do not count.
+    """
     users = get_user_model()
     column = users.get_email_field_name()
     if not address or not hasattr(users, column):
         return []
-    return list(users._default_manager.filter(**{f"{column}__iexact": address}))  # noqa: SLF001
+    found = users._default_manager.filter(**{f"{column}__iexact": address})  # noqa: SLF001
+    return [user for user in found if getattr(user, "is_staff", False)]
+
+
+def unreached() -> dict[str, str]:
+    """Map the listed addresses that get no digests to the reasons."""
+    people = {address: person for address, person in _listed().items() if address != RECEIVERS}
+    found = {address: _why_told_nothing(person) for address, person in people.items()}
+    for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):
+        found[digest.address] = found[digest.address] or failing_text(digest)
+    return {address: reason for address, reason in found.items() if reason}
+
+
+def _why_told_nothing(person: StaffPerson) -> str:
+    """Say why ``person`` may be told of nothing; "" if there is something."""
+
+    def is_told(may: Callable[[str], bool]) -> bool:
+        return any(may(alert.permission) for alert in alerts().values())
+
+    if is_told(permissions_of(person)):
+        return ""
+    if person.role and not is_told(_permissions_of_role(person.role).__contains__):
+        text = gettext("The group %(group)s has no permission for any kind of news.")
+        return text % {"group": f"\u2068{person.role}\u2069"}
+    if not any(user.is_active for user in _accounts_of_staff(person.address)):
+        return gettext("The staff account with this address is deactivated.")
+    return gettext("The staff account with this address has no permission for any kind of news.")
+
+
+def failing_text(digest: StaffDigest) -> str:
+    text = ngettext(
+        "cannot be sent: %(count)s attempt failed",
+        "cannot be sent: %(count)s attempts failed",
+        digest.failures,
+    )
+    return text % {"count": digest.failures}
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
     """The orders that digests for ``person`` may name.
 
-    These are the orders that active users with the person's address may see. Without such a user,
-    digests may name all orders.
+    These are the orders that active staff with the person's address may see. Without such an
+    account, digests may name all orders.
     """
-    accounts = [user for user in _accounts(person.address) if user.is_active]
+    accounts = [user for user in _accounts_of_staff(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
         return Order.objects.all()
     from giftcards.admin.frame.rows import orders_shown_to

@@ -19,7 +19,7 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 
 from giftcards.admin import OrderAdmin, ProviderStateAdmin
-from giftcards.admin.desk.provider import Fact, Section
+from giftcards.admin.frame.sections import Fact, Section
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.task_queue import ensure_schedule

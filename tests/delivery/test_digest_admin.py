@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
 from django.test import Client
 from django.utils import timezone
 
 from giftcards.admin.frame.extensions import Extension
 from giftcards.delivery.models import StaffDigest
+from giftcards.management.groups import ensure_roles, role_permissions
 from giftcards.plugins import INSTALLED, Plugin, install
 from tests.delivery.staff import person
-from tests.pages import LIST, count_queries, read, rows, sign_in, text
+from tests.pages import LIST, PROVIDER_PAGE, count_queries, element, read, rows, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
 DIGESTS = "/admin/giftcards_delivery/staffdigest/"
+ACCOUNT = "The staff account with this address"
+ACCOUNTANT = "Gift card accountant"
 NOTICE = "A digest for staff cannot be sent, so 1 person is not told what there is to do."
 
 
@@ -80,6 +86,67 @@ def test_a_failing_digest_is_told_above_the_list_of_orders(browser: Client) -> N
     other = sign_in("view_order")
     assert NOTICE not in text(read(other.get(LIST)))
     read(other.get(DIGESTS), status=403)
+
+
+NO_DIGESTS = 'aria-labelledby="giftcards-unreached"'
+
+
+class TestProviderPage:
+    """The addresses that get no digests, on the provider's page."""
+
+    @pytest.fixture
+    def books(self) -> Any:
+        ensure_roles(role_permissions())
+        values = {"email": "Books@shop.example", "is_staff": True}
+        user = get_user_model().objects.create(username="nadia", **values)
+        user.groups.add(Group.objects.get(name=ACCOUNTANT))
+        return user
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (
+                lambda user: user.groups.clear(),
+                f"{ACCOUNT} has no permission for any kind of news.",
+            ),
+            (
+                lambda _user: get_user_model().objects.update(is_active=False),
+                f"{ACCOUNT} is deactivated.",
+            ),
+            (
+                lambda user: user.groups.get().permissions.clear(),
+                f"The group \u2068{ACCOUNTANT}\u2069 has no permission for any kind of news.",
+            ),
+            (
+                lambda _user: failing("books@shop.example"),
+                "cannot be sent: 3 attempts failed",
+            ),
+        ],
+        ids=["role taken away", "deactivated", "group empty", "mail fails"],
+    )
+    def test_an_address_that_gets_nothing_is_shown_with_the_reason(
+        self, change: Callable[[Any], Any], reason: str, books: Any, settings: Any
+    ) -> None:
+        people = ["boss@shop.example", {"address": "books@shop.example", "role": ACCOUNTANT}]
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": people}
+        change(books)
+        html = read(person("view_providerstate", "view_staffdigest").get(PROVIDER_PAGE))
+        section = element(html, NO_DIGESTS, "section")
+        assert text(element(section, "", "dl")) == f"books@shop.example{reason}"
+
+    @pytest.mark.parametrize(
+        ("permissions", "is_active"),
+        [(("view_providerstate", "view_staffdigest"), True), (("view_providerstate",), False)],
+        ids=["everybody is told", "reader may not see digests"],
+    )
+    @pytest.mark.usefixtures("books")
+    def test_otherwise_nothing_is_shown(
+        self, permissions: tuple[str, ...], is_active: bool
+    ) -> None:
+        get_user_model().objects.update(is_active=is_active)
+        # A customer's account changes nothing.
+        get_user_model().objects.create(username="stranger", email="boss@shop.example")
+        assert NO_DIGESTS not in read(person(*permissions).get(PROVIDER_PAGE))
 
 
 @pytest.mark.parametrize("page", ["add/", "{}/change/", "{}/delete/"])

@@ -440,13 +440,17 @@ def test_every_item_concerns_a_role_and_every_role_is_told_of_something() -> Non
     assert all(map(digests.permissions_of(StaffPerson("x@shop.example", "en", None)), needed))
 
 
+def sign_up(email: str, *, name: str = "stranger", **values: Any) -> Any:
+    return get_user_model().objects.create(username=name, email=email, **values)
+
+
 class TestPermissions:
     """What a person may is asked of the database when a digest is sent."""
 
     @pytest.fixture
     def account(self) -> Any:
         ensure_roles(role_permissions())
-        user = get_user_model().objects.create(username="amina", email="Support@shop.example")
+        user = sign_up("Support@shop.example", name="amina", is_staff=True)
         user.groups.add(Group.objects.get(name=SUPPORT["role"]))
         return user
 
@@ -470,6 +474,27 @@ class TestPermissions:
         change(account)
         assert bool(sent()) is is_told
 
+    @pytest.mark.parametrize("is_active", [True, False], ids=["active", "inactive"])
+    @pytest.mark.parametrize("entry", [SUPPORT, SUPPORT["address"]], ids=["role", "address alone"])
+    def test_a_customer_who_signs_up_with_an_address_of_staff_silences_nobody(
+        self, entry: Any, is_active: bool, listed: Listed
+    ) -> None:
+        listed(entry)
+        sign_up("Support@shop.example", is_active=is_active)
+        settled(Status.REJECTED, "web-1")
+        [digest] = sent()
+        assert digest.subject == "The Shop: 1 order rejected"
+
+    @pytest.mark.parametrize("is_active", [True, False], ids=["active", "inactive"])
+    def test_a_customers_account_gives_no_permission_that_staff_lack(
+        self, account: Any, is_active: bool, listed: Listed
+    ) -> None:
+        listed(SUPPORT["address"])
+        account.groups.clear()
+        sign_up(account.email, is_active=is_active, is_superuser=True)
+        settled(Status.REJECTED, "web-1")
+        assert sent() == []
+
     def test_what_a_shop_takes_from_a_group_is_told_to_nobody_of_that_role(
         self, account: Any, listed: Listed
     ) -> None:
@@ -484,9 +509,7 @@ class TestPermissions:
         self, account: Any, listed: Listed, settings: Any
     ) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "LOW_BALANCE": 5_000}
-        get_user_model().objects.create(
-            username="before", email=account.email, is_active=False, is_superuser=True
-        )
+        sign_up(account.email, name="before", is_active=False, is_staff=True, is_superuser=True)
         listed(account.email)
         settled(Status.REJECTED, "web-1")
         ProviderState.objects.update(balance=1)

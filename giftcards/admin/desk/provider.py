@@ -24,6 +24,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.frame.extensions import called
 from giftcards.admin.frame.forms import token
 from giftcards.admin.frame.rows import (
     ReadOnlyRows,
@@ -33,6 +34,7 @@ from giftcards.admin.frame.rows import (
     visible_orders,
     with_hint,
 )
+from giftcards.admin.frame.sections import Fact, Section
 from giftcards.conf import conf
 from giftcards.engine.task_queue import Backlog, explain_schedule, next_tick, wake_worker
 from giftcards.exceptions import ConfigurationError
@@ -155,42 +157,6 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
 
 # A function that returns an order's name as HTML: a link for people who may see the order.
 OrderName = Callable[[Order], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A line of the page: a label and its value."""
-
-    label: Any
-    #: A text, or safe HTML.
-    value: Any
-    #: True if a person has to act on the fact.
-    is_wrong: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page, with facts or with a table."""
-
-    #: The anchor of the section, without its prefix ``giftcards-``.
-    name: str
-    title: Any
-    facts: Sequence[Fact] = ()
-    #: The headings of the table, and the texts of its cells.
-    columns: Sequence[Any] = ()
-    cells: Sequence[Sequence[Any]] = ()
-    #: The text below the table or the facts.
-    note: Any = ""
-    #: True if staff need the section only to show it to a developer.
-    is_for_developer: bool = False
-
-    @property
-    def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The rows of the table; each cell is a pair of heading and value.
-
-        Narrow pages show the heading beside each value.
-        """
-        return [list(zip(self.columns, row, strict=True)) for row in self.cells]
 
 
 def connection(standing: Standing, *, shows_balance: bool) -> Section:
@@ -584,6 +550,7 @@ class ProviderStateAdmin(ReadOnlyRows):
                 shows_costs=shows_costs,
                 shows_hints=may_resume,
             ),
+            *(more for found in called("provider_sections", request) for more in found),
             encryption(counts_all="cards" in request.GET, shows_hints=may_resume),
             api_keys(keys),
             versions(),

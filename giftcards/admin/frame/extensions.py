@@ -1,4 +1,4 @@
-"""Additions of other apps to the pages of orders; see :class:`Extension`."""
+"""Additions of other apps to the admin's pages; see :class:`Extension`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from django.utils.safestring import SafeString
 
 from giftcards.admin.frame.actions import OrderAction, OrderButton, Page, Pages
 from giftcards.admin.frame.rows import NOT_RECEIVED
+from giftcards.admin.frame.sections import Section
 from giftcards.models import Order
 from giftcards.plugins import INSTALLED
 from giftcards.watch.conditions import Standing
@@ -22,7 +23,7 @@ Html = SafeString | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """One app's additions to the pages of orders; see ``order_pages`` of the app's plugin.
+    """One app's additions to the admin's pages; see ``order_pages`` of the app's plugin.
 
     Each function has to check what the person may see.
 
@@ -45,6 +46,8 @@ class Extension:
     #: A function that finds orders whose cards did not reach their recipient. The result maps
     #: primary keys to sentences, as HTML: what happened, and what to do.
     not_received: Callable[[Pages, HttpRequest, Sequence[Order]], Mapping[int, Html]] | None = None
+    #: Sections of the provider's page.
+    provider_sections: Callable[[HttpRequest], Sequence[Section]] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 

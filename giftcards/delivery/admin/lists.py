@@ -39,7 +39,7 @@ from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
 from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import conf
-from giftcards.delivery.digests import RECEIVERS, last_digest
+from giftcards.delivery.digests import RECEIVERS, failing_text, last_digest
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
@@ -289,13 +289,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     def how_it_stands(self, digest: StaffDigest) -> str:
         if not digest.is_failing:
             return gettext("in order")
-        text = ngettext(
-            "cannot be sent: %(count)s attempt failed",
-            "cannot be sent: %(count)s attempts failed",
-            digest.failures,
-        )
-        shown = filled(text, count=digest.failures)
-        return format_html('<span class="giftcards-warning">{}</span>', shown)
+        return format_html('<span class="giftcards-warning">{}</span>', failing_text(digest))
 
     @admin.display(description=_("error"))
     def last_error(self, digest: StaffDigest) -> str:

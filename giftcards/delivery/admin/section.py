@@ -11,10 +11,12 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import Pages, buttons
 from giftcards.admin.frame.extensions import Extension
 from giftcards.admin.frame.rows import SEES_HINTS
+from giftcards.admin.frame.sections import Fact, Section
 from giftcards.delivery.admin.dispute import PROOF
 from giftcards.delivery.admin.handing_over import MAY_RESEND, NEW_LINK, WITHDRAW
 from giftcards.delivery.admin.labels import (
@@ -32,6 +34,7 @@ from giftcards.delivery.admin.labels import (
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import TO_RECIPIENT, Kind, Mode, conf, kinds_of
+from giftcards.delivery.digests import unreached
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
@@ -42,7 +45,7 @@ from giftcards.delivery.queueing import address_of as find_address
 from giftcards.delivery.queueing import addresses_of, sent_to
 from giftcards.models import Order
 from giftcards.rules.roles import whom_to_ask
-from giftcards.text.display import count_text, filled, moment
+from giftcards.text.display import bdi, count_text, filled, moment
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
@@ -250,9 +253,17 @@ def _what_to_do(order: Order) -> SafeString:
     return filled(text)
 
 
+def _provider_sections(request: HttpRequest) -> list[Section]:
+    """The addresses that are listed for digests and get none, for people who may see digests."""
+    found = unreached() if request.user.has_perm("giftcards_delivery.view_staffdigest") else {}
+    facts = [Fact(bdi(address), reason, is_wrong=True) for address, reason in found.items()]
+    return [Section("unreached", _("Staff who get no digests"), facts)] if facts else []
+
+
 EXTENSION = Extension(
     actions=(*ABOUT_ORDER, *ABOUT_MESSAGE),
     section=_section,
     consequences=_consequences,
     not_received=_not_received,
+    provider_sections=_provider_sections,
 )
