@@ -40,10 +40,12 @@ _ZERO = Decimal(0)
 _WRITTEN_AT_ONCE = 64 * 1024
 
 # Spreadsheets may take a text for a formula if it begins with one of these signs, even after spaces
-# or invisible characters. Some versions accept the wide and small forms, too.
+# or invisible characters. Some versions accept the wide and small forms, too. Where the separator
+# is a semicolon, as in French, or a tab, a cell also begins after each of these in a text. Such a
+# spreadsheet ignores our quotes inside its own cells, so a line break in a text begins a cell, too.
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
-_FORMULA = re.compile(rf"[{_UNSEEN}]*[{_SIGNS}]|[\t\r\n]")
+_FORMULA = re.compile(rf"""(?:\A|(?<=[;\t\r\n]))(?=[{_UNSEEN}"]*[{_SIGNS}])|\A(?=[\t\r\n])""")
 # Characters that the XML of an xlsx file must not contain.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -236,8 +238,9 @@ _CONTACTS = (
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
     """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
 
-    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. A text that a
-    spreadsheet would take for a formula gets a leading apostrophe.
+    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. An apostrophe
+    stands before each part of a text that a spreadsheet would take for a formula. This includes
+    spreadsheets that are told to separate cells at semicolons or tabs.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")
@@ -265,8 +268,7 @@ def _as_text(cell: Cell) -> str:
 
 
 def _harmless(text: str) -> str:
-    text = text.replace("\0", "")
-    return f"'{text}" if _FORMULA.match(text) else text
+    return _FORMULA.sub("'", text.replace("\0", ""))
 
 
 def can_write_xlsx() -> bool:

@@ -54,6 +54,10 @@ def lines(rows: Iterable[Cells]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text(rows), newline=""), strict=True))
 
 
+# Texts of what matters to a spreadsheet, or of anything.
+_TEXTS = st.text(st.sampled_from("a;\t,\"'=+-@ \r\n")) | st.text()
+
+
 class TestCsv:
     def test_cells_are_written_as_rfc_4180_says(self) -> None:
         row = ['say "hi"', "a,b", "a;b", "two\r\nlines", None, 5, Decimal("-12.5"), DAY, "عيد"]
@@ -69,7 +73,7 @@ class TestCsv:
     @pytest.mark.parametrize(
         "formula",
         [
-            "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\rx", "\nx", "  =1", "\u00a0=1", "\ufeff=1",
+            "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "  =1", "\u00a0=1", "\ufeff=1",
             "＝1", "−1", "\ufe661", "\ufe6bSUM(A1)", "\u2060=1", "\u202e=1", "\xad=1", "\x01=1",
         ],
     )  # fmt: skip
@@ -77,22 +81,43 @@ class TestCsv:
         [[cell]] = csv.reader(io.StringIO(text([[formula]]), newline=""))
         assert cell == f"'{formula}"
 
+    @pytest.mark.parametrize(
+        ("typed", "written"),
+        [
+            ("Amina;=HYPERLINK(A1)", "Amina;'=HYPERLINK(A1)"),
+            ("Amina\t=1", "Amina\t'=1"),
+            ("\t=1", "'\t'=1"),
+            ("a; =1;b;\u2060+1", "a;' =1;b;'\u2060+1"),
+            ("a;\t@A1", "a;'\t'@A1"),
+            ('a;"=1"', 'a;\'"=1"'),
+            ("a\r\n=1\n-1", "a\r'\n'=1\n'-1"),
+        ],
+    )
+    def test_a_formula_behind_the_separator_of_another_spreadsheet_is_only_a_text(
+        self, typed: str, written: str
+    ) -> None:
+        assert list(csv.reader(io.StringIO(text([["x", typed]]), newline=""))) == [["x", written]]
+
     def test_a_nul_is_left_out_and_hides_no_formula(self) -> None:
         assert text([["\0=1", "a\0b"]]) == "'=1,ab\r\n"
 
-    @pytest.mark.parametrize("harmless", ["PSN 500 DA", "a=b", "1-2", "", "آمنة", "a\tb"])
+    @pytest.mark.parametrize("harmless", ["PSN 500 DA", "a=b", "1-2", "", "آمنة", "a\tb", "a;b"])
     def test_any_other_text_stays_as_it_is(self, harmless: str) -> None:
         assert list(csv.reader(io.StringIO(text([["x", harmless]])))) == [["x", harmless]]
 
-    @given(st.lists(st.text(), min_size=2, max_size=5))
+    @pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+    @given(texts=st.lists(_TEXTS, min_size=2, max_size=5))
     def test_whatever_the_texts_they_come_back_and_none_begins_a_formula(
-        self, texts: list[str]
+        self, separator: str, texts: list[str]
     ) -> None:
-        [read] = csv.reader(io.StringIO(text([texts]), newline=""))
-        assert [cell.removeprefix("'") for cell in read] == [
-            cell.replace("\0", "").removeprefix("'") for cell in texts
+        written = text([texts])
+        [read] = csv.reader(io.StringIO(written, newline=""))
+        assert [cell.replace("'", "") for cell in read] == [
+            cell.replace("\0", "").replace("'", "") for cell in texts
         ]
-        assert not any(cell.lstrip()[:1] in set("=+-@") for cell in read if cell.strip())
+        split = csv.reader(io.StringIO(written, newline=""), delimiter=separator)
+        cells = [cell.lstrip() for row in split for cell in row]
+        assert [cell for cell in cells if cell[:1] in set("=+-@") - {""}] == []
 
     def test_a_long_file_comes_in_pieces(self) -> None:
         pieces = list(as_csv(["x" * 1_000] for _row in range(200)))

@@ -17,6 +17,7 @@ from django.utils import translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
+from giftcards.books.exports import as_csv
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.pages import LIST, sign_in
@@ -29,9 +30,9 @@ pytestmark = [
     pytest.mark.skipif(OFFICE is None, reason="Needs LibreOffice Calc."),
 ]
 
-# How a CSV file is imported: comma, double quote, UTF-8, from the first line; numbers and dates as
-# in English (1033 for Windows); with formulas.
-CSV_IMPORT = "44,34,76,1,,1033,false,true,false,false,false,0,true"
+# How a CSV file is imported: the separator, double quote, UTF-8, from the first line; numbers and
+# dates as in English (1033 for Windows); with formulas.
+CSV_IMPORT = "{},34,76,1,,1033,false,true,false,false,false,0,true"
 _NAMES = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
 _TABLE, _OFFICE = _NAMES % "table", _NAMES % "office"
 
@@ -44,15 +45,16 @@ class Cell(NamedTuple):
     formula: str
 
 
-Reader = Callable[[bytes, str], list[list[Cell]]]
+Reader = Callable[..., list[list[Cell]]]
 
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    """Open a file in a spreadsheet; its form is ``csv`` or ``xlsx``."""
+    """Open a file in a spreadsheet; its form is ``csv``, with a ``separator``, or ``xlsx``."""
     folder = tmp_path_factory.mktemp("office")
 
-    def convert(content: bytes, form: str) -> list[list[Cell]]:
+    def convert(content: bytes, form: str, separator: str = ",") -> list[list[Cell]]:
+        options = CSV_IMPORT.format(ord(separator))
         file = folder / f"file.{form}"
         file.write_bytes(content)
         subprocess.run(
@@ -60,7 +62,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
                 str(OFFICE),
                 f"-env:UserInstallation={(folder / 'profile').as_uri()}",
                 "--headless",
-                *([f"--infilter=CSV:{CSV_IMPORT}"] if form == "csv" else []),
+                *([f"--infilter=CSV:{options}"] if form == "csv" else []),
                 *("--convert-to", "ods", "--outdir", str(folder), str(file)),
             ],
             check=True,
@@ -144,6 +146,17 @@ def test_a_csv_file_adds_up_in_a_spreadsheet_that_is_told_its_marks(
     ]
     # Counted by the spreadsheet itself.
     assert [totals[place].value for place in at[3:]] == ["4752.5", "-88.5"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_no_text_becomes_a_formula_at_another_separator(read: Reader, separator: str) -> None:
+    parts = ("=1+1", " +1+1", '"=1+1"', '""=1+1', "\n=1+1", "\r\n=1+1", "@SUM(1)")
+    texts = [f"Amina{separator}{part}" for part in parts]
+    # The first cell of a line and the others differ in what the spreadsheet makes of their quotes.
+    lines = [[first, second] for first in ("web-1", *texts) for second in ("Lina", *texts)]
+    found = read(b"".join(as_csv(lines)), "csv", separator)
+    assert len(found) >= len(lines)
+    assert [cell for row in found for cell in row if cell.formula] == []
 
 
 def test_an_xlsx_file_has_amounts_and_dates_in_every_language(read: Reader) -> None:
