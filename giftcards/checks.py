@@ -6,19 +6,23 @@ imports neither the models, which are loaded later, nor django-q2, which may be 
 
 from __future__ import annotations
 
+import inspect
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
+from itertools import chain, islice
 from math import ceil, inf
 from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router, transaction
+from django.db.models import Q
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -267,33 +271,74 @@ def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if the web server signs staff in, because staff need passwords to reveal codes."""
+    """Warn if staff may sign in without a password, because they need one to reveal codes."""
     try:
         if conf.reauthenticate is not None:
             return []
+        listed = conf.password_backends
     except ConfigurationError:
         return []  # reported by check_settings
     return [
         Warning(
-            f"Staff are signed in by the web server ({name!r}), and are asked for a password before"
-            " a code is revealed: whoever has none cannot reveal one.",
-            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or silence this warning if"
-            " all who reveal codes have passwords, and another backend checks them.",
+            f"Staff may sign in by {name!r}, which takes no password, and are asked for a password"
+            " before a code is revealed: whoever has none cannot reveal one.",
+            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE']. If the backend checks"
+            " passwords, list it in GIFTCARDS['PASSWORD_BACKENDS']. If all who reveal codes have"
+            " passwords in your database, silence this warning.",
             id="giftcards.W005",
         )
         for name in settings.AUTHENTICATION_BACKENDS
-        if _signs_in_by_web_server(name)
+        if name not in listed and not _takes_password(name)
     ]
 
 
-def _signs_in_by_web_server(backend: str) -> bool:
-    # The import is here because the module imports models.
-    from django.contrib.auth.backends import RemoteUserBackend
+def _takes_password(backend: str) -> bool:
+    authenticate = getattr(find(backend), "authenticate", None)
+    if not callable(authenticate):
+        return True  # Either it signs nobody in, or Django reports it.
+    return "password" in inspect.signature(authenticate).parameters
 
+
+@register(TAG, Tags.database)
+def check_staff_without_password(
+    *, databases: Sequence[str] | None = None, **_: object
+) -> list[CheckMessage]:
+    """Warn if staff who may reveal codes have no password to prove who they are."""
+    alias = router.db_for_read(get_user_model())
     try:
-        return issubclass(import_string(backend), RemoteUserBackend)
-    except (ImportError, TypeError):
-        return False  # Django reports this itself.
+        if alias not in (databases or ()) or conf.reauthenticate or conf.password_backends:
+            return []
+        with transaction.atomic(using=alias):
+            found = _staff_without_password(alias)
+    except (ConfigurationError, DatabaseError):
+        return []  # reported by check_settings, or there are no tables yet
+    if not found:
+        return []
+    return [
+        Warning(
+            "Staff who may reveal codes have no password to prove who they are with:"
+            f" {', '.join(found)}.",
+            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or give these accounts"
+            " passwords.",
+            id="giftcards.W011",
+        )
+    ]
+
+
+# The most accounts of staff that a check looks at, and the most that its message names.
+_MOST_STAFF = 200
+_MOST_NAMED = 5
+
+
+def _staff_without_password(alias: str) -> list[str]:
+    users = get_user_model()
+    names = {field.name for field in users._meta.get_fields()}  # noqa: SLF001
+    if not {"is_staff", "is_active", "password"} <= names:
+        return []
+    staff = users._default_manager.using(alias).filter(is_staff=True, is_active=True)  # noqa: SLF001
+    without = staff.filter(Q(password="") | Q(password__startswith=UNUSABLE_PASSWORD_PREFIX))
+    found = (user for user in without[:_MOST_STAFF] if user.has_perm("giftcards.reveal_card"))
+    return [repr(user.get_username()) for user in islice(found, _MOST_NAMED)]
 
 
 @register(TAG, Tags.database)

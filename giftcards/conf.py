@@ -431,6 +431,17 @@ def _titles(setting: str, value: Any) -> tuple[str, ...]:
     return titles
 
 
+_backend = dotted_path("django_auth_ldap.backend.LDAPBackend")
+
+
+def _backends(setting: str, value: Any) -> tuple[str, ...]:
+    """a list of dotted paths of classes"""
+    if not isinstance(value, list | tuple):
+        hint = "List backends, such as 'django_auth_ldap.backend.LDAPBackend'."
+        raise Unusable("type", f"{setting} must be a list of texts.", hint)
+    return tuple(_backend(f"A backend in {setting}", path) for path in value)
+
+
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
     """The limits for buying missing cards again: ``times`` orders in a row, within ``hours``."""
@@ -616,6 +627,13 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         optional(_url_name, None),
         help="The page on which staff prove who they are before a code is revealed. Without it,"
         " they type their password.",
+    )
+    password_backends = Setting(
+        _backends,
+        help="Your authentication backends that check a typed password in another place than your"
+        " database, such as LDAP. Other backends prove who somebody is only by the password in your"
+        " database.",
+        default=(),
     )
     refund_days = Setting(
         optional(number(int, 1, 365), None),

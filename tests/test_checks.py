@@ -15,6 +15,9 @@ import pytest
 from cryptography.fernet import Fernet
 from django.apps import AppConfig, apps
 from django.contrib.admin import AdminSite
+from django.contrib.auth import get_user_model
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.hashers import make_password
 from django.core.checks import CheckMessage, Error, Warning, run_checks  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 from django.db import ProgrammingError, connection, connections
@@ -24,7 +27,7 @@ from django.utils import timezone
 
 from giftcards import checks
 from giftcards.admin import OrderAdmin
-from giftcards.checks import LISTED_ON, check_isolation
+from giftcards.checks import LISTED_ON, check_isolation, check_staff_without_password
 from giftcards.conf import conf, problems
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.privacy.rotation import rotate
@@ -284,7 +287,7 @@ def test_each_mistake_in_the_settings_gives_one_error(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NO_CLUSTER, ROUTED, OVERRIDDEN, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
-    others += [SEVERAL_KEYS, UNREAD, OLD_RELEASE, other_isolation("SERIALIZABLE")]
+    others += [SEVERAL_KEYS, UNREAD, WITHOUT_PASSWORD, OLD_RELEASE, other_isolation("SERIALIZABLE")]
     messages = [*(case.message for case in CASES), *others]
     ids = [str(message.id) for message in messages]
     assert sorted([*ids, *(f"giftcards.{number}" for number in IN_SETTINGS)]) == sorted(IDS)
@@ -317,24 +320,84 @@ def test_a_rule_has_to_be_a_function_that_can_be_imported(
     assert [message.id for message in found()] == errors
 
 
+REMOTE = "django.contrib.auth.backends.RemoteUserBackend"
 NO_PASSWORDS = Warning(
-    "Staff are signed in by the web server ('django.contrib.auth.backends.RemoteUserBackend'), and"
-    " are asked for a password before a code is revealed: whoever has none cannot reveal one.",
-    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or silence this warning if all who"
-    " reveal codes have passwords, and another backend checks them.",
+    "Staff may sign in by 'django.contrib.auth.backends.RemoteUserBackend', which takes no"
+    " password, and are asked for a password before a code is revealed: whoever has none cannot"
+    " reveal one.",
+    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE']. If the backend checks passwords,"
+    " list it in GIFTCARDS['PASSWORD_BACKENDS']. If all who reveal codes have passwords in your"
+    " database, silence this warning.",
     id="giftcards.W005",
 )
 
 
-@pytest.mark.parametrize("page", [{}, {"REAUTHENTICATE": "admin:password_change"}])
-def test_a_shop_whose_web_server_signs_people_in_is_told_that_it_needs_a_page_for_proving(
-    settings: Any, page: dict[str, Any]
+class Saml:
+    def authenticate(self, request: Any, session_info: Any = None, **_named: Any) -> None: ...
+
+
+class ByEmail(ModelBackend):
+    def authenticate(self, request: Any, email: Any = None, password: Any = None) -> None: ...  # type: ignore[override]
+
+
+class OnlyPermissions:
+    def has_perm(self, user: Any, permission: str) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "is_warned"),
+    [
+        (REMOTE, {}, True),
+        (REMOTE, {"REAUTHENTICATE": "admin:password_change"}, False),
+        (REMOTE, {"PASSWORD_BACKENDS": [REMOTE]}, False),
+        (f"{__name__}.Saml", {}, True),
+        (f"{__name__}.Saml", {"PASSWORD_BACKENDS": [f"{__name__}.Saml"]}, False),
+        (f"{__name__}.ByEmail", {}, False),
+        (f"{__name__}.OnlyPermissions", {}, False),
+    ],
+)
+def test_a_shop_whose_staff_sign_in_without_a_password_is_told_that_it_needs_a_page_for_proving(
+    settings: Any, backend: str, given: dict[str, Any], is_warned: bool
 ) -> None:
     apply(Case(NO_PASSWORDS), settings)
-    settings.GIFTCARDS = GIFTCARDS | page
-    backends = ["RemoteUserBackend", "ModelBackend"]
-    settings.AUTHENTICATION_BACKENDS = [f"django.contrib.auth.backends.{name}" for name in backends]
-    assert found() == ([] if page else [NO_PASSWORDS])
+    settings.GIFTCARDS = GIFTCARDS | given
+    settings.AUTHENTICATION_BACKENDS = [backend, "django.contrib.auth.backends.ModelBackend"]
+    assert NO_PASSWORDS.msg.count(REMOTE) == 1
+    message = NO_PASSWORDS.msg.replace(REMOTE, backend)
+    assert [each.msg for each in found()] == ([message] if is_warned else [])
+    assert [each.hint for each in found()] == ([NO_PASSWORDS.hint] if is_warned else [])
+
+
+WITHOUT_PASSWORD = Warning(
+    "Staff who may reveal codes have no password to prove who they are with: 'amina', 'karim'.",
+    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or give these accounts passwords.",
+    id="giftcards.W011",
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, [WITHOUT_PASSWORD]),
+        ({"REAUTHENTICATE": "admin:password_change"}, []),
+        ({"PASSWORD_BACKENDS": ["shop.ldap.Backend"]}, []),
+    ],
+)
+def test_staff_who_may_reveal_codes_and_have_no_password_are_named(
+    settings: Any, given: dict[str, Any], expected: list[Any]
+) -> None:
+    settings.GIFTCARDS = GIFTCARDS | given
+    create = get_user_model().objects.create
+    create(username="amina", password="!unusable", is_staff=True, is_superuser=True)
+    create(username="karim", password="", is_staff=True, is_superuser=True)
+    # These may reveal no code, or have a password.
+    create(username="samir", password="!unusable", is_staff=True)
+    create(username="lina", password="!unusable", is_superuser=True)
+    create(username="nadia", password="!", is_active=False, is_staff=True, is_superuser=True)
+    create(username="omar", password=make_password("x"), is_staff=True, is_superuser=True)
+    assert check_staff_without_password(databases=["default"]) == expected
+    assert check_staff_without_password() == []
 
 
 def test_a_backend_that_cannot_be_imported_is_not_the_matter_of_a_check(settings: Any) -> None:

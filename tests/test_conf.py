@@ -116,6 +116,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "pricing": None,
         "low_balance": None,
         "reauthenticate": None,
+        "password_backends": (),
         "reveals_per_hour": 30,
         "refund_days": None,
         "codes_kept_days": None,
@@ -197,6 +198,7 @@ def test_valid_base_urls_are_accepted(settings: Any, url: str) -> None:
         ("PRICING", {"margin_fixed": 60, "round_to": 5}, Margin(margin_fixed=60, round_to=5)),
         *((name, "shop.rules.it", "shop.rules.it") for name in ("PRICING", "REVIEW_ORDER")),
         ("REAUTHENTICATE", "staff:prove", "staff:prove"),
+        ("PASSWORD_BACKENDS", ["shop.ldap.Backend"], ("shop.ldap.Backend",)),
         ("HOLD_ABOVE_SALE_PRICE", False, False),
         ("REORDER_MISSING", {"times": 2, "hours": 6}, ReorderRule(2, 6.0)),
     ],
@@ -335,7 +337,8 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             " PRICE_MAX_AGE, REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY,"
             " CATALOGUE_SKIP, LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING,"
             " LOW_BALANCE,"
-            " REAUTHENTICATE, REFUND_DAYS, REVEALS_PER_HOUR, METRICS_TOKEN, CODES_KEPT_DAYS.",
+            " REAUTHENTICATE, PASSWORD_BACKENDS, REFUND_DAYS, REVEALS_PER_HOUR,"
+            " METRICS_TOKEN, CODES_KEPT_DAYS.",
         )
     ]
     require(*conf.declared)
@@ -357,6 +360,24 @@ def test_a_setting_that_is_no_text_is_refused(
 ) -> None:
     change(settings, **{name: value})
     assert_refused(name, "type", f"GIFTCARDS[{name!r}] must be a text.", hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "complaint"),
+    [
+        ("shop.ldap.Backend", "type", "{} must be a list of texts."),
+        (None, "type", "{} must be a list of texts."),
+        ([5], "type", "A backend in {} must be a text."),
+        (["Backend"], "path", "A backend in {} is not a dotted path."),
+    ],
+)
+def test_backends_that_are_no_list_of_paths_are_refused(
+    settings: Any, value: Any, kind: str, complaint: str
+) -> None:
+    change(settings, PASSWORD_BACKENDS=value)
+    [problem] = problems()
+    message = complaint.format("GIFTCARDS['PASSWORD_BACKENDS']")
+    assert (problem.kind, problem.message) == (kind, message)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ _SEE = {
         "LEAST_STOCK": "shelf",
         "PRICING": "shelf",
         "REAUTHENTICATE": "admin",
+        "PASSWORD_BACKENDS": "admin",
         "REFUND_DAYS": "messages",
         "METRICS_TOKEN": "monitoring",
         "CODES_KEPT_DAYS": "keys",

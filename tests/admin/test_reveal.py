@@ -271,10 +271,10 @@ class ForeignBackend(ModelBackend):
 
 def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> None:
     settings.AUTHENTICATION_BACKENDS = [f"{__name__}.LockingBackend"]
-    LockingBackend.failures = 0
+    LockingBackend.failures = 4
     browser = person()
     let_pass(browser, 601)
-    for password in ("wrong",) * 5 + (PASSWORD,):
+    for password in ("wrong", PASSWORD):
         html = read(reveal(browser, card, password=password))
         assert errors(html) == ["That did not work. Try again."]
     assert not CardReveal.objects.exists()
@@ -296,6 +296,15 @@ class ByNetwork(ModelBackend):
         return get_user_model().objects.get(username=request.headers["x-person"])
 
 
+class Directory(ModelBackend):
+    """Checks passwords in another place than the database, such as LDAP."""
+
+    def authenticate(self, request: Any, **credentials: Any) -> Any:  # type: ignore[override]
+        if credentials.get("password") != IN_DIRECTORY:
+            return None
+        return get_user_model().objects.get(username=credentials["username"])
+
+
 @pytest.mark.parametrize("method", ["get", "post"])
 def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
     card: Card, settings: Any, method: str
@@ -313,23 +322,108 @@ def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
     assert not CardReveal.objects.exists()
 
 
-def sign_in_by_link(request: HttpRequest) -> HttpResponse:
-    login(request, authenticate(request))
+def sign_in_by_sso(request: HttpRequest, backend: str) -> HttpResponse:
+    """What SAML or OIDC with ``form_post`` end with; many log in by a backend of Django's."""
+    user = get_user_model().objects.get(username=request.headers["x-person"])
+    login(request, user, backend=BACKENDS[backend])
     return HttpResponse("Welcome.")
 
 
-urlpatterns = [path("admin/", admin.site.urls), path("link/", sign_in_by_link)]
+def sign_in_by_password(request: HttpRequest) -> HttpResponse:
+    """A login form of the shop's own."""
+    password = request.POST["login-password"]
+    user = authenticate(request, username=request.headers["x-person"], password=password)
+    if user is not None:
+        login(request, user)
+    return HttpResponse("Welcome.")
+
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("sso/<backend>/", sign_in_by_sso),
+    path("sign-in/", sign_in_by_password),
+]
+OF_DJANGO = "django.contrib.auth.backends.ModelBackend"
+# In the order in which Django tries them.
+BACKENDS = {
+    "ModelBackend": OF_DJANGO,
+    "Directory": f"{__name__}.Directory",
+    "ByNetwork": f"{__name__}.ByNetwork",
+}
+NO_PASSWORD = (
+    "This takes a proof that it is you, and you have no password on this site to prove it with. Ask"
+    " your developer for a page on which you can confirm who you are."
+)
+IN_DIRECTORY = "CANARY-KEY in the directory"
+
+
+@pytest.fixture
+def _backends(settings: Any, set_conf: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = list(BACKENDS.values())
+    set_conf(PASSWORD_BACKENDS=[BACKENDS["Directory"]])
 
 
 @pytest.mark.urls("tests.admin.test_reveal")
-@pytest.mark.parametrize(("method", "fields"), [("get", ["reason", "password"]), ("post", [])])
-def test_signing_in_is_a_proof_only_if_something_was_sent_with_it(
-    card: Card, settings: Any, method: str, fields: list[str]
+@pytest.mark.usefixtures("_backends")
+@pytest.mark.parametrize(
+    ("address", "form", "fields"),
+    [
+        ("/sso/ByNetwork/", None, ["reason", "password"]),
+        ("/sso/ByNetwork/", {"SAMLResponse": "CANARY"}, ["reason", "password"]),
+        ("/sso/ModelBackend/", {"SAMLResponse": "CANARY"}, ["reason", "password"]),
+        ("/sso/ModelBackend/", {"id_token": "CANARY", "password": "x"}, ["reason", "password"]),
+        ("/sso/Directory/", {"SAMLResponse": "CANARY"}, ["reason", "password"]),
+        ("/sign-in/", {"login-password": PASSWORD}, []),
+        ("/sign-in/", {"login-password": IN_DIRECTORY}, []),
+    ],
+    ids=[
+        *("by a link", "by POST", "as by Django", "as by Django with a wrong password"),
+        *("as by a listed backend", "with the password", "with that of a listed backend"),
+    ],
+)
+def test_signing_in_is_a_proof_only_if_the_password_was_checked(
+    card: Card, address: str, form: Any, fields: list[str]
 ) -> None:
     browser = Client(headers={"X-Person": name_of(person())})
-    settings.AUTHENTICATION_BACKENDS = ["tests.admin.test_reveal.ByNetwork"]
-    assert getattr(browser, method)("/link/").status_code == 200
+    answer = browser.get(address) if form is None else browser.post(address, form)
+    assert answer.status_code == 200
     assert asks_for(read(reveal(browser, card))) == fields
+
+
+@pytest.mark.urls("tests.admin.test_reveal")
+@pytest.mark.usefixtures("_backends")
+@pytest.mark.parametrize("is_first", [False, True], ids=["asked last", "asked first"])
+@pytest.mark.parametrize(
+    ("password", "is_proof"), [("wrong", False), ("", False), (PASSWORD, True)]
+)
+def test_a_backend_that_looks_at_no_password_makes_none_right(
+    card: Card, settings: Any, password: str, is_proof: bool, is_first: bool
+) -> None:
+    browser = Client(headers={"X-Person": name_of(person())})
+    if is_first:
+        settings.AUTHENTICATION_BACKENDS = [*reversed(BACKENDS.values())]
+    browser.post("/sso/ByNetwork/")
+    assert bool(codes_on(read(reveal(browser, card, password=password)))) is is_proof
+
+
+@pytest.mark.urls("tests.admin.test_reveal")
+@pytest.mark.usefixtures("_backends")
+@pytest.mark.parametrize("password", ["!", ""], ids=["unusable", "empty"])
+def test_who_has_no_password_reads_what_to_do_and_who_has_one_elsewhere_is_asked_for_it(
+    card: Card, password: str
+) -> None:
+    name = name_of(person())
+    get_user_model().objects.filter(username=name).update(password=password)
+    browser = Client(headers={"X-Person": name})
+    browser.post("/sso/ByNetwork/", {"SAMLResponse": "CANARY"})
+    for answer in (browser.get(ask_address(card)), reveal(browser, card, password=password)):
+        html = read(answer, status=403)
+        assert NO_PASSWORD in text(html)
+        assert asks_for(html) == []
+        assert secrets_on(html) == []
+    browser.post("/sso/Directory/")
+    assert asks_for(read(browser.get(ask_address(card)))) == ["reason", "password"]
+    assert codes_on(read(reveal(browser, card, password=IN_DIRECTORY))) == [CODE, SERIAL]
 
 
 def test_a_password_that_is_hashed_anew_signs_nobody_out(card: Card, settings: Any) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core import mail
 from django.test import Client
 from django.urls import reverse
@@ -165,6 +166,21 @@ def test_a_shop_with_a_page_of_its_own_for_the_proof_takes_no_password(
     answer = use(thief, name, order, {**typed, "password": PASSWORD})
     back_to = address_of(name, order).replace("/reveal/", "/")
     assert answer["Location"] == url_of_proof(back_to=back_to)
+    assert done() == before
+
+
+@pytest.mark.parametrize(("name", "make", "typed"), {row[0]: row for row in WITH_PROOF}.values())
+def test_who_has_no_password_reads_that_and_does_nothing_of_it(
+    thief: Client, name: str, make: Any, typed: dict[str, str]
+) -> None:
+    order = make()
+    before = done()
+    get_user_model().objects.update(password="!")
+    thief.force_login(get_user_model().objects.get())
+    let_pass(thief, 601)
+    html = read(use(thief, name, order, {**typed, "password": PASSWORD}), status=403)
+    assert "you have no password on this site" in html
+    assert 'name="password"' not in html
     assert done() == before
 
 

@@ -236,5 +236,6 @@ CHECKS = {
     "giftcards.W008": "same",
     "giftcards.W009": "security hole",
     "giftcards.W010": "isolation level",
+    "giftcards.W011": "passwords",
     "giftcards.W012": "queue",
 }

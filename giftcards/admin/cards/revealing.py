@@ -30,7 +30,14 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from giftcards.admin.frame.actions import Page, Pages, may
-from giftcards.admin.frame.reauthentication import is_confirmed, prove, take_turn, url_of_proof
+from giftcards.admin.frame.reauthentication import (
+    asks_for_password,
+    has_password,
+    is_confirmed,
+    prove,
+    take_turn,
+    url_of_proof,
+)
 from giftcards.admin.frame.rows import OrderRows, column
 from giftcards.conf import conf
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
@@ -47,8 +54,8 @@ logger = logging.getLogger(__name__)
 class ProofForm(forms.Form):
     """A form that asks for the person's password, as a proof of identity.
 
-    The form has no field in the ten minutes after a proof, or if the shop has its own page for
-    proofs.
+    The form has no field in the ten minutes after a proof, or if :func:`other_proof` has to answer
+    in place of the form.
     """
 
     password = forms.CharField(
@@ -61,7 +68,7 @@ class ProofForm(forms.Form):
     def __init__(self, request: HttpRequest, data: Any = None) -> None:
         super().__init__(data)
         self._request = request
-        if is_confirmed(request) or conf.reauthenticate:
+        if not asks_for_password(request):
             del self.fields["password"]
 
     @sensitive_variables()
@@ -105,8 +112,8 @@ def _ask_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
     if request.method not in {"GET", "HEAD"}:
         return HttpResponseNotAllowed(["GET", "HEAD"])
     card = _card(pages, request, key)
-    if needs_other_proof(request):
-        return _to_proof(pages, card)
+    if answer := _other_proof(pages, request, card):
+        return answer
     return _ask(pages, request, card, RevealForm(request))
 
 
@@ -115,8 +122,8 @@ def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     card = _card(pages, request, key)
-    if needs_other_proof(request):
-        return _to_proof(pages, card)
+    if answer := _other_proof(pages, request, card):
+        return answer
     form = RevealForm(request, request.POST)
     if not form.is_valid():
         return _ask(pages, request, card, form)
@@ -133,10 +140,10 @@ def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
     return card
 
 
-def _to_proof(pages: Pages, card: Card) -> HttpResponse:
+def _other_proof(pages: Pages, request: HttpRequest, card: Card) -> HttpResponse | None:
     site = pages.admin_site.name
     back_to = reverse("admin:giftcards_card_ask", args=[card.pk], current_app=site)
-    return HttpResponseRedirect(url_of_proof(back_to=back_to))
+    return other_proof(pages, request, back_to=back_to)
 
 
 def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> HttpResponse:
@@ -208,9 +215,22 @@ def _title(card: Card) -> str:
     return gettext("Reveal card %(position)s") % {"position": card.position}
 
 
-def needs_other_proof(request: HttpRequest) -> bool:
+def needs_page_of_shop(request: HttpRequest) -> bool:
     """True if the person still has to prove who they are on the shop's own page."""
     return bool(conf.reauthenticate) and not is_confirmed(request)
+
+
+def other_proof(pages: Pages, request: HttpRequest, *, back_to: str) -> HttpResponse | None:
+    """Return a response for people who cannot type a password here as a proof; ``None`` for others.
+
+    The response leads to the shop's own page for proofs, and from there to ``back_to``. Without
+    such a page, it says that the person has no password.
+    """
+    if needs_page_of_shop(request):
+        return HttpResponseRedirect(url_of_proof(back_to=back_to))
+    if is_confirmed(request) or has_password(request):
+        return None
+    return pages.render_page(request, "no_password", title=gettext("No password"), status=403)
 
 
 @sensitive_variables()

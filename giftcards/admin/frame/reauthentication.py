@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,9 @@ from django.contrib.auth import (
     HASH_SESSION_KEY,
     authenticate,
     get_user_model,
-    load_backend,
     update_session_auth_hash,
     user_logged_in,
 )
-from django.contrib.auth.backends import RemoteUserBackend
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection
@@ -38,6 +37,8 @@ _HOLDS = 10 * 60
 # For this time after a new password was set without the old one, the password is not accepted as
 # proof.
 _NEW = timedelta(hours=1)
+# Each of these fields of a login form may take a fraction of a second to check.
+_MOST_TYPED = 2
 _PROOF = "giftcards_proof"
 
 
@@ -71,6 +72,20 @@ def is_confirmed(request: HttpRequest) -> bool:
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
+def asks_for_password(request: HttpRequest) -> bool:
+    """True if the person has yet to prove who they are, and can do so by typing a password."""
+    return not (is_confirmed(request) or conf.reauthenticate) and has_password(request)
+
+
+def has_password(request: HttpRequest) -> bool:
+    """True if the person has a password that this site can check."""
+    if request.session.get(BACKEND_SESSION_KEY) in conf.password_backends:
+        return True
+    # Some backends create users with an empty password, which Django calls usable.
+    user: Any = request.user
+    return bool(getattr(user, "password", "")) and user.has_usable_password()
+
+
 def prove(request: HttpRequest, password: Masked) -> None:
     """Check ``password``, and record that the person has proven who they are.
 
@@ -99,6 +114,9 @@ def _is_right(request: HttpRequest, password: str) -> bool:
     user = authenticate(request, username=name, password=password)
     if user is None or user.pk != request.user.pk:
         return False
+    # A backend for single sign-on may have let the person in without looking at the password.
+    if not _is_checked(user, password, by=user.backend):
+        return False
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
@@ -106,6 +124,16 @@ def _is_right(request: HttpRequest, password: str) -> bool:
         # the person out.
         update_session_auth_hash(request, user)
     return True
+
+
+def _is_checked(user: Any, password: str, *, by: str) -> bool:
+    """True if ``password`` is that of ``user``, whom the backend ``by`` has let in.
+
+    Only a listed backend is believed; otherwise the password has to be the one in the database.
+    """
+    if by in conf.password_backends:
+        return bool(password)
+    return hasattr(user, "check_password") and user.check_password(password)
 
 
 def _has_new_password(user: Any) -> bool:
@@ -124,21 +152,26 @@ def _has_new_password(user: Any) -> bool:
 
 @receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
 def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> None:
-    """Record a login of staff as a proof, if the person had to type something to log in."""
+    """Record a login of staff as a proof, if the person typed their password to log in."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
-    if not (_is_automatic(request) or _has_new_password(user)):
+    if _has_typed_password(request, user) and not _has_new_password(user):
         _remember(request, user, is_login=True)
 
 
-def _is_automatic(request: HttpRequest) -> bool:
-    """True if this login may have happened without any action of the person.
+@contained
+def _has_typed_password(request: HttpRequest, user: Any) -> bool:
+    """True if the form that led to this login holds the password of ``user``.
 
-    A middleware may log in the user whom the web server names. A single sign-on logs in with a GET
-    request, and may ask nothing.
+    The name of the backend is no evidence: a single sign-on may log people in by Django's own, and
+    by POST, without any action of the person.
     """
-    backend = load_backend(request.session[BACKEND_SESSION_KEY])
-    return request.method in {"GET", "HEAD", "OPTIONS"} or isinstance(backend, RemoteUserBackend)
+    if request.method is None:
+        return True  # Django's test client logs in without an HTTP request.
+    posted: Mapping[str, str] = request.POST
+    typed = [posted[name] for name in posted if name.endswith("password")]
+    by = request.session[BACKEND_SESSION_KEY]
+    return any(_is_checked(user, password, by=by) for password in typed[:_MOST_TYPED])
 
 
 def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> None:

@@ -10,19 +10,18 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.forms.models import fields_for_model
-from django.http import HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpResponse, QueryDict
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.cards import revealing
-from giftcards.admin.cards.revealing import RevealForm, needs_other_proof
+from giftcards.admin.cards.revealing import RevealForm, other_proof
 from giftcards.admin.frame import extensions
 from giftcards.admin.frame.actions import LATE, Answer, Attempt, OrderAction, Outcome, Refused, may
 from giftcards.admin.frame.forms import NO_LANGUAGE, WORDS, MomentField, language_choices, token
 from giftcards.admin.frame.pages import column_label
-from giftcards.admin.frame.reauthentication import url_of_proof
 from giftcards.exceptions import CustomerConflict
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
@@ -89,9 +88,7 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
 
 
 def _to_proof(attempt: Attempt) -> HttpResponse | None:
-    if needs_other_proof(attempt.request):
-        return HttpResponseRedirect(url_of_proof(back_to=attempt.request.path))
-    return None
+    return other_proof(attempt.pages, attempt.request, back_to=attempt.request.path)
 
 
 def _correct(attempt: Attempt) -> Answer:

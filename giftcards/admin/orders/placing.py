@@ -25,7 +25,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.admin.cards.revealing import ProofForm, needs_other_proof
+from giftcards.admin.cards.revealing import ProofForm, needs_page_of_shop, other_proof
 from giftcards.admin.frame.forms import (
     NO_LANGUAGE,
     WORDS,
@@ -364,7 +364,7 @@ class PlacingPage(OrderPages):
     ) -> HttpResponse:
         if not self.has_add_permission(request):
             raise PermissionDenied
-        if request.method != "POST" and needs_other_proof(request):
+        if request.method != "POST" and needs_page_of_shop(request):
             # The proof comes first: it is on another page, so any typed text would be lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
         # The catalogue is read before the transaction: in SQLite, a transaction that reads before
@@ -387,8 +387,10 @@ class PlacingPage(OrderPages):
     def _confirmation(
         self, request: HttpRequest, form: OrderForm, proof: ProofForm
     ) -> HttpResponse:
-        if form.lacks_proof and needs_other_proof(request):
-            return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
+        if form.lacks_proof:
+            answer = other_proof(self, request, back_to=request.get_full_path())
+            if answer is not None:
+                return answer
         order: Order = form.instance
         known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)

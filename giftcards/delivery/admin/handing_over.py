@@ -17,13 +17,13 @@ from django.contrib import messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.db import router, transaction
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.cards.revealing import SHOWN_FOR, RevealForm, needs_other_proof, rendered
+from giftcards.admin.cards.revealing import SHOWN_FOR, RevealForm, other_proof, rendered
 from giftcards.admin.frame.actions import (
     Answer,
     Attempt,
@@ -35,7 +35,7 @@ from giftcards.admin.frame.actions import (
     may,
 )
 from giftcards.admin.frame.pages import about
-from giftcards.admin.frame.reauthentication import take_turn, url_of_proof
+from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery import links
 from giftcards.delivery.admin import handing_over
@@ -189,9 +189,7 @@ WITHDRAW = OrderAction(
 def _before_link(attempt: Attempt) -> Answer | None:
     if not may_have_link(attempt.order):
         return Outcome(gettext("There are no cards to link to."), level=messages.WARNING)
-    if needs_other_proof(attempt.request):
-        return HttpResponseRedirect(url_of_proof(back_to=attempt.request.path))
-    return None
+    return other_proof(attempt.pages, attempt.request, back_to=attempt.request.path)
 
 
 @sensitive_variables()

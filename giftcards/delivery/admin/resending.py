@@ -12,18 +12,17 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.http import HttpResponseRedirect, QueryDict
+from django.http import QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
-from giftcards.admin.cards.revealing import needs_other_proof
+from giftcards.admin.cards.revealing import other_proof
 from giftcards.admin.frame.actions import Answer, Attempt, OrderAction, Outcome, buttons
 from giftcards.admin.frame.pages import about
-from giftcards.admin.frame.reauthentication import is_confirmed, prove, url_of_proof
+from giftcards.admin.frame.reauthentication import asks_for_password, prove
 from giftcards.admin.orders.correcting import CUSTOMER
-from giftcards.conf import conf as core
 from giftcards.delivery.admin import handing_over
 from giftcards.delivery.admin.labels import address_of as address_in_words
 from giftcards.delivery.admin.labels import language_choices
@@ -112,7 +111,7 @@ class SendAgainForm(forms.Form):
         has_cards = bool(WITH_CARDS & set(kinds))
         if not has_cards:
             del self.fields["links"]
-        if is_confirmed(self._request) or core.reauthenticate or not has_cards:
+        if not (asks_for_password(self._request) and has_cards):
             del self.fields["password"]
 
     def _offer(self, name: str, choices: list[tuple[str, Any]]) -> None:
@@ -176,10 +175,11 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 def _send_again(attempt: Attempt) -> Answer:
     request, order, given = attempt.request, attempt.order, attempt.form.cleaned_data
-    if given["takes_proof"] and needs_other_proof(request):
-        # The page that asks for the password loses the typed values, so staff fill in the form
-        # again.
-        return HttpResponseRedirect(url_of_proof(back_to=request.path))
+    if given["takes_proof"]:
+        # The page that asks for the proof loses the typed values, so staff fill in the form again.
+        answer = other_proof(attempt.pages, request, back_to=request.path)
+        if answer is not None:
+            return answer
     done = f"Had a message sent again: {given['kind']}."
     if given["withdraws"]:
         done += " Withdrew the earlier links to the cards."
