@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import django
 import pytest
@@ -261,6 +261,14 @@ class LockingBackend(ModelBackend):
         return user
 
 
+class CountingBackend(ModelBackend):
+    tried: ClassVar[list[str]] = []
+
+    def authenticate(self, request: Any, **credentials: Any) -> Any:
+        self.tried.append(credentials["password"])
+        return super().authenticate(request, **credentials)
+
+
 class ForeignBackend(ModelBackend):
     """Lets in whoever types the password, as somebody else."""
 
@@ -278,6 +286,61 @@ def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> Non
         html = read(reveal(browser, card, password=password))
         assert errors(html) == ["That did not work. Try again."]
     assert not CardReveal.objects.exists()
+
+
+TOO_MANY_WRONG = (
+    "Too many wrong passwords were typed since you signed in. Sign out, and sign in again."
+)
+
+
+def test_after_a_few_wrong_passwords_a_session_takes_none_and_its_owner_goes_on_elsewhere(
+    card: Card, caplog: pytest.LogCaptureFixture
+) -> None:
+    stolen = person(name="amina")
+    let_pass(stolen, 601)
+    for number in range(4):
+        html = read(reveal(stolen, card, password=f"wrong-{number}"))
+        assert errors(html) == ["That did not work. Try again."]
+    with failures() as seen:
+        for password in ("wrong-5", PASSWORD):
+            assert errors(read(reveal(stolen, card, password=password))) == [TOO_MANY_WRONG]
+    # The site does not count these.
+    assert seen == []
+    assert not CardReveal.objects.exists()
+    warning = "amina typed a wrong password to prove who they are."
+    assert logged(caplog) == [warning] * 4
+    entries = LogEntry.objects.filter(object_repr="Wrong password")
+    assert [entry.user.get_username() for entry in entries] == ["amina"] * 4
+    assert not any("wrong-" in entry.change_message for entry in entries)
+    # A password that the session typed before counts no more, and elsewhere none of them do.
+    elsewhere = Client()
+    assert elsewhere.login(username="amina", password=PASSWORD)
+    let_pass(elsewhere, 601)
+    assert codes_on(read(reveal(elsewhere, card, password=PASSWORD))) == [CODE, SERIAL]
+    # So does this one, after signing in again, or a day later.
+    entries.update(action_time=timezone.now() - timedelta(hours=25))
+    assert codes_on(read(reveal(stolen, card, password=PASSWORD))) == [CODE, SERIAL]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("shared_database")
+def test_passwords_at_the_same_time_do_not_exceed_the_limit(settings: Any) -> None:
+    card = receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.CountingBackend"]
+    browser = person()
+    let_pass(browser, 601)
+    CountingBackend.tried = []
+
+    session = browser.cookies["sessionid"].value
+
+    def guess() -> list[str]:
+        thief = Client()
+        thief.cookies["sessionid"] = session
+        return errors(read(reveal(thief, card, password="wrong")))
+
+    wrong, too_many = ["That did not work. Try again."], [TOO_MANY_WRONG]
+    assert sorted(in_threads(8, guess)) == [*[wrong] * 4, *[too_many] * 4]
+    assert len(CountingBackend.tried) == 4
 
 
 def test_a_password_that_makes_one_somebody_else_proves_nothing(card: Card, settings: Any) -> None:

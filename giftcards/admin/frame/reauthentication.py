@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.auth import (
     BACKEND_SESSION_KEY,
     HASH_SESSION_KEY,
@@ -18,28 +19,38 @@ from django.contrib.auth import (
 )
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.crypto import constant_time_compare
+from django.utils.crypto import constant_time_compare, get_random_string
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
 
 from giftcards.conf import conf
 from giftcards.keys.secrecy import Masked, contained
+from giftcards.models import Card
 from giftcards.rules.times import SLACK
+
+logger = logging.getLogger(__name__)
 
 # The time for which a proof of identity is valid (seconds).
 _HOLDS = 10 * 60
 # For this time after a new password was set without the old one, the password is not accepted as
 # proof.
 _NEW = timedelta(hours=1)
+# After this number of wrong passwords in a session within a day, the session takes no more. The
+# number is small, because lock-outs of the site, often after five, count these passwords, too.
+_MOST_WRONG = 4
+_COUNTED_FOR = timedelta(days=1)
 # Each of these fields of a login form may take a fraction of a second to check.
 _MOST_TYPED = 2
+# The text of the entry in the admin's log.
+WRONG_PASSWORD = "Wrong password"  # noqa: S105
 _PROOF = "giftcards_proof"
+_SESSION = "giftcards_session"
 
 
 def confirm(request: HttpRequest) -> HttpResponseRedirect:
@@ -89,11 +100,22 @@ def has_password(request: HttpRequest) -> bool:
 def prove(request: HttpRequest, password: Masked) -> None:
     """Check ``password``, and record that the person has proven who they are.
 
-    Raises ``ValidationError`` if the password is wrong, or too new to be a proof.
+    Raises ``ValidationError`` if the password is wrong, or too new to be a proof, or if too many
+    wrong passwords were typed in this session.
     """
+    attempt = _begin(request)
+    if attempt is None:
+        raise ValidationError(
+            gettext(
+                "Too many wrong passwords were typed since you signed in. Sign out, and sign in"
+                " again."
+            )
+        )
     if not _is_right(request, password):
+        logger.warning("%s typed a wrong password to prove who they are.", request.user)
         # Every failure has the same text, so that nobody learns whether they are locked out.
         raise ValidationError(gettext("That did not work. Try again."))
+    attempt.delete()
     if _has_new_password(request.user):
         raise ValidationError(
             gettext(
@@ -102,6 +124,30 @@ def prove(request: HttpRequest, password: Masked) -> None:
             )
         )
     _remember(request, request.user)
+
+
+def _begin(request: HttpRequest) -> LogEntry | None:
+    """Record a wrong password before the check; return ``None`` if there were too many already.
+
+    The record comes first, so that requests at the same time cannot exceed the limit. Passwords are
+    counted for each session: a stolen session does not stop its owner elsewhere.
+    """
+    person: Any = request.user.pk
+    session = request.session.get(_SESSION, "")
+    about = {
+        "user_id": person,
+        "content_type": ContentType.objects.get_for_model(Card),
+        "object_repr": WRONG_PASSWORD,
+        "change_message": f"{WRONG_PASSWORD} (session {session})",
+    }
+    with transaction.atomic():
+        take_turn(request)
+        attempt = LogEntry.objects.create(**about, action_flag=CHANGE)
+        since = timezone.now() - _COUNTED_FOR
+        if LogEntry.objects.filter(**about, action_time__gt=since).count() <= _MOST_WRONG:
+            return attempt
+        attempt.delete()
+    return None
 
 
 @contained
@@ -155,6 +201,7 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
     """Record a login of staff as a proof, if the person typed their password to log in."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
+    request.session[_SESSION] = get_random_string(12)
     if _has_typed_password(request, user) and not _has_new_password(user):
         _remember(request, user, is_login=True)
 
