@@ -23,7 +23,7 @@ from giftcards.delivery.models import (
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
 from giftcards.privacy.export import described, heading, several
-from giftcards.privacy.person import CUSTOMER, ERASED, RECIPIENT, Person, Role, Traces
+from giftcards.privacy.person import CUSTOMER, ERASED, RECIPIENT, Person, Role, Traces, is_staff
 
 _MESSAGE = ("kind", "channel", "address", "language", "status", "created_at", "sent_at", "reason")
 _LINK = ("origin", "reason", "created_at", "expires_at", "revoked_at", "reveals")
@@ -69,7 +69,7 @@ class Messages:
         for message in messages:
             # The old key would confirm a guess of the erased address.
             key = key_of(uuid.uuid4().hex, message.channel, "")
-            by = traces.erased(message.requested_by)
+            by = traces.erased_name(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
                 address="",
                 language="",
@@ -84,11 +84,15 @@ class Messages:
         links.filter(revoked_at=None).update(revoked_at=timezone.now())
         for link in links:
             names = {
-                name: traces.erased(getattr(link, name)) for name in ("created_by", "revoked_by")
+                name: traces.erased_name(getattr(link, name))
+                for name in ("created_by", "revoked_by")
             }
             CardLink.objects.filter(pk=link.pk).update(**names)
         visits = LinkVisit.objects.filter(link__in=[link.pk for link in links])
-        visits.update(address=None, agent="", user="")
+        users = visits.order_by().values_list("user", flat=True).distinct()
+        of_staff = list(filter(is_staff, users))
+        visits.update(address=None, agent="")
+        visits.exclude(user__in=of_staff).update(user="")
 
     def _of(self, messages: DeliveryQuerySet) -> DeliveryQuerySet:
         return messages.to(recipient=self._is_of_recipients)

@@ -231,7 +231,7 @@ def _erase_json(rows: models.QuerySet[models.Model], column: str, traces: Traces
 
 def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: Traces) -> None:
     _empty(change, roles)
-    change.by = traces.erased(change.by)
+    change.by = traces.erased_name(change.by)
     change.reason = ERASED if change.reason else ""
     change.save()
 
@@ -246,7 +246,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     refund.comment = ERASED if refund.comment else ""
     refund.cancel_reason = ERASED if refund.cancel_reason else ""
     for name in ("created_by", "executed_by", "cancelled_by"):
-        setattr(refund, name, traces.erased(getattr(refund, name)))
+        setattr(refund, name, traces.erased_name(getattr(refund, name)))
     refund.save()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, Self
 
+from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db.models import QuerySet
@@ -40,7 +41,7 @@ _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Replaces a text with the name of an erased person.
 ERASED = "(erased)"
 # JSON keys with names of staff.
-_OF_STAFF = {"by", "ticked_by"}
+_OF_STAFF = {"by", "other", "ticked_by"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,16 @@ def contacts(parts: Iterable[Part]) -> set[str]:
     }
 
 
+def is_staff(name: str) -> bool:
+    """True if ``name`` is the user name of an account of staff."""
+    return bool(getattr(_account(name), "is_staff", False))
+
+
+def _account(name: str) -> Any:
+    users = get_user_model()
+    return users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()  # noqa: SLF001
+
+
 class Traces:
     """The texts that name a person in their orders: addresses, numbers and names."""
 
@@ -225,7 +236,7 @@ class Traces:
     def erased(self, value: Any) -> Any:
         """Return the JSON ``value`` with :data:`ERASED` for each text that contains a trace.
 
-        Names of staff, under the keys "by" and "ticked_by", stay.
+        Texts under the keys of names of staff are erased as :meth:`erased_name` does.
         """
         match value:
             case str():
@@ -234,10 +245,24 @@ class Traces:
                 return [self.erased(item) for item in value]
             case dict():
                 return {
-                    name: item if name in _OF_STAFF else self.erased(item)
+                    name: self.erased_name(item) if name in _OF_STAFF else self.erased(item)
                     for name, item in value.items()
                 }
         return value
+
+    def erased_name(self, name: Any) -> Any:
+        """Return ``name``, which says who acted; :data:`ERASED` if it was the person.
+
+        A shop may let customers act, such as correct their address. But staff may have the same
+        name as the person, or be the person in another role, and their names stay.
+        """
+        if not (isinstance(name, str) and self.are_in(name)):
+            return name
+        account = _account(name)
+        if account is None:
+            # Customers without an account are named by an address or a number.
+            return ERASED if self.are_whole_in(name) else name
+        return name if is_staff(name) else ERASED
 
 
 def _numbers(text: str) -> frozenset[str]:

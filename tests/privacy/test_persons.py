@@ -255,6 +255,57 @@ class TestErasing:
         assert order.changes.get().details[0]["code"] == "refused"
 
     @pytest.mark.parametrize(
+        ("name", "account", "is_left"),
+        [
+            (NAME, {"is_staff": True}, True),
+            (EMAIL, {"is_staff": True}, True),
+            (NAME, None, True),
+            (NAME, {"is_staff": False}, False),
+            (EMAIL, {"is_staff": False}, False),
+            (EMAIL, None, False),
+        ],
+        ids=[
+            *("name of staff", "address of staff", "name without an account"),
+            *("name of a customer", "address of a customer", "address without an account"),
+        ],
+    )
+    def test_who_acted_stays_if_it_was_staff_even_of_the_name_of_the_person(
+        self, name: str, account: dict[str, Any] | None, is_left: bool
+    ) -> None:
+        order = make_bought()
+        if account is not None:
+            get_user_model().objects.create(username=name, **account)
+        order.customer_changes.update(by=name)
+        acted = dict.fromkeys(("created_by", "executed_by", "cancelled_by"), name)
+        order.refunds.update(**acted)
+        order.deliveries.update(requested_by=name)
+        order.card_links.update(created_by=name, revoked_by=name)
+        details = {"code": "staff_took_over", "parameters": {"by": name, "other": name}}
+        order.changes.update(details=[details])
+        parameters = {"parameters": {"by": name}, "ticked_by": name}
+        Order.objects.filter(pk=order.pk).update(problems=[{"code": "disputed", **parameters}])
+        run_erasure()
+        order.refresh_from_db()
+        refund, link = order.refunds.get(), order.card_links.get()
+        found = [
+            order.customer_changes.get().by,
+            *(getattr(refund, column) for column in acted),
+            order.deliveries.get().requested_by,
+            *(link.created_by, link.revoked_by),
+            *order.changes.get().details[0]["parameters"].values(),
+            *(order.problems[0]["parameters"]["by"], order.problems[0]["ticked_by"]),
+        ]
+        assert found == [name if is_left else ERASED] * 11
+
+    @pytest.mark.parametrize("is_staff", [True, False], ids=["staff", "customer"])
+    def test_a_visit_of_staff_keeps_its_name(self, is_staff: bool) -> None:
+        order = make_bought()
+        get_user_model().objects.create(username=EMAIL.lower(), is_staff=is_staff)
+        run_erasure()
+        visit = LinkVisit.objects.get(link__order=order)
+        assert (visit.user, visit.address) == (EMAIL.lower() if is_staff else "", None)
+
+    @pytest.mark.parametrize(
         ("person", "text"),
         [
             ({"customer_phone": "card"}, "Revealed card 1."),
