@@ -96,7 +96,6 @@ ANSWER = settled("PARTIALLY_FILLED", CARDS)
 # Of a link to cards.
 TOKEN = f"{CANARY}-KEY-{'A' * 21}"
 ADDRESS = f"/cards/{TOKEN}/"
-SITE = get_wsgi_application()
 
 
 def receive() -> Order:
@@ -221,7 +220,8 @@ def press_on_page(pin: Callable[[Order], str] = pins.canary, *, status: int = 20
         [typed] = re.findall(r'<input id="gc-pin" name="(\w+)"', page)
         environ = RequestFactory().post(ADDRESS, {**posted, typed: pins.canary(order)}).environ
         statuses: list[str] = []
-        page = b"".join(SITE(environ, lambda line, *_: statuses.append(line))).decode()
+        site = get_wsgi_application()
+        page = b"".join(site(environ, lambda line, *_: statuses.append(line))).decode()
     assert int(statuses[0].split()[0]) == status, page
 
 
@@ -238,7 +238,7 @@ def code_of_the_shop_complains_on_the_page_of_a_customer() -> None:
     press_on_page(pins.complaining)
 
 
-def a_trace_is_made_of_the_page_of_a_customer() -> None:
+def _set_up_as_documented() -> None:
     """The shop also sends traces, as the page about security says."""
     [block] = blocks(page("security"), "python")
     exec(block, shop := {})
@@ -249,7 +249,18 @@ def a_trace_is_made_of_the_page_of_a_customer() -> None:
         before_send=shop["without_links"],
         before_send_transaction=shop["without_links"],
     )
+
+
+def a_trace_is_made_of_the_page_of_a_customer() -> None:
+    _set_up_as_documented()
     press_on_page(pins.complaining)
+
+
+def code_of_the_shop_fails_before_the_page_of_a_customer() -> None:
+    _set_up_as_documented()
+    failing = f"{pins.__name__}.{pins.FailingMiddleware.__name__}"
+    with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, failing]):
+        press_on_page(status=500)
 
 
 def cards_cannot_be_stored() -> None:
@@ -348,8 +359,9 @@ SCENARIOS = [
     a_task_ends_while_a_receiver_handles_an_error,
     an_announcement_ends_while_a_receiver_handles_an_error,
     a_receiver_leaves_with_a_message,
-    # Last, because it changes what Sentry collects.
+    # Last, because they change what Sentry collects.
     a_trace_is_made_of_the_page_of_a_customer,
+    code_of_the_shop_fails_before_the_page_of_a_customer,
 ]
 
 

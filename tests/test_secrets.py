@@ -411,6 +411,15 @@ class TestReports:
         assert all(url.endswith("/cards/…/") for url in requests)
         assert [found for text in report["sentry"] for found in traces(text)] == []
 
+    def test_variables_of_frames_hold_no_link_if_a_shop_cuts_links_out(self, reports: Any) -> None:
+        report = reports["code_of_the_shop_fails_before_the_page_of_a_customer"]
+        events = [json.loads(event) for event in report["sentry"]]
+        [failed] = [event["exception"]["values"][-1] for event in events if "exception" in event]
+        assert failed["value"] == "2 things of cards"
+        names = {name for frame in failed["stacktrace"]["frames"] for name in frame["vars"]}
+        assert {"callback_kwargs", "known", "where", "request"} <= names
+        assert [found for text in report["sentry"] for found in traces(text)] == []
+
     def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
         assert row.startswith("Interrupted while it was telling order_settled __main__.hang_after")

@@ -1,8 +1,12 @@
-"""Functions for ``GIFTCARDS_DELIVERY["PIN"]``."""
+"""Code of a shop that runs on the customer's page: functions for the PIN, and middleware."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
 
 from giftcards.models import Order
 
@@ -18,3 +22,19 @@ def complaining(order: Order) -> str:
     """A function of a shop that says what it does, while the request is answered."""
     logging.getLogger("shop").error("The PIN of an order was looked up.")
     return canary(order)
+
+
+class FailingMiddleware:
+    """Middleware of a shop that fails when a form is posted; it knows the link in several ways."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self._get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> None:
+        if request.method == "POST":
+            where = request.get_full_path()
+            known = {"seen": [where, {"link": next(iter(kwargs.values()))}], "as": str(kwargs)}
+            raise RuntimeError(f"{len(known)} things of {request.resolver_match.url_name}")
