@@ -44,6 +44,7 @@ _MORE = (
     "giftcards.admin.frame.sections Section: is_for_developer",
     "giftcards.admin.frame.reauthentication confirm",
     "giftcards.admin.frame.rows OnlyFilters:",
+    "giftcards.admin.frame.rows OrderRows: its_order order_lookup",
     "giftcards.books.exports can_write_xlsx",
     "giftcards.books.health GiftcardsBooks",
     "giftcards.books.health GiftcardsCharges",

@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import admin
 
 from example_project.api.models import Reveal
+from giftcards.admin.frame.rows import OrderRows
 
 
 @admin.register(Reveal)
-class RevealAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Staff see who was shown codes and when; nobody changes it."""
+class RevealAdmin(OrderRows):
+    """Staff see who was shown codes and when, of orders that they may see; nobody changes it."""
 
-    list_display = ("order", "user", "at")
+    list_display = ("its_order", "user", "at")
     list_select_related = ("order", "user")
-    search_fields = ("order__reference", "user__username")
-
-    def has_add_permission(self, *_: Any) -> bool:
-        return False
-
-    def has_change_permission(self, *_: Any) -> bool:
-        return False
-
-    def has_delete_permission(self, *_: Any) -> bool:
-        return False
+    fields = readonly_fields = list_display
+    # Django shows the search box; OrderRows searches by the reference of an order.
+    search_fields = ("order__reference",)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 from django.contrib.admin import AdminSite
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import path
 
+from example_project.api.admin import RevealAdmin
+from example_project.api.models import Reveal
 from giftcards.admin import OrderAdmin
 from giftcards.admin.frame.pages import OrderButton
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
-from tests.pages import ADD, LIST, errors, hidden, messages, order_page, orders, read, text
+from tests.pages import ADD, LIST, errors, hidden, messages, order_page, orders, read, sign_in, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
@@ -34,6 +39,7 @@ class BranchOrderAdmin(OrderAdmin):
 
 site = AdminSite()
 site.register(Order, BranchOrderAdmin)
+site.register(Reveal, RevealAdmin)
 urlpatterns = [path("admin/", site.urls)]
 
 HIDDEN = "other-1"
@@ -74,3 +80,27 @@ def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(boss: Client) ->
     html = read(boss.post(page, {**hidden(read(boss.get(page))), **choice}))
     assert messages(html) == ["This is another of your orders already."]
     assert HIDDEN not in text(html)
+
+
+def test_a_list_of_the_shop_shows_no_row_about_an_order_that_a_subclass_hides(
+    boss: Client,
+) -> None:
+    user = get_user_model().objects.create(username="amina")
+    orders = [make_guide_order(reference=reference) for reference in (HIDDEN, "web-1")]
+    hidden_one, shown = [
+        Reveal.objects.create(order=order, user=user, key=uuid.uuid4()) for order in orders
+    ]
+    listed = "/admin/api/reveal/"
+    for query in ("", "?q=other", f"?q={HIDDEN}", "?q=web"):
+        html = read(boss.get(listed + query))
+        # The box for searching repeats what was typed.
+        assert (HIDDEN in html) is (HIDDEN in query)
+        assert order_page(hidden_one.order) not in html
+        assert (order_page(shown.order) in html) is (query in {"", "?q=web"})
+    assert "web-1" in read(boss.get(f"{listed}{shown.pk}/change/"))
+    assert boss.get(f"{listed}{hidden_one.pk}/change/").status_code == 302
+    # To somebody who may not see orders, all of them are hidden.
+    clerk = sign_in(name="clerk")
+    account = get_user_model().objects.get(username="clerk")
+    account.user_permissions.add(Permission.objects.get(codename="view_reveal"))
+    assert "web-1" not in read(clerk.get(listed))

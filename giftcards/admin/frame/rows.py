@@ -281,7 +281,7 @@ class OrderRows(ReadOnlyRows, LongList):
     """
 
     #: The lookup from a row to its order.
-    order_lookup = "order"
+    order_lookup: str = "order"
     #: True if each row has an order.
     has_order = True
     list_display_links: tuple[Any, ...] | None = None
