@@ -604,12 +604,14 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     cards_per_holder = Setting(
         number(int, 1, 100_000),
-        help="The most cards that `hold()` keeps for one `holder` at a time.",
+        help="The most cards that `hold()` keeps for one `holder` at a time; ten times as many for"
+        " all guests of a network.",
         default=20,
     )
     holds_per_holder = Setting(
         number(int, 1, 100_000),
-        help="The most holds that one `holder` has at a time.",
+        help="The most holds that one `holder` has at a time; ten times as many for all guests of a"
+        " network.",
         default=10,
     )
     pricing = Setting(

@@ -30,7 +30,7 @@ from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import Position
 from giftcards.books.reports import By, report
 from giftcards.books.summary import summarise
-from giftcards.catalogue import check_offer, hold, keep_current, offers
+from giftcards.catalogue import Guest, check_offer, hold, keep_current, offers
 from giftcards.engine import outbox
 from giftcards.engine.approvals import (
     approve_price,
@@ -402,7 +402,7 @@ def test_offers_and_holds_read_no_whole_table_of_orders(
     with no_scans():
         assert offers().filter(product__product_id=line["product_id"]).exists()
         check_offer(**line)
-        hold(reference="cart-1", **line)
+        hold(reference="cart-1", holder=Guest("visitor 1", "41.100.0.1"), **line)
         place_order(reference="cart-1", **line)
         keep_current(lambda: True)
 

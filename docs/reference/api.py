@@ -45,6 +45,9 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.catalogue Quote: is_for_sale cost",
         "giftcards.catalogue check_offer",
         "giftcards.catalogue hold",
+        "giftcards.catalogue holder_of",
+        "giftcards.catalogue Guest",
+        "giftcards.catalogue network_of",
         "giftcards.catalogue release",
     ),
     "Payments": (

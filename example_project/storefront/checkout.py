@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import Purchase
-from giftcards.catalogue import check_offer, hold, release, shop_price
+from giftcards.catalogue import Guest, check_offer, hold, release, shop_price
 from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
@@ -49,7 +49,7 @@ def begin(
     kind: ProductType,
     quantity: int,
     price: Decimal,
-    holder: str,
+    holder: str | Guest,
     **details: Any,
 ) -> Purchase:
     """Hold cards for ``user``, who is about to pay ``price`` for each; return the purchase.
@@ -91,7 +91,7 @@ def cancel(purchase: Purchase) -> None:
     Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=timezone.now())
 
 
-def pay(purchase: Purchase, *, holder: str) -> None:
+def pay(purchase: Purchase, *, holder: str | Guest) -> None:
     """Record that the customer has paid, and order the cards, in one transaction; only once.
 
     A worker sends the order after the commit. Cards that are not held any more are held anew
@@ -125,7 +125,7 @@ def _compare_price(purchase: Purchase) -> None:
         raise PriceChanged
 
 
-def _hold(purchase: Purchase, holder: str) -> None:
+def _hold(purchase: Purchase, holder: str | Guest) -> None:
     """Hold the cards, if the sale can be served; the provider is asked, so in no transaction.
 
     What was seen yesterday is not kept: if the cards cost more today, the customer is asked again.

@@ -19,17 +19,22 @@ from giftcards.catalogue.pricing import (
     since_yesterday,
 )
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
+from giftcards.catalogue.visitors import Guest, holder_of
+from giftcards.text.addresses import network_of
 
 __all__ = [
     "CatalogueReading",
+    "Guest",
     "PriceMove",
     "Quote",
     "check_offer",
     "counts",
     "hold",
+    "holder_of",
     "is_on_shelf",
     "keep_current",
     "keep_prices",
+    "network_of",
     "offers",
     "price_moves",
     "price_on_shelf",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, transaction
@@ -15,15 +16,19 @@ from django.utils import timezone
 from django.utils.translation import gettext
 
 from giftcards.catalogue.offers import Line, Quote, check_balance, check_stock, refusal
+from giftcards.catalogue.visitors import Guest
 from giftcards.conf import conf
 from giftcards.exceptions import ReferenceConflict
 from giftcards.models import Hold, Lease, Order
-from giftcards.models.holds import LONGEST, MOST_TIMES
+from giftcards.models.holds import LONGEST, MOST_TIMES, HoldQuerySet
 
 # SQLite may refuse its lock to a waiting transaction. The hold is then tried again every _PAUSE
 # seconds, for up to _PATIENCE seconds.
 _PATIENCE = 20.0
 _PAUSE = 0.05
+# All guests of a network have at most so many times the cards and holds of one holder: mobile
+# carriers give one address to many people.
+_GUESTS = 10
 
 
 def hold(
@@ -33,7 +38,7 @@ def hold(
     type_id: str,
     quantity: int,
     minutes: float = 20,
-    holder: str = "",
+    holder: str | Guest = "",
 ) -> Hold:
     """Hold cards for a customer until the order with this ``reference`` is placed.
 
@@ -44,15 +49,17 @@ def hold(
     ``minutes`` from now. A hold can be prolonged to three times its first ``minutes`` in total. An
     hour after a hold has ended, its reference can have a new hold.
 
-    ``holder`` names who wants the cards, for example by an account or an IP address. One holder has
-    at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds.
+    ``holder`` names who wants the cards: an account, or a guest; ``holder_of(request)`` returns it.
+    One holder has at most ``CARDS_PER_HOLDER`` cards in ``HOLDS_PER_HOLDER`` holds. All guests of
+    one network together have at most ten times as many.
 
     In a transaction, this function blocks its other callers until the transaction ends.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
-    ``held_too_many`` or ``held_too_long``) if the cards cannot be held. An existing hold then stays
-    as it was. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
-    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
+    ``held_too_many``, ``network_busy`` or ``held_too_long``) if the cards cannot be held. An
+    existing hold then stays as it was. Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the
+    order exists, and :exc:`~django.core.exceptions.ValidationError` for values that an order cannot
+    have.
     """
     line = Line(product_id, type_id, quantity, reference)
     Order(
@@ -72,7 +79,8 @@ def hold(
             time.sleep(_PAUSE)
 
 
-def _hold(line: Line, length: timedelta, holder: str) -> Hold:
+def _hold(line: Line, length: timedelta, holder: str | Guest) -> Hold:
+    named, network = holder if isinstance(holder, Guest) else (holder, "")
     Lease.objects.make(Lease.HOLDS)
     with transaction.atomic():
         # The lock keeps two holds from taking the last card, or the rest of the balance.
@@ -82,12 +90,13 @@ def _hold(line: Line, length: timedelta, holder: str) -> Hold:
         known = line.known()
         check_stock(line, known)
         check_balance(line, known)
-        _check_holder(line, known, holder)
-        named = {"reference": line.reference}
-        kept = Hold.objects.filter(**named).first() or Hold(**named)
+        _check_holder(line, known, named)
+        _check_network(line, known, network)
+        kept = Hold.objects.filter(reference=line.reference).first()
+        kept = kept or Hold(reference=line.reference)
         kept.product_id, kept.type_id, kept.quantity = line.product_id, line.type_id, line.quantity
         kept.price = known.price
-        if not kept.keep(length, holder=holder):
+        if not kept.keep(length, holder=named, network=network):
             text = gettext("They were held for %(times)s times as long as at first.")
             raise refusal("held_too_long", known, text % {"times": MOST_TIMES})
         kept.save()
@@ -95,14 +104,37 @@ def _hold(line: Line, length: timedelta, holder: str) -> Hold:
 
 
 def _check_holder(line: Line, known: Quote, holder: str) -> None:
-    if not holder:
-        return
-    others = Hold.objects.current(timezone.now()).exclude(reference=line.reference)
-    has = others.of_holder(holder).aggregate(holds=Count("pk"), cards=Sum("quantity"))
-    cards, holds = (has["cards"] or 0) + line.quantity, has["holds"] + 1
-    if cards > conf.cards_per_holder or holds > conf.holds_per_holder:
+    wanted = _with(line, Hold.objects.of_holder(holder)) if holder else None
+    if wanted and wanted.exceeds(1):
         text = gettext("With these, one customer would hold %(cards)s cards in %(holds)s holds.")
-        raise refusal("held_too_many", known, text % {"cards": cards, "holds": holds})
+        raise refusal("held_too_many", known, text % wanted._asdict())
+
+
+def _check_network(line: Line, known: Quote, network: str) -> None:
+    wanted = _with(line, Hold.objects.of_network(network)) if network else None
+    if wanted and wanted.exceeds(_GUESTS):
+        text = gettext(
+            "With these, the guests of one network would hold %(cards)s cards in %(holds)s holds."
+        )
+        raise refusal("network_busy", known, text % wanted._asdict())
+
+
+class _Wanted(NamedTuple):
+    cards: int
+    holds: int
+
+    def exceeds(self, times: int) -> bool:
+        """True if this is more than ``times`` what one holder may have."""
+        return (
+            self.cards > times * conf.cards_per_holder or self.holds > times * conf.holds_per_holder
+        )
+
+
+def _with(line: Line, held: HoldQuerySet) -> _Wanted:
+    """What ``held`` and a hold of ``line`` are together; an earlier hold of it is replaced."""
+    others = held.current(timezone.now()).exclude(reference=line.reference)
+    has = others.aggregate(holds=Count("pk"), cards=Sum("quantity"))
+    return _Wanted((has["cards"] or 0) + line.quantity, has["holds"] + 1)
 
 
 def release(reference: str) -> None:

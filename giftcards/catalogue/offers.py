@@ -219,6 +219,11 @@ def _for_customer(code: str, known: Quote) -> str:
         return gettext("This card is sold out at the moment.")
     if code == "held_too_many":
         return gettext("Too many cards are kept for you. Buy fewer, or pay for the others first.")
+    if code == "network_busy":
+        return gettext(
+            "Too many cards are kept for visitors with the same internet connection as yours."
+            " Please try again in a few minutes."
+        )
     if code == "held_too_long":
         return gettext(
             "These cards were kept for you for as long as possible. Please try again in an hour."

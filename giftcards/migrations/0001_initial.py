@@ -74,10 +74,11 @@ class Migration(migrations.Migration):
                 ('until', models.DateTimeField(db_index=True)),
                 ('left', models.DurationField(null=True)),
                 ('holder', models.CharField(blank=True, max_length=64)),
+                ('network', models.CharField(blank=True, max_length=64)),
             ],
             options={
                 'default_permissions': (),
-                'indexes': [models.Index(fields=['product_id', 'type_id', 'until'], name='giftcards_hold_type'), models.Index(fields=['holder', 'until'], name='giftcards_hold_holder')],
+                'indexes': [models.Index(fields=['product_id', 'type_id', 'until'], name='giftcards_hold_type'), models.Index(fields=['holder', 'until'], name='giftcards_hold_holder'), models.Index(fields=['network', 'until'], name='giftcards_hold_network')],
             },
         ),
         migrations.CreateModel(

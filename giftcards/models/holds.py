@@ -40,6 +40,9 @@ class HoldQuerySet(models.QuerySet["Hold"]):
     def of_holder(self, holder: str) -> Self:
         return self.filter(holder=_hash(holder))
 
+    def of_network(self, network: str) -> Self:
+        return self.filter(network=_hash(network))
+
     def forget(self) -> int:
         """Delete some of the holds that have been over for an hour; return the number deleted."""
         over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
@@ -65,6 +68,8 @@ class Hold(models.Model):
     left = models.DurationField(null=True)
     # A keyed hash of the shop's name for the customer; "" if the shop gave no name.
     holder = models.CharField(max_length=64, blank=True)
+    # A keyed hash of the network, if the holder is a guest; "" for others.
+    network = models.CharField(max_length=64, blank=True)
 
     objects = HoldQuerySet.as_manager()
 
@@ -73,15 +78,17 @@ class Hold(models.Model):
         indexes = (
             models.Index(fields=("product_id", "type_id", "until"), name="giftcards_hold_type"),
             models.Index(fields=("holder", "until"), name="giftcards_hold_holder"),
+            models.Index(fields=("network", "until"), name="giftcards_hold_network"),
         )
 
     def __str__(self) -> str:
         return self.reference
 
-    def keep(self, length: timedelta, *, holder: str) -> bool:
+    def keep(self, length: timedelta, *, holder: str, network: str) -> bool:
         """Let the hold last until ``length`` from now, up to its limit; False if it is over."""
         now = timezone.now()
         self.holder = _hash(holder) if holder else ""
+        self.network = _hash(network) if network else ""
         if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
             self.until, self.left = now, MOST_TIMES * length
         begin = max(self.until, now)
@@ -90,6 +97,6 @@ class Hold(models.Model):
         return self.until > now
 
 
-def _hash(holder: str) -> str:
-    """Return a keyed hash, because ``holder`` may be an e-mail address or a person's name."""
-    return salted_hmac("giftcards.holder", holder, algorithm="sha256").hexdigest()
+def _hash(name: str) -> str:
+    """Return a keyed hash, because ``name`` may be an address or a person's name."""
+    return salted_hmac("giftcards.holder", name, algorithm="sha256").hexdigest()

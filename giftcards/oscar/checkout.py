@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,13 +15,12 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext
 from oscar.apps.checkout.exceptions import FailedPreCondition
 
-from giftcards.catalogue import check_offer, hold, release
+from giftcards.catalogue import Guest, check_offer, hold, holder_of, release
 from giftcards.conf import conf as core
 from giftcards.exceptions import GiftcardsError, NotForSale
 from giftcards.fulfilment import check_line
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.oscar.stock import follow_offers
-from giftcards.text.addresses import ip_address
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ def check_cards(basket: Any, *, email: str = "") -> None:
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
 
-def hold_cards(basket: Any, *, email: str = "", holder: str = "") -> None:
+def hold_cards(basket: Any, *, email: str = "", holder: str | Guest = "") -> None:
     """Check the cards in the basket as the provider sells them now; hold them for 20 minutes.
 
     Call this right before the payment, outside any transaction. At most one request is made for
@@ -180,17 +178,9 @@ class GiftCardsCheckout:
         super().restore_frozen_basket()  # type: ignore[misc]
         release_cards(self.request.basket)
 
-    def get_holder(self) -> str:
-        """The holder for :func:`hold_cards`; "" if the number of holds is not limited.
-
-        The holder is the user, or the IP address of a guest. A private address belongs to a proxy
-        and stands for all guests, so it has no limit.
-        """
-        if self.request.user.is_authenticated:
-            return f"user {self.request.user.pk}"
-        address = ip_address(self.request)
-        is_proxy = address is not None and ipaddress.ip_address(address).is_private
-        return "" if address is None or is_proxy else f"address {address}"
+    def get_holder(self) -> str | Guest:
+        """The holder for :func:`hold_cards`; "" if the number of holds is not limited."""
+        return holder_of(self.request)
 
     @property
     def _email(self) -> str:

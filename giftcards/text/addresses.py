@@ -1,4 +1,4 @@
-"""The IP address from which a request comes."""
+"""The IP address and the network from which a request comes."""
 
 from __future__ import annotations
 
@@ -16,3 +16,21 @@ def ip_address(request: HttpRequest) -> str | None:
     except ValueError:
         return None
     return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+# One subscriber has at least so many leading bits of an IPv6 address.
+_SUBSCRIBER = 64
+
+
+def network_of(request: HttpRequest) -> str:
+    """Return the network of the client: an IPv4 address, or the first 64 bits of an IPv6 address.
+
+    Many people may share an IPv4 address, and one person has all IPv6 addresses of such a network.
+    Clients whose address is unusable count as one network.
+    """
+    address = ip_address(request)
+    if address is None:
+        return "unknown"
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network(f"{address}/{_SUBSCRIBER}", strict=False))

@@ -12,11 +12,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, transaction
+from django.http import HttpRequest
+from django.test import RequestFactory
 from django.utils import timezone
 
-from giftcards.catalogue import check_offer, hold, keep_current, offers, release
+from giftcards.catalogue import check_offer, hold, holder_of, keep_current, offers, release
 from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Hold, Order, ProviderState, new_reference
@@ -42,6 +47,18 @@ def held(reference: str, quantity: int = 1, **values: Any) -> bool:
     except NotForSale:
         return False
     return True
+
+
+def visit(address: str, *, user: Any = None) -> HttpRequest:
+    """A request of a guest with a new session, or of ``user``."""
+    request = RequestFactory().get("/", REMOTE_ADDR=address)
+    request.user = user or AnonymousUser()
+    request.session = SessionStore()
+    return request
+
+
+def amina() -> Any:
+    return get_user_model().objects.create(username="amina")
 
 
 def available() -> list[int | None]:
@@ -156,6 +173,76 @@ class TestHolding:
         assert held("cart-9", 5, holder="user 1")
         # Nobody reads there who it is.
         assert not Hold.objects.filter(holder__contains="user").exists()
+
+    @pytest.mark.parametrize(
+        ("address", "others", "code"),
+        [
+            # One card for each guest.
+            ("41.100.0.1", ["41.100.0.1"] * 29, None),
+            ("41.100.0.1", ["41.100.0.1"] * 30, "network_busy"),
+            ("41.100.0.1", ["41.100.0.2"] * 30, None),
+            ("41.100.0.1", ["::ffff:41.100.0.1"] * 30, "network_busy"),
+            ("2a01:e35::1", [f"2a01:e35::{number:x}:2" for number in range(29)], None),
+            ("2a01:e35::1", [f"2a01:e35::{number:x}:2" for number in range(30)], "network_busy"),
+            ("2a01:e35::1", [f"2a01:e35:0:{number:x}::1" for number in range(1, 31)], None),
+            ("", ["unix:"] * 30, "network_busy"),
+        ],
+        ids=[
+            *("carrier with room", "carrier in full", "another address", "address in IPv6"),
+            *("subscriber with room", "subscriber in full", "other subscribers", "no address"),
+        ],
+    )
+    def test_the_guests_of_a_network_have_ten_times_as_many_cards_and_holds(
+        self, set_conf: Callable[..., None], address: str, others: list[str], code: str | None
+    ) -> None:
+        set_conf(CARDS_PER_HOLDER=9, HOLDS_PER_HOLDER=3)
+        make_offer(stock=100)
+        for number, other in enumerate(others):
+            assert held(f"cart-{number}", holder=holder_of(visit(other)))
+        with nullcontext() if code is None else pytest.raises(NotForSale) as refused:
+            hold(reference="cart", quantity=1, holder=holder_of(visit(address)), **CARD)
+        assert code == (refused and refused.value.code)
+        if refused:
+            assert refused.value.for_customer == (
+                "Too many cards are kept for visitors with the same internet connection as yours."
+                " Please try again in a few minutes."
+            )
+            text = "With these, the guests of one network would hold 31 cards in 31 holds."
+            assert str(refused.value).endswith(text)
+        # An account is not a guest, wherever it is used.
+        assert held("cart-of-account", 9, holder=holder_of(visit(address, user=amina())))
+        # Nobody reads there from where they came.
+        assert not Hold.objects.filter(network__contains=".").exists()
+
+    def test_guests_of_a_network_have_ten_times_the_cards(
+        self, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(CARDS_PER_HOLDER=5)
+        make_offer(stock=100)
+        codes = []
+        for number in range(11):
+            try:
+                guest = holder_of(visit("41.100.0.1"))
+                hold(reference=f"cart-{number}", quantity=5, holder=guest, **CARD)
+            except NotForSale as error:
+                codes.append((number, error.code))
+        assert codes == [(10, "network_busy")]
+        # The same cart is held anew, or changed.
+        assert held("cart-0", 5, holder=holder_of(visit("41.100.0.1")))
+
+    def test_one_guest_has_as_many_cards_as_an_account_and_is_known_by_the_session(
+        self, offer: None, set_conf: Callable[..., None]
+    ) -> None:
+        set_conf(CARDS_PER_HOLDER=3)
+        request = visit("41.100.0.1")
+        assert held("cart-1", 2, holder=holder_of(request))
+        # With the same browser at home.
+        again = visit("41.200.0.9")
+        again.session = request.session
+        with pytest.raises(NotForSale) as refused:
+            hold(reference="cart-2", quantity=2, holder=holder_of(again), **CARD)
+        assert refused.value.code == "held_too_many"
+        assert held("cart-2", 2, holder=holder_of(visit("41.100.0.1")))
 
     def test_a_larger_hold_that_is_refused_leaves_the_smaller_one(self, offer: None) -> None:
         hold(reference="cart-1", quantity=8, **CARD)

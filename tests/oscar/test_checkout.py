@@ -178,27 +178,29 @@ def test_cards_are_held_while_the_customer_pays_on_another_site(
 
 
 @pytest.mark.parametrize(
-    ("address", "is_guest", "most"),
-    [("41.100.0.1", True, 1), ("41.100.0.1", False, 3), ("127.0.0.1", True, 3)],
+    ("quantity", "is_guest", "most"),
+    [(2, True, 5), (1, True, 6), (2, False, 6), (3, True, 0)],
+    ids=["guests of a network in full", "guests with room", "accounts", "one guest"],
 )
-def test_guests_who_do_not_pay_hold_so_many_cards_for_each_address(
+def test_guests_who_do_not_pay_hold_so_many_cards_each_and_for_each_network(
     shop: Simulator,
     monkeypatch: pytest.MonkeyPatch,
     settings: Any,
-    address: str,
+    quantity: int,
     is_guest: bool,
     most: int,
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 3}
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 2}
+    monkeypatch.setattr("giftcards.catalogue.holds._GUESTS", 5)
 
     def redirect(*_: Any, **__: Any) -> None:
         raise RedirectRequired("/basket/")
 
     monkeypatch.setattr(payment_view(), "handle_payment", redirect)
-    for _guest in range(3):
+    for _guest in range(6):
         customer = Customer(is_guest=is_guest)
-        customer.browser.defaults["REMOTE_ADDR"] = address
-        customer.buy(card(), 2)
+        customer.browser.defaults["REMOTE_ADDR"] = "41.100.0.1"
+        customer.buy(card(), quantity)
     assert Hold.objects.count() == most
 
 
