@@ -75,6 +75,7 @@ def place_order(
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
+    The order's ``sale_amount`` is set in both cases.
 
     ``max_price`` is the most that one card may cost the shop. If a card costs more, the order waits
     until staff decide. By default, ``max_price`` is what the customer pays for one card. If

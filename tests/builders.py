@@ -58,8 +58,16 @@ def build_guide_order(
         values = {"settled_at": now, "due_at": None, **values}
     delivered = {Status.FULFILLED: values["quantity"], Status.PARTIALLY_FILLED: 3}.get(status, 0)
     values.setdefault("fulfilled_quantity", delivered)
-    order = Order(status=status, **values, **Order().problem_columns(new=problems))
+    order = Order(status=status, **_sold(values), **Order().problem_columns(new=problems))
     return with_final_figures(order) if status in FINAL else order
+
+
+def _sold(values: dict[str, Any]) -> dict[str, Any]:
+    """These values of an order, with the sale amount that ``place_order`` gives it."""
+    price, amount = values.get("sale_price"), values.get("sale_amount")
+    if amount is None and price is not None:
+        amount = price * values["quantity"]
+    return values if amount is None else {**values, "sale_amount": Decimal(amount)}
 
 
 def with_final_figures(order: Order) -> Order:
@@ -91,8 +99,9 @@ def make_order(
             "provider_order_id": f"A{Order.objects.count()}",
             "accepted_at": timezone.now() - timedelta(seconds=1),
         } | values
+    values = _sold({**LINE, **values})
     return Order.objects.create(
-        **{"status": status, **LINE, **values, **Order().problem_columns(new=problems)}
+        **{"status": status, **values, **Order().problem_columns(new=problems)}
     )
 
 

@@ -191,6 +191,7 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["recipient_email"] = f"CASE WHEN i %% 50 = 3 THEN {recipient} ELSE '' END"
     values["product_id"] = "CASE WHEN i %% 7 < 3 THEN 'product-001' ELSE 'product-002' END"
     values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
+    values["sale_amount"] = "CASE WHEN i %% 4 = 0 THEN 550 * p.quantity END"
     owed = "550 * (p.quantity - p.fulfilled_quantity)"
     # Of every fourth order it is known what the customer paid; half of these were paid back.
     values["open_amount"] = f"CASE WHEN i %% 8 = 0 THEN 0 WHEN i %% 4 = 0 THEN {owed} END"

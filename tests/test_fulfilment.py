@@ -53,7 +53,6 @@ DIFFERENCES: list[dict[str, Any]] = [
     {"type_id": "type_003"},
     {"quantity": 3, "sale_price": None},
     {"sale_price": None},
-    {"sale_amount": None},
     {"sale_price": Decimal("549.91"), "sale_amount": None},
     {"max_price": Decimal("500.01")},
     {"max_price": None},
@@ -121,6 +120,18 @@ class TestPlaceOrder:
         names += ("recipient_email", "recipient_name", "recipient_language", "gift_message")
         assert [getattr(stored, name) for name in names] == [""] * 8
         assert (stored.deliver_at, stored.is_gift) == (None, False)
+
+    @pytest.mark.parametrize("price", [Decimal("549.90"), 550, 0])
+    def test_an_order_with_a_price_for_one_card_has_an_amount(self, price: Decimal | int) -> None:
+        order = place_order(**LINE, reference="cart-1", sale_price=price)
+        assert order.sale_amount == Order.objects.get().sale_amount == 2 * price
+        assert place_order(**LINE, reference="cart-1", sale_price=price) == order
+        assert (
+            place_order(**LINE, reference="cart-1", sale_amount=2 * price, sale_price=price)
+            == order
+        )
+        with pytest.raises(ReferenceConflict):
+            place_order(**LINE, reference="cart-1", sale_amount=2 * price)
 
     def test_repeating_an_order_returns_the_same_order(self) -> None:
         first = place_order(**EVERYTHING)

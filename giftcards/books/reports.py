@@ -370,8 +370,7 @@ def _sums() -> dict[str, Any]:
         output_field=BigIntegerField(),
     )
     missing = F("quantity") - F("fulfilled_quantity")
-    paid = Coalesce(Centimes("sale_amount"), Centimes("sale_price") * F("quantity"))
-    paid_once = paid - Coalesce(Centimes("reordered_amount"), 0)
+    paid_once = Centimes("sale_amount") - Coalesce(Centimes("reordered_amount"), 0)
     paid_back, planned = Centimes("paid_back_amount"), Centimes("planned_amount")
     owed = paid_back + planned + Centimes("open_amount")
     is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)

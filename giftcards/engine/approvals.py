@@ -1,9 +1,9 @@
 """Holding orders back, and releasing them.
 
-An order is held if a card costs more than the ceiling, or if ``REVIEW_ORDER`` wants a person to
-look at it. An order that ``REORDER_MISSING`` has made is held until its ``send_after``, and times
-out at its ``send_before``. Other held orders wait without limit. A held order is PENDING and never
-due.
+An order is held if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to look
+at it, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
+``REORDER_MISSING`` has made is held until its ``send_after``, and times out at its ``send_before``.
+Other held orders wait without limit. A held order is PENDING and never due.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.module_loading import import_string
 from django.utils.text import Truncator
+from django.utils.translation import gettext
 
 from giftcards.conf import conf
 from giftcards.engine.database import isolate_failures
@@ -69,7 +70,7 @@ def objection(order: Order) -> str:
         return ""
     line = as_plain_line(str(answer)) if isinstance(answer, str | Promise) else ""
     if not line:
-        raise ReviewFailed(f"REVIEW_ORDER returned no reason, but {type(answer).__name__}")
+        raise ReviewFailed(f"{type(answer).__name__} instead of a reason")
     return Truncator(line).chars(_LONGEST_OBJECTION)
 
 
@@ -85,6 +86,21 @@ def hold_for_review(order: Order, *, objection: str) -> None:
     if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
         # The objection is not logged: it may be about the customer.
         logger.warning("Order %s is held for review.", order.reference)
+
+
+def hold_unreviewed(order: Order) -> bool:
+    """Hold a PENDING order that ``REVIEW_ORDER`` keeps failing for; False if the rule works.
+
+    Then the order is not rejected because of its age: the customer may have paid, and the cause is
+    a mistake of the shop.
+    """
+    failed = next((each for each in _problems(order) if each.code == "review_failed"), None)
+    if failed is None:
+        return False
+    # The text is kept, so it is in the site's language, like the texts of the rule itself.
+    text = gettext("The rule REVIEW_ORDER keeps failing: %(detail)s") % failed.parameters
+    hold_for_review(order, objection=text)
+    return True
 
 
 def hold_until(order: Order, moment: datetime) -> None:
@@ -112,8 +128,12 @@ def held_objection(order: Order) -> str | None:
 
 
 def _held_for(order: Order, code: str) -> Problem | None:
-    problems = map(Problem.of, order.problems if order.is_held else ())
+    problems = _problems(order) if order.is_held else ()
     return next((problem for problem in problems if problem.code == code), None)
+
+
+def _problems(order: Order) -> Iterator[Problem]:
+    return map(Problem.of, order.problems)
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:

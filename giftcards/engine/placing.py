@@ -19,6 +19,7 @@ from giftcards.engine.approvals import (
     ReviewFailed,
     hold_for_price,
     hold_for_review,
+    hold_unreviewed,
     hold_until,
     objection,
 )
@@ -205,7 +206,8 @@ def _is_wanted(order: Order) -> bool:
 def _passes_review(order: Order) -> bool:
     """True if ``REVIEW_ORDER`` lets the order be sent; otherwise the order is held or postponed.
 
-    If the rule keeps failing, the order gets a problem.
+    If the rule keeps failing, or fails at the last try before ``SEND_TIMEOUT``, the order gets a
+    problem.
     """
     failure, reason = "interrupted", ""
     try:
@@ -217,9 +219,12 @@ def _passes_review(order: Order) -> bool:
         # The order is postponed even if the task has timed out. Otherwise, it would be reviewed
         # again at once, and hold up other orders.
         if failure:
-            is_patient = order.failures < _PATIENT_FAILURES
+            pause = _retry_pause(order)
+            timeout_at = order.queued_at + timedelta(seconds=conf.send_timeout)
+            is_last = timezone.now() + pause >= timeout_at
+            is_patient = order.failures < _PATIENT_FAILURES and not is_last
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
-            _postpone(order, problem, because=f"REVIEW_ORDER: {failure}.")
+            _postpone(order, problem, because=f"REVIEW_ORDER: {failure}.", pause=pause)
     if reason:
         hold_for_review(order, objection=reason)
     return not (failure or reason)
@@ -237,8 +242,10 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
     _postpone(order, problem, because=error)
 
 
-def _postpone(order: Order, problem: Problem | None, *, because: object) -> None:
-    due_at = timezone.now() + _retry_pause(order)
+def _postpone(
+    order: Order, problem: Problem | None, *, because: object, pause: timedelta | None = None
+) -> None:
+    due_at = timezone.now() + (pause or _retry_pause(order))
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
         logger.info("Order %s is not sent yet. %s", order.reference, because)
 
@@ -499,7 +506,12 @@ def send_due(
 
 
 def give_up(order: Order) -> None:
-    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left."""
+    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left.
+
+    If the order waits because ``REVIEW_ORDER`` fails, it is held instead, so that a person decides.
+    """
+    if hold_unreviewed(order):
+        return
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
     # The move fails if somebody has held the order, or restarted its wait, since it was read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}

@@ -18,7 +18,7 @@ from giftcards.models.fields import MONEY, ExactCharField, assign, plain_line
 from giftcards.models.orders import Order
 from giftcards.models.searching import LAST_CHARACTER
 from giftcards.models.staff_records import Note
-from giftcards.rules.money import customer_breakdown, paid_amount
+from giftcards.rules.money import customer_breakdown
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that its refunds determine.
@@ -157,7 +157,7 @@ def sale_obstacle(order: Order) -> str:
     """Return why a sale amount cannot be recorded now, in the active language; "" if it can."""
     if not order.is_final:
         return gettext("The order is open.")
-    if paid_amount(order) is not None:
+    if order.sale_amount is not None:
         return gettext("It is known already what the customer paid for this order.")
     if order.reordered_amount is not None:
         return gettext(
@@ -175,7 +175,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     paid = order.check_amount("sale_amount", amount)
     with transaction.atomic():
         locked = _lock(order.pk)
-        is_new = paid_amount(locked) != paid
+        is_new = locked.sale_amount != paid
         if is_new and (obstacle := sale_obstacle(locked)):
             raise SaleError(obstacle)
         if is_new:

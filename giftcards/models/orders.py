@@ -888,11 +888,20 @@ class Order(models.Model):
         return any(correctable(change) == wanted for change in self.customer_changes.all())
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` if no order can have the values of this one."""
+        """Raise ``ValidationError`` if no order can have the values of this one.
+
+        Also sets ``sale_amount`` if only ``sale_price`` was given.
+        """
         self.check_columns()
-        if self.sale_price is None or self.sale_amount is None:
+        if self.sale_price is None:
             return
-        if self.sale_amount != self.sale_price * self.quantity:
+        total = self.sale_price * self.quantity
+        if self.sale_amount is None:
+            try:
+                self.sale_amount = self.check_amount("sale_amount", total)
+            except ValidationError as error:
+                raise ValidationError({"sale_price": error}) from None
+        if self.sale_amount != total:
             text = gettext(
                 "This must be the sale price times the quantity. Give one of the two alone where"
                 " they differ."

@@ -146,7 +146,6 @@ class Sold(Protocol):
     status: str
     quantity: int
     fulfilled_quantity: int
-    sale_price: Decimal | None
     sale_amount: Decimal | None
     paid_back_amount: Decimal
     planned_amount: Decimal
@@ -163,11 +162,12 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     orders subtract :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and
     ``owed_amount``.
     """
-    paid = paid_amount(order)
-    if paid is None or order.status not in FINAL:
+    if order.sale_amount is None or order.status not in FINAL:
         return None
     split = payment_breakdown(
-        paid=paid, quantity=order.quantity, fulfilled_quantity=order.fulfilled_quantity
+        paid=order.sale_amount,
+        quantity=order.quantity,
+        fulfilled_quantity=order.fulfilled_quantity,
     )
     refunded, planned = order.paid_back_amount, order.planned_amount
     is_open = order.reordered_amount is None
@@ -180,20 +180,14 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 
     It is rounded like ``owed_amount``.
     """
-    paid = paid_amount(order)
-    if paid is None:
+    if order.sale_amount is None:
         return None
-    delivered = order.quantity - quantity
-    split = payment_breakdown(paid=paid, quantity=order.quantity, fulfilled_quantity=delivered)
+    split = payment_breakdown(
+        paid=order.sale_amount,
+        quantity=order.quantity,
+        fulfilled_quantity=order.quantity - quantity,
+    )
     return split.owed_amount
-
-
-def paid_amount(order: Sold) -> Decimal | None:
-    """The customer's payment for all the cards; ``None`` if it is unknown."""
-    # The amount of a new order may be an ``int``, as the shop gave it.
-    if order.sale_amount is not None:
-        return Decimal(order.sale_amount)
-    return None if order.sale_price is None else Decimal(order.sale_price) * order.quantity
 
 
 def payment_breakdown(

@@ -182,8 +182,8 @@ WORDINGS: Mapping[str, Wording] = {
             " because the shop's own rule fails."
         ),
         _(
-            "Tell your developer. The rule is asked again automatically; after too long a wait the"
-            " order is given up, and nothing is bought."
+            "Tell your developer. The rule is asked again automatically; after too long a wait, the"
+            " order is held until you approve or reject it."
         ),
         _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
     ),

@@ -100,7 +100,7 @@ def test_who_lacks_a_permission_for_an_action_is_offered_and_allowed_none(
 ) -> None:
     lost = name in {"order_resolve", "order_adopt"}
     order = make_guide_order(Status.UNCONFIRMED if lost else Status.PARTIALLY_FILLED)
-    Order.objects.update(**({} if lost else {"sale_price": 550, "open_amount": 1100}))
+    Order.objects.update(**({} if lost else {"sale_amount": 2750, "open_amount": 1100}))
     store_cards([Arrival(order, () if lost else CARDS[:3])])
     address = order_page(order, name.removeprefix("order_"))
     before = Order.objects.values().get()

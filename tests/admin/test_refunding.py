@@ -188,7 +188,7 @@ class TestAsking:
         paid, ordered_again, without = sold(), sold(reference="b"), sold(reference="c")
         record_refund(paid, amount=1100, reference="R1")
         reorder_missing(ordered_again, by="karim")
-        Order.objects.filter(pk=without.pk).update(sale_price=None, open_amount=None)
+        Order.objects.filter(pk=without.pk).update(sale_amount=None, open_amount=None)
         for order, why in (
             (make_guide_order(Status.HANDLING, sale_price=550), "The order is open"),
             (make_guide_order(Status.FULFILLED, sale_price=550), NOTHING_LEFT),

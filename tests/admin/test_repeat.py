@@ -86,7 +86,7 @@ def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
         "Highest price: 500 DA",
     ):
         assert fact in shown
-    Order.objects.update(sale_price=None, max_price=None, price_per_card=None)
+    Order.objects.update(sale_price=None, sale_amount=None, max_price=None, price_per_card=None)
     shown = text(read(staff.get(page(order))))
     assert "the cards are bought whatever they cost by then." in shown
     assert "do not pay that back" not in shown

@@ -42,7 +42,7 @@ def about(reference: str, name: str = "change") -> Visit:
 
 def unsold(browser: Browser) -> None:
     """The page on which staff say what the customer of a final order paid."""
-    Order.objects.filter(reference="web-1039").update(sale_price=None, open_amount=None)
+    Order.objects.filter(reference="web-1039").update(sale_amount=None, open_amount=None)
     about("web-1039", "sale")(browser)
 
 

@@ -149,6 +149,10 @@ class TestRecording:
                 {"sale_price": 10**13},
                 "Ensure that there are no more than 12 digits before the decimal point.",
             ),
+            (
+                {"sale_price": Decimal("999999999999.99")},
+                "Ensure that there are no more than 14 digits in total.",
+            ),
             ({"sale_price": Decimal("NaN")}, "“NaN” value must be a decimal number."),
             ({"sale_price": Decimal("Infinity")}, "“Infinity” value must be a decimal number."),
             ({"customer_email": "nobody"}, "Enter a valid email address."),

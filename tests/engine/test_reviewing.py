@@ -150,7 +150,7 @@ class TestAsking:
 
 
 class TestFailing:
-    """A rule that fails lets nothing through: the order is tried again, and then given up."""
+    """A rule that fails lets nothing through: the order is tried again, and then held."""
 
     @pytest.fixture(
         params=["raises", "", " \n", 5, True, b"no", ["no"], "not there", "no function", "async"]
@@ -171,9 +171,9 @@ class TestFailing:
                 return "TypeError"
             case "async":
                 set_conf(REVIEW_ORDER=f"{HERE}.slowly")
-                return "REVIEW_ORDER returned no reason, but coroutine"
+                return "coroutine instead of a reason"
         shop.says = request.param
-        return f"REVIEW_ORDER returned no reason, but {type(request.param).__name__}"
+        return f"{type(request.param).__name__} instead of a reason"
 
     @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
     def test_an_order_is_postponed_and_after_a_minute_somebody_is_told(
@@ -239,8 +239,31 @@ class TestFailing:
         run_sweep()
         assert shop.asked == [order.reference, later.reference]
 
+    @pytest.mark.parametrize("failures", [1, 4, 5])
+    def test_an_order_whose_rule_fails_until_send_timeout_is_held_for_a_person(
+        self, failures: int, simulator: Simulator, shop: Rule, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.says = ValueError(f"no such customer: {CODE}")
+        order = place_order(**LINE)
+        Order.objects.update(queued_at=ago(3599), failures=failures - 1)
+        run_sweep()
+        assert [problem.code for problem in problems(order)] == ["review_failed"]
+        Order.objects.update(due_at=ago(1), queued_at=ago(3601))
+        run_sweep()
+        objection = "The rule REVIEW_ORDER keeps failing: ValueError"
+        assert problems(order) == [Problem("review_wanted", {"objection": objection})]
+        assert (fresh(order).is_held, order.review) == (True, Review.WANTED)
+        assert posts(simulator) == 0
+        assert CODE not in caplog.text
+        shop.says = None
+        assert approve_review(order, by="amina")
+        run_sweep()
+        assert (fresh(order).status, shop.asked) == ("FULFILLED", [order.reference])
+
     @pytest.mark.usefixtures("simulator")
-    def test_an_order_is_given_up_if_the_rule_fails_for_too_long(self, shop: Rule) -> None:
+    def test_an_order_whose_rule_failed_once_before_the_worker_was_away_is_given_up(
+        self, shop: Rule
+    ) -> None:
         shop.says = ValueError()
         order = place_order(**LINE)
         run_sweep()

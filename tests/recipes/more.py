@@ -27,7 +27,7 @@ from shop.coupons import apply_coupon, shares
 from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
 
-from giftcards.fulfilment import reorder_missing
+from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import Card, Hold, Order
 from giftcards.simulator import Simulator
 
@@ -257,16 +257,22 @@ class Coupons(ShopTestCase):
 class Rules(ShopTestCase):
     def buy(self, *quantities: int) -> list[str]:
         """Buy so many cards in each of several orders; return the reasons why any are held."""
-        configured = {**settings.GIFTCARDS, "REVIEW_ORDER": "shop.rules.review"}
         carts = [self.make_cart(quantity=quantity) for quantity in quantities]
         for cart in carts:
             checkout.mark_as_paid(cart)
+        return list(self.review().values())
+
+    def review(self) -> dict[str, str]:
+        """Do what the worker does; return the held orders, and why each of them is held."""
+        configured = {**settings.GIFTCARDS, "REVIEW_ORDER": "shop.rules.review"}
         with self.settings(GIFTCARDS=configured):
             self.work()
         held = Order.objects.filter(status="PENDING", due_at=None).order_by("pk")
-        return [
-            problem.parameters["objection"] for order in held for problem in order.open_problems
-        ]
+        return {
+            order.reference: problem.parameters["objection"]
+            for order in held
+            for problem in order.open_problems
+        }
 
     def test_a_first_order_above_the_sum_is_held_until_another_one_was_delivered(self) -> None:
         reason = "A first order above 10000 DA"
@@ -284,6 +290,18 @@ class Rules(ShopTestCase):
         assert self.buy(1) == [reason, reason]
         Order.objects.filter(status="FULFILLED").update(created_at=timezone.now() - DAY)
         assert self.buy(1) == [reason, reason]
+
+    def test_an_order_that_was_placed_with_a_price_for_one_card_is_reviewed_like_others(
+        self,
+    ) -> None:
+        cart = self.make_cart(quantity=1)
+        line = {**checkout.order_values(cart.lines.get()), "sale_amount": None}
+        for name, price in {"cheap": 550, "dear": 10_001, "unknown": None}.items():
+            place_order(**{**line, "reference": name, "sale_price": price})
+        assert self.review() == {
+            "dear": "A first order above 10000 DA",
+            "unknown": "What the customer pays is not known",
+        }
 
     def test_orders_of_others_do_not_count(self) -> None:
         self.buy(1)

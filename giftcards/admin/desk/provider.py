@@ -112,13 +112,12 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
     # SQLite would add amounts as binary fractions, so Python adds them.
-    lines = waiting.values_list("quantity", "sale_price", "sale_amount")
-    found = list(lines.annotate(Count("pk"), Min("queued_at")))
+    amounts = waiting.values_list("sale_amount")
+    found = list(amounts.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
-    for quantity, price, amount, count, _first in found:
+    for amount, count, _first in found:
         number += count
-        each = price * quantity if amount is None and price is not None else amount
-        paid += (each or 0) * count
+        paid += (amount or 0) * count
     if number:
         yield _waiting_in_words(number, paid)
         first = min(first for *_line, first in found) + span

@@ -158,7 +158,6 @@ _FIGURES = (
     "status",
     "quantity",
     "fulfilled_quantity",
-    "sale_price",
     "sale_amount",
     "price_per_card",
     "fulfilled_amount",

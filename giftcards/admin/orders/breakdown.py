@@ -13,7 +13,6 @@ from giftcards.models import Order
 from giftcards.rules.money import (
     CustomerBreakdown,
     customer_breakdown,
-    paid_amount,
     refund_breakdown,
 )
 from giftcards.text.display import calculation, filled, money
@@ -112,7 +111,7 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
     """Return the margin if each card costs ``price``; ``None`` without a sale amount."""
-    paid = paid_amount(order)
+    paid = order.sale_amount
     return None if paid is None else paid - price * order.quantity
 
 

@@ -21,7 +21,6 @@ from giftcards.rules.money import (
     CustomerBreakdown,
     RefundBreakdown,
     customer_breakdown,
-    paid_amount,
     refund_breakdown,
 )
 from giftcards.rules.problems import Problem
@@ -194,9 +193,8 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
 
 def _paid(order: Order) -> Iterator[str]:
     """Yield a sentence on the payment for an open order; the page of a final one has a table."""
-    paid = paid_amount(order)
-    if paid is not None and not order.is_final:
-        amount = worked_out(order.quantity, order.sale_price, paid)
+    if order.sale_amount is not None and not order.is_final:
+        amount = worked_out(order.quantity, order.sale_price, order.sale_amount)
         yield filled(gettext("The customer paid %(amount)s."), amount=amount)
 
 

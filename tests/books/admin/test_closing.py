@@ -125,7 +125,7 @@ def plant() -> dict[str, Order]:
         if order.reference != "uncredited":
             book("REFUND-ORDER", 980, order=order)
     paid = {"amount": 1100, "by": "samir"}
-    Order.objects.filter(reference="unsold").update(sale_price=None, open_amount=None)
+    Order.objects.filter(reference="unsold").update(sale_amount=None, open_amount=None)
     Order.objects.filter(reference="uncredited").update(is_credited=False)
     for name in ("uncredited", "planned"):
         record_refund(planted[name], reference="R", is_paid=name == "uncredited", **paid)
