@@ -44,7 +44,7 @@ _DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
 # The largest cost that gets a price (dinars): the limit keeps the database's numbers small.
 _DEAREST = 10**8
-# The highest price that the shop's price function may return (dinars).
+# A price of the shop's function that is farther from 0 is a mistake (dinars).
 _HIGHEST = 10**11
 # The shop's price function is called again after this time, because its result may depend on more
 # than the cost.
@@ -156,7 +156,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal):
         return f"returned no price, but {type(answer).__name__}"
     price = Decimal(answer)
-    is_price = price.is_finite() and price <= _HIGHEST
+    is_price = price.is_finite() and price.copy_abs() <= _HIGHEST
     return "" if is_price else f"returned no price, but {price:.0E}"
 
 

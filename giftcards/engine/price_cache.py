@@ -221,12 +221,8 @@ def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
         {
             "type_id": kind.type_id,
             "name": kind.name,
-            "price": _unless_negative(kind.price),
-            "stock": _unless_negative(kind.stock),
+            "price": None if kind.price is not None and kind.price < 0 else kind.price,
+            "stock": kind.stock,
         }
         for kind in kinds.values()
     ]
-
-
-def _unless_negative(number: Any) -> Any:
-    return None if number is not None and number < 0 else number

@@ -525,7 +525,7 @@ def _read_type(fields: _Fields) -> ProductType:
         type_id=_id(fields),
         name=fields.label("name") or fields.label("title"),
         price=fields.money("price"),
-        stock=fields.whole("quantity"),
+        stock=fields.stock("quantity"),
     )
 
 
@@ -572,6 +572,11 @@ class _Fields:
             self._doubt(name, "not_whole", value)
             return None
         return int(value)
+
+    def stock(self, name: str) -> int | None:
+        """Return a number of cards; a number below zero means that none is left."""
+        value = self._number(name)
+        return 0 if value is not None and value < 0 else self.whole(name)
 
     def money(self, name: str) -> Decimal | None:
         value = self._number(name)

@@ -388,6 +388,7 @@ class TestCheck:
         ("denomination", "code"),
         [
             (Denomination("PSN 500 DA", Decimal(490), 1), "out_of_stock"),
+            (Denomination("PSN 500 DA", Decimal(490), -1), "out_of_stock"),
             (Denomination("PSN 500 DA", Decimal(551), 10), "below_cost"),
             (Denomination("PSN 500 DA", Decimal(0), 10), "delisted"),
             (None, "delisted"),

@@ -148,6 +148,8 @@ FAILURES: dict[str, tuple[Any, str]] = {
     "signalling NaN": (Decimal("sNaN"), "returned no price, but sNaN"),
     "infinity": (Decimal("Infinity"), "returned no price, but Infinity"),
     "too much": (10**12, "returned no price, but 1E+12"),
+    "too little": (Decimal("-1E+31"), "returned no price, but -1E+31"),
+    "a huge whole number below zero": (-(10**5_000), "returned no price, but -1E+5000"),
     "None": (None, ""),
     "below the cost": (-1, ""),
 }

@@ -16,7 +16,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards import catalogue
-from giftcards.catalogue import CatalogueReading, read_catalogue
+from giftcards.catalogue import CatalogueReading, offers, read_catalogue
 from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import check_line, place_order
 from giftcards.models import Order, Product, ProductType, ProviderState, RequestSlot
@@ -263,12 +263,17 @@ class TestTolerance:
         assert (product.name, product.region) == ("One", "DZ")
         assert types("p1") == {"t1": ("Five", None, None)}
 
-    def test_prices_and_stock_that_make_no_sense_are_unknown(self, wire: Wire) -> None:
+    def test_prices_and_stock_that_make_no_sense_are_unknown_and_a_stock_below_zero_is_none_left(
+        self, wire: Wire
+    ) -> None:
         wire.get(CATALOG, json=listing({"id": "p1"}))
         kinds = [
             {"id": "float", "price": 1250.1, "quantity": "3"},
             {"id": "text", "price": "1250.10", "quantity": 3.0},
             {"id": "negative", "price": -5, "quantity": -1},
+            {"id": "below", "price": 5, "quantity": -3},
+            {"id": "just-below", "price": 5, "quantity": "-0.5"},
+            {"id": "far-below", "price": 5, "quantity": -(10**30)},
             {"id": "words", "price": "dear", "quantity": "many"},
             {"id": "huge", "price": 10**30, "quantity": 10**30},
             {"id": "none", "price": 0, "quantity": 1},
@@ -284,14 +289,18 @@ class TestTolerance:
         assert found == {
             "float": (Decimal("1250.10"), 3),
             "text": (Decimal("1250.10"), 3),
-            "negative": (None, None),
+            "negative": (None, 0),
+            "below": (Decimal(5), 0),
+            "just-below": (Decimal(5), 0),
+            "far-below": (Decimal(5), 0),
             "words": (None, None),
             "huge": (None, None),
             "none": (Decimal(0), 1),
             "twice": (Decimal(6), None),
         }
         for_sale = ProductType.objects.for_sale().values_list("type_id", flat=True)
-        assert set(for_sale) == {"float", "text", "twice"}
+        assert set(for_sale) == {"float", "text", "twice", "below", "just-below", "far-below"}
+        assert {offer.type_id for offer in offers()} == {"float", "text", "twice"}
 
     def test_a_product_that_cannot_be_read_is_skipped_and_read_by_the_next_run(
         self, wire: Wire
