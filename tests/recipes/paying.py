@@ -40,6 +40,7 @@ class PayingTestCase(PaymentTestCase):
     def setUp(self) -> None:
         super().setUp()
         mock = self.enterContext(responses.RequestsMock(assert_all_requests_are_fired=False))
+        self.calls = mock.calls
         mock.add_passthru(self.provider.url)
         secret = settings.CHARGILY_SECRET
         self.chargily = Chargily(mock, url=settings.CHARGILY_URL, secret=secret)
@@ -54,6 +55,23 @@ class PayingTestCase(PaymentTestCase):
         payment = Payment.objects.latest("pk")
         self.assertRedirects(answer, payment.url, fetch_redirect_response=False)
         return payment
+
+    def questions(self) -> list[str]:
+        """The ids of the checkouts about which Chargily was asked."""
+        asked = [call.request for call in self.calls if call.request.method == "GET"]
+        return [
+            str(request.url).rpartition("/")[2]
+            for request in asked
+            if str(request.url).startswith(settings.CHARGILY_URL)
+        ]
+
+    def pass_time(self, **span: float) -> None:
+        """Time has passed since all that has happened."""
+        for payment in Payment.objects.all():
+            for name in ("created_at", "answered_at", "due_at"):
+                if (moment := getattr(payment, name)) is not None:
+                    setattr(payment, name, moment - timedelta(**span))
+            payment.save()
 
     def tell(self, payment: Payment, status: str, **changes: Any) -> int:
         """Send the shop an event, as Chargily does; the status of the answer."""
@@ -232,6 +250,20 @@ class Events(PayingTestCase):
             assert self.tell(payment, "paid") == 200
         assert self.outcome(payment)[:2] == ("unclear", 0)
 
+    def test_other_cards_are_not_had_for_the_same_amount(self) -> None:
+        for change in (
+            {"product": Product.objects.create(name="Other", price=1, provider_type="type_002")},
+            {"quantity": 1},
+        ):
+            with self.subTest(change):
+                payment = self.begun()
+                payment.cart.lines.update(**change)
+                with self.assertLogs("shop", "ERROR"):
+                    assert self.tell(payment, "paid") == 200
+                assert self.outcome(payment)[:2] == ("unclear", 0)
+                page = self.begin(payment.cart)
+                self.assertContains(page, "We are looking at your payment")
+
     def test_a_second_payment_for_the_same_cart_buys_nothing(self) -> None:
         first = self.begun()
         self.tell(first, "failed")
@@ -261,10 +293,10 @@ class Events(PayingTestCase):
 
     def test_an_event_whose_order_cannot_be_placed_is_refused_and_works_when_it_can(self) -> None:
         payment = self.begun()
-        payment.cart.lines.update(quantity=0)
+        Cart.objects.filter(pk=payment.cart_id).update(email="nobody")
         assert self.tell(payment, "paid") == 500
         assert self.outcome(payment) == ("open", 0, 2)
-        payment.cart.lines.update(quantity=2)
+        Cart.objects.filter(pk=payment.cart_id).update(email="customer@example.com")
         assert self.tell(payment, "paid") == 200
         assert self.outcome(payment) == ("paid", 1, 0)
 
@@ -295,7 +327,7 @@ class Events(PayingTestCase):
 class CatchingUp(PayingTestCase):
     def catch_up(self) -> None:
         """Ask about payments of which nothing was heard, some minutes later."""
-        Payment.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+        self.pass_time(minutes=6)
         payments.catch_up()
 
     def test_events_that_were_lost_are_asked_for(self) -> None:
@@ -322,12 +354,100 @@ class CatchingUp(PayingTestCase):
         [line] = logs.output
         assert line.endswith("no answer: ConnectTimeout")
 
-    def test_nothing_is_asked_about_what_is_paid_too_new_or_too_old(self) -> None:
-        paid, _new, old = self.begun(), self.begun(), self.begun()
+    def test_an_answer_that_lacks_what_is_needed_holds_up_no_other(self) -> None:
+        for name in ("status", "id"):
+            with self.subTest(name):
+                odd, paid = self.begun(), self.begun()
+                del self.chargily.checkouts[odd.checkout_id][name]
+                self.chargily.checkouts[paid.checkout_id]["status"] = "paid"
+                with self.assertLogs("shop") as logs:
+                    self.catch_up()
+                assert self.outcome(paid) == ("paid", 1, 0)
+                assert self.outcome(odd) == ("open", 0, 2)
+                [line] = logs.output
+                assert line.endswith("no answer: Unusable")
+                Payment.objects.all().delete()
+
+    def test_an_order_that_cannot_be_placed_holds_up_no_other(self) -> None:
+        odd, paid = self.begun(), self.begun()
+        Cart.objects.filter(pk=odd.cart_id).update(email="nobody")
+        for payment in (odd, paid):
+            self.chargily.checkouts[payment.checkout_id]["status"] = "paid"
+        with self.assertLogs("shop", "ERROR"):
+            self.catch_up()
+        assert self.outcome(odd) == ("open", 0, 2)
+        assert self.outcome(paid) == ("paid", 1, 0)
+
+    def test_nothing_is_asked_about_what_is_paid_or_new(self) -> None:
+        paid, _new = self.begun(), self.begun()
         self.tell(paid, "paid")
-        for payment, minutes in ((paid, 6), (old, 24 * 60 + 1)):
-            begun_at = timezone.now() - timedelta(minutes=minutes)
-            Payment.objects.filter(pk=payment.pk).update(created_at=begun_at)
-        self.chargily.is_silent_about.update(self.chargily.checkouts)
-        with self.assertNoLogs("shop"):
+        Payment.objects.filter(pk=paid.pk).update(due_at=timezone.now())
+        payments.catch_up()
+        assert self.questions() == []
+
+    def test_an_abandoned_payment_is_asked_about_more_and_more_rarely_for_a_day(self) -> None:
+        payment = self.begun()
+        for _minutes in range(0, 36 * 60, 5):
+            self.catch_up()
+        assert 5 < len(self.questions()) < 20
+        assert self.outcome(payment) == ("ended", 0, 0)
+
+    def test_many_abandoned_payments_cost_a_few_requests_in_each_run(self) -> None:
+        cart = self.begun().cart
+        Payment.objects.bulk_create(
+            Payment(
+                cart=cart,
+                amount=1100,
+                lines=[],
+                checkout_id=f"01hjjjabandoned{number}",
+                url="https://pay.chargily.dz/",
+                due_at=timezone.now(),
+            )
+            for number in range(500)
+        )
+        with self.assertLogs("shop"):
+            self.catch_up()
+            self.catch_up()
+        assert len(self.questions()) == len(set(self.questions())) == 40
+
+    def test_what_was_paid_while_the_worker_was_away_for_days_is_ordered(self) -> None:
+        for status in ("open", "ended"):
+            with self.subTest(status):
+                payment = self.begun()
+                Payment.objects.filter(pk=payment.pk).update(status=status)
+                self.chargily.checkouts[payment.checkout_id]["status"] = "paid"
+                self.pass_time(days=3)
+                payments.catch_up()
+                assert self.outcome(payment)[:2] == ("paid", 1)
+
+    def test_a_payment_is_asked_about_again_if_the_last_question_gets_no_answer(self) -> None:
+        payment = self.begun()
+        self.chargily.checkouts[payment.checkout_id]["status"] = "paid"
+        self.chargily.is_silent_about.add(payment.checkout_id)
+        self.pass_time(days=3)
+        with self.assertLogs("shop", "WARNING"):
             payments.catch_up()
+        self.chargily.is_silent_about.clear()
+        self.pass_time(days=3)
+        payments.catch_up()
+        assert self.outcome(payment)[:2] == ("paid", 1)
+
+    def test_who_has_paid_by_an_earlier_link_gets_no_other_one(self) -> None:
+        first = self.begun()
+        self.pass_time(minutes=21)
+        self.begin(first.cart)
+        assert first.cart.payments.count() == 2
+        self.chargily.checkouts[first.checkout_id]["status"] = "paid"
+        self.pass_time(minutes=21)
+        self.assertContains(self.begin(first.cart), "You have paid.")
+        assert self.outcome(first)[:2] == ("paid", 1)
+        assert first.cart.payments.count() == 2
+
+    def test_without_an_answer_about_an_earlier_link_there_is_no_link(self) -> None:
+        payment = self.begun()
+        self.chargily.is_silent_about.add(payment.checkout_id)
+        self.pass_time(seconds=6)
+        with self.assertLogs("shop", "ERROR"):
+            self.assertContains(self.begin(payment.cart), "You cannot pay at the moment.")
+        self.chargily.is_silent_about.clear()
+        assert self.begin(payment.cart).url == payment.url
