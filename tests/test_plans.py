@@ -697,6 +697,9 @@ SEARCHES: list[dict[str, str]] = [
     {"q": "0500-00-00-04"},
     {"q": "00-00-42"},
     {"q": "42"},
+    {"q": "n° 42"},
+    {"q": "طلب 0000000042"},
+    {"q": "SHOP 0000000042"},
 ]
 # Words, or beginnings of words, of a large part of the orders here.
 COMMON_SEARCHES: list[dict[str, str]] = [

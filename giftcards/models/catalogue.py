@@ -17,6 +17,7 @@ from giftcards.conf import conf
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.times import SLACK, is_ahead, is_recent, past
+from giftcards.text.brands import words_of_product
 from giftcards.text.spelling import folded
 
 # A product or type counts as gone after it was missing from the provider's answers for this time.
@@ -28,6 +29,8 @@ _LATE = timedelta(minutes=5)
 # The time for which changes of offers are kept, and the most that are deleted at once.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
+# The most words of a search: SQLite fails for conditions that are too deep.
+_MOST_WORDS = 8
 
 
 def _is_on_sale(path: str = "") -> Q:
@@ -37,6 +40,19 @@ def _is_on_sale(path: str = "") -> Q:
         # SQLite folds the case of ASCII letters only.
         for spelling in (title.lower(), title.upper()):
             condition &= ~Q((f"{path}category__iexact", spelling))
+    return condition
+
+
+def is_called(text: str, *columns: str) -> Q:
+    """Return the condition that each word of ``text`` is in one of ``columns``.
+
+    Brands may be written in Arabic letters. A text without words is not found.
+    """
+    words = words_of_product(text)[:_MOST_WORDS]
+    condition = Q() if words else Q(pk__in=[])
+    for spellings in words:
+        found = [(f"{column}__icontains", word) for column in columns for word in spellings]
+        condition &= Q(*found, _connector=Q.OR)
     return condition
 
 

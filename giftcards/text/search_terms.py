@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from giftcards.text.spelling import (
@@ -28,6 +28,7 @@ from giftcards.text.spelling import (
     tokens,
     without_article,
     without_label,
+    without_order_label,
     words,
 )
 
@@ -161,16 +162,24 @@ Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
-    """Return the ways to read a search for ``text``, in up to two lists, the most literal first.
+    """Return the ways to read a search for ``text``, in some lists, the most literal first.
 
     The first list splits the text at spaces only. One reading joins neighbouring groups of digits
-    into one phone number; another joins the parts of a name. The second list also splits the text
-    at punctuation marks. A text without letters and digits has no reading.
+    into one phone number; another joins the parts of a name, and a third joins all parts, as
+    references are found without their dashes. The second list also splits the text at punctuation
+    marks. If the text begins with a word for "order", the last lists leave it out. A text without
+    letters and digits has no reading.
     """
-    parts = without_label(folded(text)).split()[:_MOST_WORDS]
+    shown = without_label(folded(text))
+    found = [_lists(each) for each in dict.fromkeys((shown, without_order_label(shown)))]
+    return list(filter(None, chain.from_iterable(found)))
+
+
+def _lists(text: str) -> Iterator[list[Reading]]:
+    parts = text.split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
-    typed = (_with_whole_numbers(parts), _together(parts))
-    return list(filter(None, (_read(typed), _read((apart, _together(apart))))))
+    yield _read((_with_whole_numbers(parts), _together(parts), _as_reference(apart)))
+    yield _read((apart, _together(apart)))
 
 
 def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
@@ -185,6 +194,13 @@ def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
         whole = " ".join(pieces)
         is_one = is_number and len(digits(whole)) <= LONGEST_NUMBER
         yield from [whole] if is_one else pieces
+
+
+def _as_reference(apart: Sequence[str]) -> Iterator[str]:
+    """Yield all words joined: SUP Q7 finds SUP-Q7. A number alone is read elsewhere."""
+    together = "".join(apart)
+    if len(apart) > 1 and "@" not in together and not is_dialled(together):
+        yield together
 
 
 def _together(name: Sequence[str]) -> Iterator[str]:

@@ -65,6 +65,21 @@ _LABEL = re.compile(
     r"[.:\s]+(?=[+(]*\d)",
     re.IGNORECASE,
 )
+# Words before the number of an order. Those of the second kind may also belong to its reference.
+_NUMBER_SIGN = re.compile(
+    r"\b(?:n\s?[°º]|(?:no|num[eé]ro|number|رقم)\b)[\s:.]*(?=\S*\d)", re.IGNORECASE
+)
+_ORDER_LABEL = re.compile(
+    r"^(?:(?:ma |votre |my |your )?(?:commande|cmd|order)|(?:ال)?طلب[يك]?)[\s:.]+(?=\S*\d)",
+    re.IGNORECASE,
+)
+# The words that stand before a code or a serial in the app's messages, and in those of others.
+_CODE_LABEL = re.compile(
+    r"\b(?:code(?: pin)?|pin(?: code)?|serial(?: (?:number|no\.?))?|s/?n"
+    r"|(?:num[eé]ro|n[°º]|no) de s[eé]rie|(?:ال)?رمز(?: السري)?|(?:ال)?رقم (?:ال)?(?:تسلسلي|سري))"
+    r"\s*:",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[^\W_]+")
 # Some people write these words of names apart, others join them to the next word.
 _JOINED = re.compile(
@@ -156,8 +171,18 @@ def phone_digits(text: str) -> str:
 
 
 def without_label(text: str) -> str:
-    """Return ``text`` without "Tél:" and the like before a phone number."""
-    return _LABEL.sub("", text)
+    """Return ``text`` without "Tél:" before a phone number and "n°" before another number."""
+    return _NUMBER_SIGN.sub("", _LABEL.sub("", text))
+
+
+def without_order_label(text: str) -> str:
+    """Return ``text`` without "Commande", "طلب" and the like before the number of an order."""
+    return _ORDER_LABEL.sub("", text)
+
+
+def after_code_labels(text: str) -> list[str]:
+    """Return what follows "Code:", "الرمز:" and the like in ``text``; [] without such a word."""
+    return [part for each in _CODE_LABEL.split(text)[1:] if (part := each.strip())]
 
 
 def is_abroad(text: str) -> bool:

@@ -44,7 +44,10 @@ def order() -> Order:
 
 @pytest.mark.parametrize(
     "typed",
-    ["7788", " 77-88 ", "٧٧٨٨", "۷۷۸۸", "\u200f7788\u200e", "CANARY-٥٥٦٦-٧٧٨٨", "canary٠٠٩٩"],
+    [
+        *("7788", " 77-88 ", "٧٧٨٨", "۷۷۸۸", "\u200f7788\u200e", "CANARY-٥٥٦٦-٧٧٨٨", "canary٠٠٩٩"),
+        *(f"Code: {CODE}", f"الرمز: {CODE}", f"S/N : {SERIAL}", f"Code : {CODE} Série : x"),
+    ],
 )
 def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
     boss: Client, order: Order, typed: str

@@ -18,8 +18,8 @@ from giftcards.admin.cards.finding import SEARCHES_PER_HOUR
 from giftcards.admin.orders.searching import is_code_like
 from giftcards.keys.keyring import unsealed
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import CardReveal, CustomerRefund, Order
-from tests.builders import make_order, receive
+from giftcards.models import CardReveal, CustomerRefund, Order, Product
+from tests.builders import make_offer, make_order, receive
 from tests.pages import (
     FIND,
     LIST,
@@ -58,6 +58,7 @@ CUSTOMERS: dict[str, dict[str, str]] = {
         "recipient_email": "lina@example.com",
         "recipient_name": "Lina Sœur",
     },
+    "SUP-Q7": {"customer_name": "Samir", "customer_phone": ""},
 }
 
 
@@ -78,6 +79,15 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         *("0550123456", "+213 550-123-456", "00213550123456", "213550123456", "550 12 34 56"),
         *("٠٥٥٠ ١٢ ٣٤ ٥٦", "+213 (0) 550", "ben ali", "BENALI amina", "amina@example.COM"),
         *("web-2002", "2002", "#02002", "cart 17"),
+        *("n° 2002", "N°2002", "nº 2002", "№ 2002", "no. 2002", "Numéro : 2002", "رقم ٢٠٠٢"),
+        *(
+            "طلب 2002",
+            "الطلب رقم 2002",
+            "طلبي: 2002",
+            "Commande n° 2002",
+            "order 2002",
+            "n° WEB-2002",
+        ),
     ),
     "WEB-2003": ("0661 001 122", "احمد", "عربي", "العربى أحـمد", "web 2003", "web2003"),
     "R-00077": ("0770.99.88.77", "zoe khelil", "Khelil, Zoë", "77"),
@@ -86,6 +96,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         *("21 23 45 67", "Tél. : 021 23 45 67", "+213 21 23 45 67", "boudiaf k", "SHOP-31"),
     ),
     "WEB-41": ("0033612345678", "LINA SOEUR", "lina@"),
+    "SUP-Q7": ("SUP Q7", "sup q", "sup-q7", "supq7", "commande SUP-Q7"),
     "WEB-41 shop_31 WEB-2002": ("12 34 56",),
     "WEB-41 WEB-2003 WEB-2002": ("web",),
     # The middle of a word, and words of which one does not fit.
@@ -142,7 +153,13 @@ def test_a_text_that_this_site_has_not_sealed_is_searched_as_it_is(boss: Client)
 
 class TestCodes:
     @pytest.mark.parametrize(
-        "typed", [CODE, CODE.lower(), "canary 5566 7788", SERIAL, "canary0099", "7788", "٧٧٨٨"]
+        "typed",
+        [
+            *(CODE, CODE.lower(), "canary 5566 7788", SERIAL, "canary0099", "7788", "٧٧٨٨"),
+            *(f"Code: {CODE}", f"Code : {CODE}", f"الرمز: {CODE}", f"PIN:{CODE}", "code: 7788"),
+            *(f"Serial: {SERIAL}", f"N° de série : {SERIAL}", f"الرقم التسلسلي: {SERIAL}"),
+            f"Card 2 Code: {CODE} Serial: {SERIAL}",
+        ],
     )
     def test_a_code_is_found_and_is_in_no_address_page_or_log(
         self, boss: Client, order: Order, typed: str, caplog: pytest.LogCaptureFixture
@@ -155,9 +172,10 @@ class TestCodes:
         # An order whose words begin like a code stands beside its card.
         beside = f'<a href="{order_page(other)}"><bdi>77881</bdi></a>, Waiting to be sent'
         assert (beside in html) == (typed in {"7788", "٧٧٨٨"})
+        secrets = (typed, "CANARY", "canary")
         logged = str(list(LogEntry.objects.values()))
         for place in (html, caplog.text, logged):
-            for secret in (typed, "CANARY", "canary"):
+            for secret in secrets:
                 assert secret not in place.replace("77881", "")
         assert LogEntry.objects.get().change_message.endswith("Found: web-1042.")
 
@@ -221,6 +239,7 @@ class TestCodes:
 @pytest.mark.parametrize(
     ("typed", "is_found", "is_known", "expected"),
     [
+        ("Code: 2002", True, True, True), ("الرمز : amina", False, False, True),
         ("WEB-20021042", True, True, False), ("WEB-20021042", True, False, True),
         ("amina", False, False, False), ("amina 2003", False, False, False),
         ("canary 5566 7788", False, False, True), ("canary 5566 7788", True, False, False),
@@ -246,6 +265,7 @@ class TestNothingFound:
         " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
         " fit; its beginning is enough."
     )
+    PRODUCTS = "The names of products in the catalogue were searched, too."
 
     @pytest.mark.parametrize(
         ("typed", "permissions", "said"),
@@ -253,19 +273,19 @@ class TestNothingFound:
             (
                 "<b>nobody",
                 ("view_order", "find_card"),
-                f"Nothing found for “<b>nobody”. {HOW} Codes of cards were not searched: this does"
-                " not look like one. Find by card code",
+                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Codes of cards were not searched:"
+                " this does not look like one. Find by card code",
             ),
             (
                 "nobody",
                 ("view_order",),
-                f"Nothing found for “nobody”. {HOW} Codes of cards were not searched: you may not"
-                " search by code.",
+                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Codes of cards were not searched:"
+                " you may not search by code.",
             ),
             (
                 "CANARY-9999",
                 ("view_order", "find_card"),
-                f"Nothing found. {HOW} Codes and serials of cards were searched, too.",
+                f"Nothing found. {HOW} {PRODUCTS} Codes and serials of cards were searched, too.",
             ),
             (
                 "CANARY-9999",
@@ -287,9 +307,56 @@ class TestNothingFound:
         make_order(reference="web-1")
         html = read(boss.get(LIST, {"q": "web-1", "status__exact": "FULFILLED"}))
         said = text(element(html, "giftcards-nothing", "div"))
-        assert said.startswith(f"Nothing found for “web-1”. {self.HOW}")
+        # Whether the text looks like a code is not known here: somebody may have made the address.
+        assert said.startswith(
+            f"Nothing found for “web-1”. {self.HOW} Codes of cards were not searched. Find by card"
+        )
         assert said.endswith("Only orders with the chosen filters were searched. Search all orders")
         assert 'href="?q=web-1"' in html
+
+
+class TestProducts:
+    @pytest.fixture(autouse=True)
+    def _catalogue(self) -> None:
+        for product_id, name in (("p1", "PlayStation Store"), ("p2", "Free Fire"), ("p3", "Télé")):
+            make_offer(product_id=product_id)
+            Product.objects.filter(product_id=product_id).update(name=name)
+
+    @pytest.mark.parametrize(
+        ("typed", "product"),
+        [
+            ("playstation", "p1"), ("store Play", "p1"), ("بلايستيشن", "p1"),
+            ("بطاقة بلاي ستيشن", "p1"), ("البلايستيشن", "p1"), ("carte cadeau PlayStation", "p1"),
+            ("فري فاير", "p2"), ("free fire", "p2"), ("télé", "p3"), ("steam", None),
+            ("playstation fire", None), ("...", None),
+        ],
+    )  # fmt: skip
+    def test_a_product_is_found_in_the_language_of_staff_and_leads_to_its_orders(
+        self, boss: Client, typed: str, product: str | None
+    ) -> None:
+        bought = make_order(reference="bought", product_id=product or "p1")
+        make_order(reference="other", product_id="p9")
+        html = read(boss.post(SEARCH, {"secret": typed}))
+        addresses = re.findall(rf'href="({LIST}\?product_id=[^"]*)"', html)
+        assert addresses == ([f"{LIST}?product_id={product}"] if product else [])
+        assert ("Nothing found" in html) == (product is None)
+        for address in addresses:
+            assert references(read(boss.get(address))) == [bought.reference]
+        # The catalogue's own search.
+        listed = read(boss.get("/admin/giftcards/product/", {"q": typed}))
+        assert len(set(re.findall(r"/product/\d+/change/", listed))) == len(addresses)
+
+    def test_many_products_are_not_all_listed(self, boss: Client) -> None:
+        for number in range(21):
+            make_offer(product_id=f"many-{number}")
+        Product.objects.filter(product_id__startswith="many").update(name="Many")
+        html = read(boss.post(SEARCH, {"secret": "many"}))
+        assert html.count("?product_id=many-") == 20
+        assert "There are more products. Type more of the name." in text(html)
+
+    def test_who_may_only_find_cards_is_told_of_no_products(self) -> None:
+        html = read(sign_in("find_card").post(SEARCH, {"secret": "playstation"}))
+        assert "?product_id=" not in html
 
 
 class TestTheBox:

@@ -20,8 +20,9 @@ from django.views.decorators.debug import sensitive_post_parameters
 
 from giftcards.admin.frame.actions import Page, Pages
 from giftcards.admin.frame.reauthentication import take_turn
-from giftcards.keys.secrecy import Masked
+from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Card
+from giftcards.text.spelling import after_code_labels
 
 # The maximum number of searches by one person. Somebody who searches more often is guessing codes.
 SEARCHES_PER_HOUR = 30
@@ -29,6 +30,8 @@ SEARCHES_PER_HOUR = 30
 _SEARCHED = "Find by card code"
 _REFUSED = "Find by card code, refused"
 _MOST_SHOWN = 20
+# The most codes and serials in one search: those of a card.
+_MOST_TYPED = 2
 
 
 class UnrepeatedInput(forms.PasswordInput):
@@ -113,7 +116,13 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
     return [card for card in cards if card.order_id in keys]
 
 
-def _newest(code: Masked) -> list[Card]:
+@contained
+def typed_codes(text: str) -> list[Masked]:
+    """Return the codes and serials in ``text``: all of it, or what follows "Code:" and the like."""
+    return list(map(Masked, after_code_labels(text)[:_MOST_TYPED] or [text]))
+
+
+def _newest(text: Masked) -> list[Card]:
     """Return the cards with this code, serial or last four characters, newest first.
 
     Each query stops at ``_MOST_SHOWN + 1``, which is enough to tell that there are more.
@@ -121,7 +130,11 @@ def _newest(code: Masked) -> list[Card]:
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
     # Four characters may be the end of a code, or a whole serial.
-    found = {*cards.newest_with_code(code, most), *cards.with_tail(code)[:most]}
+    found = {
+        card
+        for code in typed_codes(text)
+        for card in (*cards.newest_with_code(code, most), *cards.with_tail(code)[:most])
+    }
     return sorted(found, key=lambda card: -card.pk)
 
 

@@ -30,6 +30,7 @@ from giftcards.catalogue import (
 )
 from giftcards.conf import conf
 from giftcards.models import OfferChange, Product, ProductType
+from giftcards.models.catalogue import is_called
 from giftcards.text.display import bdi, count_text, filled, moment, money, named
 
 _LONGEST_NAME = 200
@@ -160,8 +161,10 @@ class ProductAdmin(ReadOnlyRows):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
     ) -> tuple[QuerySet[Product], bool]:
-        # In SQLite, a search for too many words fails, so the text is cut.
-        return super().get_search_results(request, queryset, search_term[:_LONGEST_NAME])
+        typed = search_term[:_LONGEST_NAME].strip()
+        return (
+            queryset.filter(is_called(typed, *self.search_fields)) if typed else queryset
+        ), False
 
     @admin.display(description=_("name"), ordering="name")
     def title(self, product: Product) -> str:

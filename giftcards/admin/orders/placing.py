@@ -43,6 +43,7 @@ from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import Order, ProductType, ProviderState
+from giftcards.models.catalogue import is_called
 from giftcards.models.orders import OF_GIFT
 from giftcards.text.display import (
     bdi,
@@ -462,9 +463,8 @@ class _Offered(NamedTuple):
     is_whole: bool
 
 
-# The maximum number of types on offer, and of words in a search for types.
+# The maximum number of types on offer.
 _OFFERED = 100
-_WORDS = 8
 _NAMES = ("name", "type_id", "product__name", "product__product_id")
 
 
@@ -479,10 +479,7 @@ def _read_offered(request: HttpRequest) -> _Offered:
     sold = ProductType.objects.for_sale()
     is_whole = len(sold.order_by().values_list("pk")[: _OFFERED + 1]) <= _OFFERED
     if not is_whole:
-        words = _typed(request).split()[:_WORDS]
-        wanted = Q(pk__in=[]) if not words else Q()
-        for word in words:
-            wanted &= Q(*((f"{name}__icontains", word) for name in _NAMES), _connector=Q.OR)
+        wanted = is_called(_typed(request), *_NAMES)
         product_id, _space, type_id = request.POST.get("card", "").partition(" ")
         sold = sold.filter(wanted | Q(product__product_id=product_id, type_id=type_id))
     return _Offered(list(sold[:_OFFERED]), is_whole)

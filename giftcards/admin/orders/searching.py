@@ -20,11 +20,12 @@ from giftcards.admin.cards.finding import HIDING, FindCardForm, UnrepeatedInput,
 from giftcards.admin.frame.actions import Page, Pages
 from giftcards.keys.keyring import TAIL, normalised, sealed
 from giftcards.keys.secrecy import contained
-from giftcards.models import Order
-from giftcards.text.spelling import is_phone
+from giftcards.models import Order, Product
+from giftcards.models.catalogue import is_called
+from giftcards.text.spelling import after_code_labels, is_phone
 
 MOST_FOUND = 1_000
-# The maximum number of orders on a page that also shows cards.
+# The maximum number of orders on a page that also shows cards, and of products.
 _MOST_LISTED = 20
 # The minimum length of a text with digits that may be a code. If a text of only digits has found
 # orders, it has to be longer.
@@ -54,6 +55,8 @@ def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     ``is_found``: True if the text has found orders. ``is_known``: True if the text is a whole word
     of such an order.
     """
+    if after_code_labels(text):
+        return True
     if is_known or "@" in text:
         return False
     code = normalised(text)
@@ -92,6 +95,12 @@ def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
     return _Orders(listed, is_code)
 
 
+def _products_with(text: str) -> list[Product]:
+    """Return products whose name has the words of ``text``, at most one more than a page shows."""
+    called = Product.objects.filter(is_called(text, "name"))
+    return list(called.order_by("name", "pk")[: _MOST_LISTED + 1])
+
+
 def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
     may_find = request.user.has_perm("giftcards.find_card")
     if not (may_find or pages.has_view_permission(request)):
@@ -105,6 +114,9 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
         return _to_list(pages, form.cleaned_data["filters"], text)
     searches_codes = is_code and may_find
     context: dict[str, Any] = cards_with(pages, request, form) if searches_codes else {}
+    is_anything_found = orders or context.get("cards")
+    searches_products = not is_anything_found and pages.has_view_permission(request)
+    products = _products_with(text) if searches_products else []
     return pages.render_page(
         request,
         "search",
@@ -113,6 +125,9 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
         help=pages.search_help_text,
         orders=orders[:_MOST_LISTED],
         has_more_orders=len(orders) > _MOST_LISTED,
+        searches_products=searches_products,
+        products=products[:_MOST_LISTED],
+        has_more_products=len(products) > _MOST_LISTED,
         # A page never repeats a text that looks like a code.
         text="" if is_code else text,
         searches_codes=searches_codes,
