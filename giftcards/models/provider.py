@@ -232,7 +232,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         another machine has an outage, too, before any call succeeds, the calls of all machines are
         paused. A refused key pauses no other key's calls: see :meth:`ApiKeyQuerySet.refuse`.
         """
-        now, machine = timezone.now(), this_machine()
+        now = timezone.now()
         while True:
             state = self.current()
             is_worse = _SEVERITY.index(reason) > _SEVERITY.index(state.pause)
@@ -241,13 +241,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             # A worse pause replaces a milder pause, but never ends before the milder one would have
             # ended.
             longest = max(until, state.pause_end(now))
-            goes_on = state.goes_on_with(reason, now)
-            began = state.paused_at if goes_on else now
-            is_own = not goes_on or state.paused_by == machine
-            by = machine if reason == ProviderState.Pause.OUTAGE and is_own else ""
+            began = state.paused_at if state.goes_on_with(reason, now) else now
             # The filter has the values that were read. If another process starts a pause at the
             # same time, the state is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
+            by = state.machine_to_pause(reason, now)
             paused = {"paused_at": began, "paused_until": longest, "paused_by": by}
             if self.filter(pk=1, **read).update(pause=reason, pause_detail=detail, **paused):
                 if reason != ProviderState.Pause.RATE:
@@ -462,6 +460,12 @@ class ProviderState(models.Model):
             return False
         has_succeeded = self._has_answered_since(self.paused_at)
         return not has_succeeded and self._is_paused_anywhere(now - _AT_WORK)
+
+    def machine_to_pause(self, reason: str, now: datetime) -> str:
+        """Return the machine whose calls a pause for ``reason`` is to stop, or "" for all."""
+        machine = this_machine()
+        is_confirmed = self.goes_on_with(reason, now) and self.paused_by != machine
+        return machine if reason == self.Pause.OUTAGE and not is_confirmed else ""
 
     def is_pause_told(self, now: datetime) -> bool:
         """True during a pause, and for a minute after it unless a person has ended the pause."""

@@ -96,8 +96,8 @@ PAGES_ELSEWHERE = {
 ABSENT = {"celery": "tests/test_packaging.py", "django.tasks": "tests/test_packaging.py"}
 # Lines of a shell, by how they begin.
 LINES_ELSEWHERE = {
-    r"make demo": 'noxfile.py: "make", "demo"',
-    r"make test( |$)": 'noxfile.py: make("test"',
+    r"make demo": ".ci/readme: make demo",
+    r"make test( |$)": ".ci/readme: make test",
     r"(DATABASE_URL=\S+ )?make test-all": 'noxfile.py: make("test-all"',
     r"\S*nox -s (postgresql|\"tests)": "noxfile.py: def postgresql",
     r"\S*nox -s release": "Builds and tags a release: tried by hand, with --rehearse.",
