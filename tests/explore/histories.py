@@ -273,7 +273,10 @@ def _happen(shop: Shop, event: Event) -> None:
 
 
 def settle(shop: Shop) -> None:
-    """Nothing goes wrong any more, and a new worker brings everything to its end."""
+    """Nothing goes wrong any more, and a new worker brings everything to its end.
+
+    A machine without a route to the provider stays without it, and has a worker, too.
+    """
     history = shop.simulation
     history.note("nothing goes wrong any more")
     shop.provider.be_well()
@@ -285,7 +288,8 @@ def settle(shop: Shop) -> None:
         # One worker does it all, in less time; what is halted comes back later.
         if process.name.startswith("worker") and not process.is_halted:
             history.kill(process)
-    shop.start_worker()
+    for machine in sorted({simulation.FIRST_MACHINE, *history.without_route}):
+        shop.start_worker(machine)
     first, *others = shop.provider.keys
     for key in others:
         if shop.provider.accounts[key].orders:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -53,7 +54,13 @@ from giftcards.signals import order_status_changed
 from giftcards.statuses import FINAL, FOLLOWED, Status
 from tests.builders import PRODUCT
 from tests.explore.provider import LIES, SCARCE, Provider, Spell
-from tests.explore.simulation import Process, Simulation, Trouble
+from tests.explore.simulation import (
+    FIRST_MACHINE,
+    SECOND_MACHINE,
+    Process,
+    Simulation,
+    Trouble,
+)
 from tests.pages import hidden, order_page
 
 #: What customers buy: a type and a quantity. Few, so that many orders are alike.
@@ -181,10 +188,15 @@ class Shop:
 
     # Workers.
 
-    def start_worker(self) -> Process:
-        """A worker of django-q2: it runs what is queued, and the schedule once a minute."""
+    def start_worker(self, machine: str = "") -> Process:
+        """A worker of django-q2: it runs what is queued, and the schedule once a minute.
+
+        Without a ``machine``, it runs on each of the two in turn.
+        """
         self.workers += 1
-        return self.simulation.start(f"worker {self.workers}", self._work, after=0.1)
+        machine = machine or (FIRST_MACHINE, SECOND_MACHINE)[self.workers % 2]
+        name = f"worker {self.workers}"
+        return self.simulation.start(name, self._work, after=0.1, machine=machine)
 
     def _work(self) -> None:
         from django_q.brokers.orm import ORM
@@ -578,9 +590,20 @@ def trouble(
         process.trouble = Trouble(kind, steps, random.choice(seconds), place)
         if kind == "kill" and process.name.startswith("worker"):
             again = shop.simulation.now + random.choice([5, 30])
-            shop.simulation.at(again, shop.start_worker)
+            shop.simulation.at(again, partial(shop.start_worker, process.machine))
 
     return happen
+
+
+def lose_route(shop: Shop, random: Random) -> None:
+    """The second machine cannot reach the provider, for a while or to the end of the history."""
+    history = shop.simulation
+    history.without_route.add(SECOND_MACHINE)
+    history.note(f"{SECOND_MACHINE} has lost its route to the provider")
+    seconds = random.choice([20, 200, None])
+    if seconds is not None:
+        moment = history.now + seconds
+        history.at(moment, partial(history.without_route.discard, SECOND_MACHINE))
 
 
 def set_clock(shop: Shop, random: Random) -> None:
@@ -700,6 +723,7 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "cut": (2, trouble("cut")),
     "late commit": (4, trouble("late commit", (3, 30, 900, 900), places=["committed"])),
     "lost commit": (2, trouble("lost commit", places=["committed"])),
+    "lose the route": (1, lose_route),
     "set the clock": (1, set_clock),
     "another key": (0.3, use_another_key),
     "small pages": (1, cut_pages),
@@ -728,6 +752,8 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("placing: the id", "placing: no answer, bought", "check: unknown"),
     # Processes that stop, and that come back.
     ("halt", "late commit", "lost commit", "cut"),
+    # Machines of which one cannot reach the provider.
+    ("lose the route", "kill", "halt"),
     # Statuses that contradict each other.
     ("check:", "list: another end", "settle oddly", "slow down"),
     # What customers get back.

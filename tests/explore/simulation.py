@@ -57,6 +57,9 @@ class Lost(Exception):
 
 Kind = Literal["kill", "halt", "cut", "late commit", "lost commit"]
 
+#: The machine of the site, and of every second worker.
+FIRST_MACHINE, SECOND_MACHINE = "web-1", "web-2"
+
 
 @dataclass
 class Trouble:
@@ -73,11 +76,12 @@ class Trouble:
 
 @dataclass(eq=False)
 class Process:
-    """A process; ``place`` is where it last handed over."""
+    """A process on a ``machine``; ``place`` is where it last handed over."""
 
     name: str
     work: Callable[[], object]
     wakes_at: float
+    machine: str = FIRST_MACHINE
     place: str = "start"
     trouble: Trouble | None = None
     error: BaseException | None = None
@@ -111,6 +115,8 @@ class Simulation:
         self.processes: list[Process] = []
         self.steps = 0
         self.trace: list[str] = []
+        #: The machines that cannot reach the provider.
+        self.without_route: set[str] = set()
         self._patience = _LOST if vendor == "sqlite" else _BLOCKED
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = itertools.count()
@@ -119,9 +125,16 @@ class Simulation:
 
     # What a history is made of.
 
-    def start(self, name: str, work: Callable[[], object], *, after: float = 0) -> Process:
+    def start(
+        self,
+        name: str,
+        work: Callable[[], object],
+        *,
+        after: float = 0,
+        machine: str = FIRST_MACHINE,
+    ) -> Process:
         """Start a process."""
-        process = Process(name, work, self.now + after)
+        process = Process(name, work, self.now + after, machine)
         thread = threading.Thread(target=self._live, args=(process,), name=name, daemon=True)
         self.processes.append(process)
         _start(thread)
@@ -412,6 +425,10 @@ def install() -> None:
     def send_between(session: Any, request: Any, **options: Any) -> Any:
         if _current:
             current().pause("purchase" if request.method == "POST" else "request")
+            if _this_machine() in current().without_route:
+                connecting, _reading = options["timeout"]
+                current().await_answer(connecting)
+                raise requests.ConnectTimeout(request=request)
         answer = send(session, request, **options)
         if _current and answer.headers.get(SILENT):
             _connecting, reading = options["timeout"]
@@ -422,6 +439,7 @@ def install() -> None:
         return answer
 
     requests.Session.send = send_between  # type: ignore[method-assign]
+    socket.gethostname = _this_machine
     chance = Random()
 
     def urandom(count: int) -> bytes:
@@ -430,6 +448,11 @@ def install() -> None:
     os.urandom = urandom
     random._urandom = urandom  # type: ignore[attr-defined]
     uuid.uuid4 = lambda: uuid.UUID(bytes=urandom(16), version=4)
+
+
+def _this_machine() -> str:
+    process: Process | None = getattr(_local, "process", None) or getattr(_local, "owner", None)
+    return process.machine if process else FIRST_MACHINE
 
 
 def _start_helper(thread: threading.Thread) -> None:
