@@ -203,7 +203,7 @@ def _begin_troubles(shop: Shop, seed: int) -> None:
     shop.digests_fail = chance.choice([0, 1, 2])
     if chance.random() < 0.5:
         cast(shop, "placing: no stock", chance, sys.maxsize, math.inf, odds=0.1)
-    if chance.random() < 0.4:
+    if chance.random() < 0.6:
         shop.simulation.at(chance.uniform(10, 140), partial(people.rush, shop, chance))
     if chance.random() < 0.7:
         # Gifts for later, and codes that are destroyed before then.
@@ -211,10 +211,12 @@ def _begin_troubles(shop: Shop, seed: int) -> None:
         for _gift in range(2):
             _plan(shop, chance.uniform(0, 20), give, chance)
         _plan(shop, chance.uniform(60, 200), people.destroy, chance)
-    if chance.random() < 0.7:
+    if chance.random() < 0.8:
         # A card that comes after its customer was paid back.
-        _plan(shop, chance.uniform(0, 20), partial(people.buy, line=("TEST_PARTIAL", 2)), chance)
-        for moment in (80, 140, 200):
+        buy = partial(people.buy, line=("TEST_PARTIAL", 2))
+        for _order in range(2):
+            _plan(shop, chance.uniform(0, 20), buy, chance)
+        for moment in (80, 140, 170, 200):
             _plan(shop, moment, people.pay_back, chance)
         shop.simulation.at(chance.uniform(210, 300), partial(people.deliver_late, shop, chance))
 
@@ -233,7 +235,7 @@ def _choose_rules(seed: int) -> dict[str, Any]:
     again = {"times": chance.choice([1, 2, 3]), "hours": chance.choice([0.1, 0.2])}
     return {
         "REVIEW_ORDER": chance.choice([None, None, "tests.explore.shop.review"]),
-        "REORDER_MISSING": chance.choice([None, again]),
+        "REORDER_MISSING": chance.choice([None, None, again]),
         "SEND_REFERENCE": chance.random() < 0.7 or _choose_theme(seed) == UNSEEN,
     }
 
