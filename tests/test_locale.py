@@ -66,6 +66,12 @@ def test_french_has_a_space_before_a_double_sign() -> None:
     assert [text for text in found if re.search(r"[^\s«][:;?!»](?=[\s\"<]|$)", text)] == []
 
 
+@pytest.mark.parametrize("root", [PACKAGE, SHOP], ids=["giftcards", "storefront"])
+def test_french_has_one_kind_of_apostrophes(root: Path) -> None:
+    found = [text for texts in entries(catalogue("fr", "po", root)).values() for text in texts]
+    assert [text for text in found if re.search(r"\w'\w", text)] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_have_the_placeholders_of_the_original(language: str) -> None:
     wrong = {}

@@ -21,7 +21,7 @@ from django.utils import timezone, translation
 from example_project import storefront
 from example_project.storefront import catalogue as shelf
 from example_project.storefront import checkout, mailbox
-from example_project.storefront.models import Purchase
+from example_project.storefront.models import OF_GIFT, Purchase
 from giftcards.delivery.models import Delivery
 from giftcards.fulfilment import change_customer
 from giftcards.models import ApiKey, Hold, Order, ProductType, ProviderState
@@ -37,6 +37,7 @@ from tests.catalogues import (
     run,
 )
 from tests.example_shop import fill_shelf, kind, opened, work
+from tests.pages import text
 from tests.stage import ago, in_threads, sharing_database
 
 PACKAGE = Path(storefront.__file__).parent
@@ -215,8 +216,44 @@ def test_what_is_not_paid_does_not_look_as_if_it_were(browser: Client) -> None:
 GIFT = {
     "recipient_email": "lina@example.com",
     "recipient_name": "Lina",
+    "customer_name": "Amina",
     "gift_message": "Happy birthday!",
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            GIFT,
+            "A gift for Lina The mail with the cards goes to lina@example.com. It names Amina as"
+            " the giver. Happy birthday! You get a receipt without the codes at"
+            " you@example.com.",
+        ),
+        (
+            {"recipient_email": "lina@example.com"},
+            "A gift for lina@example.com The mail with the cards goes to lina@example.com. It does"
+            " not say whom the gift is from. You get a receipt without the codes at"
+            " you@example.com.",
+        ),
+        ({}, "The mail with the cards goes to you@example.com."),
+    ],
+    ids=["a gift", "a gift to an address alone", "no gift"],
+)
+def test_the_payment_page_says_who_gets_what(
+    browser: Client, given: dict[str, str], said: str
+) -> None:
+    html = browser.get(begun(browser, "type_001", **given)).content.decode()
+    shown = text(html)
+    assert said in shown
+    assert ("A gift for" in shown) == bool(given)
+
+
+def test_the_payment_page_of_a_gift_says_when_it_is_sent(browser: Client) -> None:
+    at = timezone.now() + timedelta(days=3)
+    given = {**GIFT, "deliver_at": at.strftime("%Y-%m-%dT09:00")}
+    shown = text(browser.get(begun(browser, "type_001", **given)).content.decode())
+    assert re.search(r"goes to lina@example.com on .*9:00", shown)
 
 
 def test_a_gift_goes_to_its_recipient_and_its_customer_sees_no_way_to_the_cards(
@@ -227,6 +264,9 @@ def test_a_gift_goes_to_its_recipient_and_its_customer_sees_no_way_to_the_cards(
     sent = {mail.to: mail for mail in mailbox.read(mails)}
     assert sent.keys() == {"lina@example.com", "you@example.com"}
     assert "Happy birthday!" in sent["lina@example.com"].text
+    assert "Amina" in sent["lina@example.com"].text
+    purchase = Purchase.objects.get()
+    assert [getattr(purchase, name) for name in OF_GIFT] == ["", "", "", "", None]
     html = browser.get(page).content.decode()
     assert "A gift for <bdi>Lina</bdi>" in html
     assert "/cards/" not in html.replace('action="/cards/"', "")

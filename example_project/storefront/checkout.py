@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from example_project.storefront.models import Purchase
+from example_project.storefront.models import OF_GIFT, Purchase
 from giftcards.catalogue import Guest, check_offer, hold, release, shop_price
 from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
@@ -104,8 +104,8 @@ def pay(purchase: Purchase, *, holder: str | Guest) -> None:
         _hold(purchase, holder)
     with transaction.atomic():
         unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
-        forgotten = {"recipient_email": "", "recipient_name": "", "gift_message": ""}
-        if unpaid.update(paid_at=timezone.now(), held_until=None, deliver_at=None, **forgotten):
+        forgotten = {name: None if name == "deliver_at" else "" for name in OF_GIFT}
+        if unpaid.update(paid_at=timezone.now(), held_until=None, **forgotten):
             place_order(
                 **purchase.line,
                 reference=purchase.reference,

@@ -43,6 +43,13 @@ class BuyForm(forms.Form):
         max_length=200,
         widget=forms.TextInput(attrs={"dir": "auto"}),
     )
+    customer_name = forms.CharField(
+        label=_("Your name"),
+        required=False,
+        max_length=200,
+        widget=forms.TextInput(attrs={"dir": "auto"}),
+        help_text=_("Who gets the gift reads whom it is from."),
+    )
     gift_message = forms.CharField(
         label=_("Your message"),
         required=False,

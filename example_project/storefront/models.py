@@ -14,7 +14,7 @@ from django.utils import timezone
 from giftcards.models import Order
 
 #: What a purchase has of a gift, by the names of an order.
-OF_GIFT = ("recipient_email", "recipient_name", "gift_message", "deliver_at")
+OF_GIFT = ("recipient_email", "recipient_name", "customer_name", "gift_message", "deliver_at")
 _PREFIX = "shop-"
 
 
@@ -58,6 +58,7 @@ class Purchase(models.Model):
     # Of a gift, until it is paid: from then on, the order has it.
     recipient_email = models.EmailField(blank=True)
     recipient_name = models.CharField(max_length=200, blank=True)
+    customer_name = models.CharField(max_length=200, blank=True)
     gift_message = models.TextField(blank=True)
     deliver_at = models.DateTimeField(null=True)
     # In the past, the cards are not held any more. NULL: it is paid.
@@ -87,6 +88,11 @@ class Purchase(models.Model):
     def gift(self) -> dict[str, Any]:
         """The details of a gift that the customer has filled in, by the names of an order."""
         return {name: value for name in OF_GIFT if (value := getattr(self, name))}
+
+    @property
+    def recipient(self) -> str:
+        """Who gets the gift, as the customer has named them; "" if it is none."""
+        return self.recipient_email and (self.recipient_name or self.recipient_email)
 
     @property
     def seconds_left(self) -> int:

@@ -111,7 +111,7 @@ CONDITIONS = (
             "%(count)s messages that customers did not get",
             "count",
         ),
-        remedy=_("Send it again, to another address if need be, or call the customer."),
+        remedy=_("Send each one again, to another address if need be, or call its customer."),
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",

@@ -138,6 +138,15 @@ def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Con
     assert "noticed on" not in look(sign_in("view_product"), page(kind))
 
 
+def test_what_is_not_known_of_a_product_is_shown_as_a_dash(set_conf: Conf) -> None:
+    set_conf(PRICING=RULE)
+    kind = make_offer(price=None, read_at=None)
+    Product.objects.update(types_read_at=None)
+    shown = look(sign_in("view_product", "view_cost"), page(kind))
+    assert "None" not in shown
+    assert "Prices changed since yesterday: -" in shown
+
+
 def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> None:
     for name, days in (("new", 0), ("old", 3)):
         move(make_offer(product_id=name), 480, 490, days=days)

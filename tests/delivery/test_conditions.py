@@ -77,7 +77,7 @@ def _unsent() -> None:
 
 
 ABOUT_MESSAGES = [
-    ("untold", _untold, "1 message that a customer did not get", "Send it again"),
+    ("untold", _untold, "1 message that a customer did not get", "Send each one again"),
     ("mail", _unsent, "Urgent 1 message to a customer could not be sent yet", "The first has"),
 ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from giftcards.delivery.tasks import deliver
 from giftcards.engine import outbox
 from giftcards.fulfilment import change_customer
 from giftcards.models import Order
-from tests.builders import FULFILLED, PARTIAL
+from tests.builders import CARDS, FULFILLED, PARTIAL
 from tests.delivery.gifts import BUYER, make_gift
 from tests.delivery.mails import send
 from tests.delivery.pages import make_settled
@@ -55,10 +57,10 @@ def row(browser: Client) -> str:
 @pytest.mark.parametrize(
     ("make", "answer", "said", "brought"),
     [
-        (make_settled, FULFILLED, CUSTOMER, "5 of 5"),
-        (make_settled, PARTIAL, CUSTOMER, "3 of 5"),
-        (make_gift, FULFILLED, RECIPIENT, "5 of 5"),
-        (make_gift, PARTIAL, RECIPIENT, "3 of 5"),
+        (make_settled, FULFILLED, CUSTOMER, "all 5 cards"),
+        (make_settled, PARTIAL, CUSTOMER, "3 of 5 cards"),
+        (make_gift, FULFILLED, RECIPIENT, "all 5 cards"),
+        (make_gift, PARTIAL, RECIPIENT, "3 of 5 cards"),
     ],
     ids=["mail", "mail in part", "gift", "gift in part"],
 )
@@ -67,13 +69,31 @@ def test_page_list_and_start_page_say_that_refused_cards_were_not_received(
 ) -> None:
     order = refused(server, make, answer=answer)
     browser = person(*SUPPORT, "check_order", "correct_customer")
-    assert summary(browser, order).startswith(f"{said} The provider delivered {brought} cards on ")
+    assert summary(browser, order).startswith(f"{said} The provider delivered {brought} on ")
     assert 'giftcards-unconfirmed">Not received</span>' in read(browser.get(order_page(order)))
     cell = row(browser)
     assert plain(text(cell)) == "Not received ⚠ correct the address"
     assert f'title="{said}"' in cell
     assert "giftcards-fulfilled" not in cell
     assert "1 message that a customer did not get" in tiles(read(browser.get(START)))
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "The provider delivered the card on "),
+        ("fr", "Le fournisseur a livré la carte le "),
+        ("ar", "سلّم المزوّد البطاقة في "),
+    ],
+)
+def test_of_a_single_card_no_number_is_told(
+    language: str, said: str, server: MailServer, settings: Any
+) -> None:
+    settings.LANGUAGE_CODE = language
+    figures = {"quantity": 1, "fulfilled_quantity": 1, "fulfilled_amount": Decimal(490)}
+    answer = replace(FULFILLED, cards=CARDS[:1], **figures)
+    order = refused(server, make_settled, answer=answer, quantity=1)
+    assert said in summary(person(*SUPPORT), order)
 
 
 def test_who_may_not_correct_an_address_reads_whom_to_ask(server: MailServer) -> None:

@@ -27,6 +27,7 @@ class Migration(migrations.Migration):
                 ('language', models.CharField(max_length=20)),
                 ('recipient_email', models.EmailField(blank=True, max_length=254)),
                 ('recipient_name', models.CharField(blank=True, max_length=200)),
+                ('customer_name', models.CharField(blank=True, max_length=200)),
                 ('gift_message', models.TextField(blank=True)),
                 ('deliver_at', models.DateTimeField(null=True)),
                 ('held_until', models.DateTimeField(null=True)),

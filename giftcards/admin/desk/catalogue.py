@@ -34,6 +34,8 @@ from giftcards.models.catalogue import is_called
 from giftcards.text.display import bdi, count_text, filled, moment, money, named
 
 _LONGEST_NAME = 200
+# On the page of a row, Django shows None as "None", whatever the ``empty_value`` is.
+_NOTHING = "-"
 
 
 class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
@@ -78,14 +80,14 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
         price = price_on_shelf(kind)
         return gettext("off the shelf") if price is None else money(price)
 
-    @admin.display(description=_("margin"), empty_value="-")
-    def margin(self, kind: ProductType) -> str | None:
+    @admin.display(description=_("margin"))
+    def margin(self, kind: ProductType) -> str:
         price = price_on_shelf(kind)
-        return None if price is None or kind.price is None else money(price - kind.price)
+        return _NOTHING if price is None or kind.price is None else money(price - kind.price)
 
-    @admin.display(description=_("last read"), empty_value="-")
-    def read(self, kind: ProductType) -> str | None:
-        return moment(kind.read_at) if kind.read_at else None
+    @admin.display(description=_("last read"))
+    def read(self, kind: ProductType) -> str:
+        return moment(kind.read_at) if kind.read_at else _NOTHING
 
     @admin.display(description=_("in stock"))
     def cards(self, kind: ProductType) -> str:
@@ -185,9 +187,9 @@ class ProductAdmin(ReadOnlyRows):
         url = f"{reverse(name, current_app=site)}?{query}"
         return format_html('<a href="{}">{}</a>', url, _("Show"))
 
-    @admin.display(description=_("types last read"), ordering="types_read_at", empty_value="-")
-    def read(self, product: Product) -> str | None:
-        return moment(product.types_read_at) if product.types_read_at else None
+    @admin.display(description=_("types last read"), ordering="types_read_at")
+    def read(self, product: Product) -> str:
+        return moment(product.types_read_at) if product.types_read_at else _NOTHING
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
         hidden = set() if _may_see_costs(request) else {"moves"}
@@ -195,11 +197,11 @@ class ProductAdmin(ReadOnlyRows):
             hidden.add("orders")
         return [name for name in self.readonly_fields if name not in hidden]
 
-    @admin.display(description=_("prices changed since yesterday"), empty_value="-")
-    def moves(self, product: Product) -> str | None:
+    @admin.display(description=_("prices changed since yesterday"))
+    def moves(self, product: Product) -> str:
         changes = OfferChange.objects.filter(since_yesterday(), type__product=product)
         lines = [(_told(move),) for move in price_moves(changes)]
-        return format_html_join(mark_safe("<br>"), "{}", lines) or None
+        return format_html_join(mark_safe("<br>"), "{}", lines) or _NOTHING
 
 
 def _may_see_costs(request: HttpRequest) -> bool:

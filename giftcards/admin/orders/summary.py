@@ -233,11 +233,14 @@ def _delivered(order: Order) -> str:
 def _brought(order: Order) -> str:
     """Return a sentence on the provider's delivery of cards that did not reach their recipient."""
     at = moment(order.settled_at) if order.settled_at else gettext("unknown")
-    text = ngettext(
-        "The provider delivered %(delivered)s of %(count)s card on %(at)s.",
-        "The provider delivered %(delivered)s of %(count)s cards on %(at)s.",
-        order.quantity,
-    )
+    if order.fulfilled_quantity == order.quantity:
+        text = ngettext(
+            "The provider delivered the card on %(at)s.",
+            "The provider delivered all %(count)s cards on %(at)s.",
+            order.quantity,
+        )
+    else:
+        text = gettext("The provider delivered %(delivered)s of %(count)s cards on %(at)s.")
     return filled(text, delivered=order.fulfilled_quantity, count=order.quantity, at=at)
 
 
