@@ -123,6 +123,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         "Quantity": "5",
         "Environment": "Sandbox",
         "Sale price": "550 DA",
+        "Sale amount": "2,750 DA",
         "Highest price": "500 DA",
         "Provider's order id": "6901616fe9e88196b4eb64b2",
         "Reference at the provider": "web-1042",
