@@ -165,9 +165,9 @@ def readings(text: str) -> list[list[Reading]]:
     """Return the ways to read a search for ``text``, in some lists, the most literal first.
 
     The first list splits the text at spaces only. One reading joins neighbouring groups of digits
-    into one phone number; another joins the parts of a name, and a third joins all parts, as
-    references are found without their dashes. The second list also splits the text at punctuation
-    marks. If the text begins with a word for "order", the last lists leave it out. A text without
+    into one phone number; another joins the parts of a name. The second list joins all parts, as
+    references are found without their dashes. The third list also splits the text at punctuation
+    marks. If the text begins with a word for "order", more lists leave it out. A text without
     letters and digits has no reading.
     """
     shown = without_label(folded(text))
@@ -178,7 +178,8 @@ def readings(text: str) -> list[list[Reading]]:
 def _lists(text: str) -> Iterator[list[Reading]]:
     parts = text.split()[:_MOST_WORDS]
     apart = [piece for part in parts for piece in ([part] if "@" in part else words(part))]
-    yield _read((_with_whole_numbers(parts), _together(parts), _as_reference(apart)))
+    yield _read((_with_whole_numbers(parts), _together(parts)))
+    yield _read((_as_reference(apart),))
     yield _read((apart, _together(apart)))
 
 

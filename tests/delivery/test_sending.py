@@ -176,8 +176,8 @@ class TestWanted:
     ) -> None:
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": mode}
         order = make_old(customer_email=ADDRESS)
-        message = make_message(Status.PARTIALLY_FILLED, order=order)
         assert purge_old().orders == 1
+        message = make_message(Status.PARTIALLY_FILLED, order=order)
         assert send() == SendingTally(cancelled=1)
         assert again(message).status == "cancelled"
         assert not server.received
