@@ -234,24 +234,68 @@ class Values(ShopTestCase):
 
 class Coupons(ShopTestCase):
     def test_the_shares_of_a_coupon_add_up_to_the_centime(self) -> None:
-        for coupon in ("0", "0.01", "100", "1649.99", "1650"):
+        for coupon in ("0", "0.01", "100", "1649.99", "1650", "2101"):
             for amounts in (["550"] * 3, ["1649.99", "0.01"], ["0", "1650"], ["0.07"] * 30_000):
                 known = [Decimal(amount) for amount in amounts]
                 parts = shares(Decimal(coupon), known)
-                assert sum(parts) == Decimal(coupon)
+                assert sum(parts) == min(Decimal(coupon), sum(known))
                 assert all(0 <= part <= amount for part, amount in zip(parts, known, strict=True))
 
-    def test_the_lines_of_a_cart_cost_what_is_left(self) -> None:
+    def make_cart_of_two(self) -> Cart:
         cart = self.make_cart(quantity=2)
-        line = cart.lines.get()
-        cart.lines.create(product=line.product, quantity=1, amount=550)
+        cart.lines.create(product=Product.objects.get(), quantity=1, amount=550)
+        return cart
+
+    def amounts(self, cart: Cart) -> list[str]:
+        return [f"{line.amount:.2f}" for line in cart.lines.order_by("pk")]
+
+    def test_a_coupon_is_left_alone_by_the_check_before_the_payment_and_ordered(self) -> None:
+        cart = self.make_cart_of_two()
         apply_coupon(cart, Decimal(100))
-        assert [line.amount for line in cart.lines.order_by("pk")] == [
-            Decimal("1033.34"), Decimal("516.66"),
-        ]  # fmt: skip
+        for _press in range(2):
+            checkout.check(cart)
+        assert self.amounts(cart) == ["1033.34", "516.66"]
+        checkout.mark_as_paid(cart)
+        orders = Order.objects.order_by("pk")
+        assert [f"{order.sale_amount}" for order in orders] == ["1033.34", "516.66"]
+
+    def test_a_dearer_card_costs_a_customer_with_a_coupon_the_new_price_less_the_coupon(
+        self,
+    ) -> None:
+        cart = self.make_cart_of_two()
+        apply_coupon(cart, Decimal(100))
+        Product.objects.update(price=600)
+        with pytest.raises(ValidationError, match="A price has changed"):
+            checkout.check(cart)
+        assert self.amounts(cart) == ["1133.34", "566.66"]
+        checkout.check(cart)
+
+    def test_a_coupon_that_is_applied_again_replaces_the_first(self) -> None:
+        cart = self.make_cart_of_two()
+        for coupon, amounts in {
+            100: ["1033.34", "516.66"],
+            300: ["900.00", "450.00"],
+            # Nobody is paid for taking cards.
+            1651: ["0.00", "0.00"],
+            0: ["1100.00", "550.00"],
+        }.items():
+            for _time in range(2):
+                apply_coupon(cart, Decimal(coupon))
+                assert self.amounts(cart) == amounts
+                checkout.check(cart)
+
+    def test_a_coupon_is_shared_anew_after_a_change_of_the_cart(self) -> None:
+        cart = self.make_cart_of_two()
+        apply_coupon(cart, Decimal(100))
+        cart.lines.filter(quantity=2).update(quantity=1)
+        apply_coupon(cart, Decimal(100))
+        assert self.amounts(cart) == ["500.00", "500.00"]
+
+    def test_a_coupon_on_a_free_cart_takes_nothing_off(self) -> None:
         cart = self.make_cart(quantity=1)
-        cart.lines.update(amount=0)
-        apply_coupon(cart, Decimal(0))
+        Product.objects.update(price=0)
+        apply_coupon(cart, Decimal(100))
+        assert self.amounts(cart) == ["0.00"]
 
 
 class Rules(ShopTestCase):
