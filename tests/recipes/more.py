@@ -21,14 +21,15 @@ from django.core.management import call_command
 from django.test import Client, TestCase, override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
-from shop import checkout, tasks
+from shop import buying, checkout, tasks
 from shop.codes import all_cards
 from shop.coupons import apply_coupon, shares
 from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
 
+from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order, reorder_missing
-from giftcards.models import Card, Hold, Order
+from giftcards.models import Card, Hold, Order, ProductType
 from giftcards.simulator import Simulator
 
 DAY = timedelta(days=1)
@@ -88,6 +89,10 @@ class PaymentTestCase(ShopTestCase):
         with provider():
             call_command("giftcards_catalogue", verbosity=0)
 
+    def leave(self, stock: int) -> None:
+        """The provider has only so many cards left."""
+        ProductType.objects.filter(type_id="type_001").update(stock=stock)
+
     def outcome(self, payment: Any) -> tuple[str, int, int]:
         """The status of the payment; the numbers of the cart's orders, and of its cards on hold."""
         references = [line.reference for line in payment.cart.lines.all()]
@@ -122,6 +127,36 @@ class Buying(ShopTestCase):
     def test_a_line_that_cannot_be_ordered_is_refused_before_the_payment(self) -> None:
         with pytest.raises(ValidationError):
             checkout.check(self.make_cart(quantity=2001))
+
+
+class Shelf(PaymentTestCase):
+    def press(self, reference: str, *, quantity: int = 2) -> str:
+        line = {
+            "reference": reference,
+            "product_id": "507f1f77bcf86cd799439011",
+            "type_id": "type_001",
+            "quantity": quantity,
+        }
+        holder = f"user {self.user.pk}"
+        return buying.begin_payment(line, sale_amount=quantity * 550, holder=holder)
+
+    def test_a_customer_who_presses_again_for_the_last_cards_can_still_pay(self) -> None:
+        self.leave(stock=2)
+        assert [self.press("line-1") for _time in range(2)] == ["", ""]
+        assert self.press("line-2") == "This card is sold out at the moment."
+        buying.payment_failed("line-1")
+        assert self.press("line-2") == ""
+
+    def test_one_customer_cannot_hold_more_cards_than_one_may(self) -> None:
+        assert self.press("line-1", quantity=20) == ""
+        assert "Too many cards are kept for you." in self.press("line-2", quantity=1)
+
+    def test_a_customer_who_presses_again_after_the_payment_holds_nothing(self) -> None:
+        cart = self.make_cart(quantity=2)
+        checkout.mark_as_paid(cart)
+        with pytest.raises(ReferenceConflict):
+            self.press(cart.lines.get().reference)
+        assert not Hold.objects.exists()
 
 
 class HandingOver(ShopTestCase):

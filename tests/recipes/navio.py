@@ -11,10 +11,11 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 from shop import navio
+from shop.coupons import apply_coupon
 from shop.models import Cart, NavioPayment, Product
 from shop.test_more import PaymentTestCase
 
-from giftcards.models import Hold, Order, ProductType, RequestSlot
+from giftcards.models import Hold, Order, RequestSlot
 from giftcards.payments import PaymentAnswer
 
 DAY = timedelta(days=1)
@@ -83,7 +84,22 @@ class Beginning(NavioTestCase):
         self.begun()
         assert Hold.objects.get().until > timezone.now() + timedelta(minutes=24)
 
-    def test_two_presses_lead_to_one_link_and_one_after_ten_minutes_to_another(self) -> None:
+    def test_a_cart_with_a_coupon_costs_less_at_each_press_and_in_the_order(self) -> None:
+        cart = self.make_cart(quantity=2)
+        apply_coupon(cart, Decimal(50))
+        for _press in range(2):
+            self.begin(cart)
+        [link] = self.provider.payments.values()
+        assert link.told["productInfo"]["amount"] == 1050
+        payment = NavioPayment.objects.get()
+        self.provider.pay(payment.ref)
+        self.assertContains(self.come_back(payment), "You have paid.")
+        assert Order.objects.get().sale_amount == 1050
+
+    def test_two_presses_for_the_last_cards_lead_to_one_link_and_one_after_ten_minutes_to_another(
+        self,
+    ) -> None:
+        self.leave(stock=2)
         payment = self.begun()
         assert self.begin(payment.cart).url == payment.url
         self.pass_time(minutes=11)
@@ -101,7 +117,7 @@ class Beginning(NavioTestCase):
         assert not Hold.objects.exists()
 
     def test_cards_that_cannot_be_had_are_not_paid_for(self) -> None:
-        ProductType.objects.filter(type_id="type_001").update(stock=1)
+        self.leave(stock=1)
         self.assertContains(self.begin(self.make_cart(quantity=2)), "is left.")
         assert self.provider.payments == {}
 
@@ -175,7 +191,7 @@ class Confirming(NavioTestCase):
     def test_cards_that_others_have_bought_meanwhile_are_ordered_all_the_same(self) -> None:
         payment = self.begun()
         self.pass_time(minutes=26)
-        ProductType.objects.filter(type_id="type_001").update(stock=0)
+        self.leave(stock=0)
         self.provider.pay(payment.ref)
         navio.catch_up()
         assert self.outcome(payment) == ("paid", 1, 0)

@@ -12,10 +12,11 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 from shop import payments
+from shop.coupons import apply_coupon
 from shop.models import Cart, Payment, Product
 from shop.test_more import PaymentTestCase
 
-from giftcards.models import Hold, Order, ProductType
+from giftcards.models import Hold, Order
 from tests.fakes.chargily import Chargily
 
 # What Chargily tells of a checkout, one after the other ("late": the cards are not held any more
@@ -119,11 +120,22 @@ class Beginning(PayingTestCase):
         )
         assert Payment.objects.latest("pk").amount == 1200
 
+    def test_a_cart_with_a_coupon_costs_less_at_each_press_and_in_the_order(self) -> None:
+        cart = self.make_cart(quantity=2)
+        apply_coupon(cart, Decimal(50))
+        for _press in range(2):
+            self.begin(cart)
+        [asked] = self.chargily.asked
+        assert asked["amount"] == 1050
+        self.tell(Payment.objects.get(), "paid")
+        assert Order.objects.get().sale_amount == 1050
+
     def test_cards_are_held_for_longer_than_a_checkout_lives(self) -> None:
         self.begun()
         assert Hold.objects.get().until > timezone.now() + timedelta(minutes=34)
 
-    def test_two_presses_lead_to_one_checkout(self) -> None:
+    def test_two_presses_for_the_last_cards_lead_to_one_checkout(self) -> None:
+        self.leave(stock=2)
         payment = self.begun()
         assert self.begin(payment.cart).url == payment.url
         assert len(self.chargily.asked) == 1
@@ -140,7 +152,7 @@ class Beginning(PayingTestCase):
                 assert self.begin(payment.cart).url != payment.url
 
     def test_cards_that_cannot_be_had_are_not_paid_for_and_none_of_the_cart_is_held(self) -> None:
-        ProductType.objects.filter(type_id="type_001").update(stock=3)
+        self.leave(stock=3)
         cart = self.make_cart(quantity=2)
         cart.lines.create(product=Product.objects.get(), quantity=2, amount=Decimal(1100))
         answer = self.begin(cart)
@@ -225,7 +237,7 @@ class Events(PayingTestCase):
     def test_cards_that_others_have_bought_meanwhile_are_ordered_all_the_same(self) -> None:
         payment = self.begun()
         self.end_holds()
-        ProductType.objects.filter(type_id="type_001").update(stock=0)
+        self.leave(stock=0)
         assert self.tell(payment, "paid") == 200
         assert self.outcome(payment) == ("paid", 1, 0)
 
