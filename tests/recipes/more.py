@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,20 +17,22 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core import mail
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
+from django.core.mail.backends.locmem import EmailBackend
+from django.core.management import CommandError, call_command
 from django.test import Client, TestCase, override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
 from shop import buying, checkout, tasks
-from shop.codes import all_cards
+from shop.codes import cards_of
 from shop.coupons import apply_coupon, shares
 from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
 
 from giftcards.exceptions import ReferenceConflict
-from giftcards.fulfilment import place_order, reorder_missing
+from giftcards.fulfilment import change_customer, place_order, reorder_missing
 from giftcards.models import Card, Hold, Order, ProductType
 from giftcards.simulator import Simulator
+from tests.fakes.mail import REFUSING, backend_settings
 
 DAY = timedelta(days=1)
 
@@ -63,7 +65,9 @@ class ShopTestCase(TestCase):
 
     def work(self) -> None:
         """Do what the worker does."""
-        with self.captureOnCommitCallbacks(execute=True):
+        is_refused = Order.objects.filter(status="PENDING", type_id="SIM_REJECT").exists()
+        raised = pytest.raises(CommandError, match="OUT_OF_STOCK") if is_refused else nullcontext()
+        with self.captureOnCommitCallbacks(execute=True), raised:
             call_command("giftcards_poll", verbosity=0)
         for delivery in Delivery.objects.filter(sent_at=None):
             tasks.send(delivery.pk)
@@ -102,6 +106,23 @@ class PaymentTestCase(ShopTestCase):
         return payment.status, orders, sum(held.quantity for held in current)
 
 
+def assert_is_mailed(message: Any, text: list[str], order: Order) -> None:
+    """The message has these lines, those with a number with the cards of the order."""
+    numbered = {f"{card.position}.": f"{card.value} {card.serial}" for card in order.cards.all()}
+    expected = [f"{line} {numbered.pop(line)}" if line in numbered else line for line in text]
+    assert message.body.splitlines() == expected
+    assert numbered == {}
+
+
+class Overtaken(EmailBackend):
+    """A second task begins to send the mails before this one has."""
+
+    def send_messages(self, messages: Any) -> int:
+        for delivery in Delivery.objects.all():
+            tasks.send(delivery.pk)
+        return super().send_messages(messages)
+
+
 class Buying(ShopTestCase):
     def test_the_customer_gets_the_codes_once(self) -> None:
         cart = self.make_cart(quantity=2)
@@ -115,14 +136,23 @@ class Buying(ShopTestCase):
         for card in bought.cards:
             assert f"{card.value} {card.serial}" in message.body
 
-    def test_only_the_cards_that_came_are_mailed(self) -> None:
-        cart = self.make_cart(quantity=5, provider_type="TEST_PARTIAL")
-        checkout.mark_as_paid(cart)
-        self.work()
-        [message] = mail.outbox
-        [head, *codes] = message.body.splitlines()
-        assert head == "2 of 5 cards were delivered."
-        assert len(codes) == 2
+    def test_the_mail_has_the_cards_that_came_and_says_what_becomes_of_the_others(self) -> None:
+        later = "You will get the missing cards later, or your money back."
+        sorry = "We are sorry: your cards could not be delivered."
+        for provider_type, text in {
+            "type_001": ["5 of 5 cards were delivered.", "1.", "2.", "3.", "4.", "5."],
+            "TEST_PARTIAL": ["2 of 5 cards were delivered.", "1.", "2.", later],
+            "TEST_REFUND": [sorry, later],
+            "SIM_REJECT": [sorry, later],
+        }.items():
+            with self.subTest(provider_type):
+                cart = self.make_cart(quantity=5, provider_type=provider_type)
+                checkout.mark_as_paid(cart)
+                self.work()
+                message = mail.outbox.pop()
+                assert message.subject == f"Your order cart-{cart.pk}"
+                assert_is_mailed(message, text, Order.objects.latest("pk"))
+                assert mail.outbox == []
 
     def test_a_line_that_cannot_be_ordered_is_refused_before_the_payment(self) -> None:
         with pytest.raises(ValidationError):
@@ -192,6 +222,23 @@ class HandingOver(ShopTestCase):
             tasks.send(*arguments)
         assert len(mail.outbox) == 2
 
+    def test_a_message_that_the_mail_server_refuses_can_be_sent_later(self) -> None:
+        self.settle()
+        Delivery.objects.update(sent_at=None)
+        delivery = Delivery.objects.get()
+        refused = self.settings(**backend_settings(REFUSING))
+        with refused, pytest.raises(ConnectionRefusedError):
+            tasks.send(delivery.pk)
+        tasks.send(delivery.pk)
+        assert len(mail.outbox) == 2
+
+    def test_a_second_task_that_begins_before_the_mail_is_out_sends_none(self) -> None:
+        self.settle()
+        Delivery.objects.update(sent_at=None)
+        with self.settings(**backend_settings("shop.test_more.Overtaken")):
+            tasks.send(Delivery.objects.get().pk)
+        assert len(mail.outbox) == 2
+
     def test_an_order_that_is_not_the_shops_is_left_alone(self) -> None:
         order = self.settle()
         order.reference = "selftest-1"
@@ -214,7 +261,7 @@ class HandingOver(ShopTestCase):
 
 def read(order: Order) -> Any:
     """Read the codes of an order as async code does."""
-    return async_to_sync(sync_to_async(all_cards))(order)
+    return async_to_sync(sync_to_async(cards_of))(order)
 
 
 class Async(ShopTestCase):
@@ -389,42 +436,86 @@ class Rules(ShopTestCase):
 
 
 class MissingCards(ShopTestCase):
-    def order_again(self) -> Order:
-        """Have 2 of 5 cards delivered, and the other 3 by a new order; return the first."""
-        cart = self.make_cart(quantity=5, provider_type="TEST_PARTIAL")
+    def order_some(self, provider_type: str = "TEST_PARTIAL", **configured: Any) -> Order:
+        """Order five cards of which some are missing; return the order."""
+        cart = self.make_cart(quantity=5, provider_type=provider_type)
         checkout.mark_as_paid(cart)
-        self.work()
-        order = Order.objects.get()
-        assert order.missing_quantity == 3
+        with self.settings(GIFTCARDS={**settings.GIFTCARDS, **configured}):
+            self.work()
+        order = Order.objects.get(repeats=None)
+        # When these are ordered again, all of them come.
         Order.objects.update(type_id="type_001")
-        reorder_missing(order, by="amina")
-        self.work()
         return order
 
-    def test_a_card_that_does_not_open_has_a_number_of_its_own(self) -> None:
-        order = self.order_again()
-        Card.objects.exclude(order=order).filter(position=1).update(sealed="damaged")
-        with self.assertLogs("shop.codes", "ERROR"):
-            shown = all_cards(order)
-        assert [card["number"] for card in shown if not card["value"]] == [3]
+    def order_again(self, order: Order) -> Order:
+        again = reorder_missing(order, by="amina")
+        self.work()
+        again.refresh_from_db()
+        return again
 
-    def test_async_code_reads_the_cards_that_were_ordered_again(self) -> None:
-        shown = read(self.order_again())
-        assert [card["number"] for card in shown] == [1, 2, 3, 4, 5]
-        assert {card["value"] for card in shown} == {card.value for card in Card.objects.all()}
-
-    def test_cards_that_are_ordered_again_reach_the_customer_of_the_first_order(self) -> None:
-        order = self.order_again()
+    def test_cards_that_are_ordered_again_are_mailed_once_each_to_the_customer(self) -> None:
+        order = self.order_some()
+        again = self.order_again(order)
         assert [part.original for part in order.parts] == [order, order]
-        assert {address for message in mail.outbox for address in message.to} == {
-            "customer@example.com"
-        }
-        heads, codes = zip(*(message.body.split("\n", 1) for message in mail.outbox), strict=True)
-        assert heads == ("2 of 5 cards were delivered.", "3 of 3 cards were delivered.")
-        for bought, text in zip(self.provider.orders.values(), codes, strict=True):
-            assert [line.split()[1] for line in text.splitlines()] == [
-                card.value for card in bought.cards
-            ]
+        [some, others] = mail.outbox
+        assert some.to == others.to == ["customer@example.com"]
+        later = "You will get the missing cards later, or your money back."
+        assert_is_mailed(some, ["2 of 5 cards were delivered.", "1.", "2.", later], order)
+        text = ["3 of 3 missing cards were delivered.", "1.", "2.", "3."]
+        assert_is_mailed(others, text, again)
+
+    def test_a_mail_that_goes_out_after_the_others_were_ordered_again_has_its_own_cards(
+        self,
+    ) -> None:
+        order = self.order_some()
+        self.order_again(order)
+        Delivery.objects.filter(change__order=order).update(sent_at=None)
+        tasks.send(Delivery.objects.get(sent_at=None).pk)
+        again = "We have ordered the missing cards again."
+        text = ["2 of 5 cards were delivered.", "1.", "2.", again]
+        assert_is_mailed(mail.outbox[-1], text, order)
+
+    def test_a_mail_says_that_the_rule_has_ordered_the_missing_cards_again(self) -> None:
+        for provider_type in ("TEST_REFUND", "SIM_REJECT"):
+            with self.subTest(provider_type):
+                order = self.order_some(provider_type, REORDER_MISSING={"times": 1, "hours": 1})
+                again = "We have ordered the missing cards again."
+                text = ["We are sorry: your cards could not be delivered.", again]
+                assert_is_mailed(mail.outbox.pop(), text, order)
+                Order.objects.filter(repeats=order).delete()
+                order.delete()
+
+    def test_cards_that_are_ordered_again_in_vain_are_told_of_as_missing_cards(self) -> None:
+        order = self.order_some()
+        Order.objects.update(type_id="SIM_REJECT")
+        order.refresh_from_db()
+        again = self.order_again(order)
+        sorry = "We are sorry: your missing cards could not be delivered."
+        later = "You will get the missing cards later, or your money back."
+        assert_is_mailed(mail.outbox[-1], [sorry, later], again)
+
+    def test_a_corrected_address_gets_the_mail_and_that_of_cards_ordered_again(self) -> None:
+        cart = self.make_cart(quantity=5, provider_type="TEST_PARTIAL")
+        checkout.mark_as_paid(cart)
+        order = Order.objects.get()
+        change_customer(order, email="right@example.com", by="amina")
+        self.work()
+        order.refresh_from_db()
+        self.order_again(order)
+        assert [message.to for message in mail.outbox] == [["right@example.com"]] * 2
+
+    def test_a_mail_that_went_to_a_wrong_address_is_sent_to_the_corrected_one(self) -> None:
+        order = self.settle()
+        change_customer(order, email="right@example.com", by="amina")
+        long_ago = timezone.now() - timedelta(minutes=3)
+        Delivery.objects.update(sent_at=None, created_at=long_ago)
+        OrmQ.objects.all().delete()
+        tasks.send_again()
+        [queued] = OrmQ.objects.all()
+        tasks.send(*queued.task["args"])
+        assert [message.to for message in mail.outbox] == [
+            ["customer@example.com"], ["right@example.com"],
+        ]  # fmt: skip
 
 
 class Webhook(ShopTestCase):
