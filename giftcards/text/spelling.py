@@ -76,7 +76,8 @@ _ORDER_LABEL = re.compile(
 # The words that stand before a code or a serial in the app's messages, and in those of others.
 _CODE_LABEL = re.compile(
     r"\b(?:code(?: pin)?|pin(?: code)?|serial(?: (?:number|no\.?))?|s/?n"
-    r"|(?:(?:num[eé]ro|n[°º]|no) de )?s[eé]rie|(?:ال)?رمز(?: السري)?|(?:ال)?رقم (?:ال)?(?:تسلسلي|سري))"
+    r"|(?:(?:num[eé]ro|n[°º]|no) de )?s[eé]rie"
+    r"|(?:ال)?رمز(?: السري)?|(?:ال)?رقم (?:ال)?(?:تسلسلي|سري))"
     r"\s*:",
     re.IGNORECASE,
 )

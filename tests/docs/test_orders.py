@@ -73,15 +73,23 @@ def test_every_problem_ends_in_its_row_as_it_does_in_the_code() -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(("reference", "tasks"), [("cart-7", ["shop.tasks.tell"]), ("test", [])])
+@pytest.mark.parametrize(
+    ("order", "tasks"),
+    [
+        (Order(reference="cart-7"), ["shop.tasks.tell"]),
+        (Order(reference="repetition", repeats=Order(reference="cart-7")), ["shop.tasks.tell"]),
+        (Order(reference="test"), []),
+    ],
+    ids=["of the shop", "for missing cards of the shop", "of the self-test"],
+)
 def test_the_receiver_queues_a_task_for_an_order_of_the_shop(
-    reference: str, tasks: list[str]
+    order: Order, tasks: list[str]
 ) -> None:
     names: dict[str, Any] = {}
     [block] = blocks(section(page("placing"), "Telling your shop"), "python")
     try:
         exec(block, names)
-        names["settled"](Order(reference=reference), StatusChange(pk=1))
+        names["settled"](order, StatusChange(pk=1))
     finally:
         order_settled.disconnect(dispatch_uid="shop.settled")
     assert [queued.task["func"] for queued in OrmQ.objects.all()] == tasks
