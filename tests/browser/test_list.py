@@ -56,6 +56,7 @@ def test_large_amounts_are_whole_and_their_digits_stand_under_digits(boss: Brows
         price_per_card=Decimal("12250.55"),
         fulfilled_amount=Decimal("36751.65"),
         sale_price=Decimal("99999999.99"),
+        sale_amount=Decimal("499999999.95"),
     )
     for language in ("en", "fr", "ar"):
         boss.speak(language)
