@@ -3,9 +3,12 @@
 "use strict";
 
 document.addEventListener("focusin", ({ target }) => {
-  if (!target.matches("[data-selects]") || target.value !== target.defaultValue) return;
-  // After the press of the mouse, which places the cursor. Who has gone on since is not called back.
+  const isUntouched = () => target.value === target.defaultValue;
+  if (!target.matches("[data-selects]") || !isUntouched()) return;
+  target.select();
+  // Again after the press of the mouse, which places the cursor. Who has gone on since is not called
+  // back, and keeps what they have typed.
   setTimeout(() => {
-    if (target === document.activeElement) target.select();
+    if (target === document.activeElement && isUntouched()) target.select();
   });
 });
