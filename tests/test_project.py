@@ -129,7 +129,13 @@ def test_make_says_first_that_a_python_is_too_old(tmp_path: Path) -> None:
     pretend = "import sys; sys.version_info = (3, 10); exec(sys.argv[1])"
     older.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
     older.chmod(0o755)
-    command = ("make", "test", f"PYTHON={older}", f"VENV={tmp_path / 'venv'}")
+    command = (
+        "make",
+        "--no-print-directory",
+        "test",
+        f"PYTHON={older}",
+        f"VENV={tmp_path / 'venv'}",
+    )
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("Python 3.11 or later is needed")
     assert not (tmp_path / "venv").exists()

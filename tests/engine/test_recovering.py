@@ -722,7 +722,9 @@ class TestAdopting:
             with Gateway() as gateway:
                 return recover(Order.objects.all(), gateway, Pulse())
 
-        assert sum(in_threads(2, work)) == 3
+        assert sum(in_threads(2, work)) <= 3
+        # InnoDB may have ended a transaction of one of them, because of a deadlock.
+        Order.objects.filter(status=Status.UNCONFIRMED).update(due_at=ago(1))
         look(2)
         assert statuses() == ["FULFILLED"] * 3
         assert Card.objects.count() == 6

@@ -104,7 +104,9 @@ def make_due() -> None:
 
 
 def is_all_done() -> bool:
-    is_open = Order.objects.exclude(status__in=FINAL).filter(needs_attention=False).exists()
+    # An order that waits for a person is not due.
+    waiting = Order.objects.filter(needs_attention=True, due_at=None)
+    is_open = Order.objects.exclude(status__in=FINAL).exclude(pk__in=waiting).exists()
     return not is_open and not StatusChange.objects.filter(announced_at=None).exists()
 
 
