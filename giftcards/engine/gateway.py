@@ -27,6 +27,7 @@ from giftcards.engine.tuning import tuning
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited, Refused, Withheld
 from giftcards.keys.keyring import key_fingerprint
 from giftcards.models import ApiKey, Lease, Order, ProviderState
+from giftcards.models.provider import this_machine
 from giftcards.provider.answers import KeyInfo, Product
 from giftcards.provider.client import Client
 from giftcards.rules.purposes import Purpose
@@ -369,7 +370,7 @@ class Gateway:
         if self._failure is not None:
             values |= {"failed_at": now, "failure": str(self._failure)}
         if self._has_succeeded:
-            values["succeeded_at"] = now
+            values |= {"succeeded_at": now, "succeeded_by": this_machine()}
             if self._state.is_of_this_machine or not self._state.is_pause_told(now):
                 values["outages"] = 0
         elif self._failure is not None and self.is_outage(self._failure):

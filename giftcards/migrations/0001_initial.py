@@ -379,6 +379,7 @@ class Migration(migrations.Migration):
                 ('list_questions', models.PositiveIntegerField(default=0)),
                 ('check_path', models.CharField(blank=True, max_length=20)),
                 ('succeeded_at', models.DateTimeField(null=True, verbose_name='last answer')),
+                ('succeeded_by', models.CharField(blank=True, max_length=100)),
                 ('failed_at', models.DateTimeField(null=True, verbose_name='last failure')),
                 ('failure', models.TextField(blank=True, verbose_name="last failure's text")),
                 ('swept_at', models.DateTimeField(null=True, verbose_name='last sweep')),

@@ -372,6 +372,8 @@ class ProviderState(models.Model):
     # "" at first.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
+    # The machine to which the provider gave its last answer.
+    succeeded_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
     failure = models.TextField(_("last failure's text"), blank=True)
 
@@ -442,7 +444,8 @@ class ProviderState(models.Model):
     @property
     def is_of_one_machine(self) -> bool:
         """True if the last pause is one machine's, and the provider answers another machine."""
-        return bool(self.paused_by) and self._has_answered_since(self.paused_at)
+        is_other = self.succeeded_by != self.paused_by
+        return bool(self.paused_by) and is_other and self._has_answered_since(self.paused_at)
 
     def _has_answered_since(self, moment: datetime | None) -> bool:
         return moment is not None and self.succeeded_at is not None and self.succeeded_at > moment

@@ -72,7 +72,8 @@ class Finding:
     ``sentence`` is for monitors, in English and without secrets. ``count`` is the number of orders
     or other rows, at most :data:`MOST`; ``has_more`` is True if there are more. ``since`` is when
     the condition began, if that is known. ``orders`` has references by primary key. ``explain``
-    returns the details for staff in their language, or "".
+    returns the details for staff in their language, or "". ``allows_sales`` is True if cards can be
+    bought although the condition stops sales in general.
     """
 
     sentence: str
@@ -81,6 +82,7 @@ class Finding:
     since: datetime | None = None
     orders: Mapping[int, str] = field(default_factory=dict)
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
+    allows_sales: bool = False
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:

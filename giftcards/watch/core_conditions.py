@@ -42,7 +42,12 @@ def _paused(standing: Standing) -> Finding | None:
     state = standing.state
     if not (why := state.why_paused()):
         return None
-    return Finding(why, since=state.paused_since, explain=lambda: state.explain_pause().for_staff)
+    return Finding(
+        why,
+        since=state.paused_since,
+        explain=lambda: state.explain_pause().for_staff,
+        allows_sales=state.is_of_one_machine and not standing.is_refused,
+    )
 
 
 def _refused(standing: Standing) -> Finding | None:

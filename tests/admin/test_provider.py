@@ -260,6 +260,19 @@ class TestPage:
         [row] = [row for row in table(html, "failures") if row[1] == "Provider"]
         assert row[2] == told
 
+    @pytest.mark.parametrize("is_answered", [True, False])
+    def test_the_outage_of_one_server_stops_no_sales_while_others_are_answered(
+        self, viewer: Client, is_answered: bool
+    ) -> None:
+        ProviderState.objects.note_tick()
+        ProviderState.objects.pause(ProviderState.Pause.OUTAGE, detail="No route.", until=ago(-15))
+        answered = {"succeeded_at": ago(0) if is_answered else ago(60), "succeeded_by": "web-2"}
+        ProviderState.objects.update(paused_by="web-1", **answered)
+        seen = text(read(viewer.get(PAGE)))
+        assert ("Gift cards can be sold now." in seen) is is_answered
+        assert ("The server web-1 cannot reach the provider." in seen) is is_answered
+        assert ("Gift cards cannot be sold now: requests" in seen) is not is_answered
+
     def test_the_balance_and_its_age_are_for_those_who_may_see_costs(self, viewer: Client) -> None:
         accountant = sign_in("view_providerstate", "view_cost")
         assert facts(read(accountant.get(PAGE)), "connection")["Balance"] == "not read yet"

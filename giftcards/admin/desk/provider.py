@@ -78,12 +78,14 @@ class Verdict:
 
 
 def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) -> Verdict:
+    findings: list[Finding | None] = []
     for condition in CONDITIONS.values():
         finding = condition.judge(standing) if condition.stops_sales else None
-        if finding:
+        if finding and not finding.allows_sales:
             return _no(condition, finding, orders)
+        findings.append(finding)
     low = (each for each in CONDITIONS.values() if each.limits_sales and shows_costs)
-    findings = (condition.find(standing, orders) for condition in low)
+    findings += (condition.find(standing, orders) for condition in low)
     advice = tuple(finding.explain() for finding in findings if finding)
     return Verdict(is_yes=True, answer=gettext("Gift cards can be sold now."), advice=advice)
 
