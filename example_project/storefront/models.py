@@ -91,7 +91,7 @@ class Purchase(models.Model):
 
     @property
     def recipient(self) -> str:
-        """Who gets the gift, as the customer has named them; "" if it is none."""
+        """The recipient's name, or else the address; "" if the purchase is no gift."""
         return self.recipient_email and (self.recipient_name or self.recipient_email)
 
     @property

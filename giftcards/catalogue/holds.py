@@ -131,7 +131,7 @@ class _Wanted(NamedTuple):
 
 
 def _with(line: Line, held: HoldQuerySet) -> _Wanted:
-    """What ``held`` and a hold of ``line`` are together; an earlier hold of it is replaced."""
+    """Add ``line`` to the holds ``held``, without the hold that it replaces; return the sums."""
     others = held.current(timezone.now()).exclude(reference=line.reference)
     has = others.aggregate(holds=Count("pk"), cards=Sum("quantity"))
     return _Wanted((has["cards"] or 0) + line.quantity, has["holds"] + 1)

@@ -1,4 +1,4 @@
-"""Who holds cards: an account, or a guest, who is known by a session and a network."""
+"""Holders of cards: accounts, and guests, who are known by a session and a network."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def find_bought(
 
 
 def _references(order: Order) -> list[str]:
-    """The reference that ``order`` was sent with, or those that it may be sent with."""
+    """Return the reference that was sent with ``order``, or all that may be sent with it."""
     if order.provider_reference:
         return [order.provider_reference]
     return conf.keyring().sent_references(order.reference)

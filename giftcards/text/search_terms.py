@@ -198,7 +198,7 @@ def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
 
 
 def _as_reference(apart: Sequence[str]) -> Iterator[str]:
-    """Yield all words joined: SUP Q7 finds SUP-Q7. A number alone is read elsewhere."""
+    """Yield all words joined: SUP Q7 finds SUP-Q7. Other readings join the parts of a number."""
     together = "".join(apart)
     if len(apart) > 1 and "@" not in together and not is_dialled(together):
         yield together
