@@ -63,7 +63,7 @@ def _orders(count: int, random: Random) -> Iterator[Order]:
     step = timedelta(days=DAYS) / MONTH
     now = timezone.now()
     for number in range(count):
-        settled_at = now - number * step
+        finalized_at = now - number * step
         status = random.choice(_STATUSES)
         quantity = random.randint(2, 5)
         price = Decimal(random.choice([490, 980, 1960, 4900]))
@@ -79,8 +79,8 @@ def _orders(count: int, random: Random) -> Iterator[Order]:
             price_per_card=random.choice([None, *99 * [price]]),
             fulfilled_amount=random.choice([None, Decimal(1), *98 * [price * delivered]]),
             sale_amount=random.choice([None, *9 * [price * quantity + random.randint(0, 99)]]),
-            settled_at=settled_at,
-            created_at=settled_at - timedelta(seconds=random.randint(3, 45)),
+            finalized_at=finalized_at,
+            created_at=finalized_at - timedelta(seconds=random.randint(3, 45)),
             customer_name="آمنة بن علي",
             customer_email="amina@example.com",
         )
@@ -133,7 +133,7 @@ def _as_one_text(start: Any, end: Any) -> str:
             [
                 order.reference,
                 order.group,
-                order.settled_at,
+                order.finalized_at,
                 order.status,
                 order.product_id,
                 order.type_id,

@@ -61,9 +61,9 @@ def run(size: str, kind: str, limit: str = "60", *, is_quick: bool) -> None:
         # How far the simulator's time of day is behind ours.
         behind = timedelta(seconds=clock.offset)
         lags = [
-            order.settled_at - settle_at - behind
+            order.finalized_at - settle_at - behind
             for order in Order.objects.all()
-            if order.settled_at
+            if order.finalized_at
             and (settle_at := simulator.orders[order.provider_order_id or ""].settle_at)
         ]
     while_open = [request for request in requests if request.at - clock.zero <= still]
@@ -85,7 +85,7 @@ def seed_loop(url: str, seconds: float) -> None:
     with Client(base_url=url, api_key="bench", timeout=10) as client:
         while time.monotonic() < ends_at:
             round_ends_at = time.monotonic() + 5
-            open_orders = list(Order.objects.filter(settled_at=None))
+            open_orders = list(Order.objects.filter(finalized_at=None))
             if not open_orders:
                 return
             for order in open_orders:
@@ -94,7 +94,7 @@ def seed_loop(url: str, seconds: float) -> None:
                     continue
                 now = timezone.now()
                 before, order.status = order.status, answer.status or ""
-                order.settled_at, order.due_at = now, None
+                order.finalized_at, order.due_at = now, None
                 order.fulfilled_quantity = answer.fulfilled_quantity or 0
                 order.save()
                 for position, card in enumerate(answer.cards, 1):

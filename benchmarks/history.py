@@ -100,7 +100,7 @@ class PlainAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         "status",
         "product_id",
         "environment",
-        "settled_at",
+        "finalized_at",
         "created_at",
     )
     search_fields = (
@@ -375,15 +375,15 @@ def pages(count: int) -> dict[str, tuple[Query, Query | None]]:
             "environment__exact": "PRODUCTION",
             "status__exact": "REFUNDED",
         },
-        "settled today": within("settled_at", 1),
-        "settled this year": within("settled_at", 360),
-        "settled this year, page 200": {**within("settled_at", 360), "p": "200"},
+        "settled today": within("finalized_at", 1),
+        "settled this year": within("finalized_at", 360),
+        "settled this year, page 200": {**within("finalized_at", 360), "p": "200"},
         "settled this year, REFUNDED": {
-            **within("settled_at", 360),
+            **within("finalized_at", 360),
             "status__exact": "REFUNDED",
         },
         "settled this month, product": {
-            **within("settled_at", 30),
+            **within("finalized_at", 30),
             "product_id": "product-001",
         },
         "of this week": week,

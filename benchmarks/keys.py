@@ -50,9 +50,9 @@ def run(*args: str, is_quick: bool) -> None:
 
 def _make(first: int) -> None:
     """Orders whose codes were kept long enough, with new cards from the number ``first``."""
-    settled_at = timezone.now() - timedelta(days=400)
+    finalized_at = timezone.now() - timedelta(days=400)
     orders = Order.objects.bulk_create(
-        build_guide_order(Status.FULFILLED, quantity=_CARDS_OF_ORDER, settled_at=settled_at)
+        build_guide_order(Status.FULFILLED, quantity=_CARDS_OF_ORDER, finalized_at=finalized_at)
         for _number in range(_MADE_AT_ONCE)
     )
     store_cards(

@@ -106,7 +106,7 @@ def _update(**values: Any) -> Callable[[CardLink], object]:
 
 def _reopen(link: CardLink) -> None:
     now = timezone.now()
-    values = {"settled_at": None, "open_amount": None, "is_consistent": None, "due_at": now}
+    values = {"finalized_at": None, "open_amount": None, "is_consistent": None, "due_at": now}
     Order.objects.filter(pk=link.order_id).update(status=Status.HANDLING, **values)
 
 

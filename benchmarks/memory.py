@@ -48,7 +48,7 @@ def run(*, is_quick: bool) -> None:
                 provider.stdin.write(f"{BATCH}\n")
                 provider.stdin.flush()
                 accept(json.loads(provider.stdout.readline()))
-                while Order.objects.filter(settled_at=None).exists():
+                while Order.objects.filter(finalized_at=None).exists():
                     sweep(gateway)
                 used[count] = resident()
         provider.stdin.close()

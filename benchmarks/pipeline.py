@@ -195,7 +195,7 @@ class Shop:
         return Order.objects.filter(reference__startswith=self.run)
 
     def _watch(self, is_over: threading.Event) -> None:
-        settled = self._orders().exclude(settled_at=None).values_list("reference", flat=True)
+        settled = self._orders().exclude(finalized_at=None).values_list("reference", flat=True)
         try:
             while not is_over.wait(LOOK_EVERY):
                 found = list(settled.all())

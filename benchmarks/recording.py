@@ -93,7 +93,7 @@ def row_by_row(pairs: Pairs, within: Callable[[], AbstractContextManager[Any]]) 
     for order, answer in pairs:
         with within():
             before, order.status = order.status, Status(answer.status or "")
-            order.settled_at = order.checked_at = timezone.now()
+            order.finalized_at = order.checked_at = timezone.now()
             order.due_at = order.claimed_until = None
             order.fulfilled_quantity = len(answer.cards)
             order.fulfilled_amount = answer.fulfilled_amount

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from benchmarks.stage import configure, say
 from giftcards.catalogue import check_offer, offers
-from giftcards.models import Hold, Order, Product, ProductType
+from giftcards.models import Order, Product, ProductType, Reservation
 from giftcards.statuses import Status
 from tests.builders import build_guide_order
 from tests.history import add_history, analyze
@@ -30,7 +30,7 @@ MOST = 300
 
 def run(*args: str, is_quick: bool) -> None:
     count = int(args[-1]) if args and args[-1].isdigit() else 20_000 if is_quick else 1_000_000
-    configure(PRICING={"margin_percent": 10, "round_to": 10}, CATALOGUE_EVERY=60)
+    configure(PRICING={"margin_percent": 10, "round_to": 10}, CATALOGUE_INTERVAL=3600)
     add_history(count)
     _fill()
     analyze(Product, ProductType)
@@ -38,7 +38,7 @@ def run(*args: str, is_quick: bool) -> None:
     _measure("nothing is open")
     _rush()
     _measure(f"{OPEN:,} open, statistics from before")
-    analyze(Product, ProductType, Hold)
+    analyze(Product, ProductType, Reservation)
     _measure(f"{OPEN:,} open, statistics of now")
 
 
@@ -53,7 +53,7 @@ def _fill() -> None:
         ProductType(
             product=product,
             type_id=f"type_{number}",
-            price=100 * (number + 1),
+            cost=100 * (number + 1),
             stock=500,
             read_at=now - timedelta(minutes=45),
         )
@@ -75,8 +75,8 @@ def _rush() -> None:
         )
         for number, (product_id, type_id) in enumerate(chosen)
     )
-    Hold.objects.bulk_create(
-        Hold(
+    Reservation.objects.bulk_create(
+        Reservation(
             reference=f"hold-{number}",
             product_id=product_id,
             type_id=type_id,

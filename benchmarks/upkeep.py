@@ -85,7 +85,7 @@ def _make(wanted: int) -> None:
                 Status.FULFILLED,
                 type_id=_OLD_TYPE,
                 quantity=len(_PLACES),
-                settled_at=timezone.now() - timedelta(days=400 if number % 2 else 30),
+                finalized_at=timezone.now() - timedelta(days=400 if number % 2 else 30),
             )
             for number in range(_MADE_AT_ONCE)
         )
@@ -180,8 +180,8 @@ def _check(bought: int) -> None:
     opened = destroyed = 0
     keyring = conf.keyring()
     for card in Card.objects.filter(order__type_id=_OLD_TYPE).select_related("order").iterator():
-        assert card.order.settled_at is not None
-        is_due = card.order.settled_at < timezone.now() - timedelta(days=365)
+        assert card.order.finalized_at is not None
+        is_due = card.order.finalized_at < timezone.now() - timedelta(days=365)
         assert card.is_destroyed == is_due
         if card.is_destroyed:
             destroyed += 1

@@ -94,7 +94,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
             "correct-customer": pages["order-page"].replace("/change/", "/customer/"),
             "price": pages["held"].replace("/change/", "/price/"),
-            "order-again": pages["order-page"].replace("/change/", "/repeat/"),
+            "order-again": pages["order-page"].replace("/change/", "/reorder/"),
             "pay-back": pages["order-page"].replace("/change/", "/pay-back/"),
             "refund-paid": f"{order_list}refunds/{planned.pk}/paid/",
             "refund-take-back": f"{order_list}refunds/{planned.pk}/take-back/",

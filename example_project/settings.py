@@ -183,7 +183,7 @@ GIFTCARDS = {
     "POLL_TIMEOUT": float(os.environ.get("GIFTCARDS_POLL_TIMEOUT", "300")),
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
     "SEND_REFERENCE": os.environ.get("GIFTCARDS_SEND_REFERENCE") == "1",
-    "CATALOGUE_EVERY": float(os.environ.get("GIFTCARDS_CATALOGUE_EVERY", "60")),
+    "CATALOGUE_INTERVAL": float(os.environ.get("GIFTCARDS_CATALOGUE_INTERVAL", "3600")),
     # The provider also tops up phones, which this shop does not sell.
     "CATALOGUE_SKIP": [
         title
@@ -194,8 +194,6 @@ GIFTCARDS = {
     "LEAST_STOCK": int(os.environ.get("GIFTCARDS_LEAST_STOCK", "0")),
     # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
     "PRICING": {"margin_percent": 12, "round_to": 10},
-    # As many as its form takes, so that the page of many cards can be seen.
-    "CARDS_PER_HOLDER": 120,
 }
 
 # The mails to customers are files in a folder that only its owner may enter: they lead to cards.

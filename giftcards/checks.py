@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
-from math import ceil, inf
+from math import inf
 from typing import Any, NamedTuple
 
 from django.apps import apps
@@ -28,7 +28,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from django.utils.version import get_version_tuple
 
-from giftcards.conf import LOOP_SECONDS, conf, problems
+from giftcards.conf import LONGEST_TASK, LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
 
 TAG = "giftcards"
@@ -45,7 +45,6 @@ IDS: Mapping[str, str] = {
     "insecure": "giftcards.E009",
     "repeated_key": "giftcards.E016",
     "derived_key": "giftcards.E017",
-    "currency": "giftcards.E018",
     "path": "giftcards.E023",
 }
 # The options that choose a broker. Without any of them, django-q2 uses Redis on the same machine.
@@ -98,7 +97,7 @@ def check_isolation(**_: object) -> list[CheckMessage]:
         Warning(
             f"The database {DEFAULT_DB_ALIAS!r} has the isolation level {level}, with which"
             " giftcards was not tried. A transaction that does not see what others have committed"
-            " meanwhile may fail, or hold a card that is held already.",
+            " meanwhile may fail, or reserve a card that is reserved already.",
             hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
             id="giftcards.W010",
         )
@@ -494,10 +493,7 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(retry, int | float) or isinstance(retry, bool) or not abs(retry) < inf:
         yield _wrong_type("retry", "a number of seconds")
         return
-    try:
-        needed = ceil(conf.longest_task)
-    except ConfigurationError:
-        return  # reported by check_settings
+    needed = LONGEST_TASK
     longest = needed if timeout is None or timeout == _NO_TIMEOUT else timeout
     wanted_retry = 2 * max(needed, longest)
     if longest < needed:

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from operator import is_not
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 from django.utils.encoding import force_bytes
 
 from giftcards.exceptions import ConfigurationError
@@ -34,8 +36,16 @@ _ONECLICKDZ = "https://api.oneclickdz.com"
 # Seconds for which one task runs the loop. They are few, because a stopping cluster waits for the
 # task.
 LOOP_SECONDS = 40
+# The longest time for one request, from connecting to the last byte (seconds).
+REQUEST_TIMEOUT = 10
 # Seconds that a task may need after its last request, to record answers and call receivers.
 _RECORDING_SECONDS = 10
+#: The longest time, in seconds, that a task of the app takes. Just before the end of
+#: ``LOOP_SECONDS``, a task may begin to send an order. That takes up to two requests: one for the
+#: price, and one to place the order.
+LONGEST_TASK = LOOP_SECONDS + 2 * REQUEST_TIMEOUT + _RECORDING_SECONDS
+#: The currency of all amounts, in which the provider charges: Algerian dinars.
+CURRENCY = "DZD"
 #: The maximum number of hours for which ``REORDER_MISSING`` buys missing cards again.
 LONGEST_SEARCH = 72
 #: The largest amount that a column of money holds.
@@ -101,7 +111,8 @@ class Setting(Generic[T]):
 class SettingsDict:
     """The settings in the dict ``settings.<dict_name>``, read anew each time.
 
-    Reading a wrong setting raises :exc:`~giftcards.exceptions.ConfigurationError`.
+    A value is parsed again only if it has changed. Reading a wrong setting raises
+    :exc:`~giftcards.exceptions.ConfigurationError`.
     """
 
     dict_name: ClassVar[str]
@@ -112,6 +123,12 @@ class SettingsDict:
         cls.dict_name = dict_name
         declared = [value for value in vars(cls).values() if isinstance(value, Setting)]
         cls.declared = {setting.key: setting for setting in declared}
+
+    def __init__(self) -> None:
+        # By key, the objects that the value consisted of when it was parsed, and the result.
+        self._parsed: dict[str, tuple[list[object], Any]] = {}
+        # Only tests change other settings that a value depends on.
+        setting_changed.connect(lambda **_: self._parsed.clear(), weak=False)
 
     def get(self, setting: Setting[T]) -> T:
         """Return the value or the default; raise :exc:`ConfigurationError` if it is unusable."""
@@ -156,7 +173,25 @@ class SettingsDict:
         named = f"{self.dict_name}[{key!r}]"
         if setting.required and configured.get(key) in (None, "", [], ()):
             raise Unusable(f"no_{key.lower()}", f"{named} is not set.", setting.required)
-        return setting.parse(named, configured.get(key, setting.default))
+        value = configured.get(key, setting.default)
+        objects = list(_objects(value))
+        known, parsed = self._parsed.get(key, ([], None))
+        if len(known) != len(objects) or any(map(is_not, known, objects)):
+            parsed = setting.parse(named, value)
+            self._parsed[key] = (objects, parsed)
+        return cast("T", parsed)
+
+
+def _objects(value: object) -> Iterator[object]:
+    """Yield the objects that ``value`` consists of, so that a change within it is noticed."""
+    yield value
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield name
+            yield from _objects(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _objects(item)
 
 
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
@@ -460,15 +495,6 @@ def _reorder_rule(setting: str, value: Any) -> ReorderRule:
     return ReorderRule(times, hours)
 
 
-def _currency(setting: str, value: Any) -> str:
-    """a text of three capital letters"""
-    hint = "DZD is the one the provider charges in."
-    code = text(setting, value, hint)
-    if len(code) == 3 and code.isascii() and code.isalpha() and code.isupper():
-        return code
-    raise Unusable("currency", f"{setting} must be a code of three capital letters.", hint)
-
-
 class Conf(SettingsDict, dict_name="GIFTCARDS"):
     """The settings, one typed attribute each; see the settings page of the documentation."""
 
@@ -517,24 +543,11 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         default=60,
         is_working=True,
     )
-    request_timeout = Setting(
-        number(float, 0.1, 30),
-        help="Seconds that one request may take, from connecting to the last byte.",
-        default=10,
-        is_working=True,
-    )
     send_timeout = Setting(
         number(float, 1, 604_800),
         help="Seconds for which an order may wait to be sent. After that it is `REJECTED`: nothing"
         " is bought for a customer who no longer waits.",
         default=3600,
-        is_working=True,
-    )
-    proof_of_absence = Setting(
-        number(float, 1, 86_400),
-        help="Seconds after sending until an order without an answer counts as not placed, if two"
-        " looks at the provider's list have not shown it. It is then sent again.",
-        default=120,
         is_working=True,
     )
     send_reference = Setting(
@@ -543,27 +556,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         " whose answer is lost is then found by it, if the provider tells references back. Run"
         " `giftcards_selftest` in the sandbox first: it says whether to set this.",
         default=False,
-        is_working=True,
-    )
-    currency = Setting(
-        _currency,
-        help="The currency in which amounts are shown. OneClickDz charges in dinars, and nothing is"
-        " converted.",
-        default="DZD",
-        is_working=True,
-    )
-    hold_above_sale_price = Setting(
-        _switch,
-        help="True: an order that costs more than its customer pays waits for a person. An order"
-        " with a `max_price` keeps to that instead.",
-        default=True,
-        is_working=True,
-    )
-    price_max_age = Setting(
-        number(float, 1, 86_400),
-        help="Seconds for which a price of the provider counts as current: an order with a price"
-        " limit is not sent without one. A shorter time costs more requests.",
-        default=600,
         is_working=True,
     )
     review_order = Setting(
@@ -584,10 +576,11 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         " before money counts as owed. Without it, only people do.",
         is_working=True,
     )
-    catalogue_every = Setting(
-        number(float, 0, 10_080),
-        help="Minutes after which the worker reads the catalogue again. 0: it never does.",
-        default=60,
+    catalogue_interval = Setting(
+        number(float, 0, 604_800),
+        help="Seconds between two readings of the catalogue by the worker. If it is 0, only"
+        " `giftcards_catalogue` reads it.",
+        default=3600,
     )
     catalogue_skip = Setting(
         _titles,
@@ -599,20 +592,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     least_stock = Setting(
         number(int, 0, 100_000),
         help="Cards of each type that you leave at the provider. A type with no more than these,"
-        " after open orders and holds, is sold out.",
+        " after open orders and reservations, is sold out.",
         default=0,
-    )
-    cards_per_holder = Setting(
-        number(int, 1, 100_000),
-        help="The most cards that `hold()` keeps for one `holder` at a time; ten times as many for"
-        " all guests of a network.",
-        default=20,
-    )
-    holds_per_holder = Setting(
-        number(int, 1, 100_000),
-        help="The most holds that one `holder` has at a time; ten times as many for all guests of a"
-        " network.",
-        default=10,
     )
     pricing = Setting(
         optional(_pricing, None),
@@ -670,15 +651,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
             return self.queue_task is None and apps.is_installed("django_q")
         except ConfigurationError:
             return False  # reported by the system checks
-
-    @property
-    def longest_task(self) -> float:
-        """The longest time, in seconds, that a task of the app takes.
-
-        Just before the end of ``LOOP_SECONDS``, a task may begin to send an order. That takes up to
-        two requests: one for the price, and one to place the order.
-        """
-        return LOOP_SECONDS + 2 * self.request_timeout + _RECORDING_SECONDS
 
 
 conf = Conf()

@@ -64,7 +64,8 @@ class NotForSale(GiftcardsError):
     """A card cannot be sold now, or not at this price; the text, for staff, says why.
 
     ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
-    ``balance``, ``paused``, ``stale``, ``held_too_many``, ``network_busy`` and ``held_too_long``.
+    ``balance``, ``paused``, ``stale``, ``busy``, ``too_many_reserved``, ``network_busy`` and
+    ``reserved_too_long``.
     ``for_customer`` is a sentence that may be shown to the customer.
     """
 

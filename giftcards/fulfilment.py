@@ -1,21 +1,21 @@
-"""Functions for a shop: buying cards, correcting customers, and deciding about held orders."""
+"""Functions for a shop: buying cards, correcting customers, and deciding about orders on hold."""
 
 from __future__ import annotations
 
 import logging
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypedDict, Unpack
+from typing import Unpack
 
 from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.engine.approvals import approve_price, approve_review, reject_held
+from giftcards.engine.approvals import approve_price, approve_review, reject_order
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
 from giftcards.engine.tuning import tuning
-from giftcards.models import CustomerChange, Order, customer_refunds, new_reference
+from giftcards.models import CustomerChange, Order, OrderDetails, customer_refunds, new_order
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
 
@@ -27,33 +27,12 @@ __all__ = [
     "approve_price",
     "approve_review",
     "change_customer",
-    "check_line",
     "check_soon",
     "place_order",
     "record_sale",
-    "reject_held",
+    "reject_order",
     "reorder_missing",
 ]
-
-
-class OrderDetails(TypedDict, total=False):
-    """The optional details of an order."""
-
-    reference: str | None
-    sale_price: Decimal | int | None
-    sale_amount: Decimal | int | None
-    max_price: Decimal | int | None
-    group: str
-    metadata: dict[str, Any] | None
-    customer_email: str
-    customer_name: str
-    customer_phone: str
-    customer_language: str
-    recipient_email: str
-    recipient_name: str
-    recipient_language: str
-    gift_message: str
-    deliver_at: datetime | None
 
 
 def place_order(
@@ -78,8 +57,7 @@ def place_order(
     The order's ``sale_amount`` is set in both cases.
 
     ``max_price`` is the most that one card may cost the shop. If a card costs more, the order waits
-    until staff decide. By default, ``max_price`` is what the customer pays for one card. If
-    ``HOLD_ABOVE_SALE_PRICE`` is off, there is no default.
+    until staff decide. By default, ``max_price`` is what the customer pays for one card.
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read it in place of the reference. ``metadata`` is a dict of JSON values for the
@@ -98,7 +76,7 @@ def place_order(
     and :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
     ``default``.
     """
-    order = Order.objects.record(_order(product_id, type_id, quantity, details))
+    order = Order.objects.record(new_order(product_id, type_id, quantity, **details))
     wake_worker()
     return order
 
@@ -120,22 +98,6 @@ async def aplace_order(
     return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
 
 
-def check_line(
-    product_id: str,
-    type_id: str,
-    quantity: int,
-    **details: Unpack[OrderDetails],
-) -> None:
-    """Check the values of an order before the customer pays, as :func:`place_order` will do.
-
-    Raises :exc:`~django.core.exceptions.ValidationError` for the same values. Stock and cost are
-    not checked. The function makes one query.
-    """
-    order = _order(product_id, type_id, quantity, details)
-    order.check_values()
-    order.check_product()
-
-
 def check_soon(reference: str) -> bool:
     """Have an open order checked soon, before its next check is due.
 
@@ -146,7 +108,7 @@ def check_soon(reference: str) -> bool:
 
     Returns True if the order will be checked; if a check is under way, it will be checked once
     more. Returns False if the order does not exist, is final, or is not known to be at the provider
-    (pending, held, being sent or unconfirmed). Returns False, too, if the order was checked, or
+    (pending, on hold, being sent or unconfirmed). Returns False, too, if the order was checked, or
     this function was called for it, within the last five seconds.
     """
     wanted = Order.objects.filter(reference=reference)
@@ -224,14 +186,3 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     if is_new:
         logger.info("What the customer of order %s paid was recorded.", order.reference)
     return is_new
-
-
-def _order(product_id: str, type_id: str, quantity: int, details: OrderDetails) -> Order:
-    if unknown := details.keys() - OrderDetails.__annotations__.keys():
-        raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
-    values: dict[str, Any] = dict(details)
-    if values.get("reference") is None:
-        values["reference"] = new_reference()
-    if values.get("metadata") is None:
-        values["metadata"] = {}
-    return Order(product_id=product_id, type_id=type_id, quantity=quantity, **values)

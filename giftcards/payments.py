@@ -41,7 +41,7 @@ def create_payment_link(
     Afterwards, the customer comes back to ``redirect_url``, also without having paid. Call
     :func:`check_payment` to find out.
 
-    The call makes one request, takes at most ``REQUEST_TIMEOUT`` seconds, and moves no money. If no
+    The call makes one request, takes at most ten seconds, and moves no money. If no
     answer arrives, it is safe to create another link.
 
     Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because

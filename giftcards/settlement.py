@@ -38,9 +38,9 @@ def promised_day(order: Order) -> date | None:
     The day is ``REFUND_DAYS`` days after the order became final, in the site's time zone. It is
     ``None`` if the order is open, or ``REFUND_DAYS`` is not set.
     """
-    if conf.refund_days is None or order.settled_at is None:
+    if conf.refund_days is None or order.finalized_at is None:
         return None
-    day = timezone.localdate(order.settled_at, timezone.get_default_timezone())
+    day = timezone.localdate(order.finalized_at, timezone.get_default_timezone())
     return day + timedelta(days=conf.refund_days)
 
 

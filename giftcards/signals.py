@@ -1,6 +1,6 @@
 """The signals to which a shop connects its receivers.
 
-``order_status_changed``, ``order_settled`` and ``offer_changed`` are sent after the commit, at
+``order_status_changed``, ``order_finalized`` and ``offer_changed`` are sent after the commit, at
 least once and in order. Their receivers have to be idempotent: they may be called twice for a
 change. They may even run in two processes at once, if they take more than two minutes.
 
@@ -73,7 +73,7 @@ def _definition(receiver: Any) -> str:
 #: and ``change`` (a :class:`~giftcards.models.StatusChange`).
 order_status_changed = OutboxSignal()
 #: Sent for a change to a final status, after ``order_status_changed`` and with the same arguments.
-order_settled = OutboxSignal()
+order_finalized = OutboxSignal()
 #: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
 #: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in
 #: :class:`~giftcards.models.OfferChange`), and ``at``, the time when the change was noticed. The

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from giftcards.conf import conf
+from giftcards.conf import LONGEST_TASK
 from giftcards.engine import background
 from giftcards.engine.database import surviving
 from giftcards.engine.gateway import Gateway
@@ -76,7 +76,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
                     queue_task(SWEEP_TASK)
         if is_tick:
             # Other work waits until the orders are done.
-            _do_other_work(stop, began + conf.longest_task - conf.request_timeout)
+            _do_other_work(stop, began + LONGEST_TASK - tuning.request_timeout)
     except GiftcardsError as error:
         logger.error("The task failed: %s", error)  # noqa: TRY400
         return FAILED

@@ -55,7 +55,7 @@ def build_guide_order(
             **values,
         }
     if status in FINAL:
-        values = {"settled_at": now, "due_at": None, **values}
+        values = {"finalized_at": now, "due_at": None, **values}
     delivered = {Status.FULFILLED: values["quantity"], Status.PARTIALLY_FILLED: 3}.get(status, 0)
     values.setdefault("fulfilled_quantity", delivered)
     order = Order(status=status, **_sold(values), **Order().problem_columns(new=problems))
@@ -89,7 +89,7 @@ def make_order(
 ) -> Order:
     """A small order, two cards, in a status that it could have got into."""
     if status in FINAL:
-        values = {"settled_at": timezone.now(), "due_at": None} | values
+        values = {"finalized_at": timezone.now(), "due_at": None} | values
     delivered = {Status.FULFILLED: 2, Status.PARTIALLY_FILLED: 1}.get(status, 0)
     values = {"fulfilled_quantity": delivered} | values
     if status == Status.PLACING:
@@ -112,7 +112,7 @@ def make_offer(type_id: str = TYPE, *, product_id: str = PRODUCT, **values: Any)
         product_id=product_id,
         defaults={"name": "PlayStation", "listed_at": now, "types_read_at": now, "asked_at": now},
     )
-    values = {"name": "PSN 500 DA", "price": PRICE, "stock": 10, "read_at": now, **values}
+    values = {"name": "PSN 500 DA", "cost": PRICE, "stock": 10, "read_at": now, **values}
     return ProductType.objects.create(product=product, type_id=type_id, **values)
 
 

@@ -72,22 +72,22 @@ def add_messages() -> None:
 
     The statistics of the planner are up to date afterwards.
     """
-    order = Order.objects.exclude(settled_at=None).earliest("pk")
+    order = Order.objects.exclude(finalized_at=None).earliest("pk")
     message = Delivery.objects.create(order=order, kind="delivered", next_attempt_at=None, key="-")
     link = CardLink.objects.create(order=order, origin="message")
     for what in ("opened", "revealed"):
         LinkVisit.objects.create(link=link, what=what)
-    orders, settled = Order._meta.db_table, {"order_id": "o.id", "created_at": "o.settled_at"}
+    orders, settled = Order._meta.db_table, {"order_id": "o.id", "created_at": "o.finalized_at"}
     is_failed = "o.id %% 20 = 0"
     values = {
         "key": _text("past ", "o.id", 10),
         "address": "o.customer_email",
         "status": f"CASE WHEN {is_failed} THEN 'failed' ELSE 'sent' END",
-        "failed_at": f"CASE WHEN {is_failed} THEN o.settled_at END",
+        "failed_at": f"CASE WHEN {is_failed} THEN o.finalized_at END",
     }
     for pattern, more in ((message, values), (link, {"token_hash": values["key"]})):
         source = f"{orders} o JOIN {{table}} p ON p.id = {pattern.pk}"
-        _copy(type(pattern), settled | more, f"{source} WHERE o.settled_at IS NOT NULL")
+        _copy(type(pattern), settled | more, f"{source} WHERE o.finalized_at IS NOT NULL")
     links = f"{CardLink._meta.db_table} l JOIN {{table}} p ON p.link_id = {link.pk}"
     at = {"link_id": "l.id", "at": "l.created_at"}
     _copy(LinkVisit, at, f"{links} WHERE l.id <> {link.pk}")
@@ -135,7 +135,7 @@ def _patterns(start: object) -> Iterator[dict[Status, Order]]:
     """An order of each final status, with its cards and changes, to copy; deleted afterwards."""
     patterns: dict[Status, Order] = {}
     for status, path in _PATHS.items():
-        sent = {"created_at": start, "sent_at": start, "settled_at": start}
+        sent = {"created_at": start, "sent_at": start, "finalized_at": start}
         order = patterns[status] = build_guide_order(
             status, quantity=_CARDS, **_fitting(status), **sent
         )
@@ -148,7 +148,7 @@ def _patterns(start: object) -> Iterator[dict[Status, Order]]:
                 source=StatusChange.Source.CHECK,
                 announced_at=start,
                 announce_at=None,
-                delivered_to=[],
+                announced_to=[],
             )
             for origin, target in zip((Status.PENDING, *path), path, strict=False)
         )
@@ -178,7 +178,7 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     later = _LATER[connection.vendor]
     values = {
         name: later.format(start=f"p.{name}", **minutes)
-        for name in ("created_at", "sent_at", "settled_at")
+        for name in ("created_at", "sent_at", "finalized_at")
     }
     values["accepted_at"] = f"CASE WHEN p.accepted_at IS NOT NULL THEN {values['sent_at']} END"
     values["reference"] = _text("shop-", "i", _DIGITS)
@@ -245,7 +245,7 @@ def _add_terms() -> None:
 
 
 def _copy_changes(patterns: dict[Status, Order]) -> None:
-    values = {"order_id": "o.id", "at": "o.sent_at", "announced_at": "o.settled_at"}
+    values = {"order_id": "o.id", "at": "o.sent_at", "announced_at": "o.finalized_at"}
     _copy_rows(StatusChange, values, patterns)
 
 
@@ -271,7 +271,7 @@ def _copy_rows(
         values,
         f"{orders} o JOIN {orders} q ON q.status = o.status AND q.id IN ({keys})"
         f" JOIN {{table}} p ON p.order_id = q.id WHERE o.id NOT IN ({keys})"
-        f" AND o.settled_at IS NOT NULL ORDER BY o.id, p.id",
+        f" AND o.finalized_at IS NOT NULL ORDER BY o.id, p.id",
     )
 
 

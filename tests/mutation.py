@@ -65,10 +65,10 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "giftcards/books/matching.py": {
         (
             "_refunding",
-            "settled = Order.objects.filter(settled_at__range=(start, end), )",
+            "settled = Order.objects.filter(finalized_at__range=(start, end), )",
         ): "of other orders no refund is expected: they are judged None, as before",
         ("_refunding", 'return settled.order_by("pk")'): "pairing sorts them itself",
-        ("_refunding", 'return settled.order_by("settled_at", )'): "pairing sorts them itself",
+        ("_refunding", 'return settled.order_by("finalized_at", )'): "pairing sorts them itself",
         (
             "_Matching.by_name",
             'naming = open_entries.exclude(objid=None).values_list("pk", "objid", "amount")',
@@ -127,7 +127,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
         ): "the primary key is the first column",
         (
             "_verdict",
-            "is_late = order.settled_at + GRACE < read_until",
+            "is_late = order.finalized_at + GRACE < read_until",
         ): "a microsecond of the time of grace",
         (
             "_verdict",

@@ -78,7 +78,7 @@ from giftcards.engine.storing_cards import Arrival, store_cards  # noqa: E402
 from giftcards.models import Card, Order  # noqa: E402
 from giftcards.provider.answers import CardSecret  # noqa: E402
 from giftcards.provider.client import Client  # noqa: E402
-from giftcards.signals import order_settled  # noqa: E402
+from giftcards.signals import order_finalized  # noqa: E402
 from tests.builders import claim, make_guide_order, settled  # noqa: E402
 from tests.docs.pages import blocks, page  # noqa: E402
 from tests.fakes import pins  # noqa: E402
@@ -309,11 +309,11 @@ def leave_with_a_message(order: Order, **_named: Any) -> None:
 @contextmanager
 def told(receiver: Callable[..., None]) -> Iterator[None]:
     receive()
-    order_settled.connect(receiver)
+    order_finalized.connect(receiver)
     try:
         yield
     finally:
-        order_settled.disconnect(receiver)
+        order_finalized.disconnect(receiver)
 
 
 def a_task_ends_while_a_receiver_handles_an_error() -> str:

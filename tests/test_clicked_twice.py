@@ -22,7 +22,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin.frame.forms import state_token
-from giftcards.engine.approvals import hold_for_price, hold_for_review
+from giftcards.engine.approvals import put_on_hold_for_price, put_on_hold_for_review
 from giftcards.engine.recovering import adopt
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import (
@@ -107,7 +107,7 @@ def lost() -> Order:
 
 def held() -> Order:
     order = make_order(reference=NAME)
-    hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
+    put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     order.refresh_from_db()
     return order
 
@@ -283,7 +283,7 @@ def decline_price(_boss: Client) -> Button:
 
 def decide_review(outcome: str, status: Status, *more: type[Model]) -> Button:
     order = make_order(reference=NAME)
-    hold_for_review(order, objection="Third order today")
+    put_on_hold_for_review(order, objection="Third order today")
     order.refresh_from_db()
     form = {"outcome": outcome, "state_token": state_token(order)}
     logged = f"Decided about the review: {outcome}."
@@ -317,7 +317,7 @@ def stop_waiting(_boss: Client) -> Button:
 def order_again(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED, reference=NAME)
     return Button(
-        to("order_repeat", order.pk),
+        to("order_reorder", order.pk),
         {"state_token": state_token(order)},
         logged=[
             "user0 ordered the missing cards again, as NEW.",

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import astuple, is_dataclass
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 from django.utils.encoding import force_bytes
 
 from giftcards.conf import (
+    LONGEST_TASK,
     LOOP_SECONDS,
+    REQUEST_TIMEOUT,
     Margin,
     ReorderRule,
     SettingProblem,
@@ -38,14 +42,9 @@ NUMBERS = {
     "POLL_TIMEOUT": (1, 86_400, "a number from 1 to 86400"),
     "LATE_WATCH_HOURS": (0, 8_760, "a number from 0 to 8760"),
     "REQUESTS_PER_MINUTE": (1, 6_000, "a whole number from 1 to 6000"),
-    "REQUEST_TIMEOUT": (0.1, 30, "a number from 0.1 to 30"),
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
-    "PROOF_OF_ABSENCE": (1, 86_400, "a number from 1 to 86400"),
-    "CATALOGUE_EVERY": (0, 10_080, "a number from 0 to 10080"),
+    "CATALOGUE_INTERVAL": (0, 604_800, "a number from 0 to 604800"),
     "LEAST_STOCK": (0, 100_000, "a whole number from 0 to 100000"),
-    "CARDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
-    "HOLDS_PER_HOLDER": (1, 100_000, "a whole number from 1 to 100000"),
-    "PRICE_MAX_AGE": (1, 86_400, "a number from 1 to 86400"),
     "REFUND_DAYS": (1, 365, "a whole number from 1 to 365"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
     "CODES_KEPT_DAYS": (1, 36_500, "a number from 1 to 36500"),
@@ -57,7 +56,6 @@ GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into t
 CORRECT = "Correct it, or remove it to get the default."
 URL_NAME = "Give the name of a URL, such as 'staff:prove'."
 RULE = "Give a dotted path, such as 'shop.rules.review'."
-DINAR = "DZD is the one the provider charges in."
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +72,7 @@ def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
     assert list(problems()) == [SettingProblem(setting, kind, message, hint)]
     sentence = f"{message} {hint}"
     with pytest.raises(ConfigurationError) as refused:
-        require("CURRENCY", setting)
+        require("REFUND_DAYS", setting)
     assert str(refused.value) == sentence
     with pytest.raises(ConfigurationError) as refused:
         getattr(conf, setting.lower())
@@ -98,21 +96,14 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "poll_timeout": 300.0,
         "late_watch_hours": 72.0,
         "requests_per_minute": 60,
-        "request_timeout": 10.0,
         "send_timeout": 3600.0,
-        "proof_of_absence": 120.0,
         "send_reference": False,
-        "currency": "DZD",
-        "hold_above_sale_price": True,
-        "price_max_age": 600.0,
         "review_order": None,
         "queue_task": None,
         "reorder_missing": None,
-        "catalogue_every": 60.0,
+        "catalogue_interval": 3600.0,
         "catalogue_skip": (),
         "least_stock": 0,
-        "cards_per_holder": 20,
-        "holds_per_holder": 10,
         "pricing": None,
         "low_balance": None,
         "reauthenticate": None,
@@ -145,21 +136,35 @@ def test_none_written_out_means_what_a_default_of_none_means(
 
 
 def test_settings_are_read_each_time_they_are_used(settings: Any) -> None:
-    change(settings, POLL_INTERVAL=2, CURRENCY="EUR", BASE_URL="https://provider.example/")
+    change(settings, POLL_INTERVAL=2, REFUND_DAYS=3, BASE_URL="https://provider.example/")
     assert conf.poll_interval == 2.0
-    assert conf.currency == "EUR"
+    assert conf.refund_days == 3
     assert conf.base_url == "https://provider.example"
     settings.GIFTCARDS = MINIMUM
     assert conf.poll_interval == 5.0
 
 
-@pytest.mark.parametrize(("request_timeout", "longest"), [(10, 70), (0.5, 51), (30, 110)])
-def test_the_longest_task_is_the_loop_and_one_order_half_sent(
-    settings: Any, request_timeout: float, longest: float
+@pytest.mark.parametrize(
+    ("name", "value", "change_it", "expected"),
+    [
+        ("ENCRYPTION_KEYS", [NEW], lambda keys: keys.append(OLD), (NEW, OLD)),
+        ("ENCRYPTION_KEYS", [NEW], lambda keys: keys.__setitem__(0, OLD), (OLD,)),
+        ("REORDER_MISSING", {"times": 2, "hours": 6}, lambda it: it.update(times=3), (3, 6.0)),
+    ],
+)
+def test_a_change_within_a_value_is_noticed(
+    settings: Any, name: str, value: Any, change_it: Callable[[Any], None], expected: Any
 ) -> None:
-    change(settings, REQUEST_TIMEOUT=request_timeout)
-    assert conf.longest_task == longest
-    assert conf.longest_task > LOOP_SECONDS + 2 * request_timeout
+    change(settings, **{name: value})
+    before = getattr(conf, name.lower())
+    assert getattr(conf, name.lower()) is before
+    change_it(value)
+    after = getattr(conf, name.lower())
+    assert (astuple(after) if is_dataclass(after) else after) == expected
+
+
+def test_the_longest_task_is_the_loop_and_one_order_half_sent() -> None:
+    assert LONGEST_TASK == LOOP_SECONDS + 2 * REQUEST_TIMEOUT + 10
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -199,7 +204,7 @@ def test_valid_base_urls_are_accepted(settings: Any, url: str) -> None:
         *((name, "shop.rules.it", "shop.rules.it") for name in ("PRICING", "REVIEW_ORDER")),
         ("REAUTHENTICATE", "staff:prove", "staff:prove"),
         ("PASSWORD_BACKENDS", ["shop.ldap.Backend"], ("shop.ldap.Backend",)),
-        ("HOLD_ABOVE_SALE_PRICE", False, False),
+        ("SEND_REFERENCE", True, True),
         ("REORDER_MISSING", {"times": 2, "hours": 6}, ReorderRule(2, 6.0)),
     ],
     ids=str,
@@ -306,7 +311,7 @@ def test_missing_settings_are_named(settings: Any, name: str, hint: str, blank: 
 def test_without_giftcards_settings_both_required_ones_are_missing(settings: Any) -> None:
     del settings.GIFTCARDS
     assert [problem.kind for problem in problems()] == ["no_api_key", "no_encryption_keys"]
-    assert conf.currency == "DZD"
+    assert conf.poll_interval == 5.0
 
 
 @pytest.mark.parametrize("value", [None, [], [("API_KEY", KEY)], "", KEY, 0])
@@ -332,13 +337,10 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "unknown",
             f"GIFTCARDS has a setting {shown!r} that does not exist.",
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
-            " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, REQUEST_TIMEOUT,"
-            " SEND_TIMEOUT, PROOF_OF_ABSENCE, SEND_REFERENCE, CURRENCY, HOLD_ABOVE_SALE_PRICE,"
-            " PRICE_MAX_AGE, REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_EVERY,"
-            " CATALOGUE_SKIP, LEAST_STOCK, CARDS_PER_HOLDER, HOLDS_PER_HOLDER, PRICING,"
-            " LOW_BALANCE,"
-            " REAUTHENTICATE, PASSWORD_BACKENDS, REFUND_DAYS, REVEALS_PER_HOUR,"
-            " METRICS_TOKEN, CODES_KEPT_DAYS.",
+            " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, SEND_TIMEOUT, SEND_REFERENCE,"
+            " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_INTERVAL, CATALOGUE_SKIP,"
+            " LEAST_STOCK, PRICING, LOW_BALANCE, REAUTHENTICATE, PASSWORD_BACKENDS, REFUND_DAYS,"
+            " REVEALS_PER_HOUR, METRICS_TOKEN, CODES_KEPT_DAYS.",
         )
     ]
     require(*conf.declared)
@@ -350,7 +352,6 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
     [
         *product(["API_KEY"], [PASTE], [0, False, 5, b"bytes", ["a"], {}]),
         *product(["BASE_URL"], [HOST_ONLY], [None, 5, b"https://a.example", ["https://a.example"]]),
-        *product(["CURRENCY"], [DINAR], [None, 5, b"DZD", ["DZD"]]),
         *product(["REAUTHENTICATE"], [URL_NAME], [True, 5, b"prove", ["prove"]]),
         *product(["REVIEW_ORDER"], [RULE], [True, 5, b"shop.rules.review", ["shop.rules.review"]]),
     ],
@@ -581,34 +582,27 @@ def test_numbers_outside_their_range_are_refused(settings: Any, name: str) -> No
         assert_refused(name, "range", f"GIFTCARDS[{name!r}] must be {wanted}.", CORRECT)
 
 
-@pytest.mark.parametrize("value", ["", "DA", "dzd", "DINAR", "D2D", "دزد", "DZD ", "D D", "ÉUR"])
-def test_a_currency_that_is_no_code_is_refused(settings: Any, value: str) -> None:
-    change(settings, CURRENCY=value)
-    message = "GIFTCARDS['CURRENCY'] must be a code of three capital letters."
-    assert_refused("CURRENCY", "currency", message, DINAR)
-
-
 @pytest.mark.parametrize("value", [None, 0, 1, "", "False", "no", []])
 def test_a_switch_that_is_not_true_or_false_is_refused(settings: Any, value: Any) -> None:
-    change(settings, HOLD_ABOVE_SALE_PRICE=value)
-    message = "GIFTCARDS['HOLD_ABOVE_SALE_PRICE'] must be True or False."
-    assert_refused("HOLD_ABOVE_SALE_PRICE", "type", message, "Write it without quotes.")
+    change(settings, SEND_REFERENCE=value)
+    message = "GIFTCARDS['SEND_REFERENCE'] must be True or False."
+    assert_refused("SEND_REFERENCE", "type", message, "Write it without quotes.")
 
 
 # What is asked for, and what is told
 
 
 def test_all_mistakes_in_the_settings_are_reported_at_once(settings: Any) -> None:
-    settings.GIFTCARDS = {"API_KEY": "a b", "NEW": 1, "CURRENCY": "", "POLL_INTERVAL": 0}
+    settings.GIFTCARDS = {"API_KEY": "a b", "NEW": 1, "REFUND_DAYS": 0, "POLL_INTERVAL": 0}
     assert [(problem.setting, problem.kind) for problem in problems()] == [
         ("NEW", "unknown"),
         ("API_KEY", "api_key"),
         ("ENCRYPTION_KEYS", "no_encryption_keys"),
         ("POLL_INTERVAL", "range"),
-        ("CURRENCY", "currency"),
+        ("REFUND_DAYS", "range"),
     ]
-    with pytest.raises(ConfigurationError, match=r"^GIFTCARDS\['CURRENCY'\] must be"):
-        require("BASE_URL", "CURRENCY", "API_KEY")
+    with pytest.raises(ConfigurationError, match=r"^GIFTCARDS\['REFUND_DAYS'\] must be"):
+        require("BASE_URL", "REFUND_DAYS", "API_KEY")
     require("BASE_URL", "POLL_TIMEOUT")
 
 

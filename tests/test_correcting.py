@@ -269,7 +269,7 @@ class TestPlacingAgain:
     def test_an_erased_customer_leaves_nothing_to_compare_with(self) -> None:
         person = Person.of(RIGHT)
         Order.objects.update(
-            status=Status.REJECTED, settled_at=Order.objects.get().created_at + timedelta(hours=1)
+            status=Status.REJECTED, finalized_at=Order.objects.get().created_at + timedelta(hours=1)
         )
         assert erase(person, find_orders(person)[0]).erased == ["web-1"]
         for customer in (WRONG, RIGHT):

@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
+from giftcards.catalogue import check_offer
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
-from giftcards.fulfilment import aplace_order, check_line, place_order
+from giftcards.fulfilment import aplace_order, place_order
 from giftcards.models import Order
 from giftcards.models.fields import complaint_about_metadata, is_same_json
 from giftcards.rules.times import with_zone
-from tests.stage import LINE, PSN, in_threads
+from tests.stage import LINE, in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -298,7 +299,7 @@ class TestPlaceOrder:
         self, change: dict[str, Any], message: str
     ) -> None:
         name = list(change)[-1]
-        for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
+        for attempt in (lambda line: place_order(**line), lambda line: check_offer(**line)):
             with pytest.raises(ValidationError) as caught:
                 attempt(LINE | change)
             assert list(caught.value.message_dict) == [name]
@@ -316,7 +317,7 @@ class TestPlaceOrder:
         ids=label,
     )
     def test_a_gift_for_nobody_is_refused(self, detail: dict[str, Any]) -> None:
-        for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
+        for attempt in (lambda line: place_order(**line), lambda line: check_offer(**line)):
             with pytest.raises(ValidationError) as caught:
                 attempt(LINE | detail)
             assert caught.value.message_dict == {"recipient_email": [NEEDS_RECIPIENT]}
@@ -324,7 +325,7 @@ class TestPlaceOrder:
 
     @pytest.mark.parametrize("name", ["status", "provider_order_id", "customer"])
     def test_a_detail_that_is_none_is_a_type_error(self, name: str) -> None:
-        for attempt in (lambda line: place_order(**line), lambda line: check_line(**line)):
+        for attempt in (lambda line: place_order(**line), lambda line: check_offer(**line)):
             with pytest.raises(TypeError, match=rf"no such details: {name}\.$"):
                 attempt(LINE | {name: "FULFILLED"})
         assert not Order.objects.exists()
@@ -447,28 +448,6 @@ class TestStoredMetadata(TestCase):
         assert place_order(**LINE, reference=reference, metadata=metadata) == first
 
 
-@pytest.mark.django_db
-class TestCheckLine:
-    def test_check_line_accepts_a_line_that_can_be_ordered(self) -> None:
-        assert check_line(PSN, "type_001", 2000) is None
-        assert check_line(PSN, "type_001", 3, sale_amount=1000, max_price=340) is None
-        assert check_line(**EVERYTHING) is None
-
-    @pytest.mark.parametrize(
-        ("quantity", "prices", "name"),
-        [
-            *((quantity, {}, "quantity") for quantity in (0, 2001, "2", None, 1.5)),
-            (3, {"sale_price": Decimal("333.33"), "sale_amount": 1000}, "sale_amount"),
-        ],
-    )
-    def test_check_line_refuses_a_quantity_and_prices_that_cannot_be_ordered(
-        self, quantity: Any, prices: dict[str, Any], name: str
-    ) -> None:
-        with pytest.raises(ValidationError) as caught:
-            check_line(PSN, "type_001", quantity, **prices)
-        assert list(caught.value.message_dict) == [name]
-
-
 @pytest.mark.django_db(transaction=True)
 class TestAsync:
     def test_aplace_order_has_committed_the_order_when_it_returns_and_refuses_another(self) -> None:
@@ -495,7 +474,5 @@ class TestAsync:
             async_to_sync(view)()
         assert not Order.objects.exists()
 
-    def test_aplace_order_and_check_line_take_the_arguments_of_place_order(self) -> None:
+    def test_aplace_order_takes_the_arguments_of_place_order(self) -> None:
         assert signature(aplace_order) == signature(place_order)
-        named = signature(check_line).parameters
-        assert list(named) == list(signature(place_order).parameters)

@@ -30,14 +30,14 @@ from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import Position
 from giftcards.books.reports import By, report
 from giftcards.books.summary import summarise
-from giftcards.catalogue import Guest, check_offer, hold, keep_current, offers
+from giftcards.catalogue import Guest, check_offer, keep_current, offers, reserve
 from giftcards.engine import outbox
 from giftcards.engine.approvals import (
     approve_price,
     approve_review,
-    hold_for_price,
-    hold_for_review,
-    reject_held,
+    put_on_hold_for_price,
+    put_on_hold_for_review,
+    reject_order,
 )
 from giftcards.engine.balance import BalanceReader, known_cost
 from giftcards.engine.gateway import Gateway
@@ -68,7 +68,7 @@ from giftcards.privacy.retention import purge
 from giftcards.rules.problems import Problem
 from giftcards.rules.times import day_of
 from giftcards.settlement import cancel_refund, complete_refund, record_refund
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.text.search_terms import SEARCHED, terms_of
@@ -233,7 +233,7 @@ def test_the_past_has_the_search_terms_that_its_orders_would_have() -> None:
 
 
 def test_a_search_for_old_codes_reads_no_whole_table() -> None:
-    oldest = Order.objects.order_by("settled_at").values_list("settled_at", flat=True)[0]
+    oldest = Order.objects.order_by("finalized_at").values_list("finalized_at", flat=True)[0]
     Order.objects.update(open_amount=0)
     with no_scans():
         assert purge(settled_before=oldest + timedelta(minutes=20), since=oldest).orders > 10
@@ -270,7 +270,7 @@ def test_comparing_settled_orders_with_their_rows_reads_no_whole_table(
     buy_many(simulator, 6, type_id="SIM_NEVER")
     # Some are claimed only when a page shows them.
     shorten(sweep_orders=4)
-    Order.objects.filter(settled_at=None).update(due_at=ago(1))
+    Order.objects.filter(finalized_at=None).update(due_at=ago(1))
     Order.objects.filter(pk__in=[order.pk for order in settled]).update(fulfilled_amount=1)
     with no_scans(), Gateway() as gateway:
         assert sweep(gateway).checked == 6
@@ -329,7 +329,7 @@ def test_announcing_changes_again_reads_no_whole_table(open_orders: dict[Status,
     def fail(**_named: Any) -> None:
         raise RuntimeError
 
-    order_settled.connect(fail)
+    order_finalized.connect(fail)
     try:
         open_orders[Status.HANDLING].move(Status.REFUNDED, source=SOURCE)
         with explained() as statements:
@@ -337,7 +337,7 @@ def test_announcing_changes_again_reads_no_whole_table(open_orders: dict[Status,
             StatusChange.objects.update(announce_at=ago(1))
             StatusChange.objects.filter(pk__in=[1, 2, 3]).update(announce_at=None)
     finally:
-        order_settled.disconnect(fail)
+        order_finalized.disconnect(fail)
     del statements[-2:]
     with explained() as again:
         assert outbox.announce() > 0
@@ -352,15 +352,15 @@ def test_checking_an_order_by_hand_reads_no_whole_table(open_orders: dict[Status
         check_now(late, gateway)
 
 
-def test_looking_at_the_prices_of_held_orders_reads_no_whole_table(simulator: Simulator) -> None:
+def test_looking_at_the_prices_of_orders_on_hold_reads_no_whole_table(simulator: Simulator) -> None:
     for _order in range(20):
-        hold_for_price(make_order(sale_price=400), price=Decimal(490), ceiling=Decimal(400))
-        hold_for_price(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
-        hold_for_review(make_order(sale_price=550), objection="Third order today")
+        put_on_hold_for_price(make_order(sale_price=400), price=Decimal(490), ceiling=Decimal(400))
+        put_on_hold_for_price(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
+        put_on_hold_for_review(make_order(sale_price=550), objection="Third order today")
     with no_scans(), Gateway() as gateway:
         # Asked for another order, and then by the tick.
         gateway.prices.required_price(LINE["product_id"], LINE["type_id"])
-        gateway.prices.look_at_held(lambda: True)
+        gateway.prices.look_at_orders_on_hold(lambda: True)
     assert Order.objects.on_hold().count() == 40
 
 
@@ -402,7 +402,7 @@ def test_offers_and_holds_read_no_whole_table_of_orders(
     with no_scans():
         assert offers().filter(product__product_id=line["product_id"]).exists()
         check_offer(**line)
-        hold(reference="cart-1", holder=Guest("visitor 1", "41.100.0.1"), **line)
+        reserve(reference="cart-1", customer=Guest("visitor 1", "41.100.0.1"), **line)
         place_order(reference="cart-1", **line)
         keep_current(lambda: True)
 
@@ -433,7 +433,7 @@ def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, O
         list(Order.objects.sent_as(f"cart-{number}" for number in range(5)))
 
 
-def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> None:
+def test_passing_over_orders_on_hold_reads_no_whole_table(simulator: Simulator) -> None:
     simulator.price_factor = 2
     orders = [record_order(**LINE, max_price=490) for _order in range(20)]
     run_sweep()
@@ -442,10 +442,10 @@ def test_passing_over_held_orders_reads_no_whole_table(simulator: Simulator) -> 
         assert not is_work_left()
         one, other, third, *_ = Order.objects.filter(pk__in=[order.pk for order in orders])
         assert approve_price(one, 980, by="amina")
-        assert reject_held(other, by="amina")
+        assert reject_order(other, by="amina")
         Order.objects.filter(pk=third.pk).update(due_at=timezone.now())
         third.refresh_from_db()
-        hold_for_review(third, objection="Third order today")
+        put_on_hold_for_review(third, objection="Third order today")
         assert approve_review(third, by="amina")
         run_sweep()
     assert Order.objects.get(pk=one.pk).status == Status.FULFILLED
@@ -594,9 +594,9 @@ def test_entries_without_a_name_are_paired_without_reading_a_whole_table() -> No
 
 
 def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
-    lacking = Order.objects.filter(status=Status.PARTIALLY_FILLED).latest("settled_at")
+    lacking = Order.objects.filter(status=Status.PARTIALLY_FILLED).latest("finalized_at")
     Order.objects.filter(pk=lacking.pk).update(is_credited=False)
-    day = day_of(lacking.settled_at)
+    day = day_of(lacking.finalized_at)
     # The first and the last entry of all, and those next to the ends of a day, are found in order.
     with no_scans(but="LIMIT 1") as statements:
         assert summarise(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
@@ -610,10 +610,10 @@ def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
 @pytest.fixture
 def last_year() -> date:
     """A day on which few orders became final."""
-    settled_at = ago(400 * 86_400)
+    finalized_at = ago(400 * 86_400)
     for number in range(12):
-        make_order(Status.FULFILLED, settled_at=settled_at, reference=f"last-year-{number}")
-    return timezone.localtime(settled_at).date()
+        make_order(Status.FULFILLED, finalized_at=finalized_at, reference=f"last-year-{number}")
+    return timezone.localtime(finalized_at).date()
 
 
 @pytest.mark.parametrize("product_id", ["", LINE["product_id"]])
@@ -669,7 +669,7 @@ FEW: list[dict[str, str]] = [
     {"status__exact": "DELAYED"},
     {"product_id": "nothing-like-this"},
     {"environment__exact": "SANDBOX"},
-    _since("settled_at", days=1, minutes=70),
+    _since("finalized_at", days=1, minutes=70),
     _since("created_at", days=1, minutes=70),
 ]
 # The parts of the first one, to which the start page leads.
@@ -683,7 +683,7 @@ MANY: list[dict[str, str]] = [
     {"status__exact": "FULFILLED"},
     {"product_id": "product-001"},
     {"environment__exact": "PRODUCTION"},
-    _since("settled_at", days=400),
+    _since("finalized_at", days=400),
     _since("created_at", days=400),
 ]
 SEARCHES: list[dict[str, str]] = [
@@ -751,12 +751,12 @@ def test_filters_and_searches_that_find_many_orders_read_a_limited_number_of_the
 
 
 def test_few_orders_without_a_sale_amount_are_found_by_an_index(boss: Client) -> None:
-    Order.objects.filter(settled_at__lt=ago(7_200)).update(open_amount=0)
+    Order.objects.filter(finalized_at__lt=ago(7_200)).update(open_amount=0)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE giftcards_order")
     with explained() as statements:
-        for period in ({}, _since("settled_at", minutes=70)):
+        for period in ({}, _since("finalized_at", minutes=70)):
             read(boss.get(LIST, {"sale": "unknown", **period}))
     # MariaDB cannot count anew in a transaction: it takes them for many, and may read to the limit.
     but = "LIMIT" if connection.vendor == "mysql" else None
@@ -790,7 +790,7 @@ def test_looking_after_an_order_reads_no_whole_table(boss: Client) -> None:
         assert take(orders[1], by="amina")
         assert give_back(orders[1], by="amina")
         Order.objects.filter(pk=orders[0].pk).update(
-            status=Status.REJECTED, settled_at=timezone.now(), due_at=None
+            status=Status.REJECTED, finalized_at=timezone.now(), due_at=None
         )
         assert end_finished(lambda: True) == 1
 
@@ -827,7 +827,7 @@ def test_ordering_missing_cards_again_reads_no_whole_table() -> None:
     order = make_order(Status.PARTIALLY_FILLED)
     browser = sign_in(superuser=True)
     with no_scans():
-        read(browser.get(order_page(order, "repeat")))
+        read(browser.get(order_page(order, "reorder")))
         assert reorder_missing(order, by="amina") == reorder_missing(order, by="amina")
         assert set(order.parts) == set(Order.objects.filter(pk=order.pk).with_repetitions())
 

@@ -48,10 +48,9 @@ STEP = timedelta(seconds=2)
 CONF = {
     "POLL_INTERVAL": 1,
     "POLL_TIMEOUT": 10,
-    "PROOF_OF_ABSENCE": 2,
     "REQUESTS_PER_MINUTE": 1200,
-    "REQUEST_TIMEOUT": 5,
 }
+TUNING = {"proof_of_absence": 2.0, "request_timeout": 5.0}
 picks = st.integers(0, 99)
 # Few different ones, so that many are alike.
 lines = st.tuples(st.sampled_from(KINDS), st.integers(1, 2))
@@ -276,9 +275,10 @@ class Shop(RuleBasedStateMachine):
 
 @pytest.mark.django_db
 def test_the_promises_hold_over_random_interleavings(
-    simulator: Simulator, set_conf: Callable[..., None]
+    simulator: Simulator, set_conf: Callable[..., None], shorten: Callable[..., None]
 ) -> None:
     set_conf(**CONF)
+    shorten(**TUNING)
     simulator.lockout = 0
     simulator.delay = (0, 0.3)
     machine: Any = type("Shop", (Shop,), {"simulator": simulator})

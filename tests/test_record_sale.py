@@ -95,7 +95,7 @@ LINE = {"product_id": "psn", "type_id": "type_001", "quantity": 1, "reference": 
 def test_a_shop_that_places_the_order_again_gets_it_as_before() -> None:
     order = place_order(**LINE)
     again = {**LINE, "sale_amount": 600}
-    Order.objects.update(status=Status.REJECTED, settled_at=order.created_at, due_at=None)
+    Order.objects.update(status=Status.REJECTED, finalized_at=order.created_at, due_at=None)
     order.refresh_from_db()
     record_sale(order, 550, by="amina")
     assert place_order(**LINE).pk == place_order(**LINE, sale_amount=550).pk == order.pk

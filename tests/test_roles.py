@@ -20,7 +20,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from giftcards.engine.approvals import hold_for_price
+from giftcards.engine.approvals import put_on_hold_for_price
 from giftcards.engine.recovering import adopt
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import (
@@ -133,7 +133,7 @@ def held(reference: str = "web-held") -> Order:
     """An order that waits for a person, because a card costs more than it may."""
     values = {"reference": reference, "sale_price": SALE, "max_price": COSTS["highest price"]}
     order = make_guide_order(Status.PENDING, **values)
-    hold_for_price(order, price=COSTS["price above"], ceiling=COSTS["highest price"])
+    put_on_hold_for_price(order, price=COSTS["price above"], ceiling=COSTS["highest price"])
     order.refresh_from_db()
     return order
 
@@ -181,7 +181,7 @@ class TestWithoutCosts:
         answer = browser.post(order_page(order, "price"), {"outcome": "approve"})
         assert answer.status_code == 403
         order.refresh_from_db()
-        assert order.is_held
+        assert order.is_on_hold
 
     def test_the_history_of_a_decision_about_a_price_tells_none(self, browser: Client) -> None:
         order, manager = held(), person()
@@ -226,7 +226,7 @@ class TestListAndOrderWithoutCosts:
         assert order.reference in html
         assert costs_in(html) == []
 
-    def test_the_page_of_a_held_order_tells_none(self, browser: Client) -> None:
+    def test_the_page_of_an_order_on_hold_tells_none(self, browser: Client) -> None:
         order = held()
         html = read(browser.get(order_page(order)))
         assert order_page(order, "price") not in html

@@ -40,7 +40,7 @@ from giftcards.keys.keyring import Keyring, Place, generate_key, key_fingerprint
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, StatusChange
 from giftcards.provider.client import Client
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Simulator
 from tests.builders import REFUNDED, answer, claim, make_guide_order, settled
 from tests.fakes.sockets import Server, response
@@ -305,12 +305,12 @@ class TestErrorMails:
             raise OutcomeUnknown(f"{code} could not be mailed")
 
         record_answers([(claim(make_guide_order())[0], PARTIAL)], now=timezone.now())
-        order_settled.connect(deliver)
+        order_finalized.connect(deliver)
         try:
             with every_log(caplog):
                 announce()
         finally:
-            order_settled.disconnect(deliver)
+            order_finalized.disconnect(deliver)
         assert "deliver: OutcomeUnknown at " in caplog.text
         assert [found for text in logged(caplog) for found in traces(text)] == []
         assert mail.outbox == []
@@ -422,7 +422,9 @@ class TestReports:
 
     def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
-        assert row.startswith("Interrupted while it was telling order_settled __main__.hang_after")
+        assert row.startswith(
+            "Interrupted while it was telling order_finalized __main__.hang_after"
+        )
         assert "django_q.exceptions.TimeoutException" in row
 
 

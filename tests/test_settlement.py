@@ -55,7 +55,7 @@ class TestPromise:
     """Whatever the time zone of the visitor, the days are those of the site."""
 
     @pytest.mark.parametrize(
-        ("days", "settled_at", "expected"),
+        ("days", "finalized_at", "expected"),
         [
             (7, LATE, date(2026, 4, 8)),
             (1, LATE, date(2026, 4, 2)),
@@ -68,12 +68,12 @@ class TestPromise:
         settings: Any,
         zone: str,
         days: int | None,
-        settled_at: datetime | None,
+        finalized_at: datetime | None,
         expected: date | None,
     ) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": days}
         with timezone.override(zone):
-            assert promised_day(Order(settled_at=settled_at)) == expected
+            assert promised_day(Order(finalized_at=finalized_at)) == expected
 
     def test_a_day_is_past_when_the_next_has_begun(self, zone: str) -> None:
         today = timezone.localdate(timezone=timezone.get_default_timezone())

@@ -23,8 +23,9 @@ from example_project.storefront import catalogue as shelf
 from example_project.storefront import checkout, mailbox
 from example_project.storefront.models import OF_GIFT, Purchase
 from giftcards.delivery.models import Delivery
+from giftcards.engine.tuning import tuning
 from giftcards.fulfilment import change_customer
-from giftcards.models import ApiKey, Hold, Order, ProductType, ProviderState
+from giftcards.models import ApiKey, Order, ProductType, ProviderState, Reservation
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
 from tests.catalogues import (
@@ -97,9 +98,12 @@ def stock_is(cards: int | None, type_id: str = "type_001") -> None:
     ProductType.objects.filter(type_id=type_id).update(stock=cards, read_at=timezone.now())
 
 
-def end_holds() -> None:
+def end_reservations() -> None:
     """Let the time of all customers be over."""
-    for held in (Hold.objects.update(until=ago(1)), Purchase.objects.update(held_until=ago(1))):
+    for held in (
+        Reservation.objects.update(until=ago(1)),
+        Purchase.objects.update(reserved_until=ago(1)),
+    ):
         assert held
 
 
@@ -177,7 +181,7 @@ def test_forms_that_are_sent_twice_buy_once(shop: Simulator, browser: Client) ->
     [purchase] = Purchase.objects.all()
     [placed] = shop.orders.values()
     assert (purchase.amount, placed.quantity) == (5 * 550, 5)
-    assert not Hold.objects.current(timezone.now()).exists()
+    assert not Reservation.objects.current(timezone.now()).exists()
 
 
 def test_two_clicks_of_a_new_customer_are_one_customer(shop: Simulator) -> None:
@@ -186,7 +190,7 @@ def test_two_clicks_of_a_new_customer_are_one_customer(shop: Simulator) -> None:
     page, form = form_of(browser, kind("type_001"))
     other.cookies["visitor"] = browser.cookies["visitor"].value
     assert browser.post(page, form).url == other.post(page, form).url
-    assert Purchase.objects.count() == Hold.objects.count() == 1
+    assert Purchase.objects.count() == Reservation.objects.count() == 1
 
 
 def test_a_purchase_that_cannot_be_ordered_is_not_paid(shop: Simulator) -> None:
@@ -194,7 +198,7 @@ def test_a_purchase_that_cannot_be_ordered_is_not_paid(shop: Simulator) -> None:
     Purchase.objects.update(language="en\n")
     purchase = Purchase.objects.get()
     with pytest.raises(ValidationError):
-        checkout.pay(purchase, holder="somebody")
+        checkout.pay(purchase, customer="somebody")
     purchase.refresh_from_db()
     assert purchase.paid_at is None
 
@@ -205,7 +209,7 @@ def test_what_is_not_paid_does_not_look_as_if_it_were(browser: Client) -> None:
     assert browser.get(page).status_code == 404
     assert Purchase.objects.get().reference not in browser.get("/orders/").content.decode()
     assert f'href="{payment}"' in browser.get("/orders/").content.decode()
-    end_holds()
+    end_reservations()
     assert f'href="{payment}"' not in browser.get("/orders/").content.decode()
     assert browser.post(payment).url == page
     orders = browser.get("/orders/").content.decode()
@@ -291,7 +295,7 @@ def test_a_gift_that_cannot_be_ordered_is_not_paid(browser: Client, wrong: dict[
 
 def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
-    ProductType.objects.filter(type_id="type_001").update(price=600)
+    ProductType.objects.filter(type_id="type_001").update(cost=600)
     answer = browser.post(page, form)
     assert "The price has changed" in answer.content.decode()
     # The page shows the new one, and accepts it.
@@ -338,7 +342,7 @@ def test_what_cannot_be_sold_is_neither_held_nor_paid_and_the_customer_reads_why
     page, form = form_of(browser, kind("type_001"))
     if when == "paying late":
         page = browser.post(page, form).url
-        end_holds()
+        end_reservations()
     match why:
         case "out_of_stock" | "fewer":
             stock_is(4 if why == "fewer" else 0)
@@ -354,15 +358,16 @@ def test_what_cannot_be_sold_is_neither_held_nor_paid_and_the_customer_reads_why
             )
     [sentence] = told(browser, page, form)
     assert sentence.startswith(REFUSALS[why])
-    assert not Hold.objects.current(timezone.now()).exists()
+    assert not Reservation.objects.current(timezone.now()).exists()
     assert not Order.objects.exists()
     assert not Purchase.objects.paid().exists()
 
 
-def test_guests_of_one_address_buy_beside_each_other_until_it_holds_ten_times_as_many_cards(
-    shop: Simulator, settings: Any
+def test_guests_of_one_address_buy_beside_each_other_until_it_has_ten_times_as_many_cards(
+    shop: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 2}
+    monkeypatch.setattr(tuning, "cards_of_customer", 2)
+    monkeypatch.setattr(tuning, "customers_of_network", 10)
     browsers = [Client(REMOTE_ADDR="41.100.0.1") for _cookie in range(11)]
     page, form = form_of(browsers[0], kind("type_001"), quantity=3)
     [sentence] = told(browsers[0], page, form)
@@ -392,8 +397,8 @@ def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
     if how == "cancelled":
         browser.post(payment, {"cancel": "1"})
     else:
-        end_holds()
-    ProductType.objects.filter(type_id="type_001").update(price=600, read_at=timezone.now())
+        end_reservations()
+    ProductType.objects.filter(type_id="type_001").update(cost=600, read_at=timezone.now())
     other_window = {"amount": "2750.00"}
     for _press in range(2):
         shown = browser.post(payment, other_window).content.decode()
@@ -407,15 +412,15 @@ def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
 def test_what_is_held_keeps_its_price_and_what_is_cheaper_is_asked_about_by_nobody(
     shop: Simulator,
 ) -> None:
-    for cost, is_held in ((600, True), (400, False)):
+    for cost, is_on_hold in ((600, True), (400, False)):
         browser = Client()
         payment = begun(browser, "type_001")
-        if not is_held:
-            end_holds()
-        before = ProductType.objects.get(pk=kind("type_001").pk).price
-        ProductType.objects.filter(type_id="type_001").update(price=cost)
+        if not is_on_hold:
+            end_reservations()
+        before = ProductType.objects.get(pk=kind("type_001").pk).cost
+        ProductType.objects.filter(type_id="type_001").update(cost=cost)
         assert browser.post(payment).status_code == 302
-        ProductType.objects.filter(type_id="type_001").update(price=before)
+        ProductType.objects.filter(type_id="type_001").update(cost=before)
     assert [order.sale_amount for order in Order.objects.all()] == [2750, 2750]
 
 
@@ -430,7 +435,7 @@ def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(browser: Cli
 
 def test_what_is_not_for_sale_cannot_be_bought(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
-    ProductType.objects.filter(type_id="type_001").update(price=None)
+    ProductType.objects.filter(type_id="type_001").update(cost=None)
     assert browser.post(page, form).status_code == 404
 
 
@@ -484,8 +489,8 @@ def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
     other_payment = karim.post(page, other_form).url
     assert told(amina, payment) == sold_out
     # The second one takes too long.
-    end_holds()
-    assert "not held for you any more" in karim.get(other_payment).content.decode()
+    end_reservations()
+    assert "not reserved for you any more" in karim.get(other_payment).content.decode()
     assert amina.post(payment).url == payment.removesuffix("pay/")
     assert told(karim, other_payment) == sold_out
     assert Order.objects.count() == Purchase.objects.paid().count() == 1
@@ -494,7 +499,7 @@ def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
 def test_a_payment_after_the_time_is_over_buys_what_is_still_there(browser: Client) -> None:
     stock_is(5)
     payment = begun(browser, "type_001")
-    end_holds()
+    end_reservations()
     assert browser.post(payment).status_code == 302
     assert Order.objects.get().quantity == 5
 
@@ -507,7 +512,7 @@ def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
     assert f'href="{first}"' in browser.get(f"/buy/{kind('type_001').pk}/").content.decode()
     second = begun(browser, "type_001", quantity=5)
     assert first != second
-    assert Hold.objects.get().quantity == 5
+    assert Reservation.objects.get().quantity == 5
     # Paying for the first one, in another window, is still possible: but not for both.
     assert told(browser, first) == ["This card is sold out at the moment."]
 
@@ -517,16 +522,16 @@ def test_the_page_of_a_payment_says_until_when_cards_are_held_with_or_without_sc
 ) -> None:
     payment = begun(browser, "type_001")
     until = timezone.now() + timedelta(seconds=90)
-    Purchase.objects.update(held_until=until)
+    Purchase.objects.update(reserved_until=until)
     shown = browser.get(payment).content.decode()
-    assert f"held for you until <b>{timezone.localtime(until):%H:%M}</b>" in shown
+    assert f"reserved for you until <b>{timezone.localtime(until):%H:%M}</b>" in shown
     [left] = re.findall(r'data-left="(\d+)"', shown)
     assert 30 < int(left) <= 90
     # Without scripts, the page comes anew when the time is over.
     assert f'http-equiv="refresh" content="{left}; url={payment}"' in shown
-    end_holds()
+    end_reservations()
     shown = browser.get(payment).content.decode()
-    assert "not held for you any more" in shown
+    assert "not reserved for you any more" in shown
     assert "data-left" not in shown
     assert "http-equiv" not in shown
 
@@ -547,12 +552,12 @@ def test_clicks_at_the_same_moment_buy_once(
             payment = begun(browsers[0], "type_001", quantity=1)
             sent = [(browsers[0], payment, {})] * 4
             if what == "a payment that is late":
-                end_holds()
+                end_reservations()
         answers = in_threads(4, lambda: (lambda b, *form: b.post(*form))(*sent.pop()))
         codes = [answer.status_code for answer in answers]
         if what == "the last card":
             assert sorted(codes) == [200, 200, 200, 302]
-            assert Hold.objects.get().quantity == 1
+            assert Reservation.objects.get().quantity == 1
         else:
             assert codes == [302] * 4
             assert Order.objects.count() == 1
@@ -741,7 +746,7 @@ def test_a_purchase_that_is_not_paid_within_a_day_is_forgotten(browser: Client) 
     begun(Client(), type_id="type_001")
     bought(Client(), type_id="type_001")
     old = list(Purchase.objects.unpaid())
-    assert Purchase.objects.unpaid().update(held_until=ago(24 * 60 * 60 + 1)) == len(old) == 2
+    assert Purchase.objects.unpaid().update(reserved_until=ago(24 * 60 * 60 + 1)) == len(old) == 2
     begun(Client(), type_id="type_001")
     assert Purchase.objects.count() == 2
     assert not Purchase.objects.filter(pk__in=[each.pk for each in old]).exists()

@@ -276,7 +276,7 @@ def a_late_order_is_delivered_all_the_same(simulator: Simulator) -> Callable[[],
 
 def an_order_above_its_ceiling_waits(simulator: Simulator) -> Callable[[], object]:
     record_order(**LINE, max_price=Decimal(1))
-    return lambda: Order.objects.get().is_held and not posts(simulator)
+    return lambda: Order.objects.get().is_on_hold and not posts(simulator)
 
 
 def a_key_that_is_refused_makes_one_request(simulator: Simulator) -> Callable[[], object]:
@@ -339,7 +339,7 @@ def the_daily_work_is_done_while_an_order_is_open(_simulator: Simulator) -> Call
 
     buy(type_id="SIM_NEVER")
     old = settle("web-1042", PARTIAL)
-    Order.objects.filter(pk=old.pk).update(settled_at=ago(91 * 86_400), open_amount=0)
+    Order.objects.filter(pk=old.pk).update(finalized_at=ago(91 * 86_400), open_amount=0)
     StatusChange.objects.update(announced_at=timezone.now(), announce_at=None)
     LedgerState.objects.current()
     LedgerState.objects.update(due_at=ago(1))
@@ -421,7 +421,7 @@ class TestPromises:
         from tests.delivery.conftest import SHOP
         from tests.delivery.connecting import connect, disconnect
 
-        set_conf(POLL_INTERVAL=0.1, CATALOGUE_EVERY=60, CODES_KEPT_DAYS=90)
+        set_conf(POLL_INTERVAL=0.1, CATALOGUE_INTERVAL=3600, CODES_KEPT_DAYS=90)
         settings.GIFTCARDS_DELIVERY = SHOP
         shorten(
             task_seconds=0.5,
@@ -642,10 +642,8 @@ class TestBeside:
         shared_database: str,
         shorten: Callable[..., None],
         caplog: pytest.LogCaptureFixture,
-        set_conf: Callable[..., None],
     ) -> None:
-        shorten(turn_seconds=0.1)
-        set_conf(REQUEST_TIMEOUT=1)
+        shorten(turn_seconds=0.1, request_timeout=1)
         begun: list[str] = []
         goes_on = threading.Event()
 

@@ -33,7 +33,6 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "encryption_key": {"ENCRYPTION_KEYS": ["…"]},
     "repeated_key": {"ENCRYPTION_KEYS": [_OTHER_KEY, _OTHER_KEY]},
     "derived_key": {"ENCRYPTION_KEYS": [_DERIVED_KEY]},
-    "currency": {"CURRENCY": "da"},
     "path": {"REVIEW_ORDER": "review", "PIN": "pin"},
     "base_url": {"BASE_URL": "shop"},
     "insecure": {"BASE_URL": "http://shop.example"},

@@ -80,7 +80,7 @@ _MORE = (
     "giftcards.oscar.checkout BasketRefused",
     "giftcards.oscar.checkout GiftCardsCheckout:",
     "giftcards.oscar.checkout check_cards",
-    "giftcards.oscar.checkout hold_cards",
+    "giftcards.oscar.checkout reserve_cards",
     "giftcards.oscar.checkout release_cards",
     "giftcards.oscar.lines owned_orders",
     "giftcards.privacy.person Person: is_named_by rows",

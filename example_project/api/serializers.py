@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
-from giftcards.fulfilment import check_line
+from giftcards.catalogue import check_offer
+from giftcards.exceptions import NotForSale
 from giftcards.models import Order, ProductType
 from giftcards.settlement import customer_breakdown
 from giftcards.statuses import Status
@@ -48,11 +50,13 @@ class LineSerializer(KeySerializer):
     price = serializers.DecimalField(max_digits=12, decimal_places=2)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        # The framework answers 400 to the errors of check_line.
+        # The framework answers 400 to values that no order can have. The view answers 409 to cards
+        # that cannot be sold.
         kind = attrs["offer"]
-        check_line(
-            kind.product.product_id, kind.type_id, attrs["quantity"], sale_price=attrs["price"]
-        )
+        with suppress(NotForSale):
+            check_offer(
+                kind.product.product_id, kind.type_id, attrs["quantity"], sale_price=attrs["price"]
+            )
         return attrs
 
 

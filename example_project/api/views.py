@@ -35,7 +35,7 @@ from example_project.api.serializers import (
 )
 from example_project.storefront import catalogue, checkout
 from example_project.storefront.models import Purchase, owned_orders
-from giftcards.catalogue import shop_price
+from giftcards.catalogue import price_of
 from giftcards.exceptions import CodeDestroyed, DecryptionError, NotForSale, ReferenceConflict
 from giftcards.models import Card, Order, ProductType
 
@@ -134,11 +134,11 @@ def buy(user: Any, **line: Any) -> tuple[Purchase, bool]:
 def _buy(
     user: Any, *, key: UUID, offer: ProductType, quantity: int, price: Decimal
 ) -> tuple[Purchase, bool]:
-    holder = f"user {user.pk}"
+    customer = f"user {user.pk}"
     # Only among the customer's own. The reference of the order comes from the row.
     purchase = Purchase.objects.filter(user=user, key=key).first()
     if purchase is None:
-        if shop_price(offer) != price:
+        if price_of(offer) != price:
             raise Conflict(_DEARER)
         purchase = checkout.begin(
             user,
@@ -146,7 +146,7 @@ def _buy(
             kind=offer,
             quantity=quantity,
             price=price,
-            holder=holder,
+            customer=customer,
             email=user.email,
             language=get_language(),
         )
@@ -157,7 +157,7 @@ def _buy(
     if is_dearer:
         raise Conflict(_DEARER)
     if is_new:
-        checkout.pay(purchase, holder=holder)
+        checkout.pay(purchase, customer=customer)
     return purchase, is_new
 
 

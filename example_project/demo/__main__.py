@@ -44,7 +44,7 @@ LATE_AFTER, SLOW_DELAY = 90, 120
 # At the simulator: seconds from its start until a card has another price, and another is sold out;
 # and how often the worker reads the catalogue (minutes, instead of 60).
 OFFER_CHANGES = ((60, "type_001", "price", 520), (90, "type_101", "stock", 0))
-CATALOGUE_EVERY = 0.5
+CATALOGUE_INTERVAL = 30
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
 # The time limit for the mails, from then on (seconds).
@@ -115,7 +115,7 @@ def _demo(folder: Path, *, is_once: bool, give_up_at: float | None) -> int:
         _configure(folder, has_simulator=has_simulator)
         if has_simulator:
             os.environ.setdefault("GIFTCARDS_POLL_TIMEOUT", str(LATE_AFTER))
-            os.environ.setdefault("GIFTCARDS_CATALOGUE_EVERY", str(CATALOGUE_EVERY))
+            os.environ.setdefault("GIFTCARDS_CATALOGUE_INTERVAL", str(CATALOGUE_INTERVAL))
             _start_simulator(processes, simulator_port)
         simulated_since = time.monotonic() if has_simulator else None
         _start_front_end(processes, front_end_port, folder / "front_end")

@@ -22,7 +22,7 @@ from django_q.tasks import async_task
 
 from example_project.storefront import mailbox
 from giftcards import catalogue
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.delivery.models import Delivery, DeliveryStatus
 from giftcards.engine.gateway import Gateway
 from giftcards.fulfilment import place_order
@@ -213,7 +213,7 @@ class Table:
 
 
 def _row(order: Order, now: datetime) -> tuple[str, ...]:
-    age = (order.settled_at or now) - order.created_at
+    age = (order.finalized_at or now) - order.created_at
     return (
         order.reference,
         f"{order.quantity} x {order.type_name or order.type_id}",
@@ -224,7 +224,7 @@ def _row(order: Order, now: datetime) -> tuple[str, ...]:
 
 def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
     """Yield the lines of the refund breakdowns: one per order, and one on what is owed for it."""
-    yield f"What became of the money, in {conf.currency}:"
+    yield f"What became of the money, in {CURRENCY}:"
     yield BREAKDOWN.format("", "ordered", "cost", "credited back", "delivered")
     for order in orders:
         breakdown = refund_breakdown(order)
@@ -272,7 +272,7 @@ def noticed() -> Iterator[list[str]]:
         for change in new.select_related("type").order_by("pk"):
             last = change.pk
             difference = _difference(change.type, change.what, change.old_value, change.new_value)
-            price = catalogue.shop_price(change.type)
+            price = catalogue.price_of(change.type)
             shown = "sold out" if change.type.stock == 0 else f"at {_money(price)}"
             lines.append(
                 f"  {timezone.localtime(change.at):%H:%M:%S}  {difference}; on the shelf, {shown}"

@@ -10,7 +10,7 @@ from typing import Any
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.catalogue import offers, shop_price
+from giftcards.catalogue import offers, price_of
 from giftcards.models import ProductType
 
 #: The types of the sandbox and the simulator that show special outcomes, by name and note.
@@ -80,6 +80,6 @@ def _items(**wanted: Any) -> Iterator[Item]:
     """The cards on the shelf, in two queries; those that are sold out stay there."""
     on_sale = {kind.pk for kind in offers().filter(**wanted)}
     for kind in ProductType.objects.for_sale().filter(**wanted):
-        price = shop_price(kind)
+        price = price_of(kind)
         if price is not None:
             yield Item(kind, price, is_sold_out=kind.pk not in on_sale)

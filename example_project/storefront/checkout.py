@@ -1,4 +1,4 @@
-"""From a card on the shelf to a paid order: the cards are held while the customer pays."""
+"""From a card on the shelf to a paid order: the cards are reserved while the customer pays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import OF_GIFT, Purchase
-from giftcards.catalogue import Guest, check_offer, hold, release, shop_price
+from giftcards.catalogue import Guest, check_offer, price_of, release, reserve
 from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
@@ -49,15 +49,15 @@ def begin(
     kind: ProductType,
     quantity: int,
     price: Decimal,
-    holder: str | Guest,
+    customer: str | Guest,
     **details: Any,
 ) -> Purchase:
-    """Hold cards for ``user``, who is about to pay ``price`` for each; return the purchase.
+    """Reserve cards for ``user``, who is about to pay ``price`` for each; return the purchase.
 
-    ``holder`` names who has so many cards held at most: see ``hold``.
-    ``details`` are further columns of the purchase. A repetition with the same ``key`` is the same
-    purchase. Other cards that are held for the user are released: they would stand in the way of
-    somebody who goes back to buy more of the same.
+    ``customer`` is who reserves the cards: see ``reserve``. ``details`` are further columns of the
+    purchase. A repetition with the same ``key`` is the same purchase. Other cards that are reserved
+    for the user are released: they would stand in the way of somebody who goes back to buy more of
+    the same.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be sold now,
     :exc:`PriceChanged` if they are dearer now, and ``ValidationError`` if they would be bought for
@@ -74,38 +74,38 @@ def begin(
             "type_id": kind.type_id,
             "quantity": quantity,
             "amount": quantity * price,
-            "held_until": timezone.now(),
+            "reserved_until": timezone.now(),
             **details,
         },
     )
     if purchase.paid_at is None:
-        for other in Purchase.objects.held().filter(user=user).exclude(pk=purchase.pk):
+        for other in Purchase.objects.reserved().filter(user=user).exclude(pk=purchase.pk):
             cancel(other)
-        _hold(purchase, holder)
+        _reserve(purchase, customer)
     return purchase
 
 
 def cancel(purchase: Purchase) -> None:
-    """Let others have the cards; whoever pays all the same has them held anew."""
+    """Let others have the cards; if the customer pays all the same, they are reserved anew."""
     release(purchase.reference)
-    Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=timezone.now())
+    Purchase.objects.unpaid().filter(pk=purchase.pk).update(reserved_until=timezone.now())
 
 
-def pay(purchase: Purchase, *, holder: str | Guest) -> None:
+def pay(purchase: Purchase, *, customer: str | Guest) -> None:
     """Record that the customer has paid, and order the cards, in one transaction; only once.
 
-    A worker sends the order after the commit. Cards that are not held any more are held anew
-    before; the errors are those of :func:`begin`. Raises
+    A worker sends the order after the commit. Cards that are not reserved any more are reserved
+    anew before; the errors are those of :func:`begin`. Raises
     :exc:`~giftcards.exceptions.ReferenceConflict` if the customer has paid at the same moment.
     """
     if not is_open():
         raise ValidationError(CLOSED)
     if not purchase.seconds_left:
-        _hold(purchase, holder)
+        _reserve(purchase, customer)
     with transaction.atomic():
         unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
         forgotten = {name: None if name == "deliver_at" else "" for name in OF_GIFT}
-        if unpaid.update(paid_at=timezone.now(), held_until=None, **forgotten):
+        if unpaid.update(paid_at=timezone.now(), reserved_until=None, **forgotten):
             place_order(
                 **purchase.line,
                 reference=purchase.reference,
@@ -118,15 +118,15 @@ def pay(purchase: Purchase, *, holder: str | Guest) -> None:
 
 def _compare_price(purchase: Purchase) -> None:
     kinds = ProductType.objects.for_sale().filter(product__product_id=purchase.product_id)
-    price = shop_price(kinds.get(type_id=purchase.type_id))
+    price = price_of(kinds.get(type_id=purchase.type_id))
     if price is not None and price * purchase.quantity > purchase.amount:
         purchase.amount = price * purchase.quantity
         Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(amount=purchase.amount)
         raise PriceChanged
 
 
-def _hold(purchase: Purchase, holder: str | Guest) -> None:
-    """Hold the cards, if the sale can be served; the provider is asked, so in no transaction.
+def _reserve(purchase: Purchase, customer: str | Guest) -> None:
+    """Reserve the cards, if the sale can be served; the provider is asked, so in no transaction.
 
     What was seen yesterday is not kept: if the cards cost more today, the customer is asked again.
     """
@@ -139,5 +139,7 @@ def _hold(purchase: Purchase, holder: str | Guest) -> None:
             _compare_price(purchase)
         raise
     _compare_price(purchase)
-    held = hold(**purchase.line, reference=purchase.reference, minutes=MINUTES, holder=holder)
-    Purchase.objects.unpaid().filter(pk=purchase.pk).update(held_until=held.until)
+    kept = reserve(
+        **purchase.line, reference=purchase.reference, minutes=MINUTES, customer=customer
+    )
+    Purchase.objects.unpaid().filter(pk=purchase.pk).update(reserved_until=kept.until)

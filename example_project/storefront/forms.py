@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -12,10 +13,11 @@ from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.catalogue import Item
 from example_project.storefront.models import OF_GIFT
-from giftcards.fulfilment import check_line
+from giftcards.catalogue import check_offer
+from giftcards.exceptions import NotForSale
 
 # Above 100, because the customer's page offers a file for more than 100 cards.
-_MOST = 120
+_MOST = 20
 
 
 class BuyForm(forms.Form):
@@ -92,14 +94,21 @@ class BuyForm(forms.Form):
         if self.errors:
             return
         try:
-            check_line(
-                self.item.kind.product.product_id,
-                self.item.kind.type_id,
-                self.cleaned_data["quantity"],
-                customer_email=self.cleaned_data["email"],
-                customer_language=self.cleaned_data["language"],
-                **{name: value for name in OF_GIFT if (value := self.cleaned_data[name])},
-            )
+            # The values alone matter here: the view looks at the stock and the price again, beside
+            # the customer's own reservation.
+            with suppress(NotForSale):
+                self._check()
         except ValidationError as error:
             # Not by field: the fields of an order have other names than those of the form.
             raise ValidationError(error.messages) from None
+
+    def _check(self) -> None:
+        check_offer(
+            self.item.kind.product.product_id,
+            self.item.kind.type_id,
+            self.cleaned_data["quantity"],
+            sale_price=self.item.price,
+            customer_email=self.cleaned_data["email"],
+            customer_language=self.cleaned_data["language"],
+            **{name: value for name in OF_GIFT if (value := self.cleaned_data[name])},
+        )

@@ -19,16 +19,16 @@ _PREFIX = "shop-"
 
 
 class PurchaseQuerySet(models.QuerySet["Purchase"]):
-    def held(self) -> Self:
-        """Purchases whose cards are held until the customer pays."""
-        return self.filter(held_until__gt=timezone.now())
+    def reserved(self) -> Self:
+        """Purchases whose cards are reserved until the customer pays."""
+        return self.filter(reserved_until__gt=timezone.now())
 
     def unpaid(self) -> Self:
         return self.filter(paid_at=None)
 
     def left_alone(self) -> Self:
         """Purchases that nobody has paid for a day: they name somebody, and have no order."""
-        return self.unpaid().filter(held_until__lt=timezone.now() - timedelta(days=1))
+        return self.unpaid().filter(reserved_until__lt=timezone.now() - timedelta(days=1))
 
     def paid(self) -> Self:
         """Purchases that are paid, each of which has an order."""
@@ -38,8 +38,8 @@ class PurchaseQuerySet(models.QuerySet["Purchase"]):
 class Purchase(models.Model):
     """One line that a customer buys: it becomes one order once the customer has paid.
 
-    Those that are neither paid nor held were cancelled, or left alone: nobody sees them, and they
-    are deleted after a day.
+    Those that are neither paid nor reserved were cancelled, or left alone: nobody sees them, and
+    they are deleted after a day.
     """
 
     user = models.ForeignKey(
@@ -61,8 +61,8 @@ class Purchase(models.Model):
     customer_name = models.CharField(max_length=200, blank=True)
     gift_message = models.TextField(blank=True)
     deliver_at = models.DateTimeField(null=True)
-    # In the past, the cards are not held any more. NULL: it is paid.
-    held_until = models.DateTimeField(null=True)
+    # In the past, the cards are not reserved any more. NULL: it is paid.
+    reserved_until = models.DateTimeField(null=True)
     # NULL: not paid.
     paid_at = models.DateTimeField(null=True)
 
@@ -80,7 +80,7 @@ class Purchase(models.Model):
 
     @property
     def line(self) -> dict[str, Any]:
-        """The cards, as ``check_offer``, ``hold`` and ``place_order`` take them."""
+        """The cards, as ``check_offer``, ``reserve`` and ``place_order`` take them."""
         names = ("product_id", "type_id", "quantity")
         return {name: getattr(self, name) for name in names}
 
@@ -96,10 +96,10 @@ class Purchase(models.Model):
 
     @property
     def seconds_left(self) -> int:
-        """For how long the cards are still held; 0 if they are not."""
-        if self.held_until is None:
+        """For how long the cards are still reserved; 0 if they are not."""
+        if self.reserved_until is None:
             return 0
-        return max(0, math.ceil((self.held_until - timezone.now()).total_seconds()))
+        return max(0, math.ceil((self.reserved_until - timezone.now()).total_seconds()))
 
     @classmethod
     def of(cls, order: Order) -> Purchase | None:

@@ -52,7 +52,7 @@ def shelf(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 def product(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page of a card; POST holds cards, and leads to the page on which they are paid."""
+    """The page of a card; POST reserves cards, and leads to the page on which they are paid."""
     item = catalogue.find(pk=pk)
     if item is None:
         raise Http404
@@ -61,7 +61,7 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
         return redirect("storefront:payment", purchase.pk)
     # Its price may have changed while it was looked at.
     item = catalogue.find(pk=pk) or item
-    context = {"form": form, "item": item, "held": _purchases_of(request).held()}
+    context = {"form": form, "item": item, "reserved": _purchases_of(request).reserved()}
     response = render(request, "storefront/product.html", context)
     visitors.remember(request, response)
     return response
@@ -74,8 +74,8 @@ def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
         form.add_error(None, catalogue.NEEDS_COOKIES)
         return None
     try:
-        holder = visitors.holder(request)
-        return checkout.begin(user, kind=form.item.kind, holder=holder, **form.cleaned_data)
+        customer = visitors.customer(request)
+        return checkout.begin(user, kind=form.item.kind, customer=customer, **form.cleaned_data)
     except (NotForSale, ValidationError) as error:
         form.add_error(None, _texts(error))
         return None
@@ -88,7 +88,7 @@ def _texts(error: NotForSale | ValidationError) -> list[str]:
 
 @_of_customer
 def payment(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page on which a customer pays for what is held for them; POST pays, or cancels."""
+    """The page on which a customer pays for what is reserved for them; POST pays, or cancels."""
     purchase = get_object_or_404(_purchases_of(request), pk=pk)
     errors: list[str] = []
     if request.method == "POST" and "cancel" in request.POST:
@@ -98,7 +98,7 @@ def payment(request: HttpRequest, pk: int) -> HttpResponse:
         try:
             if request.POST.get("amount", str(purchase.amount)) != str(purchase.amount):
                 raise checkout.PriceChanged
-            checkout.pay(purchase, holder=visitors.holder(request))
+            checkout.pay(purchase, customer=visitors.customer(request))
         except (NotForSale, ValidationError) as error:
             errors = _texts(error)
         except ReferenceConflict:
@@ -117,9 +117,9 @@ def payment(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @_of_customer
 def orders(request: HttpRequest) -> HttpResponse:
-    """The page of the customer's orders, and of the cards that are held until they pay."""
+    """The page of the customer's orders, and of the cards that are reserved until they pay."""
     purchases = _purchases_of(request)
-    context = {"purchases": purchases.paid(), "held": purchases.held()}
+    context = {"purchases": purchases.paid(), "reserved": purchases.reserved()}
     return render(request, "storefront/orders.html", context)
 
 

@@ -15,7 +15,7 @@ from django.contrib.auth.signals import user_logged_in
 from django.http import HttpRequest, HttpResponse
 
 from example_project.storefront.models import Purchase
-from giftcards.catalogue import Guest, holder_of, network_of
+from giftcards.catalogue import Guest, customer_of, network_of
 
 _COOKIE = "visitor"
 _SALT = "example_project.storefront.visitors"
@@ -55,9 +55,9 @@ def log_in(request: HttpRequest) -> Any:
     return guest
 
 
-def holder(request: HttpRequest) -> str | Guest:
-    """The holder of cards: an account, or a guest, whose cookie costs nothing."""
-    found, user = holder_of(request), request.user
+def customer(request: HttpRequest) -> str | Guest:
+    """The customer who reserves cards: an account, or a guest, whose cookie costs nothing."""
+    found, user = customer_of(request), request.user
     is_guest = user.is_authenticated and not user.has_usable_password()
     return Guest(f"user {user.pk}", network_of(request)) if is_guest else found
 

@@ -25,7 +25,7 @@ from giftcards.books.models import (
 )
 from giftcards.books.months import days_before_in_open_months
 from giftcards.books.summary import Discrepancies, find_gap
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.engine.balance import OpenMoney, money_in_open_orders
 from giftcards.models import Order, ProviderState
 from giftcards.models.scalars import read_at_once, value_of
@@ -131,7 +131,7 @@ def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
 
 
 def gap_sentence(gap: Decimal | None) -> str:
-    amount = "unknown" if gap is None else f"{gap:.2f} {conf.currency}"
+    amount = "unknown" if gap is None else f"{gap:.2f} {CURRENCY}"
     return f"The books do not close: the gap is {amount}."
 
 
@@ -154,7 +154,7 @@ def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
 
 def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
     nouns = noun if count == 1 else f"{noun}s"
-    return f"{count} {nouns} {what}, {amount:.2f} {conf.currency}." if count else ""
+    return f"{count} {nouns} {what}, {amount:.2f} {CURRENCY}." if count else ""
 
 
 def _adding_up(amounts: Iterable[Decimal]) -> str:
@@ -242,8 +242,8 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
         return text % {"amount": money_text(in_orders.unsent)}
 
     sentence = (
-        f"The orders that are still to be sent cost {in_orders.unsent:.2f} {conf.currency}, and the"
-        f" balance of the account is {standing.state.balance:.2f} {conf.currency}."
+        f"The orders that are still to be sent cost {in_orders.unsent:.2f} {CURRENCY}, and the"
+        f" balance of the account is {standing.state.balance:.2f} {CURRENCY}."
     )
     return Finding(sentence, explain=explain)
 

@@ -137,7 +137,7 @@ class _Line:
         self.status = labels[order.status]
         self.environment = labels.get(order.environment, "")
         self.created_at = local(order.created_at)
-        self.settled_at = order.settled_at and local(order.settled_at)
+        self.finalized_at = order.finalized_at and local(order.finalized_at)
         self.repeats = order.repeats.reference if order.repeats else ""
         self.ordered = provider.ordered_amount if provider else _ZERO
         self.charged = provider.charged_amount if provider else _ZERO
@@ -161,7 +161,7 @@ _READ = (
     "provider_order_id",
     "environment",
     "created_at",
-    "settled_at",
+    "finalized_at",
     "status",
     "product_id",
     "product_name",
@@ -185,18 +185,18 @@ _READ = (
 
 def _each(orders: QuerySet[Order]) -> Iterator[Order]:
     # The orders are sorted by the columns of the index; ``due_at`` of a final order is always NULL.
-    rows = orders.order_by("settled_at", "status", "due_at", "pk")
+    rows = orders.order_by("finalized_at", "status", "due_at", "pk")
     rows = rows.select_related("repeats").only(*_READ)
     batch = list(rows[: tuning.file_batch])
     yield from batch
     while len(batch) == tuning.file_batch:
         last = batch[-1]
         after = (
-            Q(settled_at__gt=last.settled_at)
+            Q(finalized_at__gt=last.finalized_at)
             | Q(status__gt=last.status)
             | Q(status=last.status, pk__gt=last.pk)
         )
-        batch = list(rows.filter(after, settled_at__gte=last.settled_at)[: tuning.file_batch])
+        batch = list(rows.filter(after, finalized_at__gte=last.finalized_at)[: tuning.file_batch])
         yield from batch
 
 
@@ -206,7 +206,7 @@ _ORDER = (
     _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
     _Column(_("Environment"), attrgetter("environment")),
     _Column(_("created"), attrgetter("created_at")),
-    _Column(_("settled"), attrgetter("settled_at")),
+    _Column(_("settled"), attrgetter("finalized_at")),
     _Column(_("status"), attrgetter("status")),
     _Column(_("Replaces missing cards of"), attrgetter("repeats")),
     _Column(_("product"), attrgetter("order.product_id")),

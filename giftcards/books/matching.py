@@ -78,10 +78,10 @@ def charge(order: Order) -> Expected | None:
 def credit(order: Order) -> Expected | None:
     """Return the refund to expect for a settled order; ``None`` if none is to be expected."""
     amount = refund_amount(order)
-    if not amount or order.settled_at is None:
+    if not amount or order.finalized_at is None:
         return None
     sent_at = order.sent_at or order.created_at
-    return Expected(order.pk, amount, order.settled_at, sent_at - _EARLIER)
+    return Expected(order.pk, amount, order.finalized_at, sent_at - _EARLIER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ class _Rule:
 
 
 def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
-    settled = Order.objects.filter(settled_at__range=(start, end), status__in=CREDITED)
-    return settled.order_by("settled_at", "pk")
+    settled = Order.objects.filter(finalized_at__range=(start, end), status__in=CREDITED)
+    return settled.order_by("finalized_at", "pk")
 
 
 # The longest delay of a late booking.
@@ -309,7 +309,7 @@ class _Matching:
     def judge(self, start: datetime) -> None:
         settled = _refunding(start - GRACE, self._end - GRACE)
         lately = (self._read_until - _LATE_CREDIT, self._read_until - GRACE)
-        lacking = Order.objects.not_credited().filter(settled_at__range=lately)
+        lacking = Order.objects.not_credited().filter(finalized_at__range=lately)
         keys = self._touched.union(
             settled.values_list("pk", flat=True), lacking.values_list("pk", flat=True)
         )
@@ -350,11 +350,11 @@ def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool |
     are 0.
     """
     promised = refund_amount(order)
-    if promised is None or order.settled_at is None:
+    if promised is None or order.finalized_at is None:
         return None
     if promised == credited:
         return True if promised else None
-    is_late = order.settled_at + GRACE <= read_until
+    is_late = order.finalized_at + GRACE <= read_until
     return False if is_late or credited > promised else None
 
 

@@ -59,7 +59,7 @@ class By(models.TextChoices):
 class Figures:
     """Sums over final orders; they can be added with ``+``.
 
-    Amounts are in ``GIFTCARDS["CURRENCY"]``, with two decimals. Orders whose amount is unknown are
+    Amounts are in dinars, with two decimals. Orders whose amount is unknown are
     left out of the sum: see :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
@@ -240,7 +240,7 @@ def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
     """Return the ``orders`` that became final from ``start`` to ``end``, unsorted."""
-    return orders.filter(within("settled_at", start, end)).order_by()
+    return orders.filter(within("finalized_at", start, end)).order_by()
 
 
 def first_day(day: date, by: By) -> date:
@@ -288,7 +288,7 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
         return []
     parts = list(spans(*found, by))
     begins = [begin_of(first) for _key, first, _last in parts]
-    groups = orders.values(part=_part_of("settled_at", begins)).annotate(**_sums())
+    groups = orders.values(part=_part_of("finalized_at", begins)).annotate(**_sums())
     sums = {group["part"]: _figures(group) for group in groups}
     return [
         Row(key, f"{key:{_KEY_FORMATS[by]}}", sums[number])
@@ -330,9 +330,9 @@ def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -
 
 
 def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
-    moments = orders.values_list("settled_at", flat=True)
-    first = moments.order_by("settled_at").first()
-    last = moments.order_by("-settled_at").first()
+    moments = orders.values_list("finalized_at", flat=True)
+    first = moments.order_by("finalized_at").first()
+    last = moments.order_by("-finalized_at").first()
     if first is None or last is None:
         return None
     return day_of(first), day_of(last)
@@ -438,7 +438,7 @@ class _SecondsBetween(Func):
 
 def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | None:
     settled = settled_between(orders.filter(status__in=SETTLED), start, end)
-    seconds = settled.values_list(_SecondsBetween("settled_at", "created_at"))
+    seconds = settled.values_list(_SecondsBetween("finalized_at", "created_at"))
     times: Counter[int] = Counter()
     for taken, count in seconds.annotate(Count("pk")):
         # The time taken is negative if the clock was set back.

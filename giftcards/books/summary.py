@@ -433,14 +433,14 @@ def _of_no_order(rows: Iterable[_Row], type_: str) -> Iterator[Discrepancy]:
 
 
 def _promised_not_credited(start: date, end: date) -> Iterator[Discrepancy]:
-    orders = Order.objects.not_credited().filter(within("settled_at", start, end))
-    for keys in batches(orders.order_by("settled_at", "pk").values_list("pk", flat=True)):
+    orders = Order.objects.not_credited().filter(within("finalized_at", start, end))
+    for keys in batches(orders.order_by("finalized_at", "pk").values_list("pk", flat=True)):
         by_key = Order.objects.in_bulk(keys)
         credited = LedgerEntry.objects.sums(keys, CREDIT)
         for order in (by_key[key] for key in keys if key in by_key):
             lacks = (refund_amount(order) or _ZERO) - credited.get(order.pk, _ZERO)
-            if lacks > 0 and order.settled_at is not None:
-                yield Discrepancy(order.pk, order.reference, lacks, order.settled_at)
+            if lacks > 0 and order.finalized_at is not None:
+                yield Discrepancy(order.pk, order.reference, lacks, order.finalized_at)
 
 
 def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:

@@ -1,6 +1,5 @@
-"""The shelf: the provider's catalogue, the cards that can be sold, and holds for customers."""
+"""The shelf: the provider's catalogue, the cards that can be sold, and reservations."""
 
-from giftcards.catalogue.holds import hold, release
 from giftcards.catalogue.offers import (
     Quote,
     check_offer,
@@ -14,12 +13,13 @@ from giftcards.catalogue.pricing import (
     PriceMove,
     keep_prices,
     price_moves,
+    price_of,
     price_on_shelf,
-    shop_price,
     since_yesterday,
 )
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
-from giftcards.catalogue.visitors import Guest, holder_of
+from giftcards.catalogue.reservations import release, reserve
+from giftcards.catalogue.visitors import Guest, customer_of
 from giftcards.text.addresses import network_of
 
 __all__ = [
@@ -29,19 +29,19 @@ __all__ = [
     "Quote",
     "check_offer",
     "counts",
-    "hold",
-    "holder_of",
+    "customer_of",
     "is_on_shelf",
     "keep_current",
     "keep_prices",
     "network_of",
     "offers",
     "price_moves",
+    "price_of",
     "price_on_shelf",
     "quote",
     "read_catalogue",
     "release",
-    "shop_price",
+    "reserve",
     "since_yesterday",
     "stale_after",
     "with_available",

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from django.db import transaction
 from django.db.models import Case, F, IntegerField, Q, QuerySet, Subquery, Value, When
@@ -18,7 +18,7 @@ from django.db.models.sql.constants import LOUTER
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 
-from giftcards.catalogue.pricing import priced, shop_price
+from giftcards.catalogue import pricing
 from giftcards.conf import conf
 from giftcards.engine.balance import free_balance
 from giftcards.engine.gateway import Gateway
@@ -26,13 +26,14 @@ from giftcards.engine.resolving import NoAnswer
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ConfigurationError, NotForSale, NotFound, ProviderError
 from giftcards.models import (
-    Hold,
     Order,
+    OrderDetails,
     Product,
     ProductPrices,
     ProductType,
     ProviderState,
-    new_reference,
+    Reservation,
+    new_order,
 )
 from giftcards.models.catalogue import Names
 from giftcards.models.provider import Environment, is_test_type
@@ -40,8 +41,8 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# The age at which stock and price are too old for a sale: a day, or four periods of CATALOGUE_EVERY
-# if these are longer. It is a week if the catalogue is read by hand.
+# The age at which stock and price are too old for a sale: a day, or four periods of
+# CATALOGUE_INTERVAL if these are longer. It is a week if the catalogue is read by hand.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
@@ -58,8 +59,8 @@ def offers() -> QuerySet[ProductType]:
 
     Each type comes with its product and these values:
 
-    * ``price``: the cost;
-    * ``shop_price``: the price by the rule ``PRICING``, or ``None`` if there is no rule;
+    * ``cost``: what the provider charges;
+    * ``price``: what the customer pays by the rule ``PRICING``, or ``None`` without a rule;
     * ``stock``: the provider's stock at ``read_at``, or ``None`` if unknown;
     * ``available``: the part of the stock that can still be sold.
 
@@ -72,7 +73,7 @@ def offers() -> QuerySet[ProductType]:
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
     kinds = with_available(ProductType.objects.for_sale().filter(recent), now=now)
-    return priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
+    return pricing.priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
 
 
 def is_on_shelf(column: str = "pk") -> Q:
@@ -86,8 +87,8 @@ def is_on_shelf(column: str = "pk") -> Q:
 def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
     """Quote ``quantity`` cards, if possible with facts of the last ``max_age`` seconds.
 
-    If the known facts are older, the provider gets one request at most, limited by
-    ``REQUEST_TIMEOUT``, if the request budget allows one. Without an answer, the quote has the
+    If the known facts are older, the provider gets one request at most, limited to
+    ten seconds, if the request budget allows one. Without an answer, the quote has the
     facts that are known: see ``read_at`` and ``no_answer``. While one caller asks the provider,
     other callers wait for a second at most.
 
@@ -96,7 +97,7 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     """
     line = Line(product_id, type_id, quantity)
     line.check_values()
-    return line.quote(max_age=max_age).with_shop_price()
+    return line.quote(max_age=max_age).with_price()
 
 
 def check_offer(
@@ -104,28 +105,26 @@ def check_offer(
     type_id: str,
     quantity: int,
     *,
-    sale_price: Decimal | int | None = None,
-    sale_amount: Decimal | int | None = None,
-    max_price: Decimal | int | None = None,
-    reference: str = "",
     fresh: bool = False,
+    **details: Unpack[OrderDetails],
 ) -> None:
-    """Check that cards can be bought, and that the sale covers their cost.
+    """Check that an order can be placed, and that the sale covers the cost of the cards.
 
-    Call this before the customer pays. ``sale_price`` is what the customer pays for one card, or
-    ``sale_amount`` for all cards, after discounts. ``max_price`` is the highest accepted cost of
-    one card. ``reference`` is the reference of the customer's own hold, if any. If ``fresh`` is
-    True, facts older than a minute are requested from the provider.
+    Call this before the customer pays, with the values that
+    :func:`~giftcards.fulfilment.place_order` will get: its details are checked as well.
+    ``reference`` is the one of the customer's own reservation, if any. If ``fresh`` is True, facts
+    older than a minute are requested from the provider.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have. With
     ``fresh``, raises :exc:`RuntimeError` in a transaction.
     """
-    line = Line(product_id, type_id, quantity, reference)
-    line.check_values(sale_price=sale_price, sale_amount=sale_amount, max_price=max_price)
+    order = new_order(product_id, type_id, quantity, **details)
+    order.check_values()
+    line = Line(product_id, type_id, quantity, details.get("reference") or "")
     known = line.quote(max_age=_FRESH) if fresh else line.known()
     check_stock(line, known)
-    _check_sale(known, sale_price=sale_price, sale_amount=sale_amount, max_price=max_price)
+    _check_sale(order, known)
     check_balance(line, known)
     _check_provider(known)
 
@@ -135,13 +134,13 @@ def check_stock(line: Line, known: Quote) -> None:
     if known.is_skipped:
         text = gettext("Your settings leave out this card's category.")
         raise refusal("delisted", known, text)
-    if not (known.is_listed and known.price) and not _is_test(line):
+    if not (known.is_listed and known.cost) and not _is_test(line):
         raise refusal("delisted", known, gettext("The provider does not sell this card."))
     left = known.available
     if left is not None and left < line.quantity:
         text = ngettext(
-            "%(count)s card is left of those in stock, less open orders and holds.",
-            "%(count)s cards are left of those in stock, less open orders and holds.",
+            "%(count)s card is left of those in stock, less open orders and reservations.",
+            "%(count)s cards are left of those in stock, less open orders and reservations.",
             left,
         )
         text %= {"count": count_text(left)}
@@ -151,37 +150,30 @@ def check_stock(line: Line, known: Quote) -> None:
         raise refusal("out_of_stock", known, text)
 
 
-def _check_sale(
-    known: Quote,
-    *,
-    sale_price: Decimal | int | None,
-    sale_amount: Decimal | int | None,
-    max_price: Decimal | int | None,
-) -> None:
-    price, cost = known.price, known.cost
-    if price is None or cost is None:
+def _check_sale(order: Order, known: Quote) -> None:
+    cost, total_cost, limit = known.cost, known.total_cost, order.max_price
+    if cost is None or total_cost is None:
         return
-    if max_price is not None and price > max_price:
+    if limit is not None and cost > limit:
         text = gettext("A card costs %(cost)s; your limit is %(limit)s.")
-        raise refusal("above_ceiling", known, _amounts(text, cost=price, limit=max_price))
-    for paid, costs in ((sale_price, price), (sale_amount, cost)):
-        if paid is not None and paid < costs:
-            text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
-            raise refusal("below_cost", known, _amounts(text, cost=costs, paid=paid))
-    is_unpriced = sale_price is None and sale_amount is None and conf.pricing is not None
-    if is_unpriced and known.with_shop_price().shop_price is None:
+        raise refusal("above_ceiling", known, _amounts(text, cost=cost, limit=limit))
+    paid = order.sale_amount
+    if paid is not None and paid < total_cost:
+        text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
+        raise refusal("below_cost", known, _amounts(text, cost=total_cost, paid=paid))
+    if paid is None and conf.pricing is not None and known.with_price().price is None:
         text = gettext("Your price rule takes this card off the shelf: it would not earn enough.")
         raise refusal("below_cost", known, text)
 
 
 def check_balance(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if open orders and holds leave too little balance for the cards."""
-    free = None if known.cost is None else free_balance(reference=line.reference)
-    if free is not None and known.cost is not None and free < known.cost:
+    """Raise :exc:`NotForSale` if open orders and reservations leave too little of the balance."""
+    free = None if known.total_cost is None else free_balance(reference=line.reference)
+    if free is not None and known.total_cost is not None and free < known.total_cost:
         text = gettext(
-            "These cards cost %(cost)s; open orders and holds leave %(free)s of the balance."
+            "These cards cost %(cost)s; open orders and reservations leave %(free)s of the balance."
         )
-        raise refusal("balance", known, _amounts(text, cost=known.cost, free=free))
+        raise refusal("balance", known, _amounts(text, cost=known.total_cost, free=free))
 
 
 def _check_provider(known: Quote) -> None:
@@ -217,14 +209,14 @@ def _for_customer(code: str, known: Quote) -> str:
         return text % {"count": count_text(known.available)}
     if code == "out_of_stock":
         return gettext("This card is sold out at the moment.")
-    if code == "held_too_many":
+    if code == "too_many_reserved":
         return gettext("Too many cards are kept for you. Buy fewer, or pay for the others first.")
     if code == "network_busy":
         return gettext(
             "Too many cards are kept for visitors with the same internet connection as yours."
             " Please try again in a few minutes."
         )
-    if code == "held_too_long":
+    if code == "reserved_too_long":
         return gettext(
             "These cards were kept for you for as long as possible. Please try again in an hour."
         )
@@ -244,18 +236,18 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
-    ``price`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
-    ``available`` and ``shop_price`` are as in :func:`~giftcards.catalogue.offers`. ``is_skipped``
+    ``cost`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
+    ``available`` and ``price`` are as in :func:`~giftcards.catalogue.offers`. ``is_skipped``
     is True if ``CATALOGUE_SKIP`` leaves the card out; then the provider is not asked. ``balance``
     is the account's balance. ``no_answer`` is the reason why the provider, when asked, did not
     answer.
     """
 
     names: Names
-    price: Decimal | None = None
+    cost: Decimal | None = None
     stock: int | None = None
     available: int | None = None
-    shop_price: Decimal | None = None
+    price: Decimal | None = None
     read_at: datetime | None = None
     is_listed: bool = True
     is_skipped: bool = False
@@ -271,39 +263,37 @@ class Quote:
 
         The provider does not sell a card that it does not list, or lists at a price of 0.
         """
-        return self.is_listed and not self.is_skipped and self.price != 0
+        return self.is_listed and not self.is_skipped and self.cost != 0
 
     @property
-    def cost(self) -> Decimal | None:
+    def total_cost(self) -> Decimal | None:
         """The cost of ``quantity`` cards, in dinars."""
-        return None if self.price is None else self.price * self.quantity
+        return None if self.cost is None else self.cost * self.quantity
 
     def is_read_within(self, seconds: float) -> bool:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
 
-    def with_shop_price(self) -> Quote:
+    def with_price(self) -> Quote:
         """Return this quote with the shop's price.
 
         Do not call this in a transaction or lock: the shop's price function may be slow.
         """
-        return self if self._kind is None else replace(self, shop_price=shop_price(self._kind))
+        return self if self._kind is None else replace(self, price=pricing.price_of(self._kind))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cards that a customer may buy; ``reference`` is that of the customer's hold, or ""."""
+    """The cards that a customer may buy; ``reference`` is that of their reservation, or ""."""
 
     product_id: str
     type_id: str
     quantity: int = 1
     reference: str = ""
 
-    def check_values(self, **amounts: Decimal | int | None) -> None:
-        """Raise ``ValidationError`` for values or ``amounts`` that an order cannot have."""
-        named = {"reference": self.reference or new_reference()}
-        line = {"product_id": self.product_id, "type_id": self.type_id, "quantity": self.quantity}
-        # The amount need not be the price times the quantity: a discount may lie between them.
-        Order(**line, **named, **amounts).check_columns()
+    def check_values(self) -> None:
+        """Raise ``ValidationError`` for values that an order cannot have."""
+        reference = self.reference or None
+        new_order(self.product_id, self.type_id, self.quantity, reference=reference).check_values()
 
     def known(self) -> Quote:
         """Return the quote from the database alone, without the shop's price."""
@@ -322,7 +312,7 @@ class Line:
             return replace(
                 known,
                 names=Names(kind.product.name, kind.name),
-                price=kind.price,
+                cost=kind.cost,
                 stock=kind.stock,
                 available=kind.available,
                 read_at=kind.read_at,
@@ -332,14 +322,14 @@ class Line:
             )
         # An earlier quote may have got the price of a product that the catalogue does not list.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
-        price = told.prices.get(self.type_id) if told else None
+        cost = told.prices.get(self.type_id) if told else None
         names = Product.objects.names(self.product_id, self.type_id)
         product = Product.objects.filter(product_id=self.product_id).first()
         return replace(
             known,
             names=names,
-            price=price,
-            read_at=told.asked_at if told and price else None,
+            cost=cost,
+            read_at=told.asked_at if told and cost else None,
             is_skipped=product is not None and product.is_skipped,
         )
 
@@ -357,7 +347,7 @@ class Line:
 
     def _ask(self, gateway: Gateway, known: Quote) -> Quote:
         products = Product.objects.filter(product_id=self.product_id)
-        claim = products.claim_reading(longest=conf.request_timeout)
+        claim = products.claim_reading(longest=tuning.request_timeout)
         if claim is None:
             return self._answer_to_other(known)
         latest = self.known()
@@ -377,7 +367,7 @@ class Line:
             return replace(known, no_answer=NoAnswer.BUSY if gateway.is_open else NoAnswer.PAUSED)
         kind = next((kind for kind in told.types if kind.type_id == self.type_id), None)
         if kind is None:
-            return replace(known, price=None, read_at=None, is_listed=False)
+            return replace(known, cost=None, read_at=None, is_listed=False)
         # By now, the prices are stored. The type is stored, too, if the catalogue ever listed its
         # product.
         new = self.known()
@@ -397,7 +387,7 @@ class Line:
 
 def stale_after() -> timedelta:
     """Return the age after which a type's stock and price are too old for a sale."""
-    every = timedelta(minutes=conf.catalogue_every)
+    every = timedelta(seconds=conf.catalogue_interval)
     return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
 
@@ -411,7 +401,7 @@ def with_available(
 
     * all cards of open orders, and the delivered cards of settled orders, unless the provider
       accepted the order before it reported the stock;
-    * cards on hold, except those of the hold with this ``reference``;
+    * reserved cards, except those of the reservation with this ``reference``;
     * ``LEAST_STOCK`` cards of each type, which are never sold.
     """
     kinds = kinds.all()
@@ -423,7 +413,7 @@ def with_available(
 
 
 _TAKEN = "giftcards_taken"
-# The join is in SQL because no foreign key leads from orders and holds to a type.
+# The join is in SQL because no foreign key leads from orders and reservations to a type.
 _TYPES = ["giftcards_product", "giftcards_producttype"]
 _OF_LINE = (
     "giftcards_product.product_id = {table}.product_id"
@@ -486,12 +476,12 @@ def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])
     untold = Order.objects.extra(where=[_UNTOLD])  # noqa: S610 (a constant)
-    settled = untold.filter(settled_at__gt=begin).filter(settled_at__gt=first)
-    held = Hold.objects.current(now).exclude(reference=reference)
+    settled = untold.filter(finalized_at__gt=begin).filter(finalized_at__gt=first)
+    reserved = Reservation.objects.current(now).exclude(reference=reference)
     for rows, column in (
-        (untold.filter(settled_at=None), "quantity"),
+        (untold.filter(finalized_at=None), "quantity"),
         (settled, "fulfilled_quantity"),
-        (held, "quantity"),
+        (reserved, "quantity"),
     ):
         of_line = _OF_LINE.format(table=rows.model._meta.db_table)  # noqa: SLF001 (documented)
         joined = rows.order_by().extra(  # noqa: S610 (constants)

@@ -54,7 +54,7 @@ _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 _BATCH = 200
 
 
-def shop_price(kind: ProductType) -> Decimal | None:
+def price_of(kind: ProductType) -> Decimal | None:
     """Return the shop's price of one card of the type at its present cost, in dinars.
 
     The price is ``None`` if ``PRICING`` is not set, if the cost is unknown, or if the card is off
@@ -63,13 +63,13 @@ def shop_price(kind: ProductType) -> Decimal | None:
 
     Do not call this in a transaction: it may call the shop's function.
     """
-    rule, cost = conf.pricing, kind.price
+    rule, cost = conf.pricing, kind.cost
     if rule is None or not cost or cost > _DEAREST:
         return None
     if isinstance(rule, str):
         return _ask_function(rule, kind)[0]
-    price = Decimal(_units(int(cost * 100), rule)) / _DINAR
-    return price.quantize(_CENT) if price - cost >= rule.least_margin else None
+    found = Decimal(_units(int(cost * 100), rule)) / _DINAR
+    return found.quantize(_CENT) if found - cost >= rule.least_margin else None
 
 
 def price_on_shelf(kind: ProductType) -> Decimal | None:
@@ -82,8 +82,8 @@ def price_on_shelf(kind: ProductType) -> Decimal | None:
     if kind.product.is_skipped:
         return None
     if not isinstance(rule, str):
-        return shop_price(kind)
-    is_current = kind.priced_by == rule and kind.priced_cost == kind.price
+        return price_of(kind)
+    is_current = kind.priced_by == rule and kind.priced_cost == kind.cost
     return kind.function_price if is_current else None
 
 
@@ -106,8 +106,8 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
 
 def _due(rule: str) -> Iterator[int]:
-    kinds = ProductType.objects.for_sale().filter(price__lte=_DEAREST)
-    is_asked = Q(priced_by=rule, priced_cost=F("price"))
+    kinds = ProductType.objects.for_sale().filter(cost__lte=_DEAREST)
+    is_asked = Q(priced_by=rule, priced_cost=F("cost"))
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
     others = kinds.filter(is_asked).exclude(is_early).order_by("pricing_due_at", "pk")
     for due in (kinds.exclude(is_asked).order_by("pk"), others):
@@ -116,12 +116,12 @@ def _due(rule: str) -> Iterator[int]:
 
 def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
     now = timezone.now()
-    for kind, price, is_usable in asked:
+    for kind, found, is_usable in asked:
         kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
         stored = (kind.priced_by, kind.priced_cost, kind.function_price)
-        if stored != (rule, kind.price, price):
+        if stored != (rule, kind.cost, found):
             kind.priced_at = now
-            kind.priced_by, kind.priced_cost, kind.function_price = rule, kind.price, price
+            kind.priced_by, kind.priced_cost, kind.function_price = rule, kind.cost, found
     ProductType.objects.bulk_update(
         [kind for kind, *_ in asked],
         ["pricing_due_at", "priced_at", "priced_by", "priced_cost", "function_price"],
@@ -143,9 +143,9 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     if failure:
         logger.error("PRICING %s (%s/%s)", failure, kind.product.product_id, kind.type_id)
         return None, False
-    price = None if answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
-    is_loss = price is not None and kind.price is not None and price < kind.price
-    return (None if is_loss else price), True
+    found = None if answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
+    is_loss = found is not None and kind.cost is not None and found < kind.cost
+    return (None if is_loss else found), True
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
@@ -155,9 +155,9 @@ def _find_fault(answer: object, *, seconds: float) -> str:
         return ""
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal):
         return f"returned no price, but {type(answer).__name__}"
-    price = Decimal(answer)
-    is_price = price.is_finite() and price.copy_abs() <= _HIGHEST
-    return "" if is_price else f"returned no price, but {price:.0E}"
+    amount = Decimal(answer)
+    is_price = amount.is_finite() and amount.copy_abs() <= _HIGHEST
+    return "" if is_price else f"returned no price, but {amount:.0E}"
 
 
 def _units(centimes: N, margin: Margin) -> N:
@@ -176,18 +176,18 @@ def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
     match conf.pricing:
         case None:
             unknown = Value(None, output_field=DecimalField(**MONEY))
-            return kinds.annotate(shop_price=unknown)  # type: ignore[no-redef]
+            return kinds.annotate(price=unknown)  # type: ignore[no-redef]
         case Margin() as margin:
             return _priced_by_margin(kinds, margin)
         case path:
-            told = kinds.filter(priced_by=path, priced_cost=F("price"), function_price__gt=0)
-            return told.annotate(shop_price=F("function_price"))  # type: ignore[no-redef]
+            told = kinds.filter(priced_by=path, priced_cost=F("cost"), function_price__gt=0)
+            return told.annotate(price=F("function_price"))  # type: ignore[no-redef]
 
 
 def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[ProductType]:
-    cost: Expression = Least("price", _DEAREST, output_field=DecimalField(**MONEY))
+    cost: Expression = Least("cost", _DEAREST, output_field=DecimalField(**MONEY))
     centimes = Cast(Round(cost * 100), BigIntegerField())
-    price = ExpressionWrapper(
+    found = ExpressionWrapper(
         Cast(_units(centimes, margin), BigIntegerField()) * Value(Decimal(1) / _DINAR),
         output_field=DecimalField(**MONEY),
     )
@@ -195,8 +195,8 @@ def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[
     earned = ExpressionWrapper(
         _units(centimes, margin) - centimes * _CENTIME, output_field=BigIntegerField()
     )
-    on_shelf = kinds.filter(price__lte=_DEAREST).alias(earned=earned).filter(earned__gte=least)
-    return on_shelf.annotate(shop_price=price)  # type: ignore[no-redef]
+    on_shelf = kinds.filter(cost__lte=_DEAREST).alias(earned=earned).filter(earned__gte=least)
+    return on_shelf.annotate(price=found)  # type: ignore[no-redef]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +214,8 @@ class PriceMove:
 
     @property
     def cost(self) -> Decimal:
-        assert self.kind.price is not None  # noqa: S101 (see price_moves)
-        return self.kind.price
+        assert self.kind.cost is not None  # noqa: S101 (see price_moves)
+        return self.kind.cost
 
     @property
     def old_margin(self) -> Decimal | None:
@@ -248,7 +248,7 @@ def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
         last[change.type_id] = change
     for key, change in last.items():
         kind, old = change.type, first[key].old_value
-        if kind.offer.price and isinstance(old, Decimal) and kind.price != old:
+        if kind.offer.cost and isinstance(old, Decimal) and kind.cost != old:
             before = copy(kind)
-            before.price = old
-            yield PriceMove(kind, change.at, old, shop_price(before), shop_price(kind))
+            before.cost = old
+            yield PriceMove(kind, change.at, old, price_of(before), price_of(kind))

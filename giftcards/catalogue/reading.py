@@ -17,7 +17,7 @@ from giftcards.catalogue.pricing import keep_prices
 from giftcards.conf import conf
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.exceptions import ProviderError, Refused
-from giftcards.models import Hold, Lease, OfferChange, Order, Product, ProductType
+from giftcards.models import Lease, OfferChange, Order, Product, ProductType, Reservation
 from giftcards.provider.answers import ListedProduct
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import LONGEST_HOLD, is_recent
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # An interrupted reading can be resumed for this time.
 _RESUMABLE = timedelta(hours=6)
-# Products that were ordered within _LATELY, or are on hold, are read _TIMES times as often.
+# Products that were ordered within _LATELY, or are reserved, are read _TIMES times as often.
 _LATELY = timedelta(days=1)
 _TIMES = 4
 # A worker's reading makes no further request after this time (seconds).
@@ -77,12 +77,12 @@ def read_catalogue(
 def keep_current(has_time: Callable[[], bool]) -> None:
     """Read due parts of the catalogue, and then price the types, for some seconds.
 
-    The list of products and the types of each product are due every ``CATALOGUE_EVERY`` minutes.
-    Types of products that were ordered within a day, or are on hold, are due four times as often.
+    The list of products and the types of each product are due every ``CATALOGUE_INTERVAL`` seconds.
+    Types of products that were ordered within a day, or are reserved, are due four times as often.
 
-    Also deletes old holds, and old changes of the catalogue that were announced.
+    Also deletes old reservations, and old changes of the catalogue that were announced.
     """
-    every = timedelta(minutes=conf.catalogue_every)
+    every = timedelta(seconds=conf.catalogue_interval)
     if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
     # The shop's receivers may read the offers, so the prices are stored before any receiver is
@@ -90,7 +90,7 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + _SECONDS
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
-    Hold.objects.all().forget()
+    Reservation.objects.all().forget()
 
 
 def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
@@ -162,8 +162,10 @@ class _Reader:
             self._read_list()
         now = timezone.now()
         sold = Order.objects.filter(created_at__gte=now - _LATELY).order_by().values("product_id")
-        held = Hold.objects.current(now).values("product_id")
-        wanted = Product.objects.on_sale().filter(Q(product_id__in=sold) | Q(product_id__in=held))
+        reserved = Reservation.objects.current(now).values("product_id")
+        wanted = Product.objects.on_sale().filter(
+            Q(product_id__in=sold) | Q(product_id__in=reserved)
+        )
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
         # Products that sell and other due products take turns, so neither group starves.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))

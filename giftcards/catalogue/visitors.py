@@ -23,8 +23,8 @@ class Guest(NamedTuple):
     network: str
 
 
-def holder_of(request: HttpRequest) -> str | Guest:
-    """Return who asks for cards, for :func:`~giftcards.catalogue.hold`.
+def customer_of(request: HttpRequest) -> str | Guest:
+    """Return who asks for cards, for :func:`~giftcards.catalogue.reserve`.
 
     That is the account that is logged in. A guest is known by a name in the session, and by the
     network of ``REMOTE_ADDR``.

@@ -298,11 +298,11 @@ def recent_events(since: datetime, until: datetime) -> list[Item]:
 
 def _settled(since: datetime, until: datetime) -> Iterator[Item]:
     """Yield items about orders that became final with cards missing, one item for each status."""
-    settled = Order.objects.filter(settled_at__gt=since, settled_at__lte=until)
+    settled = Order.objects.filter(finalized_at__gt=since, finalized_at__lte=until)
     # The query excludes one status. A list of all other statuses would keep databases from using
     # the index by time.
     unfilled = settled.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
-    found = unfilled.order_by("settled_at").values_list("status", "pk", "reference")
+    found = unfilled.order_by("finalized_at").values_list("status", "pk", "reference")
     rows = list(found[: MOST + 1])
     for status, state in STATES.items():
         if state.staff_news:

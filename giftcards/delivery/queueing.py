@@ -55,13 +55,13 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
         # The customer of a final order need not wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
-        if kind == Kind.REFUNDED and _is_sought(order):
+        if kind == Kind.REFUNDED and _is_being_reordered(order):
             continue
         what = "gift" if kind in TO_RECIPIENT else "change"
         _queue(order, kind, f"{what} {change.pk}", change=change)
 
 
-def _is_sought(order: Order) -> bool:
+def _is_being_reordered(order: Order) -> bool:
     """True if ``REORDER_MISSING`` created ``order``, and its own missing cards were ordered again.
 
     The customer then gets a message about the later order instead.

@@ -15,8 +15,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from giftcards.conf import LOOP_SECONDS
-from giftcards.conf import conf as core
+from giftcards.conf import LONGEST_TASK, LOOP_SECONDS
 from giftcards.delivery import digests
 from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import Delivery
@@ -35,7 +34,6 @@ logger = logging.getLogger(__name__)
 _MOST_SLOTS = 4
 # The length of each task's lease, which is longer than a task. So no task has to renew its lease.
 _SLOT_FOR = timedelta(minutes=2)
-_LONGEST_TASK = 100.0
 # The time that a task keeps at its end for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
 # The least time that a task must have left to begin an attempt (seconds).
@@ -99,7 +97,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
     if number_of_workers < 2:
         return Limits(may_go_on, now + _ALONE_SECONDS, now + _ALONE_SECONDS + _ALONE_ATTEMPT)
-    seconds = min(core.longest_task, _LONGEST_TASK) - _RECORDING_SECONDS
+    seconds = LONGEST_TASK - _RECORDING_SECONDS
     return Limits(may_go_on, now + min(LOOP_SECONDS, seconds - _SHORTEST_ATTEMPT), now + seconds)
 
 

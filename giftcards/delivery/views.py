@@ -487,7 +487,7 @@ def gifts_of(user: Any) -> QuerySet[Order]:
     A gift is left out until its cards have come and its ``deliver_at`` has passed.
     """
     is_time = Q(deliver_at=None) | Q(deliver_at__lte=timezone.now())
-    come = {"settled_at__isnull": False, "fulfilled_quantity__gt": 0}
+    come = {"finalized_at__isnull": False, "fulfilled_quantity__gt": 0}
     return _found_by(conf.gifts_of, user).filter(is_time, recipient_email__gt="", **come)
 
 

@@ -1,9 +1,9 @@
-"""Holding orders back, and releasing them.
+"""Putting orders on hold, and releasing them.
 
-An order is held if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to look
-at it, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
-``REORDER_MISSING`` has made is held until its ``send_after``, and times out at its ``send_before``.
-Other held orders wait without limit. A held order is PENDING and never due.
+An order is put on hold if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to
+look at it, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
+``REORDER_MISSING`` has made is on hold until its ``send_after``, and times out at its
+``send_before``. Other orders on hold wait without limit. An order on hold is PENDING and never due.
 """
 
 from __future__ import annotations
@@ -74,22 +74,22 @@ def objection(order: Order) -> str:
     return Truncator(line).chars(_LONGEST_OBJECTION)
 
 
-def hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Hold a PENDING order that costs too much, unless another process has changed it."""
+def put_on_hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
+    """Put a PENDING order on hold that costs too much, unless another process has changed it."""
     problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
     if _hold(order, problem):
-        logger.warning("Order %s is held. %s", order.reference, problem)
+        logger.warning("Order %s is on hold. %s", order.reference, problem)
 
 
-def hold_for_review(order: Order, *, objection: str) -> None:
-    """Hold a PENDING order that a person has to look at, unless another process has changed it."""
+def put_on_hold_for_review(order: Order, *, objection: str) -> None:
+    """Put a PENDING order on hold for review, unless another process has changed it."""
     if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
         # The objection is not logged: it may be about the customer.
-        logger.warning("Order %s is held for review.", order.reference)
+        logger.warning("Order %s is on hold for review.", order.reference)
 
 
-def hold_unreviewed(order: Order) -> bool:
-    """Hold a PENDING order that ``REVIEW_ORDER`` keeps failing for; False if the rule works.
+def put_unreviewed_on_hold(order: Order) -> bool:
+    """Put a PENDING order on hold that ``REVIEW_ORDER`` keeps failing for; False if the rule works.
 
     Then the order is not rejected because of its age: the customer may have paid, and the cause is
     a mistake of the shop.
@@ -99,12 +99,12 @@ def hold_unreviewed(order: Order) -> bool:
         return False
     # The text is kept, so it is in the site's language, like the texts of the rule itself.
     text = gettext("The rule REVIEW_ORDER keeps failing: %(detail)s") % failed.parameters
-    hold_for_review(order, objection=text)
+    put_on_hold_for_review(order, objection=text)
     return True
 
 
-def hold_until(order: Order, moment: datetime) -> None:
-    """Hold a PENDING order until ``moment``, unless another process has changed the order."""
+def put_on_hold_until(order: Order, moment: datetime) -> None:
+    """Put a PENDING order on hold until ``moment``, unless another process has changed it."""
     if _hold(order, None, send_after=moment):
         logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
 
@@ -115,20 +115,20 @@ def _hold(
     return order.stay_pending(problem, due_at=None, failures=0, send_after=send_after, **values)
 
 
-def held_price(order: Order) -> Decimal | None:
-    """Return the price per card for which ``order`` is held; ``None`` if no price holds it."""
-    above = _held_for(order, "price_above")
+def on_hold_price(order: Order) -> Decimal | None:
+    """Return the price per card for which ``order`` is on hold; ``None`` if no price holds it."""
+    above = _on_hold_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 
 
-def held_objection(order: Order) -> str | None:
-    """Return why ``order`` is held for review; ``None`` if it is not."""
-    wanted = _held_for(order, "review_wanted")
+def on_hold_objection(order: Order) -> str | None:
+    """Return why ``order`` is on hold for review; ``None`` if it is not."""
+    wanted = _on_hold_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 
 
-def _held_for(order: Order, code: str) -> Problem | None:
-    problems = _problems(order) if order.is_held else ()
+def _on_hold_for(order: Order, code: str) -> Problem | None:
+    problems = _problems(order) if order.is_on_hold else ()
     return next((problem for problem in problems if problem.code == code), None)
 
 
@@ -137,14 +137,17 @@ def _problems(order: Order) -> Iterator[Problem]:
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Approve a price per card for an order that is held for its price.
+    """Approve a price per card for an order that is on hold for its price.
 
-    The order is sent if a card then costs at most ``price``; otherwise, it is held again. Returns
-    the recorded decision, in which ``by`` is named. Returns ``None`` if the order is not held for
-    its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than two
-    decimals.
+    The order is sent if a card then costs at most ``price``; otherwise, it is put on hold again.
+    Returns the recorded decision, in which ``by`` is named. Returns ``None`` if the order is not on
+    hold for its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than
+    two decimals.
     """
-    approved, above = order.check_amount("approved_price", price), _held_for(order, "price_above")
+    approved, above = (
+        order.check_amount("approved_price", price),
+        _on_hold_for(order, "price_above"),
+    )
     if above is None:
         return None
     amounts = {"price": f"{price:.2f}", "ceiling": above.parameters["ceiling"]}
@@ -157,12 +160,12 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def approve_review(order: Order, *, by: str) -> Problem | None:
-    """Approve an order that is held for review; it is sent without another review.
+    """Approve an order that is on hold for review; it is sent without another review.
 
-    The order can still be held for its price. Returns the recorded decision, in which ``by`` is
-    named. Returns ``None`` if the order is not held for review any more.
+    The order can still be put on hold for its price. Returns the recorded decision, in which ``by``
+    is named. Returns ``None`` if the order is not on hold for review any more.
     """
-    wanted = _held_for(order, "review_wanted")
+    wanted = _on_hold_for(order, "review_wanted")
     if wanted is None:
         return None
     decision = Problem("staff_review_approved", {"by": by, **wanted.parameters})
@@ -174,7 +177,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release orders that are held for their price, if the price is within the ceiling by now.
+    """Release orders that are on hold for their price, if the price is within the ceiling by now.
 
     ``prices`` maps types of the product to prices. One call releases at most 100 orders, and the
     next call releases more.
@@ -194,8 +197,8 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
             continue
-        # The order may be held for another reason than its price.
-        if _held_for(order, "price_above"):
+        # The order may be put on hold for another reason than its price.
+        if _on_hold_for(order, "price_above"):
             amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
             yield order, Problem("price_fell", amounts)
 
@@ -215,7 +218,7 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release held orders after ``send_after``, or reject them if ``send_before`` has passed, too.
+    """Release orders on hold after ``send_after``; reject them if ``send_before`` has passed, too.
 
     One call handles at most 100 of ``orders``, and the next call handles more.
     """
@@ -229,7 +232,7 @@ def end_waits(orders: OrderQuerySet) -> None:
 
 
 def _give_up(order: Order) -> None:
-    reason = Problem("sought_in_vain")
+    reason = Problem("reorder_expired")
     # The move fails if somebody has released the order since it was read.
     where = {"due_at": None, "send_before": order.send_before}
     source = StatusChange.Source.CLOCK
@@ -257,21 +260,21 @@ def confirm_price(order: Order, price: Decimal) -> None:
     order.save(update_fields=["approved_price"])
 
 
-def reject_held(order: Order, *, by: str) -> Problem | None:
-    """Reject a held order, which was not bought; return the recorded decision.
+def reject_order(order: Order, *, by: str) -> Problem | None:
+    """Reject an order on hold, which was not bought; return the recorded decision.
 
-    Returns ``None`` if the order is not held any more.
+    Returns ``None`` if the order is not on hold any more.
     """
-    if not order.is_held:
+    if not order.is_on_hold:
         return None
     decision = Problem("staff_declined", {"by": by})
-    if held_objection(order) is not None:
+    if on_hold_objection(order) is not None:
         decision = Problem("staff_review_declined", {"by": by})
     elif order.is_waiting:
         decision = Problem("staff_stopped", {"by": by})
     source = StatusChange.Source.STAFF
     if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
         return None
-    logger.warning("Order %s was held, and is REJECTED now.", order.reference)
+    logger.warning("Order %s was on hold, and is REJECTED now.", order.reference)
     wake_worker()
     return decision

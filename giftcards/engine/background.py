@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from django.db import connections
 from django.utils import timezone
 
-from giftcards.conf import conf
 from giftcards.engine.database import surviving
 from giftcards.engine.threads import start_thread
 from giftcards.engine.tuning import tuning
@@ -170,7 +169,7 @@ def beside(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        ends_at = time.monotonic() + conf.request_timeout + tuning.turns_end
+        ends_at = time.monotonic() + tuning.request_timeout + tuning.turns_end
         for thread in threads:
             thread.join(max(0, ends_at - time.monotonic()))
 

@@ -17,11 +17,11 @@ from typing import Any, Self
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY, conf
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.request_budget import Slot
 from giftcards.engine.threads import start_thread
-from giftcards.models import Hold, Order, ProductPrices, ProviderState
+from giftcards.models import Order, ProductPrices, ProviderState, Reservation
 from giftcards.models.lines import Kind, Line, by_kind, read_lines
 from giftcards.provider.client import Client
 from giftcards.rules.purposes import Purpose
@@ -115,7 +115,7 @@ def _tell_of_fall(state: ProviderState) -> None:
         logger.warning(
             "The balance of the account is %.2f %s, below LOW_BALANCE (%.2f).",
             state.balance,
-            conf.currency,
+            CURRENCY,
             limit,
         )
         balance_low.send_robust(ProviderState, balance=state.balance, limit=limit)
@@ -154,14 +154,14 @@ def money_in_open_orders() -> OpenMoney:
 
 
 def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
-    return add_up((line for line in lines if not line.is_held), prices)
+    return add_up((line for line in lines if not line.is_on_hold), prices)
 
 
 def free_balance(*, reference: str = "") -> Decimal | None:
-    """Return the balance less the cost of unsent orders and of holds; ``None`` if it is unknown.
+    """Return the balance less the cost of unsent orders and reservations; ``None`` if unknown.
 
-    A hold keeps cards for a future order. A hold for ``reference`` is left out, and so are orders
-    without a known price.
+    A reservation keeps cards for a future order. The one for ``reference`` is left out, and so are
+    orders without a known price.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
@@ -171,27 +171,27 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Commitments:
-    """The open orders, the holds, and the balance that has to cover both, read together."""
+    """The open orders, the reservations, and the balance that has to cover both, read together."""
 
-    #: ``None`` if the balance is unknown. In this case, holds and settled orders are not read.
+    #: ``None`` if the balance is unknown. In this case, only open orders are read.
     balance: Decimal | None
-    #: The lines by kind: of open orders, of holds, and of settled orders that the balance does not
-    #: show yet.
+    #: The lines by kind: of open orders, of reservations, and of settled orders that the balance
+    #: does not show yet.
     lines: Mapping[str, Sequence[Line]]
     #: The latest price of each type in an open order, by product and type.
     prices: Mapping[tuple[str, str], Decimal]
 
     @classmethod
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
-        """Read the orders and the holds that count against the balance of ``state``.
+        """Read the orders and the reservations that count against the balance of ``state``.
 
-        A hold for ``reference`` is left out. ``beside`` are further queries for lines, which run in
-        the same statement.
+        The reservation for ``reference`` is left out. ``beside`` are further queries for lines,
+        which run in the same statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
             parts += [
-                Hold.objects.exclude(reference=reference).lines(timezone.now()),
+                Reservation.objects.exclude(reference=reference).lines(timezone.now()),
                 orders.settled_lines(read_at, accepted_since=read_at),
             ]
         lines = by_kind(read_lines(orders.open_lines(balance_read_at=read_at), *parts))
@@ -209,19 +209,19 @@ class Commitments:
         if self.balance is None:
             return None
         uncharged = (line for line in self.lines[Kind.OPEN] if not line.is_charged)
-        others = known_cost([*self.lines[Kind.SETTLED], *self.lines[Kind.HOLD]])
+        others = known_cost([*self.lines[Kind.SETTLED], *self.lines[Kind.RESERVATION]])
         return self.balance - add_up(uncharged, self.prices).total - others
 
 
 def known_cost(lines: Iterable[Line]) -> Decimal:
     """The cost of ``lines``, as far as their prices are known."""
     # Added up in Python, because SQLite would compute with binary fractions.
-    return sum((line.cards * line.price for line in lines if line.price is not None), start=_ZERO)
+    return sum((line.cards * line.cost for line in lines if line.cost is not None), start=_ZERO)
 
 
 def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
     wanted = {
-        line.product_id for line in lines if line.price is None or line.status == Status.PENDING
+        line.product_id for line in lines if line.cost is None or line.status == Status.PENDING
     }
     return {
         (row.product_id, type_id): price
@@ -241,7 +241,7 @@ def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> Op
     for line in lines:
         is_unsent = line.status == Status.PENDING
         latest = told.get((line.product_id, line.type_id))
-        known = (latest, line.price) if is_unsent else (line.price, latest)
+        known = (latest, line.cost) if is_unsent else (line.cost, latest)
         price = next((price for price in known if price is not None), None)
         if price is None:
             unknown += line.number

@@ -22,7 +22,7 @@ from django.db.models import F
 from django.dispatch import Signal
 from django.utils import timezone
 
-from giftcards.conf import conf
+from giftcards.engine.tuning import tuning
 from giftcards.models import Order, ProviderState, RequestSlot, StatusChange
 from giftcards.models.provider import LONGEST_PAUSE
 from giftcards.rules.states import Status
@@ -51,7 +51,7 @@ _LONGEST_OTHER = timedelta(hours=1.25)
 
 def longest_request() -> timedelta:
     """The longest time for which the provider counts a request: its timeout plus a minute."""
-    return timedelta(seconds=conf.request_timeout + 60)
+    return timedelta(seconds=tuning.request_timeout + 60)
 
 
 try:
@@ -251,7 +251,7 @@ def recall_far_future() -> None:
     Such times remain if the clock was set back while no process was running.
     """
     now = timezone.now()
-    others = max(_LONGEST_OTHER, timedelta(seconds=conf.proof_of_absence / 2))
+    others = max(_LONGEST_OTHER, timedelta(seconds=tuning.proof_of_absence / 2))
     Order.objects.put_off_too_far(now, urgent=_LONGEST_URGENT, others=others).update(due_at=now)
     changes = StatusChange.objects.filter(announced_at=None)
     changes.filter(announce_at__gt=now + timedelta(hours=1) + SLACK).update(announce_at=now)

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 # ``Error`` is the base class of all database errors, from broken connections to missing columns.
-from django.db import Error, close_old_connections, connections, router, transaction
+from django.db import Error, close_old_connections, connection, connections, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -43,6 +43,23 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
         )
         stop.wait(tuning.database_pause)
         close_old_connections()
+
+
+@contextlib.contextmanager
+def waiting_at_most(seconds: float) -> Iterator[None]:
+    """Let SQLite wait for a locked database for ``seconds`` at most; no effect elsewhere."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    connection.ensure_connection()
+    # The cursor of Django refuses statements after an error in a transaction.
+    raw = connection.connection
+    (before,) = raw.execute("PRAGMA busy_timeout").fetchone()
+    raw.execute(f"PRAGMA busy_timeout = {max(0, round(seconds * 1000))}")
+    try:
+        yield
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {before}")
 
 
 @contextlib.contextmanager

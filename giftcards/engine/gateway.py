@@ -66,7 +66,7 @@ class KeyProbe:
     def hold(self) -> bool:
         """Take or renew the lease; False if another process holds it."""
         # The lease lasts long enough for two requests: for a price, and for an order.
-        length = timedelta(seconds=2 * conf.request_timeout + 5)
+        length = timedelta(seconds=2 * tuning.request_timeout + 5)
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
             return True
         self._token = Lease.objects.take(Lease.KEY_PROBE, length)
@@ -101,7 +101,7 @@ class Gateway:
         self.client = Client(
             base_url=conf.base_url,
             api_key=conf.api_key,
-            timeout=conf.request_timeout,
+            timeout=tuning.request_timeout,
             check_path=self._state.check_path or "check-order",
         )
         self.prices = PriceCache(self._read_product, key=self._fingerprint)

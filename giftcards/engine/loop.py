@@ -155,7 +155,7 @@ class _Loop:
 
     def _do_side_work(self, gateway: Gateway) -> None:
         self._balance.look_after()
-        if gateway.prices.look_at_held(self._has_time):
+        if gateway.prices.look_at_orders_on_hold(self._has_time):
             gateway.flush()
 
     def _has_time(self) -> bool:
@@ -233,7 +233,7 @@ class _Loop:
 
         The lease is released first, so that orders do not wait for the balance.
         """
-        self._balance.close(seconds=0 if self.stop.is_set() else conf.request_timeout)
+        self._balance.close(seconds=0 if self.stop.is_set() else tuning.request_timeout)
 
     def release(self) -> None:
         if self._token:

@@ -31,7 +31,7 @@ from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.states import FINAL
-from giftcards.signals import OutboxSignal, offer_changed, order_settled, order_status_changed
+from giftcards.signals import OutboxSignal, offer_changed, order_finalized, order_status_changed
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Outbox(Generic[E]):
 def _signals_of_move(change: StatusChange) -> Mapping[str, OutboxSignal]:
     signals = {"order_status_changed": order_status_changed}
     if change.to_status in FINAL:
-        signals["order_settled"] = order_settled
+        signals["order_finalized"] = order_finalized
     return signals
 
 
@@ -245,7 +245,7 @@ def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime
         _write(
             outbox,
             change,
-            delivered_to=sorted(delivered.union(change.delivered_to or ())),
+            announced_to=sorted(delivered.union(change.announced_to or ())),
             announced_at=None if missing or held_until else now,
             announce_failures=counted,
             announce_at=at,
@@ -343,7 +343,7 @@ def _pending_receivers(outbox: Outbox[E], change: E) -> list[_Receiver]:
         for signal_name, signal in outbox.signals(change).items()
         for name, call in signal.named_receivers(outbox.sender)
     ]
-    delivered = change.delivered_to or ()
+    delivered = change.announced_to or ()
     return [receiver for receiver in receivers if receiver.name not in delivered]
 
 

@@ -17,11 +17,11 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.approvals import (
     ReviewFailed,
-    hold_for_price,
-    hold_for_review,
-    hold_unreviewed,
-    hold_until,
     objection,
+    put_on_hold_for_price,
+    put_on_hold_for_review,
+    put_on_hold_until,
+    put_unreviewed_on_hold,
 )
 from giftcards.engine.backoff import backoff, pause_after_limit
 from giftcards.engine.clock import steady_time
@@ -53,7 +53,7 @@ _LONGEST_RETRY = timedelta(minutes=5)
 # After this many failed reviews or price requests (more than a minute), the order itself may be the
 # cause.
 _PATIENT_FAILURES = 4
-# Only a price that was requested within this time, less SLACK, can hold an order.
+# Only a price that was requested within this time, less SLACK, can put an order on hold.
 _THIS_MOMENT = timedelta(seconds=10)
 # The pause of an order that replaces missing cards, if these cards may have come after all.
 _NEXT_LOOK = timedelta(minutes=10)
@@ -65,7 +65,7 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it; False if no order can be sent at present.
 
-    An order is held if a person has to look at it, if a card costs more than the ceiling, or if
+    An order is on hold if a person has to look at it, if a card costs more than the ceiling, or if
     missing cards that it replaces may have come. It is postponed if it cannot be reviewed, or if it
     has a ceiling and the price is unknown.
 
@@ -96,7 +96,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if price is None:
             return False
         if price > ceiling:
-            hold_for_price(order, price=price, ceiling=ceiling)
+            put_on_hold_for_price(order, price=price, ceiling=ceiling)
             return True
     # The environment is also read before the claim, because reading it may take a request.
     gateway.environment()
@@ -126,8 +126,8 @@ def _price(order: Order, gateway: Gateway) -> Decimal | None:
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price that was just read may hold the order: a stored price may have been wrong for
-    # a moment.
+    # Only a price that was just read may put the order on hold: a stored price may have been wrong
+    # for a moment.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
@@ -194,17 +194,17 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """True if the order may be sent.
 
-    An order that replaces missing cards is held for some minutes if these cards may have come after
-    all.
+    An order that replaces missing cards is on hold for some minutes if these cards may have come
+    after all.
     """
     if is_still_missing(order):
         return True
-    hold_until(order, timezone.now() + _NEXT_LOOK)
+    put_on_hold_until(order, timezone.now() + _NEXT_LOOK)
     return False
 
 
 def _passes_review(order: Order) -> bool:
-    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise the order is held or postponed.
+    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise the order is on hold or postponed.
 
     If the rule keeps failing, or fails at the last try before ``SEND_TIMEOUT``, the order gets a
     problem.
@@ -226,7 +226,7 @@ def _passes_review(order: Order) -> bool:
             problem = None if is_patient else Problem("review_failed", {"detail": failure})
             _postpone(order, problem, because=f"REVIEW_ORDER: {failure}.", pause=pause)
     if reason:
-        hold_for_review(order, objection=reason)
+        put_on_hold_for_review(order, objection=reason)
     return not (failure or reason)
 
 
@@ -274,7 +274,8 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     The row keeps the ``reference`` that is sent along. Do not call this in a transaction: the claim
     has to be committed before the request is made.
     """
-    # The claim fails if somebody has held the order or approved another price since it was read.
+    # The claim fails if somebody has put the order on hold or approved another price since it was
+    # read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
     # The values of an earlier attempt do not apply to this attempt.
     attempt = {
@@ -290,7 +291,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
     # The claim lasts longer than the request and the recording of its outcome can take.
-    seconds = tuning.start_within + conf.request_timeout + tuning.database_patience
+    seconds = tuning.start_within + tuning.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
         change = order.move(
@@ -418,7 +419,7 @@ def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
 
 def _first_search() -> datetime:
     """The time of the first search for a lost order, which the list may show with a delay."""
-    return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=conf.proof_of_absence / 4))
+    return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=tuning.proof_of_absence / 4))
 
 
 def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
@@ -465,9 +466,9 @@ def send_now(
 ) -> Order:
     """Send ``order``, or wait for the process that is sending it; return the refreshed order.
 
-    A held order stays held. ``on_wait`` is called about once a second during a wait.
+    An order on hold stays on hold. ``on_wait`` is called about once a second during a wait.
     """
-    while order.status == Status.PENDING and not order.is_held and gateway.try_open():
+    while order.status == Status.PENDING and not order.is_on_hold and gateway.try_open():
         if send(order, gateway):
             gateway.flush()
             break
@@ -508,12 +509,14 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left.
 
-    If the order waits because ``REVIEW_ORDER`` fails, it is held instead, so that a person decides.
+    If the order waits because ``REVIEW_ORDER`` fails, it is on hold instead, so that a person
+    decides.
     """
-    if hold_unreviewed(order):
+    if put_unreviewed_on_hold(order):
         return
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # The move fails if somebody has held the order, or restarted its wait, since it was read.
+    # The move fails if somebody has put the order on hold, or restarted its wait, since it was
+    # read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)

@@ -14,9 +14,9 @@ from typing import Any
 
 from django.utils import timezone
 
-from giftcards.conf import conf
 from giftcards.engine.approvals import release_fallen
 from giftcards.engine.database import tolerating
+from giftcards.engine.tuning import tuning
 from giftcards.exceptions import AccessDenied, NotFound, NotListed, ProviderError, RateLimited
 from giftcards.models import Lease, Order, Product, ProductPrices
 from giftcards.provider.answers import Product as ToldProduct
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # The pauses before a failed query is repeated, for optional and for required prices (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# Once in this interval, one of the processes reads the prices of held orders, for at most this
+# Once in this interval, one of the processes reads the prices of orders on hold, for at most this
 # number of products.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
@@ -67,24 +67,24 @@ class PriceCache:
         self._read = read
         self._key = key
         self._cache: dict[str, _Prices] = {}
-        # The time of the next look at the prices of held orders, on the monotonic clock.
-        self._held_due_at = 0.0
+        # The time of the next look at the prices of orders on hold, on the monotonic clock.
+        self._due_at = 0.0
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
         """Return the price of a card of the type, in dinars; ``None`` if it is unknown.
 
-        The price may be older than ``PRICE_MAX_AGE`` while the budget is short. Raises
+        The price may be older than ``tuning.price_max_age`` while the budget is short. Raises
         :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
         """
         prices = self._cache.get(product_id)
-        if prices is None or prices.age >= (_RETRY if prices.failure else conf.price_max_age):
+        if prices is None or prices.age >= (_RETRY if prices.failure else tuning.price_max_age):
             prices = self._request(product_id, Purpose.PRICING) or prices
         return None if prices is None else prices.by_type.get(type_id)
 
     def required_price(
         self, product_id: str, type_id: str, *, asked_since: datetime | None = None
     ) -> Decimal | None:
-        """Return the price of a card, at most ``PRICE_MAX_AGE`` old.
+        """Return the price of a card, at most ``tuning.price_max_age`` old.
 
         Returns ``None`` if a request is needed, but has no free slot in the budget. Prices that
         other processes have read count, too. With ``asked_since``, only a price that was requested
@@ -152,17 +152,17 @@ class PriceCache:
             _keep_types(product_id, _columns_of_types(told), at=now)
         return told
 
-    def look_at_held(self, has_time: Callable[[], bool]) -> bool:
-        """Release held orders whose price has fallen; False if it is too early to look again.
+    def look_at_orders_on_hold(self, has_time: Callable[[], bool]) -> bool:
+        """Release orders on hold whose price has fallen; False if it is too early to look again.
 
         Reads the prices of one product, and of more products while ``has_time()`` is True.
         """
-        if time.monotonic() < self._held_due_at:
+        if time.monotonic() < self._due_at:
             return False
-        self._held_due_at = time.monotonic() + _TURN.total_seconds()
-        held = Order.objects.on_hold_for_price().order_by()
-        products = list(held.values_list("product_id", flat=True).distinct())
-        if not (products and Lease.objects.take(Lease.HELD_PRICES, _TURN)):
+        self._due_at = time.monotonic() + _TURN.total_seconds()
+        waiting = Order.objects.on_hold_for_price().order_by()
+        products = list(waiting.values_list("product_id", flat=True).distinct())
+        if not (products and Lease.objects.take(Lease.ON_HOLD_PRICES, _TURN)):
             return False
         # The products are shuffled, so that one without an answer does not always keep the others
         # from their turn.
@@ -192,10 +192,10 @@ def _no_price(prices: _Prices, type_id: str) -> ProviderError:
 def _max_age(asked_since: datetime | None) -> float:
     """The maximum age of a required price, in seconds; negative if it must be requested."""
     if asked_since is None:
-        return conf.price_max_age
+        return tuning.price_max_age
     # The clocks of two machines may differ. In doubt, the price is requested again.
     since = timezone.now() - asked_since - SLACK
-    return min(conf.price_max_age, since.total_seconds())
+    return min(tuning.price_max_age, since.total_seconds())
 
 
 def by_type(product: ToldProduct) -> dict[str, Decimal]:
@@ -221,7 +221,7 @@ def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
         {
             "type_id": kind.type_id,
             "name": kind.name,
-            "price": None if kind.price is not None and kind.price < 0 else kind.price,
+            "cost": None if kind.price is not None and kind.price < 0 else kind.price,
             "stock": kind.stock,
         }
         for kind in kinds.values()

@@ -372,14 +372,15 @@ def record_failures(
     """Record failed checks of claimed orders, release the claims, and back off.
 
     If the provider does not know an order, the order's id is dropped. This requires that the order
-    was sent with ``key`` and before ``proof_ago`` (default: ``PROOF_OF_ABSENCE`` before ``now``).
+    was sent with ``key`` and before ``proof_ago`` (default: ``tuning.proof_of_absence`` before
+    ``now``).
 
     A late order keeps the time of its next check, unless a transient failure makes an earlier check
     useful. Only an error about the order itself becomes its problem.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
-    proof_ago = proof_ago or now - timedelta(seconds=conf.proof_of_absence)
+    proof_ago = proof_ago or now - timedelta(seconds=tuning.proof_of_absence)
     pauses: dict[tuple[str, int], timedelta] = {}
     groups: dict[str, tuple[dict[str, Any], list[Order]]] = {}
     for order, error in failures:

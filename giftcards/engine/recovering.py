@@ -15,7 +15,6 @@ from typing import Any
 from django.db import IntegrityError
 from django.utils import timezone
 
-from giftcards.conf import conf
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures
 from giftcards.engine.following import Pulse
@@ -263,8 +262,8 @@ def _sent_at(order: Order) -> datetime:
 
 
 def _half_proof() -> timedelta:
-    """The least time between the two searches that prove absence: half ``PROOF_OF_ABSENCE``."""
-    return timedelta(seconds=conf.proof_of_absence / 2)
+    """The least time between the two searches that prove absence."""
+    return timedelta(seconds=tuning.proof_of_absence / 2)
 
 
 def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:

@@ -66,7 +66,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     """
     with transaction.atomic():
         order.lock()
-        if known := repetition(order):
+        if known := reorder_of(order):
             return known
         old = Order.objects.get(pk=order.pk)
         check_reorderable(old)
@@ -88,7 +88,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
     logger.info("Order %s replaces missing cards of %s.", new.reference, old.reference)
 
 
-def repetition(order: Order) -> Order | None:
+def reorder_of(order: Order) -> Order | None:
     """Return the order that repeats the missing cards of ``order``, if there is one."""
     return Order.objects.filter(repeats=order.pk).first()
 
@@ -145,7 +145,7 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 
 
 def reorder_by_rule(order: Order) -> None:
-    """Order the missing cards again as ``REORDER_MISSING`` says; the new order is held at first.
+    """Order the missing cards again as ``REORDER_MISSING`` says; the new order is on hold at first.
 
     Call this in the transaction that makes ``order`` final: receivers of the final status must not
     find an incomplete new order.

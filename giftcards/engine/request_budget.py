@@ -15,9 +15,9 @@ process dies, the slot is free 60 seconds after the request would have timed out
   Further pages and single checks leave an eighth of them free. Optional prices, and payments by
   customers, leave half of them free. Payments may also take the slot of late orders, so that
   purchases cannot starve them.
-- Background requests (catalogue, ledger, prices of held orders) use at most a tenth of all slots,
-  and only while half of the common slots are free. A busy budget allows no background requests and
-  no optional prices.
+- Background requests (catalogue, ledger, prices of orders on hold) use at most a tenth of all
+  slots, and only while half of the common slots are free. A busy budget allows no background
+  requests and no optional prices.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An order that waits in a restored database may have been bought since the dump. Then the provider's
 list shows it, along with later orders that are unknown here. So a waiting order that looks like a
-row of the list is held, unless the row has the reference of another order here.
+row of the list is on hold, unless the row has the reference of another order here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
 
     Returns the details that ``describe_row`` gives, and ``is_same_key``: True if ``order`` was sent
     with the API key in use. Returns the reason if there is no answer. This may take twice
-    ``REQUEST_TIMEOUT``, so do not call it in a transaction.
+    ten seconds, so do not call it in a transaction.
     """
     try:
         with Gateway() as gateway:
@@ -195,10 +195,10 @@ def last_sign() -> datetime | None:
 
 
 class Bought(NamedTuple):
-    """Waiting orders that were bought already: certainly (``adopted``) or possibly (``held``)."""
+    """Waiting orders that were bought: certainly (``adopted``), or possibly (``on_hold``)."""
 
     adopted: list[Order]
-    held: list[Order]
+    on_hold: list[Order]
 
 
 def find_bought(
@@ -207,13 +207,13 @@ def find_bought(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Bought:
-    """Find waiting orders that were bought already; adopt or hold them.
+    """Find waiting orders that were bought already; adopt them or put them on hold.
 
     ``rows`` are the rows of the list that belong to no order here, oldest first. An order is
-    adopted (gets the id of a row) if a row has its reference. It is held if it may be one of the
+    adopted (gets the id of a row) if a row has its reference. It is on hold if it may be one of the
     other rows.
 
-    A held order becomes ``UNCONFIRMED``. It is neither sent nor searched for until a person
+    An order on hold becomes ``UNCONFIRMED``. It is neither sent nor searched for until a person
     decides. The search ends once ``should_continue`` returns False.
     """
 
@@ -255,10 +255,10 @@ def _adopt_named(
 
 def _hold_alike(order: Order, rows: Sequence[OrderAnswer], owners: Mapping[str, Order]) -> bool:
     found = [row for row in rows if _may_be(row, order, owners.get(row.reference))]
-    is_held = bool(found) and _hold(order, found)
-    if is_held:
-        logger.warning("Order %s is held. %s", order.reference, order.open_problems[-1])
-    return is_held
+    is_on_hold = bool(found) and _hold(order, found)
+    if is_on_hold:
+        logger.warning("Order %s is on hold. %s", order.reference, order.open_problems[-1])
+    return is_on_hold
 
 
 def _may_be(row: OrderAnswer, order: Order, owner: Order | None) -> bool:
@@ -285,8 +285,8 @@ def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
     if order.status == Status.UNCONFIRMED:
         values |= order.problem_columns(ends={Kind.SENDING, Kind.SEARCH}, new=[problem])
         row = Order.objects.filter(pk=order.pk, status=order.status, claim=order.claim)
-        is_held = bool(row.update(**values))
+        is_on_hold = bool(row.update(**values))
         for name, value in values.items():
             setattr(order, name, value)
-        return is_held
+        return is_on_hold
     return move_sent(order, problem, **values)

@@ -83,7 +83,7 @@ def _have_retention_look_again(
 
     New cards are late if the order had settled before, or has destroyed codes.
     """
-    settled = {one.order.pk for one in arrivals if one.order.settled_at and not one.settles}
+    settled = {one.order.pk for one in arrivals if one.order.finalized_at and not one.settles}
     destroyed = {card.order_id for card in cards if card.is_destroyed}
     if late := (settled | destroyed).intersection(card.order_id for card in new):
         looked_at = {"codes_destroyed_at": None, "is_without_cards": False}

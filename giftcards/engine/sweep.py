@@ -292,13 +292,13 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
-    Does nothing if the order is held, if it was checked within ``POLL_INTERVAL``, or if the budget
-    is exhausted; see :func:`time_to_check`.
+    Does nothing if the order is on hold, if it was checked within ``POLL_INTERVAL``, or if the
+    budget is exhausted; see :func:`time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
     waiting = scope.filter(status__in=[Status.PENDING, Status.UNCONFIRMED])
-    # A held order has no due time, and stays held.
+    # An order on hold has no due time, and stays on hold.
     waiting.exclude(due_at=None).unclaimed(now).update(due_at=now)
     scope.check_soon(now=now, interval=timedelta(seconds=conf.poll_interval))
     return sweep(gateway, scope)
@@ -324,8 +324,8 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process; yield it after every sweep.
 
-    The watch ends when the order is final, delayed, unconfirmed or held. It ends at the latest one
-    ``POLL_INTERVAL`` after ``POLL_TIMEOUT``, or at once if calls are paused until then.
+    The watch ends when the order is final, delayed, unconfirmed or on hold. It ends at the latest
+    one ``POLL_INTERVAL`` after ``POLL_TIMEOUT``, or at once if calls are paused until then.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval
@@ -336,7 +336,7 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
         order = scope.get()
         yield order
         left = timedelta(seconds=ends_at - time.monotonic())
-        if order.status not in URGENT or order.is_held or not gateway.reopens_within(left):
+        if order.status not in URGENT or order.is_on_hold or not gateway.reopens_within(left):
             return
         wait = conf.poll_interval
         if order.due_at:
@@ -364,7 +364,7 @@ class _Recorder:
             record_failures,
             now=now,
             watched_since=watched_since,
-            proof_ago=long_ago(timedelta(seconds=conf.proof_of_absence)),
+            proof_ago=long_ago(timedelta(seconds=tuning.proof_of_absence)),
             key=gateway.key,
         )
         self._answers: list[tuple[Order, OrderAnswer, Verdict | None]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from giftcards.conf import LOOP_SECONDS
+from giftcards.conf import LOOP_SECONDS, REQUEST_TIMEOUT
 
 
 @dataclass(slots=True)
@@ -17,6 +17,24 @@ class Tuning:
     lease: timedelta = timedelta(seconds=10)
     # The interval at which a waiting process checks another's lease.
     lease_poll: float = 1.0
+
+    # The longest time for one request, from connecting to the last byte.
+    request_timeout: float = REQUEST_TIMEOUT
+    # The time after sending until an order without an answer counts as not placed, if two readings
+    # of the provider's list have not shown it. It is then sent again.
+    proof_of_absence: float = 120.0
+    # The time for which a price of the provider counts as current. An order with a price ceiling is
+    # not sent without a current price. A shorter time costs more requests.
+    price_max_age: float = 600.0
+
+    # The most cards and reservations of one customer, and how many times as much all guests of one
+    # network have: mobile carriers give one address to many people. A third of the customers of a
+    # shop with 50 orders a minute may share a network, each for the 20 minutes of a reservation.
+    cards_of_customer: int = 100
+    reservations_of_customer: int = 20
+    customers_of_network: int = 20
+    # The longest wait of a reservation for a locked SQLite: the customer waits for the page.
+    reservation_patience: float = 2.0
 
     task_seconds: float = LOOP_SECONDS
     # The longest wait of each minute's task for another process's loop. It is longer than the lease
@@ -42,7 +60,8 @@ class Tuning:
 
     # A purchase request must start within this time after the claim began, or the order is handed
     # back. The time is enough to commit the claim and to connect. No other process sends the order
-    # in this time: the claim lasts longer, and PROOF_OF_ABSENCE counts from the end of this time.
+    # in this time: the claim lasts longer, and ``proof_of_absence`` counts from the end of this
+    # time.
     start_within: float = 10.0
     # The time for which the outcome of a purchase request is retried while the database fails.
     database_patience: float = 30.0

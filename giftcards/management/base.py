@@ -19,7 +19,7 @@ from django.core.management.base import (
 from django.db import Error, connections, router
 from django.utils import translation
 
-from giftcards.conf import conf, require
+from giftcards.conf import CURRENCY, conf, require
 from giftcards.engine.database import is_there
 from giftcards.exceptions import ConfigurationError, GiftcardsError
 from giftcards.management.output import COULD_NOT_START, UNFINISHED, ConsoleCommand, Progress, iso
@@ -235,7 +235,7 @@ def order_as_dict(order: Order) -> dict[str, Any]:
         "customer": customer_as_dict(order),
         "refunds": [refund_as_dict(refund) for refund in order.refunds.order_by("pk")],
         "created_at": order.created_at,
-        "settled_at": order.settled_at,
+        "finalized_at": order.finalized_at,
         "problems": [_problem_as_dict(entry) for entry in order.problems],
     }
 
@@ -288,9 +288,9 @@ def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> I
         ("still owed", customer["open_amount"]),
     ):
         if amount is not None:
-            yield f"    {label:<12}{amount:.2f} {conf.currency}"
+            yield f"    {label:<12}{amount:.2f} {CURRENCY}"
     for refund in order.refunds.order_by("pk"):
-        shown = f"{refund.amount:.2f} {conf.currency}, {refund.state}"
+        shown = f"{refund.amount:.2f} {CURRENCY}, {refund.state}"
         yield f"    refund {refund.reference}: {shown}"
 
 
@@ -320,7 +320,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
         yield "  refund breakdown"
         for label in ("ordered", "charged", "refunded"):
             amount = breakdown[f"{label}_amount"]
-            shown = "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
+            shown = "unknown" if amount is None else f"{amount:.2f} {CURRENCY}"
             yield f"    {label:<10}{shown}"
         if not breakdown["is_consistent"]:
             yield "    The provider's figures contradict each other."
@@ -338,7 +338,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
     The first item of the result is a text that ends a sentence.
     """
     state = STATES[order.status]
-    if order.is_held or not state.waits_for:
+    if order.is_on_hold or not state.waits_for:
         return None
     return state.waits_for, getattr(order, state.since)
 

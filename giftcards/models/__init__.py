@@ -5,10 +5,10 @@ from giftcards.models.catalogue import OfferChange, Product, ProductPrices, Prod
 from giftcards.models.customer_refunds import CustomerRefund
 from giftcards.models.fields import new_reference
 from giftcards.models.history import Acknowledgement, StatusChange, StatusChangeQuerySet
-from giftcards.models.holds import Hold
 from giftcards.models.leases import Lease, RequestSlot
-from giftcards.models.orders import MAX_QUANTITY, Order, OrderQuerySet
+from giftcards.models.orders import MAX_QUANTITY, Order, OrderDetails, OrderQuerySet, new_order
 from giftcards.models.provider import ApiKey, Desk, ProviderState
+from giftcards.models.reservations import Reservation
 from giftcards.models.searching import OrderTerm
 from giftcards.models.staff_records import CardReveal, CustomerChange, Note
 
@@ -21,11 +21,11 @@ __all__ = [
     "CustomerChange",
     "CustomerRefund",
     "Desk",
-    "Hold",
     "Lease",
     "Note",
     "OfferChange",
     "Order",
+    "OrderDetails",
     "OrderQuerySet",
     "OrderTerm",
     "Product",
@@ -33,7 +33,9 @@ __all__ = [
     "ProductType",
     "ProviderState",
     "RequestSlot",
+    "Reservation",
     "StatusChange",
     "StatusChangeQuerySet",
+    "new_order",
     "new_reference",
 ]

@@ -199,9 +199,9 @@ _FOR_TESTS = ("TEST_", "SIM_")
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """Return types with a known price above 0, of products on sale; sorted by product."""
-        sold = self.filter(_is_on_sale("product__"), price__gt=0).select_related("product")
-        return sold.order_by("product__category", "product__name", "product", "price", "pk")
+        """Return types with a known cost above 0, of products on sale; sorted by product."""
+        sold = self.filter(_is_on_sale("product__"), cost__gt=0).select_related("product")
+        return sold.order_by("product__category", "product__name", "product", "cost", "pk")
 
 
 class Product(models.Model):
@@ -266,10 +266,10 @@ class Product(models.Model):
 
 
 class Offer(NamedTuple):
-    """A type as it is offered; ``price`` is ``None`` if the type is not for sale."""
+    """A type as it is offered; ``cost`` is ``None`` if the type is not for sale."""
 
     name: str
-    price: Decimal | None
+    cost: Decimal | None
     stock: int | None
 
 
@@ -287,8 +287,8 @@ class ProductType(models.Model):
     )
     type_id: models.CharField[str, str] = ExactCharField(_("type"), max_length=100, editable=False)
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
-    # The price and the stock are NULL if they are unknown.
-    price = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
+    # The cost and the stock are NULL if they are unknown.
+    cost = models.DecimalField(_("cost per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
     # The time of the last answer of the provider that contains the type. NULL if it is unknown.
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
@@ -308,7 +308,7 @@ class ProductType(models.Model):
 
     #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
     available: int | None
-    shop_price: Decimal | None
+    price: Decimal | None
     #: True if the type is among the offers; set only by the admin.
     is_on_shelf: bool
 
@@ -317,7 +317,7 @@ class ProductType(models.Model):
     class Meta:
         verbose_name = _("type")
         verbose_name_plural = _("types")
-        ordering = ("product", "price", "pk")
+        ordering = ("product", "cost", "pk")
         default_permissions = ("view",)
         constraints = (
             models.UniqueConstraint(
@@ -336,8 +336,8 @@ class ProductType(models.Model):
 
     @property
     def offer(self) -> Offer:
-        is_for_sale = self.product.is_on_sale and self.price
-        return Offer(f"{self.product} – {self}", self.price if is_for_sale else None, self.stock)
+        is_for_sale = self.product.is_on_sale and self.cost
+        return Offer(f"{self.product} – {self}", self.cost if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
         """Take over ``columns`` from an answer requested at ``at``.
@@ -350,12 +350,12 @@ class ProductType(models.Model):
         elif self.missing_since is None:
             self.missing_since = at
         elif at - self.missing_since >= _GONE_AFTER:
-            self.price, self.stock = None, 0
+            self.cost, self.stock = None, 0
 
 
 # The columns that a catalogue may change, and the columns that an answer about types may change.
 _LISTED = ("name", "category", "region", "is_enabled", "missing_since")
-_TOLD = ("name", "price", "stock", "read_at", "missing_since")
+_TOLD = ("name", "cost", "stock", "read_at", "missing_since")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
@@ -380,7 +380,7 @@ class OfferChange(OutboxEntry):
 
     * ``STOCK``: numbers of cards in stock (``None``: unknown);
     * ``NAME``: names of product and type;
-    * otherwise: prices of a card in dinars (``None``: not for sale).
+    * otherwise: costs of a card in dinars (``None``: not for sale).
 
     While a type is not for sale, its changes are not recorded.
     """
@@ -439,11 +439,11 @@ def changes_between(
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
-    if old.price is None or new.price is None:
-        if new.price is not None:
-            found[what.NEW if before is None else what.BACK] = (None, new.price)
-        elif old.price is not None:
-            found[what.GONE] = (old.price, None)
+    if old.cost is None or new.cost is None:
+        if new.cost is not None:
+            found[what.NEW if before is None else what.BACK] = (None, new.cost)
+        elif old.cost is not None:
+            found[what.GONE] = (old.cost, None)
     else:
         compared = {what.PRICE: 1, what.STOCK: 2, what.NAME: 0}
         found = {

@@ -55,7 +55,7 @@ class OutboxEntry(models.Model):
     # The time of the next attempt to announce the change. NULL if it was announced or given up.
     announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # The names of the receivers that took the change. NULL if no receiver was called yet.
-    delivered_to = models.JSONField(null=True, editable=False)
+    announced_to = models.JSONField(null=True, editable=False)
     announce_failures = models.PositiveIntegerField(default=0, editable=False)
     announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
 

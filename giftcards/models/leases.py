@@ -85,13 +85,13 @@ class Lease(models.Model):
     #: The lease on the request for an API key's environment. It is not released if the provider
     #: does not answer, so that the next attempt comes later.
     KEY_ENVIRONMENT = "key environment"
-    #: The lease on the request for the prices of held orders. It is not released, so that the next
-    #: request comes later.
-    HELD_PRICES = "held prices"
+    #: The lease on the request for the prices of orders on hold. It is not released, so that the
+    #: next request comes later.
+    ON_HOLD_PRICES = "prices of orders on hold"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
-    #: A row for locking holds, not a lease.
-    HOLDS = "holds"
+    #: A row for locking reservations, not a lease.
+    RESERVATIONS = "reservations"
     #: The lease on the creation or repair of the task queue's schedule.
     SCHEDULE = "schedule"
 

@@ -1,4 +1,4 @@
-"""Numbers and sums of orders and holds, which the database computes in one statement."""
+"""Numbers and sums of orders and reservations, which the database computes in one statement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.db.models import Count, DecimalField, F, Min, QuerySet, Sum, Value
 from django.db.models.expressions import Combinable
 
-_NAMES = ("status", "product_id", "type_id", "price", "is_held", "is_charged")
+_NAMES = ("status", "product_id", "type_id", "cost", "is_on_hold", "is_charged")
 
 
 class Kind(StrEnum):
@@ -21,23 +21,23 @@ class Kind(StrEnum):
     FINAL = "final"
     #: Settled orders, grouped by the cost of an order.
     SETTLED = "settled"
-    #: Holds, grouped by the price of a card.
-    HOLD = "hold"
+    #: Reservations, grouped by the cost of a card.
+    RESERVATION = "reservation"
 
 
 class Line(NamedTuple):
-    """A group of orders or holds with the same values: ``number`` rows with ``cards`` in total.
+    """Orders or reservations with the same values: ``number`` rows with ``cards`` in total.
 
-    ``price`` is the price per card, or ``None`` if unknown. For settled orders, it is the cost of a
-    whole order. ``is_charged`` is True if the balance already includes the cost.
+    ``cost`` is the cost of one card, or ``None`` if unknown. For settled orders, it is the cost of
+    a whole order. ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str
     status: str
     product_id: str
     type_id: str
-    price: Decimal | None
-    is_held: bool
+    cost: Decimal | None
+    is_on_hold: bool
     is_charged: bool
     number: int
     cards: int
@@ -59,8 +59,8 @@ def lines_of(
     column with the time. ``cards`` is an expression for a row's number of cards, by default 1.
     """
     empty: dict[str, Any] = {
-        "price": Value(None, DecimalField()),
-        "is_held": Value(value=False),
+        "cost": Value(None, DecimalField()),
+        "is_on_hold": Value(value=False),
         "is_charged": Value(value=False),
     }
     given = {
@@ -78,8 +78,8 @@ def lines_of(
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
     """Return the lines of several querysets, read by one statement.
 
-    An order that settles meanwhile is not counted twice. A hold whose order is placed meanwhile is
-    not counted in addition to the order.
+    An order that settles meanwhile is not counted twice. A reservation whose order is placed
+    meanwhile is not counted in addition to the order.
     """
     # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
     # lacks.

@@ -24,11 +24,12 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Held orders, which are not sent until staff decide, the price falls, or their time comes.
-HELD = Q(status=Status.PENDING, due_at=None)
-# Held orders that are sent once the price falls, and held orders that wait for a decision of staff.
-HELD_FOR_PRICE = HELD & Q(settled_at=None, send_after=None) & ~Q(review=Review.WANTED)
-HELD_FOR_REVIEW = HELD & Q(settled_at=None, review=Review.WANTED)
+# Orders on hold, which are not sent until staff decide, the price falls, or their time comes.
+ON_HOLD = Q(status=Status.PENDING, due_at=None)
+# Orders on hold that are sent once the price falls, and orders on hold that wait for a decision of
+# staff.
+ON_HOLD_FOR_PRICE = ON_HOLD & Q(finalized_at=None, send_after=None) & ~Q(review=Review.WANTED)
+ON_HOLD_FOR_REVIEW = ON_HOLD & Q(finalized_at=None, review=Review.WANTED)
 
 # The conditions on true and false columns compare with lists. Django turns "= True" and "= False"
 # into a bare column and NOT, for which SQLite uses no index.
@@ -39,7 +40,7 @@ PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
 PLANNED_LAST = PLANNED & Q(open_amount=0)
 # Final orders for which nobody has said what the customer paid.
-SALE_UNKNOWN = Q(is_owing__isnull=True, settled_at__isnull=False)
+SALE_UNKNOWN = Q(is_owing__isnull=True, finalized_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not show the credit that the provider promised.
@@ -49,8 +50,8 @@ NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 # Orders that are open, have a problem, or owe money to the customer. Planned refunds count as owed.
 # FINISHED is the opposite of UNFINISHED, written without a negation.
-UNFINISHED = Q(settled_at=None) | NEEDING_ATTENTION | OWING | PLANNED
-FINISHED = Q(settled_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
+UNFINISHED = Q(finalized_at=None) | NEEDING_ATTENTION | OWING | PLANNED
+FINISHED = Q(finalized_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
     Q(open_amount=None) | Q(open_amount=0)
 )
 
@@ -82,14 +83,14 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Return the orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``settled_at``. With a
+        Queries for open orders start here, because their index begins with ``finalized_at``. With a
         condition on the status alone, databases would use no index.
         """
-        return self.filter(settled_at=None)
+        return self.filter(finalized_at=None)
 
     def urgent(self) -> Self:
-        """Return orders, except held orders, that can move within seconds and so need the loop."""
-        return self.open().filter(status__in=URGENT).exclude(HELD)
+        """Return orders that can move within seconds and so need the loop; none is on hold."""
+        return self.open().filter(status__in=URGENT).exclude(ON_HOLD)
 
     def unclaimed(self, now: datetime) -> Self:
         """Return orders without a claim, or with an expired claim."""
@@ -106,8 +107,8 @@ class OrderQueries(OrderSearch[Row]):
 
     def _waiting(self, status: Status) -> Self:
         # The orders are sorted by all columns of the index, because PostgreSQL does not know that
-        # settled_at is the same in all rows.
-        return self.open().filter(status=status).order_by("settled_at", "due_at", "pk")
+        # finalized_at is the same in all rows.
+        return self.open().filter(status=status).order_by("finalized_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
         """Return the earliest due time of unclaimed orders in ``statuses``, or ``None``."""
@@ -130,10 +131,10 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PENDING).filter(due_at=None)
 
     def on_hold_for_price(self) -> Self:
-        return self.on_hold().filter(HELD_FOR_PRICE)
+        return self.on_hold().filter(ON_HOLD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
-        """Return held orders whose ``send_after`` or ``send_before`` is past."""
+        """Return orders on hold whose ``send_after`` or ``send_before`` is past."""
         over = [
             Q(past(name, now, longest=LONGEST_WAIT), **{f"{name}__isnull": False})
             for name in ("send_after", "send_before")
@@ -177,10 +178,10 @@ class OrderQueries(OrderSearch[Row]):
     def held_up(self, since: datetime) -> list[Self]:
         """Return orders whose next step was due by ``since``, in one queryset for each open status.
 
-        Held orders are left out.
+        Orders on hold are left out.
         """
         return [
-            self.open().filter((f"{state.due}__lte", since), status=status).exclude(HELD)
+            self.open().filter((f"{state.due}__lte", since), status=status).exclude(ON_HOLD)
             for status, state in STATES.items()
             if not state.is_final
         ]
@@ -241,8 +242,8 @@ class OrderQueries(OrderSearch[Row]):
             status=None,
             product_id=None,
             type_id=None,
-            price=Coalesce("price_per_card", "price_at_placing"),
-            is_held=_is(HELD),
+            cost=Coalesce("price_per_card", "price_at_placing"),
+            is_on_hold=_is(ON_HOLD),
             is_charged=is_charged,
         )
 
@@ -253,11 +254,11 @@ class OrderQueries(OrderSearch[Row]):
 
         Orders that were accepted at ``accepted_since`` or earlier are left out.
         """
-        settled = self.filter(settled_at__gt=since)
+        settled = self.filter(finalized_at__gt=since)
         if accepted_since is not None:
             settled = settled.filter(accepted_at__gt=accepted_since)
-        price = models.F("fulfilled_amount")
-        return lines_of(Kind.SETTLED, settled, since="settled_at", price=price)
+        cost = models.F("fulfilled_amount")
+        return lines_of(Kind.SETTLED, settled, since="finalized_at", cost=cost)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
         """Return rows for a union of queries: two times of an order, and the text ``name``.
@@ -278,10 +279,10 @@ class OrderQueries(OrderSearch[Row]):
 
         The period begins just after ``after``, and ends with ``until``; ``None`` means no limit.
         """
-        final = self.filter(settled_at__isnull=False)
-        final = final.filter(settled_at__gt=after) if after else final
-        final = final.filter(settled_at__lte=until) if until else final
+        final = self.filter(finalized_at__isnull=False)
+        final = final.filter(finalized_at__gt=after) if after else final
+        final = final.filter(finalized_at__lte=until) if until else final
         # COALESCE keeps SQLite from using the index by status, with which it would look up every
         # row.
         status = Coalesce("status", models.Value(""))
-        return lines_of(Kind.FINAL, final, since="settled_at", status=status)
+        return lines_of(Kind.FINAL, final, since="finalized_at", status=status)

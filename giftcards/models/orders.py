@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict, Unpack, cast
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
@@ -23,7 +23,6 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.conf import conf
 from giftcards.exceptions import ConfigurationError, ReferenceConflict
 from giftcards.models.catalogue import Names, Product
 from giftcards.models.fields import (
@@ -41,9 +40,9 @@ from giftcards.models.fields import (
 )
 from giftcards.models.history import Acknowledgement, StatusChange
 from giftcards.models.order_queries import (
-    HELD_FOR_PRICE,
-    HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
+    ON_HOLD_FOR_PRICE,
+    ON_HOLD_FOR_REVIEW,
     OrderQueries,
     batches,
 )
@@ -319,7 +318,7 @@ def _status_columns(
         return {"status": target}
     final = copy(order)
     assign(final, {**values, "status": target})
-    return {"status": target, "settled_at": now, "due_at": None, **final_figures(final)}
+    return {"status": target, "finalized_at": now, "due_at": None, **final_figures(final)}
 
 
 def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
@@ -525,11 +524,11 @@ class Order(models.Model):
         on_delete=models.PROTECT,
         null=True,
         editable=False,
-        related_name="repeated_by",
+        related_name="reordered_as",
     )
     # ``send_after`` and ``send_before`` are only set in orders that ``REORDER_MISSING`` made. Such
-    # an order is held until ``send_after``, or not at all if this is NULL. If it is still held at
-    # ``send_before``, it is given up.
+    # an order is on hold until ``send_after``, or not at all if this is NULL. If it is still on
+    # hold at ``send_before``, it is given up.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
     # The sum of the refunds that were paid to the customer.
@@ -578,12 +577,12 @@ class Order(models.Model):
     sent_at = models.DateTimeField(_("sent"), null=True, editable=False)
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
-    settled_at = models.DateTimeField(_("settled"), null=True, editable=False)
+    finalized_at = models.DateTimeField(_("settled"), null=True, editable=False)
     # The time when the order began to wait to be sent. SEND_TIMEOUT counts from this time.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # The time when the order is due to be sent (PENDING), checked (HANDLING, DELAYED) or searched
-    # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then held, see
-    # `is_held`.
+    # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then on hold, see
+    # `is_on_hold`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
     # The last time when somebody asked for an early check.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
@@ -620,14 +619,14 @@ class Order(models.Model):
         # Each index serves a query that would be slow without it. No index is partial, because
         # MariaDB has no partial indexes.
         indexes = (
-            # For the engine's queries for open orders, whose settled_at is NULL, and for the latest
-            # orders that have settled.
+            # For the engine's queries for open orders, whose finalized_at is NULL, and for the
+            # latest orders that have settled.
             models.Index(
-                fields=("settled_at", "status", "due_at", "id"), name="giftcards_order_due"
+                fields=("finalized_at", "status", "due_at", "id"), name="giftcards_order_due"
             ),
             # For retention, which looks for the oldest orders with codes.
             models.Index(
-                fields=("is_without_cards", "codes_destroyed_at", "settled_at", "id"),
+                fields=("is_without_cards", "codes_destroyed_at", "finalized_at", "id"),
                 name="giftcards_order_kept",
             ),
             # For recovery, which looks for the orders that fit a row of the provider's list of
@@ -666,8 +665,8 @@ class Order(models.Model):
                 name="giftcards_order_fulfilled_quantity",
             ),
             models.CheckConstraint(
-                condition=Q(status__in=FINAL, settled_at__isnull=False)
-                | (~Q(status__in=FINAL) & Q(settled_at__isnull=True)),
+                condition=Q(status__in=FINAL, finalized_at__isnull=False)
+                | (~Q(status__in=FINAL) & Q(finalized_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
             # An order has a provider's id exactly if its status is in ACCEPTED. So an order that
@@ -822,20 +821,20 @@ class Order(models.Model):
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
     @property
-    def is_held(self) -> bool:
+    def is_on_hold(self) -> bool:
         """True if the order waits until staff decide, the price falls, or its time comes."""
         return self.status == Status.PENDING and self.due_at is None
 
     @property
     def is_waiting(self) -> bool:
-        return self.is_held and self.send_after is not None
+        return self.is_on_hold and self.send_after is not None
 
     @property
     def price_ceiling(self) -> Decimal | None:
         """The highest cost of one card that needs no decision of staff; ``None`` without a limit.
 
         The limit is the price that staff have approved, or else ``max_price``. If both are missing,
-        it is the customer's payment for one card, unless ``HOLD_ABOVE_SALE_PRICE`` is off.
+        it is the customer's payment for one card.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -843,7 +842,6 @@ class Order(models.Model):
             sale_price=self.sale_price,
             sale_amount=self.sale_amount,
             quantity=self.quantity,
-            is_sale_price_limit=conf.hold_above_sale_price,
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
@@ -1154,11 +1152,48 @@ def _among(orders: models.QuerySet[Order]) -> Q:
 
 
 # Orders in NEEDING_ATTENTION are split by what staff have to do. Each of them is LOST,
-# WITH_OTHER_PROBLEMS, or held for its price or for a review.
+# WITH_OTHER_PROBLEMS, or on hold for its price or for a review.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
-    _OPEN.filter(HELD_FOR_PRICE | HELD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
+    _OPEN.filter(ON_HOLD_FOR_PRICE | ON_HOLD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
 )
 # The opposite of NEEDING_ATTENTION, for use with a condition that finds a few orders by an index.
 WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))
+
+
+class OrderDetails(TypedDict, total=False):
+    """The optional details of an order."""
+
+    reference: str | None
+    sale_price: Decimal | int | None
+    sale_amount: Decimal | int | None
+    max_price: Decimal | int | None
+    group: str
+    metadata: dict[str, Any] | None
+    customer_email: str
+    customer_name: str
+    customer_phone: str
+    customer_language: str
+    recipient_email: str
+    recipient_name: str
+    recipient_language: str
+    gift_message: str
+    deliver_at: datetime | None
+
+
+def new_order(
+    product_id: str, type_id: str, quantity: int, **details: Unpack[OrderDetails]
+) -> Order:
+    """Return an order with these values, which is neither checked nor saved.
+
+    A missing ``reference`` is generated. Raises ``TypeError`` for an unknown detail.
+    """
+    if unknown := details.keys() - OrderDetails.__annotations__.keys():
+        raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
+    values: dict[str, Any] = dict(details)
+    if values.get("reference") is None:
+        values["reference"] = new_reference()
+    if values.get("metadata") is None:
+        values["metadata"] = {}
+    return Order(product_id=product_id, type_id=type_id, quantity=quantity, **values)

@@ -17,12 +17,12 @@ from django.utils import timezone, translation
 from django.utils.translation import get_language, gettext
 
 from giftcards.catalogue import release
-from giftcards.conf import conf as core
+from giftcards.conf import CURRENCY
 from giftcards.engine.backoff import backoff
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Order
-from giftcards.oscar.checkout import holds_of
+from giftcards.oscar.checkout import reservations_of
 from giftcards.oscar.conf import conf
 from giftcards.oscar.lines import (
     PREFIX,
@@ -114,7 +114,7 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place the missing orders for the lines, and end the holds of their baskets."""
+    """Place the missing orders for the lines, and end the reservations of their baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
@@ -125,8 +125,8 @@ def _buy(lines: Sequence[Any]) -> None:
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
                 _place(line)
     for basket in {line.order.basket for line in lines if line.order.basket}:
-        with _surviving(f"Ending the holds of basket {basket.pk}"):
-            for reference in holds_of(basket):
+        with _surviving(f"Ending the reservations of basket {basket.pk}"):
+            for reference in reservations_of(basket):
                 release(reference)
 
 
@@ -134,9 +134,9 @@ def _place(line: Any) -> None:
     """Place the order for the line; if the order is refused, say so in a note to oscar's order."""
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
-    if order.currency != core.currency:
+    if order.currency != CURRENCY:
         text = gettext("Cards are sold in %(ours)s, and the order is in %(theirs)s.")
-        note_failure(line, text % {"ours": core.currency, "theirs": order.currency})
+        note_failure(line, text % {"ours": CURRENCY, "theirs": order.currency})
         return
     try:
         place_order(

@@ -1,4 +1,4 @@
-"""Checking and holding the gift cards in a basket before the customer pays."""
+"""Checking and reserving the gift cards in a basket before the customer pays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext
 from oscar.apps.checkout.exceptions import FailedPreCondition
 
-from giftcards.catalogue import Guest, check_offer, hold, holder_of, release
-from giftcards.conf import conf as core
+from giftcards.catalogue import Guest, check_offer, customer_of, release, reserve
+from giftcards.conf import CURRENCY
 from giftcards.exceptions import GiftcardsError, NotForSale
-from giftcards.fulfilment import check_line
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.oscar.stock import follow_offers
 
@@ -45,44 +44,44 @@ def check_cards(basket: Any, *, email: str = "") -> None:
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
 
-def hold_cards(basket: Any, *, email: str = "", holder: str | Guest = "") -> None:
-    """Check the cards in the basket as the provider sells them now; hold them for 20 minutes.
+def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -> None:
+    """Check the cards in the basket as the provider sells them now; reserve them for 20 minutes.
 
     Call this right before the payment, outside any transaction. At most one request is made for
-    each product. ``holder`` is the person for whom the number of holds is limited: see
-    :func:`giftcards.catalogue.hold`. If :exc:`BasketRefused` is raised, no card is held.
+    each product. ``customer`` is who reserves the cards: see
+    :func:`giftcards.catalogue.reserve`. If :exc:`BasketRefused` is raised, no card is reserved.
     """
     asked: set[str] = set()
 
-    def check_and_hold(line: Any) -> None:
+    def check_and_reserve(line: Any) -> None:
         values = _values(line)
         fresh = values["product_id"] not in asked
         asked.add(values["product_id"])
         _check(line, email=email, fresh=fresh)
-        hold(reference=_hold_of(line), holder=holder, **values)
+        reserve(reference=_reservation_of(line), customer=customer, **values)
 
     try:
-        _for_each(basket, check_and_hold)
+        _for_each(basket, check_and_reserve)
     except BasketRefused:
         release_cards(basket)
         raise
 
 
 def release_cards(basket: Any) -> None:
-    """End the holds of the basket, so that the cards are offered to others."""
+    """End the reservations of the basket, so that the cards are offered to others."""
     lines = _card_lines(basket)
     for line in lines:
-        release(_hold_of(line))
+        release(_reservation_of(line))
     if lines:
         follow_offers([line.stockrecord.partner_sku for line in lines])
 
 
-def holds_of(basket: Any) -> list[str]:
-    """The references under which lines of the basket may have holds."""
-    return list(map(_hold_of, basket.lines.all()))
+def reservations_of(basket: Any) -> list[str]:
+    """The references under which lines of the basket may have reservations."""
+    return list(map(_reservation_of, basket.lines.all()))
 
 
-def _hold_of(line: Any) -> str:
+def _reservation_of(line: Any) -> str:
     return f"oscar-basket-line-{line.pk}"
 
 
@@ -118,18 +117,23 @@ def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
 
 def _check(line: Any, *, email: str, fresh: bool) -> None:
     values, paid = _values(line), _paid_amount(line)
-    check_line(**values, sale_amount=paid, customer_email=email)
-    check_offer(**values, sale_amount=paid, reference=_hold_of(line), fresh=fresh)
+    check_offer(
+        **values,
+        sale_amount=paid,
+        customer_email=email,
+        reference=_reservation_of(line),
+        fresh=fresh,
+    )
 
 
 def _paid_amount(line: Any) -> Decimal:
     """The amount that the customer pays for the line, and that oscar's order will have."""
     price = line.purchase_info.price
-    if not price.exists or price.currency != core.currency:
+    if not price.exists or price.currency != CURRENCY:
         raise NotForSale(
             "delisted",
             for_customer=gettext("This card is not for sale any more."),
-            for_staff=f"It has no price in {core.currency}.",
+            for_staff=f"It has no price in {CURRENCY}.",
         )
     amount = line.line_price_excl_tax_incl_discounts
     # Some shops know the taxes only right before the payment.
@@ -149,7 +153,7 @@ class GiftCardsCheckout:
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view, which runs outside any transaction.
 
-        The view makes requests to the provider, and other processes have to see its holds.
+        The view makes requests to the provider, and other processes have to see its reservations.
         """
         return transaction.non_atomic_requests(super().as_view(**initkwargs))  # type: ignore[misc]
 
@@ -164,9 +168,9 @@ class GiftCardsCheckout:
             raise FailedPreCondition(_BASKET, messages=error.sentences) from None
 
     def submit(self, user: Any, basket: Any, *args: Any, **kwargs: Any) -> Any:
-        """Hold the cards, then take the payment; if the cards cannot be held, show why."""
+        """Reserve the cards, then take the payment; if they cannot be reserved, show why."""
         try:
-            hold_cards(basket, email=self._email, holder=self.get_holder())
+            reserve_cards(basket, email=self._email, customer=self.get_customer())
         except BasketRefused as error:
             for sentence in error.sentences:
                 messages.error(self.request, sentence)
@@ -174,13 +178,13 @@ class GiftCardsCheckout:
         return super().submit(user, basket, *args, **kwargs)  # type: ignore[misc]
 
     def restore_frozen_basket(self) -> None:
-        """Give the basket back after a failed payment, and end its holds."""
+        """Give the basket back after a failed payment, and end its reservations."""
         super().restore_frozen_basket()  # type: ignore[misc]
         release_cards(self.request.basket)
 
-    def get_holder(self) -> str | Guest:
-        """The holder for :func:`hold_cards`; "" if the number of holds is not limited."""
-        return holder_of(self.request)
+    def get_customer(self) -> str | Guest:
+        """The customer for :func:`reserve_cards`; "" if their number is not limited."""
+        return customer_of(self.request)
 
     @property
     def _email(self) -> str:

@@ -8,7 +8,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
-from giftcards.conf import conf as core
+from giftcards.conf import CURRENCY
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.conf import conf
 
@@ -51,11 +51,11 @@ def _check_statuses() -> Iterator[CheckMessage]:
 
 def _check_currency() -> Iterator[CheckMessage]:
     default = getattr(settings, "OSCAR_DEFAULT_CURRENCY", "")
-    if default != core.currency:
+    if default != CURRENCY:
         yield Warning(
-            f"OSCAR_DEFAULT_CURRENCY is {default!r}, and cards are sold in {core.currency}: stock"
+            f"OSCAR_DEFAULT_CURRENCY is {default!r}, and cards are sold in {CURRENCY}: stock"
             " records in another currency get no price, and a basket with them is refused.",
-            hint=f"Set it to {core.currency!r}, or the currency of each stock record of a card.",
+            hint=f"Set it to {CURRENCY!r}, or the currency of each stock record of a card.",
             id="giftcards_oscar.W001",
         )
 
@@ -70,7 +70,7 @@ def _check_view() -> Iterator[CheckMessage]:
         yield Warning(
             "PaymentDetailsView has no GiftCardsCheckout: customers may pay for cards that are sold"
             " out, or for less than they cost.",
-            hint="Make it the first base class of the view, or call hold_cards() where your shop"
+            hint="Make it the first base class of the view, or call reserve_cards() where your shop"
             " takes the payment, and silence this warning.",
             id="giftcards_oscar.W002",
         )

@@ -9,11 +9,16 @@ from oscar.apps.order import signals as oscar_signals
 from oscar.core.loading import get_model
 
 from giftcards.engine.background import Work
-from giftcards.models import CustomerRefund, Hold, Order, ProductType
+from giftcards.models import CustomerRefund, Order, ProductType, Reservation
 from giftcards.oscar.buying import buy_if_paid, buy_missed, take_order
 from giftcards.oscar.checks import check_settings, check_shop
 from giftcards.oscar.lines import follow_order, follow_refund, sku_of
-from giftcards.oscar.stock import follow_changes, follow_ended_hold, follow_offers, lock_stock
+from giftcards.oscar.stock import (
+    follow_changes,
+    follow_ended_reservation,
+    follow_offers,
+    lock_stock,
+)
 from giftcards.plugins import Plugin
 from giftcards.signals import customer_refund_changed, offer_changed, order_status_changed
 
@@ -28,7 +33,7 @@ def _connect() -> None:
     order_status_changed.connect(follow_order, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(follow_refund, sender=CustomerRefund, dispatch_uid=_UID)
     offer_changed.connect(_follow_offer, sender=ProductType, dispatch_uid=_UID)
-    post_delete.connect(follow_ended_hold, sender=Hold, dispatch_uid=_UID)
+    post_delete.connect(follow_ended_reservation, sender=Reservation, dispatch_uid=_UID)
 
 
 def _follow_offer(product_id: str, type_id: str, **_: Any) -> None:

@@ -15,8 +15,9 @@ from oscar.apps.catalogue.categories import create_from_breadcrumbs
 from oscar.core.loading import get_model
 
 from giftcards.catalogue import offers, stale_after
+from giftcards.conf import CURRENCY
 from giftcards.conf import conf as core
-from giftcards.models import Hold, Lease, OfferChange, Order, ProductType, ProviderState
+from giftcards.models import Lease, OfferChange, Order, ProductType, ProviderState, Reservation
 from giftcards.models.orders import MAX_QUANTITY
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.oscar.conf import conf
@@ -76,7 +77,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 def _settings() -> str:
     """A fingerprint of the settings that decide which cards are on the shelf, and their prices."""
-    decisive = (core.pricing, core.currency, core.catalogue_skip, core.least_stock)
+    decisive = (core.pricing, core.catalogue_skip, core.least_stock)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 
@@ -84,11 +85,11 @@ def _changed(since: datetime) -> set[str]:
     """The SKUs of cards that may have changed on the shelf after ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
-    orders, holds = Order.objects.order_by(), Hold.objects.all()
+    orders, reservations = Order.objects.order_by(), Reservation.objects.all()
     for few in (
-        orders.filter(settled_at=None).distinct(),
-        orders.filter(settled_at__gte=since).distinct(),
-        holds.filter(until__gte=since),
+        orders.filter(finalized_at=None).distinct(),
+        orders.filter(finalized_at__gte=since).distinct(),
+        reservations.filter(until__gte=since),
     ):
         lines |= {*few.values_list("product_id", "type_id")}
     kinds = ProductType.objects.order_by()
@@ -106,8 +107,8 @@ def _changed(since: datetime) -> set[str]:
     return {*touched} | {sku_of(*line) for line in lines}
 
 
-def follow_ended_hold(instance: Hold, **_: Any) -> None:
-    """Mark the stock record of an ended hold for the next run. This function receives a signal."""
+def follow_ended_reservation(instance: Reservation, **_: Any) -> None:
+    """Receive a signal: mark the stock record of an ended reservation for the next run."""
     sku = sku_of(instance.product_id, instance.type_id)
     # The record is marked after the commit, so that no transaction has to wait for its lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
@@ -158,13 +159,13 @@ def _follow_batch(skus: Collection[str]) -> int:
 
 def _follow(record: Any, kind: ProductType | None) -> bool:
     price, left = record.price, _left(kind)
-    if kind is not None and kind.shop_price is not None and record.price_currency == core.currency:
-        price = kind.shop_price
+    if kind is not None and kind.price is not None and record.price_currency == CURRENCY:
+        price = kind.price
     if price is None:
         left = 0
     if (price, left) == (record.price, record.net_stock_level):
         return False
-    # Cards that oscar has allocated are held or ordered, so the shelf does not count them.
+    # Cards that oscar has allocated are reserved or ordered, so the shelf does not count them.
     record.price, record.num_in_stock, record.num_allocated = price, left, 0
     # The instance is saved, because oscar then notifies customers who wait for the card.
     record.save(update_fields=["price", "num_in_stock", "num_allocated", "date_updated"])
@@ -229,7 +230,7 @@ def _create(kind: ProductType) -> None:
         product=product,
         partner=partner,
         partner_sku=sku_of(kind.product.product_id, kind.type_id),
-        price_currency=core.currency,
-        price=kind.shop_price,
-        num_in_stock=0 if kind.shop_price is None else _left(kind),
+        price_currency=CURRENCY,
+        price=kind.price,
+        num_in_stock=0 if kind.price is None else _left(kind),
     )

@@ -15,7 +15,7 @@ from django.utils import timezone, translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.models import (
     Card,
     CardReveal,
@@ -49,7 +49,7 @@ _ORDER = (
     "planned_amount",
     "open_amount",
     "created_at",
-    "settled_at",
+    "finalized_at",
     "codes_destroyed_at",
     *OF_CUSTOMER,
     "gift_message",
@@ -149,7 +149,7 @@ def _readable(row: models.Model, field: Any) -> Any:
         case datetime():
             return _local_time(value)
         case Decimal():
-            return f"{value:.2f} {conf.currency}"
+            return f"{value:.2f} {CURRENCY}"
     return value
 
 

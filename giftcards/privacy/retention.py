@@ -100,7 +100,7 @@ def purge(
             done.is_whole = False
             break
         _purge_batch(
-            [key for _settled_at, key in rows], settled_before, done, is_dry_run=is_dry_run
+            [key for _finalized_at, key in rows], settled_before, done, is_dry_run=is_dry_run
         )
         done.place, _key = rows[-1]
         on_batch(done)
@@ -139,14 +139,14 @@ def _batches(
     settled_before: datetime, since: datetime | None
 ) -> Iterator[list[tuple[datetime | None, int]]]:
     rows = Order.objects.filter(is_without_cards__in=[False], codes_destroyed_at=None)
-    rows = rows.filter(_was_delivered(settled_before), settled_at__lt=settled_before)
-    rows = rows.order_by("settled_at", "pk")
-    later = rows if since is None else rows.filter(settled_at__gte=since)
-    while found := list(later.values_list("settled_at", "pk")[:_BATCH]):
+    rows = rows.filter(_was_delivered(settled_before), finalized_at__lt=settled_before)
+    rows = rows.order_by("finalized_at", "pk")
+    later = rows if since is None else rows.filter(finalized_at__gte=since)
+    while found := list(later.values_list("finalized_at", "pk")[:_BATCH]):
         yield found
-        settled_at, key = found[-1]
-        later = rows.filter(settled_at__gte=settled_at).filter(
-            Q(settled_at__gt=settled_at) | Q(pk__gt=key)
+        finalized_at, key = found[-1]
+        later = rows.filter(finalized_at__gte=finalized_at).filter(
+            Q(finalized_at__gt=finalized_at) | Q(pk__gt=key)
         )
 
 

@@ -14,7 +14,6 @@ def price_ceiling(
     sale_price: Decimal | None,
     sale_amount: Decimal | None,
     quantity: int,
-    is_sale_price_limit: bool,
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
@@ -22,7 +21,7 @@ def price_ceiling(
 
     - ``approved``, which staff approved;
     - ``given``, which the shop set;
-    - the customer's payment for one card, if ``is_sale_price_limit`` is True.
+    - the customer's payment for one card.
 
     The payment for one card is ``sale_price``, or else ``sale_amount`` divided by ``quantity`` and
     rounded down to two decimals.
@@ -31,8 +30,6 @@ def price_ceiling(
         return approved
     if given is not None:
         return given
-    if not is_sale_price_limit:
-        return None
     if sale_price is not None or sale_amount is None:
         return sale_price
     # The amount of a new order may be an ``int``, as the shop gave it.

@@ -22,7 +22,7 @@ _CENTIME = Decimal("0.01")
 class RefundBreakdown:
     """The amounts that the provider charged and refunded for a settled order.
 
-    Amounts are in ``GIFTCARDS["CURRENCY"]``; ``None`` means unknown, not 0. ``is_consistent`` is
+    Amounts are in dinars; ``None`` means unknown, not 0. ``is_consistent`` is
     False if the provider's figures are negative or contradict each other. A missing figure is no
     contradiction.
     """
@@ -125,7 +125,7 @@ def _adds_up(
 
 @dataclass(frozen=True, slots=True)
 class CustomerBreakdown:
-    """The parts of the customer's payment for a final order, in ``GIFTCARDS["CURRENCY"]``.
+    """The parts of the customer's payment for a final order, in dinars.
 
     ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
     missing cards). ``refunded_amount`` was paid back, and ``planned_amount`` is to be paid back.

@@ -183,7 +183,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "Tell your developer. The rule is asked again automatically; after too long a wait, the"
-            " order is held until you approve or reject it."
+            " order is on hold until you approve or reject it."
         ),
         _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
     ),
@@ -500,7 +500,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
         _("Order the missing cards again, or pay the customer back."),
     ),
-    "sought_in_vain": Wording(
+    "reorder_expired": Wording(
         Kind.HISTORY,
         _(
             "It orders missing cards again automatically, and could not be sent in the hours that"
@@ -531,7 +531,7 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_hurried": Wording(Kind.HISTORY, _("%(by)s had the order sent without further waiting.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
-        _("%(by)s looked at the order and approved it. It was held because “%(objection)s”."),
+        _("%(by)s looked at the order and approved it. It was on hold because “%(objection)s”."),
     ),
     "staff_review_declined": Wording(
         Kind.HISTORY, _("%(by)s looked at the order and rejected it.")

@@ -20,7 +20,7 @@ from giftcards.conf import LONGEST_SEARCH
 SLACK = timedelta(seconds=5)
 # The longest lease, and the longest claim on an order.
 LONGEST_HOLD = timedelta(minutes=2)
-# The longest time for which an order made by ``REORDER_MISSING`` is held.
+# The longest time for which an order made by ``REORDER_MISSING`` is on hold.
 LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
 # Earlier or later days do not fit into every database, nor into a datetime with every zone.

@@ -18,7 +18,6 @@ from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.translation import get_supported_language_variant, gettext, ngettext_lazy
 
-from giftcards.conf import conf
 from giftcards.rules.problems import AMOUNTS, COUNTED, Explanation, Problem
 from giftcards.rules.states import Status
 from giftcards.rules.times import with_zone
@@ -247,7 +246,7 @@ def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) 
 
 def currency() -> str:
     """Return the currency sign in the active language."""
-    return gettext("DA") if conf.currency == "DZD" else conf.currency
+    return gettext("DA")
 
 
 def bdi(part: object) -> SafeString:

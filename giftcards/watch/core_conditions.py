@@ -13,13 +13,13 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.catalogue import price_moves, since_yesterday
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY, conf
 from giftcards.engine.task_queue import explain_schedule
 from giftcards.models import OfferChange, Order, ProviderState, StatusChange
 from giftcards.models.order_queries import (
-    HELD_FOR_PRICE,
-    HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
+    ON_HOLD_FOR_PRICE,
+    ON_HOLD_FOR_REVIEW,
     OWING,
     PLANNED_LAST,
 )
@@ -35,7 +35,7 @@ from giftcards.watch.overview import try_keys
 # failed request, and longer than it takes until the loop is started again.
 PATIENCE = timedelta(minutes=5)
 # The columns of the index of open orders.
-_BY_DUE = ("settled_at", "status", "due_at", "pk")
+_BY_DUE = ("finalized_at", "status", "due_at", "pk")
 
 
 def _paused(standing: Standing) -> Finding | None:
@@ -206,7 +206,7 @@ def _is_low(standing: Standing) -> Finding | None:
         return text % {name: money_text(amount) for name, amount in amounts.items()}
 
     sentence = (
-        f"The balance of the account is {state.balance:.2f} {conf.currency}, below LOW_BALANCE"
+        f"The balance of the account is {state.balance:.2f} {CURRENCY}, below LOW_BALANCE"
         f" ({conf.low_balance:.2f})."
     )
     return Finding(sentence, explain=explain)
@@ -308,7 +308,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="problems",
-        holds="of the orders of `attention`, some are neither unconfirmed nor held.",
+        holds="of the orders of `attention`, some are neither unconfirmed nor on hold.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -473,17 +473,17 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="price",
-        holds="orders are held because of what a card costs.",
+        holds="orders are on hold because of what a card costs.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
-            HELD_FOR_PRICE,
-            one="1 order is held: a card costs more than it may.",
-            many="%s orders are held: their cards cost more than they may.",
+            ON_HOLD_FOR_PRICE,
+            one="1 order is on hold: a card costs more than it may.",
+            many="%s orders are on hold: their cards cost more than they may.",
         ),
         headline=ngettext_lazy(
-            "%(count)s order held because of its price",
-            "%(count)s orders held because of their price",
+            "%(count)s order on hold because of its price",
+            "%(count)s orders on hold because of their price",
             "count",
         ),
         remedy=_(
@@ -496,13 +496,13 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="review",
-        holds="orders are held until a person has looked at them.",
+        holds="orders are on hold until a person has looked at them.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
-            HELD_FOR_REVIEW,
-            one="1 order is held until a person has looked at it.",
-            many="%s orders are held until a person has looked at them.",
+            ON_HOLD_FOR_REVIEW,
+            one="1 order is on hold until a person has looked at it.",
+            many="%s orders are on hold until a person has looked at them.",
         ),
         headline=ngettext_lazy(
             "%(count)s order to be approved before it is bought",

@@ -101,7 +101,7 @@ FAMILIES = (
     Family("giftcards_requests_last_minute", "Requests to the provider in the last minute."),
     Family("giftcards_requests_limit", "The most requests in a minute, as the settings say."),
     Family("giftcards_balance", "The balance of the account, as last read."),
-    Family("giftcards_free_balance", "The balance less what open orders and holds cost."),
+    Family("giftcards_free_balance", "The balance less what open orders and reservations cost."),
     Family("giftcards_backlog", "What waits for a worker, by what it is.", "what"),
     Family(
         "giftcards_catalogue_age_seconds", "Time since the catalogue was listed; absent before."

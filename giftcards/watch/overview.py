@@ -161,8 +161,8 @@ class Pace:
     """The times that orders took in the last ten minutes, in seconds, shortest first.
 
     ``sending`` has the times of orders that were sent in these minutes. Such a time begins when the
-    order was recorded (or released, if it was held), and ends when it was accepted. ``storing`` has
-    the times of orders that became final in these minutes, from acceptance to the final status.
+    order was recorded (or released, if it was on hold), and ends when it was accepted. ``storing``
+    has the times of orders that became final in these minutes, from acceptance to the final status.
     """
 
     sending: Sequence[float]
@@ -175,9 +175,9 @@ class Pace:
         lately = (now - _LATELY, now + SLACK)
         accepted = Order.objects.filter(accepted_at__isnull=False)
         sent = accepted.filter(sent_at__range=lately)
-        settled = accepted.filter(settled_at__range=lately)
+        settled = accepted.filter(finalized_at__range=lately)
         spans = sent.spans("sending", "queued_at", "accepted_at").union(
-            settled.spans("storing", "accepted_at", "settled_at"), all=True
+            settled.spans("storing", "accepted_at", "finalized_at"), all=True
         )
         # Django 6.1 would sort the union by the model's ordering, whose column the union lacks.
         spans = spans.order_by()

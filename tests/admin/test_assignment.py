@@ -139,7 +139,7 @@ def test_the_list_names_who_looks_after_an_order_and_can_be_filtered_by_it(
         assert found == (expected or ["web-3", "web-2", "web-1"])
     # Who looked after a finished order is named only in its timeline.
     now = timezone.now() + timedelta(seconds=1)
-    values = {"status": Status.REFUNDED, "settled_at": now, "due_at": None}
+    values = {"status": Status.REFUNDED, "finalized_at": now, "due_at": None}
     Order.objects.filter(pk=order.pk).update(**values)
     html = read(amina.get(order_page(order)))
     assert "giftcards-owner" not in html

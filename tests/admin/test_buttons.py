@@ -22,7 +22,7 @@ ACTIONS = {action.name: action for action in extensions.items("actions")}
 # Actions whose button says something that cannot be undone. The others can be, or their page offers
 # several outcomes, of which none is chosen beforehand.
 FINAL = {
-    "order_tick_off", "order_dispute", "order_repeat", "order_sale", "order_release",
+    "order_tick_off", "order_dispute", "order_reorder", "order_sale", "order_release",
     "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
 }  # fmt: skip
 # Carried out at once: each can be done again, or taken back.
@@ -38,7 +38,7 @@ TAKES = {
     "order_pay_back": ("settle_refund",),
     "order_price": ("resolve_order", "view_cost"),
     "order_release": ("resolve_order",),
-    "order_repeat": ("add_order",),
+    "order_reorder": ("add_order",),
     "order_resolve": ("resolve_order",),
     "order_review": ("resolve_order",),
     "order_sale": ("settle_refund",),

@@ -79,7 +79,7 @@ SHELF: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = 
     "category skipped": ({"CATALOGUE_SKIP": ["gaming"]}, {}, {}, False),
     "no more than is to be left": ({"LEAST_STOCK": 10}, {}, {"stock": 10}, False),
     "sold out": ({}, {}, {"stock": 0}, False),
-    "without a price": ({}, {}, {"price": None}, False),
+    "without a price": ({}, {}, {"cost": None}, False),
     "read long ago": ({}, {}, {"read_at": ago(8 * 24 * 3600)}, False),
     "taken off by the rule": ({"PRICING": {**RULE, "least_margin": 400}}, {}, {}, False),
     "not priced yet": ({"PRICING": f"{__name__}.fail"}, {}, {}, False),
@@ -118,12 +118,12 @@ def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_
 
 def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Conf) -> None:
     set_conf(PRICING=RULE)
-    kind = make_offer(price=Decimal(530))
+    kind = make_offer(cost=Decimal(530))
     move(kind, 480, 490)
     move(kind, 490, 530)
-    dear = make_offer("type_002", name="PSN 100 DA", price=Decimal(110))
+    dear = make_offer("type_002", name="PSN 100 DA", cost=Decimal(110))
     move(dear, 400, 110)
-    same = make_offer("type_003", name="PSN 900 DA", price=Decimal(900))
+    same = make_offer("type_003", name="PSN 900 DA", cost=Decimal(900))
     move(same, 900, 910)
     move(same, 910, 900)
     boss = sign_in("view_product", "view_cost")
@@ -140,7 +140,7 @@ def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Con
 
 def test_what_is_not_known_of_a_product_is_shown_as_a_dash(set_conf: Conf) -> None:
     set_conf(PRICING=RULE)
-    kind = make_offer(price=None, read_at=None)
+    kind = make_offer(cost=None, read_at=None)
     Product.objects.update(types_read_at=None)
     shown = look(sign_in("view_product", "view_cost"), page(kind))
     assert "None" not in shown
@@ -180,7 +180,7 @@ def test_staff_are_told_of_prices_that_changed(
 ) -> None:
     set_conf(PRICING=RULE)
     for number, (old, new, days) in enumerate(moves):
-        move(make_offer(f"type-{number}", price=Decimal(new)), old, new, days=days)
+        move(make_offer(f"type-{number}", cost=Decimal(new)), old, new, days=days)
     finding = CONDITIONS["prices"].judge(Standing())
     assert (finding.sentence if finding else "") == sentence
     assert (finding.explain() if finding else "") == detail

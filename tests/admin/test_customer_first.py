@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.engine.approvals import hold_for_price
+from giftcards.engine.approvals import put_on_hold_for_price
 from giftcards.models import Order, OrderTerm
 from giftcards.privacy.erasure import erase
 from giftcards.privacy.person import Person
@@ -207,18 +207,18 @@ def test_the_sale_and_what_is_lost_by_an_approved_price_are_told(boss: Client) -
         ({}, ""),
     ):
         order = make_order(max_price=Decimal(500), **sale)
-        hold_for_price(order, price=Decimal(570), ceiling=Decimal(500))
+        put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(500))
         shown = plain(text(read(boss.get(order_page(order, "price"))))).replace("\xa0", " ")
         assert (expected in shown) if expected else ("on this order" not in shown)
 
 
-@pytest.mark.parametrize("name", ["price", "repeat", "pay_back", "dispute", "resolve"])
+@pytest.mark.parametrize("name", ["price", "reorder", "pay_back", "dispute", "resolve"])
 def test_pages_on_which_a_person_decides_name_product_and_type(name: str) -> None:
     names = {"product_name": "PlayStation", "type_name": "PSN 500 DA"}
     sold: dict[str, Any] = {**names, "sale_price": Decimal(550)}
     if name == "price":
         order = make_order(**sold)
-        hold_for_price(order, price=Decimal(570), ceiling=Decimal(500))
+        put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(500))
     elif name == "resolve":
         order = make_guide_order(Status.UNCONFIRMED, **sold)
     else:

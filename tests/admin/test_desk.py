@@ -16,7 +16,7 @@ from django.urls import path, reverse
 from django.utils import timezone, translation
 
 from giftcards.admin import DeskAdmin, OrderAdmin
-from giftcards.engine.approvals import hold_for_price, hold_for_review
+from giftcards.engine.approvals import put_on_hold_for_price, put_on_hold_for_review
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.models import Desk, Order, ProviderState
 from giftcards.rules.problems import Problem
@@ -41,7 +41,7 @@ def at_work(db: None) -> None:
 
 
 def _with_problem() -> None:
-    _held_for_price()
+    _on_hold_for_price()
     order = settle("w-2", PARTIAL)
     order.replace_problems(Kind.ANSWER, [Problem("figure_unknown", {"field": "price_per_card"})])
 
@@ -56,13 +56,13 @@ def _recorded(reference: str) -> Order:
     return record_order(reference=reference, product_id=PRODUCT, type_id=TYPE, quantity=5)
 
 
-def _held_for_price() -> None:
-    hold_for_price(_recorded("h-1"), price=Decimal(570), ceiling=Decimal(550))
+def _on_hold_for_price() -> None:
+    put_on_hold_for_price(_recorded("h-1"), price=Decimal(570), ceiling=Decimal(550))
     _recorded("h-2")
 
 
-def _held_for_review() -> None:
-    hold_for_review(_recorded("w-1"), objection="A large order.")
+def _on_hold_for_review() -> None:
+    put_on_hold_for_review(_recorded("w-1"), objection="A large order.")
     _recorded("w-2")
 
 
@@ -93,11 +93,11 @@ def _no_worker() -> None:
 
 # The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
 # rows, if the tile is about rows.
-HELD = [
+ON_HOLD = [
     ("problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
     ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
-    ("price", _held_for_price, "1 order held because of its price", "Approve the price", 1),
-    ("review", _held_for_review, "1 order to be approved before it is bought", "Approve or", 1),
+    ("price", _on_hold_for_price, "1 order held because of its price", "Approve the price", 1),
+    ("review", _on_hold_for_review, "1 order to be approved before it is bought", "Approve or", 1),
     ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
     ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay each", 1),
     ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
@@ -116,11 +116,11 @@ HELD = [
 def test_every_condition_of_the_core_that_staff_are_told_of_is_tried_here_or_elsewhere() -> None:
     elsewhere = {"queue", "chores", "keys", "cards", "balance", "prices", "reference"}
     told = {each.code for each in CORE if each.headline and each.is_on_start_page}
-    assert told == {row[0] for row in HELD} | elsewhere
+    assert told == {row[0] for row in ON_HOLD} | elsewhere
 
 
 @pytest.mark.parametrize(
-    ("code", "make", "title", "sentence", "rows"), HELD, ids=[row[0] for row in HELD]
+    ("code", "make", "title", "sentence", "rows"), ON_HOLD, ids=[row[0] for row in ON_HOLD]
 )
 def test_what_is_wrong_has_a_tile_that_leads_to_exactly_its_rows(
     code: str, make: Callable[[], Any], title: str, sentence: str, rows: int | None, boss: Client
@@ -155,7 +155,7 @@ def test_the_day_is_told_in_one_line_and_the_margin_to_those_who_may_see_costs(
     yesterday = settle("w-0", PARTIAL, sale_price=Decimal(550))
     day = timedelta(days=1)
     Order.objects.filter(pk=yesterday.pk).update(
-        created_at=timezone.now() - day, settled_at=timezone.now() - day
+        created_at=timezone.now() - day, finalized_at=timezone.now() - day
     )
     line = "Today: 3 orders · 9 cards delivered · sold for 3,300 DA"
     assert f"{line} · margin 360 DA" in plain(text(read(boss.get(START))))
@@ -190,8 +190,8 @@ def test_each_role_sees_its_own_tiles(
 def _of_each_kind() -> None:
     """Orders of each kind to do, and some with a problem that are about something else, too."""
     trouble = Problem("figure_unknown", {"field": "price_per_card"})
-    _held_for_price()
-    hold_for_review(_recorded("h-3"), objection="A large order.")
+    _on_hold_for_price()
+    put_on_hold_for_review(_recorded("h-3"), objection="A large order.")
     lost: Any = {"status": Status.UNCONFIRMED, "problems": [Problem("answer_lost")]}
     make_order(reference="l-1", **lost, due_at=None)
     make_order(reference="l-2", status=Status.UNCONFIRMED)
@@ -238,7 +238,7 @@ def test_an_order_is_on_one_tile_and_orders_to_do_are_as_many_everywhere(
     ],
 )
 def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) -> None:
-    _held_for_price()
+    _on_hold_for_price()
     owed = settle("w-1", PARTIAL, sale_price=Decimal(550))
     client = sign_in(*ROLES[role])
     sentence = "For what you may not do yourself, ask a colleague with this role: "

@@ -27,7 +27,7 @@ LABEL = "The customer complains about a code"
 @pytest.fixture
 def order() -> Order:
     old = timezone.now() - timedelta(days=400)
-    order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=old)
+    order = make_guide_order(Status.PARTIALLY_FILLED, finalized_at=old)
     store_cards([Arrival(order, CARDS[:3])])
     return order
 

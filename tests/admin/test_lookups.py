@@ -36,7 +36,7 @@ ASKED = {
     "order": {
         *("attention", "status__exact", "status__isnull", "refund", "product_id", "group"),
         *("environment__exact", "environment__isnull", "ledger", "figures"),
-        *("settled_at__gte", "settled_at__lt", "settled_at__isnull"),
+        *("finalized_at__gte", "finalized_at__lt", "finalized_at__isnull"),
         *("created_at__gte", "created_at__lt"),
     },
     "customerrefund": {"state__exact", "state__isnull", "created_at__gte", "created_at__lt"},

@@ -23,7 +23,7 @@ from giftcards.admin.frame.actions import OrderButton
 from giftcards.admin.frame.extensions import Extension
 from giftcards.admin.frame.forms import state_token
 from giftcards.conf import conf
-from giftcards.engine.approvals import approve_price, hold_for_price
+from giftcards.engine.approvals import approve_price, put_on_hold_for_price
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.exceptions import DecryptionError
 from giftcards.fulfilment import reorder_missing
@@ -423,7 +423,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
 
 def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     order = make_guide_order(Status.PENDING, **SOLD)
-    hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
+    put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     approve_price(order, 570, by="amina")
     assert timeline(show(boss, order))[1:] == [
         "amina approved a price of 570 DA a card, instead of 550 DA."

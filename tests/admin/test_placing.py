@@ -202,7 +202,7 @@ def read_in(simulator: Simulator) -> Simulator:
         named = {"product_id": key, "name": sold.title, "category": sold.category}
         product = Product.objects.create(**named, **read)
         for type_id, kind in sold.types.items():
-            values = {"name": kind.name, "price": kind.price, "stock": kind.stock}
+            values = {"name": kind.name, "cost": kind.price, "stock": kind.stock}
             ProductType.objects.create(product=product, type_id=type_id, read_at=now, **values)
     ProviderState.objects.current()
     ProviderState.objects.update(balance=simulator.balance, balance_read_at=now)
@@ -276,8 +276,8 @@ def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation() 
 
 
 def test_what_is_not_for_sale_is_not_offered(boss: Client, read_in: Simulator) -> None:
-    ProductType.objects.filter(type_id="type_003").update(price=0)
-    ProductType.objects.filter(type_id="TEST_REFUND").update(price=None)
+    ProductType.objects.filter(type_id="type_003").update(cost=0)
+    ProductType.objects.filter(type_id="TEST_REFUND").update(cost=None)
     Product.objects.filter(name="Steam").update(is_enabled=False)
     shown = options(read(boss.get(ADD)))
     assert list(shown) == ["Gaming – PlayStation Network"]
@@ -369,9 +369,7 @@ def add_types(count: int) -> None:
     product = Product.objects.get(product_id=PRODUCT)
     known = ProductType.objects.count()
     ProductType.objects.bulk_create(
-        ProductType(
-            product=product, type_id=f"x{known}-{number}", name=f"PSN {number} EUR", price=1
-        )
+        ProductType(product=product, type_id=f"x{known}-{number}", name=f"PSN {number} EUR", cost=1)
         for number in range(count)
     )
 
@@ -447,7 +445,7 @@ def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator
     html = read(boss.post(ADD, CHOSEN))
     assert button(html) == "Buy 2 for 1,960 DA"
     assert ProductPrices.objects.get(pk=PRODUCT).prices[TYPE] == Decimal(980)
-    assert ProductType.objects.get(product__product_id=PRODUCT, type_id=TYPE).price == Decimal(980)
+    assert ProductType.objects.get(product__product_id=PRODUCT, type_id=TYPE).cost == Decimal(980)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +480,7 @@ def test_an_order_whose_price_rises_after_the_button_above_its_limit_is_held(
     boss.post(ADD, confirmed)
     run_sweep()
     order = Order.objects.get()
-    assert order.is_held
+    assert order.is_on_hold
     assert read_in.orders == {}
     said = f"The order is held: a card costs 980 DA; your limit is {limit} DA."
     assert said in plain(text(read(boss.get(order_page(order)))))
@@ -565,7 +563,7 @@ def test_a_confirmation_that_is_posted_late_finds_the_same_order(
     read(boss.post(ADD, confirmed, follow=True))
     Product.objects.update(is_enabled=False)
     read_in.price_factor = 3
-    Order.objects.update(status=Status.REJECTED, settled_at=timezone.now(), due_at=None)
+    Order.objects.update(status=Status.REJECTED, finalized_at=timezone.now(), due_at=None)
     response = boss.post(ADD, confirmed, follow=True)
     assert messages(read(response)) == [REPEATED]
     assert Order.objects.count() == 1

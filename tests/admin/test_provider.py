@@ -436,10 +436,10 @@ class TestAtStake:
             assert told == [*waiting, rule]
             span = timedelta(minutes=20)
             Order.objects.update(queued_at=F("queued_at") - span)
-            Order.objects.filter(settled_at=None).update(due_at=F("due_at") - span)
+            Order.objects.filter(finalized_at=None).update(due_at=F("due_at") - span)
         assert Order.objects.filter(status=Status.REJECTED).count() == 3
 
-    def test_held_orders_and_those_that_a_person_may_not_see_are_left_out(
+    def test_orders_on_hold_and_those_that_a_person_may_not_see_are_left_out(
         self, boss: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make_order(due_at=None)

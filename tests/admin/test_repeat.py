@@ -40,7 +40,7 @@ def partial(**values: Any) -> Order:
 
 
 def page(order: Order) -> str:
-    return order_page(order, "repeat")
+    return order_page(order, "reorder")
 
 
 def about(browser: Client, order: Order) -> dict[str, str]:

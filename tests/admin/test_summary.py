@@ -39,7 +39,7 @@ def settled_order(status: Status, **values: Any) -> Order:
     delivered = {Status.FULFILLED: 5, Status.PARTIALLY_FILLED: 3}.get(status, 0)
     quantity = values.get("quantity", 5)
     figures = {"price_per_card": PRICE, "fulfilled_amount": min(delivered, quantity) * PRICE}
-    return build_guide_order(status, **{"settled_at": AT, **SOLD, **figures, **values})
+    return build_guide_order(status, **{"finalized_at": AT, **SOLD, **figures, **values})
 
 
 def test_a_partly_delivered_order_says_what_came_what_was_credited_and_what_is_owed() -> None:
@@ -112,7 +112,7 @@ def test_a_customer_who_paid_nothing_is_owed_nothing() -> None:
 def test_missing_cards_that_were_ordered_again_are_named_if_seen_and_not_owed(
     name: str, named: str
 ) -> None:
-    found = tell(settled_order(Status.PARTIALLY_FILLED), was_repeated=True, repeated_by=name)
+    found = tell(settled_order(Status.PARTIALLY_FILLED), was_reordered=True, reordered_as=name)
     assert found.endswith(
         f" The missing cards were ordered again{named}"
         " What the customer paid for them went to the new order."
@@ -123,7 +123,7 @@ def test_missing_cards_that_were_ordered_again_are_named_if_seen_and_not_owed(
 @pytest.mark.parametrize("sale_price", [None, Decimal(0)], ids=["unknown", "nothing"])
 def test_money_that_is_not_known_went_nowhere(sale_price: Decimal | None) -> None:
     order = settled_order(Status.PARTIALLY_FILLED, sale_price=sale_price)
-    assert tell(order, was_repeated=True).endswith(" The missing cards were ordered again.")
+    assert tell(order, was_reordered=True).endswith(" The missing cards were ordered again.")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_order_that_could_not_be_sent_says_when_it_is_tried_again() -> None:
     )
 
 
-def test_a_held_order_waits_for_a_decision_about_its_price() -> None:
+def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = (
@@ -326,11 +326,11 @@ def test_staff_read_by_when_the_customer_was_promised_the_money(
     settled: timedelta, language: str, said: str, settings: Any
 ) -> None:
     order = settled_order(Status.PARTIALLY_FILLED)
-    order.settled_at = timezone.now() - settled
+    order.finalized_at = timezone.now() - settled
     assert "promised" not in tell(order)
     settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": 3}
     with translation.override(language):
-        day = plain(day_text(timezone.localdate(order.settled_at) + timedelta(days=3)))
+        day = plain(day_text(timezone.localdate(order.finalized_at) + timedelta(days=3)))
         assert said.format(day=day) in plain(tell(order))
 
 

@@ -42,7 +42,7 @@ SHOWN = {
     "held": "What may a card cost?",
     "price": "Buy it: at most 570 DA a card, 1,710 DA in all.",
     "price, wrong": "This field is required.",
-    "repeat": "Order the missing cards again 2 cards of this order did not come.",
+    "reorder": "Order the missing cards again 2 cards of this order did not come.",
     "report": "What customers paid, in DA Kept Paid back To be paid back Still owed",
     "report by product": "PlayStation Network",
     "close a month": "to the end of the month ! To do It has not been read yet.",
@@ -106,7 +106,7 @@ def test_every_page_opens_under_a_theme_and_shows_what_matters(pages: Pages) -> 
 def test_every_page_about_an_order_names_it_under_a_theme(pages: Pages) -> None:
     names = {
         "settled": "web-1042",
-        "repeat": "web-1042",
+        "reorder": "web-1042",
         "pay back": "web-1042",
         "pay back, confirm": "web-1042",
         "paid back": "web-1038",
@@ -125,7 +125,15 @@ def test_every_page_about_an_order_names_it_under_a_theme(pages: Pages) -> None:
 
 
 def test_every_form_names_its_object_under_a_theme(pages: Pages) -> None:
-    for name in ("lost", "resolve", "resolve, wrong", "release", "price", "price, wrong", "repeat"):
+    for name in (
+        "lost",
+        "resolve",
+        "resolve, wrong",
+        "release",
+        "price",
+        "price, wrong",
+        "reorder",
+    ):
         assert 'name="state_token"' in pages[name], name
     assert 'name="seen"' in pages["adopt"]
 

@@ -17,7 +17,7 @@ NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
 def partly_delivered(**values: Any) -> Order:
     """Three of five cards at 490, sold for 550 each; it settled on 15 November."""
-    given = {"fulfilled_amount": 1470, "sale_price": Decimal(550), "settled_at": NOON}
+    given = {"fulfilled_amount": 1470, "sale_price": Decimal(550), "finalized_at": NOON}
     return make_guide_order(
         Status.PARTIALLY_FILLED, **{**given, "sent_at": NOON, "created_at": NOON, **values}
     )

@@ -39,8 +39,8 @@ def add_books(count: int, random: Random) -> None:
     """Make ``count`` orders, and those that order missing cards again, and settle most of them."""
     Order.objects.bulk_create(_placed(random) for _ in range(count))
     for _round in range(3):
-        _settle(list(Order.objects.filter(settled_at=None)), random)
-        for order in Order.objects.filter(settled_at__isnull=False, reordered_amount=None):
+        _settle(list(Order.objects.filter(finalized_at=None)), random)
+        for order in Order.objects.filter(finalized_at__isnull=False, reordered_amount=None):
             _see_to(order, random)
     _spread(random)
 
@@ -77,7 +77,7 @@ def _settle(orders: list[Order], random: Random) -> None:
     answers = {order.pk: _answer(order, random) for order in followed}
     # Figures that contradict themselves are believed the second time.
     for _check in range(2):
-        left = list(Order.objects.filter(pk__in=answers, settled_at=None))
+        left = list(Order.objects.filter(pk__in=answers, finalized_at=None))
         for start in range(0, len(left), 200):
             claimed = claim(*left[start : start + 200])
             record_answers([(order, answers[order.pk]) for order in claimed], now=timezone.now())
@@ -151,7 +151,7 @@ def _pay_back(order: Order, random: Random) -> None:
 
 def _spread(random: Random) -> None:
     """Let the orders have settled on many days, some at the very beginning or end of one."""
-    orders = list(Order.objects.filter(settled_at__isnull=False))
+    orders = list(Order.objects.filter(finalized_at__isnull=False))
     for order in orders:
         midnight = datetime.combine(random.choice(DAYS), time.min)
         moment = midnight + random.choice(
@@ -162,11 +162,11 @@ def _spread(random: Random) -> None:
                 timedelta(microseconds=random.randrange(86_400_000_000)),
             ]
         )
-        order.settled_at = timezone.make_aware(moment)
-        order.created_at = order.settled_at - timedelta(
+        order.finalized_at = timezone.make_aware(moment)
+        order.created_at = order.finalized_at - timedelta(
             microseconds=random.choice([0, -1, random.randrange(60_000_000)])
         )
-    Order.objects.bulk_update(orders, ["settled_at", "created_at"], batch_size=500)
+    Order.objects.bulk_update(orders, ["finalized_at", "created_at"], batch_size=500)
 
 
 # What their sums have to be.

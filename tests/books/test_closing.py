@@ -126,7 +126,7 @@ def test_the_ledger_of_a_month_is_read_once_however_many_days_it_has(
     for day in range(28):
         at = NOVEMBER + timedelta(days=day)
         time = datetime(at.year, at.month, at.day, 12, tzinfo=UTC)
-        enter("ORDER", -2450, order=partly_delivered(settled_at=time), time=time)
+        enter("ORDER", -2450, order=partly_delivered(finalized_at=time), time=time)
     with django_assert_max_num_queries(14):
         assert november().figures["entries"] == 28
 

@@ -59,7 +59,7 @@ def test_an_accepted_order_is_charged_its_price_about_when_it_was_sent(
 def test_a_settled_order_is_credited_its_refund_about_when_it_settled(
     status: Status, values: dict[str, Any], refund: int | None
 ) -> None:
-    order = build_guide_order(status, pk=7, **{**TIMES, "settled_at": at(60), **values})
+    order = build_guide_order(status, pk=7, **{**TIMES, "finalized_at": at(60), **values})
     assert refund_amount(order) == refund
     expected = Expected(7, Decimal(refund), at(60), NOON - EARLIER) if refund else None
     assert credit(order) == expected
@@ -67,7 +67,7 @@ def test_a_settled_order_is_credited_its_refund_about_when_it_settled(
     order.sent_at = None
     expected = Expected(7, Decimal(refund), at(60), at(-3600) - EARLIER) if refund else None
     assert credit(order) == expected
-    order.settled_at = None
+    order.finalized_at = None
     assert credit(order) is None
 
 

@@ -42,7 +42,7 @@ COSTS = {"Ordered", "Cost", "Credited back", "Price per card", "Margin", "Margin
 
 def settled(status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
     charged = {Status.PARTIALLY_FILLED: 3 * PRICE, Status.FULFILLED: 5 * PRICE}.get(status)
-    return make_guide_order(status, **{"settled_at": NOON, "fulfilled_amount": charged, **values})
+    return make_guide_order(status, **{"finalized_at": NOON, "fulfilled_amount": charged, **values})
 
 
 def text(rows: Iterable[Cells]) -> str:
@@ -206,7 +206,7 @@ class TestOrders:
 
     def test_an_order_names_the_one_whose_missing_cards_it_orders(self) -> None:
         old = settled(reference="first")
-        new = make_guide_order(Status.FULFILLED, repeats=old, settled_at=NOON)
+        new = make_guide_order(Status.FULFILLED, repeats=old, finalized_at=NOON)
         rows = {
             row["Reference"]: row["Replaces missing cards of"]
             for row in lines(order_rows(DAY, DAY))
@@ -237,7 +237,7 @@ class TestOrders:
     def test_only_orders_of_the_period_and_the_product_are_in_it(self) -> None:
         wanted = settled(product_id="steam")
         settled()
-        settled(product_id="steam", settled_at=NOON + timedelta(days=1))
+        settled(product_id="steam", finalized_at=NOON + timedelta(days=1))
         make_guide_order(product_id="steam")
         rows = lines(order_rows(DAY, DAY, product_id="steam"))
         assert [row["Reference"] for row in rows] == [wanted.reference]
@@ -256,11 +256,11 @@ class TestOrders:
     ) -> None:
         shorten(file_batch=4)
         statuses = (Status.FULFILLED, Status.REFUNDED, Status.REJECTED)
-        old = settled(settled_at=NOON - timedelta(days=2))
+        old = settled(finalized_at=NOON - timedelta(days=2))
         orders = Order.objects.bulk_create(
             build_guide_order(
                 statuses[number * 7 % 3],
-                settled_at=NOON + timedelta(seconds=number * 5 % moments),
+                finalized_at=NOON + timedelta(seconds=number * 5 % moments),
                 product_name="PSN",
                 repeats=old if number == 0 else None,
             )

@@ -90,7 +90,7 @@ LINES = st.lists(
         status=st.sampled_from([status for status in Status if status not in FINAL]),
         product_id=st.sampled_from("ab"),
         type_id=st.just("t"),
-        price=st.none() | AMOUNTS,
+        cost=st.none() | AMOUNTS,
         number=st.integers(1, 10**6),
         cards=st.integers(1, 10**6),
     ),
@@ -107,5 +107,5 @@ def test_every_order_is_in_exactly_one_of_the_sums(lines: list[Line], price: Dec
     assert whole.unsent == sum(part.unsent for part in parts)
     assert whole.unknown == sum(part.unknown for part in parts)
     for line, part in zip(lines, parts, strict=True):
-        assert (part.unknown == 0) == (line.price is not None or line.product_id == "a")
+        assert (part.unknown == 0) == (line.cost is not None or line.product_id == "a")
         assert part.sent == 0 or part.unsent == 0

@@ -106,7 +106,7 @@ def unfitting(simulator: Simulator) -> tuple[str, str]:
     simulator.clock = lambda: clock() - 1
     simulator.ledger_oddities = ["uncredited"]
     trade()
-    Order.objects.update(settled_at=ago(1_000), sent_at=ago(1_010))
+    Order.objects.update(finalized_at=ago(1_000), sent_at=ago(1_010))
     simulator.book("ORDER", 490, objid="f" * 24)
     simulator.book("REFUND-ORDER", 250, objid="e" * 24)
     simulator.book("FLEXY", 100, shown_after=None)

@@ -20,7 +20,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 DAY = NOON.date()
-TIMES = ("created_at", "sent_at", "settled_at")
+TIMES = ("created_at", "sent_at", "finalized_at")
 
 
 def is_credited(*orders: Order) -> list[bool | None]:
@@ -109,7 +109,7 @@ class TestByName:
 
     def test_a_refund_with_a_name_is_judged_beside_one_that_is_guessed(self, books: Books) -> None:
         """Both settled before the days that are read."""
-        before: dict[str, Any] = {"sent_at": at(-86_400), "settled_at": at(-86_400)}
+        before: dict[str, Any] = {"sent_at": at(-86_400), "finalized_at": at(-86_400)}
         orders = [
             partly_delivered(reference="cart-1", provider_order_id="ab12", **before),
             partly_delivered(reference="cart-2", **before),
@@ -208,7 +208,7 @@ class TestByAmount:
     def test_a_refund_noticed_up_to_twelve_hours_later_is_found(
         self, books: Books, seconds: float, is_found: bool
     ) -> None:
-        order = partly_delivered(reference="cart-1", settled_at=at(9 + seconds))
+        order = partly_delivered(reference="cart-1", finalized_at=at(9 + seconds))
         books.book("REFUND-ORDER", 980, at(9), name="r")
         read()
         assert matches() == {"r": ("cart-1", True) if is_found else (None, False)}
@@ -242,7 +242,7 @@ class TestClock:
         assert matches()["c"] == (("cart-3", True) if is_found else (None, False))
 
     def test_a_refund_tells_nothing_about_it(self, books: Books) -> None:
-        partly_delivered(reference="cart-1", provider_order_id="ab12", settled_at=at(1800))
+        partly_delivered(reference="cart-1", provider_order_id="ab12", finalized_at=at(1800))
         books.book("ORDER", 2450, at(1), name="c")
         books.book("REFUND-ORDER", 980, at(1800), name="r", objid="ab12")
         read()
@@ -296,11 +296,11 @@ class TestCredited:
     def test_a_part_of_a_refund_is_waited_for_and_more_than_was_promised_is_not(
         self, books: Books, minutes: float, amount: int, credited: bool | None, objid: str
     ) -> None:
-        settled_at = timezone.now() - timedelta(minutes=minutes)
+        finalized_at = timezone.now() - timedelta(minutes=minutes)
         order = partly_delivered(
-            reference="cart-1", provider_order_id="ab12", settled_at=settled_at
+            reference="cart-1", provider_order_id="ab12", finalized_at=finalized_at
         )
-        books.book("REFUND-ORDER", amount, settled_at, name="r", objid=objid)
+        books.book("REFUND-ORDER", amount, finalized_at, name="r", objid=objid)
         read()
         if not objid and amount != 980:
             # An amount that was not promised is no order's: nothing has come.
@@ -314,8 +314,8 @@ class TestCredited:
     def test_refunds_are_judged_from_the_first_day_that_was_read(self, books: Books) -> None:
         midnight = at(-12 * 3600)
         orders = [
-            partly_delivered(reference=f"cart-{number}", **dict.fromkeys(TIMES, settled_at))
-            for number, settled_at in enumerate(
+            partly_delivered(reference=f"cart-{number}", **dict.fromkeys(TIMES, finalized_at))
+            for number, finalized_at in enumerate(
                 (at(-9 * 86_400), midnight + timedelta(minutes=5), at(0))
             )
         ]
@@ -339,9 +339,9 @@ class TestCredited:
     ) -> None:
         old = partly_delivered(reference="cart-1")
         now = timezone.now()
-        fresh = partly_delivered(reference="cart-2", settled_at=now - timedelta(minutes=14))
+        fresh = partly_delivered(reference="cart-2", finalized_at=now - timedelta(minutes=14))
         nothing_promised = ordered(
-            reference="cart-3", status=Status.FULFILLED, settled_at=at(10), fulfilled_amount=2450
+            reference="cart-3", status=Status.FULFILLED, finalized_at=at(10), fulfilled_amount=2450
         )
         read()
         assert is_credited(old, fresh, nothing_promised) == [False, None, None]
@@ -361,7 +361,7 @@ class TestCredited:
         order = ordered(
             reference="cart-1",
             status=Status.FULFILLED,
-            settled_at=at(10),
+            finalized_at=at(10),
             provider_order_id="ab12",
             fulfilled_amount=2450,
         )
@@ -396,7 +396,7 @@ class TestCredited:
             status=Status.PARTIALLY_FILLED,
             fulfilled_quantity=3,
             fulfilled_amount=1470,
-            settled_at=at(4000),
+            finalized_at=at(4000),
         )
         read()
         assert matches() == {"r": ("cart-1", True)}

@@ -57,7 +57,7 @@ def is_put_off_to_the_night() -> bool:
 def test_the_ledger_comes_before_the_catalogue_of_which_something_is_always_due(
     simulator: Simulator, set_conf: Callable[..., None]
 ) -> None:
-    set_conf(CATALOGUE_EVERY=60, REQUESTS_PER_MINUTE=40)
+    set_conf(CATALOGUE_INTERVAL=3600, REQUESTS_PER_MINUTE=40)
     kinds = {"t": Denomination("T", Decimal(490))}
     simulator.catalogue = {f"p{number}": Product("P", "", kinds) for number in range(9)}
     note_ledger(due_at=ago(1))

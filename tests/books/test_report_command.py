@@ -32,7 +32,7 @@ def order() -> Order:
         reference="cart-1042",
         fulfilled_amount=3 * PRICE,
         sale_amount=Decimal(2750),
-        settled_at=NOON,
+        finalized_at=NOON,
         created_at=NOON - timedelta(seconds=7),
         customer_email="amina@example.com",
     )
@@ -78,9 +78,9 @@ def test_the_report_is_a_table_with_its_total(call: Call, order: Order) -> None:
 
 
 def test_what_the_sums_lack_is_said(call: Call) -> None:
-    make_guide_order(Status.REJECTED, settled_at=NOON)
-    make_guide_order(Status.FULFILLED, settled_at=NOON, fulfilled_amount=Decimal(1))
-    make_guide_order(Status.FULFILLED, settled_at=NOON, price_per_card=None)
+    make_guide_order(Status.REJECTED, finalized_at=NOON)
+    make_guide_order(Status.FULFILLED, finalized_at=NOON, fulfilled_amount=Decimal(1))
+    make_guide_order(Status.FULFILLED, finalized_at=NOON, price_per_card=None)
     make_guide_order(Status.HANDLING)
     make_guide_order(Status.HANDLING, price_per_card=None)
     out, _err, _code = call("giftcards_report", *PERIOD)
@@ -139,7 +139,7 @@ def test_a_period_without_orders_has_a_total_of_nothing(call: Call) -> None:
 
 
 def test_only_one_product_is_counted_if_one_is_named(call: Call, order: Order) -> None:
-    make_guide_order(Status.FULFILLED, product_id="steam", settled_at=NOON)
+    make_guide_order(Status.FULFILLED, product_id="steam", finalized_at=NOON)
     out, _err, _code = call("giftcards_report", *PERIOD, "--product", "steam", "--json")
     assert json.loads(out)["total"]["cards_delivered"] == 5
 

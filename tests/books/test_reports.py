@@ -28,7 +28,7 @@ NOON = datetime(2026, 11, 24, 11, tzinfo=UTC)
 def settled(status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
     """The guide's order, 3 of 5 cards at 490, settled at noon of the day."""
     charged = {Status.PARTIALLY_FILLED: 3 * PRICE, Status.FULFILLED: 5 * PRICE}.get(status)
-    return make_guide_order(status, **{"settled_at": NOON, "fulfilled_amount": charged, **values})
+    return make_guide_order(status, **{"finalized_at": NOON, "fulfilled_amount": charged, **values})
 
 
 def total(start: date = DAY, end: date = DAY, **options: Any) -> Figures:
@@ -105,7 +105,7 @@ class TestFigures:
         assert total().paid_amount == 1650
         # The new order has not earned it yet; the old one has not lost it.
         assert (total().owed_amount, total().lost_margin_amount) == (0, 0)
-        named = {"provider_order_id": "B", "accepted_at": NOON, "settled_at": NOON}
+        named = {"provider_order_id": "B", "accepted_at": NOON, "finalized_at": NOON}
         Order.objects.filter(pk=new.pk).update(
             status=Status.FULFILLED,
             fulfilled_quantity=2,
@@ -145,7 +145,7 @@ class TestFigures:
 class TestPeriod:
     def test_an_order_belongs_to_the_day_of_the_sites_time_zone(self, settings: Any) -> None:
         """At 23:30 UTC, the next day and the next month have begun in Algiers."""
-        settled(settled_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC))
+        settled(finalized_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC))
         assert total(date(2026, 11, 1), date(2026, 11, 30)) == Figures()
         [row] = report(date(2026, 12, 1), date(2026, 12, 31)).rows
         assert (row.key, row.label) == (date(2026, 12, 1), "2026-12-01")
@@ -153,7 +153,7 @@ class TestPeriod:
         assert total(date(2026, 11, 30), date(2026, 11, 30)).orders == 1
 
     def test_the_language_and_the_time_zone_of_a_visitor_change_nothing(self) -> None:
-        settled(settled_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC))
+        settled(finalized_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC))
         with timezone.override("Asia/Tokyo"):
             assert total(date(2026, 12, 1), date(2026, 12, 1)).orders == 1
 
@@ -176,7 +176,7 @@ class TestPeriod:
         first = datetime(around.year, around.month, around.day, 0, 0, 1, tzinfo=UTC)
         moments = [first + timedelta(minutes=30 * number) for number in range(-72, 72)]
         Order.objects.bulk_create(
-            build_guide_order(Status.FULFILLED, settled_at=moment) for moment in moments
+            build_guide_order(Status.FULFILLED, finalized_at=moment) for moment in moments
         )
         days = [moment.astimezone(ZoneInfo(zone)).date() for moment in moments]
         found = report(days[0], days[-1])
@@ -185,8 +185,8 @@ class TestPeriod:
     def test_days_are_those_of_the_clock_where_times_have_no_zone(self, settings: Any) -> None:
         settings.USE_TZ = False
         midnight = datetime.combine(DAY + timedelta(days=1), time.min)
-        settled(settled_at=midnight - timedelta(microseconds=1), created_at=midnight)
-        settled(settled_at=midnight, created_at=midnight)
+        settled(finalized_at=midnight - timedelta(microseconds=1), created_at=midnight)
+        settled(finalized_at=midnight, created_at=midnight)
         assert total().orders == 1
 
     def test_the_hour_that_autumn_repeats_belongs_to_its_day(self, settings: Any) -> None:
@@ -197,7 +197,7 @@ class TestPeriod:
         Order.objects.bulk_create(
             build_guide_order(
                 Status.FULFILLED,
-                settled_at=as_stored(at),
+                finalized_at=as_stored(at),
                 created_at=as_stored(at - timedelta(minutes=5)),
             )
             for at in moments
@@ -209,14 +209,14 @@ class TestPeriod:
 
     def test_weeks_are_named_after_iso_8601_and_cut_by_the_period(self) -> None:
         for day in (date(2026, 12, 30), date(2026, 12, 31), date(2027, 1, 3), date(2027, 1, 4)):
-            settled(settled_at=datetime(day.year, day.month, day.day, 12, tzinfo=UTC))
+            settled(finalized_at=datetime(day.year, day.month, day.day, 12, tzinfo=UTC))
         found = report(date(2026, 12, 31), date(2027, 1, 31), By.WEEK)
         expected = [(date(2026, 12, 28), "2026-W53", 2), (date(2027, 1, 4), "2027-W01", 1)]
         assert [(row.key, row.label, row.figures.orders) for row in found.rows] == expected
 
     def test_months_begin_with_their_first_day(self) -> None:
         for month in (1, 2, 12):
-            settled(settled_at=datetime(2026, month, 28, 12, tzinfo=UTC))
+            settled(finalized_at=datetime(2026, month, 28, 12, tzinfo=UTC))
         found = report(date(2026, 1, 15), date(2026, 12, 31), By.MONTH)
         assert [(row.key, row.label) for row in found.rows] == [
             (date(2026, month, 1), f"2026-{month:02}") for month in (1, 2, 12)
@@ -243,7 +243,9 @@ class TestQueries:
     ) -> None:
         Order.objects.bulk_create(
             build_guide_order(
-                Status.FULFILLED, settled_at=NOON - timedelta(days=day), product_id=f"product-{day}"
+                Status.FULFILLED,
+                finalized_at=NOON - timedelta(days=day),
+                product_id=f"product-{day}",
             )
             for day in range(60)
         )
@@ -294,7 +296,7 @@ class TestSettling:
         self, microseconds: int, seconds: int, fraction: int
     ) -> None:
         until = NOON + timedelta(microseconds=fraction)
-        settled(settled_at=until, created_at=until - timedelta(microseconds=microseconds))
+        settled(finalized_at=until, created_at=until - timedelta(microseconds=microseconds))
         assert report(DAY, DAY).settling == Settling(seconds, seconds)
 
     def test_rejected_orders_have_not_settled(self) -> None:

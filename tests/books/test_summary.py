@@ -140,9 +140,9 @@ class TestSums:
 class TestOrders:
     def test_a_refund_that_lacks_is_named_with_what_lacks(self) -> None:
         lacking = partly_delivered(reference="cart-1", is_credited=False)
-        halfway = partly_delivered(reference="cart-2", is_credited=False, settled_at=at(20))
+        halfway = partly_delivered(reference="cart-2", is_credited=False, finalized_at=at(20))
         partly_delivered(reference="cart-3", is_credited=True)
-        partly_delivered(reference="cart-4", is_credited=False, settled_at=at(86_400))
+        partly_delivered(reference="cart-4", is_credited=False, finalized_at=at(86_400))
         enter("r", "REFUND-ORDER", 490, 21, order=halfway)
         found = summarise(DAY, DAY).promised_not_credited
         assert (found.count, found.amount) == (2, Decimal(1470))

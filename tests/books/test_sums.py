@@ -41,8 +41,8 @@ class Line(NamedTuple):
 
 
 def read_line(order: Order) -> Line:
-    assert order.settled_at is not None
-    day = order.settled_at.astimezone(timezone.get_default_timezone()).date()
+    assert order.finalized_at is not None
+    day = order.finalized_at.astimezone(timezone.get_default_timezone()).date()
     return Line(day, order, figures_of(order))
 
 
@@ -58,7 +58,7 @@ def books(
     with django_db_blocker.unblock():
         with transaction.atomic():
             add_books(200, Random(seed))
-        yield [read_line(order) for order in Order.objects.filter(settled_at__isnull=False)]
+        yield [read_line(order) for order in Order.objects.filter(finalized_at__isnull=False)]
         Order.objects.update(repeats=None)
         for model in (CustomerRefund, Acknowledgement, StatusChange, Card, OrderTerm, Order):
             model._base_manager.all()._raw_delete("default")  # type: ignore[attr-defined]
@@ -103,8 +103,8 @@ class TestIdentities:
         assert min(parts) > 0
         assert found.owed_amount == sum(parts)
         # What customers paid, they paid once: the orders that order cards again are no sales.
-        sales = Order.objects.filter(repeats=None, settled_at__isnull=False)
-        left_open = Order.objects.filter(settled_at=None, repeats__isnull=False)
+        sales = Order.objects.filter(repeats=None, finalized_at__isnull=False)
+        left_open = Order.objects.filter(finalized_at=None, repeats__isnull=False)
         paid = sum(order.sale_amount or 0 for order in sales)
         gone_along = sum(order.sale_amount or 0 for order in left_open)
         assert found.paid_amount == paid - gone_along
@@ -122,7 +122,7 @@ class TestIdentities:
         odd = [
             line.order.pk for line in books if line.figures.unknown or line.figures.contradictory
         ]
-        Order.objects.filter(pk__in=odd).update(settled_at=timezone.now())
+        Order.objects.filter(pk__in=odd).update(finalized_at=timezone.now())
         found = report(first, last).total
         assert (found.unknown, found.contradictory) == (0, 0)
         assert found.orders == len(books) - len(odd)

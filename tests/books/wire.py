@@ -111,7 +111,7 @@ def ordered(status: Status = Status.HANDLING, **values: Any) -> Order:
 
 def partly_delivered(**values: Any) -> Order:
     """3 of 5 cards at 490 DA, settled ten seconds after it was sent: 980 DA are promised back."""
-    given = {"settled_at": at(10), "fulfilled_amount": 1470}
+    given = {"finalized_at": at(10), "fulfilled_amount": 1470}
     return ordered(Status.PARTIALLY_FILLED, **{**given, **values})
 
 

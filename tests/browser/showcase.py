@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.approvals import hold_for_price
+from giftcards.engine.approvals import put_on_hold_for_price
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import (
@@ -44,7 +44,7 @@ _SILENCE = Problem("answer_lost", {"detail": "no complete answer within 10 s"})
 def fill() -> None:
     _read_catalogue()
     held = _recorded("web-1035", 3)
-    hold_for_price(held, price=Decimal(570), ceiling=Decimal(550))
+    put_on_hold_for_price(held, price=Decimal(570), ceiling=Decimal(550))
     _happened(held, timedelta(days=3))
     for reference, age, quantity, answer in _SETTLED:
         order = _accepted(reference, quantity)
@@ -106,7 +106,7 @@ def _read_catalogue() -> None:
         ("type_003", "PSN 2000 DA", 1960, 0),
     ):
         kind = product.types.create(
-            type_id=type_id, name=name, price=price, stock=stock, read_at=now
+            type_id=type_id, name=name, cost=price, stock=stock, read_at=now
         )
         # Both have become dearer.
         old, new = f"{price - 20:.2f}", f"{price:.2f}"
@@ -125,7 +125,7 @@ def _read_ledger() -> None:
         placed_at = order.created_at + timedelta(seconds=1)
         booked.append((placed_at, "ORDER", -order.quantity * PRICE, order, False))
         if order.status == Status.PARTIALLY_FILLED:
-            booked.append((order.settled_at, "REFUND-ORDER", 2 * PRICE, order, True))
+            booked.append((order.finalized_at, "REFUND-ORDER", 2 * PRICE, order, True))
     booked.sort(key=lambda entry: entry[0])
     balance = Decimal(0)
     for number, (time, kind, amount, order, is_guess) in enumerate(booked):
@@ -197,7 +197,7 @@ def _happened(order: Order, age: timedelta, *, seconds: float = 12) -> None:
     row.update(
         created_at=placed_at,
         checked_at=reached_at if order.provider_order_id else None,
-        settled_at=reached_at if order.is_final else None,
+        finalized_at=reached_at if order.is_final else None,
     )
     changes = list(order.changes.all())
     for number, change in enumerate(changes):

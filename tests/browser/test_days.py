@@ -94,8 +94,8 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
     assert CardReveal.objects.get().card == card
     assert window.overflow() == 0
     # Support buys nothing and decides about no money.
-    assert links_to(window, "repeat") == []
-    for page in ("repeat", "price", "resolve"):
+    assert links_to(window, "reorder") == []
+    for page in ("reorder", "price", "resolve"):
         assert is_refused(window, page_of("web-1042", page)), page
 
 
@@ -118,7 +118,7 @@ def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
     assert window.path() == page_of("web-1035")
     # Two cards that did not come.
     window.open(page_of("web-1042"))
-    window.press("#content a[href$='/repeat/']")
+    window.press("#content a[href$='/reorder/']")
     assert "980" in window.find(".giftcards-facts").text
     window.press(SUBMIT)
     again = Order.objects.get(repeats=order("web-1042"))

@@ -27,7 +27,7 @@ def open_page(browser: Browser, reference: str) -> Order:
 
 def settle(order: Order) -> None:
     Order.objects.filter(pk=order.pk).update(
-        status=Status.REFUNDED, settled_at=timezone.now(), due_at=None
+        status=Status.REFUNDED, finalized_at=timezone.now(), due_at=None
     )
 
 
@@ -113,7 +113,7 @@ def test_on_a_phone_the_customer_is_in_sight_and_whatever_acts_is_as_large_as_a_
         assert boss.run(SMALL, FINGER) == [], (language, number)
     pages = [("web-1036", "change"), ("web-1038", "change")]
     pages += [("web-1035", "price"), ("web-1040", "resolve"), ("web-1041", "take_over")]
-    pages += [("web-1042", name) for name in ("repeat", "pay_back", "dispute", "customer", "note")]
+    pages += [("web-1042", name) for name in ("reorder", "pay_back", "dispute", "customer", "note")]
     for reference, name in pages:
         boss.open(page_of(reference, name))
         assert boss.run(SMALL, FINGER) == [], (reference, name)

@@ -29,7 +29,7 @@ def report(boss: Browser) -> Browser:
             quantity=quantity,
             fulfilled_amount=490 * quantity,
             sale_price=Decimal(price),
-            settled_at=datetime(2025, 11, day, 12, tzinfo=UTC),
+            finalized_at=datetime(2025, 11, day, 12, tzinfo=UTC),
             type_name=f"PSN {day}",
         )
     return boss

@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from example_project.storefront.models import Purchase
-from giftcards.models import Hold, Order, ProductType
+from giftcards.models import Order, ProductType, Reservation
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.browser.axe import LOOKS
@@ -163,14 +163,14 @@ def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_cust
     # The shelf notices by itself that the cards are held, and that they are not any more.
     window.open("/")
     window.wait_for_text(".shop-item", "Sold out")
-    Hold.objects.update(until=ago(1))
+    Reservation.objects.update(until=ago(1))
     window.wait_for_text(".shop-item", "Buy")
     # So does the page of the payment, when its clock has run out.
     window.open(payment)
     window.find("[data-left]")
-    Purchase.objects.update(held_until=ago(1))
+    Purchase.objects.update(reserved_until=ago(1))
     window.run("const now = Date.now; Date.now = () => now() + 600_000;")
-    window.wait_for_text("main form", "not held for you any more")
+    window.wait_for_text("main form", "not reserved for you any more")
     # The cards are still there.
     window.press(BUTTON)
     assert Order.objects.get().quantity == 5

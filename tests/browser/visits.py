@@ -9,7 +9,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.approvals import hold_for_review
+from giftcards.engine.approvals import put_on_hold_for_review
 from giftcards.models import CustomerRefund, Order, Product, ProviderState
 from giftcards.models.staff_records import take
 from giftcards.provider.client import Client
@@ -141,9 +141,9 @@ def paused(browser: Browser) -> None:
     browser.open(LIST)
 
 
-def held_for_review(browser: Browser) -> None:
+def on_hold_for_review(browser: Browser) -> None:
     """The page on which a person approves an order or rejects it."""
-    hold_for_review(Order.objects.get(reference="web-1044"), objection="Third order today")
+    put_on_hold_for_review(Order.objects.get(reference="web-1044"), objection="Third order today")
     about("web-1044", "review")(browser)
 
 
@@ -216,7 +216,7 @@ PAGES: dict[str, Visit] = {
     "what the customer paid": unsold,
     "correct the customer": about("web-1042", "customer"),
     "correct the customer, wrong": sent(here),
-    "order again": about("web-1042", "repeat"),
+    "order again": about("web-1042", "reorder"),
     "complain": about("web-1042", "dispute"),
     "looked after": taken,
     "take over": about("web-1040", "take_over"),
@@ -228,12 +228,12 @@ PAGES: dict[str, Visit] = {
     "take back": about_refund("take-back"),
     "take back, wrong": sent(here),
     "refunds": at("/admin/giftcards/customerrefund/"),
-    "ordered again": sent(about("web-1042", "repeat")),
+    "ordered again": sent(about("web-1042", "reorder")),
     "what happened": about("web-1040", "resolve"),
     "what happened, wrong": sent(here),
     "compare": comparison,
     "release": adopted("release"),
-    "review": held_for_review,
+    "review": on_hold_for_review,
     "wait": waiting,
     "history": about("web-1040", "history"),
     "provider": at(PROVIDER_PAGE),

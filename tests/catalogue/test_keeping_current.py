@@ -44,7 +44,7 @@ ONE = {"p": SoldProduct("P", "DZ", {"a": CARD})}
 
 @pytest.fixture(autouse=True)
 def hourly(set_conf: Callable[..., None]) -> None:
-    set_conf(CATALOGUE_EVERY=60)
+    set_conf(CATALOGUE_INTERVAL=3600)
 
 
 def keep() -> None:
@@ -116,7 +116,7 @@ class TestReading:
     def test_its_period_is_a_setting(
         self, simulator: Simulator, set_conf: Callable[..., None], minutes: int
     ) -> None:
-        set_conf(CATALOGUE_EVERY=minutes)
+        set_conf(CATALOGUE_INTERVAL=60 * minutes)
         simulator.catalogue = ONE
         keep()
         pass_time(minutes=21)
@@ -276,7 +276,7 @@ class TestReading:
         assert asked(simulator) == ["catalog", "p"] * 2
         keep()
         assert asked(simulator) == []
-        assert ProductType.objects.get(type_id="a").price == Decimal(500)
+        assert ProductType.objects.get(type_id="a").cost == Decimal(500)
 
     def test_each_row_says_when_it_was_read(self, simulator: Simulator) -> None:
         began = timezone.now()
@@ -372,7 +372,7 @@ class TestChanges:
         Product.objects.keep([{"product_id": "p", "is_enabled": False}], at=timezone.now())
         assert changes() == [("a", "gone", Decimal(490), None)]
         # Its types are not read any more, but an order may have asked for them.
-        kinds = [{"type_id": "a", "name": "A", "price": Decimal(495), "stock": 5}]
+        kinds = [{"type_id": "a", "name": "A", "cost": Decimal(495), "stock": 5}]
         Product.objects.keep_types("p", kinds, at=timezone.now())
         assert changes() == []
         Product.objects.keep([{"product_id": "p", "is_enabled": True}], at=timezone.now())
@@ -381,11 +381,11 @@ class TestChanges:
     def test_an_answer_that_was_overtaken_by_a_later_one_changes_nothing(self, known: None) -> None:
         changes()
         earlier = timezone.now() - timedelta(seconds=20)
-        kinds = [{"type_id": "a", "name": "old", "price": Decimal(1), "stock": 0}]
+        kinds = [{"type_id": "a", "name": "old", "cost": Decimal(1), "stock": 0}]
         Product.objects.keep_types("p", kinds, at=earlier)
         Product.objects.keep([{"product_id": "p", "is_enabled": False}], at=earlier)
         assert changes() == []
-        assert ProductType.objects.for_sale().get(type_id="a").price == Decimal(490)
+        assert ProductType.objects.for_sale().get(type_id="a").cost == Decimal(490)
 
     def test_the_price_that_an_order_is_sent_with_is_the_one_on_the_shelf(
         self, known: None, simulator: Simulator

@@ -14,9 +14,9 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Max, Sum
 from django.utils import timezone, translation
 
-from giftcards.catalogue import check_offer, hold, offers, price_on_shelf
+from giftcards.catalogue import check_offer, offers, price_on_shelf, reserve
 from giftcards.exceptions import NotForSale
-from giftcards.models import ApiKey, Hold, Order, Product, ProductType, ProviderState
+from giftcards.models import ApiKey, Order, Product, ProductType, ProviderState, Reservation
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
@@ -31,7 +31,7 @@ Conf = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def hourly(set_conf: Conf) -> None:
-    set_conf(CATALOGUE_EVERY=60)
+    set_conf(CATALOGUE_INTERVAL=3600)
 
 
 def plain(text: str) -> str:
@@ -67,8 +67,8 @@ class TestOffers:
         fill_catalogue()
         offer = offers().get(type_id=TYPE)
         expected = ("PlayStation Network", "PSN 500 DA", Decimal(490))
-        assert (str(offer.product), str(offer), offer.price) == expected
-        assert (offer.stock, offer.available, offer.shop_price) == (100_000, 100_000, None)
+        assert (str(offer.product), str(offer), offer.cost) == expected
+        assert (offer.stock, offer.available, offer.price) == (100_000, 100_000, None)
         assert offer.read_at is not None
         assert before <= offer.read_at <= timezone.now()
 
@@ -78,8 +78,8 @@ class TestOffers:
             ({}, True),
             ({"stock": 0}, False),
             ({"stock": None}, True),
-            ({"price": None}, False),
-            ({"price": 0}, False),
+            ({"cost": None}, False),
+            ({"cost": 0}, False),
             ({"missing_since": timezone.now()}, True),
         ],
     )
@@ -138,15 +138,15 @@ class TestOffers:
             (Status.UNCONFIRMED, {}, 8),
             (Status.HANDLING, {"accepted_at": 9}, 8),
             (Status.DELAYED, {"accepted_at": 9}, 8),
-            (Status.FULFILLED, {"accepted_at": 8, "settled_at": 9}, 8),
-            (Status.PARTIALLY_FILLED, {"accepted_at": 8, "settled_at": 9}, 9),
-            (Status.REFUNDED, {"accepted_at": 8, "settled_at": 9}, 10),
-            (Status.REJECTED, {"settled_at": 9}, 10),
+            (Status.FULFILLED, {"accepted_at": 8, "finalized_at": 9}, 8),
+            (Status.PARTIALLY_FILLED, {"accepted_at": 8, "finalized_at": 9}, 9),
+            (Status.REFUNDED, {"accepted_at": 8, "finalized_at": 9}, 10),
+            (Status.REJECTED, {"finalized_at": 9}, 10),
             # The stock was told after the provider had accepted it: its cards are missing there.
             (Status.HANDLING, {}, 10),
             (Status.DELAYED, {}, 10),
-            (Status.FULFILLED, {"settled_at": 9}, 10),
-            (Status.FULFILLED, {"settled_at": -9}, 10),
+            (Status.FULFILLED, {"finalized_at": 9}, 10),
+            (Status.FULFILLED, {"finalized_at": -9}, 10),
             (Status.HANDLING, {"accepted_at": 9, "type_id": "other"}, 10),
             (Status.HANDLING, {"accepted_at": 9, "product_id": "other"}, 10),
         ],
@@ -176,10 +176,10 @@ class TestOffers:
             for number in (1, 2):
                 order(Status.PENDING, type_id=type_id, quantity=number)
                 order(Status.UNCONFIRMED, type_id=type_id, quantity=3)
-                hold(
+                reserve(
                     reference=f"{type_id}{number}", product_id=PRODUCT, type_id=type_id, quantity=7
                 )
-        order(Status.FULFILLED, type_id="b", accepted_at=8, settled_at=9)
+        order(Status.FULFILLED, type_id="b", accepted_at=8, finalized_at=9)
         assert dict(offers().values_list("type_id", "available")) == {"a": 77, "b": 75}
 
     def test_offers_are_one_query_that_can_go_on(self, django_assert_num_queries: Any) -> None:
@@ -207,8 +207,8 @@ class TestCheck:
         [
             ({}, {}, ""),
             ({}, {"quantity": 10, "sale_price": 490, "sale_amount": 4_900}, ""),
-            ({"price": None}, {}, "delisted"),
-            ({"price": 0}, {}, "delisted"),
+            ({"cost": None}, {}, "delisted"),
+            ({"cost": 0}, {}, "delisted"),
             ({}, {"quantity": 11}, "out_of_stock"),
             ({"stock": None}, {"quantity": 2_000}, ""),
             ({}, {"max_price": 490}, ""),
@@ -219,7 +219,7 @@ class TestCheck:
             ({}, {"sale_amount": 0}, "below_cost"),
             ({}, {"sale_amount": 980}, ""),
             # The price rose by 10 % since the card came into the basket.
-            ({"price": 539}, {"sale_price": 530}, "below_cost"),
+            ({"cost": 539}, {"sale_price": 530}, "below_cost"),
             ({"read_at": ago(25 * 3600)}, {}, "stale"),
             ({"read_at": ago(23 * 3600)}, {}, ""),
         ],
@@ -267,7 +267,7 @@ class TestCheck:
     def test_facts_are_too_old_after_a_day_or_four_readings_or_a_week_by_hand(
         self, set_conf: Conf, every: int, days: float, code: str
     ) -> None:
-        set_conf(CATALOGUE_EVERY=every)
+        set_conf(CATALOGUE_INTERVAL=every)
         make_offer(read_at=timezone.now() - timedelta(days=days))
         assert refusal() == code
         assert offers().exists() == (not code)
@@ -298,7 +298,7 @@ class TestCheck:
         fill_catalogue()
         ProviderState.objects.update(balance=balance, balance_read_at=timezone.now())
         for status, values in orders:
-            settled = {"settled_at": 10} if status == Status.FULFILLED else {}
+            settled = {"finalized_at": 10} if status == Status.FULFILLED else {}
             order(status, **{**settled, **values})
         assert refusal() == code
 
@@ -316,7 +316,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("values", "sale", "customer"),
         [
-            ({"price": None}, {}, "This card is not for sale any more."),
+            ({"cost": None}, {}, "This card is not for sale any more."),
             ({"stock": 0}, {}, "This card is sold out at the moment."),
             ({}, {"quantity": 11}, "Only 10 of these cards are left."),
             (
@@ -349,14 +349,29 @@ class TestCheck:
     def test_an_amount_that_no_order_can_have_is_an_error_whatever_a_card_costs(
         self, price: Decimal | None, name: str, amount: Decimal
     ) -> None:
-        make_offer(price=price)
+        make_offer(cost=price)
         with pytest.raises(ValidationError) as error:
             check_offer(PRODUCT, TYPE, 2, **{name: amount})
         assert list(error.value.message_dict) == [name]
 
+    @pytest.mark.parametrize(
+        ("details", "name"),
+        [
+            ({"sale_price": Decimal("333.33"), "sale_amount": 1000}, "sale_amount"),
+            ({"gift_message": "Happy birthday!"}, "recipient_email"),
+            ({"customer_email": "amina"}, "customer_email"),
+        ],
+    )
+    def test_details_that_no_order_can_have_are_refused_before_the_payment(
+        self, offer: None, details: dict[str, Any], name: str
+    ) -> None:
+        with pytest.raises(ValidationError) as error:
+            check_offer(PRODUCT, TYPE, 3, **details)
+        assert list(error.value.message_dict) == [name]
+
     def test_staff_read_what_it_costs(self, offer: None) -> None:
         with pytest.raises(NotForSale) as refused:
-            check_offer(PRODUCT, TYPE, 2, sale_price=550, sale_amount=880)
+            check_offer(PRODUCT, TYPE, 2, sale_amount=880)
         assert "980 DA" in plain(str(refused.value))
         assert "880 DA" in plain(str(refused.value))
 
@@ -365,8 +380,8 @@ class TestCheck:
         [
             (
                 {"LEAST_STOCK": 7},
-                "3 cards are left of those in stock, less open orders and holds. Your settings"
-                " leave 7 more at the provider.",
+                "3 cards are left of those in stock, less open orders and reservations. Your"
+                " settings leave 7 more at the provider.",
             ),
             ({"CATALOGUE_SKIP": ["gaming"]}, "Your settings leave out this card's category."),
         ],
@@ -411,9 +426,9 @@ class TestCheck:
         assert refusal() == ""
         assert refusal(fresh=True) == "paused"
 
-    def test_a_hold_of_the_customer_does_not_count_against_them(self, offer: None) -> None:
-        hold(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=10)
+    def test_a_reservation_of_the_customer_does_not_count_against_them(self, offer: None) -> None:
+        reserve(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=10)
         assert refusal() == "out_of_stock"
         assert refusal(quantity=10, reference="cart-1") == ""
-        Hold.objects.update(until=ago(1))
+        Reservation.objects.update(until=ago(1))
         assert refusal() == ""

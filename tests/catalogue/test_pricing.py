@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from giftcards.catalogue import (
     check_offer,
-    hold,
     keep_current,
     keep_prices,
     offers,
+    price_of,
     quote,
-    shop_price,
+    reserve,
 )
 from giftcards.exceptions import NotForSale
 from giftcards.models import ProductType
@@ -37,7 +37,7 @@ TWENTY = {"margin_percent": 20}
 
 def by_category(kind: ProductType) -> Decimal | None:
     """A rule of a shop: no Steam, and 60 DA for the rest."""
-    return None if kind.product.name == "Steam" else kind.price + 60
+    return None if kind.product.name == "Steam" else kind.cost + 60
 
 
 def at_a_loss(kind: ProductType) -> int:
@@ -57,7 +57,7 @@ class Rule:
     def __call__(self, kind: ProductType) -> Any:
         self.asked.append(kind.type_id)
         self.was_atomic |= connection.in_atomic_block
-        cost, kind.price = kind.price, None
+        cost, kind.cost = kind.cost, None
         if kind.type_id != self.ODD:
             return cost + 60
         return self.says() if callable(self.says) else self.says
@@ -109,13 +109,13 @@ async def coroutine() -> int:
 )
 def test_price_by_rule(set_conf: Conf, rule: Any, cost: str | None, price: str | None) -> None:
     set_conf(PRICING=rule)
-    kind = make_offer(price=None if cost is None else Decimal(cost))
+    kind = make_offer(cost=None if cost is None else Decimal(cost))
     wanted = None if price is None else Decimal(price)
     kind.refresh_from_db()
-    assert shop_price(kind) == wanted
+    assert price_of(kind) == wanted
     keep_prices()
-    is_on_shelf = bool(kind.price) and (rule is None or wanted is not None)
-    assert [offer.shop_price for offer in offers()] == [wanted] * is_on_shelf
+    is_on_shelf = bool(kind.cost) and (rule is None or wanted is not None)
+    assert [offer.price for offer in offers()] == [wanted] * is_on_shelf
 
 
 def test_rule_of_the_shop_takes_a_product_off_the_shelf(set_conf: Conf) -> None:
@@ -130,12 +130,12 @@ def test_rule_of_the_shop_takes_a_product_off_the_shelf(set_conf: Conf) -> None:
 
 def test_offers_can_be_sorted_and_chosen_by_price(set_conf: Conf) -> None:
     set_conf(PRICING={"margin_percent": 10, "round_to": 10})
-    make_offer("a", price=Decimal(100))
-    make_offer("b", price=Decimal(900))
-    make_offer("c", price=Decimal(400))
-    dearest_first = offers().order_by("-shop_price").values_list("type_id", "shop_price")
+    make_offer("a", cost=Decimal(100))
+    make_offer("b", cost=Decimal(900))
+    make_offer("c", cost=Decimal(400))
+    dearest_first = offers().order_by("-price").values_list("type_id", "price")
     assert list(dearest_first) == [("b", 990), ("c", 440), ("a", 110)]
-    assert offers().filter(shop_price__lte=440).count() == 2
+    assert offers().filter(price__lte=440).count() == 2
 
 
 FAILURES: dict[str, tuple[Any, str]] = {
@@ -166,8 +166,8 @@ def test_a_function_that_fails_for_one_type_takes_that_one_off_the_shelf(
     assert {offer.type_id for offer in offers()} == {*odd.asked} - {odd.ODD}
     sizes = [len(offers()[start : start + 5]) for start in (0, 5, 10)]
     assert (offers().count(), sizes) == (12, [5, 5, 2])
-    assert shop_price(ProductType.objects.get(type_id=odd.ODD)) is None
-    assert quote(PRODUCT, odd.ODD, max_age=60).shop_price is None
+    assert price_of(ProductType.objects.get(type_id=odd.ODD)) is None
+    assert quote(PRODUCT, odd.ODD, max_age=60).price is None
     with pytest.raises(NotForSale) as refused:
         check_offer(PRODUCT, odd.ODD, 1)
     assert refused.value.code == "below_cost"
@@ -183,7 +183,7 @@ def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
     def prices() -> list[tuple[str, Decimal]]:
         keep_prices()
         found = offers().filter(type_id__in=["type_004", odd.ODD])
-        return list(found.values_list("type_id", "shop_price"))
+        return list(found.values_list("type_id", "price"))
 
     before, odd.says = ("type_004", Decimal(550)), 600
     assert not offers().exists()
@@ -202,7 +202,7 @@ def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
         ProductType.objects.update(pricing_due_at=F("pricing_due_at") - later)
         assert prices() == [before, (odd.ODD, price)][: 2 if price else 1]
         assert len(odd.asked) == count
-    ProductType.objects.filter(type_id=odd.ODD).update(price=500)
+    ProductType.objects.filter(type_id=odd.ODD).update(cost=500)
     assert offers().count() == 12
     assert len(prices()) == 2
     # Another function.
@@ -221,7 +221,7 @@ def test_a_price_that_comes_too_late_does_not_count(
     odd: Rule, shorten: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     shorten(pricing_slow=0.0)
-    assert shop_price(ProductType.objects.get(type_id="type_001")) is None
+    assert price_of(ProductType.objects.get(type_id="type_001")) is None
     assert caplog.messages == [f"PRICING took longer than 0 seconds ({PRODUCT}/type_001)"]
 
 
@@ -231,12 +231,12 @@ def test_a_price_that_comes_too_late_does_not_count(
 )
 def test_the_price_of_a_function_is_in_centimes(odd: Rule, told: Any, price: str) -> None:
     odd.says = told
-    assert str(shop_price(ProductType.objects.get(type_id=odd.ODD))) == price
+    assert str(price_of(ProductType.objects.get(type_id=odd.ODD))) == price
 
 
 @pytest.mark.django_db(transaction=True)
 def test_nobody_waits_for_a_function_of_the_shop(odd: Rule) -> None:
-    hold(reference="cart-1", product_id=PRODUCT, type_id=odd.ODD, quantity=1)
+    reserve(reference="cart-1", product_id=PRODUCT, type_id=odd.ODD, quantity=1)
     check_offer(PRODUCT, odd.ODD, 1, sale_amount=550, reference="cart-1")
     assert odd.asked == []
     quote(PRODUCT, odd.ODD)
@@ -267,10 +267,10 @@ def test_the_database_computes_the_same_price(
 ) -> None:
     set_conf(PRICING={**margin, "round_to": round_to, "least_margin": least})
     kind = ProductType.objects.first() or make_offer()
-    kind.price = cost
+    kind.cost = cost
     kind.save()
-    price = shop_price(kind)
-    assert [offer.shop_price for offer in offers()] == ([] if price is None else [price])
+    price = price_of(kind)
+    assert [offer.price for offer in offers()] == ([] if price is None else [price])
     if price is not None:
         assert price - cost >= max(least, margin.get("margin_fixed", Decimal(0)))
         assert price % (round_to or Decimal("0.01")) == 0

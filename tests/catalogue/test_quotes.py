@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.catalogue import check_offer, hold, quote
+from giftcards.catalogue import check_offer, quote, reserve
 from giftcards.engine.resolving import NoAnswer
 from giftcards.models import Product, ProviderState
 from giftcards.simulator import Denomination, Simulator
@@ -48,7 +48,7 @@ class TestQuote:
     ) -> None:
         make_offer(read_at=None if age is None else ago(age))
         told = quote(PRODUCT, TYPE, max_age=max_age)
-        assert told.price == price
+        assert told.cost == price
         assert asked(simulator) == [QUESTION] * (price == 530)
         assert told.no_answer is None
 
@@ -61,7 +61,7 @@ class TestQuote:
         set_conf(CATALOGUE_SKIP=["Gaming"])
         told = quote(PRODUCT, type_id, max_age=0)
         assert (told.is_skipped, told.is_for_sale) == (True, False)
-        assert told.price == (490 if type_id == TYPE else None)
+        assert told.cost == (490 if type_id == TYPE else None)
         assert asked(simulator) == []
 
     def test_says_all_there_is_to_know(
@@ -70,12 +70,12 @@ class TestQuote:
         set_conf(PRICING={"margin_percent": 10, "round_to": 10})
         make_offer(read_at=ago(120))
         make_order(Status.PENDING)
-        hold(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=1)
+        reserve(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=1)
         ProviderState.objects.update(balance=9_000, balance_read_at=ago(100))
         before = timezone.now()
         told = quote(PRODUCT, TYPE, 3)
-        assert (told.stock, told.available, told.shop_price) == (7, 4, 590)
-        assert (told.price, told.cost, told.balance) == (530, 1_590, 9_000)
+        assert (told.stock, told.available, told.price) == (7, 4, 590)
+        assert (told.cost, told.total_cost, told.balance) == (530, 1_590, 9_000)
         assert told.read_at is not None
         assert before <= told.read_at <= timezone.now()
         assert tuple(told.names) == ("PlayStation", "PSN 500 DA")
@@ -88,9 +88,9 @@ class TestQuote:
         self, simulator: Simulator
     ) -> None:
         told = quote(PRODUCT, TYPE)
-        assert (told.price, told.stock, told.is_for_sale) == (530, 7, True)
+        assert (told.cost, told.stock, told.is_for_sale) == (530, 7, True)
         assert tuple(told.names) == ("PlayStation", "PSN 500 DA")
-        assert quote(PRODUCT, TYPE).price == 530
+        assert quote(PRODUCT, TYPE).cost == 530
         assert asked(simulator) == [QUESTION]
 
     @pytest.mark.parametrize("type_id", [TYPE, "other"])
@@ -100,7 +100,7 @@ class TestQuote:
         make_offer(read_at=ago(120))
         simulator.catalogue = {PRODUCT: SoldProduct("PlayStation", "DZ", {})}
         told = quote(PRODUCT, type_id)
-        assert (told.is_for_sale, told.price, told.no_answer) == (False, None, None)
+        assert (told.is_for_sale, told.cost, told.no_answer) == (False, None, None)
 
     @pytest.mark.parametrize(
         ("trouble", "why"),
@@ -140,7 +140,7 @@ class TestQuote:
                 Product.objects.update(asked_at=ago(1.1))
                 monkeypatch.setattr(time, "sleep", pytest.fail)
         told = quote(PRODUCT, TYPE)
-        assert (told.price, told.stock, told.read_at, told.no_answer) == (490, 10, read_at, why)
+        assert (told.cost, told.stock, told.read_at, told.no_answer) == (490, 10, read_at, why)
         # At most one, although the client would repeat most questions.
         assert len(asked(simulator)) == (trouble in {"silent", "unknown product"})
 
@@ -150,15 +150,15 @@ class TestQuote:
         spend_budget()
         assert quote(PRODUCT, TYPE).no_answer == NoAnswer.BUSY
         refill_budget()
-        assert quote(PRODUCT, TYPE).price == 530
+        assert quote(PRODUCT, TYPE).cost == 530
 
     def test_a_question_whose_asker_died_is_asked_by_another(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+        self, simulator: Simulator, shorten: Callable[..., None]
     ) -> None:
-        set_conf(REQUEST_TIMEOUT=5)
+        shorten(request_timeout=5)
         make_offer(read_at=ago(120))
         Product.objects.update(types_read_at=ago(120), asked_at=ago(6))
-        assert quote(PRODUCT, TYPE).price == 530
+        assert quote(PRODUCT, TYPE).cost == 530
 
 
 @pytest.mark.parametrize("quantity", [0, -5, 2_001, "1"])
@@ -184,5 +184,5 @@ def test_many_callers_at_once_ask_once(simulator: Simulator, shorten: Callable[.
     Product.objects.update(types_read_at=ago(120), asked_at=ago(120))
     simulator.latency = (0.3, 0.3)
     told = in_threads(20, lambda: quote(PRODUCT, TYPE, max_age=10))
-    assert {(each.price, each.no_answer) for each in told} == {(530, None)}
+    assert {(each.cost, each.no_answer) for each in told} == {(530, None)}
     assert asked(simulator) == [QUESTION]

@@ -327,7 +327,7 @@ class TestLoop:
         assert process.poll() is None
         come_back()
         assert process.stdout.readline() == "Following the orders. Stop with Ctrl-C.\n"
-        wait_until(lambda: Order.objects.filter(settled_at__isnull=False).count() == 2)
+        wait_until(lambda: Order.objects.filter(finalized_at__isnull=False).count() == 2)
         process.terminate()
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
@@ -396,7 +396,7 @@ class TestLoop:
         child("giftcards_poll", "--loop", GIFTCARDS_API_KEY="wrong")
         wait_until(lambda: ApiKey.objects.exclude(stopped_at=None))
         child("giftcards_poll", "--loop", GIFTCARDS_API_KEY="good")
-        settled = Order.objects.filter(settled_at__isnull=False)
+        settled = Order.objects.filter(finalized_at__isnull=False)
         wait_until(lambda: settled.count() == 1)
         record_order(**LINE, reference=None)
         wait_until(lambda: settled.count() == 2)

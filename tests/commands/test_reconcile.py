@@ -19,8 +19,9 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=20)
+def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+    shorten(request_timeout=20)
 
 
 def lose_one(call: Call) -> Order:

@@ -45,8 +45,9 @@ STAFF = StatusChange.Source.STAFF
 
 
 @pytest.fixture(autouse=True)
-def quickly(set_conf: Callable[..., None]) -> None:
-    set_conf(POLL_INTERVAL=0.1, REQUEST_TIMEOUT=20)
+def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None:
+    set_conf(POLL_INTERVAL=0.1)
+    shorten(request_timeout=20)
 
 
 def work() -> None:
@@ -78,7 +79,7 @@ def state(order: Order) -> tuple[str, int]:
     return order.status, len(order.candidates)
 
 
-HELD = (Status.UNCONFIRMED, 1)
+ON_HOLD = (Status.UNCONFIRMED, 1)
 
 
 class TestHolding:
@@ -103,7 +104,7 @@ class TestHolding:
         ]
         assert orphans[0].startswith("2 orders at the provider since ")
         assert (err, code) == ("Not every order is explained.\n", 1)
-        assert state(bought) == HELD
+        assert state(bought) == ON_HOLD
         [problem] = problems(bought)
         assert (problem.code, problem.parameters) == ("restored", {"count": 1})
         assert history(bought) == ["PLACING", "UNCONFIRMED"]
@@ -113,7 +114,7 @@ class TestHolding:
             check_now(bought, gateway)
         assert call("giftcards_reconcile").code == 1
         work()
-        assert state(bought) == HELD
+        assert state(bought) == ON_HOLD
         assert other.status == Status.PENDING
         other.refresh_from_db()
         assert other.status == Status.PARTIALLY_FILLED
@@ -137,10 +138,10 @@ class TestHolding:
             work()
             assert posts(simulator) == 1
         found, code = after_restore(call)
-        assert (found["held"], code) == ([order.reference], 1)
-        assert state(order) == HELD
+        assert (found["on_hold"], code) == ([order.reference], 1)
+        assert state(order) == ON_HOLD
         work()
-        assert (state(order), posts(simulator)) == (HELD, 1)
+        assert (state(order), posts(simulator)) == (ON_HOLD, 1)
 
     def test_an_order_that_waited_for_a_price_and_was_bought_after_the_dump_is_held(
         self, call: Call, simulator: Simulator
@@ -148,12 +149,12 @@ class TestHolding:
         order = record_order(**LINE, max_price=400)
         work()
         order.refresh_from_db()
-        assert order.is_held
+        assert order.is_on_hold
         with undone():
             assert approve_price(order, 490, by="amina")
             work()
-        assert after_restore(call)[0]["held"] == [order.reference]
-        assert state(order) == HELD
+        assert after_restore(call)[0]["on_hold"] == [order.reference]
+        assert state(order) == ON_HOLD
 
     @pytest.mark.parametrize("line", [{"quantity": 1}, {"type_id": "TEST_PARTIAL"}], ids=str)
     def test_orders_of_another_line_hold_nothing(
@@ -164,7 +165,7 @@ class TestHolding:
             work()
         order = record_order(**LINE)
         found, code = after_restore(call)
-        assert (found["held"], found["waiting"], code) == ([], 1, 1)
+        assert (found["on_hold"], found["waiting"], code) == ([], 1, 1)
         assert state(order) == (Status.PENDING, 0)
 
     def test_an_order_that_was_recorded_long_after_the_purchase_is_not_held(
@@ -175,7 +176,7 @@ class TestHolding:
             work()
         order = record_order(**LINE)
         Order.objects.filter(pk=order.pk).update(created_at=ago(-3 * 3600))
-        assert after_restore(call)[0]["held"] == []
+        assert after_restore(call)[0]["on_hold"] == []
 
     def test_a_person_is_offered_the_first_purchases_after_the_order(
         self, call: Call, simulator: Simulator, shorten: Callable[..., None]
@@ -184,7 +185,7 @@ class TestHolding:
         orders = [record_order(**LINE) for _order in range(3)]
         with undone():
             work()
-        assert len(after_restore(call)[0]["held"]) == 3
+        assert len(after_restore(call)[0]["on_hold"]) == 3
         first, second, _third = simulator.orders
         for order in orders:
             order.refresh_from_db()
@@ -204,7 +205,7 @@ class TestHolding:
         found, code = after_restore(call)
         assert found.pop("since")
         assert found == {
-            "held": [],
+            "on_hold": [],
             "waiting": 1,
             "explained": 0,
             "unconfirmed": 0,
@@ -235,7 +236,7 @@ class TestReferences:
             work()
         waiting = record_order(**LINE, reference="cart-3")
         found, code = after_restore(call)
-        assert (found["held"], found["explained"], found["orphans"], code) == ([], 2, [], 0)
+        assert (found["on_hold"], found["explained"], found["orphans"], code) == ([], 2, [], 0)
         for order, bought in zip(orders, simulator.orders.values(), strict=True):
             order.refresh_from_db()
             assert (order.provider_order_id, order.provider_reference, problems(order)) == (
@@ -258,7 +259,7 @@ class TestReferences:
         record_order(**LINE, reference="here")
         if is_known:
             make_guide_order(**LINE, provider_reference=other.provider_reference)
-        assert after_restore(call)[0]["held"] == held
+        assert after_restore(call)[0]["on_hold"] == held
 
     def test_an_order_is_not_adopted_with_a_row_that_is_older_than_the_order(
         self, call: Call, simulator: Simulator
@@ -269,7 +270,7 @@ class TestReferences:
         [bought] = simulator._orders.values()
         bought.created_at -= timedelta(minutes=2)
         found, _code = after_restore(call)
-        assert (found["held"], found["explained"]) == ([order.reference], 0)
+        assert (found["on_hold"], found["explained"]) == ([order.reference], 0)
 
     def test_of_two_purchases_with_one_reference_the_second_is_told(
         self, call: Call, simulator: Simulator
@@ -357,7 +358,7 @@ class TestReading:
         record_order(**LINE)
         simulator.outage = True
         found, code = after_restore(call)
-        assert (found["held"], found["is_whole"], code) == ([], False, 1)
+        assert (found["on_hold"], found["is_whole"], code) == ([], False, 1)
 
 
 class TestWorkers:
@@ -381,7 +382,7 @@ class TestWorkers:
             return execute(sql, *args)
 
         with connection.execute_wrapper(start_worker):
-            assert len(after_restore(call)[0]["held"]) == 1
+            assert len(after_restore(call)[0]["on_hold"]) == 1
         assert tried == [None]
         assert lease(Lease.LOOP).until is None
 
@@ -398,6 +399,6 @@ class TestWorkers:
 
         with connection.execute_wrapper(take_over):
             found, code = after_restore(call)
-        assert (found["held"], found["is_whole"], code) == ([orders[0].reference], False, 1)
+        assert (found["on_hold"], found["is_whole"], code) == ([orders[0].reference], False, 1)
         assert state(orders[1]) == (Status.PENDING, 0)
         assert lease(Lease.LOOP).token == "other"

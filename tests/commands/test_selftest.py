@@ -15,7 +15,7 @@ from giftcards.conf import conf
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order, ProviderState
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Simulator
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
@@ -241,11 +241,11 @@ def test_selftest_fails_if_the_database_does_not_keep_the_codes(
                 card.sealed = card.sealed[:50]
             card.save()
 
-    order_settled.connect(damage)
+    order_finalized.connect(damage)
     try:
         out, err, code = call("giftcards_selftest")
     finally:
-        order_settled.disconnect(damage)
+        order_finalized.disconnect(damage)
         Card.objects.all().delete()
     assert out.count(f"        {complaint}\n") == 2
     assert (err, code) == ("2 of 3 scenarios failed: partial delivery, ordinary order.\n", 1)

@@ -635,13 +635,10 @@ class TestOneOrder:
         assert (entry["ticked_by"], entry["text"]) == ("amina", str(problem))
         assert datetime.fromisoformat(entry["ticked_at"]) == order.acknowledgements.get().at
 
-    def test_status_of_an_order_shows_unknown_amounts_as_unknown(
-        self, call: Call, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(CURRENCY="EUR")
+    def test_status_of_an_order_shows_unknown_amounts_as_unknown(self, call: Call) -> None:
         make_order(Status.REFUNDED, reference="cart-1")
         assert call("giftcards_status", "cart-1").out.endswith(
-            "    ordered   unknown\n    charged   0.00 EUR\n    refunded  unknown\n"
+            "    ordered   unknown\n    charged   0.00 DZD\n    refunded  unknown\n"
         )
         refund = json.loads(call("giftcards_status", "cart-1", "--json").out)["refund"]
         assert refund == {
@@ -668,16 +665,18 @@ class TestOneOrder:
             )
 
 
-def test_status_refuses_a_currency_that_is_no_code(
+def test_status_refuses_a_wrong_limit_of_the_balance(
     call: Call, set_conf: Callable[..., None]
 ) -> None:
-    set_conf(CURRENCY="dinar")
+    set_conf(LOW_BALANCE="dinar")
     out, err, code = call("giftcards_status")
     assert (out, code) == ("", 2)
-    assert err.startswith("GIFTCARDS['CURRENCY'] must be ")
+    assert err.startswith("GIFTCARDS['LOW_BALANCE'] must be ")
 
 
-def test_status_says_that_a_held_order_needs_attention(call: Call, simulator: Simulator) -> None:
+def test_status_says_that_an_order_on_hold_needs_attention(
+    call: Call, simulator: Simulator
+) -> None:
     simulator.price_factor = 2
     make_order(reference="cart-1", sale_price=Decimal(550))
     call("giftcards_poll")

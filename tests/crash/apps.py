@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -19,10 +20,10 @@ class CrashConfig(AppConfig):
     def ready(self) -> None:
         if step := os.environ.get("CRASH_AT"):
             die_at(step, signal.Signals(int(os.environ.get("CRASH_SIGNAL", signal.SIGKILL))))
-        if seconds := os.environ.get("CRASH_START_WITHIN"):
-            from giftcards.engine.tuning import tuning
+        from giftcards.engine.tuning import tuning
 
-            tuning.start_within = float(seconds)
+        for name, value in json.loads(os.environ.get("CRASH_TUNING", "{}")).items():
+            setattr(tuning, name, value)
         if told := os.environ.get("CRASH_TOLD"):
             write_down(Path(told))
 

@@ -35,12 +35,8 @@ from tests.stage import LINE, PSN, checks, lease, posts, record_order, stop, wai
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 
-CONF = {
-    "POLL_INTERVAL": 0.2,
-    "REQUESTS_PER_MINUTE": 1200,
-    "REQUEST_TIMEOUT": 5,
-    "PROOF_OF_ABSENCE": 1,
-}
+CONF = {"POLL_INTERVAL": 0.2, "REQUESTS_PER_MINUTE": 1200}
+TUNING = {"request_timeout": 5.0, "proof_of_absence": 1.0}
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -56,16 +52,25 @@ def told(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def start(
-    child: Start, told: Path, simulator: Simulator, set_conf: Callable[..., None], settings: Any
+    child: Start,
+    told: Path,
+    simulator: Simulator,
+    set_conf: Callable[..., None],
+    shorten: Callable[..., None],
+    settings: Any,
 ) -> Start:
     """Start a command that dies at the given step, if any; it writes down what it is told."""
     set_conf(**CONF)
+    shorten(**TUNING)
 
-    def run(*args: str, dies: str = "", **variables: str) -> subprocess.Popen[str]:
+    def run(
+        *args: str, dies: str = "", tuning: dict[str, float] | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
         return child(
             *args,
             DJANGO_SETTINGS_MODULE="tests.crash.settings",
             CRASH_CONF=json.dumps({**CONF, "BASE_URL": simulator.url}),
+            CRASH_TUNING=json.dumps({**TUNING, **(tuning or {})}),
             CRASH_AT=dies,
             CRASH_TOLD=str(told),
             **variables,
@@ -236,7 +241,7 @@ def test_a_process_halted_anywhere_while_it_sends_does_not_buy_what_another_has_
         *("giftcards_place", PSN, "type_001", "2", "--reference", "order-1"),
         dies=step,
         CRASH_SIGNAL=str(signal.SIGSTOP.value),
-        CRASH_START_WITHIN="1",
+        tuning={"start_within": 1.0},
     )
     wait_until(lambda: is_halted(halted))
     since = time.monotonic()

@@ -62,9 +62,9 @@ class Shop:
         self.codes |= self._stored(orders, days_ago=days_ago)
 
     def _stored(self, orders: int, *, days_ago: int) -> Codes:
-        settled_at = timezone.now() - timedelta(days=days_ago)
+        finalized_at = timezone.now() - timedelta(days=days_ago)
         made = Order.objects.bulk_create(
-            build_guide_order(Status.FULFILLED, quantity=CARDS_OF_ORDER, settled_at=settled_at)
+            build_guide_order(Status.FULFILLED, quantity=CARDS_OF_ORDER, finalized_at=finalized_at)
             for _number in range(orders)
         )
         answers = [

@@ -71,7 +71,7 @@ def _facts(kind: str, now: datetime) -> Facts:
         owed=owed,
         paid_back=(PaidBack(missing * _PRICE, now, "CCP"),) if is_paid_back else (),
         is_reordered=False,
-        promised_day=promised_day(Order(settled_at=now)) if is_final else None,
+        promised_day=promised_day(Order(finalized_at=now)) if is_final else None,
     )
 
 

@@ -80,7 +80,7 @@ def note_tick() -> None:
 
 def let_pass(**span: float) -> None:
     """Move what has been recorded into the past."""
-    moments = [(Order, "settled_at"), (Delivery, "failed_at"), (LinkVisit, "at")]
+    moments = [(Order, "finalized_at"), (Delivery, "failed_at"), (LinkVisit, "at")]
     for model, name in [*moments, (Lease, "until")]:
         rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]
         rows.update(**{name: F(name) - timedelta(**span)})

@@ -36,8 +36,8 @@ def make_old(reference: str = "web-1042", **values: Any) -> Order:
     order = make_settled(reference, **values)
     order.deliveries.all().delete()
     order.changes.update(announced_at=timezone.now(), announce_at=None)
-    order.settled_at = timezone.now() - timedelta(days=400)
-    order.save(update_fields=["settled_at"])
+    order.finalized_at = timezone.now() - timedelta(days=400)
+    order.save(update_fields=["finalized_at"])
     return order
 
 

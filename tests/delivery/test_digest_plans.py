@@ -77,10 +77,10 @@ def _news() -> None:
     now = timezone.now()
     lately = now - timedelta(minutes=1)
     for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED, Status.FULFILLED):
-        make_guide_order(status, settled_at=lately)
+        make_guide_order(status, finalized_at=lately)
     make_guide_order(Status.DELAYED, problems=[Problem("late", {})])
     make_order(Status.UNCONFIRMED, problems=[Problem("answer_lost")])
-    order = make_guide_order(Status.FULFILLED, settled_at=lately)
+    order = make_guide_order(Status.FULFILLED, finalized_at=lately)
     message = {"order": order, "kind": "delivered", "address": "x@example.com", "language": "fr"}
     Delivery.objects.create(**message, key="1", status="failed", failed_at=lately)
     Delivery.objects.create(

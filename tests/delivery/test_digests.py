@@ -73,7 +73,7 @@ def ago(**span: float) -> Any:
 
 
 def settled(status: Status, reference: str, **values: Any) -> Order:
-    return make_guide_order(status, reference=reference, settled_at=ago(minutes=2), **values)
+    return make_guide_order(status, reference=reference, finalized_at=ago(minutes=2), **values)
 
 
 def sent() -> list[EmailMultiAlternatives]:
@@ -294,7 +294,7 @@ class TestStates:
     ) -> None:
         listed(BOOKS, SUPPORT)
         lacking = make_guide_order(
-            Status.PARTIALLY_FILLED, reference="web-1", is_credited=False, settled_at=ago(days=1)
+            Status.PARTIALLY_FILLED, reference="web-1", is_credited=False, finalized_at=ago(days=1)
         )
         differs = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
         Order.objects.filter(pk=lacking.pk).update(**lacking.problem_columns(new=[differs]))

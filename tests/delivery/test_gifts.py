@@ -88,7 +88,7 @@ class TestWhoIsTold:
         for _time in range(2):
             outbox.announce()
             StatusChange.objects.filter(pk=change.pk).update(
-                announced_at=None, announce_at=change.at, delivered_to=None
+                announced_at=None, announce_at=change.at, announced_to=None
             )
         assert queued() == expected
         assert Delivery.objects.count() == len(expected)
@@ -314,7 +314,7 @@ class TestTime:
         send()
         StatusChange.objects.update(announced_at=timezone.now())
         record_refund(order, amount=1200, reference="R1")
-        Order.objects.update(settled_at=in_days(-400))
+        Order.objects.update(finalized_at=in_days(-400))
         Order.objects.update(open_amount=0)
         assert (purge_of_days(30), purge_of_days(1)) == (0, 0)
         pass_days(20)

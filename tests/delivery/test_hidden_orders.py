@@ -24,7 +24,7 @@ from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.delivery import digests
 from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import CardLink, Delivery, StaffDigest
-from giftcards.engine.approvals import hold_for_price, hold_for_review
+from giftcards.engine.approvals import put_on_hold_for_price, put_on_hold_for_review
 from giftcards.fulfilment import change_customer
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import (
@@ -120,8 +120,8 @@ def make_trouble(prefix: str) -> None:
     make(Status.UNCONFIRMED, reference=f"{prefix}lost", problems=[Problem("answer_lost")])
     for reference in ("price", "review"):
         make(Status.PENDING, reference=f"{prefix}{reference}", max_price=400)
-    hold_for_price(of(f"{prefix}price"), price=Decimal(490), ceiling=Decimal(400))
-    hold_for_review(of(f"{prefix}review"), objection=f"{prefix}objection")
+    put_on_hold_for_price(of(f"{prefix}price"), price=Decimal(490), ceiling=Decimal(400))
+    put_on_hold_for_review(of(f"{prefix}review"), objection=f"{prefix}objection")
     lacking = make(Status.REFUNDED, reference=f"{prefix}lacks", problems=[LACKS], is_credited=False)
     long_ago = timezone.now() - timedelta(hours=1)
     failed = message(lacking, status="failed", failed_at=timezone.now(), address=EMAIL)
@@ -168,7 +168,7 @@ KEYS = {
     **dict.fromkeys(
         (
             *("order_resolve", "order_price", "order_review", "order_wait", "order_check"),
-            *("order_pay_back", "order_repeat", "order_sale", "order_take", "order_dispute"),
+            *("order_pay_back", "order_reorder", "order_sale", "order_take", "order_dispute"),
             *("order_release", "order_customer", "order_tick_off", "order_note"),
             *("order_take_over", "order_give_back", "order_fingerprint", "order_adopt"),
             *("delivery_send_again", "delivery_send_link", "delivery_new_link"),
@@ -359,7 +359,7 @@ def test_digests_tell_the_owner_of_an_account_of_no_hidden_order(
     let_pass(minutes=60)
     make_trouble(HIDDEN)
     make_guide_order(Status.HANDLING, reference="web-late", problems=[Problem("late", {})])
-    make_guide_order(Status.REFUNDED, reference="web-refunded", settled_at=timezone.now())
+    make_guide_order(Status.REFUNDED, reference="web-refunded", finalized_at=timezone.now())
     let_pass(minutes=40)
     mail.outbox.clear()
     digests.send_due(Limits())

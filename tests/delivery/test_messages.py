@@ -486,7 +486,7 @@ class TestMoney:
     ) -> None:
         settings.TIME_ZONE = "Africa/Algiers"  # where it is the 30th already
         order = settle("web-1042", PARTIAL, **LINE)
-        order.settled_at = datetime(2026, 11, 29, 23, 30, tzinfo=UTC)
+        order.finalized_at = datetime(2026, 11, 29, 23, 30, tzinfo=UTC)
         monkeypatch.setattr(timezone, "now", lambda: datetime(2026, 12, 2, 12, tzinfo=UTC))
         for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
             assert said not in plain(text)

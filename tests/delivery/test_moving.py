@@ -101,7 +101,7 @@ def test_a_move_that_is_announced_again_after_the_correction_is_told_once(
     make_message(order=order, kind="delayed", address=WRONG)
     for address in corrections:
         change_customer(order, email=address)
-    StatusChange.objects.update(announced_at=None, announce_at=timezone.now(), delivered_to=None)
+    StatusChange.objects.update(announced_at=None, announce_at=timezone.now(), announced_to=None)
     assert outbox.announce()
     assert send().sent == 1
     assert mailed() == [RIGHT]

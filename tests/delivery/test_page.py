@@ -411,7 +411,7 @@ class TestWhatIsMissing:
         assert "You get the money" not in words(press(address))
         settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": 3}
         assert f"You get the money by {day_text(promised_day(order))} at" in words(press(address))
-        Order.objects.filter(pk=order.pk).update(settled_at=timezone.now() - timedelta(days=9))
+        Order.objects.filter(pk=order.pk).update(finalized_at=timezone.now() - timedelta(days=9))
         text = words(press(address))
         assert "The money is late. We are sorry, and are on it." in text
         assert "You get the money" not in text
@@ -516,7 +516,7 @@ def used_up(link: CardLink) -> None:
 
 
 def not_final(link: CardLink) -> None:
-    values = {"open_amount": None, "is_consistent": None, "settled_at": None}
+    values = {"open_amount": None, "is_consistent": None, "finalized_at": None}
     Order.objects.filter(pk=link.order_id).update(
         status=Status.HANDLING, due_at=timezone.now(), **values
     )

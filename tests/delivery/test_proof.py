@@ -111,7 +111,7 @@ def test_times_are_told_with_their_zone() -> None:
     order = delivered()
     Order.objects.filter(pk=order.pk).update(
         sent_at=datetime(2026, 3, 1, 10, 0, 5, tzinfo=UTC),
-        settled_at=datetime(2026, 3, 1, 10, 1, 7, tzinfo=UTC),
+        finalized_at=datetime(2026, 3, 1, 10, 1, 7, tzinfo=UTC),
     )
     html = proof(order)
     quote = element(html, 'lang="en"', "p")

@@ -106,7 +106,7 @@ def test_a_move_that_is_announced_twice_queues_one_message() -> None:
     change = moved(Status.FULFILLED)
     outbox.announce()
     StatusChange.objects.filter(pk=change.pk).update(
-        announced_at=None, announce_at=change.at, delivered_to=None
+        announced_at=None, announce_at=change.at, announced_to=None
     )
     assert outbox.announce() == 1
     assert Delivery.objects.count() == 1

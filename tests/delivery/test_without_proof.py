@@ -77,7 +77,7 @@ WITH_PROOF: list[tuple[str, Any, dict[str, str]]] = [
 # These set no address. A new page has to be in one of the tables.
 WITHOUT_ADDRESS = {
     *("order_resolve", "order_price", "order_review", "order_wait", "order_check"),
-    *("order_pay_back", "order_repeat", "order_sale", "order_take", "order_dispute"),
+    *("order_pay_back", "order_reorder", "order_sale", "order_take", "order_dispute"),
     *("order_release", "order_tick_off", "order_note", "order_take_over", "order_give_back"),
     *("refund_complete", "refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
     *("order_find_card", "card_ask", "delivery_withdraw", "delivery_dispute"),

@@ -219,7 +219,6 @@ CHECKS = {
     "giftcards.E015": "Q_CLUSTER",
     "giftcards.E016": "twice",
     "giftcards.E017": "SECRET_KEY",
-    "giftcards.E018": "CURRENCY",
     "giftcards.E019": "tables",
     "giftcards.E020": "card",
     "giftcards.E021": "REAUTHENTICATE",

@@ -11,7 +11,7 @@ from django_q.models import OrmQ
 from giftcards.models import Order, StatusChange
 from giftcards.rules.problems import IN_SHORT, WORDINGS
 from giftcards.rules.states import FINAL, STATES, Kind, Status
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from tests.docs.pages import blocks, code, page, rows, section
 
 STATUSES = [(row[0].strip("`"), *row[1:]) for row in rows(section(page("orders"), "Statuses"))]
@@ -91,7 +91,7 @@ def test_the_receiver_queues_a_task_for_an_order_of_the_shop(
         exec(block, names)
         names["settled"](order, StatusChange(pk=1))
     finally:
-        order_settled.disconnect(dispatch_uid="shop.settled")
+        order_finalized.disconnect(dispatch_uid="shop.settled")
     assert [queued.task["func"] for queued in OrmQ.objects.all()] == tasks
 
 

@@ -13,7 +13,7 @@ from django_q.models import OrmQ
 from giftcards import tasks
 from giftcards.engine.task_queue import SWEEP_TASK
 from giftcards.models import Order, StatusChange
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,7 +29,7 @@ def namespace() -> Iterator[dict[str, Any]]:
     """The names that the example defines; its receiver is disconnected afterwards."""
     names: dict[str, Any] = {}
     yield names
-    order_settled.disconnect(names["deliver"])
+    order_finalized.disconnect(names["deliver"])
 
 
 @pytest.mark.django_db(transaction=True)

@@ -106,11 +106,11 @@ class TestReading:
 
     @pytest.mark.usefixtures("simulator")
     def test_what_was_spent_in_the_24_hours_before_is_kept_with_it(self) -> None:
-        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_300))
+        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, finalized_at=ago(86_300))
         make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
         make_guide_order(Status.PARTIALLY_FILLED, fulfilled_amount=Decimal("1470.10"))
         make_guide_order(Status.REFUNDED)
-        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, settled_at=ago(86_500))
+        make_guide_order(Status.FULFILLED, fulfilled_amount=2450, finalized_at=ago(86_500))
         assert ProviderState.objects.current().spent_lately is None
         run_loop()
         assert provider_state().spent_lately == Decimal("5390.20")

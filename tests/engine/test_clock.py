@@ -63,8 +63,9 @@ BACK = [-seconds for seconds in AHEAD]
 
 
 @pytest.fixture
-def _settings(set_conf: Setter) -> None:
-    set_conf(PROOF_OF_ABSENCE=100, REQUESTS_PER_MINUTE=120)
+def _settings(set_conf: Setter, shorten: Setter) -> None:
+    set_conf(REQUESTS_PER_MINUTE=120)
+    shorten(proof_of_absence=100)
 
 
 class Looks:

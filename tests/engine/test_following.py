@@ -671,7 +671,7 @@ class TestListThatIsNoHelp:
         wire.get(LIST, json=list_page(*[list_row(order, **HANDLING) for order in orders]))
         tell(wire, *orders[:3])
         for settled in range(1, 4):
-            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            Order.objects.filter(finalized_at=None).update(due_at=ago(1))
             assert run_sweep() == Swept(checked=7 - settled, settled=1)
         asked = [url for call in wire.calls if "/check-order/" in (url := call.request.url or "")]
         assert asked == [check_url(orders[number]) for number in (1, 2, 0)]

@@ -87,7 +87,7 @@ class TestDifferences:
         after = see(order, FULFILLED, times=3)
         expected = ("PARTIALLY_FILLED", 3, 1470)
         assert (after.status, after.fulfilled_quantity, after.fulfilled_amount) == expected
-        assert after.settled_at == order.settled_at
+        assert after.finalized_at == order.finalized_at
         assert problems(after) == MORE
         assert codes(after) == [card.value for card in CARDS]
         assert not [row for row in Card.objects.all() if CARDS[4].value in row.sealed]
@@ -184,7 +184,7 @@ class TestInPassing:
         rows = [list_row(order, **OPEN) for order in open_orders]
         wire.get(LIST, json=list_page(list_row(done, **gone), *rows))
         for _ in range(2):
-            Order.objects.filter(settled_at=None).update(due_at=ago(1))
+            Order.objects.filter(finalized_at=None).update(due_at=ago(1))
             assert run_sweep().checked == 3
         assert [
             call for call in wire.calls if f"/{done.provider_order_id}" in call.request.url
@@ -206,7 +206,7 @@ class TestInPassing:
             rows += [list_row(order, **OPEN) for order in follow_three()]
             wire.replace("GET", LIST, json=list_page(*rows))
             for _ in range(2):
-                Order.objects.filter(settled_at=None).update(due_at=ago(1))
+                Order.objects.filter(finalized_at=None).update(due_at=ago(1))
                 # At the second time, what is different is on record.
                 with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
                     sweep(gateway)

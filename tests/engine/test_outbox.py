@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from giftcards.engine.outbox import OFFERS, announce, next_try
 from giftcards.models import Lease, Order, StatusChange
-from giftcards.signals import offer_changed, order_settled, order_status_changed
+from giftcards.signals import offer_changed, order_finalized, order_status_changed
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_offer
 from tests.stage import Log, Setter, failing, lease, messages, receiving, wait_until
@@ -65,7 +65,8 @@ def heard(listen: Listen) -> Heard:
         lambda order, change: calls.append(("changed", order.reference, str(change))),
     )
     listen(
-        order_settled, lambda order, change: calls.append(("settled", order.reference, str(change)))
+        order_finalized,
+        lambda order, change: calls.append(("settled", order.reference, str(change))),
     )
     return calls
 
@@ -242,7 +243,7 @@ class TestReceiverThatFails:
         change = StatusChange.objects.get()
         assert change.announced_at is not None
         assert change.announce_error == ""
-        assert change.delivered_to == [f"{MODULE}.Trouble.a", f"{MODULE}.Trouble.b"]
+        assert change.announced_to == [f"{MODULE}.Trouble.a", f"{MODULE}.Trouble.b"]
         pass_time(timedelta(days=1))
         assert trouble.hears() == []
 
@@ -320,7 +321,7 @@ class TestReceiverThatFails:
         assert list(StatusChange.objects.given_up()) == [first]
         first.refresh_from_db()
         assert first.announce_error.startswith(f"{MODULE}.Trouble.a: ")
-        assert first.delivered_to == [f"{MODULE}.Trouble.b"]
+        assert first.announced_to == [f"{MODULE}.Trouble.b"]
         assert pause_of(second) == pytest.approx(10, abs=2)
         pass_time(timedelta(days=9))
         assert trouble.hears() == ["A REFUNDED"]
@@ -343,8 +344,8 @@ class TestReceiverThatFails:
             if errors:
                 raise errors.pop()
 
-        with receiving(order_settled, trouble.a):
-            listen(order_settled, receive)
+        with receiving(order_finalized, trouble.a):
+            listen(order_finalized, receive)
             moved("order-1", Status.REFUNDED)
             assert trouble.hears() == ["A REFUNDED", "B REFUNDED", "A REFUNDED"]
             heard.clear()
@@ -383,7 +384,7 @@ class TestReceiverThatFails:
         self, trouble: Trouble, heard: Heard
     ) -> None:
         """Each signal is an order of its own."""
-        with receiving(order_settled, trouble.a):
+        with receiving(order_finalized, trouble.a):
             moved("order-1", Status.DELAYED)
             trouble.failing = {"A"}
             trouble.hears()
@@ -501,7 +502,7 @@ def test_a_renamed_receiver_that_keeps_its_dispatch_uid_is_not_told_twice(
     moved("order-1", Status.DELAYED)
     try:
         assert trouble.hears() == ["B DELAYED", "A DELAYED"]
-        assert StatusChange.objects.get().delivered_to == ["order_status_changed b"]
+        assert StatusChange.objects.get().announced_to == ["order_status_changed b"]
         order_status_changed.disconnect(dispatch_uid="b")
         order_status_changed.connect(trouble.b_renamed, dispatch_uid="b")
         trouble.failing.clear()
@@ -572,7 +573,7 @@ def test_names_of_receivers_are_the_same_in_another_process(connected: Callable[
     change = StatusChange.objects.get()
     here = f"{MODULE}.test_names_of_receivers_are_the_same_in_another_process.<locals>"
     makes = f"{here}.as_a_process_makes_them.<locals>"
-    assert change.delivered_to == [
+    assert change.announced_to == [
         f"{MODULE}.Shop",
         f"{MODULE}.hear",
         f"{MODULE}.hear_slowly",
@@ -605,7 +606,7 @@ def test_two_receivers_of_one_name_are_told_again_together(
     moved("order-1", Status.DELAYED)
     with suppress(SystemExit):
         announce()
-    assert StatusChange.objects.get().delivered_to == []
+    assert StatusChange.objects.get().announced_to == []
     # One that always fails does not keep its namesake from being told.
     assert told == (["first"] if (error, fails) == (SystemExit, "first") else ["first", "second"])
     failing.clear()
@@ -824,7 +825,7 @@ class TestDatabase:
     ) -> None:
         for number in range(3):
             moved(f"order-{number}", Status.DELAYED)
-        with self.refuse("order-1", column="delivered_to"):
+        with self.refuse("order-1", column="announced_to"):
             assert announce() == 2
             assert announce() == 0
             pass_time(timedelta(seconds=11))
@@ -862,7 +863,7 @@ class TestProcessThatDies:
         def die(execute: Any, sql: str, *args: Any) -> Any:
             # From the record on, nothing reaches the database.
             is_write = sql.startswith("UPDATE") and "giftcards_statuschange" in sql
-            if is_write and "delivered_to" in sql:
+            if is_write and "announced_to" in sql:
                 monkeypatch.setattr(Lease.objects, "release", lambda *_: None)
                 raise Killed
             return execute(sql, *args)
@@ -902,7 +903,7 @@ class TestProcessThatDies:
         assert told == ["order-1", "order-2", "late order-2"]
         trouble.told.clear()
         change = StatusChange.objects.get(order__reference="order-1")
-        assert change.delivered_to == [f"{MODULE}.Trouble.a", f"{MODULE}.Trouble.b"]
+        assert change.announced_to == [f"{MODULE}.Trouble.a", f"{MODULE}.Trouble.b"]
         assert change.announce_error.startswith(f"{here}.hang: SystemExit at {__file__}:")
         pass_time(timedelta(seconds=11))
         with pytest.raises(SystemExit):

@@ -18,7 +18,7 @@ from django.utils import timezone
 from django_q.conf import Conf
 from django_q.models import OrmQ
 
-from giftcards.engine.approvals import approve_price, hold_for_price
+from giftcards.engine.approvals import approve_price, put_on_hold_for_price
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.placing import give_up, mark_unconfirmed, send, send_due, send_now
 from giftcards.engine.recovering import adopt, declare_absent
@@ -489,7 +489,7 @@ class TestEndings:
         order = buy()
         refusal = Problem("refused", {**told, "provider_code": code})
         self.check(order, "REJECTED", refusal, is_over=True)
-        assert fresh(order).settled_at is not None
+        assert fresh(order).finalized_at is not None
         assert order.due_at is None
         assert messages(caplog) == [f"Order {order.reference} is REJECTED. {refusal}"]
         self.sweep_on()
@@ -526,9 +526,9 @@ class TestEndings:
         assert fresh(order).status == "UNCONFIRMED"
 
     def test_an_order_without_an_answer_in_time_is_unconfirmed(
-        self, simulator: Simulator, set_conf: Setter
+        self, simulator: Simulator, shorten: Setter
     ) -> None:
-        set_conf(REQUEST_TIMEOUT=1)
+        shorten(request_timeout=1)
         released = threading.Event()
         simulator.on_request = lambda request: request.method == "POST" and released.wait(30)
         order = buy()
@@ -706,8 +706,8 @@ class TestLateAnswers:
 
         def queue_and_hold(lost: Order) -> bool:
             assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
-            hold_for_price(lost, price=Decimal(600), ceiling=Decimal(550))
-            assert fresh(lost).is_held
+            put_on_hold_for_price(lost, price=Decimal(600), ceiling=Decimal(550))
+            assert fresh(lost).is_on_hold
             return decision == "held" or bool(approve_price(lost, 600, by="amina"))
 
         order = self.buy_while(wire, queue_and_hold)

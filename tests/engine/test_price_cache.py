@@ -175,9 +175,9 @@ class TestRequired:
         max_age: int,
         simulator: Simulator,
         pass_time: Callable[[float], None],
-        set_conf: Setter,
+        shorten: Setter,
     ) -> None:
-        set_conf(PRICE_MAX_AGE=max_age)
+        shorten(price_max_age=max_age)
         with Gateway() as gateway:
             assert gateway.prices.required_price(PSN, "type_001") == Decimal(490)
             simulator.price_factor = 2

@@ -145,7 +145,7 @@ class TestSettling:
             order.failures,
             order.claimed_until,
         ) == (given_answer.status, len(given_answer.cards), amount, PRICE, [], NOW, None, 0, None)
-        assert order.settled_at is not None
+        assert order.finalized_at is not None
         # The answer has confirmed that the id is the order's.
         assert order.identified_at == NOW
         assert cards_of(order) == list(given_answer.cards)
@@ -886,7 +886,7 @@ class TestFailingAlone:
         with failing("INSERT", "giftcards_statuschange", error=DatabaseError("disk full")):
             assert record_answers([(held, PARTIAL)], now=NOW) == 0
         order = Order.objects.get(pk=held.pk)
-        assert (order.status, order.settled_at, order.fulfilled_quantity) == ("HANDLING", None, 0)
+        assert (order.status, order.finalized_at, order.fulfilled_quantity) == ("HANDLING", None, 0)
         assert not order.cards.exists()
         assert record(order, PARTIAL).status == "PARTIALLY_FILLED"
         assert cards_of(order) == [A, B, C]

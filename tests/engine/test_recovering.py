@@ -53,8 +53,9 @@ SOURCE = StatusChange.Source.RECOVERY
 
 
 @pytest.fixture
-def _settings(set_conf: Setter) -> None:
-    set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+def _settings(set_conf: Setter, shorten: Setter) -> None:
+    set_conf(REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+    shorten(proof_of_absence=60)
 
 
 def buy_elsewhere(type_id: str, quantity: int = 2) -> str:
@@ -777,6 +778,6 @@ class TestDeclaring:
         assert declare_absent(order, send_again=False, source=SOURCE, detail=BY_HAND)
         look(2)
         assert (fresh(order).status, problems(order)) == ("REJECTED", [])
-        assert order.settled_at is not None
+        assert order.finalized_at is not None
         assert details(order.changes.get()) == [BY_HAND]
         assert posts(simulator) == 0

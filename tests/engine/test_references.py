@@ -34,8 +34,9 @@ WITHOUT = ["PLACING", "PENDING", "PLACING"]
 
 
 @pytest.fixture
-def _settings(set_conf: Setter) -> None:
-    set_conf(SEND_REFERENCE=True, PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+def _settings(set_conf: Setter, shorten: Setter) -> None:
+    set_conf(SEND_REFERENCE=True, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+    shorten(proof_of_absence=60)
 
 
 @pytest.fixture
@@ -177,15 +178,15 @@ def test_of_two_rows_with_a_lost_orders_reference_the_first_is_adopted_and_the_o
     assert problems(order) == [Problem("bought_twice", {"provider_order_id": second})]
 
 
-@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("is_on_hold", [True, False])
 def test_an_order_that_waits_to_be_sent_again_is_not_once_the_list_shows_its_reference(
-    simulator: Simulator, answered: Callable[[], None], is_held: bool
+    simulator: Simulator, answered: Callable[[], None], is_on_hold: bool
 ) -> None:
     simulator.references = "told"
     order = buy(type_id="SIM_LOST")
     answered()
     assert declare_absent(order, send_again=True, source=StatusChange.Source.RECOVERY)
-    Order.objects.update(due_at=None if is_held else timezone.now() + timedelta(hours=1))
+    Order.objects.update(due_at=None if is_on_hold else timezone.now() + timedelta(hours=1))
     compare_with_list()
     assert [problem.code for problem in problems(order)] == ["bought_before"]
     look(3)

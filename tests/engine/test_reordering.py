@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.engine.approvals import end_waits, hold_for_price, send_at_once
+from giftcards.engine.approvals import end_waits, put_on_hold_for_price, send_at_once
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.recording import record_changes
-from giftcards.engine.reordering import repetition
-from giftcards.fulfilment import approve_price, place_order, reject_held, reorder_missing
+from giftcards.engine.reordering import reorder_of
+from giftcards.fulfilment import approve_price, place_order, reject_order, reorder_missing
 from giftcards.models import ApiKey, Lease, Order, ProductPrices, ProviderState, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.settlement import customer_breakdown
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Simulator
 from giftcards.statuses import Review, Status
 from giftcards.tasks import tick
@@ -54,7 +54,7 @@ def rule(set_conf: Callable[..., None]) -> None:
 
 def again(order: Order) -> Order:
     """The order that repeats ``order``."""
-    found = repetition(order)
+    found = reorder_of(order)
     assert found is not None
     return found
 
@@ -121,7 +121,7 @@ class TestOrdering:
         def look(order: Order, **_named: Any) -> None:
             found.append((order.reordered_amount, again(order).quantity))
 
-        with receiving(order_settled, look):
+        with receiving(order_finalized, look):
             buy("TEST_PARTIAL")
             buy("SIM_REJECT")
         assert found == [(1650, 3), (2750, 5)]
@@ -141,7 +141,7 @@ class TestOrdering:
         new = again(buy("TEST_PARTIAL"))
         simulator.forget_requests()
         Order.objects.filter(pk=new.pk).update(queued_at=ago(100_000), created_at=ago(100_000))
-        Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+        Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
         ProductPrices.objects.all().delete()
         assert not is_work_left()
         tick()
@@ -156,7 +156,7 @@ class TestOrdering:
     ) -> None:
         new = its_turn(again(buy("TEST_PARTIAL")), type_id="type_001", queued_at=ago(100_000))
         assert (new.status, new.fulfilled_quantity, new.send_after) == ("FULFILLED", 3, None)
-        assert (posts(simulator), repetition(new)) == (2, None)
+        assert (posts(simulator), reorder_of(new)) == (2, None)
 
     def test_no_dinar_is_lost_and_no_card_is_bought_too_much_along_a_chain(
         self, simulator: Simulator
@@ -171,7 +171,7 @@ class TestOrdering:
         assert [part.open_amount > 0 for part in parts if part] == [False, False, True]
         kept = sum(part.kept_amount for part in parts if part)
         assert kept + parts[-1].open_amount == 5000  # type: ignore[union-attr]
-        assert repetition(third) is None
+        assert reorder_of(third) is None
         assert posts(simulator) == 3
 
     def test_an_order_whose_cards_are_ordered_again_settles_once_though_that_fails(
@@ -182,7 +182,7 @@ class TestOrdering:
             for _sweep in range(2):
                 run_sweep()
         order.refresh_from_db()
-        assert (order.status, order.open_amount, repetition(order)) == ("REFUNDED", 1100, None)
+        assert (order.status, order.open_amount, reorder_of(order)) == ("REFUNDED", 1100, None)
         assert messages(caplog) == [
             f"What is missing from order {order.reference} is not ordered again: OperationalError"
         ]
@@ -195,7 +195,7 @@ class TestOrdering:
         with failing("INSERT", "giftcards_acknowledgement"), failing("ROLLBACK TO"):
             for _sweep in range(2):
                 run_sweep()
-        assert (fresh(order).status, repetition(order)) == ("HANDLING", None)
+        assert (fresh(order).status, reorder_of(order)) == ("HANDLING", None)
         Order.objects.update(due_at=ago(1))
         run_sweep()
         assert (fresh(order).status, again(order).quantity) == ("REFUNDED", 2)
@@ -219,7 +219,7 @@ class TestTurns:
         set_conf(REORDER_MISSING={"times": times, "hours": hours})
         order, found = buy("TEST_REFUND"), []
         ends = set()
-        while (new := repetition(order)) is not None:
+        while (new := reorder_of(order)) is not None:
             found.append(ahead(new.send_after) / MINUTE)
             ends.add(new.send_before)
             order = its_turn(new)
@@ -232,7 +232,7 @@ class TestTurns:
         order = buy("TEST_REFUND")
         for _time in range(2):
             order = its_turn(again(order))
-        assert repetition(order) is None
+        assert reorder_of(order) is None
         theirs = reorder_missing(order, by="amina")
         assert (theirs.send_after, theirs.send_before) == (None, None)
         for _sweep in range(2):
@@ -246,7 +246,7 @@ class TestTurns:
         new = again(buy("TEST_PARTIAL"))
         set_conf(REORDER_MISSING=None)
         new = its_turn(new)
-        assert (new.status, repetition(new)) == ("PARTIALLY_FILLED", None)
+        assert (new.status, reorder_of(new)) == ("PARTIALLY_FILLED", None)
 
     @pytest.mark.usefixtures("simulator")
     def test_waits_are_not_longer_because_the_clock_was_set_back(self, wall: Wall) -> None:
@@ -286,7 +286,7 @@ class TestCeiling:
     def test_nothing_is_ordered_at_any_price(self, simulator: Simulator) -> None:
         """Of a refused order, nobody knows what a card would have cost."""
         order = buy("SIM_REJECT", sale_price=None)
-        assert (order.status, repetition(order)) == ("REJECTED", None)
+        assert (order.status, reorder_of(order)) == ("REJECTED", None)
 
     def test_a_card_that_costs_more_by_then_waits_and_is_given_up_when_the_hours_are_over(
         self, simulator: Simulator, caplog: pytest.LogCaptureFixture
@@ -298,10 +298,10 @@ class TestCeiling:
         assert [problem.code for problem in problems(new)] == ["price_above"]
         caplog.clear()
         new = its_turn(new, send_after=None, send_before=ago(1))
-        assert (new.status, new.open_amount, repetition(new)) == ("REJECTED", 1650, None)
+        assert (new.status, new.open_amount, reorder_of(new)) == ("REJECTED", 1650, None)
         change = new.changes.get()
         assert change.source == "clock"
-        assert details(change) == [Problem("sought_in_vain")]
+        assert details(change) == [Problem("reorder_expired")]
         assert messages(caplog) == [
             f"Order {new.reference} is REJECTED. It orders missing cards again automatically, and"
             " could not be sent in the hours that the shop allows for that: nothing was bought."
@@ -316,13 +316,13 @@ class TestCeiling:
         simulator.price_factor = 100
         ProductPrices.objects.all().delete()
         new = its_turn(new, type_id="type_001")
-        assert new.is_held
+        assert new.is_on_hold
         if ends_by == "approved":
             assert approve_price(new, 49_000, by="amina")
         else:
             simulator.price_factor = 1
             ProductPrices.objects.update(asked_at=ago(61))
-            Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+            Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
             tick()
         run_sweep()
         assert fresh(new).status == "FULFILLED"
@@ -337,7 +337,7 @@ class TestCeiling:
         ProviderState.objects.update(pause="", paused_until=None)
         Order.objects.filter(pk=new.pk).update(due_at=ago(1), queued_at=ago(4000))
         run_sweep()
-        assert (fresh(new).status, new.open_amount, repetition(new)) == ("REJECTED", 1650, None)
+        assert (fresh(new).status, new.open_amount, reorder_of(new)) == ("REJECTED", 1650, None)
 
     def test_a_worker_that_was_down_for_the_hours_buys_nothing(self, simulator: Simulator) -> None:
         new = again(buy("TEST_PARTIAL"))
@@ -353,14 +353,14 @@ class TestNotByRule:
         if held_for == "review":
             set_conf(REVIEW_ORDER="tests.engine.test_reordering.object_to")
         order = buy("TEST_REFUND", max_price=100)
-        assert order.is_held
-        assert reject_held(order, by="amina")
-        assert (fresh(order).status, repetition(order)) == ("REJECTED", None)
+        assert order.is_on_hold
+        assert reject_order(order, by="amina")
+        assert (fresh(order).status, reorder_of(order)) == ("REJECTED", None)
 
     def test_what_was_given_up_is_not_ordered_again(self, simulator: Simulator) -> None:
         order = make_order(queued_at=ago(4000), **SOLD)
         run_sweep()
-        assert (fresh(order).status, repetition(order)) == ("REJECTED", None)
+        assert (fresh(order).status, reorder_of(order)) == ("REJECTED", None)
 
     def test_an_order_that_settles_with_a_problem_is_left_to_a_person(self) -> None:
         odd = answer(
@@ -373,7 +373,7 @@ class TestNotByRule:
         )
         order = settle("web-1042", odd, **SOLD)
         assert (order.status, order.needs_attention) == ("PARTIALLY_FILLED", True)
-        assert (order.open_amount, repetition(order)) == (1100, None)
+        assert (order.open_amount, reorder_of(order)) == (1100, None)
 
     def test_cards_of_the_sandbox_are_not_bought_with_a_real_key(
         self, simulator: Simulator
@@ -442,7 +442,7 @@ class TestCardsThatCameAfterAll:
     ) -> None:
         new = short()
         assert send_at_once(new, by="amina")
-        hold_for_price(new, price=Decimal(600), ceiling=Decimal(550))
+        put_on_hold_for_price(new, price=Decimal(600), ceiling=Decimal(550))
         tell_late(new, 5)
         assert approve_price(new, 600, by="amina")
         run_sweep()
@@ -460,9 +460,9 @@ class TestStaff:
         self, simulator: Simulator
     ) -> None:
         new = short()
-        decision = reject_held(new, by="amina")
+        decision = reject_order(new, by="amina")
         assert str(decision) == "amina rejected the order before it was sent."
-        assert (fresh(new).status, new.open_amount, repetition(new)) == ("REJECTED", 1100, None)
+        assert (fresh(new).status, new.open_amount, reorder_of(new)) == ("REJECTED", 1100, None)
         run_sweep()
         assert posts(simulator) == 0
 
@@ -489,11 +489,11 @@ class TestStaff:
         moment = "send_before" if is_over else "send_after"
         Order.objects.filter(pk=new.pk).update(**{moment: ago(1)})
         work: list[Callable[[], object]] = [
-            lambda: reject_held(Order.objects.get(pk=new.pk), by="amina"),
+            lambda: reject_order(Order.objects.get(pk=new.pk), by="amina"),
             partial(end_waits, Order.objects.all()),
         ] * 2
         in_threads(4, lambda: work.pop()())
-        assert not fresh(new).is_held
+        assert not fresh(new).is_on_hold
         changes = list(StatusChange.objects.filter(order=new).values_list("source", flat=True))
         assert changes in ([[], ["staff"]] if not is_over else [["clock"], ["staff"]])
         assert (new.status == "REJECTED") == bool(changes)

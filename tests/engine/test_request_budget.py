@@ -365,8 +365,9 @@ class TestFreeing:
     """A slot is free again when the provider no longer counts its request."""
 
     @pytest.fixture
-    def budget(self, clock: Clock, set_conf: Setter) -> Budget:
-        set_conf(REQUESTS_PER_MINUTE=1, REQUEST_TIMEOUT=20)
+    def budget(self, clock: Clock, set_conf: Setter, shorten: Setter) -> Budget:
+        set_conf(REQUESTS_PER_MINUTE=1)
+        shorten(request_timeout=20)
         return Budget()
 
     def can_take(self, budget: Budget) -> bool:
@@ -562,8 +563,10 @@ class TestWindow:
         seed: int,
         clock: Clock,
         set_conf: Setter,
+        shorten: Setter,
     ) -> None:
-        set_conf(REQUESTS_PER_MINUTE=limit, REQUEST_TIMEOUT=5)
+        set_conf(REQUESTS_PER_MINUTE=limit)
+        shorten(request_timeout=5)
         RequestSlot.objects.all().delete()
         clock.seconds = 0
         shop = Shop(clock, latency=latency, death=death, seed=seed)

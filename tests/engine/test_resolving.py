@@ -50,8 +50,9 @@ RELEASED = Problem("staff_released", {"by": "amina", "provider_order_id": "B1"})
 
 
 @pytest.fixture
-def _settings(set_conf: Setter) -> None:
-    set_conf(PROOF_OF_ABSENCE=60, REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+def _settings(set_conf: Setter, shorten: Setter) -> None:
+    set_conf(REQUESTS_PER_MINUTE=1200, POLL_INTERVAL=0.1)
+    shorten(proof_of_absence=60)
 
 
 def envelope(**data: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from django.utils.functional import lazystr
 from django_q.models import OrmQ
 
-from giftcards.engine.approvals import hold_for_review, release_fallen
+from giftcards.engine.approvals import put_on_hold_for_review, release_fallen
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.placing import send
@@ -19,7 +19,7 @@ from giftcards.fulfilment import (
     approve_price,
     approve_review,
     place_order,
-    reject_held,
+    reject_order,
     reorder_missing,
 )
 from giftcards.models import Lease, Order, ProductPrices
@@ -80,7 +80,7 @@ def held(**values: Any) -> Order:
     order = place_order(**LINE, **values)
     run_sweep()
     assert problems(order) == [WANTED]
-    assert (fresh(order).is_held, order.review) == (True, Review.WANTED)
+    assert (fresh(order).is_on_hold, order.review) == (True, Review.WANTED)
     return order
 
 
@@ -252,7 +252,7 @@ class TestFailing:
         run_sweep()
         objection = "The rule REVIEW_ORDER keeps failing: ValueError"
         assert problems(order) == [Problem("review_wanted", {"objection": objection})]
-        assert (fresh(order).is_held, order.review) == (True, Review.WANTED)
+        assert (fresh(order).is_on_hold, order.review) == (True, Review.WANTED)
         assert posts(simulator) == 0
         assert CODE not in caplog.text
         shop.says = None
@@ -272,14 +272,14 @@ class TestFailing:
         assert (fresh(order).status, history(order)) == ("REJECTED", ["REJECTED"])
 
 
-class TestHeld:
+class TestOnHold:
     def test_an_order_waits_for_its_review_without_requests_or_time_limit(
         self, simulator: Simulator
     ) -> None:
         order = held(sale_price=550)
         assert not is_work_left()
         Order.objects.update(queued_at=ago(100_000), created_at=ago(100_000))
-        Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+        Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
         for _time in range(2):
             tick()
         with Gateway() as gateway:
@@ -336,11 +336,11 @@ class TestApproving:
         assert approve_review(order, by="amina")
         run_sweep()
         assert [problem.code for problem in problems(order)] == ["price_above"]
-        assert fresh(order).is_held
+        assert fresh(order).is_on_hold
         assert not approve_review(order, by="karim")
         simulator.price_factor = 1
         ProductPrices.objects.update(asked_at=ago(61))
-        Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+        Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
         tick()
         assert (fresh(order).status, shop.asked) == ("FULFILLED", [order.reference])
 
@@ -370,7 +370,7 @@ class TestApproving:
     @pytest.mark.usefixtures("simulator", "shared_database")
     def test_of_four_concurrent_decisions_about_a_review_one_counts(self) -> None:
         order = held()
-        decisions = [approve_review, reject_held] * 2
+        decisions = [approve_review, reject_order] * 2
 
         def decide() -> object:
             return decisions.pop()(Order.objects.get(pk=order.pk), by="amina")
@@ -378,7 +378,7 @@ class TestApproving:
         assert sorted(map(bool, in_threads(4, decide))) == [False, False, False, True]
         order.refresh_from_db()
         traces = order.acknowledgements.count() + order.changes.count()
-        assert (traces, order.is_held) == (1, False)
+        assert (traces, order.is_on_hold) == (1, False)
 
 
 class TestRejecting:
@@ -386,7 +386,7 @@ class TestRejecting:
         self, simulator: Simulator
     ) -> None:
         order = held()
-        decision = reject_held(order, by="amina")
+        decision = reject_order(order, by="amina")
         assert str(decision) == "amina looked at the order and rejected it."
         assert (fresh(order).status, order.problems) == ("REJECTED", [])
         change = order.changes.get()
@@ -401,22 +401,22 @@ class TestMeanwhile:
     """Another process decides while the rule is asked, or between its answer and the claim."""
 
     @pytest.mark.parametrize("says", [None, REASON])
-    @pytest.mark.parametrize("decision", [reject_held, approve_review])
+    @pytest.mark.parametrize("decision", [reject_order, approve_review])
     def test_what_a_person_decides_meanwhile_counts(
         self, says: str | None, decision: Any, simulator: Simulator, shop: Rule
     ) -> None:
         order = place_order(**LINE)
 
         def decide() -> None:
-            hold_for_review(Order.objects.get(pk=order.pk), objection=REASON)
+            put_on_hold_for_review(Order.objects.get(pk=order.pk), objection=REASON)
             assert decision(Order.objects.get(pk=order.pk), by="amina")
 
         shop.meanwhile, shop.says = decide, says
         with Gateway() as gateway:
             send(order, gateway)
         order = Order.objects.get(pk=order.pk)
-        assert not order.is_held
-        if decision is reject_held:
+        assert not order.is_on_hold
+        if decision is reject_order:
             assert (order.status, posts(simulator)) == ("REJECTED", 0)
         else:
             assert order.review == Review.APPROVED
@@ -425,7 +425,9 @@ class TestMeanwhile:
         self, simulator: Simulator, shop: Rule
     ) -> None:
         order = place_order(**LINE)
-        shop.meanwhile = lambda: hold_for_review(Order.objects.get(pk=order.pk), objection=REASON)
+        shop.meanwhile = lambda: put_on_hold_for_review(
+            Order.objects.get(pk=order.pk), objection=REASON
+        )
         with Gateway() as gateway:
             assert send(order, gateway)
         assert posts(simulator) == 0
@@ -461,7 +463,7 @@ class TestRepeated:
         self, simulator: Simulator, shop: Rule
     ) -> None:
         order = held()
-        assert reject_held(order, by="amina")
+        assert reject_order(order, by="amina")
         new = reorder_missing(order, by="the shop")
         run_sweep()
         assert problems(new) == [WANTED]

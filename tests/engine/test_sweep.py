@@ -22,7 +22,7 @@ from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.refunds import refund_breakdown
-from giftcards.signals import order_settled
+from giftcards.signals import order_finalized
 from giftcards.simulator import Request, Simulator
 from giftcards.statuses import Status
 from tests.builders import PRICE, make_order, problems
@@ -231,7 +231,7 @@ class TestSweep:
             told.append(order.reference)
 
         [order] = buy_many(simulator, 1)
-        with receiving(order_settled, receiver):
+        with receiving(order_finalized, receiver):
             run_sweep()
         assert told == [order.reference]
         assert not order.changes.filter(announced_at=None).exists()

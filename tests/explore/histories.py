@@ -429,7 +429,7 @@ def _fill() -> None:
     Installation.begin()
     # Whoever is listed for the first time hears of nothing that was before.
     StaffDigest.objects.create(address=people.STAFF, covers_until=timezone.now())
-    make_offer(stock=STOCK, price=Decimal("1250.50"), **SCARCE)
+    make_offer(stock=STOCK, cost=Decimal("1250.50"), **SCARCE)
     call_command("giftcards_setup", verbosity=0, stdout=io.StringIO())
 
 

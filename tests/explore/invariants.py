@@ -25,7 +25,7 @@ from giftcards.delivery.conf import Kind
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import DecryptionError
-from giftcards.models import Card, Hold, Order, ProductType, StatusChange
+from giftcards.models import Card, Order, ProductType, Reservation, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.times import within
@@ -192,15 +192,15 @@ def no_more_cards_are_held_than_are_left(shop: Shop) -> Iterator[str]:
         ends[order.reference] = min(
             (
                 moment.timestamp() - EPOCH
-                for moment in (sent.get(order.pk), order.settled_at)
+                for moment in (sent.get(order.pk), order.finalized_at)
                 if moment
             ),
             default=math.inf,
         )
-    for each in shop.holds:
+    for each in shop.reservations:
         at_once = [
             one
-            for one in shop.holds
+            for one in shop.reservations
             if one.since <= each.since < (ends[one.reference] if one.is_ordered else one.until)
         ]
         if (count := sum(one.quantity for one in at_once)) > STOCK:
@@ -217,7 +217,7 @@ def the_shelf_has_what_nobody_else_gets(shop: Shop) -> Iterator[str]:
     now = timezone.now()
     for kind in with_available(ProductType.objects.filter(read_at__gt=now - _DAY), now=now):
         line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
-        taken = sum(held.quantity for held in Hold.objects.current(now).filter(**line))
+        taken = sum(held.quantity for held in Reservation.objects.current(now).filter(**line))
         for order in Order.objects.filter(**line):
             if order.accepted_at is None or order.accepted_at > kind.read_at:
                 taken += order.fulfilled_quantity if order.is_final else order.quantity
@@ -251,7 +251,7 @@ def a_month_is_the_sum_of_its_orders(shop: Shop) -> Iterator[str]:
     for closing in MonthClosing.objects.valid():
         figures = month_figures(closing.month)
         orders = Order.objects.filter(
-            within("settled_at", closing.month, last_day(closing.month, By.MONTH))
+            within("finalized_at", closing.month, last_day(closing.month, By.MONTH))
         )
         provider = [each for order in orders if (each := refund_breakdown(order))]
         sums = {
@@ -350,7 +350,7 @@ def no_card_is_bought_above_its_ceiling(shop: Shop) -> Iterator[str]:
         was_lost = order.changes.filter(to_status=Status.UNCONFIRMED).exists()
         if ceiling is None or was_lost or shop.is_clock_set:
             continue
-        known_since = theirs.created_at - timedelta(seconds=conf.price_max_age) - _LEEWAY
+        known_since = theirs.created_at - timedelta(seconds=tuning.price_max_age) - _LEEWAY
         paid = shop.lowest_factor(theirs.created_at, theirs.created_at)
         lowest = theirs.price / paid * shop.lowest_factor(known_since, theirs.created_at)
         if lowest > ceiling:
@@ -516,7 +516,7 @@ def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
     orders = list(Order.objects.filter(pk__in=matters))
     if not (shop.is_clock_set or any("halt: " in note for note in shop.simulation.trace)):
         lacking = Order.objects.filter(status__in=FINAL).exclude(status=Status.FULFILLED)
-        orders += lacking.filter(settled_at__lte=digest.covers_until, reordered_amount=None)
+        orders += lacking.filter(finalized_at__lte=digest.covers_until, reordered_amount=None)
     for order in orders:
         if order.reference not in named:
             yield f"no digest names {order}, which is {order.status}"

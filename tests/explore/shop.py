@@ -29,7 +29,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from giftcards.books.months import Month, close_month, last_finished_month
-from giftcards.catalogue import hold, release
+from giftcards.catalogue import release, reserve
 from giftcards.engine.approvals import send_at_once
 from giftcards.exceptions import (
     CustomerConflict,
@@ -44,7 +44,7 @@ from giftcards.fulfilment import (
     change_customer,
     check_soon,
     place_order,
-    reject_held,
+    reject_order,
     reorder_missing,
 )
 from giftcards.models import Card, CustomerRefund, Order
@@ -107,7 +107,7 @@ class Heard:
 
 
 @dataclass
-class Held:
+class Reserved:
     """Cards that were certainly on hold, from ``since`` to ``until`` on the steady clock.
 
     With ``is_ordered``, until then and on to the sending of their order.
@@ -158,7 +158,7 @@ class Shop:
     lies: Sequence[str] = tuple(LIES)
     #: When the gifts that were bought are to be delivered, by reference.
     gifts: dict[str, datetime] = field(default_factory=dict)
-    holds: list[Held] = field(default_factory=list)
+    reservations: list[Reserved] = field(default_factory=list)
     refreshed: list[Refreshed] = field(default_factory=list)
     #: The factors of the provider's prices, and since when.
     factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
@@ -295,20 +295,20 @@ def buy(
 
 
 def hold_and_pay(shop: Shop, random: Random) -> None:
-    """A customer holds scarce cards, perhaps twice, and then pays or leaves."""
+    """A customer reserves scarce cards, perhaps twice, and then pays or leaves."""
     history, reference = shop.simulation, f"cart-{random.randrange(10**6):06}"
     quantity, kept = 0, None
     for _time in range(random.choice([1, 1, 2])):
         quantity, minutes = random.randint(1, 3), random.choice([0.5, 2])
         begins = history.now
-        hold(reference=reference, quantity=quantity, minutes=minutes, **SCARCE)
-        end_holds(shop, reference, begins)
-        kept = Held(reference, quantity, history.now, begins + minutes * 60)
-        shop.holds.append(kept)
+        reserve(reference=reference, quantity=quantity, minutes=minutes, **SCARCE)
+        end_reservations(shop, reference, begins)
+        kept = Reserved(reference, quantity, history.now, begins + minutes * 60)
+        shop.reservations.append(kept)
         history.pause("pays", random.choice([1, 20, 60]))
     assert kept is not None
     if random.random() < 0.3:
-        end_holds(shop, reference, history.now)
+        end_reservations(shop, reference, history.now)
         release(reference)
         return
     paid = Decimal(2_000) * quantity
@@ -322,9 +322,9 @@ def hold_and_pay(shop: Shop, random: Random) -> None:
     kept.is_ordered = history.now < kept.until
 
 
-def end_holds(shop: Shop, reference: str, moment: float) -> None:
+def end_reservations(shop: Shop, reference: str, moment: float) -> None:
     """From this moment on, they are not certain: another one with their reference is made."""
-    for each in shop.holds:
+    for each in shop.reservations:
         if each.reference == reference:
             each.until = min(each.until, moment)
 
@@ -398,7 +398,7 @@ def decide(shop: Shop, random: Random) -> None:
         approve_review(order, by="amina")
         send_at_once(order, by="amina")
     else:
-        reject_held(order, by="amina")
+        reject_order(order, by="amina")
 
 
 def review(order: Order) -> str | None:

@@ -528,7 +528,9 @@ ROWS = [
 
 
 @pytest.fixture
-def provider(request: pytest.FixtureRequest, settings: Any) -> Iterator[Callable[[str], Provider]]:
+def provider(
+    request: pytest.FixtureRequest, settings: Any, shorten: Callable[..., None]
+) -> Iterator[Callable[[str], Provider]]:
     with ExitStack() as stack:
 
         def start(way: str) -> Provider:
@@ -540,10 +542,9 @@ def provider(request: pytest.FixtureRequest, settings: Any) -> Iterator[Callable
                 **settings.GIFTCARDS,
                 "BASE_URL": running.url,
                 "POLL_INTERVAL": 0.1,
-                "REQUEST_TIMEOUT": 5,
                 "REQUESTS_PER_MINUTE": 1200,
-                "PROOF_OF_ABSENCE": 1,
             }
+            shorten(request_timeout=5.0, proof_of_absence=1.0)
             return running
 
         yield start
@@ -554,12 +555,12 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
     row: Row,
     way: str,
     provider: Callable[[str], Provider],
-    settings: Any,
+    shorten: Callable[..., None],
     caplog: Log,
 ) -> None:
     running = provider(way)
     if row.name in ("silence", "drip"):
-        settings.GIFTCARDS = {**settings.GIFTCARDS, "REQUEST_TIMEOUT": 0.8}
+        shorten(request_timeout=0.8)
     row.setup(running)
     running.delivers["struck"] = row.delivers
     for step, fault, times in ((row.step, row.fault, row.times), *row.also):

@@ -36,15 +36,10 @@ SEEDS = range(12)
 
 
 @pytest.fixture
-def provider(set_conf: Setter) -> Iterator[Provider]:
+def provider(set_conf: Setter, shorten: Setter) -> Iterator[Provider]:
     with Provider() as running:
-        set_conf(
-            BASE_URL=running.url,
-            POLL_INTERVAL=0.1,
-            REQUEST_TIMEOUT=5,
-            REQUESTS_PER_MINUTE=3000,
-            PROOF_OF_ABSENCE=2,
-        )
+        set_conf(BASE_URL=running.url, POLL_INTERVAL=0.1, REQUESTS_PER_MINUTE=3000)
+        shorten(request_timeout=5, proof_of_absence=2)
         yield running
 
 

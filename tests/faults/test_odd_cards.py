@@ -38,7 +38,7 @@ def follow(wire: Wire, answers: Sequence[str]) -> Order:
     order = make_order(Status.HANDLING, quantity=3)
     for text in answers:
         wire.upsert(responses.GET, check_url(order), json=told(order, text))
-        Order.objects.filter(settled_at=None).update(due_at=ago(1))
+        Order.objects.filter(finalized_at=None).update(due_at=ago(1))
         run_sweep()
     return Order.objects.get(pk=order.pk)
 

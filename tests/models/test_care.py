@@ -80,7 +80,7 @@ def test_the_tick_ends_it_where_nothing_is_left_so_a_later_problem_is_nobodys() 
     for order in (done, busy):
         assert take(order, by="amina")
     finished = {"status": Status.FULFILLED, "fulfilled_quantity": 5, "due_at": None}
-    Order.objects.filter(pk=done.pk).update(settled_at=done.created_at, **finished)
+    Order.objects.filter(pk=done.pk).update(finalized_at=done.created_at, **finished)
     assert end_finished(lambda: False) == 0
     assert end_finished(lambda: True) == 1
     Order.objects.filter(pk=done.pk).update(**done.problem_columns(new=[Problem("not_known")]))

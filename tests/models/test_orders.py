@@ -83,10 +83,10 @@ class TestConstraints:
             ("PENDING", {"quantity": 0}, "quantity"),
             ("PENDING", {"quantity": 2001}, "quantity"),
             ("HANDLING", {"fulfilled_quantity": 6}, "fulfilled_quantity"),
-            # Final and settled_at go together.
-            ("HANDLING", {"settled_at": NOW}, "final_is_settled"),
-            ("REFUNDED", {"settled_at": None}, "final_is_settled"),
-            ("REJECTED", {"settled_at": None}, "final_is_settled"),
+            # Final and finalized_at go together.
+            ("HANDLING", {"finalized_at": NOW}, "final_is_settled"),
+            ("REFUNDED", {"finalized_at": None}, "final_is_settled"),
+            ("REJECTED", {"finalized_at": None}, "final_is_settled"),
             # So do accepted and named: what has a name is never sent again.
             ("HANDLING", {"provider_order_id": None}, "accepted_is_named"),
             ("HANDLING", {"accepted_at": None}, "accepted_is_named"),
@@ -231,8 +231,8 @@ class TestMove:
         assert order.move(target, source=Source.STAFF, **values)
         stored = Order.objects.get(pk=order.pk)
         assert stored.status == target
-        assert (stored.settled_at is not None) is (target in FINAL)
-        assert stored.settled_at == order.settled_at
+        assert (stored.finalized_at is not None) is (target in FINAL)
+        assert stored.finalized_at == order.finalized_at
 
     @pytest.mark.parametrize(
         ("origin", "target"),

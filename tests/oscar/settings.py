@@ -69,7 +69,7 @@ MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend
 GIFTCARDS |= {  # noqa: F405
     "BASE_URL": "http://127.0.0.1:9",
     "REQUESTS_PER_MINUTE": 1200,
-    "CATALOGUE_EVERY": 0,
+    "CATALOGUE_INTERVAL": 0,
 }
 # Oscar has many migrations, which take most of a minute.
 MIGRATION_MODULES = {

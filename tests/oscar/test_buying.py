@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone, translation
 from oscar.apps.checkout.views import PaymentDetailsView
 
-from giftcards.models import Hold, Order
+from giftcards.models import Order, Reservation
 from giftcards.oscar.buying import buy_missed
 from giftcards.simulator import Simulator
 from tests.builders import PRODUCT, TYPE
@@ -66,11 +66,11 @@ def test_an_order_that_is_paid_later_keeps_the_language_of_the_customer(
     line = Customer(language="fr").buy(card()).lines.get()  # type: ignore[union-attr]
     work()
     assert orders() == []
-    assert Hold.objects.exists()
+    assert Reservation.objects.exists()
     with translation.override("en-gb"):
         line.order.set_status("Paid")
     assert order_for(line).customer_language == "fr"
-    assert not Hold.objects.exists()
+    assert not Reservation.objects.exists()
 
 
 def test_an_order_that_is_paid_from_the_start_is_bought(

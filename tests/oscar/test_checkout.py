@@ -1,4 +1,4 @@
-"""The basket is checked with its discounts before the customer pays, and its cards are held."""
+"""The basket is checked with its discounts before the customer pays, and its cards are reserved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from oscar.apps.payment.exceptions import RedirectRequired, UnableToTakePayment
 from oscar.core.loading import get_class, get_model
 
-from giftcards.models import Hold, Order
-from giftcards.oscar.checkout import BasketRefused, check_cards, hold_cards, release_cards
+from giftcards.engine.tuning import tuning
+from giftcards.models import Order, Reservation
+from giftcards.oscar.checkout import BasketRefused, check_cards, release_cards, reserve_cards
 from giftcards.simulator import Denomination, Product, Simulator
 from tests.builders import PRODUCT, TYPE
 from tests.oscar.shop import (
@@ -55,7 +56,7 @@ def basket_of(customer: Customer) -> Any:
 
 
 def assert_nothing_is_sold(till: list[Decimal]) -> None:
-    assert (till, Order.objects.count(), Hold.objects.count()) == ([], 0, 0)
+    assert (till, Order.objects.count(), Reservation.objects.count()) == ([], 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_voucher_may_cost_the_margin_and_no_more(
         assert order is not None
         assert till == [order.total_incl_tax] == [Decimal(amount)]
         assert Order.objects.get().sale_amount == Decimal(amount)
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
         return
     assert order is None
     assert NOT_AT_THIS_PRICE in customer.told
@@ -137,9 +138,9 @@ def test_several_cards_of_a_product_take_one_request(shop: Simulator, till: list
 
 
 def test_two_lines_with_the_same_card_do_not_share_the_last_ones(
-    shop: Simulator, till: list[Decimal], settings: Any
+    shop: Simulator, till: list[Decimal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 120}
+    monkeypatch.setattr(tuning, "cards_of_customer", 120)
     customer = Customer()
     customer.put(card(), 60)
     option = get_model("catalogue", "Option").objects.create(name="For", code="for")
@@ -151,11 +152,9 @@ def test_two_lines_with_the_same_card_do_not_share_the_last_ones(
     assert_nothing_is_sold(till)
 
 
-def test_cards_are_held_while_the_customer_pays_on_another_site(
-    shop: Simulator, monkeypatch: pytest.MonkeyPatch, settings: Any
+def test_cards_are_reserved_while_the_customer_pays_on_another_site(
+    shop: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 99}
-
     def redirect(*_: Any, **__: Any) -> None:
         raise RedirectRequired("/basket/")
 
@@ -163,7 +162,7 @@ def test_cards_are_held_while_the_customer_pays_on_another_site(
     customer, other = Customer(), Customer()
     customer.put(card(), 99)
     customer.pay()
-    assert Hold.objects.get().quantity == 99
+    assert Reservation.objects.get().quantity == 99
     work()
     assert record_of().net_stock_level == 1
     other.put(card())
@@ -173,7 +172,7 @@ def test_cards_are_held_while_the_customer_pays_on_another_site(
     assert other.pay() is None
     assert f"{NAME}: Only 1 of these cards is left." in other.told
     release_cards(Basket.objects.get(owner=customer.user, status="Frozen"))
-    assert not Hold.objects.exists()
+    assert not Reservation.objects.exists()
     assert record_of().net_stock_level == 100
 
 
@@ -182,16 +181,15 @@ def test_cards_are_held_while_the_customer_pays_on_another_site(
     [(2, True, 5), (1, True, 6), (2, False, 6), (3, True, 0)],
     ids=["guests of a network in full", "guests with room", "accounts", "one guest"],
 )
-def test_guests_who_do_not_pay_hold_so_many_cards_each_and_for_each_network(
+def test_guests_who_do_not_pay_reserve_so_many_cards_each_and_for_each_network(
     shop: Simulator,
     monkeypatch: pytest.MonkeyPatch,
-    settings: Any,
     quantity: int,
     is_guest: bool,
     most: int,
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CARDS_PER_HOLDER": 2}
-    monkeypatch.setattr("giftcards.catalogue.holds._GUESTS", 5)
+    monkeypatch.setattr(tuning, "cards_of_customer", 2)
+    monkeypatch.setattr(tuning, "customers_of_network", 5)
 
     def redirect(*_: Any, **__: Any) -> None:
         raise RedirectRequired("/basket/")
@@ -201,14 +199,14 @@ def test_guests_who_do_not_pay_hold_so_many_cards_each_and_for_each_network(
         customer = Customer(is_guest=is_guest)
         customer.browser.defaults["REMOTE_ADDR"] = "41.100.0.1"
         customer.buy(card(), quantity)
-    assert Hold.objects.count() == most
+    assert Reservation.objects.count() == most
 
 
-def test_a_payment_that_fails_ends_the_hold(
+def test_a_payment_that_fails_ends_the_reservation(
     shop: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        assert Hold.objects.get().quantity == 2
+        assert Reservation.objects.get().quantity == 2
         # The worker has a look meanwhile.
         work()
         assert record_of().net_stock_level == 98
@@ -217,7 +215,7 @@ def test_a_payment_that_fails_ends_the_hold(
     monkeypatch.setattr(payment_view(), "handle_payment", refuse)
     customer = Customer()
     assert customer.buy(card(), 2) is None
-    assert not Hold.objects.exists()
+    assert not Reservation.objects.exists()
     assert record_of().net_stock_level == 100
     assert basket_of(customer).num_items == 2
 
@@ -243,7 +241,7 @@ def test_the_basket_of_another_supplier_is_none_of_our_business(
     customer.use_voucher(give_voucher(100))
     basket = basket_of(customer)
     with django_assert_num_queries(1):
-        hold_cards(basket)
+        reserve_cards(basket)
     assert customer.pay()
     assert (paths(shop), Order.objects.count()) == ([], 0)
 

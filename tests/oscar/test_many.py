@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from oscar.core.loading import get_class
 
-from giftcards.models import Hold, Order, ProductType
+from giftcards.models import Order, ProductType, Reservation
 from giftcards.simulator import Denomination, Product, Simulator
 from tests.builders import PRODUCT, TYPE
 from tests.oscar.shop import (
@@ -68,7 +68,7 @@ def test_fifty_carts_at_once_buy_the_last_ten_cards_with_one_question(
         assert till == [PRICE] * 10
         assert paths(simulator) == [f"checkProduct/{PRODUCT}"]
         assert OscarOrder.objects.filter(status="Paid").count() == Order.objects.count() == 10
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
         work()
         assert paths(simulator).count("placeOrder") == 10
         assert record_of().net_stock_level == 0

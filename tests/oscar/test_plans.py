@@ -77,14 +77,14 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
                 reference=reference_of(line),
                 group=line.order.number,
                 sale_amount=2_650,
-                settled_at=line.order.date_placed - timedelta(days=1),
+                finalized_at=line.order.date_placed - timedelta(days=1),
             )
             for line in lines
         )
         # The missing cards of some were ordered again.
         Order.objects.bulk_create(
             build_guide_order(
-                Status.REFUNDED, quantity=2, repeats=order, settled_at=order.settled_at
+                Status.REFUNDED, quantity=2, repeats=order, finalized_at=order.finalized_at
             )
             for order in bought[100:200]
         )

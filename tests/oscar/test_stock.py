@@ -11,10 +11,10 @@ import pytest
 from django.db.models.signals import post_save
 from oscar.core.loading import get_model
 
-from giftcards.catalogue import hold, release
+from giftcards.catalogue import release, reserve
 from giftcards.engine import outbox
 from giftcards.fulfilment import place_order
-from giftcards.models import ApiKey, Hold, Lease, ProductType
+from giftcards.models import ApiKey, Lease, ProductType, Reservation
 from giftcards.models import Product as ProviderProduct
 from giftcards.models.catalogue import OfferChange, changes_between
 from giftcards.oscar.stock import follow_changes, follow_offers
@@ -111,11 +111,11 @@ class TestCreating:
 
 
 CHANGES: dict[str, tuple[dict[str, Any], Decimal, int]] = {
-    "price": ({"price": Decimal(500)}, Decimal(540), 100),
+    "price": ({"cost": Decimal(500)}, Decimal(540), 100),
     "stock": ({"stock": 3}, PRICE, 3),
     "sold out": ({"stock": 0}, PRICE, 0),
     "unknown stock": ({"stock": None}, PRICE, 2_000),
-    "gone": ({"price": None, "stock": 0}, PRICE, 0),
+    "gone": ({"cost": None, "stock": 0}, PRICE, 0),
 }
 
 
@@ -129,7 +129,7 @@ def test_a_stock_record_follows_a_change_of_the_offer(shop: Simulator, change: s
     # Other cards and other partners are left alone.
     assert record_of("TEST_PARTIAL").net_stock_level == 100
     assert product.stockrecords.get().net_stock_level == 99
-    offered(price=Decimal(490), stock=100)
+    offered(cost=Decimal(490), stock=100)
     assert (record_of().price, record_of().net_stock_level) == (PRICE, 100)
 
 
@@ -139,9 +139,9 @@ def test_a_product_that_the_provider_takes_off_sale_cannot_be_bought(shop: Simul
     assert not can_buy()
 
 
-def test_holds_and_orders_take_from_the_stock_and_give_back(shop: Simulator) -> None:
+def test_reservations_and_orders_take_from_the_stock_and_give_back(shop: Simulator) -> None:
     cards = {"product_id": PRODUCT, "type_id": TYPE}
-    hold(reference="cart-1", quantity=10, **cards)
+    reserve(reference="cart-1", quantity=10, **cards)
     work()
     assert record_of().net_stock_level == 90
     release("cart-1")
@@ -181,11 +181,11 @@ def start_from(*, minutes: float) -> None:
 CARD = {"product_id": PRODUCT, "type_id": TYPE}
 EVENTS: dict[str, tuple[Callable[[], object], int]] = {
     "an order": (lambda: place_order(quantity=3, **CARD), 92),
-    "a hold": (lambda: hold(reference="cart-2", quantity=3, **CARD), 92),
-    "the end of a hold": (lambda: Hold.objects.update(until=ago(60)), 100),
+    "a reservation": (lambda: reserve(reference="cart-2", quantity=3, **CARD), 92),
+    "the end of a reservation": (lambda: Reservation.objects.update(until=ago(60)), 100),
     "a release": (lambda: release("cart-1"), 100),
     "a settled order": (
-        lambda: make_order(Status.FULFILLED, quantity=2, accepted_at=ago(30), settled_at=ago(20)),
+        lambda: make_order(Status.FULFILLED, quantity=2, accepted_at=ago(30), finalized_at=ago(20)),
         93,
     ),
     "a reading": (
@@ -210,8 +210,8 @@ EVENTS: dict[str, tuple[Callable[[], object], int]] = {
 def test_the_worker_looks_at_the_records_of_which_something_has_changed(
     shop: Simulator, settings: Any, django_capture_on_commit_callbacks: Any, event: str
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "CATALOGUE_EVERY": 60}
-    hold(reference="cart-1", quantity=5, **CARD)
+    settings.GIFTCARDS = {**settings.GIFTCARDS, "CATALOGUE_INTERVAL": 3600}
+    reserve(reference="cart-1", quantity=5, **CARD)
     start_from(minutes=2)
     happen, left = EVENTS[event]
     with django_capture_on_commit_callbacks(execute=True):
@@ -244,7 +244,7 @@ def test_all_records_get_their_turn(shop: Simulator, settings: Any, why: str) ->
 
 def test_a_price_in_another_currency_is_left_to_the_shop(shop: Simulator) -> None:
     StockRecord.objects.update(price_currency="EUR", price=4)
-    offered(price=Decimal(500), stock=3)
+    offered(cost=Decimal(500), stock=3)
     assert (record_of().price, record_of().net_stock_level) == (4, 3)
 
 

@@ -179,7 +179,13 @@ class TestErasing:
         day = timezone.localdate()
         period = day - timedelta(days=2), day + timedelta(days=2)
         columns = ("pk", "status", "quantity", "fulfilled_quantity", "sale_amount", "open_amount")
-        columns += ("paid_back_amount", "settled_at", "is_credited", "reference", "price_per_card")
+        columns += (
+            "paid_back_amount",
+            "finalized_at",
+            "is_credited",
+            "reference",
+            "price_per_card",
+        )
         before = report(*period), list(Order.objects.order_by("pk").values(*columns))
         sums = ("amount", "state", "executed_at")
         money = list(CustomerRefund.objects.order_by("pk").values(*sums))

@@ -40,8 +40,8 @@ PERSON = "zoe-the-customer@example.com"
 
 
 def make_old(days: int = 400, *, cards: int = 3, **values: Any) -> Order:
-    settled_at = timezone.now() - timedelta(days=days)
-    order = make_guide_order(Status.PARTIALLY_FILLED, settled_at=settled_at, **values)
+    finalized_at = timezone.now() - timedelta(days=days)
+    order = make_guide_order(Status.PARTIALLY_FILLED, finalized_at=finalized_at, **values)
     if cards:
         store_cards([Arrival(order, CARDS[:cards])])
     return order
@@ -191,7 +191,7 @@ def test_a_purge_goes_through_orders_that_settled_at_the_same_moment(
     monkeypatch.setattr("giftcards.privacy.retention._BATCH", 2)
     moment = timezone.now() - timedelta(days=400)
     orders = [make_old(is_credited=None if number % 2 else False) for number in range(7)]
-    Order.objects.update(settled_at=moment)
+    Order.objects.update(finalized_at=moment)
     done = run()
     assert (done.orders, done.left_alone["not_credited"]) == (3, 4)
     assert [is_destroyed(order) for order in orders] == [False, True] * 3 + [False]

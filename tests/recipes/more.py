@@ -30,7 +30,7 @@ from shop.receivers import deliver
 
 from giftcards.exceptions import ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order, reorder_missing
-from giftcards.models import Card, Hold, Order, ProductType
+from giftcards.models import Card, Order, ProductType, Reservation
 from giftcards.simulator import Simulator
 from tests.fakes.mail import REFUSING, backend_settings
 
@@ -101,7 +101,7 @@ class PaymentTestCase(ShopTestCase):
         """The status of the payment; the numbers of the cart's orders, and of its cards on hold."""
         references = [line.reference for line in payment.cart.lines.all()]
         payment.refresh_from_db()
-        current = Hold.objects.current(timezone.now()).filter(reference__in=references)
+        current = Reservation.objects.current(timezone.now()).filter(reference__in=references)
         orders = Order.objects.filter(reference__in=references).count()
         return payment.status, orders, sum(held.quantity for held in current)
 
@@ -168,7 +168,7 @@ class Shelf(PaymentTestCase):
             "quantity": quantity,
         }
         holder = f"user {self.user.pk}"
-        return buying.begin_payment(line, sale_amount=quantity * 550, holder=holder)
+        return buying.begin_payment(line, sale_amount=quantity * 550, customer=holder)
 
     def test_a_customer_who_presses_again_for_the_last_cards_can_still_pay(self) -> None:
         self.leave(stock=2)
@@ -186,7 +186,7 @@ class Shelf(PaymentTestCase):
         checkout.mark_as_paid(cart)
         with pytest.raises(ReferenceConflict):
             self.press(cart.lines.get().reference)
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
 
 
 class HandingOver(ShopTestCase):
@@ -389,7 +389,7 @@ class Rules(ShopTestCase):
         return list(self.review().values())
 
     def review(self) -> dict[str, str]:
-        """Do what the worker does; return the held orders, and why each of them is held."""
+        """Do what the worker does; return the orders on hold, and why each of them is held."""
         configured = {**settings.GIFTCARDS, "REVIEW_ORDER": "shop.rules.review"}
         with self.settings(GIFTCARDS=configured):
             self.work()
@@ -400,7 +400,7 @@ class Rules(ShopTestCase):
             for problem in order.open_problems
         }
 
-    def test_a_first_order_above_the_sum_is_held_until_another_one_was_delivered(self) -> None:
+    def test_a_first_order_above_the_sum_is_reserved_until_another_one_was_delivered(self) -> None:
         reason = "A first order above 10000 DA"
         assert self.buy(19) == [reason]
         assert self.buy(18) == [reason]

@@ -15,7 +15,7 @@ from shop.coupons import apply_coupon
 from shop.models import Cart, NavioPayment, Product
 from shop.test_more import PaymentTestCase
 
-from giftcards.models import Hold, Order, RequestSlot
+from giftcards.models import Order, RequestSlot, Reservation
 from giftcards.payments import PaymentAnswer
 
 DAY = timedelta(days=1)
@@ -51,7 +51,7 @@ class NavioTestCase(PaymentTestCase):
             if payment.due_at is not None:
                 payment.due_at -= timedelta(**span)
             payment.save()
-        for held in Hold.objects.all():
+        for held in Reservation.objects.all():
             held.until -= timedelta(**span)
             held.save()
         RequestSlot.objects.update(until=timezone.now() - timedelta(seconds=1))
@@ -82,7 +82,7 @@ class Beginning(NavioTestCase):
 
     def test_cards_are_held_for_longer_than_a_link_lives(self) -> None:
         self.begun()
-        assert Hold.objects.get().until > timezone.now() + timedelta(minutes=24)
+        assert Reservation.objects.get().until > timezone.now() + timedelta(minutes=24)
 
     def test_a_cart_with_a_coupon_costs_less_at_each_press_and_in_the_order(self) -> None:
         cart = self.make_cart(quantity=2)
@@ -114,7 +114,7 @@ class Beginning(NavioTestCase):
                 Product.objects.update(price=1)
                 self.assertContains(self.begin(cart), "Here you can pay 500 to 500,000 dinars")
         assert self.provider.payments == {}
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
 
     def test_cards_that_cannot_be_had_are_not_paid_for(self) -> None:
         self.leave(stock=1)
@@ -126,7 +126,7 @@ class Beginning(NavioTestCase):
         self.provider.outage = True
         with self.assertLogs("shop", "ERROR"):
             self.assertContains(self.begin(cart), "There is no answer at the moment.")
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
         self.provider.outage = False
         assert self.begin(cart).status_code == 302
         assert len(self.provider.payments) == 1

@@ -16,7 +16,7 @@ from shop.coupons import apply_coupon
 from shop.models import Cart, Payment, Product
 from shop.test_more import PaymentTestCase
 
-from giftcards.models import Hold, Order
+from giftcards.models import Order, Reservation
 from tests.fakes.chargily import Chargily
 
 # What Chargily tells of a checkout, one after the other ("late": the cards are not held any more
@@ -86,8 +86,8 @@ class PayingTestCase(PaymentTestCase):
         sent = stranger.post("/chargily/", body, content_type="application/json", headers=headers)
         return int(sent.status_code)
 
-    def end_holds(self) -> None:
-        Hold.objects.update(until=timezone.now() - timedelta(seconds=1))
+    def end_reservations(self) -> None:
+        Reservation.objects.update(until=timezone.now() - timedelta(seconds=1))
 
 
 class Beginning(PayingTestCase):
@@ -132,7 +132,7 @@ class Beginning(PayingTestCase):
 
     def test_cards_are_held_for_longer_than_a_checkout_lives(self) -> None:
         self.begun()
-        assert Hold.objects.get().until > timezone.now() + timedelta(minutes=34)
+        assert Reservation.objects.get().until > timezone.now() + timedelta(minutes=34)
 
     def test_two_presses_for_the_last_cards_lead_to_one_checkout(self) -> None:
         self.leave(stock=2)
@@ -158,7 +158,7 @@ class Beginning(PayingTestCase):
         answer = self.begin(cart)
         self.assertContains(answer, "Only \u20681\u2069 of these cards is left.")
         assert self.chargily.asked == []
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
 
     def test_a_cart_that_cannot_be_ordered_or_paid_in_whole_dinars_is_refused(self) -> None:
         for change, error in (
@@ -176,7 +176,7 @@ class Beginning(PayingTestCase):
         with self.assertLogs("shop", "ERROR"):
             answer = self.begin(self.make_cart(quantity=2))
         self.assertContains(answer, "You cannot pay at the moment.")
-        assert not Hold.objects.exists()
+        assert not Reservation.objects.exists()
         assert not Payment.objects.exists()
 
     def test_cards_stay_held_for_another_attempt_if_chargily_does_not_answer(self) -> None:
@@ -212,7 +212,7 @@ class Events(PayingTestCase):
                 payment = self.begun()
                 for status in told:
                     if status == "late":
-                        self.end_holds()
+                        self.end_reservations()
                     else:
                         assert self.tell(payment, status) == 200
                 assert self.outcome(payment) == outcome
@@ -236,7 +236,7 @@ class Events(PayingTestCase):
 
     def test_cards_that_others_have_bought_meanwhile_are_ordered_all_the_same(self) -> None:
         payment = self.begun()
-        self.end_holds()
+        self.end_reservations()
         self.leave(stock=0)
         assert self.tell(payment, "paid") == 200
         assert self.outcome(payment) == ("paid", 1, 0)

@@ -14,30 +14,29 @@ from giftcards.rules.ceiling import price_ceiling
 
 def ceiling(**values: Any) -> Decimal | None:
     nothing = {"approved": None, "given": None, "sale_price": None, "sale_amount": None}
-    return price_ceiling(**nothing | {"quantity": 3, "is_sale_price_limit": True} | values)
+    return price_ceiling(**nothing | {"quantity": 3} | values)
 
 
 @pytest.mark.parametrize(
-    ("values", "expected", "without_setting"),
+    ("values", "expected"),
     [
-        ({}, None, None),
-        ({"sale_price": 550}, 550, None),
-        ({"sale_price": Decimal("0.00")}, 0, None),
-        ({"sale_price": 550, "sale_amount": 1650}, 550, None),
-        ({"sale_amount": 1000}, Decimal("333.33"), None),
-        ({"sale_amount": 2000}, Decimal("666.66"), None),
-        ({"sale_price": 550, "given": 500}, 500, 500),
-        ({"sale_price": 550, "given": 600}, 600, 600),
-        ({"given": 0, "sale_price": 550}, 0, 0),
-        ({"given": 500, "approved": 700}, 700, 700),
-        ({"sale_price": 550, "approved": Decimal(0)}, 0, 0),
+        ({}, None),
+        ({"sale_price": 550}, 550),
+        ({"sale_price": Decimal("0.00")}, 0),
+        ({"sale_price": 550, "sale_amount": 1650}, 550),
+        ({"sale_amount": 1000}, Decimal("333.33")),
+        ({"sale_amount": 2000}, Decimal("666.66")),
+        ({"sale_price": 550, "given": 500}, 500),
+        ({"sale_price": 550, "given": 600}, 600),
+        ({"given": 0, "sale_price": 550}, 0),
+        ({"given": 500, "approved": 700}, 700),
+        ({"sale_price": 550, "approved": Decimal(0)}, 0),
     ],
 )
 def test_the_ceiling_is_the_approved_price_else_the_given_one_else_the_sale_price(
-    values: dict[str, Any], expected: Any, without_setting: Any
+    values: dict[str, Any], expected: Any
 ) -> None:
     assert ceiling(**values) == expected
-    assert ceiling(**values, is_sale_price_limit=False) == without_setting
 
 
 @given(

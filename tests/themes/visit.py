@@ -97,7 +97,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "price", (shown := seen(browser.get(price)))
     held_about = {"state_token": hidden(shown).get("state_token", "")}
     yield "price, wrong", seen(browser.post(price, held_about))
-    yield "repeat", seen(browser.get(page("web-1042", "repeat")))
+    yield "reorder", seen(browser.get(page("web-1042", "reorder")))
     report = f"{LIST}report/"
     today = timezone.localdate()
     week = {"from": today - timedelta(days=7), "to": today}

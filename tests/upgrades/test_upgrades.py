@@ -23,6 +23,7 @@ from django.utils import timezone
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.outbox import announce
+from giftcards.engine.tuning import tuning
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.simulator import Simulator
 from giftcards.statuses import FINAL
@@ -73,15 +74,17 @@ def recording(name: str, request: pytest.FixtureRequest) -> Recording:
 
 
 @pytest.fixture
-def provider(recording: Recording, settings: Any, simulator: Simulator) -> Iterator[Simulator]:
+def provider(
+    recording: Recording, settings: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Simulator]:
     """The provider, who settles what is open at once; the database is that of the recording."""
     settings.GIFTCARDS = {
         **settings.GIFTCARDS,
         "API_KEY": recording["api_key"],
         "ENCRYPTION_KEYS": recording["encryption_keys"],
         "POLL_INTERVAL": 0.2,
-        "PROOF_OF_ABSENCE": 1,
     }
+    monkeypatch.setattr(tuning, "proof_of_absence", 1.0)
     settings.GIFTCARDS_DELIVERY = SHOP
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "shop.example"]
     restore(recording, simulator)

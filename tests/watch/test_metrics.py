@@ -166,11 +166,11 @@ def test_quantiles_are_of_the_orders_of_the_last_ten_minutes(
             queued_at=ago(200 + seconds),
             sent_at=ago(201),
             accepted_at=ago(200),
-            settled_at=ago(200 - seconds),
+            finalized_at=ago(200 - seconds),
         )
     long_ago = {"queued_at": ago(9_000), "sent_at": ago(700), "accepted_at": ago(690)}
-    make_guide_order(Status.FULFILLED, **long_ago, settled_at=ago(601))
-    make_guide_order(Status.REJECTED, queued_at=ago(9_000), sent_at=ago(9), settled_at=ago(9))
+    make_guide_order(Status.FULFILLED, **long_ago, finalized_at=ago(601))
+    make_guide_order(Status.REJECTED, queued_at=ago(9_000), sent_at=ago(9), finalized_at=ago(9))
     found = metrics()
     for name in ("giftcards_sending_seconds", "giftcards_storing_seconds"):
         assert of(found, name) == pytest.approx({"0.5": 50, "0.9": 90, "0.99": 99}, abs=0.5)
@@ -224,7 +224,7 @@ def test_the_conditions_that_hold_are_1(
 
 def test_only_summaries_have_quantiles(call: Call) -> None:
     """``promtool check metrics`` asks for this."""
-    times = {"queued_at": ago(9), "sent_at": ago(7), "accepted_at": ago(6), "settled_at": ago(3)}
+    times = {"queued_at": ago(9), "sent_at": ago(7), "accepted_at": ago(6), "finalized_at": ago(3)}
     make_guide_order(Status.FULFILLED, **times)
     families = list(openmetrics(call("giftcards_metrics").out))
     assert {

@@ -41,7 +41,7 @@ def work() -> None:
 def work_and_wait() -> None:
     work()
     ProviderState.objects.update(final_orders_until=ago(9_000))
-    Order.objects.filter(settled_at__gt=ago(3_600)).update(settled_at=ago(8_000))
+    Order.objects.filter(finalized_at__gt=ago(3_600)).update(finalized_at=ago(8_000))
 
 
 def be_counted_on_a_clock_that_was_set_back() -> None:
@@ -55,9 +55,9 @@ def be_counted_on_a_clock_that_was_set_back() -> None:
 def test_each_order_is_counted_once_whenever_a_worker_has_counted(
     prepare: Callable[[], None],
 ) -> None:
-    make_guide_order(Status.REFUNDED, settled_at=ago(90_000))
-    make_guide_order(Status.REJECTED, settled_at=ago(9_999))
-    make_guide_order(Status.FULFILLED, settled_at=ago(9))
+    make_guide_order(Status.REFUNDED, finalized_at=ago(90_000))
+    make_guide_order(Status.REJECTED, finalized_at=ago(9_999))
+    make_guide_order(Status.FULFILLED, finalized_at=ago(9))
     make_guide_order(Status.HANDLING)
     make_order()
     make_order()
@@ -66,12 +66,12 @@ def test_each_order_is_counted_once_whenever_a_worker_has_counted(
 
 
 def test_a_worker_counts_once_an_hour_and_leaves_out_what_may_not_be_committed_yet() -> None:
-    make_guide_order(Status.FULFILLED, settled_at=ago(3_500))
-    make_guide_order(Status.REFUNDED, settled_at=ago(3_700))
+    make_guide_order(Status.FULFILLED, finalized_at=ago(3_500))
+    make_guide_order(Status.REFUNDED, finalized_at=ago(3_700))
     work()
     assert ProviderState.objects.current().final_orders == {"REFUNDED": 1}
     # It is committed an hour late, and counted at the next time.
-    make_guide_order(Status.REFUNDED, settled_at=ago(3_700))
+    make_guide_order(Status.REFUNDED, finalized_at=ago(3_700))
     with CaptureQueriesContext(connection) as queries:
         work()
     assert len(queries) == 1

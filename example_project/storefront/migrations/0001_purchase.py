@@ -30,7 +30,7 @@ class Migration(migrations.Migration):
                 ('customer_name', models.CharField(blank=True, max_length=200)),
                 ('gift_message', models.TextField(blank=True)),
                 ('deliver_at', models.DateTimeField(null=True)),
-                ('held_until', models.DateTimeField(null=True)),
+                ('reserved_until', models.DateTimeField(null=True)),
                 ('paid_at', models.DateTimeField(null=True)),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='purchases', to=settings.AUTH_USER_MODEL)),
             ],

@@ -71,9 +71,9 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
         kinds = with_available(kinds, now=timezone.now())
         return kinds.annotate(is_on_shelf=is_on_shelf())  # type: ignore[no-redef]
 
-    @admin.display(description=_("price per card"))
+    @admin.display(description=_("cost per card"))
     def cost(self, kind: ProductType) -> str:
-        return money(kind.price)
+        return money(kind.cost)
 
     @admin.display(description=_("price in the shop"))
     def price_in_shop(self, kind: ProductType) -> str:
@@ -83,7 +83,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     @admin.display(description=_("margin"))
     def margin(self, kind: ProductType) -> str:
         price = price_on_shelf(kind)
-        return _NOTHING if price is None or kind.price is None else money(price - kind.price)
+        return _NOTHING if price is None or kind.cost is None else money(price - kind.cost)
 
     @admin.display(description=_("last read"))
     def read(self, kind: ProductType) -> str:

@@ -112,7 +112,9 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
     """Yield sentences, as HTML, on orders that wait to be sent: number, payments and deadline."""
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
-    waiting = orders.filter(settled_at=None, status=Status.PENDING, due_at__isnull=False).order_by()
+    waiting = orders.filter(
+        finalized_at=None, status=Status.PENDING, due_at__isnull=False
+    ).order_by()
     # SQLite would add amounts as binary fractions, so Python adds them.
     amounts = waiting.values_list("sale_amount")
     found = list(amounts.annotate(Count("pk"), Min("queued_at")))

@@ -171,7 +171,7 @@ def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
     An unknown amount adds nothing. The query only counts orders with equal figures, and Python adds
     the amounts: SQLite would add them as binary fractions.
     """
-    final = Order.objects.filter(settled_at__gte=since).order_by()
+    final = Order.objects.filter(finalized_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
     for *values, number in final.values_list(*_FIGURES).annotate(Count("pk")):
         order = Order(**dict(zip(_FIGURES, values, strict=True)))

@@ -1,4 +1,4 @@
-"""Decisions about orders that are held for a decision, or that wait until a later time."""
+"""Decisions about orders that are on hold for a decision, or that wait until a later time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from giftcards.admin.orders.follow_up import decided
 from giftcards.engine.approvals import (
     approve_price,
     approve_review,
-    held_objection,
-    held_price,
-    reject_held,
+    on_hold_objection,
+    on_hold_price,
+    reject_order,
     send_at_once,
 )
 from giftcards.models import Order
@@ -29,8 +29,8 @@ from giftcards.rules.problems import Problem
 from giftcards.text.display import bdi, filled, moment, money
 
 
-class HeldForm(forms.Form):
-    """A form that asks whether to buy the cards of an order that is held or waits.
+class OnHoldForm(forms.Form):
+    """A form that asks whether to buy the cards of an order that is on hold or waits.
 
     ``buying``: the text of the choice to buy them.
     """
@@ -48,20 +48,20 @@ class HeldForm(forms.Form):
         ]
 
 
-def _price_form(attempt: Attempt, data: QueryDict | None) -> HeldForm:
+def _price_form(attempt: Attempt, data: QueryDict | None) -> OnHoldForm:
     price = _price_of(attempt.order)
     text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
     total = price * attempt.order.quantity
-    return HeldForm(filled(text, price=money(price), total=money(total)), data)
+    return OnHoldForm(filled(text, price=money(price), total=money(total)), data)
 
 
 def _price_of(order: Order) -> Decimal:
-    return held_price(order) or Decimal(0)
+    return on_hold_price(order) or Decimal(0)
 
 
 def _decide(attempt: Attempt, approve: Callable[..., Problem | None]) -> Problem | None:
-    is_approved = attempt.form.cleaned_data["outcome"] == HeldForm.APPROVE
-    return (approve if is_approved else reject_held)(attempt.order, by=attempt.by)
+    is_approved = attempt.form.cleaned_data["outcome"] == OnHoldForm.APPROVE
+    return (approve if is_approved else reject_order)(attempt.order, by=attempt.by)
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
@@ -73,13 +73,13 @@ def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     costs = {gettext("highest price"): order.price_ceiling, gettext("price at the provider"): price}
     gain = earned(order, price)
     return {
-        **_held_context(order, consequence, _known(costs)),
+        **_on_hold_context(order, consequence, _known(costs)),
         "earned": "" if gain is None else earned_in_words(gain),
         "is_loss": gain is not None and gain < 0,
     }
 
 
-def _held_context(
+def _on_hold_context(
     order: Order, consequence: str, more: Iterable[tuple[str, object]]
 ) -> Mapping[str, Any]:
     sale = {gettext("sale price"): order.sale_price, gettext("sale amount"): order.sale_amount}
@@ -96,10 +96,10 @@ PRICE = OrderAction(
     label=_("What may a card cost?"),
     permission=may("giftcards.resolve_order", "giftcards.view_cost"),
     takes=("giftcards.resolve_order", "giftcards.view_cost"),
-    is_offered=lambda order: held_price(order) is not None,
-    before=lambda attempt: LATE if held_price(attempt.order) is None else None,
+    is_offered=lambda order: on_hold_price(order) is not None,
+    before=lambda attempt: LATE if on_hold_price(attempt.order) is None else None,
     form=_price_form,
-    template="held",
+    template="on_hold",
     context=_price_context,
     act=lambda attempt: decided(
         _decide(attempt, partial(approve_price, price=_price_of(attempt.order)))
@@ -114,14 +114,14 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
             "Your shop's own rule wants a person to look at this order: “%(objection)s”. Nothing"
             " has been bought; the order waits until you decide."
         ),
-        objection=bdi(held_objection(order)),
+        objection=bdi(on_hold_objection(order)),
     )
     customer = {
         column_label(name): getattr(order, name)
         for name in ("customer_name", "customer_email", "customer_phone")
     }
     known = [(label, value) for label, value in customer.items() if value]
-    return _held_context(order, consequence, known)
+    return _on_hold_context(order, consequence, known)
 
 
 def _decide_review(attempt: Attempt) -> Outcome:
@@ -136,10 +136,10 @@ REVIEW = OrderAction(
     label=_("Approve or reject this order"),
     permission=may("giftcards.resolve_order"),
     takes=("giftcards.resolve_order",),
-    is_offered=lambda order: held_objection(order) is not None,
-    before=lambda attempt: LATE if held_objection(attempt.order) is None else None,
-    form=lambda _attempt, data: HeldForm(gettext("Buy it."), data),
-    template="held",
+    is_offered=lambda order: on_hold_objection(order) is not None,
+    before=lambda attempt: LATE if on_hold_objection(attempt.order) is None else None,
+    form=lambda _attempt, data: OnHoldForm(gettext("Buy it."), data),
+    template="on_hold",
     context=_review_context,
     act=_decide_review,
 )
@@ -151,7 +151,7 @@ def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
         "The order waits until %(at)s, and is sent automatically then. Nothing has been bought yet."
     )
     at = moment(order.send_after) if order.send_after else gettext("unknown")
-    return _held_context(order, filled(text, at=at), ())
+    return _on_hold_context(order, filled(text, at=at), ())
 
 
 WAIT = OrderAction(
@@ -162,8 +162,8 @@ WAIT = OrderAction(
     is_offered=lambda order: order.is_waiting,
     is_minor=True,
     before=lambda attempt: None if attempt.order.is_waiting else LATE,
-    form=lambda _attempt, data: HeldForm(gettext("Buy it now."), data),
-    template="held",
+    form=lambda _attempt, data: OnHoldForm(gettext("Buy it now."), data),
+    template="on_hold",
     context=_wait_context,
     act=lambda attempt: decided(_decide(attempt, send_at_once)),
 )

@@ -23,9 +23,9 @@ from giftcards.keys.keyring import unsealed
 from giftcards.models import Order, Product
 from giftcards.models.order_queries import (
     CONTRADICTORY,
-    HELD_FOR_PRICE,
-    HELD_FOR_REVIEW,
     NEEDING_ATTENTION,
+    ON_HOLD_FOR_PRICE,
+    ON_HOLD_FOR_REVIEW,
     OWING,
     PAID_BACK,
     PLANNED,
@@ -95,8 +95,8 @@ class AttentionFilter(ConditionFilter):
         # Tiles of the start page link to the next four choices, which are parts of "needed".
         "lost": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
-        "price": (_("Held because of its price"), HELD_FOR_PRICE),
-        "review": (_("To be approved before it is bought"), HELD_FOR_REVIEW),
+        "price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
+        "review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
     of_tiles = frozenset({"none"})
@@ -332,7 +332,7 @@ class OrderChangeList(SortedAsOffered):
     _CREATED = ("created_at", "pk")
     # The ordering has all columns of the index, although status and due_at are constant here:
     # databases do not infer that.
-    _SETTLED = ("settled_at", "status", "due_at", "pk")
+    _SETTLED = ("finalized_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
     #: The encrypted text of the search, as in the URL.
@@ -370,7 +370,7 @@ class OrderChangeList(SortedAsOffered):
 
     @property
     def _is_by_settled(self) -> bool:
-        return any(name.startswith("settled_at__") for name in self.filter_params)
+        return any(name.startswith("finalized_at__") for name in self.filter_params)
 
     def get_queryset(self, request: HttpRequest, *args: Any) -> Any:
         # Django calls this method a second time to count facets. By then, ``query`` is decrypted,

@@ -24,7 +24,7 @@ from giftcards.admin.frame.actions import (
 )
 from giftcards.admin.frame.forms import state_token, token
 from giftcards.admin.frame.pages import about, customer_of, recorded
-from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, repetition
+from giftcards.engine.reordering import check_reorderable, missing_part, reorder_missing, reorder_of
 from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
 from giftcards.models.fields import tidied_lines
@@ -95,8 +95,8 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
-    if attempt.order.is_held:
-        # A held order keeps its problem until somebody approves or rejects the order.
+    if attempt.order.is_on_hold:
+        # An order on hold keeps its problem until somebody approves or rejects the order.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
@@ -250,21 +250,21 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
-def _may_repeat(order: Order) -> bool:
+def _may_reorder(order: Order) -> bool:
     is_untouched = order.reordered_amount is None and not order.is_being_paid_back
     return is_untouched and bool(order.missing_quantity)
 
 
-def _repeated_already(attempt: Attempt) -> Outcome | None:
-    known = repetition(attempt.order)
+def _reordered_already(attempt: Attempt) -> Outcome | None:
+    known = reorder_of(attempt.order)
     if known is not None:
-        return _known_repetition(attempt, known)
+        return _known_reorder(attempt, known)
     if attempt.request.method != "POST" and not missing_part(attempt.order).quantity:
         return Outcome(_obstacle(attempt.order), level=messages.ERROR)
     return None
 
 
-def _known_repetition(attempt: Attempt, new: Order) -> Outcome:
+def _known_reorder(attempt: Attempt, new: Order) -> Outcome:
     text = gettext(
         "The missing cards of %(order)s were ordered again already. They are not ordered twice."
     )
@@ -276,11 +276,11 @@ def _first_seen(attempt: Attempt, new: Order) -> Order:
     return new if attempt.pages.may_see(attempt.request, new) else attempt.order
 
 
-def _repeat(attempt: Attempt) -> Outcome:
+def _reorder(attempt: Attempt) -> Outcome:
     order, by = attempt.order, attempt.by
     new = reorder_missing(order, by=by)
     if not new.is_new:
-        return _known_repetition(attempt, new)
+        return _known_reorder(attempt, new)
     attempt.pages.log_addition(attempt.request, new, f"Replaces missing cards of {order}.")
     return Outcome(
         recorded(new),
@@ -290,7 +290,7 @@ def _repeat(attempt: Attempt) -> Outcome:
     )
 
 
-def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
+def _reorder_context(attempt: Attempt) -> Mapping[str, Any]:
     new = missing_part(attempt.order)
     consequence = ngettext(
         "%(count)s card of this order did not come. It is bought in a new order, once; the two"
@@ -302,7 +302,7 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
     action = ngettext("Order %(count)s card", "Order %(count)s cards", new.quantity)
     return {
         "consequence": consequence % {"count": new.quantity},
-        "facts": _facts_of_repetition(attempt, new),
+        "facts": _facts_of_reorder(attempt, new),
         "has_ceiling": new.price_ceiling is not None,
         "is_owed": bool(new.sale_amount),
         "obstacle": _obstacle(attempt.order),
@@ -310,7 +310,7 @@ def _repeat_context(attempt: Attempt) -> Mapping[str, Any]:
     }
 
 
-def _facts_of_repetition(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
+def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
@@ -344,17 +344,17 @@ def _obstacle(order: Order) -> str:
     return ""
 
 
-REPEAT = OrderAction(
-    name="order_repeat",
-    route="<key>/repeat/",
+REORDER = OrderAction(
+    name="order_reorder",
+    route="<key>/reorder/",
     label=_("Order the missing cards again"),
     permission=lambda pages, request: pages.has_add_permission(request),
     takes=("giftcards.add_order",),
-    is_offered=_may_repeat,
+    is_offered=_may_reorder,
     is_final=True,
-    before=_repeated_already,
+    before=_reordered_already,
     form=lambda _attempt, data: forms.Form(data),
-    template="repeat",
-    context=_repeat_context,
-    act=_repeat,
+    template="reorder",
+    context=_reorder_context,
+    act=_reorder,
 )

@@ -120,7 +120,7 @@ class OrderList(LongList, OrderPages):
         GroupFilter,
         CustomerFilter,
         ("environment", ChoicesFilter),
-        ("settled_at", SettledFilter),
+        ("finalized_at", SettledFilter),
         ("created_at", DateFilter),
         ContradictoryFilter,
     )

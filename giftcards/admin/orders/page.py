@@ -33,7 +33,7 @@ from giftcards.admin.orders.follow_up import (
     DISPUTE,
     FINGERPRINT,
     NOTE,
-    REPEAT,
+    REORDER,
     TICK_OFF,
     fingerprint,
 )
@@ -45,7 +45,7 @@ from giftcards.admin.orders.searching import SEARCH
 from giftcards.admin.orders.summary import SummaryInput, summarise, why_at_a_standstill
 from giftcards.admin.orders.timeline import RelatedOrder, Timeline
 from giftcards.conf import conf
-from giftcards.engine.reordering import repetition
+from giftcards.engine.reordering import reorder_of
 from giftcards.exceptions import CodeDestroyed, ConfigurationError, DecryptionError
 from giftcards.keys.keyring import Keyring
 from giftcards.models import Card, Order
@@ -85,9 +85,9 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
-# Codes of the problems because of which an order is held. The top of the page describes them
+# Codes of the problems because of which an order is on hold. The top of the page describes them
 # already.
-_HELD_FOR = {"price_above", "review_wanted"}
+_ON_HOLD_FOR = {"price_above", "review_wanted"}
 # The most links to orders of the same group. A link to the list leads to all of them.
 _MOST_OF_GROUP = 20
 
@@ -148,7 +148,7 @@ class OrderPage(OrderPages):
         extensions.note_not_received(self, request, [order])
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
-        repeats, repeated_by = others["repeats"], others["repeated_by"]
+        repeats, reordered_as = others["repeats"], others["reordered_as"]
         sees_hints = request.user.has_perm(SEES_HINTS)
         past = Timeline(
             order,
@@ -156,13 +156,13 @@ class OrderPage(OrderPages):
             shows_hints=sees_hints,
             shows_reasons=request.user.has_perm("giftcards.view_cardreveal"),
             repeats=repeats,
-            repeated_by=repeated_by,
+            reordered_as=reordered_as,
         )
         # The payment for the missing cards went to the new order, so that order is read even if it
         # is hidden from the person.
-        again, link = (repeated_by.order, repeated_by.link) if repeated_by else (None, "")
+        again, link = (reordered_as.order, reordered_as.link) if reordered_as else (None, "")
         if again is None and order.reordered_amount is not None:
-            again = repetition(order)
+            again = reorder_of(order)
         story = SummaryInput(
             order,
             sees_costs,
@@ -192,10 +192,10 @@ class OrderPage(OrderPages):
             "problems": [
                 _problem(entry, shows_costs=sees_costs)
                 for entry in order.problems
-                if not (order.is_held and entry.get("code") in _HELD_FOR)
+                if not (order.is_on_hold and entry.get("code") in _ON_HOLD_FOR)
             ],
-            # A held order keeps its problem until somebody approves or rejects the order.
-            "may_tick_off": TICK_OFF.permission(self, request) and not order.is_held,
+            # An order on hold keeps its problem until somebody approves or rejects the order.
+            "may_tick_off": TICK_OFF.permission(self, request) and not order.is_on_hold,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
@@ -223,7 +223,7 @@ class OrderPage(OrderPages):
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
             "repeats": first[0] if first else None,
-            "repeated_by": again[0] if again else None,
+            "reordered_as": again[0] if again else None,
         }
         if order.group:
             # Within a group, the index is sorted by primary key.
@@ -310,7 +310,7 @@ EXTENSION = Extension(
         WAIT,
         CHECK,
         PAY_BACK,
-        REPEAT,
+        REORDER,
         SALE,
         TAKE,
         DISPUTE,

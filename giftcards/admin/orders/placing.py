@@ -93,7 +93,7 @@ def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any
 def _card(kind: ProductType, *, with_prices: bool) -> str:
     parts = [isolated(kind)]
     if with_prices:
-        parts.append(money_text(kind.price))
+        parts.append(money_text(kind.cost))
     if kind.stock == 0:
         parts.append(gettext("none in stock"))
     elif kind.stock is not None:
@@ -395,7 +395,7 @@ class PlacingPage(OrderPages):
         order: Order = form.instance
         known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)
-        price = known.price if sees_costs and known.is_for_sale else None
+        price = known.cost if sees_costs and known.is_for_sale else None
         posted = [
             (name, value)
             for name, values in request.POST.lists()
@@ -501,13 +501,13 @@ def _finder(request: HttpRequest) -> dict[str, Any]:
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:
-    """True if a card costs more than ``order`` allows, so that the order would be held."""
+    """True if a card costs more than ``order`` allows, so that the order would be put on hold."""
     return order.price_ceiling is not None and price > order.price_ceiling
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
     """Return price per card, total and balance, each as label, amount and age."""
-    price = known.price if known.is_for_sale else None
+    price = known.cost if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.read_at)
     return [
@@ -561,16 +561,16 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
             known.stock,
         )
         yield text % {"count": known.stock}
-    if not (sees_costs and known.price):
+    if not (sees_costs and known.cost):
         return
-    if _is_too_dear(order, known.price):
+    if _is_too_dear(order, known.cost):
         yield gettext(
             "A card costs more than your limit: the order will wait until somebody decides."
         )
-    gain = earned(order, known.price)
+    gain = earned(order, known.cost)
     if gain is not None and gain < 0:
         yield earned_in_words(gain)
-    if known.balance is not None and known.balance < known.price * order.quantity:
+    if known.balance is not None and known.balance < known.cost * order.quantity:
         yield gettext("The balance of the account does not suffice: the provider will refuse this.")
 
 

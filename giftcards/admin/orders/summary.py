@@ -14,7 +14,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, gettext_lazy, ngettext
 
-from giftcards.engine.approvals import held_objection, held_price
+from giftcards.engine.approvals import on_hold_objection, on_hold_price
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.models.provider import configured_key
 from giftcards.rules.money import (
@@ -33,8 +33,8 @@ from giftcards.text.display import bdi, day_text, explained, filled, moment, mon
 class SummaryInput:
     """The input of :func:`summarise`; the texts are HTML, or "" for no text.
 
-    ``reason`` explains the present status. ``was_repeated`` is True if the missing cards
-    were ordered again. ``repeated_by`` names the new order, if the person may see it.
+    ``reason`` explains the present status. ``was_reordered`` is True if the missing cards
+    were ordered again. ``reordered_as`` names the new order, if the person may see it.
     ``standstill`` says why automatic work has stopped. ``not_received`` says that the cards did not
     reach their recipient.
     """
@@ -42,8 +42,8 @@ class SummaryInput:
     order: Order
     shows_costs: bool
     reason: Problem | None = None
-    was_repeated: bool = False
-    repeated_by: str = ""
+    was_reordered: bool = False
+    reordered_as: str = ""
     standstill: str = ""
     not_received: str = ""
 
@@ -60,7 +60,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
         yield from _settled(story, breakdown)
     elif status in FOLLOWED:
         yield from _followed(story.order)
-    elif status == Status.PENDING and story.order.is_held:
+    elif status == Status.PENDING and story.order.is_on_hold:
         yield from _held(story.order, shows_costs=story.shows_costs)
     elif status == Status.PENDING:
         yield _pending(story)
@@ -80,12 +80,12 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield filled(
             gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
         )
-    if story.was_repeated:
+    if story.was_reordered:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The sentences about a held order describe its problem already.
-    problems = 0 if order.is_held else len(order.open_problems)
+    # The sentences about an order on hold describe its problem already.
+    problems = 0 if order.is_on_hold else len(order.open_problems)
     if problems:
         text = ngettext(
             "%(count)s problem needs a person: see below.",
@@ -107,16 +107,16 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
         text = gettext("The order waits until %(at)s, and is sent automatically then.")
         yield filled(text, at=moment(order.send_after))
         return
-    objection, price, ceiling = held_objection(order), held_price(order), order.price_ceiling
+    objection, price, ceiling = on_hold_objection(order), on_hold_price(order), order.price_ceiling
     if objection is not None:
-        text = gettext("The order is held: a person has to look at it, because “%(objection)s”.")
+        text = gettext("The order is on hold: a person has to look at it, because “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
         yield gettext("Nothing is bought until a person approves or rejects the order.")
         return
     if not shows_costs or price is None or ceiling is None:
-        yield gettext("The order is held: a card costs more than your limit.")
+        yield gettext("The order is on hold: a card costs more than your limit.")
     else:
-        text = gettext("The order is held: a card costs %(price)s; your limit is %(ceiling)s.")
+        text = gettext("The order is on hold: a card costs %(price)s; your limit is %(ceiling)s.")
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext(
         "Nothing is bought until a person approves the price or rejects the order, or the price"
@@ -171,7 +171,7 @@ def _next_look(story: SummaryInput) -> Iterator[str]:
     """Yield the time of the next automatic step, or why there is no such step."""
     order = story.order
     step = STATES[order.status].next_step
-    if order.is_held or not step:
+    if order.is_on_hold or not step:
         return
     if order.due_at is None or order.candidates:
         yield from _up_to_a_person(order)
@@ -212,7 +212,7 @@ def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
 
 
 def _delivered(order: Order) -> str:
-    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    at = moment(order.finalized_at) if order.finalized_at else gettext("unknown")
     if order.status == Status.REFUNDED:
         return gettext("No card was delivered.")
     if order.status == Status.PARTIALLY_FILLED:
@@ -232,7 +232,7 @@ def _delivered(order: Order) -> str:
 
 def _brought(order: Order) -> str:
     """Return a sentence on the provider's delivery of cards that did not reach their recipient."""
-    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    at = moment(order.finalized_at) if order.finalized_at else gettext("unknown")
     if order.fulfilled_quantity == order.quantity:
         text = ngettext(
             "The provider delivered the card on %(at)s.",
@@ -246,7 +246,7 @@ def _brought(order: Order) -> str:
 
 def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
     order, quantity, amount = story.order, breakdown.refunded_quantity, breakdown.refunded_amount
-    at = moment(order.settled_at) if order.settled_at else gettext("unknown")
+    at = moment(order.finalized_at) if order.finalized_at else gettext("unknown")
     if story.shows_costs and amount is not None:
         text = gettext("The provider credited back %(amount)s on %(at)s.")
         return filled(text, amount=worked_out(quantity, order.price_per_card, amount), at=at)
@@ -268,9 +268,9 @@ def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
 
 
 def _repeated(story: SummaryInput) -> Iterator[str]:
-    if story.repeated_by:
+    if story.reordered_as:
         text = gettext("The missing cards were ordered again: %(order)s.")
-        yield filled(text, order=story.repeated_by)
+        yield filled(text, order=story.reordered_as)
     else:
         yield gettext("The missing cards were ordered again.")
     breakdown = customer_breakdown(story.order)

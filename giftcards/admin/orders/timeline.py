@@ -71,7 +71,7 @@ class Timeline:
     """The past of an order: its events, and the reason for its status.
 
     With ``shows_reasons``, events say why codes were revealed. ``repeats`` is the earlier order
-    whose missing cards this order replaces. ``repeated_by`` is the later order that replaces
+    whose missing cards this order replaces. ``reordered_as`` is the later order that replaces
     missing cards of this one. Each of these two is ``None`` if there is no such order, or if the
     person may not see it.
     """
@@ -84,12 +84,12 @@ class Timeline:
         shows_hints: bool = False,
         shows_reasons: bool = False,
         repeats: RelatedOrder | None,
-        repeated_by: RelatedOrder | None,
+        reordered_as: RelatedOrder | None,
     ) -> None:
         self._order = order
         self._shows_costs, self._shows_hints = shows_costs, shows_hints
         self._shows_reasons = shows_reasons
-        self._repeats, self._repeated_by = repeats, repeated_by
+        self._repeats, self._repeated_by = repeats, reordered_as
         self._moves = [_read(change, shows_costs=shows_costs) for change in order.changes.all()]
         self._ticks = list(order.acknowledgements.all())
         #: The refunds to the customer, oldest first.

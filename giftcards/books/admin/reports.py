@@ -211,7 +211,7 @@ def list_url(order_list: str, question: Question, **filters: str) -> str:
     """Return the URL of the list of orders, filtered by ``question`` and ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
-    period = {"settled_at__gte": str(start), "settled_at__lt": str(end)}
+    period = {"finalized_at__gte": str(start), "finalized_at__lt": str(end)}
     return f"{order_list}?{urlencode({**filters, **product, **period})}"
 
 

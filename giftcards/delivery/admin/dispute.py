@@ -55,7 +55,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
         shows_costs=pages.may_see_costs(request),
         shows_reasons=sees_reveals,
         repeats=None,
-        repeated_by=None,
+        reordered_as=None,
     )
     messages, has_more_messages = newest(Delivery.objects.filter(order=order), _MOST)
     context: dict[str, Any] = {
@@ -130,7 +130,7 @@ def _at_provider(order: Order) -> list[tuple[str, object]]:
             (gettext("environment"), order.get_environment_display()),
             (gettext("sent"), _when(order.sent_at)),
             (gettext("accepted"), _when(order.accepted_at)),
-            (gettext("settled"), _when(order.settled_at)),
+            (gettext("settled"), _when(order.finalized_at)),
         ]
     )
 
@@ -178,8 +178,8 @@ def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Ite
     yield filled(
         gettext("We ordered it on %(at)s."), at=zoned_moment(order.sent_at or order.created_at)
     )
-    if order.settled_at:
-        yield filled(gettext("You delivered it on %(at)s."), at=zoned_moment(order.settled_at))
+    if order.finalized_at:
+        yield filled(gettext("You delivered it on %(at)s."), at=zoned_moment(order.finalized_at))
     if tails and len(tails) <= _FEW:
         ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in tails))
         yield filled(gettext("The codes end in %(ends)s."), ends=ends)

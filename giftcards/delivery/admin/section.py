@@ -116,7 +116,7 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
             "The customer was not told, because the order has no address. Ask for one, and send"
             " a message there; or hand over a link."
         )
-    if (order.settled_at or timezone.now()) < Installation.begin():
+    if (order.finalized_at or timezone.now()) < Installation.begin():
         return gettext(
             "The customer was not told: it happened before messages to customers were set up."
         )

@@ -15,7 +15,7 @@ class Command(GiftcardsCommand):
         " stopped, the next run within six hours goes on where it was."
     )
     notes = (
-        "The worker does the same automatically, unless CATALOGUE_EVERY is 0. What two readings"
+        "The worker does the same automatically, unless CATALOGUE_INTERVAL is 0. What two readings"
         " an hour apart do not list is not for sale any more. A product that cannot be read"
         " counts as failed, and the next run tries it first.",
         "Exit code 1: a product failed or is still to read.",

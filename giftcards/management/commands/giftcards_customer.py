@@ -40,7 +40,6 @@ class Command(GiftcardsCommand):
         ("What an erasure would do:", "'0555 12 34 56' --erase --dry-run"),
         ("Export, then erase:", "amina@example.com --export amina.json --erase"),
     )
-    needs = ("CURRENCY",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)

@@ -112,7 +112,7 @@ class Command(GiftcardsCommand):
             # Nobody reads the output any more, but a worker goes on with the order.
             wake_worker()
             raise
-        if not (order.is_final or order.is_held):
+        if not (order.is_final or order.is_on_hold):
             wake_worker()
         self.show_order(order, options)
         if order.status not in (SETTLED if options["wait"] else ACCEPTED):

@@ -61,9 +61,9 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--after-restore",
             action="store_true",
-            help="Before the workers start on a restored database: hold the orders that the"
+            help="Before the workers start on a restored database: put the orders on hold that the"
             " provider may have already, for a person, and look for no lost one (default: none is"
-            " held).",
+            " on hold).",
         )
 
     def handle(self, **options: Any) -> None:
@@ -98,7 +98,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Hold the orders that the provider may have already, until a person decides about them.
+    """Put the orders on hold that the provider may have already, until a person decides about them.
 
     Lost orders are not searched for, because a search may send an order again. This function takes
     the lease of the workers' loop, so that no worker runs. If it loses the lease, it stops reading
@@ -109,7 +109,7 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     if token is None:
         raise refuse(
             "A worker is running, or was until some seconds ago. Stop every worker, and run this"
-            " before you start one again: what is not held yet may be bought twice."
+            " before you start one again: what is not on hold yet may be bought twice."
         )
     keep = partial(Lease.objects.keep, Lease.LOOP, token, tuning.lease)
     try:
@@ -153,7 +153,7 @@ class _Found:
     ) -> None:
         self._explained = len(bought.adopted) if bought else explained
         self._left, self._since = _lost().count(), since
-        self._held = bought.held if bought else None
+        self._on_hold = bought.on_hold if bought else None
         self._waiting = Order.objects.open().filter(status=Status.PENDING).count()
         self._is_read = listing is not None
         self.is_whole = listing is not None and listing.is_whole and not is_cut_short
@@ -169,10 +169,10 @@ class _Found:
             "orphans": self._orphans,
             "changed": self._changed,
         }
-        if self._held is None:
+        if self._on_hold is None:
             return found
-        held = [order.reference for order in self._held]
-        return {"since": self._since, "held": held, "waiting": self._waiting, **found}
+        on_hold = [order.reference for order in self._on_hold]
+        return {"since": self._since, "on_hold": on_hold, "waiting": self._waiting, **found}
 
     def __str__(self) -> str:
         lines = self._about_lost_orders()
@@ -196,12 +196,12 @@ class _Found:
         return "\n".join(lines)
 
     def _about_lost_orders(self) -> list[str]:
-        if self._held is None:
+        if self._on_hold is None:
             return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
-        held, waiting = counted(len(self._held), "order"), counted(self._waiting, "order")
+        on_hold, waiting = counted(len(self._on_hold), "order"), counted(self._waiting, "order")
         return [
-            f"{held} held for a person, because the provider may have bought them already.",
-            *(f"  {order.reference}" for order in self._held),
+            f"{on_hold} on hold for a person, because the provider may have bought them already.",
+            *(f"  {order.reference}" for order in self._on_hold),
             f"{counted(self._explained, 'order')} found by the reference.",
             f"{waiting} still to be sent.",
         ]

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.utils import translation
 
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.exceptions import RefundError
 from giftcards.management.base import (
     GiftcardsCommand,
@@ -46,7 +46,6 @@ class Command(GiftcardsCommand):
         ),
         ("The transfer came back:", "cart-1042 --reference VIR-88 --cancel"),
     )
-    needs = ("CURRENCY",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -131,5 +130,5 @@ def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
 
 def _told(refund: CustomerRefund) -> str:
     already = "" if refund.has_changed else ", and was so already"
-    amount = f"{refund.amount:.2f} {conf.currency}"
+    amount = f"{refund.amount:.2f} {CURRENCY}"
     return f"Refund {refund.reference}: {amount} {_STATES[refund.state]}{already}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils import translation
 
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY, conf
 from giftcards.engine.task_queue import Backlog, next_tick, schedule_problem
 from giftcards.exceptions import ConfigurationError
 from giftcards.management.base import (
@@ -48,7 +48,7 @@ _TIMES = (
 
 
 class Command(GiftcardsCommand):
-    needs = ("CURRENCY", "LOW_BALANCE")
+    needs = ("LOW_BALANCE",)
     help = (
         "Show one order with its refund breakdown, or how many orders are where. It reads the"
         " database only."
@@ -218,7 +218,7 @@ class _Overview:
 def _balance_in_words(state: ProviderState) -> str:
     if state.balance is None:
         return "not read yet"
-    return f"{state.balance:.2f} {conf.currency}, read {iso(state.balance_read_at)}"
+    return f"{state.balance:.2f} {CURRENCY}, read {iso(state.balance_read_at)}"
 
 
 def _encryption_keys() -> list[KeyInUse]:

@@ -132,7 +132,7 @@ def plant() -> dict[str, Order]:
     book("ORDER", -490, provider_id="nobody's")
     for days, name in ((-20, "before"), (16, "after")):
         at = NOON + timedelta(days=days)
-        times = {"settled_at": at, "sent_at": at}
+        times = {"finalized_at": at, "sent_at": at}
         partly_delivered(reference=name, is_credited=False, **times)
         partly_delivered(reference=f"{name} too", sale_price=None, **times)
     return {order.reference: Order.objects.get(pk=order.pk) for order in planted.values()}
@@ -166,7 +166,11 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     assert states(read(amina.get(IN_NOVEMBER)))[1] == "To do"
     # The order of the charge is found.
     found_order = make_guide_order(
-        Status.FULFILLED, quantity=1, fulfilled_amount=490, settled_at=NOON, sale_price=Decimal(500)
+        Status.FULFILLED,
+        quantity=1,
+        fulfilled_amount=490,
+        finalized_at=NOON,
+        sale_price=Decimal(500),
     )
     LedgerEntry.objects.filter(provider_id="nobody's").update(order=found_order)
     assert states(read(amina.get(IN_NOVEMBER)))[1:3] == ["Done", "To do"]
@@ -228,7 +232,7 @@ def test_each_count_is_that_of_the_linked_page(amina: Client) -> None:
             is_credited=False if number % 2 else None,
             sale_price=None if number % 3 == 0 else Decimal(550),
             # In Algiers, the first and the last moment of the month, and the first after it.
-            settled_at=[
+            finalized_at=[
                 datetime(2026, 10, 31, 23, tzinfo=UTC),
                 datetime(2026, 11, 30, 22, 59, 59, 999_999, tzinfo=UTC),
                 datetime(2026, 11, 30, 23, tzinfo=UTC),
@@ -237,7 +241,7 @@ def test_each_count_is_that_of_the_linked_page(amina: Client) -> None:
         if number in {1, 4}:
             record_refund(order, amount=100, reference="R", by="samir", is_paid=False)
         for kind in ("ORDER", "REFUND-ORDER"):
-            enter(kind, 100 + number, time=order.settled_at)
+            enter(kind, 100 + number, time=order.finalized_at)
     counts = [
         (int(words.rpartition(" ")[2]), listed(read(amina.get(address)), address))
         for _state, links in steps(read(amina.get(IN_NOVEMBER)))
@@ -341,7 +345,7 @@ def test_of_two_people_who_close_the_second_is_told(amina: Client) -> None:
 
 def test_a_month_that_is_not_over_is_shown_and_not_closed(amina: Client) -> None:
     address = f"{CLOSING}?month=2026-12"
-    partly_delivered(settled_at=timezone.now())
+    partly_delivered(finalized_at=timezone.now())
     html = read(amina.get(address))
     assert "The month is not over yet: it cannot be closed." in text(html)
     assert states(html)[4] == "To do"

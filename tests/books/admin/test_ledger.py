@@ -389,7 +389,7 @@ def test_an_order_that_was_never_charged_is_named_with_a_way_to_it(
 
 def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: Order) -> None:
     now = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    Order.objects.filter(pk=order.pk).update(is_credited=False, settled_at=now)
+    Order.objects.filter(pk=order.pk).update(is_credited=False, finalized_at=now)
     book(order=order, balance_before=10_000, balance_after=7550, time=now - timedelta(minutes=9))
     charged = book("ORDER", -490, balance_before=7550, balance_after=7060, time=now)
     credited = book(

@@ -61,7 +61,7 @@ def settled(day: int, status: Status = Status.PARTIALLY_FILLED, **values: Any) -
     return make_guide_order(
         status,
         **{
-            "settled_at": at,
+            "finalized_at": at,
             "created_at": at - timedelta(seconds=30),
             "fulfilled_amount": None if status == Status.REJECTED else delivered * 490,
             "sale_price": Decimal(550),
@@ -135,7 +135,7 @@ def test_the_rows_are_what_is_asked_for_and_the_total_is_always_the_same(
     settled(4)
     settled(30, type_id="type_003", type_name="PSN 2000 DA")
     december = datetime(2026, 12, 1, 12, tzinfo=UTC)
-    settled(1, settled_at=december, product_id="other", product_name="", type_name="")
+    settled(1, finalized_at=december, product_id="other", product_name="", type_name="")
     html = read(boss.get(REPORT, {**NOVEMBER, "to": "2026-12-06", "by": by}))
     _headings, *found, total = table(html)
     assert [row[0].removesuffix(f" · {TYPE}") for row in found] == labels
@@ -166,7 +166,7 @@ def test_the_year_is_told_where_there_are_several(boss: Client) -> None:
 
 
 def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
-    settled(30, settled_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC), reference="web-late")
+    settled(30, finalized_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC), reference="web-late")
     assert "No order became final in this period." in read(boss.get(REPORT, NOVEMBER))
     html = read(boss.get(REPORT, {"from": "2026-12-01", "to": "2026-12-01"}))
     assert [row[0] for row in table(html)[1:-1]] == ["1 Dec"]
@@ -443,7 +443,7 @@ def download(browser: Client, **choices: str) -> str:
 def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -> None:
     settled(4, reference="web-1042", customer_email="a@example.com")
     settled(5, reference="web-1043", product_id="other")
-    settled(5, reference="web-1044", settled_at=datetime(2026, 12, 1, tzinfo=UTC))
+    settled(5, reference="web-1044", finalized_at=datetime(2026, 12, 1, tzinfo=UTC))
     content = download(boss, what="orders", product=PRODUCT)
     [order] = csv.DictReader(StringIO(content))
     assert (order["Reference"], order["Cost"]) == ("web-1042", "1470.00")
@@ -453,7 +453,7 @@ def test_the_orders_of_the_period_and_the_product_are_downloaded(boss: Client) -
 
 def test_no_download_holds_a_code(boss: Client) -> None:
     order = receive("web-1042", CardSecret("CANARY-5566-ZXQW", "CANARY-YQXZ"))
-    Order.objects.filter(pk=order.pk).update(settled_at=datetime(2026, 11, 4, tzinfo=UTC))
+    Order.objects.filter(pk=order.pk).update(finalized_at=datetime(2026, 11, 4, tzinfo=UTC))
     for what in ("report", "orders"):
         content = download(boss, what=what, has_contacts="on")
         assert ("web-1042" in content) == (what == "orders")
@@ -562,5 +562,5 @@ def test_the_number_of_queries_does_not_grow_with_the_orders(boss: Client) -> No
 def many(count: int) -> Iterator[Order]:
     for number in range(count):
         at = datetime(2026, 11, 1 + number % 30, 8, tzinfo=UTC)
-        values = {"settled_at": at, "sale_price": Decimal(550), "type_id": f"type_{number % 7}"}
+        values = {"finalized_at": at, "sale_price": Decimal(550), "type_id": f"type_{number % 7}"}
         yield build_guide_order(Status.FULFILLED, fulfilled_amount=Decimal(2450), **values)

@@ -98,7 +98,7 @@ def download(form: str, language: str) -> bytes:
         make_guide_order(
             Status.PARTIALLY_FILLED,
             reference=f"web-{number}",
-            settled_at=datetime(2026, 11, 4 + number, 12, tzinfo=UTC),
+            finalized_at=datetime(2026, 11, 4 + number, 12, tzinfo=UTC),
             created_at=datetime(2026, 11, 4, 11, 59, 55, tzinfo=UTC),
             fulfilled_amount=3 * 490,
             sale_price=Decimal(price) + Decimal("0.25"),

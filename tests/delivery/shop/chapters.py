@@ -98,7 +98,7 @@ def changed(reference: str, status: Status) -> None:
 
 def settle(reference: str) -> None:
     order = Order.objects.get(reference=reference)
-    order.status, order.settled_at, order.due_at = Status.REFUNDED, timezone.now(), None
+    order.status, order.finalized_at, order.due_at = Status.REFUNDED, timezone.now(), None
     with_final_figures(order).save()
     StatusChange.objects.create(
         order=order, from_status=Status.DELAYED, to_status=order.status, source="check"

@@ -10,7 +10,7 @@ from giftcards.books.conditions import gap_sentence, missing_sentence, unknown_s
 from giftcards.books.models import CHARGE, CREDIT, LedgerState
 from giftcards.books.reading import AGAIN, LedgerReading, read_ledger
 from giftcards.books.summary import LISTED, Discrepancies, Summary, summarise
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
     WORKING_SETTINGS,
@@ -172,7 +172,7 @@ def _notes(reading: LedgerReading) -> list[str]:
 
 
 def _money(amount: Decimal | None) -> str:
-    return "unknown" if amount is None else f"{amount:.2f} {conf.currency}"
+    return "unknown" if amount is None else f"{amount:.2f} {CURRENCY}"
 
 
 def _as_dict(summary: Summary) -> dict[str, Any]:

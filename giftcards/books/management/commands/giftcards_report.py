@@ -12,14 +12,13 @@ from django.utils import translation
 from giftcards.books.conditions import OpenMoney, money_in_open_orders
 from giftcards.books.exports import as_csv, order_rows, report_rows
 from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, first_day, report
-from giftcards.conf import conf
+from giftcards.conf import CURRENCY
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
 from giftcards.rules.times import today
 
 
 class Command(GiftcardsCommand):
-    needs = ("CURRENCY",)
     help = (
         "Sum up the orders that became final in a period: cards, what the provider charged and"
         " refunded, what customers paid and are owed, and the margin. Days are those of the site's"
@@ -152,7 +151,7 @@ _COLUMNS = [column for column in COLUMNS if column.short]
 
 
 def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
-    yield f"{found.start} to {found.end}, amounts in {conf.currency}"
+    yield f"{found.start} to {found.end}, amounts in {CURRENCY}"
     lines = [
         [found.by.value, *(column.short for column in _COLUMNS)],
         *(_line(row.label, row.figures) for row in found.rows),

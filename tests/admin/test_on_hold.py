@@ -11,7 +11,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from giftcards.conf import conf
-from giftcards.engine.approvals import hold_for_price, hold_for_review, release_fallen
+from giftcards.engine.approvals import put_on_hold_for_price, put_on_hold_for_review, release_fallen
 from giftcards.models import Order
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Review, Status
@@ -27,16 +27,16 @@ AMOUNTS = {"price": "49000.00", "ceiling": "550.00"}
 RULE = {"times": 2, "hours": 6}
 
 
-def held_for_price() -> Order:
+def on_hold_for_price() -> Order:
     order = make_order(reference="web-1042", sale_price=Decimal(550))
-    hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
+    put_on_hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
     return order
 
 
-def held_for_review() -> Order:
+def on_hold_for_review() -> Order:
     customer = {"customer_name": "Amina", "customer_phone": "+213 555 01 02 03"}
     order = make_order(reference="web-1042", sale_amount=1100, **customer)
-    hold_for_review(order, objection=REASON)
+    put_on_hold_for_review(order, objection=REASON)
     return order
 
 
@@ -46,7 +46,7 @@ def put_off() -> Order:
     return Order.objects.get(repeats=settle("web-1042", PARTIAL, sale_price=550))
 
 
-class Hold(NamedTuple):
+class Decision(NamedTuple):
     make: Callable[[], Order]
     button: str
     # What the page on which a person decides shows.
@@ -59,8 +59,8 @@ class Hold(NamedTuple):
 
 
 HOLDS = {
-    "price": Hold(
-        held_for_price,
+    "price": Decision(
+        on_hold_for_price,
         "What may a card cost?",
         (
             "Reference: web-1042",
@@ -73,8 +73,8 @@ HOLDS = {
         "user0 approved a price of 49,000 DA a card, instead of 550 DA.",
         "user0 approved the price of a card.",
     ),
-    "review": Hold(
-        held_for_review,
+    "review": Decision(
+        on_hold_for_review,
         "Approve or reject this order",
         (
             "Reference: web-1042",
@@ -87,7 +87,7 @@ HOLDS = {
         f"user0 looked at the order and approved it. It was held because “{REASON}”.",
         "Decided about the review: approve.",
     ),
-    "wait": Hold(
+    "wait": Decision(
         put_off,
         "Do not wait any longer",
         ("Nothing has been bought yet.", "Sale amount: 1,100 DA"),
@@ -116,8 +116,8 @@ def staff(set_conf: Any) -> Client:
 
 
 @each_hold
-def test_the_page_of_a_held_order_leads_to_the_decision(
-    staff: Client, name: str, hold: Hold
+def test_the_page_of_an_order_on_hold_leads_to_the_decision(
+    staff: Client, name: str, hold: Decision
 ) -> None:
     order = hold.make()
     html = read(staff.get(order_page(order)))
@@ -129,12 +129,14 @@ def test_the_page_of_a_held_order_leads_to_the_decision(
 
 
 @each_hold
-def test_an_approved_order_goes_on_and_leaves_a_trace(staff: Client, name: str, hold: Hold) -> None:
+def test_an_approved_order_goes_on_and_leaves_a_trace(
+    staff: Client, name: str, hold: Decision
+) -> None:
     order = hold.make()
     assert messages(read(decide(staff, order, name, "approve"))) == ["Recorded."]
     assert problems(order) == []
     order.refresh_from_db()
-    assert (order.status, order.is_held) == (Status.PENDING, False)
+    assert (order.status, order.is_on_hold) == (Status.PENDING, False)
     assert {value: getattr(order, value) for value in hold.approved} == hold.approved
     shown = show(staff, order)
     assert hold.said in shown
@@ -146,12 +148,12 @@ def test_an_approved_order_goes_on_and_leaves_a_trace(staff: Client, name: str, 
 @pytest.mark.parametrize(
     ("name", "parameters"), [("price", AMOUNTS), ("review", {"objection": REASON})]
 )
-def test_the_trace_names_what_the_order_was_held_for(
-    staff: Client, set_conf: Callable[..., None], name: str, parameters: dict[str, str]
+def test_the_trace_names_why_the_order_was_on_hold(
+    staff: Client, name: str, parameters: dict[str, str]
 ) -> None:
     order = HOLDS[name].make()
-    # The ceiling is that for which it was held.
-    set_conf(HOLD_ABOVE_SALE_PRICE=False)
+    # The ceiling is that for which the order was put on hold.
+    Order.objects.update(sale_price=None, sale_amount=None, max_price=None)
     decide(staff, order, name, "approve")
     trace = order.acknowledgements.get()
     assert (trace.by, trace.parameters) == ("user0", {"by": "user0", **parameters})
@@ -178,28 +180,28 @@ def test_an_order_that_staff_reject_is_rejected_and_its_customer_is_owed(
 
 @pytest.mark.parametrize("outcome", ["", "approve-all"])
 def test_an_unusable_decision_is_refused(staff: Client, outcome: str) -> None:
-    order = held_for_price()
+    order = on_hold_for_price()
     assert len(errors(read(decide(staff, order, "price", outcome)))) == 1
     order.refresh_from_db()
-    assert order.is_held
+    assert order.is_on_hold
     assert not LogEntry.objects.exists()
 
 
-def test_the_problem_of_a_held_order_cannot_be_ticked_off(boss: Client) -> None:
-    assert "Tick off" not in show(boss, held_for_price())
+def test_the_problem_of_an_order_on_hold_cannot_be_ticked_off(boss: Client) -> None:
+    assert "Tick off" not in show(boss, on_hold_for_price())
 
 
 def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staff: Client) -> None:
-    order = held_for_price()
+    order = on_hold_for_price()
     page = order_page(order, "price")
     token = hidden(read(staff.get(page)))["state_token"]
     release_fallen(order.product_id, {order.type_id: Decimal(490)})
     order.refresh_from_db()
-    hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
+    put_on_hold_for_price(order, price=Decimal(49_000), ceiling=Decimal(550))
     response = staff.post(page, {"state_token": token, "outcome": "approve"}, follow=True)
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
-    assert order.is_held
+    assert order.is_on_hold
     fell = "The price of a card fell to 490 DA; the limit is 550 DA. The order went on"
     assert f"{fell} automatically." in show(staff, order)
 
@@ -217,7 +219,7 @@ def test_the_page_about_the_price_of_an_order_that_is_not_held_leads_to_the_orde
 
 
 def test_who_may_not_see_costs_decides_about_a_review_and_reads_why() -> None:
-    order = held_for_review()
+    order = on_hold_for_review()
     browser = sign_in("view_order", "resolve_order")
     said = f"The order is held: a person has to look at it, because “{REASON}”."
     assert said in show(browser, order)

@@ -53,7 +53,7 @@ CUSTOMER = {
 def settle(order: Order, status: Status, *, delivered: int = 0) -> Order:
     """The order as it is once the provider has settled it."""
     accepted = build_guide_order(status)
-    names = ("provider_order_id", "accepted_at", "settled_at", "due_at")
+    names = ("provider_order_id", "accepted_at", "finalized_at", "due_at")
     values = {name: getattr(accepted, name) for name in names}
     Order.objects.filter(pk=order.pk).update(status=status, fulfilled_quantity=delivered, **values)
     return Order.objects.get(pk=order.pk)
@@ -74,7 +74,7 @@ class TestNewOrder:
         expected = CUSTOMER | names
         assert {name: getattr(new, name) for name in expected} == expected
         assert (new.status, new.fulfilled_quantity) == (Status.PENDING, 0)
-        assert order.repeated_by == new
+        assert order.reordered_as == new
         # The order itself stays as it is but for what went along, and says who decided.
         gone = {"reordered_amount": Decimal("1100.00"), "open_amount": 0, "is_owing": False}
         assert Order.objects.values().get(pk=order.pk) == before | gone

@@ -1,4 +1,4 @@
-"""Cards on hold for customers while they pay."""
+"""Cards reserved for customers while they pay."""
 
 from __future__ import annotations
 
@@ -15,81 +15,81 @@ from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest duration of a new hold. A hold can be prolonged to MOST_TIMES its first duration.
+#: The longest duration of a new reservation. It can be extended to MOST_TIMES its first duration.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A hold is deleted this time after its end. Until then, its reference cannot have a new hold.
+# A reservation is deleted this time after its end. Until then, its reference cannot be reserved
+# anew.
 _REST = timedelta(hours=1)
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 
 
-class HoldQuerySet(models.QuerySet["Hold"]):
+class ReservationQuerySet(models.QuerySet["Reservation"]):
     def current(self, now: datetime) -> Self:
-        """Return the holds whose time is not over, and whose order is not recorded yet.
+        """Return the reservations that have not expired, and whose order is not recorded yet.
 
-        The query also looks for orders, because a hold may be made while its order is being
+        The query also looks for orders, because a reservation may be made while its order is being
         recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
     def lines(self, now: datetime) -> models.QuerySet[Any, Any]:
-        held, cards = self.current(now), F("quantity")
-        return lines_of(Kind.HOLD, held, since="until", cards=cards, price=None)
+        current, cards = self.current(now), F("quantity")
+        return lines_of(Kind.RESERVATION, current, since="until", cards=cards, cost=None)
 
-    def of_holder(self, holder: str) -> Self:
-        return self.filter(holder=_hash(holder))
+    def of_customer(self, customer: str) -> Self:
+        return self.filter(customer=_hash(customer))
 
     def of_network(self, network: str) -> Self:
         return self.filter(network=_hash(network))
 
     def forget(self) -> int:
-        """Delete some of the holds that have been over for an hour; return the number deleted."""
+        """Delete some reservations that ended an hour ago or earlier; return the number deleted."""
         over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
         keys = list(over.order_by("until").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
 
 
-class Hold(models.Model):
+class Reservation(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
-    ``reference`` is the reference that the order will have. ``price`` is the cost of a card in
-    dinars when the hold began; ``None`` if unknown. ``left`` is the total time by which the hold
-    can still be prolonged.
+    ``reference`` is the reference that the order will have. ``cost`` is what the provider charged
+    for a card, in dinars, when the reservation was made; ``None`` if unknown. ``left`` is the total
+    time by which the reservation can still be extended.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
     product_id: models.CharField[str, str] = ExactCharField(max_length=100)
     type_id: models.CharField[str, str] = ExactCharField(max_length=100)
     quantity = models.PositiveIntegerField()
-    price = models.DecimalField(null=True, **MONEY)
+    cost = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
-    # The time by which the hold can still be prolonged. NULL if the hold is older than this column.
-    left = models.DurationField(null=True)
+    left = models.DurationField()
     # A keyed hash of the shop's name for the customer; "" if the shop gave no name.
-    holder = models.CharField(max_length=64, blank=True)
-    # A keyed hash of the network, if the holder is a guest; "" for others.
+    customer = models.CharField(max_length=64, blank=True)
+    # A keyed hash of the network, if the customer is a guest; "" for others.
     network = models.CharField(max_length=64, blank=True)
 
-    objects = HoldQuerySet.as_manager()
+    objects = ReservationQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
         indexes = (
-            models.Index(fields=("product_id", "type_id", "until"), name="giftcards_hold_type"),
-            models.Index(fields=("holder", "until"), name="giftcards_hold_holder"),
-            models.Index(fields=("network", "until"), name="giftcards_hold_network"),
+            models.Index(fields=("product_id", "type_id", "until"), name="giftcards_reserved_type"),
+            models.Index(fields=("customer", "until"), name="giftcards_reserved_customer"),
+            models.Index(fields=("network", "until"), name="giftcards_reserved_network"),
         )
 
     def __str__(self) -> str:
         return self.reference
 
-    def keep(self, length: timedelta, *, holder: str, network: str) -> bool:
-        """Let the hold last until ``length`` from now, up to its limit; False if it is over."""
+    def keep(self, length: timedelta, *, customer: str, network: str) -> bool:
+        """Extend the reservation to ``length`` from now, up to its limit; False if it is over."""
         now = timezone.now()
-        self.holder = _hash(holder) if holder else ""
+        self.customer = _hash(customer) if customer else ""
         self.network = _hash(network) if network else ""
-        if self.left is None or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
+        if self._state.adding or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
             self.until, self.left = now, MOST_TIMES * length
         begin = max(self.until, now)
         more = min(now + length - begin, self.left)
@@ -99,4 +99,4 @@ class Hold(models.Model):
 
 def _hash(name: str) -> str:
     """Return a keyed hash, because ``name`` may be an address or a person's name."""
-    return salted_hmac("giftcards.holder", name, algorithm="sha256").hexdigest()
+    return salted_hmac("giftcards.reservation", name, algorithm="sha256").hexdigest()

@@ -17,7 +17,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.catalogue import quote
-from giftcards.engine.approvals import approve_price, reject_held, release_fallen
+from giftcards.engine.approvals import approve_price, reject_order, release_fallen
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.placing import send
@@ -36,7 +36,6 @@ from tests.stage import (
     PROVIDER,
     PSN,
     Log,
-    Setter,
     Wire,
     ago,
     buy_many,
@@ -66,7 +65,7 @@ def held(simulator: Simulator, **values: Any) -> Order:
     simulator.price_factor = 100
     order = place_order(**{**LINE, "sale_price": 550, **values})
     run_sweep()
-    assert fresh(order).is_held
+    assert fresh(order).is_on_hold
     return order
 
 
@@ -75,13 +74,9 @@ def prices_of(*prices: object) -> dict[str, Any]:
     return {"success": True, "data": {"types": types}}
 
 
-def test_the_ceiling_of_an_order_is_that_of_its_columns_and_of_the_setting(
-    set_conf: Setter,
-) -> None:
+def test_the_ceiling_of_an_order_is_that_of_its_columns() -> None:
     order = Order(**LINE, sale_price=550)
     assert order.price_ceiling == 550
-    set_conf(HOLD_ABOVE_SALE_PRICE=False)
-    assert order.price_ceiling is None
     order.max_price = Decimal(500)
     assert order.price_ceiling == 500
     order.approved_price = Decimal(600)
@@ -108,7 +103,7 @@ class TestSending:
         order = place_order(**LINE, **{ceiling: limit})
         run_sweep()
         assert fresh(order).status == ("HANDLING" if is_sent else "PENDING")
-        assert order.is_held is not is_sent
+        assert order.is_on_hold is not is_sent
         wire.assert_call_count(PLACE, int(is_sent))
 
     def test_an_order_at_a_hundred_times_its_price_is_held_for_a_person(
@@ -126,7 +121,7 @@ class TestSending:
             " order waits for a person."
         ]
 
-    def test_a_held_order_waits_without_requests_time_limit_or_work_for_the_loop(
+    def test_an_order_on_hold_waits_without_requests_time_limit_or_work_for_the_loop(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -138,7 +133,7 @@ class TestSending:
         with Gateway() as gateway:
             check_now(order, gateway)
         assert simulator.requests == []
-        assert (fresh(order).is_held, problems(order)) == (True, [ABOVE])
+        assert (fresh(order).is_on_hold, problems(order)) == (True, [ABOVE])
         assert "0 sent" in tick()
 
     def test_orders_within_their_ceiling_are_sent_in_a_sweep_that_holds_others(
@@ -168,7 +163,7 @@ class TestSending:
         simulator.price_factor = 2
         run_sweep()
         assert posts(simulator) == 0
-        assert fresh(order).is_held
+        assert fresh(order).is_on_hold
 
     def test_two_processes_that_send_one_order_above_its_ceiling_hold_it_once(
         self, simulator: Simulator, caplog: Log
@@ -195,7 +190,7 @@ class TestSending:
             run_sweep()
             assert send(slow, gateway)
         assert posts(simulator) == 0
-        assert Order.objects.get().is_held
+        assert Order.objects.get().is_on_hold
 
     def test_a_process_that_read_an_order_with_a_higher_ceiling_does_not_send_it(
         self, simulator: Simulator
@@ -252,7 +247,7 @@ class TestCurrentPrice:
         for _order in range(5):
             place_order(**LINE, sale_price=550)
         run_sweep()
-        assert [order.is_held for order in Order.objects.all()] == [True] * 5
+        assert [order.is_on_hold for order in Order.objects.all()] == [True] * 5
         assert questions(simulator) == 1
 
     def test_without_a_slot_no_order_is_held_by_the_price_known_from_before(
@@ -262,7 +257,7 @@ class TestCurrentPrice:
         order = place_order(**LINE, sale_price=550)
         spend_budget()
         run_sweep()
-        assert (fresh(order).is_held, problems(order), questions(simulator)) == (False, [], 0)
+        assert (fresh(order).is_on_hold, problems(order), questions(simulator)) == (False, [], 0)
         refill_budget()
         run_sweep()
         assert fresh(order).status == "FULFILLED"
@@ -275,17 +270,17 @@ def make_product(simulator: Simulator, product_id: str) -> None:
 
 
 def forget_turn() -> None:
-    """It is time again to ask for the prices of held orders."""
-    Lease.objects.filter(name=Lease.HELD_PRICES).delete()
+    """It is time again to ask for the prices of orders on hold."""
+    Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
     ProductPrices.objects.update(asked_at=ago(61))
 
 
 class TestFallenPrice:
-    """A held order goes on once its price is known to be at its ceiling, or below."""
+    """An order on hold goes on once its price is known to be at its ceiling, or below."""
 
     FELL = Problem("price_fell", {"price": "490.00", "ceiling": "550.00"})
 
-    def test_held_orders_go_on_when_the_price_is_asked_for_another_order(
+    def test_orders_on_hold_go_on_when_the_price_is_asked_for_another_order(
         self, simulator: Simulator
     ) -> None:
         orders = [held(simulator), held(simulator, sale_price=490), held(simulator, sale_price=489)]
@@ -297,10 +292,10 @@ class TestFallenPrice:
         for _sweep in range(2):
             run_sweep()
         assert statuses() == [*["FULFILLED"] * 2, "PENDING", "FULFILLED"]
-        assert fresh(orders[2]).is_held
+        assert fresh(orders[2]).is_on_hold
         assert (questions(simulator), posts(simulator)) == (1, 3)
 
-    def test_a_held_order_goes_on_with_the_tick_and_says_so_in_its_timeline(
+    def test_an_order_on_hold_goes_on_with_the_tick_and_says_so_in_its_timeline(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -316,7 +311,7 @@ class TestFallenPrice:
             " automatically."
         )
 
-    def test_what_any_process_was_told_lets_held_orders_go_on_without_another_question(
+    def test_what_any_process_was_told_lets_orders_on_hold_go_on_without_another_question(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -334,7 +329,7 @@ class TestFallenPrice:
         simulator.price_factor = 1
         forget_turn()
         tick()
-        assert fresh(order).is_held
+        assert fresh(order).is_on_hold
         assert posts(simulator) == 0
 
     def test_an_order_that_waits_for_a_person_for_another_reason_stays_held(
@@ -344,9 +339,9 @@ class TestFallenPrice:
         for _time in range(2):
             forget_turn()
             tick()
-        assert (fresh(order).is_held, posts(simulator)) == (True, 0)
+        assert (fresh(order).is_on_hold, posts(simulator)) == (True, 0)
 
-    def test_the_prices_of_held_orders_are_asked_for_at_a_bounded_rate(
+    def test_the_prices_of_orders_on_hold_are_asked_for_at_a_bounded_rate(
         self, simulator: Simulator
     ) -> None:
         simulator.price_factor = 100
@@ -368,7 +363,7 @@ class TestFallenPrice:
             tick()
         assert set(statuses()) == {"FULFILLED"}
 
-    def test_the_prices_of_held_orders_wait_while_the_budget_is_short(
+    def test_the_prices_of_orders_on_hold_wait_while_the_budget_is_short(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -391,7 +386,7 @@ class TestFallenPrice:
 
     def test_an_order_that_a_person_rejected_stays_rejected(self, simulator: Simulator) -> None:
         order = held(simulator)
-        reject_held(order, by="amina")
+        reject_order(order, by="amina")
         simulator.price_factor = 1
         forget_turn()
         tick()
@@ -403,14 +398,14 @@ class TestFallenPrice:
         order = held(simulator)
         approve_price(order, 500, by="amina")
         run_sweep()
-        assert fresh(order).is_held
+        assert fresh(order).is_on_hold
         simulator.price_factor = 1
         forget_turn()
         tick()
         assert (fresh(order).status, order.approved_price) == ("FULFILLED", 500)
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.parametrize("decide", [partial(approve_price, price=600), reject_held])
+    @pytest.mark.parametrize("decide", [partial(approve_price, price=600), reject_order])
     def test_of_a_person_and_a_fallen_price_at_the_same_moment_one_decides(
         self, decide: Any, simulator: Simulator, shared_database: str
     ) -> None:
@@ -422,7 +417,7 @@ class TestFallenPrice:
         in_threads(4, lambda: work.pop()())
         order.refresh_from_db()
         traces = order.acknowledgements.count() + order.changes.count()
-        assert (traces, order.is_held) == (1, False)
+        assert (traces, order.is_on_hold) == (1, False)
 
 
 class TestUnknownPrice:
@@ -599,7 +594,7 @@ class TestTypesForTests:
 
     def test_a_listed_type_for_tests_is_held_above_its_ceiling(self, simulator: Simulator) -> None:
         order = self.place(simulator, "TEST_REFUND", sale_price=489)
-        assert order.is_held
+        assert order.is_on_hold
         assert posts(simulator) == 0
 
     @pytest.mark.parametrize("price", [None, "soon", -490])
@@ -636,7 +631,7 @@ class TestBudget:
 
 @pytest.mark.django_db(transaction=True)
 class TestApproving:
-    def test_a_held_order_is_sent_at_the_approved_price_and_says_who_approved_it(
+    def test_an_order_on_hold_is_sent_at_the_approved_price_and_says_who_approved_it(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -705,7 +700,7 @@ class TestApproving:
         run_sweep()
         assert (posts(simulator), questions(simulator)) == (2, 0)
 
-    def test_of_two_decisions_about_a_held_order_the_first_approval_counts(
+    def test_of_two_decisions_about_an_order_on_hold_the_first_approval_counts(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -713,7 +708,7 @@ class TestApproving:
         assert approve_price(order, 49_000, by="amina")
         assert not approve_price(stale, 60_000, by="karim")
         assert not approve_price(order, 60_000, by="karim")
-        assert not reject_held(stale, by="karim")
+        assert not reject_order(stale, by="karim")
         assert (fresh(order).approved_price, order.status) == (49_000, "PENDING")
         assert order.acknowledgements.count() == 1
 
@@ -728,7 +723,7 @@ class TestApproving:
     def test_deciding_about_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
         order = make_order(status)
         assert not approve_price(order, 49_000, by="amina")
-        assert not reject_held(order, by="amina")
+        assert not reject_order(order, by="amina")
         assert (fresh(order).status, order.approved_price) == (status, None)
         assert not order.acknowledgements.exists()
 
@@ -743,7 +738,7 @@ class TestApproving:
         with Gateway() as gateway:
             send(slow, gateway)
         order = Order.objects.get()
-        assert (order.is_held, order.problems) == (False, [])
+        assert (order.is_on_hold, order.problems) == (False, [])
 
     @pytest.mark.parametrize("price", [-1, Decimal("1.005"), 490.0, "490", True, Decimal("NaN")])
     def test_approving_an_impossible_price_is_refused(
@@ -752,16 +747,16 @@ class TestApproving:
         order = held(simulator)
         with pytest.raises(ValidationError):
             approve_price(order, price, by="amina")
-        assert fresh(order).is_held
+        assert fresh(order).is_on_hold
 
 
 @pytest.mark.django_db(transaction=True)
 class TestRejecting:
-    def test_rejecting_a_held_order_is_final_and_is_told_to_the_shop(
+    def test_rejecting_an_order_on_hold_is_final_and_is_told_to_the_shop(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
-        assert reject_held(order, by="amina")
+        assert reject_order(order, by="amina")
         assert (fresh(order).status, order.problems) == ("REJECTED", [])
         change = order.changes.get()
         assert change.source == "staff"
@@ -770,12 +765,12 @@ class TestRejecting:
         run_sweep()
         assert posts(simulator) == 0
 
-    def test_after_a_rejection_no_other_decision_about_a_held_order_counts(
+    def test_after_a_rejection_no_other_decision_about_an_order_on_hold_counts(
         self, simulator: Simulator
     ) -> None:
         order = held(simulator)
         stale = Order.objects.get()
-        assert reject_held(order, by="amina")
+        assert reject_order(order, by="amina")
         assert not approve_price(stale, 49_000, by="karim")
-        assert not reject_held(stale, by="karim")
+        assert not reject_order(stale, by="karim")
         assert Order.objects.get().status == "REJECTED"

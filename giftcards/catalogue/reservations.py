@@ -1,0 +1,145 @@
+"""Reservations: cards kept for a customer who is about to pay.
+
+The provider has no reservations. They only keep this shop from selling a card twice.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import OperationalError, connection, transaction
+from django.db.models import Count, Sum
+from django.utils import timezone
+from django.utils.translation import gettext
+
+from giftcards.catalogue.offers import Line, Quote, check_balance, check_stock, refusal
+from giftcards.catalogue.visitors import Guest
+from giftcards.engine.database import waiting_at_most
+from giftcards.engine.tuning import tuning
+from giftcards.exceptions import ReferenceConflict
+from giftcards.models import Lease, Order, Reservation
+from giftcards.models.catalogue import Names
+from giftcards.models.reservations import LONGEST, MOST_TIMES, ReservationQuerySet
+
+# SQLite may refuse its lock to a waiting transaction. The reservation is then tried again every
+# _PAUSE seconds.
+_PAUSE = 0.05
+
+
+def reserve(
+    *,
+    reference: str,
+    product_id: str,
+    type_id: str,
+    quantity: int,
+    minutes: float = 20,
+    customer: str | Guest = "",
+) -> Reservation:
+    """Reserve cards for a customer until the order with this ``reference`` is placed.
+
+    The reservation expires after ``minutes``, which is a day at most. Until then, other customers
+    can buy only what it leaves of the stock and of the balance.
+
+    If the reference already has a reservation, the new cards replace its cards, and it lasts
+    ``minutes`` from now. A reservation can be extended to three times its first ``minutes`` in
+    total. An hour after it has ended, its reference can be reserved again.
+
+    ``customer`` names who wants the cards: an account, or a guest; ``customer_of(request)`` returns
+    it. One customer can reserve 100 cards in 20 reservations at a time. All guests of one network
+    together can reserve 20 times as many.
+
+    In a transaction, this function blocks its other callers until the transaction ends.
+
+    Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
+    ``too_many_reserved``, ``network_busy``, ``reserved_too_long``, or ``busy`` if SQLite was locked
+    for two seconds) if the cards cannot be reserved. An existing reservation then stays as it was.
+    Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
+    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
+    """
+    line = Line(product_id, type_id, quantity, reference)
+    line.check_values()
+    length = timedelta(minutes=minutes)
+    if not timedelta(0) < length <= LONGEST:
+        raise ValidationError(gettext("Cards can be reserved for a day at most."))
+    ends_at = time.monotonic() + tuning.reservation_patience
+    while True:
+        try:
+            with waiting_at_most(ends_at - time.monotonic()):
+                return _reserve(line, length, customer)
+        except OperationalError as error:
+            if "database is locked" not in str(error):
+                raise
+            if connection.in_atomic_block or time.monotonic() >= ends_at:
+                text = gettext("The database was locked for too long.")
+                raise refusal("busy", Quote(names=Names()), text) from None
+            time.sleep(_PAUSE)
+
+
+def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservation:
+    named, network = customer if isinstance(customer, Guest) else (customer, "")
+    Lease.objects.make(Lease.RESERVATIONS)
+    with transaction.atomic():
+        # The lock keeps two reservations from taking the last card, or the rest of the balance.
+        Lease.objects.lock(Lease.RESERVATIONS)
+        if Order.objects.filter(reference=line.reference).exists():
+            raise ReferenceConflict(gettext("The order with this reference has been placed."))
+        known = line.known()
+        check_stock(line, known)
+        check_balance(line, known)
+        _check_customer(line, known, named)
+        _check_network(line, known, network)
+        kept = Reservation.objects.filter(reference=line.reference).first()
+        kept = kept or Reservation(reference=line.reference)
+        kept.product_id, kept.type_id, kept.quantity = line.product_id, line.type_id, line.quantity
+        kept.cost = known.cost
+        if not kept.keep(length, customer=named, network=network):
+            text = gettext("They were reserved for %(times)s times as long as at first.")
+            raise refusal("reserved_too_long", known, text % {"times": MOST_TIMES})
+        kept.save()
+        return kept
+
+
+def _check_customer(line: Line, known: Quote, customer: str) -> None:
+    wanted = _with(line, Reservation.objects.of_customer(customer)) if customer else None
+    if wanted and wanted.exceeds(1):
+        text = gettext(
+            "With these, one customer would have %(cards)s cards in %(reservations)s reservations."
+        )
+        raise refusal("too_many_reserved", known, text % wanted._asdict())
+
+
+def _check_network(line: Line, known: Quote, network: str) -> None:
+    wanted = _with(line, Reservation.objects.of_network(network)) if network else None
+    if wanted and wanted.exceeds(tuning.customers_of_network):
+        text = gettext(
+            "With these, the guests of one network would have %(cards)s cards in"
+            " %(reservations)s reservations."
+        )
+        raise refusal("network_busy", known, text % wanted._asdict())
+
+
+class _Wanted(NamedTuple):
+    cards: int
+    reservations: int
+
+    def exceeds(self, times: int) -> bool:
+        """True if this is more than ``times`` what one customer may have."""
+        return (
+            self.cards > times * tuning.cards_of_customer
+            or self.reservations > times * tuning.reservations_of_customer
+        )
+
+
+def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
+    """Return the sums of ``reserved`` and ``line``, without the reservation that it replaces."""
+    others = reserved.current(timezone.now()).exclude(reference=line.reference)
+    has = others.aggregate(reservations=Count("pk"), cards=Sum("quantity"))
+    return _Wanted((has["cards"] or 0) + line.quantity, has["reservations"] + 1)
+
+
+def release(reference: str) -> None:
+    """End the reservation with this reference, if any."""
+    Reservation.objects.filter(reference=reference).delete()
