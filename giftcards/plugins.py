@@ -18,7 +18,6 @@ from giftcards.engine.background import WORK, MayGoOn, Work
 from giftcards.engine.clock import clock_set_back
 from giftcards.engine.task_queue import follow_clock
 from giftcards.models import OfferChange, StatusChange
-from giftcards.models.staff_records import end_finished
 from giftcards.privacy.person import Keeper, Role, keepers
 from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
 from giftcards.rules import roles
@@ -91,7 +90,6 @@ CORE = Plugin(
         # comes last, because receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
-        Work(name="the end of looking after finished orders", do=end_finished),
         Work(name="the count of final orders", do=count_final_orders),
         # The prices come before the work of other apps, which needs them.
         Work(name="the prices by the shop's function", do=keep_prices),

@@ -34,7 +34,6 @@ from giftcards.models import (
     Order,
     ProviderState,
     StatusChange,
-    staff_records,
 )
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
@@ -176,41 +175,6 @@ def dispute(_boss: Client) -> Button:
         logged=["Noted that the customer complains about a code."],
         rows={Note: 1},
         told="The complaint was noted. The codes are kept until it is ticked off.",
-    )
-
-
-def take(_boss: Client) -> Button:
-    return Button(
-        to("order_take", at_rest().pk),
-        {},
-        logged=["Began to look after the order."],
-        rows={Acknowledgement: 1},
-        told="You are looking after this order.",
-    )
-
-
-def take_over(boss: Client) -> Button:
-    order = at_rest()
-    staff_records.take(order, by="karim")
-    page = to("order_take_over", order.pk)
-    return Button(
-        page,
-        {"state_token": hidden(read(boss.get(page)))["state_token"]},
-        logged=["Began to look after the order."],
-        rows={Acknowledgement: 1},
-        told="You are looking after this order.",
-    )
-
-
-def give_back(boss: Client) -> Button:
-    order = at_rest()
-    boss.post(to("order_take", order.pk))
-    return Button(
-        to("order_give_back", order.pk),
-        {},
-        logged=["Does not look after the order any more."],
-        rows={Acknowledgement: 1},
-        told="You do not look after this order any more.",
     )
 
 
@@ -432,9 +396,6 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_tick_off": [tick_off],
     "giftcards_order_customer": [correct_customer],
     "giftcards_order_dispute": [dispute],
-    "giftcards_order_take": [take],
-    "giftcards_order_take_over": [take_over],
-    "giftcards_order_give_back": [give_back],
     "giftcards_order_check": [check_now],
     "giftcards_order_changelist": [check_selected],
     "giftcards_order_note": [note],

@@ -61,7 +61,6 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.lines import read_lines
-from giftcards.models.staff_records import end_finished, give_back, take
 from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
 from giftcards.privacy.retention import purge
@@ -662,8 +661,6 @@ def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
 # Each finds few orders, or none.
 FEW: list[dict[str, str]] = [
     {"attention": "needed"},
-    {"looked_after": "me"},
-    {"looked_after": "nobody"},
     {"refund": "planned"},
     {"refund": "planned-last"},
     {"status__exact": "DELAYED"},
@@ -781,18 +778,6 @@ def test_the_orders_of_one_customer_are_found_without_reading_a_whole_table(boss
         listed = read(boss.get(LIST, {"customer_of": orders[1].pk}))
     assert "Looks like a double of" in shown
     assert references(listed) == [orders[2].reference, orders[0].reference]
-
-
-def test_looking_after_an_order_reads_no_whole_table(boss: Client) -> None:
-    orders = [make_order() for _number in range(2)]
-    with no_scans():
-        assert take(orders[0], by="amina")
-        assert take(orders[1], by="amina")
-        assert give_back(orders[1], by="amina")
-        Order.objects.filter(pk=orders[0].pk).update(
-            status=Status.REJECTED, finalized_at=timezone.now(), due_at=None
-        )
-        assert end_finished(lambda: True) == 1
 
 
 def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:

@@ -48,13 +48,6 @@ NOT_CREDITED = Q(is_credited__in=[False])
 # Orders with a problem that nobody has ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
-# Orders that are open, have a problem, or owe money to the customer. Planned refunds count as owed.
-# FINISHED is the opposite of UNFINISHED, written without a negation.
-UNFINISHED = Q(finalized_at=None) | NEEDING_ATTENTION | OWING | PLANNED
-FINISHED = Q(finalized_at__isnull=False, needs_attention__in=[False], planned_amount=0) & (
-    Q(open_amount=None) | Q(open_amount=0)
-)
-
 _NEWEST = ("-created_at", "-pk")
 
 

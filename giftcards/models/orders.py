@@ -564,13 +564,6 @@ class Order(models.Model):
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
     # True if a problem is not ticked off. Only `_problem_columns` computes this from ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
-
-    # The name of the person who looks after the order, and the time since when: see
-    # models/staff_records.py. The name counts only while the order is unfinished.
-    looked_after_by: models.CharField[str, str] = ExactCharField(
-        _("looked after by"), max_length=254, editable=False, blank=True
-    )
-    looked_after_since = models.DateTimeField(null=True, editable=False)
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
@@ -646,7 +639,6 @@ class Order(models.Model):
             _newest("has_paid_back", "has_paid_back"),
             _newest("has_planned", "has_planned"),
             _newest("owing", "is_owing"),
-            _newest("looked_after", "looked_after_by"),
             # For the shop's own queries about a person or a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
@@ -735,17 +727,6 @@ class Order(models.Model):
     def is_settled(self) -> bool:
         """True if the order is final and was accepted, so that its figures no longer change."""
         return self.status in SETTLED
-
-    @property
-    def is_unfinished(self) -> bool:
-        """True while staff or the app still have to do something: see :data:`UNFINISHED`."""
-        is_money_left = self.open_amount or self.planned_amount
-        return bool(not self.is_final or self.needs_attention or is_money_left)
-
-    @property
-    def owner(self) -> str:
-        """The person who looks after the order; "" if nobody does, or if the order is finished."""
-        return self.looked_after_by if self.is_unfinished else ""
 
     @property
     def is_gift(self) -> bool:

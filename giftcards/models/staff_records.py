@@ -1,8 +1,8 @@
-"""Records of what staff do: revealed cards, notes, corrections, and who looks after an order."""
+"""Records of what staff do: revealed cards, notes and corrections."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -22,9 +22,7 @@ from giftcards.models.fields import (
     plain_lines,
     tidied_lines,
 )
-from giftcards.models.order_queries import FINISHED, UNFINISHED, batches
 from giftcards.models.orders import CORRECTABLE, Order, correctable
-from giftcards.rules.problems import Problem
 
 #: The text of an entry in the admin's log about a person who tried to reveal too many codes.
 REFUSED_REVEAL = "Reveal, refused"
@@ -186,51 +184,3 @@ class CustomerChange(models.Model):
         earlier = copy(order)
         assign(earlier, correctable(self))
         return earlier
-
-
-def take(order: Order, *, by: str) -> bool:
-    """Record that ``by`` looks after ``order``, in place of anybody else.
-
-    Returns False if somebody else took or gave back the order since it was read, or if nothing is
-    left to do.
-    """
-    entry = Problem("staff_took", {"by": by})
-    if order.owner:
-        entry = Problem("staff_took_over", {"by": by, "other": order.owner})
-    return _write(order, entry, by=by, name=by)
-
-
-def give_back(order: Order, *, by: str) -> bool:
-    """Record that ``by`` no longer looks after ``order``.
-
-    Returns False if ``by`` was not looking after it, or if nothing is left to do.
-    """
-    return order.looked_after_by == by and _write(
-        order, Problem("staff_gave_back", {"by": by}), by=by, name=""
-    )
-
-
-def _write(order: Order, entry: Problem, *, by: str, name: str) -> bool:
-    values = {"looked_after_by": name, "looked_after_since": timezone.now() if name else None}
-    with transaction.atomic(using=order._state.db):  # noqa: SLF001
-        row = Order.objects.filter(UNFINISHED, pk=order.pk, looked_after_by=order.looked_after_by)
-        if not row.update(**values):
-            return False
-        order.acknowledge(entry, by=by)
-    assign(order, values)
-    return True
-
-
-def end_finished(should_continue: Callable[[], bool]) -> int:
-    """Record that nobody looks after finished orders any more; return the number of orders.
-
-    Without this, the same person would be in charge again if the order has a problem years later.
-    """
-    ended = 0
-    owned = Order.objects.filter(looked_after_by__gt="").order_by().values_list("pk", flat=True)
-    for keys in batches(owned):
-        if not should_continue():
-            break
-        finished = Order.objects.filter(FINISHED, pk__in=keys).order_by()
-        ended += finished.update(looked_after_by="", looked_after_since=None)
-    return ended

@@ -55,7 +55,6 @@ _ALSO_WRITTEN = (
     "problems",
     "codes_destroyed_at",
     "customer_erased_at",
-    "looked_after_by",
 )
 
 
@@ -200,8 +199,6 @@ def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
     order.metadata = {} if CUSTOMER in roles else traces.erased(order.metadata)
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)
-    # Nothing is left to do about the order, so nobody looks after it.
-    order.looked_after_by = ""
     order.save(update_fields=(*CORRECTABLE, *_ALSO_WRITTEN))
     order.notes.update(text=ERASED)
     CardReveal.objects.filter(card__order=order).exclude(reason="").update(reason=ERASED)

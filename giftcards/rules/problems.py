@@ -56,7 +56,6 @@ PARAMETERS = {
     "lost": "how many of `total` are unreadable",
     "objection": "why a person has to look at the order, in the words of the shop's own rule",
     "order": "the reference of another order",
-    "other": "the name of another member of staff",
     "ordered": "how many cards were ordered",
     "positions": "the numbers of cards of the order",
     "price": "what a card costs, or may cost, in dinars, with two decimals",
@@ -555,9 +554,6 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_rejected": Wording(
         Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
     ),
-    "staff_took": Wording(Kind.CARE, _("%(by)s began to look after the order.")),
-    "staff_took_over": Wording(Kind.CARE, _("%(by)s took the order over from %(other)s.")),
-    "staff_gave_back": Wording(Kind.CARE, _("%(by)s does not look after the order any more.")),
 }
 
 

@@ -57,7 +57,6 @@ class Kind(Enum):
     LEDGER = auto()  # ends when a reading of the ledger explains the problem
     LASTING = auto()  # ends only when staff tick it off
     HISTORY = auto()  # is not a problem, only an entry of the timeline
-    CARE = auto()  # is not a problem, only an entry about who looks after the order
 
 
 class Purchase(Enum):

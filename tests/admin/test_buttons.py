@@ -26,7 +26,7 @@ FINAL = {
     "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
 }  # fmt: skip
 # Carried out at once: each can be done again, or taken back.
-AT_ONCE = {"order_check", "order_take", "order_give_back", "delivery_try_now"}
+AT_ONCE = {"order_check", "delivery_try_now"}
 
 # What each action about an order takes, besides the permission to see the order.
 TAKES = {
@@ -34,7 +34,6 @@ TAKES = {
     "order_check": ("check_order",),
     "order_customer": ("correct_customer",),
     "order_dispute": ("check_order",),
-    "order_give_back": ("check_order",),
     "order_pay_back": ("settle_refund",),
     "order_price": ("resolve_order", "view_cost"),
     "order_release": ("resolve_order",),
@@ -42,8 +41,6 @@ TAKES = {
     "order_resolve": ("resolve_order",),
     "order_review": ("resolve_order",),
     "order_sale": ("settle_refund",),
-    "order_take": ("check_order",),
-    "order_take_over": ("check_order",),
     "order_tick_off": ("check_order",),
     "order_wait": ("resolve_order",),
     # Or another permission to do something.
@@ -136,7 +133,6 @@ def test_the_first_button_is_the_likely_next_step_and_never_what_cannot_be_undon
     if status == Status.PARTIALLY_FILLED:
         assert labels == [
             "Pay back the customer",
-            "I am looking after it",
             "Order the missing cards again",
             "Correct the customer's address",
             "The customer complains about a code",

@@ -310,7 +310,6 @@ def test_the_filters_stand_above_the_rows_and_are_closed(boss: Client) -> None:
     html = read(boss.get(LIST))
     assert list(filters(html)) == [
         "To do",
-        "Looked after",
         "Status",
         "Refund to the customer",
         "Sale amount",

@@ -23,8 +23,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 # Why nobody sees these pages.
 UNSEEN = {
-    "giftcards_order_take": "a POST that leads to the order",
-    "giftcards_order_give_back": "a POST that leads to the order",
     "giftcards_order_adopt": "a POST of the comparison, which leads to the order",
     "giftcards_order_report_download": "a file",
     "giftcards_order_check": "a POST that leads to the order",

@@ -252,7 +252,6 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
         "“What do you know of me?” “Delete me.”",
         "web-1041",
         "Pay back the customer",
-        "I am looking after it",
         "Order the missing cards again",
         "Correct the customer's address",
         "The customer complains about a code",

@@ -11,7 +11,6 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.approvals import put_on_hold_for_review
 from giftcards.models import CustomerRefund, Order, Product, ProviderState
-from giftcards.models.staff_records import take
 from giftcards.provider.client import Client
 from giftcards.rules.times import today
 from tests.browser.axe import NARROW, Look, load, violations
@@ -147,13 +146,6 @@ def on_hold_for_review(browser: Browser) -> None:
     about("web-1044", "review")(browser)
 
 
-def taken(browser: Browser) -> None:
-    """The page of an order that a colleague looks after, among others of the same customer."""
-    order = Order.objects.get(reference="web-1040")
-    take(order, by="karim")
-    about("web-1040")(browser)
-
-
 def ticking_off(browser: Browser) -> None:
     about("web-1040")(browser)
     browser.press(".giftcards-problems .giftcards-button")
@@ -218,8 +210,6 @@ PAGES: dict[str, Visit] = {
     "correct the customer, wrong": sent(here),
     "order again": about("web-1042", "reorder"),
     "complain": about("web-1042", "dispute"),
-    "looked after": taken,
-    "take over": about("web-1040", "take_over"),
     "tick off": ticking_off,
     "pay back": about("web-1042", "pay_back"),
     "pay back, wrong": sent(here, amount="", reference=""),

@@ -142,7 +142,6 @@ PAGES: dict[str, tuple[Any, ...]] = {
         "?attention=needed",
         "?attention=price",
         "?refund=owed",
-        "?looked_after=nobody",
         "?ledger=missing",
         "?status__exact=PENDING",
     ),
@@ -168,9 +167,9 @@ KEYS = {
     **dict.fromkeys(
         (
             *("order_resolve", "order_price", "order_review", "order_wait", "order_check"),
-            *("order_pay_back", "order_reorder", "order_sale", "order_take", "order_dispute"),
+            *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
             *("order_release", "order_customer", "order_tick_off", "order_note"),
-            *("order_take_over", "order_give_back", "order_fingerprint", "order_adopt"),
+            *("order_fingerprint", "order_adopt"),
             *("delivery_send_again", "delivery_send_link", "delivery_new_link"),
             *("delivery_withdraw", "delivery_dispute"),
         ),

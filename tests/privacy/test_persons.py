@@ -286,7 +286,7 @@ class TestErasing:
         order.refunds.update(**acted)
         order.deliveries.update(requested_by=name)
         order.card_links.update(created_by=name, revoked_by=name)
-        details = {"code": "staff_took_over", "parameters": {"by": name, "other": name}}
+        details = {"code": "staff_reordered", "parameters": {"by": name}}
         order.changes.update(details=[details])
         parameters = {"parameters": {"by": name}, "ticked_by": name}
         Order.objects.filter(pk=order.pk).update(problems=[{"code": "disputed", **parameters}])
@@ -301,7 +301,7 @@ class TestErasing:
             *order.changes.get().details[0]["parameters"].values(),
             *(order.problems[0]["parameters"]["by"], order.problems[0]["ticked_by"]),
         ]
-        assert found == [name if is_left else ERASED] * 11
+        assert found == [name if is_left else ERASED] * 10
 
     @pytest.mark.parametrize("is_staff", [True, False], ids=["staff", "customer"])
     def test_a_visit_of_staff_keeps_its_name(self, is_staff: bool) -> None:

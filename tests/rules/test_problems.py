@@ -29,8 +29,6 @@ from giftcards.rules.states import Kind
 from giftcards.text.display import explained
 
 PACKAGE = Path(giftcards.__file__).parent
-# Entries of the timeline only.
-NO_PROBLEM = {Kind.HISTORY, Kind.CARE}
 LANGUAGES = ("en", "fr", "ar")
 LOST = Problem("status_unknown", {"status": "LOST"})
 ENDED = Problem("watch_ended")
@@ -113,10 +111,10 @@ class TestRegistry:
 
     def test_every_problem_that_can_hold_tells_staff_what_to_do(self) -> None:
         for code, wording in WORDINGS.items():
-            assert wording.remedy or wording.kind in NO_PROBLEM, code
+            assert wording.remedy or wording.kind is Kind.HISTORY, code
 
     def test_every_problem_that_can_hold_is_said_in_a_few_words(self) -> None:
-        holding = {code for code, wording in WORDINGS.items() if wording.kind not in NO_PROBLEM}
+        holding = {code for code, wording in WORDINGS.items() if wording.kind is not Kind.HISTORY}
         assert holding == IN_SHORT.keys()
         assert max(len(str(text)) for text in IN_SHORT.values()) <= 28
         assert Problem("of another version").in_short == "needs a look"

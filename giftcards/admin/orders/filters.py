@@ -14,7 +14,6 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
-from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -31,7 +30,6 @@ from giftcards.models.order_queries import (
     PLANNED,
     PLANNED_LAST,
     SALE_UNKNOWN,
-    UNFINISHED,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.rules.states import Status
@@ -100,45 +98,6 @@ class AttentionFilter(ConditionFilter):
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
     of_tiles = frozenset({"none"})
-
-
-class OwnerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter by the person who looks after an order.
-
-    "me" finds only unfinished orders, "nobody" only orders that need a person.
-    """
-
-    title = _("looked after")
-    parameter_name = "looked_after"
-
-    def __init__(self, request: HttpRequest, *args: Any) -> None:
-        self._own = request.user.get_username()
-        super().__init__(request, *args)
-
-    def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("me", _("by me")), ("nobody", _("To do, by nobody"))]
-
-    def condition(self) -> Q:
-        return self._condition
-
-    @cached_property
-    def _condition(self) -> Q:
-        match self.value():
-            case "me":
-                return _narrowed(Q(looked_after_by=self._own), UNFINISHED)
-            case "nobody":
-                return _narrowed(NEEDING_ATTENTION, Q(looked_after_by=""))
-        return Q()
-
-
-def _narrowed(first: Q, rest: Q) -> Q:
-    """Return ``first & rest``, with primary keys in place of ``first`` if these are few.
-
-    SQLite may read the whole table for conditions on several columns.
-    """
-    keys = Order.objects.filter(first).order_by().values_list("pk", flat=True)[: _FEW + 1]
-    found = list(keys)
-    return (Q(pk__in=found) if len(found) <= _FEW else first) & rest
 
 
 class RefundFilter(ConditionFilter):

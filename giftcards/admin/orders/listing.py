@@ -25,7 +25,6 @@ from giftcards.admin.orders.filters import (
     DateFilter,
     GroupFilter,
     OrderChangeList,
-    OwnerFilter,
     ProductFilter,
     RefundFilter,
     SaleFilter,
@@ -112,7 +111,6 @@ class OrderList(LongList, OrderPages):
     sortable_by = ("when",)
     list_filter = (
         AttentionFilter,
-        OwnerFilter,
         ("status", ChoicesFilter),
         RefundFilter,
         SaleFilter,
@@ -205,10 +203,6 @@ class OrderList(LongList, OrderPages):
             texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
             whole = " ".join(each.text for each in texts)
             parts.append(_mark(whole, problems[0].in_short))
-        if order.owner:
-            text = gettext("looked after by %(name)s")
-            who = filled(text, name=bdi(order.owner))
-            parts.append(format_html('<span class="giftcards-second">{}</span>', who))
         return format_html_join(" ", "{}", ((part,) for part in parts))
 
     @admin.display(description=_("product"))

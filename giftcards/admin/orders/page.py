@@ -24,7 +24,6 @@ from giftcards.admin.frame.forms import state_token
 from giftcards.admin.frame.pages import OrderPages
 from giftcards.admin.frame.rows import SEES_HINTS, column, not_received, order_badge, order_link
 from giftcards.admin.orders.approval import PRICE, REVIEW, WAIT
-from giftcards.admin.orders.assignment import GIVE_BACK, TAKE, TAKE_OVER, owner_in_words
 from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.admin.orders.customer import double_of, other_orders, people
@@ -172,7 +171,6 @@ class OrderPage(OrderPages):
             why_at_a_standstill(order),
             not_received(order),
         )
-        may_take = TAKE_OVER.permission(self, request)
         return {
             # The title names the order, because not every theme shows a subtitle. It is plain text,
             # because the browser's window has the same title.
@@ -186,9 +184,6 @@ class OrderPage(OrderPages):
             "double": double_of(self, request, order),
             "buttons": self.get_order_buttons(request, order),
             "whom_to_ask": self.whom_to_ask(request, order),
-            "owner": owner_in_words(order),
-            "may_take": may_take,
-            "is_own": may_take and order.owner == request.user.get_username(),
             "problems": [
                 _problem(entry, shows_costs=sees_costs)
                 for entry in order.problems
@@ -312,14 +307,11 @@ EXTENSION = Extension(
         PAY_BACK,
         REORDER,
         SALE,
-        TAKE,
         DISPUTE,
         RELEASE,
         CUSTOMER,
         TICK_OFF,
         NOTE,
-        TAKE_OVER,
-        GIVE_BACK,
         COMPLETE,
         CANCEL,
     ),

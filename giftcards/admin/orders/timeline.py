@@ -225,7 +225,7 @@ _REORDERED = (
 def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
     problem = Problem(tick.code, tick.parameters)
     text = explained(problem, shows_costs=shows_costs).text
-    if problem.kind in {Kind.HISTORY, Kind.CARE}:
+    if problem.kind is Kind.HISTORY:
         return Event(tick.at, text)
     what = filled(gettext("%(by)s ticked off a problem:"), by=bdi(tick.by))
     return Event(tick.at, what, details=[text])
