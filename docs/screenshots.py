@@ -90,7 +90,6 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "start": "admin/giftcards/",
             "order-add": f"{order_list}add/",
             "report-products": f"{order_list}report/?by=product",
-            "find-card": f"{order_list}find-card/",
             "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
             "correct-customer": pages["order-page"].replace("/change/", "/customer/"),
             "price": pages["held"].replace("/change/", "/price/"),

@@ -23,7 +23,6 @@ from tests.builders import PRODUCT, TYPE
 START = "/admin/giftcards/"
 LIST = "/admin/giftcards/order/"
 ADD = f"{LIST}add/"
-FIND = f"{LIST}find-card/"
 SEARCH = f"{LIST}find-order/"
 LEDGER = "/admin/giftcards_books/ledgerentry/"
 PROVIDER_PAGE = "/admin/giftcards/providerstate/"
@@ -193,7 +192,7 @@ def search_often(browser: Client, times: int) -> None:
         LogEntry(
             user_id=browser.session["_auth_user_id"],
             content_type=ContentType.objects.get_for_model(Card),
-            object_repr="Find by card code",
+            object_repr="Search by card code",
             action_flag=CHANGE,
         )
         for _number in range(times)

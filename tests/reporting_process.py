@@ -84,7 +84,7 @@ from tests.docs.pages import blocks, page  # noqa: E402
 from tests.fakes import pins  # noqa: E402
 from tests.fakes.sockets import Server, response  # noqa: E402
 from tests.fakes.storage import WITHOUT_SCRIPT  # noqa: E402
-from tests.pages import FIND, sign_in  # noqa: E402
+from tests.pages import LIST, SEARCH, sign_in  # noqa: E402
 from tests.stage import PRICES, buy, failing, prove_key  # noqa: E402
 
 # Not in one piece in a line of this file: Sentry shows lines, too.
@@ -133,11 +133,11 @@ def a_code_in_the_open() -> None:
 def search(table: str) -> None:
     receive()
     browser = sign_in(superuser=True)
-    page = browser.get(FIND).content.decode()
-    [field] = re.findall(r'<input type="text" name="(\w+)"', page)
+    page = browser.get(LIST).content.decode()
+    [field] = set(re.findall(r'<input type="text" name="(\w+)"', page))
     browser.raise_request_exception = False
     with failing("SELECT", table):
-        answer = browser.post(FIND, {field: CARDS[0].value.lower()})
+        answer = browser.post(SEARCH, {field: CARDS[0].value.lower()})
     assert answer.status_code == 500
 
 

@@ -422,7 +422,6 @@ UNDECIDING = {
     "giftcards_order_close_month",
     "giftcards_desk_changelist",
     "giftcards_order_delete",
-    "giftcards_order_find_card",
     "giftcards_order_search",
     "giftcards_order_fingerprint",
     "giftcards_order_history",

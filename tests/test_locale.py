@@ -29,8 +29,8 @@ from tests.catalogues import (
 )
 from tests.pages import (
     ADD,
-    FIND,
     LIST,
+    SEARCH,
     errors,
     hidden,
     messages,
@@ -246,8 +246,8 @@ def pages_of_a_shop_in_trouble(language: str) -> list[str]:
         ),
         browser.get(order_page(adopted, "release")),
         browser.get(ADD),
-        browser.get(FIND),
-        browser.post(FIND, {"secret": "x"}),
+        browser.post(SEARCH, {"secret": "x"}),
+        browser.post(SEARCH, {"secret": "code: x"}),
     ]
     return [read(page) for page in pages]
 

@@ -78,7 +78,7 @@ from tests.books.wire import note_ledger
 from tests.books.wire import read as read_books
 from tests.builders import answer, claim, make_order
 from tests.history import STATISTICS, add_history, analyze, forget_statistics, remove_history
-from tests.pages import FIND, LEDGER, LIST, START, order_page, read, references, sign_in
+from tests.pages import LEDGER, LIST, SEARCH, START, order_page, read, references, sign_in
 from tests.plans import Statement, explained
 from tests.stage import LINE, ago, buy_many, fill_catalogue, provider_state, record_order, run_sweep
 from tests.wall import Wall
@@ -782,8 +782,8 @@ def test_the_orders_of_one_customer_are_found_without_reading_a_whole_table(boss
 
 def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:
     with no_scans():
-        read(boss.post(FIND, {"secret": "AAAA-BBBB"}))
-        read(boss.post(FIND, {"secret": "BBBB"}))
+        read(boss.post(SEARCH, {"secret": "AAAA-BBBB"}))
+        read(boss.post(SEARCH, {"secret": "BBBB"}))
 
 
 def test_the_start_page_reads_no_whole_table(

@@ -36,7 +36,7 @@ from giftcards.rules.problems import Problem
 from giftcards.rules.roles import ROLES
 from giftcards.statuses import ACCEPTED, SETTLED, Status
 from tests.builders import CARDS, make_guide_order
-from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, hidden, order_page, read, sign_in
+from tests.pages import ADD, LIST, PROVIDER_PAGE, SEARCH, hidden, order_page, read, sign_in
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -156,7 +156,7 @@ class TestWithoutCosts:
         yield order_page(lost, "resolve")
         yield order_page(adopted, "release")
         yield from (order_page(order, "history") for order in (lost, settled, adopted))
-        yield from (ADD, FIND, f"{LIST}report/", PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
+        yield from (ADD, f"{LIST}report/", PROVIDER_PAGE, f"{PROVIDER_PAGE}1/history/")
         yield from ("/admin/", "/admin/giftcards/")
 
     @pytest.mark.all_apps
@@ -170,7 +170,7 @@ class TestWithoutCosts:
     ) -> None:
         order = bought(Status.PARTIALLY_FILLED)
         store_cards([Arrival(order, CARDS[:3])])
-        html = read(browser.post(FIND, {"secret": CARDS[0].value}))
+        html = read(browser.post(SEARCH, {"secret": CARDS[0].value}))
         assert order.reference in html
         assert costs_in(html) == []
         assert costs_in(read(browser.get(order_page(order)))) == []
@@ -300,7 +300,6 @@ class TestRoles:
             LIST: {"view_order"},
             order_page(lost): {"view_order"},
             ADD: {"add_order"},
-            FIND: {"find_card"},
             order_page(lost, "resolve"): {"view_order", "resolve_order"},
             order_page(waits, "price"): {"view_order", "resolve_order", "view_cost"},
             order_page(owing, "pay_back"): {"view_order", "settle_refund"},

@@ -17,7 +17,7 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from tests.builders import receive
 from tests.pages import (
-    FIND,
+    SEARCH,
     TOO_MANY_SEARCHES,
     element,
     errors,
@@ -34,7 +34,8 @@ pytestmark = pytest.mark.django_db
 
 CODE = "CANARY-5566-7788"
 SERIAL = "CANARY-0099"
-NONE = "Found No order holds this card."
+# Of a person who may search for cards alone.
+NONE = "Nothing found. Codes and serials of cards were searched, too."
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def order() -> Order:
 def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
     boss: Client, order: Order, typed: str
 ) -> None:
-    html = read(boss.post(FIND, {"secret": typed}))
+    html = read(boss.post(SEARCH, {"secret": typed}))
     assert found(html) == "Found web-1042, card 2"
 
 
@@ -63,7 +64,7 @@ def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
         ([("CANARY-٤٤٤٤-٥٥٥٥", "")], "5555", "web-1, card 1"),
         # The end of a code, and a whole serial.
         ([("CANARY-1", "7788"), (CODE, "7788")], "7788", "web-2, card 1 web-1, card 1"),
-        ([("CANARY-1", "C-2"), ("C-2", "C-2")], "C-2", "web-2, card 1 web-1, card 1"),
+        ([("CANARY-1", "C-2"), ("C-2", "C-2")], "code: C-2", "web-2, card 1 web-1, card 1"),
     ],
     ids=["other digits", "end in other digits", "end and serial", "code and serial"],
 )
@@ -72,7 +73,7 @@ def test_all_that_a_text_may_mean_is_found(
 ) -> None:
     for number, card in enumerate(orders, 1):
         receive(f"web-{number}", CardSecret(*card))
-    assert found(read(boss.post(FIND, {"secret": typed}))) == f"Found {listed}"
+    assert found(read(boss.post(SEARCH, {"secret": typed}))) == f"Found {listed}"
 
 
 @pytest.mark.parametrize("typed", [CODE, SERIAL, "7788"])
@@ -81,9 +82,9 @@ def test_a_card_is_not_found_once_its_code_is_destroyed(
 ) -> None:
     receive("web-1043", CardSecret(CODE, SERIAL))
     order.cards.all().destroy()
-    assert found(read(boss.post(FIND, {"secret": typed}))) == "Found web-1043, card 1"
+    assert found(read(boss.post(SEARCH, {"secret": typed}))) == "Found web-1043, card 1"
     Card.objects.all().destroy()
-    assert found(read(boss.post(FIND, {"secret": typed}))) == NONE
+    assert found(read(sign_in("find_card").post(SEARCH, {"secret": typed}))) == NONE
 
 
 MORE = " These are the newest; there are more. Enter the whole code."
@@ -94,7 +95,7 @@ def test_the_twenty_newest_cards_with_one_end_are_listed_and_if_there_are_more_t
     boss: Client, count: int, said: str
 ) -> None:
     receive("web-1", *(CardSecret(f"CANARY-{number:04}-7788", "") for number in range(count)))
-    html = read(boss.post(FIND, {"secret": "7788"}))
+    html = read(boss.post(SEARCH, {"secret": "7788"}))
     listed = " ".join(f"web-1, card {number}" for number in range(count, count - 20, -1))
     assert found(html) == f"Found {listed}{said}"
 
@@ -106,7 +107,7 @@ def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_pa
     receive("web-1", CardSecret("N/A", ""))
     receive("web-2", *(CardSecret(f"CANARY-{number:04}", "N/A") for number in range(30)))
     with CaptureQueriesContext(connection) as sent:
-        html = read(boss.post(FIND, {"secret": "n/a"}))
+        html = read(boss.post(SEARCH, {"secret": "serial: n/a"}))
     listed = " ".join(f"web-2, card {number}" for number in range(30, 10, -1))
     assert found(html) == f"Found {listed}{MORE}"
     searches = [query["sql"] for query in sent if "_fingerprint" in query["sql"]]
@@ -127,9 +128,9 @@ def test_searches_that_end_in_an_error_count_although_requests_are_atomic(settin
     working = settings.GIFTCARDS
     settings.GIFTCARDS = {**working, "ENCRYPTION_KEYS": ["broken"]}
     for _number in range(2):
-        assert browser.post(FIND, {"secret": CODE}).status_code == 500
+        assert browser.post(SEARCH, {"secret": CODE}).status_code == 500
     settings.GIFTCARDS = working
-    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [TOO_MANY_SEARCHES]
+    assert errors(read(browser.post(SEARCH, {"secret": CODE}), status=429)) == [TOO_MANY_SEARCHES]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -142,28 +143,29 @@ def test_of_many_searches_at_once_no_more_than_allowed_are_answered() -> None:
     def click() -> int:
         other = Client()
         other.cookies["sessionid"] = session
-        return int(other.post(FIND, {"secret": CODE}).status_code)
+        return int(other.post(SEARCH, {"secret": CODE}).status_code)
 
     assert sorted(in_threads(8, click), key=str) == [200] * 3 + [429] * 5
-    assert LogEntry.objects.filter(object_repr="Find by card code").count() == 30
-    assert LogEntry.objects.filter(object_repr="Find by card code, refused").count() == 1
+    assert LogEntry.objects.filter(object_repr="Search by card code").count() == 30
+    assert LogEntry.objects.filter(object_repr="Search by card code, refused").count() == 1
 
 
 def test_the_number_of_queries_does_not_grow_with_the_cards_found(boss: Client) -> None:
     receive("web-1", CardSecret(CODE, ""))
-    read(boss.post(FIND, {"secret": "7788"}))
+    read(boss.post(SEARCH, {"secret": "7788"}))
     with CaptureQueriesContext(connection) as few:
-        read(boss.post(FIND, {"secret": "7788"}))
+        read(boss.post(SEARCH, {"secret": "7788"}))
     for number in range(2, 12):
         receive(f"web-{number}", CardSecret(CODE, ""))
     with CaptureQueriesContext(connection) as many:
-        html = read(boss.post(FIND, {"secret": "7788"}))
+        html = read(boss.post(SEARCH, {"secret": "7788"}))
     assert found(html).count("web-") == 11
     assert len(many) == len(few)
 
 
-def test_the_page_says_that_the_last_four_characters_are_enough(boss: Client) -> None:
-    assert text(element(read(boss.get(FIND)), 'class="help"', "div")) == (
+def test_the_page_says_that_the_last_four_characters_are_enough() -> None:
+    html = read(sign_in("find_card").get(SEARCH))
+    assert text(element(html, 'class="help"', "div")) == (
         "The whole code or serial, or the last four characters of the code."
         " Case, spaces and dashes do not matter."
     )

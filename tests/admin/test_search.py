@@ -11,7 +11,9 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from giftcards.admin.cards.finding import SEARCHES_PER_HOUR
@@ -21,7 +23,6 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import CardReveal, CustomerRefund, Order, Product
 from tests.builders import make_offer, make_order, receive
 from tests.pages import (
-    FIND,
     LIST,
     SEARCH,
     TOO_MANY_SEARCHES,
@@ -165,7 +166,7 @@ class TestCodes:
         self, boss: Client, order: Order, typed: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         other = make_order(reference="77881")
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG), CaptureQueriesContext(connection):
             answer = boss.post(SEARCH, {"secret": typed})
         html = read(answer)
         assert found(html) == "Found web-1042, card 2"
@@ -200,7 +201,7 @@ class TestCodes:
     def test_who_may_only_find_cards_is_told_of_no_orders(self, order: Order) -> None:
         browser = sign_in("find_card")
         html = read(browser.post(SEARCH, {"secret": "web-1042"}))
-        assert "Nothing found for “web-1042”. Codes of cards were not searched" in text(html)
+        assert found(html) == "Nothing found. Codes and serials of cards were searched, too."
         html = read(browser.post(SEARCH, {"secret": CODE}))
         assert "<bdi>web-1042</bdi>, card 2" in html
         assert order_page(order) not in html
@@ -233,7 +234,9 @@ class TestCodes:
         answer = boss.post(SEARCH, {"secret": "7788"}, follow=True)
         html = read(answer)
         assert references(html) == ["WEB-7788"]
-        assert f'<a href="{FIND}">Is it the end of a code? Find by card code</a>' in html
+        assert "Is it the end of a code? Then write “code:” before it." in text(html)
+        html = read(boss.post(SEARCH, {"secret": "code:7788"}))
+        assert found(html) == "Found web-1042, card 2"
 
 
 @pytest.mark.parametrize(
@@ -274,7 +277,7 @@ class TestNothingFound:
                 "<b>nobody",
                 ("view_order", "find_card"),
                 f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Codes of cards were not searched:"
-                " this does not look like one. Find by card code",
+                " this does not look like one. To search for a code, write “code:” before it.",
             ),
             (
                 "nobody",
@@ -309,7 +312,7 @@ class TestNothingFound:
         said = text(element(html, "giftcards-nothing", "div"))
         # Whether the text looks like a code is not known here: somebody may have made the address.
         assert said.startswith(
-            f"Nothing found for “web-1”. {self.HOW} Codes of cards were not searched. Find by card"
+            f"Nothing found for “web-1”. {self.HOW} Codes of cards were not searched. To search"
         )
         assert said.endswith("Only orders with the chosen filters were searched. Search all orders")
         assert 'href="?q=web-1"' in html

@@ -20,10 +20,11 @@ from tests.builders import PRICE, PRODUCT, TYPE, make_guide_order, receive
 from tests.leaks import Mailbox, secrets_on
 from tests.pages import (
     ADD,
-    FIND,
     LIST,
+    SEARCH,
     START,
     TOO_MANY_SEARCHES,
+    element,
     errors,
     found,
     order_page,
@@ -51,8 +52,8 @@ def order() -> Order:
 @pytest.mark.parametrize(
     "address",
     [
-        "/admin/", START, LIST, f"{LIST}?q=web-1042", f"{LIST}?status__exact=FULFILLED", ADD, FIND,
-        "{page}", "{page}?_popup=1", f"{LIST}{{pk}}/history/",
+        "/admin/", START, LIST, f"{LIST}?q=web-1042", f"{LIST}?status__exact=FULFILLED", ADD,
+        SEARCH, "{page}", "{page}?_popup=1", f"{LIST}{{pk}}/history/",
         # Refused.
         f"{LIST}{{pk}}/delete/",
     ],
@@ -79,14 +80,14 @@ def test_autocomplete_answers_with_references_and_no_codes(boss: Client, order: 
 
 def test_the_log_of_the_admin_holds_references_and_no_codes(boss: Client, order: Order) -> None:
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
-    boss.post(FIND, {"secret": CODE})
-    boss.post(FIND, {"secret": "CANARY-UNKNOWN"})
+    boss.post(SEARCH, {"secret": CODE})
+    boss.post(SEARCH, {"secret": "CANARY-UNKNOWN"})
     logged = LogEntry.objects.order_by("pk").values_list("object_repr", "change_message")
     searched = "Searched for a card by its code. Found:"
     assert list(logged) == [
         ("web-2", '[{"added": {}}]'),
-        ("Find by card code", f"{searched} web-1042."),
-        ("Find by card code", f"{searched} nothing."),
+        ("Search by card code", f"{searched} web-1042."),
+        ("Search by card code", f"{searched} nothing."),
     ]
     assert secrets_on(read(boss.get("/admin/"))) == []
 
@@ -97,11 +98,11 @@ def test_searching_the_list_for_a_code_finds_nothing(boss: Client, order: Order)
 
 @pytest.mark.parametrize(
     "typed",
-    [CODE, CODE.upper(), f" {CODE.replace('-', ' ')} ", "canarycode4711AAAA", SERIAL.lower()],
+    [CODE, CODE.upper(), f"code: {CODE.replace('-', ' ')} ", "canarycode4711AAAA", SERIAL.lower()],
 )
 def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed: str) -> None:
     receive("web-2", CardSecret("another", "one"))
-    html = read(boss.post(FIND, {"secret": typed}))
+    html = read(boss.post(SEARCH, {"secret": typed}))
     assert found(html) == "Found web-1042, card 1"
     assert f'href="{order_page(order)}"' in html
     assert secrets_on(html) == []
@@ -111,14 +112,16 @@ def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed
     "typed", [CODE[:-1], CODE[1:], f"{CODE}1", "4711", "web-1042", "%", "----", "7aaaa"]
 )
 def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
-    html = read(boss.post(FIND, {"secret": typed}))
-    assert found(html) == "Found No order holds this card."
+    html = read(sign_in("find_card").post(SEARCH, {"secret": typed}))
+    assert found(html) == "Nothing found. Codes and serials of cards were searched, too."
     assert secrets_on(html) == []
 
 
 def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) -> None:
     receive("web-2", OTHER, CardSecret(CODE, "another"))
-    assert found(read(boss.post(FIND, {"secret": CODE}))) == "Found web-2, card 2 web-1042, card 1"
+    assert (
+        found(read(boss.post(SEARCH, {"secret": CODE}))) == "Found web-2, card 2 web-1042, card 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,59 +134,61 @@ def test_every_order_that_holds_the_code_is_found(boss: Client, order: Order) ->
     ],
 )
 def test_a_text_that_cannot_be_a_code_is_refused_and_not_shown_again(
-    boss: Client, order: Order, typed: str, complaint: str
+    order: Order, typed: str, complaint: str
 ) -> None:
-    html = read(boss.post(FIND, {"secret": typed}))
+    html = read(sign_in("find_card").post(SEARCH, {"secret": typed}))
     assert errors(html) == [complaint]
     assert "aria-live" not in html
     assert secrets_on(html) == []
 
 
-def test_a_code_is_searched_for_by_a_form_alone_and_its_page_is_not_stored(
-    boss: Client, order: Order
-) -> None:
-    asked = boss.get(FIND, {"secret": CODE, "q": CODE})
+def test_a_code_is_searched_for_by_a_form_alone_and_its_page_is_not_stored(order: Order) -> None:
+    browser = sign_in("find_card")
+    asked = browser.get(SEARCH, {"secret": CODE, "q": CODE})
     html = read(asked)
     assert "aria-live" not in html
-    assert '<form method="post" autocomplete="off">' in html
+    assert 'method="post"' in element(html, "giftcards-search", "form")
     assert secrets_on(html) == []
-    for response in (asked, boss.post(FIND, {"secret": CODE})):
+    for response in (asked, browser.post(SEARCH, {"secret": CODE})):
         assert response["Cache-Control"] == (
             "max-age=0, no-cache, no-store, must-revalidate, private"
         )
-    forged = sign_in(superuser=True, enforce_csrf_checks=True).post(FIND, {"secret": CODE})
+    forged = sign_in(superuser=True, enforce_csrf_checks=True).post(SEARCH, {"secret": CODE})
     assert forged.status_code == 403
 
 
 def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
     allowed = sign_in("find_card")
     others = sign_in("view_order", "change_order", "add_order", "view_card", "check_order")
-    assert found(read(allowed.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
-    assert others.post(FIND, {"secret": CODE}).status_code == others.get(FIND).status_code == 403
-    assert FIND not in read(others.get(LIST))
+    assert found(read(allowed.post(SEARCH, {"secret": CODE}))) == "Found web-1042, card 1"
+    html = read(others.post(SEARCH, {"secret": CODE}))
+    assert "Codes of cards were not searched: you may not search by code." in text(html)
+    assert secrets_on(html) == []
+    assert "web-1042" not in html
+    assert "last four characters" not in read(others.get(LIST))
 
 
 def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) -> None:
     browser, other = sign_in("find_card"), sign_in("find_card")
     search_often(browser, 29)
-    read(browser.post(FIND, {"secret": "CANARY-GUESS"}))
-    html = read(browser.post(FIND, {"secret": CODE}), status=429)
+    read(browser.post(SEARCH, {"secret": "CANARY-GUESS"}))
+    html = read(browser.post(SEARCH, {"secret": CODE}), status=429)
     assert errors(html) == [TOO_MANY_SEARCHES]
     assert "aria-live" not in html
     assert secrets_on(html) == []
     # That somebody goes on is traced as well, once an hour.
-    read(browser.post(FIND, {"secret": CODE}), status=429)
-    refused = LogEntry.objects.filter(object_repr="Find by card code, refused")
+    read(browser.post(SEARCH, {"secret": CODE}), status=429)
+    refused = LogEntry.objects.filter(object_repr="Search by card code, refused")
     assert refused.get().change_message == "Searched more than 30 times within an hour."
     assert LogEntry.objects.count() == 31
-    assert found(read(other.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
+    assert found(read(other.post(SEARCH, {"secret": CODE}))) == "Found web-1042, card 1"
     # An empty text cannot be a code, and counts as no search.
-    assert errors(read(browser.post(FIND, {"secret": ""}))) == ["This field is required."]
+    assert errors(read(browser.post(SEARCH, {"secret": ""}))) == ["This field is required."]
     earliest = LogEntry.objects.order_by("pk").first()
     assert earliest
     LogEntry.objects.filter(pk=earliest.pk).update(action_time=timezone.now() - timedelta(hours=1))
-    assert found(read(browser.post(FIND, {"secret": CODE}))) == "Found web-1042, card 1"
-    assert errors(read(browser.post(FIND, {"secret": CODE}), status=429)) == [TOO_MANY_SEARCHES]
+    assert found(read(browser.post(SEARCH, {"secret": CODE}))) == "Found web-1042, card 1"
+    assert errors(read(browser.post(SEARCH, {"secret": CODE}), status=429)) == [TOO_MANY_SEARCHES]
 
 
 @pytest.mark.usefixtures("order")
@@ -193,7 +198,7 @@ def test_the_error_mail_about_a_failed_search_holds_no_code(boss: Client, settin
     mailbox = Mailbox()
     logging.getLogger("django.request").addHandler(mailbox)
     try:
-        html = read(boss.post(FIND, {"secret": CODE}), status=500)
+        html = read(boss.post(SEARCH, {"secret": CODE}), status=500)
     finally:
         logging.getLogger("django.request").removeHandler(mailbox)
     (report,) = mailbox.mails
@@ -246,6 +251,6 @@ def test_texts_that_others_have_written_are_escaped(boss: Client) -> None:
 
 def test_the_reference_of_a_found_order_is_escaped(boss: Client) -> None:
     receive(EVIL, CardSecret(CODE, SERIAL))
-    html = read(boss.post(FIND, {"secret": CODE}))
+    html = read(boss.post(SEARCH, {"secret": CODE}))
     assert found(html) == f"Found {EVIL}, card 1"
     assert "<script>alert" not in html

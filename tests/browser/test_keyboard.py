@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 # Pages with controls that the others do not have, each as it comes after those before it.
 SEEN = (
-    "list", "new order", "new order, before it is bought", "report", "find a card, several",
+    "list", "new order", "new order, before it is bought", "report", "search, several cards",
     "delayed", "reveal", "revealed", "what happened", "provider, paused",
 )  # fmt: skip
 # No page needs more presses of a key than this to get from one control to another.

@@ -67,7 +67,6 @@ SEEN = {
     "provider": "Balance",
     "report": "Key figures",
     "placing": "Your sale",
-    "find": "Find by card code",
     "resolve": "web-1040",
     "pay back": "web-1042",
 }

@@ -145,8 +145,10 @@ PAGES: dict[str, tuple[Any, ...]] = {
         "?ledger=missing",
         "?status__exact=PENDING",
     ),
-    "order_search": tuple({"secret": each} for each in (f"{HIDDEN}1", "lina", CODE, EMAIL)),
-    "order_find_card": ({"secret": CODE}, {"secret": f"{CODE}-S"}, {"secret": CODE[-4:]}),
+    "order_search": tuple(
+        {"secret": each}
+        for each in (f"{HIDDEN}1", "lina", EMAIL, CODE, f"{CODE}-S", f"code: {CODE[-4:]}")
+    ),
     "order_add": ("",),
     "order_report": ("", "?start=2020-01-01"),
     "order_report_download": ({"format": "csv"},),

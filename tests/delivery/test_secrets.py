@@ -34,7 +34,7 @@ from tests.delivery.staff import link_on as shown_link
 from tests.delivery.story import Mailbox, buy, deciding, links, settle_late, work
 from tests.fakes.mail import file_settings
 from tests.leaks import every_log, logged, raw_database, traces
-from tests.pages import FIND, order_page, read, reveal
+from tests.pages import SEARCH, order_page, read, reveal
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -189,7 +189,7 @@ def help_out(amina: Client, order: Order) -> tuple[str, str]:
     """
     card = order.cards.get(position=1)
     revealed = read(reveal(amina, card))
-    read(amina.post(FIND, {"secret": card.value}, follow=True))
+    read(amina.post(SEARCH, {"secret": card.value}, follow=True))
     link = shown_link(make_link(amina, order))
     send_again(amina, order, links="all")
     return link, revealed

@@ -80,13 +80,12 @@ WITHOUT_ADDRESS = {
     *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
     *("order_release", "order_tick_off", "order_note"),
     *("refund_complete", "refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
-    *("order_find_card", "card_ask", "delivery_withdraw", "delivery_dispute"),
+    *("card_ask", "delivery_withdraw", "delivery_dispute"),
     *("delivery_try_now", "delivery_send_now", "delivery_cancel"),
     *("order_report", "order_report_download", "order_close_month"),
 }
 ABOUT_NO_ORDER = {
-    *("order_search", "order_find_card"),
-    *("order_report", "order_report_download", "order_close_month"),
+    *("order_search", "order_report", "order_report_download", "order_close_month"),
 }
 
 

@@ -21,7 +21,7 @@ def main(theme: str) -> None:
     from django.test.testcases import LiveServerThread
 
     from tests.browser import showcase
-    from tests.pages import ADD, FIND, LIST, PROVIDER_PAGE, page_of
+    from tests.pages import ADD, LIST, PROVIDER_PAGE, page_of
 
     showcase.fill()
     client = Client()
@@ -33,7 +33,6 @@ def main(theme: str) -> None:
         "provider": PROVIDER_PAGE,
         "report": f"{LIST}report/",
         "placing": ADD,
-        "find": FIND,
         "resolve": page_of("web-1040", "resolve"),
         "pay back": page_of("web-1042", "pay_back"),
     }

@@ -50,7 +50,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     from giftcards.models import CustomerRefund, Order, Product, ProviderState
     from tests.browser import showcase
     from tests.builders import CARDS, PRODUCT, TYPE
-    from tests.pages import ADD, FIND, LIST, hidden
+    from tests.pages import ADD, LIST, SEARCH, hidden
 
     setup_test_environment()
     showcase.fill()
@@ -118,8 +118,7 @@ def _visit() -> Iterator[tuple[str, str]]:
         address = reverse(f"admin:giftcards_refund_{name}", args=[refund.pk])
         yield f"{name} refund", seen(browser.get(address))
     yield "refunds", seen(browser.get("/admin/giftcards/customerrefund/"))
-    yield "find", seen(browser.get(FIND))
-    yield "found", seen(browser.post(FIND, {"secret": CARDS[0].value}))
+    yield "found", seen(browser.post(SEARCH, {"secret": CARDS[0].value}))
     checked = {"action": "check_now", "_selected_action": [page("web-1043").split("/")[-3]]}
     # An order that is due is checked anyway, and nobody's asking is recorded.
     Order.objects.filter(reference="web-1043").update(due_at=None)

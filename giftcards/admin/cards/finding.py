@@ -1,4 +1,4 @@
-"""Search for cards by code or serial. Searches are recorded and limited."""
+"""The search for cards by code or serial. Searches are recorded and limited."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any
 from django import forms
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.core.exceptions import PermissionDenied
-from django.core.signals import got_request_exception
 from django.db import router, transaction
-from django.dispatch import receiver
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.translation import gettext, ngettext
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.admin.frame.actions import Page, Pages
+from giftcards.admin.frame.actions import Pages
 from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Card
@@ -27,64 +23,15 @@ from giftcards.text.spelling import after_code_labels
 # The maximum number of searches by one person. Somebody who searches more often is guessing codes.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of entries in the admin's log.
-_SEARCHED = "Find by card code"
-_REFUSED = "Find by card code, refused"
+_SEARCHED = "Search by card code"
+_REFUSED = "Search by card code, refused"
 _MOST_SHOWN = 20
 # The most codes and serials in one search: those of a card.
 _MOST_TYPED = 2
 
 
-class UnrepeatedInput(forms.PasswordInput):
-    """A text input that never renders its value, like a password input."""
-
-    input_type = "text"
-
-
-class FindCardForm(forms.Form):
-    # Error trackers such as Sentry filter out fields with this name.
-    secret = forms.CharField(
-        label=_("Code or serial"),
-        max_length=200,
-        help_text=_(
-            "The whole code or serial, or the last four characters of the code. Case, spaces and"
-            " dashes do not matter."
-        ),
-        widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
-    )
-
-    #: The path of the page that takes the form, below the list of orders.
-    path = "find-card/"
-    path_of_search = "find-order/"
-
-    def clean_secret(self) -> Masked:
-        return Masked(self.cleaned_data["secret"])
-
-
-@receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
-def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
-    """Keep posted codes and passwords out of Django's error mail.
-
-    This also covers failures in middleware, before ``sensitive_post_parameters`` takes effect.
-    """
-    paths = (f"/{FindCardForm.path}", f"/{FindCardForm.path_of_search}", "/reveal/")
-    if getattr(request, "path_info", "").endswith(paths):
-        request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
-
-
-def _find(pages: Pages, request: HttpRequest) -> HttpResponse:
-    """Show the page that finds a card; the code is posted, because URLs end up in logs."""
-    if not request.user.has_perm("giftcards.find_card"):
-        raise PermissionDenied
-    form = FindCardForm(request.POST or None)
-    context: dict[str, Any] = {"form": form}
-    if form.is_valid():
-        context |= cards_with(pages, request, form)
-    title = gettext("Find by card code")
-    return pages.render_page(request, "find_card", title=title, **context)
-
-
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
-    """Search for the cards with the typed code, and return the context of the page.
+    """Search for the cards with the code typed as ``secret``; return the context of the page.
 
     If the person has searched too often within an hour, no search is made. ``form`` then gets an
     error, and the context has only the status 429.
@@ -180,4 +127,3 @@ HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),
 )
-FIND_CARD = Page("order_find_card", FindCardForm.path, _find, HIDING)

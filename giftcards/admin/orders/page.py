@@ -16,7 +16,6 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.cards.finding import FIND_CARD
 from giftcards.admin.cards.revealing import ASK, REVEAL
 from giftcards.admin.frame import extensions
 from giftcards.admin.frame.extensions import Extension
@@ -315,7 +314,7 @@ EXTENSION = Extension(
         COMPLETE,
         CANCEL,
     ),
-    pages=(FINGERPRINT, ADOPT, SEARCH, FIND_CARD, ASK, REVEAL),
+    pages=(FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL),
 )
 
 

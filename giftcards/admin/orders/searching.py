@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 from django import forms
 from django.contrib.admin.views.main import ERROR_FLAG, PAGE_VAR, SEARCH_VAR
 from django.core.exceptions import PermissionDenied
+from django.core.signals import got_request_exception
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.cards.finding import HIDING, FindCardForm, UnrepeatedInput, cards_with
+from giftcards.admin.cards.finding import HIDING, cards_with
 from giftcards.admin.frame.actions import Page, Pages
+from giftcards.exceptions import ConfigurationError
 from giftcards.keys.keyring import TAIL, normalised, sealed
-from giftcards.keys.secrecy import contained
-from giftcards.models import Order, Product
+from giftcards.keys.secrecy import Masked, contained
+from giftcards.models import Card, Order, Product
 from giftcards.models.catalogue import is_called
 from giftcards.text.spelling import after_code_labels, is_phone
 
@@ -32,20 +35,48 @@ _MOST_LISTED = 20
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The minimum length of a code without digits: most names are shorter.
 _FEWEST_LETTERS = 12
+# The help for people who may find cards, and may not see orders.
+_HELP_WITH_CODES = _(
+    "The whole code or serial, or the last four characters of the code. Case, spaces and"
+    " dashes do not matter."
+)
 # A code that is written in groups of capitals, such as ABCD-EFGH.
 _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
 
 
-class SearchForm(FindCardForm):
+class _UnrepeatedInput(forms.PasswordInput):
+    """A text input that never renders its value, like a password input."""
+
+    input_type = "text"
+
+
+class SearchForm(forms.Form):
+    # The typed text may be a code. Error trackers such as Sentry filter out fields with this name.
     secret = forms.CharField(
         label=_("Search"),
         max_length=200,
-        widget=UnrepeatedInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}),
+        widget=_UnrepeatedInput(
+            attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}
+        ),
     )
     #: The filters of the list, as the query string of the list's URL.
     filters = forms.CharField(required=False, max_length=2_000, widget=forms.HiddenInput)
 
-    path = FindCardForm.path_of_search
+    #: The path of the page that takes the form, below the list of orders.
+    path = "find-order/"
+
+    def clean_secret(self) -> Masked:
+        return Masked(self.cleaned_data["secret"])
+
+
+@receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
+def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
+    """Keep posted codes and passwords out of Django's error mail.
+
+    This also covers failures in middleware, before ``sensitive_post_parameters`` takes effect.
+    """
+    if getattr(request, "path_info", "").endswith((f"/{SearchForm.path}", "/reveal/")):
+        request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
 
 
 @contained
@@ -78,6 +109,22 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
     return is_one and len(code) >= _FEWEST_MIXED
 
 
+def _is_code(text: str) -> bool:
+    """True if ``text`` follows a word such as "Code:", or is the whole code of a card.
+
+    Such a text is not searched in orders, so that no log of SQL statements has it.
+    """
+    if after_code_labels(text):
+        return True
+    if not is_code_like(text, is_found=False, is_known=False) or len(normalised(text)) == TAIL:
+        return False
+    try:
+        return Card.objects.with_code(text).exists()
+    except ConfigurationError:
+        # Orders are found without keys, too.
+        return False
+
+
 class _Orders(NamedTuple):
     #: The newest orders, at most one more than a page shows.
     listed: list[Order]
@@ -86,8 +133,9 @@ class _Orders(NamedTuple):
 
 @contained
 def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
-    if not pages.has_view_permission(request):
-        return _Orders([], is_code_like(text, is_found=False, is_known=False))
+    # A person who may not see orders can only search for a code.
+    if not pages.has_view_permission(request) or _is_code(text):
+        return _Orders([], is_code=True)
     found = Order.objects.search(text, limit=MOST_FOUND)
     listed = list(pages.get_queryset(request).filter(pk__in=found.keys)[: _MOST_LISTED + 1])
     is_found = bool(listed)
@@ -103,37 +151,53 @@ def _products_with(text: str) -> list[Product]:
 
 def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
     may_find = request.user.has_perm("giftcards.find_card")
-    if not (may_find or pages.has_view_permission(request)):
+    may_view = pages.has_view_permission(request)
+    if not (may_find or may_view):
         raise PermissionDenied
     form = SearchForm(request.POST or None)
-    if not form.is_valid():
+    found: dict[str, Any] = {}
+    if form.is_valid():
+        text = form.cleaned_data["secret"]
+        orders, is_code = _orders_with(pages, request, text)
+        if orders and not is_code:
+            return _to_list(pages, form.cleaned_data["filters"], text)
+        found = _found(pages, request, form, orders, is_code=is_code)
+    elif may_view:
         return _to_list(pages, form.cleaned_data.get("filters", "") if form.is_bound else "")
-    text = form.cleaned_data["secret"]
-    orders, is_code = _orders_with(pages, request, text)
-    if orders and not is_code:
-        return _to_list(pages, form.cleaned_data["filters"], text)
-    searches_codes = is_code and may_find
-    context: dict[str, Any] = cards_with(pages, request, form) if searches_codes else {}
-    is_anything_found = orders or context.get("cards")
-    searches_products = not is_anything_found and pages.has_view_permission(request)
-    products = _products_with(text) if searches_products else []
     return pages.render_page(
         request,
         "search",
         title=gettext("Search"),
         form=form,
-        help=pages.search_help_text,
-        orders=orders[:_MOST_LISTED],
-        has_more_orders=len(orders) > _MOST_LISTED,
-        searches_products=searches_products,
-        products=products[:_MOST_LISTED],
-        has_more_products=len(products) > _MOST_LISTED,
-        # A page never repeats a text that looks like a code.
-        text="" if is_code else text,
-        searches_codes=searches_codes,
+        help=pages.search_help_text if may_view else _HELP_WITH_CODES,
+        offers_codes=may_find and may_view,
         may_find=may_find,
-        **context,
+        **found,
     )
+
+
+def _found(
+    pages: Pages, request: HttpRequest, form: SearchForm, orders: list[Order], *, is_code: bool
+) -> dict[str, Any]:
+    """Search for cards and products, too; return the context about everything that is found."""
+    text = form.cleaned_data["secret"]
+    searches_codes = is_code and request.user.has_perm("giftcards.find_card")
+    cards = cards_with(pages, request, form) if searches_codes else {}
+    is_anything_found = orders or cards.get("cards")
+    searches_products = not is_anything_found and pages.has_view_permission(request)
+    products = _products_with(text) if searches_products else []
+    return {
+        "is_searched": True,
+        "orders": orders[:_MOST_LISTED],
+        "has_more_orders": len(orders) > _MOST_LISTED,
+        "searches_products": searches_products,
+        "products": products[:_MOST_LISTED],
+        "has_more_products": len(products) > _MOST_LISTED,
+        # A page never repeats a text that looks like a code.
+        "text": "" if is_code else text,
+        "searches_codes": searches_codes,
+        **cards,
+    }
 
 
 def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
