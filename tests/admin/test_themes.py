@@ -56,7 +56,6 @@ SHOWN = {
     "complete refund": "It will be recorded that the customer has been paid.",
     "cancel refund": "Take back the refund Its amount is owed again;",
     "refunds": "CCP 0021-88",
-    "find": "Find by card code Code or serial:",
     "found": "Found web-1042, card 1",
     "ask": "Reveal card 1 The code of card 1 of order web-1042 is shown for a minute.",
     "ask, wrong": "This field is required.",
