@@ -278,8 +278,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages, once the current transaction commits.
 
-    Nothing is queued while an earlier task waits. If the site has no task queue,
-    ``giftcards_deliver`` or ``giftcards_poll --loop`` sends the messages. Never raises.
+    Nothing is queued while an earlier task waits. If the site has no task queue, the worker finds
+    the messages by itself. Never raises.
     """
     transaction.on_commit(_wake, robust=True)
 

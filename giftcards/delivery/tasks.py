@@ -127,17 +127,13 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
     return False
 
 
-def send_messages(
-    may_go_on: Callable[[], bool], tell: Callable[[str], object] = lambda _: None
-) -> bool:
-    """Send the due messages; return False if a server was away. ``tell`` gets counts in words."""
+def send_messages(may_go_on: Callable[[], bool]) -> bool:
+    """Send the due messages and digests; return False if a server was away."""
     tell_of_lost_refunds()
     limits = Limits(may_go_on)
     done = send_due(limits)
     # Digests come last, because customers wait for their messages.
-    told = digests.send_due(limits, has_mailed=done.has_mailed)
-    if told or done != SendingTally():
-        tell(f"{done}; {counted(told, 'digest')} for staff.")
+    digests.send_due(limits, has_mailed=done.has_mailed)
     return not done.is_cut_short
 
 

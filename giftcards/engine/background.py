@@ -1,7 +1,7 @@
 """Background work: all work that is not about single orders.
 
-Work is declared as :class:`Work`. It is begun only by :func:`give_turns`, at the end of each
-minute's task and in threads beside an endless loop.
+Work is declared as :class:`Work`. It is begun only by :func:`give_turns`: at the end of each
+minute's task, in threads beside an endless loop and, if it is prompt, after a single sweep.
 
 A lane is a list of work whose pieces are done one after the other. Each piece with ``is_prompt`` is
 a lane of its own, so it waits for no other work. All other work shares one lane, in which only one
@@ -94,6 +94,15 @@ def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -
         finally:
             Lease.objects.release(Lease.CHORES, token)
     return True
+
+
+def do_prompt_work() -> None:
+    """Do a part of the work that people wait for, such as sending messages, and no other work."""
+    stop = threading.Event()
+    for lane in lanes():
+        if lane[0].is_prompt:
+            with surviving(stop, lane[0].name):
+                give_turns(lane, stop, lambda: True)
 
 
 def _take_turns(

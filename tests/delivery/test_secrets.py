@@ -112,7 +112,7 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
         let_pass(minutes=60)
         tasks.append(deliver())
         printed = [
-            call("giftcards_deliver", json=True).out,
+            call("giftcards_poll", json=True).out,
             call("giftcards_status").out,
             *(call("giftcards_status", order.reference, json=True).out for order in orders),
             *(read(amina.get(page)) for page in pages_of_staff(orders[0])),

@@ -136,7 +136,6 @@ PRINTED = {
     "giftcards_ledger": ("giftcards_ledger",),
     "giftcards_catalogue": ("giftcards_catalogue",),
     "giftcards_customer": ("giftcards_customer", "amina@example.com", "--erase", "--dry-run"),
-    "giftcards_deliver": ("giftcards_deliver",),
     "giftcards_poll": ("giftcards_poll",),
     "giftcards_purge": ("giftcards_purge", "--settled-before", "30"),
     "giftcards_reconcile": ("giftcards_reconcile", "--after-restore"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import Error
 
-from giftcards.engine.background import beside
+from giftcards.engine.background import beside, do_prompt_work
 from giftcards.engine.database import is_there
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
@@ -32,9 +32,9 @@ _PAUSE = 1.0
 class Command(GiftcardsCommand):
     help = "Ask the provider about the orders that are due: once, or until stopped."
     notes = (
-        "A sweep sends waiting orders, checks those that are due, looks for lost ones, and"
-        " calls your receivers. Postponed orders are checked later, mostly because the request"
-        " budget is short: this is no failure.",
+        "A sweep sends waiting orders, checks those that are due, looks for lost ones, calls your"
+        " receivers, and sends the messages to customers and staff. Postponed orders are checked"
+        " later, mostly because the request budget is short: this is no failure.",
         "With --loop, it takes the place of qcluster for this app. While another process"
         " follows the orders, it stands by. With --reference, a settled order is compared with"
         " what the provider says by now.",
@@ -116,6 +116,7 @@ class Command(GiftcardsCommand):
         with Gateway() as gateway:
             done = sweep(gateway)
         self.show(asdict(done), f"{done}.", options)
+        do_prompt_work()
         if done.is_paused or done.failed:
             raise unfinished(_trouble(done))
 
