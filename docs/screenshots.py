@@ -78,7 +78,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         }
         # The tests send no messages.
         settings.GIFTCARDS_DELIVERY = {
-            "BASE_URL": "https://shop.example",
+            "SHOP_URL": "https://shop.example",
             "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
         }
         told = showcase.tell()

@@ -209,7 +209,7 @@ else:
 # Customers are guests, who do not log in: a visitor without a purchase reads there that it is so.
 LOGIN_URL = "storefront:orders"
 GIFTCARDS_DELIVERY = {
-    "BASE_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
+    "SHOP_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
     "FROM_EMAIL": "Example Shop <shop@example.com>",
     "SHOP_NAME": "Example Shop",
     "OWNED_ORDERS": "example_project.storefront.models.owned_orders",

@@ -207,7 +207,7 @@ def press_on_page(pin: Callable[[Order], str] = pins.canary, *, status: int = 20
     order = receive()
     first, other = order.cards.filter(position__lte=2)
     Card.objects.filter(pk=first.pk).update(sealed=other.sealed)
-    shop = {"BASE_URL": "https://shop.invalid", "PIN": f"{pins.__name__}.{pin.__name__}"}
+    shop = {"SHOP_URL": "https://shop.invalid", "PIN": f"{pins.__name__}.{pin.__name__}"}
     with (
         override_settings(GIFTCARDS_DELIVERY=shop),
         mock.patch.object(secrets, "token_urlsafe", return_value=TOKEN),

@@ -46,7 +46,7 @@ GIFTCARDS = {
 ALLOWED_HOSTS = ["shop.example"]
 ROOT_URLCONF = "shop.pages"
 GIFTCARDS_DELIVERY = {
-    "BASE_URL": "https://shop.example",
+    "SHOP_URL": "https://shop.example",
     "FROM_EMAIL": "shop@shop.example",
 }
 _backend = "django.core.mail.backends.filebased.EmailBackend"

@@ -644,7 +644,7 @@ def test_only_the_link_of_the_shop_is_opened_not_one_in_the_words_of_a_gift(
     work()
     [gift] = [mail for mail in mailbox.read(mails) if mail.to == "lina@example.com"]
     assert evil in gift.text
-    assert gift.link.startswith(f"{settings.GIFTCARDS_DELIVERY['BASE_URL']}/cards/")
+    assert gift.link.startswith(f"{settings.GIFTCARDS_DELIVERY['SHOP_URL']}/cards/")
 
 
 def test_a_mail_is_shown_in_a_frame_that_runs_and_loads_nothing(browser: Client) -> None:

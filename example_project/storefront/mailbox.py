@@ -41,7 +41,7 @@ class Mail:
 
         The words of a gift, which stand before it, may have links of their own.
         """
-        shop = str(settings.GIFTCARDS_DELIVERY["BASE_URL"]).rstrip("/")
+        shop = str(settings.GIFTCARDS_DELIVERY["SHOP_URL"]).rstrip("/")
         found: list[str] = re.findall(
             rf"^{re.escape(shop)}/cards/[\w-]+/$", self.text, re.MULTILINE
         )

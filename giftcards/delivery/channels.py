@@ -167,7 +167,7 @@ def _one_line(text: str) -> str:
 def _message_id(message: Message, from_email: str) -> str:
     """The Message-ID, the same for all attempts, so that servers can drop repetitions."""
     domain = parseaddr(from_email)[1].rpartition("@")[2]
-    domain = punycode(domain or urlsplit(conf.base_url).hostname or "localhost")
+    domain = punycode(domain or urlsplit(conf.shop_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
 
 

@@ -92,9 +92,9 @@ def _check_channels() -> Iterator[CheckMessage]:
 def _check_links() -> Iterator[CheckMessage]:
     if all(conf.mode[kind] != Mode.LINK for kind in WITH_CARDS):
         return
-    if not conf.base_url:
+    if not conf.shop_url:
         yield Error(
-            "GIFTCARDS_DELIVERY['BASE_URL'] is not set, so messages cannot link to the cards.",
+            "GIFTCARDS_DELIVERY['SHOP_URL'] is not set, so messages cannot link to the cards.",
             hint="Set it to the address of the shop, such as https://shop.example, or 'MODE' to"
             " 'codes' or 'off'.",
             id="giftcards_delivery.E013",
@@ -111,16 +111,16 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that ``ALLOWED_HOSTS`` contains the host of links, the one in ``BASE_URL``.
+    """Check that ``ALLOWED_HOSTS`` contains the host of links, the one in ``SHOP_URL``.
 
     If this host is missing, Django refuses each visit of a link as an error. It then mails the
     link's secret token to ``ADMINS``.
     """
-    host, _port = split_domain_port(urlsplit(conf.base_url).netloc.lower())
+    host, _port = split_domain_port(urlsplit(conf.shop_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
     if host and not validate_host(host, hosts):
         yield Warning(
-            f"GIFTCARDS_DELIVERY['BASE_URL'] leads to {host}, which is not in ALLOWED_HOSTS: every"
+            f"GIFTCARDS_DELIVERY['SHOP_URL'] leads to {host}, which is not in ALLOWED_HOSTS: every"
             " click of a customer would be refused, and reported as an error with the token of the"
             " link in it.",
             hint=f"Add {host!r} to ALLOWED_HOSTS, or correct the address.",
@@ -132,7 +132,7 @@ def _check_days() -> Iterator[CheckMessage]:
     kept, link = core.codes_kept_days, conf.link_days
     # The check is needed in every mode. Staff can hand over links, and a message about many cards
     # has a link.
-    if conf.base_url and kept is not None and kept < link:
+    if conf.shop_url and kept is not None and kept < link:
         yield Warning(
             f"Links to cards are said to work for {link:g} days, and codes are destroyed"
             f" {kept:g} days after their order has settled: customers would be promised codes that"

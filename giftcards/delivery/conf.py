@@ -179,7 +179,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         " that a dict leaves out are sent as links.",
         default="link",
     )
-    base_url = Setting(
+    shop_url = Setting(
         optional(_site_address, ""),
         help="The address of your shop, for links; needed for the mode `link`. `http://` is for"
         " this machine's own address only.",
@@ -190,7 +190,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     )
     shop_name = Setting(
         optional(_line, ""),
-        help="The name of the shop in messages and on pages. Without it: the host of `BASE_URL`.",
+        help="The name of the shop in messages and on pages. Without it: the host of `SHOP_URL`.",
     )
     contact = Setting(
         optional(_line, ""),
@@ -206,16 +206,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         help="Days for which a link works; at most `CODES_KEPT_DAYS`.",
         default=30,
     )
-    link_reveals = Setting(
-        optional(number(int, 1, 1_000), None),
-        help="How often one link shows its cards. Without it: up to 10,000 times.",
-    )
-    press_after = Setting(
-        number(float, 0, 60),
-        help="Seconds after which the button behind a link shows the cards: programs that try it"
-        " are quicker. In your own tests: 0.",
-        default=1,
-    )
     pin = Setting(
         optional(_path, None),
         help="It returns what a customer types before the cards of an order are shown.",
@@ -230,12 +220,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         help="It returns the gifts that a user got. Without it, recipients have the link only.",
     )
     staff_emails = Setting(_staff_emails, help="Who gets digests.", default=())
-    digest_minutes = Setting(
-        number(float, 1, 1_440),
-        help="The fewest minutes between two digests to the same person, unless something newly"
-        " urgent comes.",
-        default=30,
-    )
 
     @property
     def is_off(self) -> bool:
@@ -244,8 +228,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def display_name(self) -> str:
-        """The name of the shop, or else the host in ``BASE_URL``; "" without either."""
-        return self.shop_name or urlsplit(self.base_url).hostname or ""
+        """The name of the shop, or else the host in ``SHOP_URL``; "" without either."""
+        return self.shop_name or urlsplit(self.shop_url).hostname or ""
 
     @property
     def contact_address(self) -> str:

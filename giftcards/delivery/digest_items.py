@@ -345,11 +345,11 @@ def _some(code: str, orders: Iterable[tuple[int, str]], *, has_more: bool) -> It
 
 
 def admin_url(page: str, *args: object) -> str:
-    """The URL of a page in the admin; "" if ``BASE_URL`` or the page is missing."""
-    if not conf.base_url:
+    """The URL of a page in the admin; "" if ``SHOP_URL`` or the page is missing."""
+    if not conf.shop_url:
         return ""
     try:
-        return conf.base_url + reverse(f"admin:{page}", args=args)
+        return conf.shop_url + reverse(f"admin:{page}", args=args)
     except NoReverseMatch:
         return ""
 

@@ -1,4 +1,4 @@
-"""Digests for staff: at most one per person in ``DIGEST_MINUTES``, except for urgent news.
+"""Digests for staff: at most one per person in half an hour, except for urgent news.
 
 Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
 process claims the row to send a digest. If the process dies, another process sends the digest again
@@ -39,6 +39,7 @@ from giftcards.delivery.conf import StaffPerson, conf
 from giftcards.delivery.digest_items import Item, Situation, admin_url, alerts
 from giftcards.delivery.models import StaffDigest
 from giftcards.delivery.signals import staff_news
+from giftcards.delivery.tuning import tuning
 from giftcards.keys.secrecy import contained
 from giftcards.models import Lease, Order
 from giftcards.models.order_queries import leaves_some_out
@@ -49,8 +50,8 @@ from giftcards.watch.conditions import MOST, Finding, Severity
 
 logger = logging.getLogger(__name__)
 
-# The greatest value of DIGEST_MINUTES. If the next attempt of a row is further ahead, the clock was
-# set back, and the row is due.
+# If the next attempt of a row is further ahead than this, the clock was set back, and the row is
+# due.
 _LONGEST = timedelta(days=1)
 _LOOK_EVERY = timedelta(minutes=1)
 # Events younger than this wait for the next digest, because other events of the same time may not
@@ -184,7 +185,7 @@ class _Round:
             self._has_mailed |= person.address != RECEIVERS
             values |= {
                 "sent_at": now,
-                "next_attempt_at": now + timedelta(minutes=conf.digest_minutes),
+                "next_attempt_at": now + tuning.digest_interval,
             }
         _write(digest, **values)
         return bool(items)

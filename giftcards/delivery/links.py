@@ -65,7 +65,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
-    usable = CardLink.objects.usable(timezone.now(), reveals=conf.link_reveals, again=again)
+    usable = CardLink.objects.usable(timezone.now(), again=again)
     links = usable.with_cards().filter(token_hash__in=hashes)
     return links.select_related("order").first()
 
@@ -73,7 +73,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
 @contained
 def url_of(token: str) -> Masked:
     """The absolute URL of the customer's page."""
-    return Masked(conf.base_url + reverse("giftcards_delivery:cards", args=[token]))
+    return Masked(conf.shop_url + reverse("giftcards_delivery:cards", args=[token]))
 
 
 def _hash(token: str, key: str | bytes) -> str:

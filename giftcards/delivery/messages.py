@@ -93,7 +93,7 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
     """Write the message of ``delivery`` in its language, from the present facts.
 
     ``token`` is the token of the message's link; it is needed if :func:`needs_link` is True. Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``BASE_URL`` is missing, or
+    :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``SHOP_URL`` is missing, or
     if the encryption keys are unusable. An error in a template leaves no secret in the traceback.
     """
     order, kind = delivery.order, delivery.kind
@@ -103,9 +103,9 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
         kind, facts, order.customer_name, gift=Gift.of(order), refund=_refund(delivery, facts)
     )
     if needs_link(order, kind):
-        if token is None or not conf.base_url:
+        if token is None or not conf.shop_url:
             raise ConfigurationError(
-                "GIFTCARDS_DELIVERY['BASE_URL'] is not set: messages link to the cards there."
+                "GIFTCARDS_DELIVERY['SHOP_URL'] is not set: messages link to the cards there."
             )
         content = replace(content, link=url_of(token), link_until=expiry())
     elif kind in WITH_CARDS:
@@ -119,8 +119,8 @@ def needs_link(order: Order, kind: str) -> bool:
         return False
     if conf.mode[kind] != Mode.CODES:
         return True
-    # Without BASE_URL, there is no page to link to.
-    return order.fulfilled_quantity > MOST_CODES and bool(conf.base_url)
+    # Without SHOP_URL, there is no page to link to.
+    return order.fulfilled_quantity > MOST_CODES and bool(conf.shop_url)
 
 
 def render(content: Content, *, language: str, address: str) -> Message:
@@ -232,7 +232,6 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "is_told_of_money": facts.payback in TO_COME and conf.mode[Kind.PAID_BACK] != Mode.OFF,
         "link": form.exact(content.link),
         "link_until": content.link_until and moment_text(content.link_until),
-        "link_reveals": conf.link_reveals,
         "codes": [
             replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
             for code in content.codes

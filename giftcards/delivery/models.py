@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS, Kind
+from giftcards.delivery.tuning import tuning
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL
@@ -25,9 +26,6 @@ _PATIENCE = timedelta(minutes=5)
 _ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
-#: The most reveals of a link if ``LINK_REVEALS`` is not set. A limit is needed because each reveal
-#: adds a row.
-MOST_REVEALS = 10_000
 #: A reload of the page within this time does not count as another reveal.
 SAME_REVEAL = timedelta(minutes=10)
 
@@ -313,15 +311,14 @@ class Installation(models.Model):
 
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
-    def usable(self, now: datetime, *, reveals: int | None, again: str | None = None) -> Self:
+    def usable(self, now: datetime, *, again: str | None = None) -> Self:
         """Links that can show cards: not withdrawn, not expired and not used up.
 
-        ``reveals`` is the limit of reveals for each link; ``None`` means :data:`MOST_REVEALS`.
         ``again`` is the key of a page. If this page has shown the cards within :data:`SAME_REVEAL`,
         its link is included even if it is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
-        is_left = Q(reveals__lt=reveals or MOST_REVEALS)
+        is_left = Q(reveals__lt=tuning.link_reveals)
         if again is None:
             return links.filter(is_left)
         shown = LinkVisit.objects.filter(link=OuterRef("pk"), key=again)

@@ -324,7 +324,7 @@ class OldAddress:
     @property
     def unused(self) -> list[Delivery]:
         """Sent messages with a working link that has shown no cards."""
-        working = self.links.usable(timezone.now(), reveals=conf.link_reveals).filter(reveals=0)
+        working = self.links.usable(timezone.now()).filter(reveals=0)
         keys = set(working.values_list("delivery", flat=True))
         return [
             message

@@ -145,7 +145,7 @@ def is_spent(link: CardLink, key: str) -> bool:
 
 
 @contained
-def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> list[Code] | None:
+def reveal(link: CardLink, key: str, visitor: Visitor) -> list[Code] | None:
     """Record a reveal and return the cards; return ``None`` if the link cannot be used any more.
 
     Requests with the same ``key`` come from one page, and count as one reveal. Never call this
@@ -153,7 +153,7 @@ def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> l
     """
     if shown_at(link, key) is None:
         try:
-            shown = _reveal_first(link, key, visitor, most=most)
+            shown = _reveal_first(link, key, visitor)
         except IntegrityError:
             shown = None  # the button was pressed twice at once
         if shown is not None:
@@ -163,13 +163,11 @@ def reveal(link: CardLink, key: str, visitor: Visitor, *, most: int | None) -> l
     return open_cards(link.order)
 
 
-def _reveal_first(
-    link: CardLink, key: str, visitor: Visitor, *, most: int | None
-) -> list[Code] | None:
+def _reveal_first(link: CardLink, key: str, visitor: Visitor) -> list[Code] | None:
     row = CardLink.objects.filter(pk=link.pk)
     with transaction.atomic(durable=True):
         # The write comes first: in SQLite, a transaction may fail if it reads before it writes.
-        usable = row.usable(timezone.now(), reveals=most)
+        usable = row.usable(timezone.now())
         if not usable.update(reveals=F("reveals") + 1):
             return None
         shown = open_cards(link.order)

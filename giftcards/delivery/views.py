@@ -54,6 +54,7 @@ from giftcards.delivery.revealing import (
     reveal,
     shown_at,
 )
+from giftcards.delivery.tuning import tuning
 from giftcards.keys.secrecy import Masked, apart, contained
 from giftcards.models import Order
 from giftcards.rules.states import Status
@@ -140,7 +141,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
 def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     posted = _posted(request)
     page = Masked(posted.get("token", ""))
-    key = links.read(page, token, quickest=conf.press_after)
+    key = links.read(page, token, quickest=tuning.press_after)
     link = find(token, again=key)
     if link is None:
         return views.gone(request)
@@ -153,7 +154,7 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
         return views.ask(link, token, asks_pin=True, complaint="pin")
-    shown = reveal(link, key, visitor, most=conf.link_reveals)
+    shown = reveal(link, key, visitor)
     return _shown(request, link, shown, key, {"token": page}, views.SECRET_URL)
 
 
@@ -171,7 +172,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
         page, key = links.make(views.place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
-    shown = reveal(link, key, visitor, most=None)
+    shown = reveal(link, key, visitor)
     masked = {name: Masked(value) for name, value in form.items()}
     return _shown(request, link, shown, key, masked, views.PLAIN_URL)
 
@@ -419,7 +420,7 @@ def _protected(
 def _shop() -> dict[str, str]:
     return {
         "shop_name": conf.display_name,
-        "shop_url": conf.base_url,
+        "shop_url": conf.shop_url,
         "contact": conf.contact,
         "contact_url": conf.contact_address,
     }

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.delivery.tuning import tuning
 from giftcards.models import Order
 from tests.browser import axe
 from tests.browser.browser import Browser
@@ -24,15 +25,15 @@ BUTTON = ".gc-ask button"
 
 
 @pytest.fixture(autouse=True)
-def _shop(settings: Any, site: str) -> None:
+def _shop(settings: Any, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The driver is quicker than a person.
+    monkeypatch.setattr(tuning, "press_after", 0)
     settings.GIFTCARDS_DELIVERY = {
         "MODE": "off",
-        "BASE_URL": site,
+        "SHOP_URL": site,
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",
         "OWNED_ORDERS": "tests.browser.test_customer_page.orders_of",
-        # The driver is quicker than a person.
-        "PRESS_AFTER": 0,
     }
 
 
@@ -106,10 +107,10 @@ def test_the_page_works_without_script(browser: Browser) -> None:
 
 
 def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
-    browser: Browser, settings: Any
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However slow this machine is, the crawler is quicker.
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "PRESS_AFTER": 60}
+    monkeypatch.setattr(tuning, "press_after", 60)
     address = new_address()
     browser.open(address)
     links = browser.run(

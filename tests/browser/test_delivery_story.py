@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from giftcards.delivery.models import CardLink, Delivery, Installation, LinkVisit
+from giftcards.delivery.tuning import tuning
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
@@ -103,14 +104,20 @@ class Customer:
 
 
 @pytest.fixture(autouse=True)
-def _shop(settings: Any, site: str, simulator: Simulator, tmp_path: Path) -> Iterator[None]:
+def _shop(
+    settings: Any,
+    site: str,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    # The driver is quicker than a person.
+    monkeypatch.setattr(tuning, "press_after", 0)
     settings.GIFTCARDS_DELIVERY = {
-        "BASE_URL": site,
+        "SHOP_URL": site,
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "متجر البطاقات",
         "CONTACT": "+213 21 00 00 00",
-        # The driver is quicker than a person.
-        "PRESS_AFTER": 0,
     }
     settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_INTERVAL": 0.1}
     for name, value in file_settings(tmp_path / "mails").items():

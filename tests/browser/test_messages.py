@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 @pytest.fixture
 def order(boss: Browser, settings: Any) -> Order:
-    settings.GIFTCARDS_DELIVERY = {"BASE_URL": "https://shop.example", "SHOP_NAME": "The Shop"}
+    settings.GIFTCARDS_DELIVERY = {"SHOP_URL": "https://shop.example", "SHOP_NAME": "The Shop"}
     return showcase.tell()
 
 

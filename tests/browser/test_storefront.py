@@ -11,6 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from example_project.storefront.models import Purchase
+from giftcards.delivery.tuning import tuning
 from giftcards.models import Order, ProductType, Reservation
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
@@ -27,7 +28,13 @@ MAILS, BUTTON = ".shop-mails a", "main button"
 
 
 @pytest.fixture
-def window(tab: Browser, simulator: Simulator, settings: Any, tmp_path: Path) -> Iterator[Browser]:
+def window(
+    tab: Browser,
+    simulator: Simulator,
+    settings: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Browser]:
     """A window on the shop, whose shelf is full; nobody is logged in."""
     # An order is late at once.
     settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_TIMEOUT": 1, "POLL_INTERVAL": 0.1}
@@ -35,7 +42,7 @@ def window(tab: Browser, simulator: Simulator, settings: Any, tmp_path: Path) ->
     get_user_model().objects.create_superuser("admin", password=PASSWORD)
     with opened(settings, tmp_path, tab.site):
         # The driver is quicker than a person.
-        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "PRESS_AFTER": 0}
+        monkeypatch.setattr(tuning, "press_after", 0)
         yield tab
 
 

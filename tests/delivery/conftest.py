@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from giftcards.delivery.tuning import tuning
 from tests.delivery.connecting import connect, disconnect
 from tests.delivery.staff import SUPPORT, person
 from tests.fakes.mail import MailServer, backend_settings, smtp_settings
 
 SHOP: dict[str, Any] = {
-    "BASE_URL": "https://shop.example",
+    "SHOP_URL": "https://shop.example",
     "FROM_EMAIL": "Shop <shop@shop.example>",
     "SHOP_NAME": "The Shop",
 }
@@ -26,6 +27,17 @@ def _delivery(settings: Any) -> Iterator[None]:
     connect()
     yield
     disconnect()
+
+
+@pytest.fixture
+def tune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change intervals and limits of messages, links and digests for a test."""
+
+    def change(**values: Any) -> None:
+        for name, value in values.items():
+            monkeypatch.setattr(tuning, name, value)
+
+    return change
 
 
 @pytest.fixture

@@ -61,8 +61,8 @@ def ids(settings: Any, **values: Any) -> list[str]:
         ({"CHANNELS": [MAIL, MAIL]}, ["E011"]),
         ({"CHANNELS": [f"{HERE}.Nameless"]}, ["E012"]),
         ({"CHANNELS": [f"{HERE}.Chatty"]}, ["E012"]),
-        ({"BASE_URL": ""}, ["E005"]),
-        ({"BASE_URL": "https://sh\N{CYRILLIC SMALL LETTER O}p.example"}, ["E005"]),
+        ({"SHOP_URL": ""}, ["E005"]),
+        ({"SHOP_URL": "https://sh\N{CYRILLIC SMALL LETTER O}p.example"}, ["E005"]),
         ({"MODE": "codes", "PIN": "shop.missing.pin"}, ["E010"]),
     ],
 )
@@ -111,15 +111,15 @@ class TestLinks:
 
     def test_the_host_is_named_as_the_setting_wants_it(self, settings: Any) -> None:
         settings.ALLOWED_HOSTS = ["other.example"]
-        [message] = found(settings, BASE_URL="https://Shop.example:8443")
+        [message] = found(settings, SHOP_URL="https://Shop.example:8443")
         assert message.hint == "Add 'shop.example' to ALLOWED_HOSTS, or correct the address."
 
     @pytest.mark.parametrize("url", ["http://[::1]:8000", "http://127.0.0.1:8000"])
     def test_the_hosts_of_development_need_not_be_listed(self, url: str, settings: Any) -> None:
         settings.ALLOWED_HOSTS = []
-        assert ids(settings, BASE_URL=url) == ["W004"]
+        assert ids(settings, SHOP_URL=url) == ["W004"]
         settings.DEBUG = True
-        assert ids(settings, BASE_URL=url) == []
+        assert ids(settings, SHOP_URL=url) == []
 
     def test_links_need_the_address_of_the_shop(self, settings: Any) -> None:
         settings.GIFTCARDS_DELIVERY = {}

@@ -183,18 +183,6 @@ def test_the_same_is_told_once_and_only_if_there_is_something_new(listed: Listed
     assert "web-2" not in digest.body
 
 
-def test_between_two_digests_pass_the_minutes_of_the_settings(listed: Listed) -> None:
-    listed(BOSS, DIGEST_MINUTES=10)
-    settled(Status.REFUNDED, "web-1")
-    assert len(sent()) == 1
-    let_pass(minutes=9)
-    settled(Status.REJECTED, "web-2")
-    assert sent() == []
-    let_pass(minutes=1)
-    [digest] = sent()
-    assert digest.subject == "The Shop: 1 order rejected"
-
-
 def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
     listed: Listed,
 ) -> None:

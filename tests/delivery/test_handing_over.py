@@ -127,7 +127,7 @@ def test_no_link_is_offered_where_it_would_lead_nowhere(
         order.cards.all().delete()
     else:
         shop = settings.GIFTCARDS_DELIVERY
-        settings.GIFTCARDS_DELIVERY = {name: shop[name] for name in shop if name != "BASE_URL"}
+        settings.GIFTCARDS_DELIVERY = {name: shop[name] for name in shop if name != "SHOP_URL"}
     answer = amina.post(to("new_link", order.pk), {"reason": REASON}, follow=True)
     assert messages(read(answer)) == ["There are no cards to link to."]
     assert not CardLink.objects.exists()

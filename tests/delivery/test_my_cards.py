@@ -163,16 +163,15 @@ class TestList:
 
 class TestReveal:
     def test_the_button_shows_the_cards_and_who_saw_them_is_written_down(
-        self, lina: Client, order: Order, settings: Any
+        self, lina: Client, order: Order
     ) -> None:
-        # The limit of links does not concern the account, nor does their withdrawal.
-        settings.GIFTCARDS_DELIVERY["LINK_REVEALS"] = 1
         response = show(lina, order, token=page_token(lina.get(PAGE)))
         assert codes_in(response) == CODES[:3]
         visit = LinkVisit.objects.get()
         assert (visit.what, visit.user, visit.unreadable) == ("revealed", "lina", 0)
         link = visit.link
         assert (link.order, link.origin, link.reveals) == (order, "account", 1)
+        # The withdrawal of links does not concern the account.
         CardLink.objects.revoke(order, by="amina")
         response = show(lina, order)
         assert codes_in(response) == CODES[:3]

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,8 @@ from django.utils import timezone
 
 from giftcards.delivery import links, revealing, views
 from giftcards.delivery.links import issue
-from giftcards.delivery.models import MOST_REVEALS, CardLink, LinkVisit
+from giftcards.delivery.models import CardLink, LinkVisit
+from giftcards.delivery.tuning import tuning
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, Order
 from giftcards.settlement import promised_day, record_refund
@@ -41,6 +43,8 @@ from tests.leaks import every_log, logged, raw_database, struck, variables
 from tests.stage import failing
 
 pytestmark = pytest.mark.django_db
+
+Tune = Callable[..., None]
 
 
 @pytest.fixture
@@ -74,9 +78,9 @@ class TestBeforeTheButtonIsPressed:
 
     @pytest.mark.parametrize("method", ["get", "head", "options", "put", "delete", "patch"])
     def test_no_other_method_than_post_uses_anything_up(
-        self, address: str, method: str, settings: Any
+        self, address: str, method: str, tune: Tune
     ) -> None:
-        configure(settings, LINK_REVEALS=1)
+        tune(link_reveals=1)
         for _ in range(3):
             assert codes_in(getattr(Client(), method)(address)) == []
         assert CardLink.objects.get().reveals == 0
@@ -132,14 +136,14 @@ class TestBeforeTheButtonIsPressed:
         assert codes_in(press(address, token=token)) == CODES[: 3 * is_shown]
 
     def test_the_page_that_asks_again_can_be_pressed_at_once_without_a_pause(
-        self, address: str, settings: Any
+        self, address: str, tune: Tune
     ) -> None:
         now = time.time()
         response = Client().post(address)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now + 5)
             assert codes_in(Client().post(address, {"token": page_token(response)})) == CODES[:3]
-        configure(settings, PRESS_AFTER=0)
+        tune(press_after=0)
         assert codes_in(press(address, ago=0)) == CODES[:3]
 
 
@@ -215,11 +219,11 @@ class TestReveal:
         assert str(year) in text
         assert LinkVisit.objects.filter(what="revealed").count() == 2
 
-    @pytest.mark.parametrize("most", [1, None])
+    @pytest.mark.parametrize("most", [1, 2])
     def test_a_page_that_is_loaded_again_is_the_same_reveal_for_ten_minutes(
-        self, address: str, settings: Any, most: int | None
+        self, address: str, tune: Tune, most: int
     ) -> None:
-        configure(settings, LINK_REVEALS=most)
+        tune(link_reveals=most)
         token = page_token(fetch(address))
         for _ in range(3):
             response = press(address, token=token)
@@ -230,20 +234,15 @@ class TestReveal:
         response = press(address, token=token)
         assert codes_in(response) == []
         # It asks again, unless the link has ended.
-        assert response.status_code == (404 if most else 200)
-        assert ("once more" in words(response)) is not bool(most)
+        assert response.status_code == (404 if most == 1 else 200)
+        assert ("once more" in words(response)) == (most > 1)
         assert CardLink.objects.get().reveals == 1
 
-    def test_a_link_shows_its_cards_as_often_as_is_set(self, address: str, settings: Any) -> None:
-        configure(settings, LINK_REVEALS=2)
+    def test_a_link_ends_after_its_last_reveal(self, address: str, tune: Tune) -> None:
+        tune(link_reveals=2)
         tokens = [page_token(fetch(address)) for _ in range(3)]
         shown = [bool(codes_in(press(address, token=token))) for token in tokens]
         assert shown == [True, True, False]
-        assert fetch(address).status_code == 404
-        # Without a setting, it ends before its reveals fill the table.
-        configure(settings, LINK_REVEALS=None)
-        CardLink.objects.update(reveals=MOST_REVEALS - 1)
-        assert codes_in(press(address)) == CODES[:3]
         assert fetch(address).status_code == 404
 
     def test_cards_that_cannot_be_recorded_are_not_shown(
@@ -301,11 +300,11 @@ class TestReveal:
 
 
 class TestAtOnce:
-    @pytest.mark.parametrize("most", [None, 1])
+    @pytest.mark.parametrize("most", [1, 2])
     def test_a_button_that_is_pressed_twice_at_once_reveals_once(
-        self, order: Order, address: str, settings: Any, most: int | None
+        self, order: Order, address: str, tune: Tune, most: int
     ) -> None:
-        configure(settings, **({} if most is None else {"LINK_REVEALS": most}))
+        tune(link_reveals=most)
         token = page_token(fetch(address))
         secret = address.strip("/").rpartition("/")[2]
         key = links.read(token, secret, quickest=0)
@@ -444,9 +443,9 @@ class TestCardsThatDoNotOpen:
 
     @pytest.mark.parametrize("keys", [[], ["nonsense"]])
     def test_without_usable_keys_the_page_says_so_and_no_reveal_is_used_up(
-        self, address: str, settings: Any, keys: list[str]
+        self, address: str, settings: Any, tune: Tune, keys: list[str]
     ) -> None:
-        configure(settings, LINK_REVEALS=1)
+        tune(link_reveals=1)
         right = settings.GIFTCARDS
         settings.GIFTCARDS = {**right, "ENCRYPTION_KEYS": keys}
         token = page_token(fetch(address))
@@ -468,8 +467,8 @@ class TestManyCards:
         answer = settled("FULFILLED", cards, quantity=101)
         return make_settled("many/1", answer, quantity=101, customer_language="ar")
 
-    def test_more_than_a_hundred_cards_are_a_file(self, many: Order, settings: Any) -> None:
-        configure(settings, LINK_REVEALS=1)
+    def test_more_than_a_hundred_cards_are_a_file(self, many: Order, tune: Tune) -> None:
+        tune(link_reveals=1)
         address = address_of_new_link(many)
         for method in ("get", "post"):
             unpressed = getattr(Client(), method)(address, {"file": "1"})
@@ -512,7 +511,7 @@ def revoked(link: CardLink) -> None:
 
 
 def used_up(link: CardLink) -> None:
-    CardLink.objects.filter(pk=link.pk).update(reveals=3)
+    CardLink.objects.filter(pk=link.pk).update(reveals=tuning.link_reveals)
 
 
 def not_final(link: CardLink) -> None:
@@ -544,7 +543,7 @@ class TestDeadLinks:
         return found
 
     def test_links_that_show_nothing_are_alike_to_the_last_byte(self, settings: Any) -> None:
-        configure(settings, LINK_REVEALS=3, CONTACT="help@shop.example")
+        configure(settings, CONTACT="help@shop.example")
         wrong = reverse("giftcards_delivery:cards", args=["A" * 32])
         headers = {"HTTP_ACCEPT_LANGUAGE": "fr"}
         expected = self.answers(wrong, **headers)

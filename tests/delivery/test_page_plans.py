@@ -74,12 +74,7 @@ def received_gifts(_user: Any) -> Any:
     return Order.objects.filter(recipient_email="lina@example.com")
 
 
-@pytest.mark.parametrize("most", [None, 5])
-def test_a_link_is_opened_and_revealed_without_reading_others(
-    settings: Any, most: int | None
-) -> None:
-    limit = {} if most is None else {"LINK_REVEALS": most}
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **limit}
+def test_a_link_is_opened_and_revealed_without_reading_others() -> None:
     address = address_of_new_link(make_settled())
     token = token_of(fetch(address))
     with explained() as statements:

@@ -10,6 +10,7 @@ import pytest
 from django.utils import timezone
 
 from giftcards.delivery.models import CardLink, Installation
+from giftcards.delivery.tuning import tuning
 from giftcards.models import Order
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
@@ -117,14 +118,13 @@ def test_the_section_says_why_nobody_was_told() -> None:
         ({"revoked_at": timezone.now(), "revoked_by": "karim"}, "by karim."),
         ({"wrong_pins": 5}, "Locked, because the PIN was wrong too often. Send a new link."),
         ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired on"),
-        ({"reveals": 3}, "Used up"),
+        ({"reveals": tuning.link_reveals}, "Used up"),
         ({"origin": "account", "expires_at": None}, "Valid for who is logged in."),
         ({"origin": "staff", "created_by": "karim"}, "Made by karim, to be handed over"),
     ],
     ids=["valid", "withdrawn", "locked", "expired", "used up", "account", "handed over"],
 )
-def test_each_state_of_a_link_is_told(values: dict[str, Any], words: str, settings: Any) -> None:
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "LINK_REVEALS": 3}
+def test_each_state_of_a_link_is_told(values: dict[str, Any], words: str) -> None:
     order = delivered()
     link(order, **values)
     assert words in said(order)
@@ -189,7 +189,7 @@ def test_an_open_order_about_which_there_is_nothing_to_say_has_no_section() -> N
 
 
 def test_switched_off_the_section_shows_what_there_was_and_otherwise_nothing(settings: Any) -> None:
-    settings.GIFTCARDS_DELIVERY = {"MODE": "off", "BASE_URL": "https://shop.example"}
+    settings.GIFTCARDS_DELIVERY = {"MODE": "off", "SHOP_URL": "https://shop.example"}
     order = delivered()
     browser = person(*SUPPORT)
     assert START not in read(browser.get(order_page(order)))

@@ -13,7 +13,7 @@ from tests.settings import *  # noqa: F403
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 GIFTCARDS_DELIVERY = {
-    "BASE_URL": "https://shop.example",
+    "SHOP_URL": "https://shop.example",
     "FROM_EMAIL": "The Shop <orders@shop.example>",
     "SHOP_NAME": "The Shop",
 }

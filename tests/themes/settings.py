@@ -9,7 +9,7 @@ from tests.settings import *  # noqa: F403
 THEME = os.environ["GIFTCARDS_TESTS_THEME"]
 INSTALLED_APPS = [THEME, *INSTALLED_APPS]  # noqa: F405
 GIFTCARDS_DELIVERY = {
-    "BASE_URL": "https://shop.example",
+    "SHOP_URL": "https://shop.example",
     "SHOP_NAME": "The Shop",
     "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
 }

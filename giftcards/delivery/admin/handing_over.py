@@ -118,8 +118,8 @@ def _an_hour_ago() -> datetime:
 
 
 def may_have_link(order: Order) -> bool:
-    """True if ``order`` has cards, and ``BASE_URL`` is set."""
-    return bool(conf.base_url) and has_cards(order)
+    """True if ``order`` has cards, and ``SHOP_URL`` is set."""
+    return bool(conf.shop_url) and has_cards(order)
 
 
 class NewLinkForm(RevealForm):

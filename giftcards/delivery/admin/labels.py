@@ -12,15 +12,15 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 
-from giftcards.delivery.conf import conf, languages
+from giftcards.delivery.conf import languages
 from giftcards.delivery.models import (
-    MOST_REVEALS,
     CardLink,
     CardLinkQuerySet,
     Delivery,
     DeliveryStatus,
     LinkVisit,
 )
+from giftcards.delivery.tuning import tuning
 from giftcards.text.display import bdi, count_text, duration_text, filled, moment
 
 _What = LinkVisit.What
@@ -160,7 +160,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
         return gettext("Locked, because the PIN was wrong too often. Send a new link."), True
     if link.expires_at and link.expires_at <= now:
         return filled(gettext("Expired on %(at)s."), at=moment(link.expires_at)), False
-    if link.reveals >= (conf.link_reveals or MOST_REVEALS):
+    if link.reveals >= tuning.link_reveals:
         return gettext("Used up: it has shown the cards as often as it may."), False
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False

@@ -23,7 +23,7 @@ if os.environ.get("SHOP_HAS_ADMIN") == "0":
     ROOT_URLCONF = "tests.delivery.shop.pages_alone"
 if os.environ["SHOP_HAS_DELIVERY"] == "1":
     GIFTCARDS_DELIVERY = {
-        "BASE_URL": "https://shop.example",
+        "SHOP_URL": "https://shop.example",
         "STAFF_EMAILS": os.environ.get("SHOP_STAFF", "").split(),
     }
 else:

@@ -1,0 +1,22 @@
+"""Intervals and limits of messages, links and digests; none of them is a setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(slots=True)
+class Tuning:
+    """Values that tests may change, so they are read whenever needed."""
+
+    # Programs that try links press the button sooner than people, so a press within this time after
+    # the page was sent is not enough (seconds).
+    press_after: float = 1.0
+    # The most reveals of a link. A limit is needed because each reveal adds a row.
+    link_reveals: int = 10_000
+    # The shortest time between two digests to the same person, unless something urgent begins.
+    digest_interval: timedelta = timedelta(minutes=30)
+
+
+tuning = Tuning()
