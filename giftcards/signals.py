@@ -86,7 +86,3 @@ customer_refund_changed = Signal()
 #: :class:`~giftcards.models.CustomerChange` with the details before the correction. Effects outside
 #: the database have to wait for the commit, with ``transaction.on_commit``.
 customer_changed = Signal()
-#: Sent with ``balance`` and ``limit``, two Decimals, when a reading of the balance is below
-#: ``LOW_BALANCE``. It is sent again only after the balance has recovered. Receivers have to be
-#: quick, because orders wait for them.
-balance_low = Signal()

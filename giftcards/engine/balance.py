@@ -1,4 +1,4 @@
-"""The account's balance: reading it, warning the shop when it is low, computing how much is free.
+"""The account's balance: reading it, logging when it becomes low, computing how much is free.
 
 One process reads the balance, at most every five minutes, or sooner after an order was refused for
 lack of money. Most other requests come first.
@@ -26,7 +26,6 @@ from giftcards.models.lines import Kind, Line, by_kind, read_lines
 from giftcards.provider.client import Client
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import Status
-from giftcards.signals import balance_low
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +46,17 @@ class BalanceReader:
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
     def look_after(self) -> None:
-        """Request the balance if it is due; tell the shop if the balance has become low."""
+        """Request the balance if it is due; log it if the balance has become low."""
         state = ProviderState.objects.current()
         if self._call is None and state.is_balance_due(timezone.now()):
             self._ask()
-        _tell_of_fall(state)
+        _note_fall(state)
 
     def close(self, *, seconds: float) -> None:
         """Wait at most ``seconds`` for an answer in flight, and close the gateway."""
         try:
             if self.take_answer(seconds=seconds):
-                _tell_of_fall(ProviderState.objects.current())
+                _note_fall(ProviderState.objects.current())
         finally:
             if self._gateway is not None:
                 self._gateway.close()
@@ -104,21 +103,19 @@ class BalanceReader:
         return True
 
 
-def _tell_of_fall(state: ProviderState) -> None:
-    """Tell the shop if the balance is low, but only once until it has recovered."""
+def _note_fall(state: ProviderState) -> None:
+    """Log that the balance is low, but only once until it has recovered."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
         ProviderState.objects.forget_low_balance(state)
     elif ProviderState.objects.note_low_balance(state):
-        limit = conf.low_balance
         logger.warning(
             "The balance of the account is %.2f %s, below LOW_BALANCE (%.2f).",
             state.balance,
             CURRENCY,
-            limit,
+            conf.low_balance,
         )
-        balance_low.send_robust(ProviderState, balance=state.balance, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,7 +17,6 @@ from giftcards.engine.balance import BalanceReader
 from giftcards.engine.loop import follow
 from giftcards.models import Lease, Order, ProviderState
 from giftcards.models.provider import BALANCE_EVERY
-from giftcards.signals import balance_low
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import make_guide_order, make_order
@@ -36,7 +34,6 @@ from tests.stage import (
     messages,
     own_key,
     provider_state,
-    receiving,
     refuse_key,
     spend_budget,
 )
@@ -49,18 +46,9 @@ BALANCE = f"{PROVIDER}/v3/account/balance"
 MINUTE = 60
 
 
-@pytest.fixture
-def falls() -> Iterator[list[tuple[Decimal, Decimal]]]:
-    """The falls that a receiver of the shop is told of: balance and limit."""
-    told: list[tuple[Decimal, Decimal]] = []
-
-    def receive(sender: type, balance: Decimal, limit: Decimal, **_named: Any) -> None:
-        assert sender is ProviderState
-        told.append((balance, limit))
-
-    balance_low.connect(receive)
-    yield told
-    balance_low.disconnect(receive)
+def falls(caplog: Log) -> list[str]:
+    """The falls of the balance that are in the log."""
+    return [text for text in messages(caplog) if "below LOW_BALANCE" in text]
 
 
 def run_loop() -> None:
@@ -282,7 +270,6 @@ class TestRefusal:
         assert known() == balance
 
 
-@pytest.mark.usefixtures("falls")
 class TestFall:
     @pytest.fixture(autouse=True)
     def limit(self, set_conf: Setter) -> None:
@@ -292,20 +279,16 @@ class TestFall:
         let_turn_come()
         run_loop()
 
-    def test_a_fall_is_told_once_and_again_only_after_a_recovery(
-        self,
-        simulator: Simulator,
-        falls: list[tuple[Decimal, Decimal]],
-        caplog: Log,
+    def test_a_fall_is_logged_once_and_again_only_after_a_recovery(
+        self, simulator: Simulator, caplog: Log
     ) -> None:
         run_loop()
-        assert falls == []
+        assert falls(caplog) == []
         assert provider_state().low_balance_since is None
         caplog.clear()
         simulator.book("FLEXY", 980)
         for _turn in range(3):
             self.read()
-        assert falls == [(Decimal(999_020), Decimal("999100.50"))]
         assert provider_state().low_balance_since is not None
         assert messages(caplog) == [
             "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
@@ -313,54 +296,42 @@ class TestFall:
         simulator.book("DEPOSIT", 980)
         self.read()
         assert provider_state().low_balance_since is None
-        assert len(falls) == 1
+        assert len(falls(caplog)) == 1
         simulator.book("FLEXY", 980)
         self.read()
-        assert len(falls) == 2
+        assert len(falls(caplog)) == 2
 
     def test_a_balance_at_the_limit_is_not_low(
-        self, simulator: Simulator, falls: list[Any], set_conf: Setter
+        self, simulator: Simulator, caplog: Log, set_conf: Setter
     ) -> None:
         set_conf(LOW_BALANCE=1_000_000)
         run_loop()
-        assert falls == []
+        assert falls(caplog) == []
 
-    def test_a_limit_that_is_raised_is_told_without_another_request(
-        self, simulator: Simulator, falls: list[Any], set_conf: Setter
+    def test_a_limit_that_is_raised_is_logged_without_another_request(
+        self, simulator: Simulator, caplog: Log, set_conf: Setter
     ) -> None:
         run_loop()
         set_conf(LOW_BALANCE=2_000_000)
         run_loop()
-        assert (len(falls), reads(simulator)) == (1, 1)
+        assert (len(falls(caplog)), reads(simulator)) == (1, 1)
 
     @pytest.mark.usefixtures("simulator")
-    def test_without_a_limit_nobody_is_told(self, falls: list[Any], settings: Any) -> None:
+    def test_without_a_limit_nothing_is_logged(self, caplog: Log, settings: Any) -> None:
         del settings.GIFTCARDS["LOW_BALANCE"]
         ProviderState.objects.current()
         ProviderState.objects.update(low_balance_since=ago(60))
         run_loop()
-        assert falls == []
+        assert falls(caplog) == []
         assert provider_state().low_balance_since is None
-
-    def test_a_receiver_that_fails_disturbs_nothing(
-        self, simulator: Simulator, falls: list[Any], caplog: Log
-    ) -> None:
-        def fail(**_named: Any) -> None:
-            raise RuntimeError("CANARY")
-
-        with receiving(balance_low, fail):
-            simulator.book("FLEXY", 980)
-            run_loop()
-        assert len(falls) == 1
-        assert "CANARY" not in "".join(messages(caplog, logging.DEBUG))
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("shared_database", "simulator")
-    def test_of_several_processes_one_tells_of_the_fall(self, falls: list[Any]) -> None:
+    def test_of_several_processes_one_logs_the_fall(self, caplog: Log) -> None:
         ProviderState.objects.current()
         ProviderState.objects.update(
             balance=5, balance_read_at=timezone.now(), balance_due_at=timezone.now() + BALANCE_EVERY
         )
         assert in_threads(4, lambda: BalanceReader().look_after()) == [None] * 4
-        assert len(falls) == 1
+        assert len(falls(caplog)) == 1
         connections.close_all()
