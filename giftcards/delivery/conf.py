@@ -35,7 +35,7 @@ from giftcards.rules.states import STATES
 class Kind(models.TextChoices):
     DELIVERED = "delivered", _("Cards delivered")
     PARTLY_DELIVERED = "partly_delivered", _("Cards delivered in part")
-    REFUNDED = "refunded", _("Not delivered")
+    NOT_DELIVERED = "not_delivered", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
     #: Hands the cards of a gift to its recipient, in place of ``DELIVERED`` and

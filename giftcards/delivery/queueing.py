@@ -55,7 +55,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
         # The customer of a final order need not wait any more.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
-        if kind == Kind.REFUNDED and _is_being_reordered(order):
+        if kind == Kind.NOT_DELIVERED and _is_being_reordered(order):
             continue
         what = "gift" if kind in TO_RECIPIENT else "change"
         _queue(order, kind, f"{what} {change.pk}", change=change)

@@ -428,8 +428,8 @@ def _shop() -> dict[str, str]:
 
 _MAIL = "giftcards.delivery.channels.Mail"
 # The kinds of messages about the end of an order. For a gift, other kinds tell of the cards.
-_ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.REFUNDED)
-_ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.REFUNDED)
+_ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.NOT_DELIVERED)
+_ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.NOT_DELIVERED)
 # The most digits of a primary key.
 _LONGEST_KEY = 18
 

@@ -192,7 +192,7 @@ STATES: Final[Mapping[str, State]] = {
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
         # To the customer, a rejected order is like a refunded one: no card came.
-        customer_news="refunded",
+        customer_news="not_delivered",
         staff_news="rejected",
         moved=_("The order was rejected."),
         not_checked=NotChecked.FINAL,
@@ -266,7 +266,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REFUNDED: State(
         purchase=Purchase.MADE,
         cards=Cards.NONE,
-        customer_news="refunded",
+        customer_news="not_delivered",
         staff_news="refunded",
         moved=_("The provider delivered no card, and credited back the price."),
         not_checked=NotChecked.FINAL,

@@ -111,7 +111,9 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     wait_until(is_late)
     window.open("/orders/")
     kinds = [each.get_attribute("class") for each in window.find_all(".gc-state")]
-    assert kinds == [f"gc-state gc-{kind}" for kind in ("delayed", *2 * ["refunded"], "delivered")]
+    assert kinds == [
+        f"gc-state gc-{kind}" for kind in ("delayed", *2 * ["not_delivered"], "delivered")
+    ]
     for other in (rejected, refunded):
         other.refresh_from_db()
         assert other.open_amount == 2750

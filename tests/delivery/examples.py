@@ -23,7 +23,7 @@ _QUANTITY = 5
 _DELIVERED = {
     Kind.DELIVERED: 5,
     Kind.PARTLY_DELIVERED: 3,
-    Kind.REFUNDED: 0,
+    Kind.NOT_DELIVERED: 0,
     Kind.PAID_BACK: 3,
     Kind.GIFT: 5,
     Kind.RECEIPT: 5,

@@ -69,8 +69,8 @@ class TestWhoIsTold:
         [
             (Status.FULFILLED, {("gift", RECIPIENT, "en"), ("receipt", BUYER, "fr")}),
             (Status.PARTIALLY_FILLED, {("gift", RECIPIENT, "en"), ("receipt", BUYER, "fr")}),
-            (Status.REFUNDED, {("refunded", BUYER, "fr")}),
-            (Status.REJECTED, {("refunded", BUYER, "fr")}),
+            (Status.REFUNDED, {("not_delivered", BUYER, "fr")}),
+            (Status.REJECTED, {("not_delivered", BUYER, "fr")}),
             (Status.DELAYED, {("delayed", BUYER, "fr")}),
         ],
     )
@@ -199,8 +199,8 @@ class TestWhatTheyRead:
             ("receipt", Status.FULFILLED, BUYER),
             ("receipt", Status.PARTIALLY_FILLED, BUYER),
             ("delayed", Status.DELAYED, BUYER),
-            ("refunded", Status.REFUNDED, BUYER),
-            ("refunded", Status.REJECTED, BUYER),
+            ("not_delivered", Status.REFUNDED, BUYER),
+            ("not_delivered", Status.REJECTED, BUYER),
             ("paid_back", Status.REFUNDED, BUYER),
         ],
     )

@@ -180,7 +180,7 @@ class TestTooMany:
         ("kind", "status"),
         [
             ("delayed", Status.DELAYED),
-            ("refunded", Status.REFUNDED),
+            ("not_delivered", Status.REFUNDED),
             ("paid_back", Status.REFUNDED),
         ],
     )

@@ -68,7 +68,7 @@ def test_the_app_comes_to_a_shop_with_a_past_and_goes_again(live: Live) -> None:
     installed = live("install", has_app=True)
     assert installed["told_of_the_past"] == []
     assert installed["unannounced"] == 0
-    expected = [["late", "refunded"], ["new", "partly_delivered"], ["told", "paid_back"]]
+    expected = [["late", "not_delivered"], ["new", "partly_delivered"], ["told", "paid_back"]]
     assert installed["deliveries"] == expected
     assert installed["mails"] == ["lina@example.com"] * 3
     assert all(installed[name] for name in traces)

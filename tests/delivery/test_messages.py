@@ -539,7 +539,7 @@ def test_times_are_those_of_the_site_wherever_the_message_is_written() -> None:
 
 
 def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None:
-    content = example(Kind.REFUNDED, Mode.LINK)
+    content = example(Kind.NOT_DELIVERED, Mode.LINK)
     message = render(content, language="ar", address="")
     assert "2\u00a0450\u00a0دج" in message.short
     # A name in Latin letters stands first, and would turn the whole to the other side.
@@ -672,7 +672,7 @@ class TestTemplatesOfTheShop:
         )
         delayed, refunded = (
             render(example(kind, Mode.LINK), language="en", address="")
-            for kind in (Kind.DELAYED, Kind.REFUNDED)
+            for kind in (Kind.DELAYED, Kind.NOT_DELIVERED)
         )
         assert "Our logo" in delayed.html
         assert "PUBG Mobile" in delayed.html

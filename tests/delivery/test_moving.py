@@ -134,7 +134,7 @@ def test_what_was_not_sent_goes_to_the_right_address(
     assert not Delivery.objects.untold().exists()
 
 
-@pytest.mark.parametrize("kind", ["delayed", "refunded", "paid_back"])
+@pytest.mark.parametrize("kind", ["delayed", "not_delivered", "paid_back"])
 def test_news_without_cards_follow_as_well(kind: str) -> None:
     status = Status.DELAYED if kind == "delayed" else Status.REFUNDED
     order = make_guide_order(status, customer_email=WRONG, sale_price=600)

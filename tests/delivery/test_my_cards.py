@@ -280,7 +280,7 @@ class TestTags:
             (Status.HANDLING, {}, "lina@example.com", [SOON, TOLD]),
             (Status.DELAYED, {}, "lina@example.com", [LATE, TOLD]),
             (Status.HANDLING, {}, "", [SOON]),
-            (Status.HANDLING, {"mode": {"refunded": "off"}}, "lina@example.com", [SOON]),
+            (Status.HANDLING, {"mode": {"not_delivered": "off"}}, "lina@example.com", [SOON]),
             (Status.HANDLING, {"channels": ["shop.channels.Sms"]}, "lina@example.com", [SOON]),
             (Status.FULFILLED, {}, "lina@example.com", []),
             (Status.PARTIALLY_FILLED, {}, "lina@example.com", []),

@@ -35,8 +35,8 @@ def moved(status: Status, **values: Any) -> StatusChange:
     [
         (Status.FULFILLED, "delivered"),
         (Status.PARTIALLY_FILLED, "partly_delivered"),
-        (Status.REFUNDED, "refunded"),
-        (Status.REJECTED, "refunded"),
+        (Status.REFUNDED, "not_delivered"),
+        (Status.REJECTED, "not_delivered"),
         (Status.DELAYED, "delayed"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_final_status_cancels_the_request_to_wait() -> None:
     outbox.announce()
     kinds = Delivery.objects.order_by("pk").values_list("kind", "status", "next_attempt_at")
     assert list(kinds[:1]) == [("delayed", "cancelled", None)]
-    assert [kind for kind, *_ in kinds] == ["delayed", "refunded"]
+    assert [kind for kind, *_ in kinds] == ["delayed", "not_delivered"]
 
 
 @pytest.mark.django_db(transaction=True)

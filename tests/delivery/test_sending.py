@@ -164,7 +164,10 @@ class TestWanted:
     def test_what_was_switched_off_is_sent_only_if_a_person_asked_for_it(
         self, server: MailServer, settings: Any
     ) -> None:
-        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"refunded": "off"}}
+        settings.GIFTCARDS_DELIVERY = {
+            **settings.GIFTCARDS_DELIVERY,
+            "MODE": {"not_delivered": "off"},
+        }
         make_message(Status.REFUNDED)
         make_message(Status.REFUNDED, requested_by="amina", address="asked@example.com")
         assert send() == SendingTally(sent=1, cancelled=1)

@@ -152,7 +152,7 @@ def test_clicks_at_the_same_moment_send_one_message() -> None:
         ({"address": "a@b.example, c@d.example"}, "Enter a valid email address."),
         ({"address": "lina@example.com\nBcc: x@y.example"}, "Use one line of text"),
         ({"address": "x" * 255}, "Ensure this value has at most 254 characters"),
-        ({"kind": "refunded"}, "Select a valid choice."),
+        ({"kind": "not_delivered"}, "Select a valid choice."),
         ({"language": "tlh"}, "Select a valid choice."),
         ({"links": "some"}, "Select a valid choice."),
         ({"address": '"><script>x</script>'}, "Enter a valid email address."),
@@ -191,7 +191,11 @@ def test_in_the_mode_with_codes_the_page_warns_of_them(amina: Client, settings: 
 class TestWhatFits:
     @pytest.mark.parametrize(
         ("status", "kinds"),
-        [(Status.DELAYED, ["delayed"]), (Status.REFUNDED, ["refunded"]), (Status.HANDLING, [])],
+        [
+            (Status.DELAYED, ["delayed"]),
+            (Status.REFUNDED, ["not_delivered"]),
+            (Status.HANDLING, []),
+        ],
     )
     def test_the_message_is_that_of_the_status(
         self, amina: Client, status: Status, kinds: list[str]

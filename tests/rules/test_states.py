@@ -42,7 +42,7 @@ TABLE = {
         logging.ERROR,
         Purpose.SEARCHING,
     ),
-    "REJECTED": ("", {SENDING, SEARCH}, "refunded", "rejected", logging.WARNING, None),
+    "REJECTED": ("", {SENDING, SEARCH}, "not_delivered", "rejected", logging.WARNING, None),
     "HANDLING": (
         "UNCONFIRMED DELAYED FULFILLED PARTIALLY_FILLED REFUNDED",
         {SENDING, SEARCH},
@@ -61,7 +61,7 @@ TABLE = {
     ),
     "FULFILLED": ("", {SENDING, SEARCH}, "delivered", "", logging.NOTSET, None),
     "PARTIALLY_FILLED": ("", {SENDING, SEARCH}, "partly_delivered", "partly", logging.NOTSET, None),
-    "REFUNDED": ("", {SENDING, SEARCH}, "refunded", "refunded", logging.NOTSET, None),
+    "REFUNDED": ("", {SENDING, SEARCH}, "not_delivered", "refunded", logging.NOTSET, None),
 }
 
 

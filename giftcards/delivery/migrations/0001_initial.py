@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
             name='Delivery',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('delivered', 'Cards delivered'), ('partly_delivered', 'Cards delivered in part'), ('refunded', 'Not delivered'), ('delayed', 'Please wait'), ('paid_back', 'Paid back'), ('gift', 'Gift'), ('receipt', 'Receipt for a gift')], max_length=20, verbose_name='message')),
+                ('kind', models.CharField(choices=[('delivered', 'Cards delivered'), ('partly_delivered', 'Cards delivered in part'), ('not_delivered', 'Not delivered'), ('delayed', 'Please wait'), ('paid_back', 'Paid back'), ('gift', 'Gift'), ('receipt', 'Receipt for a gift')], max_length=20, verbose_name='message')),
                 ('channel', models.CharField(default='mail', max_length=40, verbose_name='channel')),
                 ('address', giftcards.models.fields.ExactCharField(max_length=254, verbose_name='address')),
                 ('language', models.CharField(max_length=20, verbose_name='language')),
