@@ -44,6 +44,19 @@ def test_every_library_has_a_contract_that_names_its_importers() -> None:
     assert imported - of_all == protected
 
 
+def test_no_module_imports_itself() -> None:
+    """The graph of imports has no edge from a module to itself, so no contract can forbid it."""
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        from_here = {
+            f"{node.module}.{alias.name}"
+            for node in nodes(path)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert name not in {*imported_names(path), *from_here}
+
+
 @cache
 def nodes(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text("utf-8"))))

@@ -29,7 +29,7 @@ from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.delivery import links, views
+from giftcards.delivery import links
 from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf
 from giftcards.delivery.facts import (
     Facts,
@@ -78,25 +78,25 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
     """The orders and gifts of the logged-in user; POST shows the cards of the posted ``order``."""
-    if request.method not in views.METHODS:
-        return views.refuse_method()
+    if request.method not in METHODS:
+        return refuse_method()
     if conf.orders_of is None and conf.gifts_of is None:
-        return views.gone(request)
+        return gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return redirect_to_login(request.path)
     if request.method == "POST":
         return _kept_in(request, lambda: _show_owned(request, user))
-    orders = _page_of(views.orders_of(user).prefetch_related("refunds"), request, "page")
-    gifts = _page_of(views.gifts_of(user).prefetch_related("refunds"), request, "gifts")
+    orders = _page_of(orders_of(user).prefetch_related("refunds"), request, "page")
+    gifts = _page_of(gifts_of(user).prefetch_related("refunds"), request, "gifts")
     context = {
-        "orders": views.shown_orders(user, orders),
+        "orders": shown_orders(user, orders),
         "paginated": orders,
-        "gifts": views.shown_gifts(user, gifts),
+        "gifts": shown_gifts(user, gifts),
         "paginated_gifts": gifts,
         "back": request.get_full_path(),
     }
-    return views.owned(request, context)
+    return owned(request, context)
 
 
 def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> Page[Order]:
@@ -115,18 +115,18 @@ def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpRe
             raise
         kind, lines = type(error).__qualname__, "\n".join(getattr(error, "__notes__", ()))
         apart(logger.error, "A customer's page was not shown: %s. %s", kind, lines)
-        return views.trouble(request)
+        return trouble(request)
 
 
 @contained
 def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
-    if request.method not in views.METHODS:
-        return views.refuse_method()
+    if request.method not in METHODS:
+        return refuse_method()
     if request.method == "POST":
         return _answer_press(request, token)
     link = find(token)
     if link is None:
-        return views.gone(request)
+        return gone(request)
     if request.method == "GET":
         try:
             note_opening(link, Visitor.of(request))
@@ -134,7 +134,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
             # The customer can go on without the record.
             kind = type(error).__qualname__
             apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
-    return views.ask(link, token, asks_pin=bool(pin_of(link.order)))
+    return ask(link, token, asks_pin=bool(pin_of(link.order)))
 
 
 @contained
@@ -144,37 +144,37 @@ def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     key = links.read(page, token, quickest=tuning.press_after)
     link = find(token, again=key)
     if link is None:
-        return views.gone(request)
+        return gone(request)
     secret = pin_of(link.order)
     asks_pin = bool(secret)
     if key is None or is_spent(link, key):
-        return views.ask(link, token, asks_pin=asks_pin, complaint="again")
+        return ask(link, token, asks_pin=asks_pin, complaint="again")
     visitor = Visitor.of(request)
     # A page that has shown the cards does not ask for the PIN again.
     is_asked = asks_pin and shown_at(link, key) is None
     if is_asked and not guess(link, Masked(posted.get("password", "")), secret, visitor):
-        return views.ask(link, token, asks_pin=True, complaint="pin")
+        return ask(link, token, asks_pin=True, complaint="pin")
     shown = reveal(link, key, visitor)
-    return _shown(request, link, shown, key, {"token": page}, views.SECRET_URL)
+    return _shown(request, link, shown, key, {"token": page}, SECRET_URL)
 
 
 @contained
 def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
-    order = views.order_with_cards(user, request.POST.get("order", ""))
+    order = order_with_cards(user, request.POST.get("order", ""))
     if order is None:
-        return views.gone(request)
+        return gone(request)
     link = CardLink.objects.of_account(order)
     page = request.POST.get("token", "")
-    key = links.read(page, views.place_of(user, order), quickest=0)
+    key = links.read(page, place_of(user, order), quickest=0)
     if key is None or is_spent(link, key):
         # A new token replaces one that is too old or spent. Django's CSRF token proves that the
         # form was sent on purpose.
-        page, key = links.make(views.place_of(user, order))
+        page, key = links.make(place_of(user, order))
     visitor = Visitor.of(request, user.get_username())
     form = {"token": page, "order": str(order.pk), "csrfmiddlewaretoken": get_token(request)}
     shown = reveal(link, key, visitor)
     masked = {name: Masked(value) for name, value in form.items()}
-    return _shown(request, link, shown, key, masked, views.PLAIN_URL)
+    return _shown(request, link, shown, key, masked, PLAIN_URL)
 
 
 @contained
@@ -187,10 +187,10 @@ def _shown(
     referrer: str,
 ) -> HttpResponse:
     if not shown:
-        return views.gone(request)
+        return gone(request)
     if "file" in request.POST:
-        return views.file_of(link.order, shown)
-    return views.show(link.order, shown, key, form, referrer, back=_back(request))
+        return file_of(link.order, shown)
+    return show(link.order, shown, key, form, referrer, back=_back(request))
 
 
 def _back(request: HttpRequest) -> str:

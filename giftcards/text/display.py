@@ -202,6 +202,19 @@ def duration_text(span: timedelta) -> str:
     return gettext("less than a minute")
 
 
+def exact_duration_text(seconds: int) -> str:
+    """Return a duration in at most two units: 45 s, 3 min 5 s, 26 h 10 min."""
+    hours, rest = divmod(seconds, 3_600)
+    minutes, rest = divmod(rest, 60)
+    parts = [
+        (hours, gettext("%(count)s h")),
+        (minutes, gettext("%(count)s min")),
+        (0 if hours else rest, gettext("%(count)s s")),
+    ]
+    shown = [text % {"count": count_text(number)} for number, text in parts if number]
+    return isolated(" ".join(shown) or gettext("%(count)s s") % {"count": count_text(0)})
+
+
 def distance_text(moment: datetime, now: datetime) -> str:
     """Return the distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
     if now <= moment:

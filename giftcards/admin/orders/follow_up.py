@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict
-from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import (
@@ -29,8 +29,36 @@ from giftcards.exceptions import ReorderError
 from giftcards.models import Note, Order
 from giftcards.models.fields import tidied_lines
 from giftcards.rules.problems import Problem
-from giftcards.rules.states import FOLLOWED, Status
+from giftcards.rules.states import FOLLOWED, STATES, NotChecked
 from giftcards.text.display import explained, isolated, money, named
+
+_LEFT_ALONE = {
+    NotChecked.UNSENT: ngettext_lazy(
+        "%(count)d order is left alone: it has not been sent yet.",
+        "%(count)d orders are left alone: they have not been sent yet.",
+        "count",
+    ),
+    NotChecked.SEARCHED: ngettext_lazy(
+        "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
+        "%(count)d orders are left alone: they are unconfirmed, and are looked for automatically.",
+        "count",
+    ),
+    NotChecked.FINAL: ngettext_lazy(
+        "%(count)d order is left alone: it is final.",
+        "%(count)d orders are left alone: they are final.",
+        "count",
+    ),
+    NotChecked.JUST_CHECKED: ngettext_lazy(
+        "%(count)d order is left alone: it was just checked.",
+        "%(count)d orders are left alone: they were just checked.",
+        "count",
+    ),
+}
+
+
+def left_alone(reason: NotChecked, count: int) -> str:
+    """Return a sentence about ``count`` orders that are not checked now for ``reason``."""
+    return str(_LEFT_ALONE[reason] % {"count": count})
 
 
 def _check(attempt: Attempt) -> Outcome:
@@ -38,17 +66,7 @@ def _check(attempt: Attempt) -> Outcome:
     if attempt.pages.ask_for_checks(attempt.request, Order.objects.filter(pk=order.pk)):
         return Outcome(gettext("The order will be checked in a moment."))
     order.refresh_from_db()
-    return Outcome(_why_not(order), level=messages.WARNING)
-
-
-def _why_not(order: Order) -> str:
-    if order.is_final:
-        return gettext("The order is final: there is nothing left to ask the provider.")
-    if order.status == Status.UNCONFIRMED:
-        return gettext("The order is unconfirmed, and is looked for automatically.")
-    if order.status not in FOLLOWED:
-        return gettext("The order has not been sent yet: there is nothing to ask about.")
-    return gettext("The order was checked a moment ago. It is checked again automatically.")
+    return Outcome(left_alone(STATES[order.status].not_checked, 1), level=messages.WARNING)
 
 
 CHECK = OrderAction(

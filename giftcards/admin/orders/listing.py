@@ -31,6 +31,7 @@ from giftcards.admin.orders.filters import (
     SettledFilter,
     show_filters,
 )
+from giftcards.admin.orders.follow_up import left_alone
 from giftcards.admin.orders.searching import MOST_FOUND, SearchForm
 from giftcards.models import Order, OrderQuerySet
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
@@ -45,29 +46,6 @@ from giftcards.text.display import (
     money,
 )
 from giftcards.watch.conditions import Standing, above_list
-
-_LEFT_ALONE = {
-    NotChecked.UNSENT: ngettext_lazy(
-        "%(count)d order is left alone: it has not been sent yet.",
-        "%(count)d orders are left alone: they have not been sent yet.",
-        "count",
-    ),
-    NotChecked.SEARCHED: ngettext_lazy(
-        "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
-        "%(count)d orders are left alone: they are unconfirmed, and are looked for automatically.",
-        "count",
-    ),
-    NotChecked.FINAL: ngettext_lazy(
-        "%(count)d order is left alone: it is final.",
-        "%(count)d orders are left alone: they are final.",
-        "count",
-    ),
-    NotChecked.JUST_CHECKED: ngettext_lazy(
-        "%(count)d order is left alone: it was just checked.",
-        "%(count)d orders are left alone: they were just checked.",
-        "count",
-    ),
-}
 
 # Columns that reveal the provider's prices. Some are columns of the database, which a subclass may
 # list.
@@ -266,11 +244,7 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
         counts[STATES[status].not_checked] += count
     # The ``due`` orders will be checked, but were counted above as just checked.
     counts[NotChecked.JUST_CHECKED] -= due
-    return [
-        str(text % {"count": counts[reason]})
-        for reason, text in _LEFT_ALONE.items()
-        if counts[reason] > 0
-    ]
+    return [left_alone(reason, counts[reason]) for reason in NotChecked if counts[reason] > 0]
 
 
 def _mark(whole: str, in_short: str) -> SafeString:

@@ -65,9 +65,9 @@ from giftcards.text.display import (
     count_text,
     currency,
     day_text,
+    exact_duration_text,
     filled,
     is_whole,
-    isolated,
     money,
     money_text,
     period_text,
@@ -269,8 +269,10 @@ def _shares(report: Report) -> Iterator[ReportFact]:
         yield ReportFact(gettext("Share of the cards that came"), share_text(rate))
     if report.settling:
         half, most = report.settling
-        yield ReportFact(gettext("Half of the orders were settled within"), duration_text(half))
-        yield ReportFact(gettext("95 of 100 were settled within"), duration_text(most))
+        yield ReportFact(
+            gettext("Half of the orders were settled within"), exact_duration_text(half)
+        )
+        yield ReportFact(gettext("95 of 100 were settled within"), exact_duration_text(most))
 
 
 def _open(found: OpenMoney) -> Iterator[ReportFact]:
@@ -288,19 +290,6 @@ def orders_of_unknown_price(count: int) -> SafeString:
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
     return filled(text, count=count_text(count))
-
-
-def duration_text(seconds: int) -> str:
-    """Return a duration in at most two units: 45 s, 3 min 5 s, 26 h 10 min."""
-    hours, rest = divmod(seconds, 3_600)
-    minutes, rest = divmod(rest, 60)
-    parts = [
-        (hours, gettext("%(count)s h")),
-        (minutes, gettext("%(count)s min")),
-        (0 if hours else rest, gettext("%(count)s s")),
-    ]
-    shown = [text % {"count": count_text(number)} for number, text in parts if number]
-    return isolated(" ".join(shown) or gettext("%(count)s s") % {"count": count_text(0)})
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:

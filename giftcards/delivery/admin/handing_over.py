@@ -38,7 +38,6 @@ from giftcards.admin.frame.pages import about
 from giftcards.admin.frame.reauthentication import take_turn
 from giftcards.conf import conf as core
 from giftcards.delivery import links
-from giftcards.delivery.admin import handing_over
 from giftcards.delivery.conf import conf
 from giftcards.delivery.facts import has_cards
 from giftcards.delivery.models import CardLink, Delivery
@@ -164,7 +163,7 @@ WITHDRAW = OrderAction(
     name="delivery_withdraw",
     route="<key>/withdraw/",
     label=_("Withdraw all links"),
-    permission=handing_over.MAY_RESEND,
+    permission=MAY_RESEND,
     is_final=True,
     place="messages",
     is_offered=lambda order: (
@@ -204,7 +203,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     link, token = links.issue(
         order, origin=CardLink.Origin.STAFF, by=attempt.by, reason=given["reason"]
     )
-    handing_over.count(request, order, is_handed_out=True)
+    count(request, order, is_handed_out=True)
     pages.log_change(request, order, done)
     response = attempt.page(
         "admin/giftcards_delivery/new_link.html",
@@ -228,7 +227,7 @@ NEW_LINK = OrderAction(
     name="delivery_new_link",
     route="<key>/new-link/",
     label=_("New link to hand over"),
-    permission=handing_over.MAY_RESEND,
+    permission=MAY_RESEND,
     place="messages",
     is_offered=may_have_link,
     token=None,

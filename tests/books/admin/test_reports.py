@@ -20,13 +20,13 @@ from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from giftcards.admin import OrderAdmin
-from giftcards.books.admin.reports import duration_text
 from giftcards.books.exports import can_write_xlsx
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order, Product
 from giftcards.rules.roles import ROLES
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
+from giftcards.text.display import exact_duration_text
 from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
 from tests.pages import (
     LIST,
@@ -286,7 +286,7 @@ def test_money_in_open_orders_is_shown_whatever_the_period(boss: Client) -> None
     [(0, "0 s"), (45, "45 s"), (185, "3 min 5 s"), (3_600, "1 h"), (94_210, "26 h 10 min")],
 )
 def test_durations_have_two_units_at_most(seconds: int, shown: str) -> None:
-    assert plain(duration_text(seconds)) == shown
+    assert plain(exact_duration_text(seconds)) == shown
 
 
 # The period.
