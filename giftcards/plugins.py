@@ -1,4 +1,4 @@
-"""Plugins, with which apps extend ``giftcards``.
+"""The declarations of what the optional apps add to the core; they are private.
 
 An app declares one plugin, and installs it when the app is ready.
 """
@@ -18,7 +18,7 @@ from giftcards.engine.background import WORK, MayGoOn, Work
 from giftcards.engine.clock import clock_set_back
 from giftcards.engine.task_queue import follow_clock
 from giftcards.models import OfferChange, StatusChange
-from giftcards.privacy.person import Keeper, Role, keepers
+from giftcards.privacy.person import Keeper, Role, add_keeper
 from giftcards.privacy.retention import REASONS, Reason, overwrite_deleted, purge_if_due
 from giftcards.rules import roles
 from giftcards.watch.conditions import CONDITIONS, Condition
@@ -41,7 +41,7 @@ class Plugin:
     keepers: Mapping[Role, Keeper] = field(default_factory=dict)
     #: The reasons why an old order keeps its codes, by name.
     kept_because: Mapping[str, Reason] = field(default_factory=dict)
-    #: The import path of an ``Extension`` for the pages of orders. The admin imports it.
+    #: The import path of the ``Extension`` of the admin's pages. The admin imports it.
     order_pages: str = ""
     #: The codenames of the app's permissions, by the name of a group of staff.
     roles: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def install(plugin: Plugin) -> None:
     REASONS.update(plugin.kept_because)
     roles.BY_APP[plugin.app] = plugin.roles
     for role, keeper in plugin.keepers.items():
-        keepers[role][plugin.app] = keeper
+        add_keeper(role, keeper)
     for check in plugin.checks:
         register(check, TAG)
     plugin.connect()

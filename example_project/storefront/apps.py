@@ -10,8 +10,8 @@ class StorefrontConfig(AppConfig):
     def ready(self) -> None:
         from example_project.storefront import visitors
         from example_project.storefront.privacy import GIFTS, PURCHASES
-        from giftcards.plugins import Plugin, install
-        from giftcards.privacy.person import CUSTOMER, RECIPIENT
+        from giftcards.privacy.person import CUSTOMER, RECIPIENT, add_keeper
 
         visitors.connect()
-        install(Plugin(app="storefront", keepers={CUSTOMER: PURCHASES, RECIPIENT: GIFTS}))
+        add_keeper(CUSTOMER, PURCHASES)
+        add_keeper(RECIPIENT, GIFTS)

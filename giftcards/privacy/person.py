@@ -311,5 +311,10 @@ class Keeper(Protocol):
 keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 
+def add_keeper(role: Role, keeper: Keeper) -> None:
+    """Add ``keeper`` for the people in ``role``; call it from the ``ready`` method of the app."""
+    keepers[role][keeper.app_label] = keeper
+
+
 def all_keepers() -> list[Keeper]:
     return [keeper for each in keepers.values() for keeper in each.values()]
