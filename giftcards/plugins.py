@@ -98,7 +98,6 @@ CORE = Plugin(
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),
-    order_pages="giftcards.admin.orders.page.EXTENSION",
     roles=roles.ROLES,
     connect=_connect,
 )

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from django import forms
+from django.contrib.admin import site
 from django.test import Client
 from django.urls import reverse
 
-from giftcards.admin.frame import extensions
 from giftcards.admin.frame.actions import OrderAction, OrderButton, Outcome, in_order, may
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.models import Order
@@ -18,7 +18,7 @@ from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, read, sign_in, text
 
-ACTIONS = {action.name: action for action in extensions.items("actions")}
+ACTIONS = {action.name: action for action in site.get_model_admin(Order).order_actions}
 # Actions whose button says something that cannot be undone. The others can be, or their page offers
 # several outcomes, of which none is chosen beforehand.
 FINAL = {

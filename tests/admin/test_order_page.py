@@ -19,8 +19,6 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.admin import OrderAdmin
-from giftcards.admin.frame.actions import OrderButton
-from giftcards.admin.frame.extensions import Extension
 from giftcards.admin.frame.forms import state_token
 from giftcards.conf import conf
 from giftcards.engine.approvals import approve_price, put_on_hold_for_price
@@ -30,7 +28,6 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
-from giftcards.plugins import INSTALLED, Plugin
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import CARDS, PARTIAL, PRICE, PRODUCT, TYPE, make_guide_order, settle, settled
@@ -627,32 +624,6 @@ def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
     assert related(html).count("Of the same group") == 20
     [link] = re.findall(r'href="([^"]*)">All orders of the group', html)
     assert len(references(read(boss.get(link)))) == 22
-
-
-def _offer(_pages: Any, request: Any, order: Order) -> list[OrderButton]:
-    if not request.user.is_superuser:
-        return []
-    return [
-        OrderButton("Write <to> them", f"/mail/{order.pk}/"),
-        OrderButton("Write now", f"/mail/{order.pk}/now/", is_post=True),
-    ]
-
-
-OFFER = Extension(buttons=_offer)
-
-
-def test_another_app_adds_buttons_to_the_page(
-    boss: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offers = Plugin(app="shop", order_pages=f"{__name__}.OFFER")
-    monkeypatch.setitem(INSTALLED, "shop", offers)
-    order = make_guide_order(Status.FULFILLED)
-    html = show(boss, order)
-    complain = "The customer complains about a code"
-    assert labels(html) == ["Write <to> them", "Write now", SALE, CORRECT, complain]
-    assert f'href="/mail/{order.pk}/">Write &lt;to&gt; them</a>' in html
-    assert f'form="giftcards-act" formaction="/mail/{order.pk}/now/">Write now</button>' in html
-    assert labels(show(sign_in("view_order"), order)) == []
 
 
 CORRECT = "Correct the customer's address"

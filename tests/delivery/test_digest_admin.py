@@ -12,7 +12,7 @@ from django.contrib.auth.models import Group
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.extensions import Extension, OnList
 from giftcards.delivery.models import StaffDigest
 from giftcards.management.groups import ensure_roles, role_permissions
 from giftcards.plugins import INSTALLED, Plugin, install
@@ -159,7 +159,7 @@ def test_digests_are_only_looked_at(page: str) -> None:
     assert digest.address == "boss@shop.example"
 
 
-CLOSED_ON_FRIDAY = Extension(above_list=lambda _pages, _request, _standing: "Closed on Friday.")
+CLOSED_ON_FRIDAY = Extension(on_list=lambda *_args: OnList(notice="Closed on Friday."))
 
 
 def test_a_plugin_that_is_installed_twice_shows_its_notice_once(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from django.contrib import admin
@@ -18,11 +17,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.translation import gettext
 
 from giftcards.admin.frame import extensions
-from giftcards.admin.frame.actions import OrderButton, Page, buttons, in_order
+from giftcards.admin.frame.actions import OrderAction, OrderButton, Page, buttons
 from giftcards.conf import conf
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet, ProviderState
@@ -38,9 +38,24 @@ def log_entries(order: Order) -> QuerySet[LogEntry]:
 
 
 class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
+    #: The actions and pages of the core.
+    core_actions: tuple[OrderAction, ...] = ()
+    core_pages: tuple[Page, ...] = ()
+
+    @cached_property
+    def order_actions(self) -> tuple[OrderAction, ...]:
+        """The actions of the core and of the optional apps."""
+        more = (action for extension in extensions.installed() for action in extension.actions)
+        return (*self.core_actions, *more)
+
+    @cached_property
+    def order_pages(self) -> tuple[Page, ...]:
+        """The pages of all actions, and the other pages of the core and of the optional apps."""
+        more = (page for extension in extensions.installed() for page in extension.pages)
+        return (*(action.page for action in self.order_actions), *self.core_pages, *more)
+
     def get_urls(self) -> list[URLPattern]:
-        actions = [action.page for action in extensions.items("actions")]
-        return [*map(self._url, (*actions, *extensions.items("pages"))), *super().get_urls()]
+        return [*map(self._url, self.order_pages), *super().get_urls()]
 
     def _url(self, page: Page) -> URLPattern:
         view = self.admin_site.admin_view(partial(page.view, self))
@@ -50,16 +65,14 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
         """Return this person's buttons for the page of ``order``; subclasses extend the list."""
-        actions = [each for each in extensions.items("actions") if each.place == "order"]
-        found = buttons(self, request, order, actions)
-        links = chain.from_iterable(extensions.called("buttons", self, request, order))
-        return in_order([*found, *links])
+        actions = (action for action in self.order_actions if action.place == "order")
+        return buttons(self, request, order, actions)
 
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
         """Return a sentence on whom to ask for the actions that the person lacks, or ""."""
         lacking = [
             permission
-            for action in extensions.items("actions")
+            for action in self.order_actions
             if action.takes and not action.permission(self, request) and action.is_offered(order)
             for permission in action.takes
         ]

@@ -29,7 +29,7 @@ from django.utils.translation import ngettext_lazy
 from giftcards.models import Order
 from giftcards.models.order_queries import leaves_some_out
 from giftcards.models.searching import Found
-from giftcards.text.display import bdi, exact_moment, money, status_badge
+from giftcards.text.display import bdi, exact_moment, money
 from giftcards.text.search_terms import NAMING
 
 
@@ -235,19 +235,6 @@ def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
 
 def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
     return leaves_some_out(unhidden_orders(request, site))
-
-
-#: The attribute of an order that ``extensions`` sets, and :func:`not_received` reads.
-NOT_RECEIVED = "giftcards_not_received"
-
-
-def not_received(order: Order) -> SafeString | str:
-    """Return sentences, as HTML, on cards that did not reach their recipient; "" if none."""
-    return getattr(order, NOT_RECEIVED, "")
-
-
-def order_badge(order: Order) -> SafeString:
-    return status_badge(order.status, is_received=not not_received(order))
 
 
 def orders_shown_to(user: Any) -> QuerySet[Order]:

@@ -113,10 +113,11 @@ def _correct(attempt: Attempt) -> Answer:
 
 def _context(attempt: Attempt) -> Mapping[str, Any]:
     pages, request, order = attempt.pages, attempt.request, attempt.order
-    consequences = extensions.called("consequences", pages, request, order)
     return {
         "has_cards": order.cards.all().readable().exists(),
-        "consequences": list(chain.from_iterable(consequences)),
+        "consequences": list(
+            chain.from_iterable(extensions.called("consequences", pages, request, order))
+        ),
         "same": _others_with_same_address(attempt),
     }
 

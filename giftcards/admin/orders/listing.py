@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame import extensions
+from giftcards.admin.frame.extensions import Html
 from giftcards.admin.frame.pages import OrderPages, customer_of
-from giftcards.admin.frame.rows import LongList, not_received, order_badge
+from giftcards.admin.frame.rows import LongList
 from giftcards.admin.orders.filters import (
     AttentionFilter,
     ChoicesFilter,
@@ -44,6 +48,7 @@ from giftcards.text.display import (
     labelled,
     moment,
     money,
+    status_badge,
 )
 from giftcards.watch.conditions import Standing, above_list
 
@@ -60,15 +65,6 @@ COSTS = frozenset(
         "max_price",
     }
 )
-
-
-class _MarkedOrders(OrderChangeList):
-    """A change list that marks orders whose cards were not received, with one query a page."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        super().get_results(request)
-        self.result_list: Any = list(self.result_list)
-        extensions.note_not_received(self.model_admin, request, self.result_list)
 
 
 class OrderList(LongList, OrderPages):
@@ -110,7 +106,7 @@ class OrderList(LongList, OrderPages):
     actions = ("check_now",)
     # The theme unfold reads this attribute before it shows "Add".
     show_add_link = True
-    changelist_mixin = _MarkedOrders
+    changelist_mixin = OrderChangeList
     counted = ngettext_lazy("%(count)s order", "%(count)s orders", "count")
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
@@ -120,8 +116,12 @@ class OrderList(LongList, OrderPages):
     def get_list_filter(self, request: HttpRequest) -> list[Any]:
         filters = list(super().get_list_filter(request))
         if self.may_see_costs(request):
-            filters += extensions.items("filters")
+            filters += self._more_filters
         return filters
+
+    @cached_property
+    def _more_filters(self) -> list[Any]:
+        return [each for extension in extensions.installed() for each in extension.filters]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -158,7 +158,6 @@ class OrderList(LongList, OrderPages):
             "warnings": list(
                 above_list(request.user.has_perm, standing, self.get_queryset(request))
             ),
-            "notices": list(extensions.called("above_list", self, request, standing)),
             "has_report_permission": self.has_report_permission(request),
             "search_form": SearchForm(
                 initial={"filters": request.GET.urlencode()}, auto_id="giftcards-search-%s"
@@ -166,7 +165,19 @@ class OrderList(LongList, OrderPages):
             "may_find": request.user.has_perm("giftcards.find_card"),
         }
         response = super().changelist_view(request, context | (extra_context or {}))
+        shown = getattr(response, "context_data", None) or {}
+        if "cl" in shown:
+            shown["notices"] = self._extended(request, standing, shown["cl"])
         return show_filters(response)
+
+    def _extended(self, request: HttpRequest, standing: Standing, rows: Any) -> list[Html]:
+        """Mark orders whose cards were not received, and return the notices of other apps."""
+        rows.result_list = list(rows.result_list)
+        more = extensions.called("on_list", self, request, standing, rows.result_list)
+        lost = dict(chain.from_iterable(each.not_received.items() for each in more))
+        badge = _badge_with(lost)
+        rows.list_display = [badge if name == "badge" else name for name in rows.list_display]
+        return [each.notice for each in more if each.notice]
 
     @admin.display(description=_("reference"))
     def name(self, order: Order) -> SafeString:
@@ -174,14 +185,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("status"))
     def badge(self, order: Order) -> SafeString:
-        parts = [order_badge(order)]
-        if lost := not_received(order):
-            parts.append(_mark(strip_tags(lost).strip(), gettext("correct the address")))
-        if problems := order.open_problems:
-            texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
-            whole = " ".join(each.text for each in texts)
-            parts.append(_mark(whole, problems[0].in_short))
-        return format_html_join(" ", "{}", ((part,) for part in parts))
+        return _badge(order)
 
     @admin.display(description=_("product"))
     def bought(self, order: Order) -> SafeString:
@@ -245,6 +249,31 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
     # The ``due`` orders will be checked, but were counted above as just checked.
     counts[NotChecked.JUST_CHECKED] -= due
     return [left_alone(reason, counts[reason]) for reason in NotChecked if counts[reason] > 0]
+
+
+def _badge_with(lost: Mapping[int, str]) -> Callable[[Order], SafeString]:
+    """Return the column ``badge`` of a list in which the cards of ``lost`` were not received."""
+
+    @admin.display(description=_("status"))
+    def badge(order: Order) -> SafeString:
+        return _badge(order, lost.get(order.pk, ""))
+
+    return badge
+
+
+def _badge(order: Order, lost: str = "") -> SafeString:
+    """Return the status of ``order``, and what is to do about it.
+
+    ``lost`` has sentences on cards that were not received.
+    """
+    parts = [status_badge(order.status, is_received=not lost)]
+    if lost:
+        parts.append(_mark(strip_tags(lost).strip(), gettext("correct the address")))
+    if problems := order.open_problems:
+        texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
+        whole = " ".join(each.text for each in texts)
+        parts.append(_mark(whole, problems[0].in_short))
+    return format_html_join(" ", "{}", ((part,) for part in parts))
 
 
 def _mark(whole: str, in_short: str) -> SafeString:

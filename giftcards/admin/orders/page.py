@@ -18,10 +18,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.cards.revealing import ASK, REVEAL
 from giftcards.admin.frame import extensions
-from giftcards.admin.frame.extensions import Extension
 from giftcards.admin.frame.forms import state_token
 from giftcards.admin.frame.pages import OrderPages
-from giftcards.admin.frame.rows import SEES_HINTS, column, not_received, order_badge, order_link
+from giftcards.admin.frame.rows import SEES_HINTS, column, order_link
 from giftcards.admin.orders.approval import PRICE, REVIEW, WAIT
 from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.orders.correcting import CUSTOMER
@@ -58,6 +57,7 @@ from giftcards.text.display import (
     lines,
     moment,
     named,
+    status_badge,
 )
 
 
@@ -83,6 +83,25 @@ _DETAILS = (
     ("in_group", "metadata_given"),
 )
 _GIFT = (("delivery",), ("words",))
+# The buttons of the page have the sequence of these actions, so rare actions come last.
+_ACTIONS = (
+    RESOLVE,
+    PRICE,
+    REVIEW,
+    WAIT,
+    CHECK,
+    PAY_BACK,
+    REORDER,
+    SALE,
+    DISPUTE,
+    RELEASE,
+    CUSTOMER,
+    TICK_OFF,
+    NOTE,
+    COMPLETE,
+    CANCEL,
+)
+_PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL)
 # Codes of the problems because of which an order is on hold. The top of the page describes them
 # already.
 _ON_HOLD_FOR = {"price_above", "review_wanted"}
@@ -91,10 +110,12 @@ _MOST_OF_GROUP = 20
 
 
 class OrderPage(OrderPages):
+    core_actions = _ACTIONS
+    core_pages = _PAGES
     readonly_fields = (*flatten(_DETAILS), *flatten(_GIFT))
 
     its_reference = column(Order, "reference")
-    its_status = column(Order, "status", lambda order, _status: order_badge(order))
+    its_status = column(Order, "status", lambda order, _status: status_badge(order.status))
     product = column(Order, "product_id", lambda order, key: named(order.product_name, key))
     type = column(Order, "type_id", lambda order, key: named(order.type_name, key))
     ordered = column(Order, "quantity")
@@ -143,7 +164,8 @@ class OrderPage(OrderPages):
         return super().render_change_form(request, context, *args, **named)
 
     def _sections(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        extensions.note_not_received(self, request, [order])
+        more = extensions.called("on_order", self, request, order)
+        not_received = next(filter(None, (each.not_received for each in more)), "")
         sees_costs = self.may_see_costs(request)
         others = self._others(request, order)
         repeats, reordered_as = others["repeats"], others["reordered_as"]
@@ -168,7 +190,7 @@ class OrderPage(OrderPages):
             again is not None,
             link,
             why_at_a_standstill(order),
-            not_received(order),
+            not_received,
         )
         return {
             # The title names the order, because not every theme shows a subtitle. It is plain text,
@@ -178,6 +200,7 @@ class OrderPage(OrderPages):
             "state_token": state_token(order),
             "has_history": past.has_history,
             "summary": summarise(story),
+            "badge": status_badge(order.status, is_received=False) if not_received else "",
             **people(order),
             **other_orders(self, request, order),
             "double": double_of(self, request, order),
@@ -195,8 +218,8 @@ class OrderPage(OrderPages):
             "refunds": refund_rows(past.refunds),
             "may_settle": COMPLETE.permission(self, request),
             "timeline": past.events,
-            "more_sections": list(extensions.called("section", self, request, order)),
-            "more_money": list(extensions.called("money", self, request, order)),
+            "more_sections": [each.section for each in more],
+            "more_money": [each.money for each in more],
             "may_note": NOTE.permission(self, request),
             "may_reveal": request.user.has_perm("giftcards.reveal_card"),
             **cards_shown(order, with_tails=self.may_see_tails(request)),
@@ -293,29 +316,6 @@ def _provider_status(order: Order) -> Status | None:
     if order.status not in ACCEPTED:
         return None
     return Status.HANDLING if order.status in FOLLOWED else Status(order.status)
-
-
-EXTENSION = Extension(
-    # The buttons of the page have the sequence of these actions, so rare actions come last.
-    actions=(
-        RESOLVE,
-        PRICE,
-        REVIEW,
-        WAIT,
-        CHECK,
-        PAY_BACK,
-        REORDER,
-        SALE,
-        DISPUTE,
-        RELEASE,
-        CUSTOMER,
-        TICK_OFF,
-        NOTE,
-        COMPLETE,
-        CANCEL,
-    ),
-    pages=(FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL),
-)
 
 
 @admin.register(Order)

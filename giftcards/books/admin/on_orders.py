@@ -5,7 +5,7 @@ The account and the entries are shown only to people who may see costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
@@ -22,7 +22,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import Pages
-from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.extensions import Extension, OnList, OnOrder
 from giftcards.admin.orders.filters import ConditionFilter
 from giftcards.books.admin import closing, reports
 from giftcards.books.admin.reports import orders_of_unknown_price
@@ -97,7 +97,7 @@ def _in_words(span: timedelta) -> str:
     return gettext("about %(time)s") % {"time": duration_text(span)}
 
 
-def bookings(_pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
+def bookings(request: HttpRequest, order: Order) -> SafeString | str:
     """Return the ledger entries about ``order`` as HTML, oldest first.
 
     If the order lacks its refund, the promised and the credited amount are shown, too. People who
@@ -125,9 +125,19 @@ class NotCreditedFilter(ConditionFilter):
     conditions = {"missing": (_("Not credited back"), NOT_CREDITED)}
 
 
+def _on_order(_pages: Pages, request: HttpRequest, order: Order) -> OnOrder:
+    return OnOrder(money=bookings(request, order))
+
+
+def _on_list(
+    pages: Pages, request: HttpRequest, standing: Standing, _orders: Sequence[Order]
+) -> OnList:
+    return OnList(notice=above_list(pages, request, standing))
+
+
 EXTENSION = Extension(
-    above_list=above_list,
-    money=bookings,
+    on_order=_on_order,
+    on_list=_on_list,
     filters=(NotCreditedFilter,),
     pages=(*reports.PAGES, *closing.PAGES),
 )

@@ -14,7 +14,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import Pages, buttons
-from giftcards.admin.frame.extensions import Extension
+from giftcards.admin.frame.extensions import Extension, OnList, OnOrder
 from giftcards.admin.frame.rows import SEES_HINTS
 from giftcards.admin.frame.sections import Fact, Section
 from giftcards.delivery.admin.dispute import PROOF
@@ -46,6 +46,7 @@ from giftcards.delivery.queueing import addresses_of, sent_to
 from giftcards.models import Order
 from giftcards.rules.roles import whom_to_ask
 from giftcards.text.display import bdi, count_text, filled, moment
+from giftcards.watch.conditions import Standing
 
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
@@ -54,6 +55,17 @@ ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 _MOST = 20
 # The statuses of messages whose last error is shown.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
+
+
+def _on_order(pages: Pages, request: HttpRequest, order: Order) -> OnOrder:
+    lost = _not_received(request, [order])
+    return OnOrder(section=_section(pages, request, order), not_received=lost.get(order.pk, ""))
+
+
+def _on_list(
+    _pages: Pages, request: HttpRequest, _standing: Standing, orders: Sequence[Order]
+) -> OnList:
+    return OnList(not_received=_not_received(request, orders))
 
 
 def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
@@ -218,9 +230,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
     return filled(text, address=address_of(message), at=at)
 
 
-def _not_received(
-    _pages: Pages, request: HttpRequest, orders: Sequence[Order]
-) -> dict[int, SafeString]:
+def _not_received(request: HttpRequest, orders: Sequence[Order]) -> dict[int, SafeString]:
     """Return sentences about orders whose cards nobody has received, by the primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
@@ -262,8 +272,8 @@ def _provider_sections(request: HttpRequest) -> list[Section]:
 
 EXTENSION = Extension(
     actions=(*ABOUT_ORDER, *ABOUT_MESSAGE),
-    section=_section,
+    on_order=_on_order,
+    on_list=_on_list,
     consequences=_consequences,
-    not_received=_not_received,
     provider_sections=_provider_sections,
 )
