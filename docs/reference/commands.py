@@ -52,8 +52,8 @@ def commands() -> str:
             parts.append(table(("argument", "meaning"), rows))
         parts += map(coded, command.notes)
         if name == "giftcards_status":
-            held = [(f"`{code}`", condition.holds) for code, condition in CONDITIONS.items()]
-            parts += [_CONDITIONS, table(("condition", "holds if"), held)]
+            held = [(f"`{code}`", it.severity, it.holds) for code, it in CONDITIONS.items()]
+            parts += [_CONDITIONS, table(("condition", "severity", "holds if"), held)]
     return page("Commands", *parts)
 
 

@@ -1,9 +1,8 @@
-"""The checks for django-health-check, over its own view, as the documentation sets it up."""
+"""The check for django-health-check, over its own view, as the documentation sets it up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from decimal import Decimal
 from types import ModuleType
 from typing import Any
@@ -25,12 +24,12 @@ from giftcards.models import ApiKey, ProviderState, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.rules.times import today
 from giftcards.statuses import Status
-from giftcards.watch.conditions import CONDITIONS
+from giftcards.watch.conditions import CONDITIONS, Severity
 from tests.books.wire import note_ledger
 from tests.builders import PARTIAL, make_guide_order, make_order, settle
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, give_up, make_message
-from tests.docs.pages import blocks, page, rows, section
+from tests.docs.pages import blocks, page, section
 from tests.stage import ago
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -40,18 +39,12 @@ pytestmark = pytest.mark.django_db
 Monitor = Callable[..., tuple[int, dict[str, str]]]
 
 TEXT = section(page("monitoring"), "django-health-check")
-# By the path of each check, its condition and how bad it is.
-DOCUMENTED = {
-    row[0].strip("`"): (row[1].strip("`"), row[2].capitalize())
-    for row in rows(TEXT)
-    if len(row) == 3
-}
-PATHS = {path.rpartition(".")[2]: path for path in DOCUMENTED}
+CHECK = "giftcards.watch.health.GiftcardsCondition"
 
 
 @pytest.fixture
 def monitor(settings: Any) -> Monitor:
-    """Fetch the documented page, or one with other checks: its status, and what it says of each."""
+    """Fetch the documented page, or one of other conditions: its status, and what each says."""
     from health_check.views import HealthCheckView
 
     urls = ModuleType("shop_urls")
@@ -59,12 +52,16 @@ def monitor(settings: Any) -> Monitor:
 
     def fetch(*checks: str) -> tuple[int, dict[str, str]]:
         if checks:
-            vars(urls)["urlpatterns"] = [path("health/", HealthCheckView.as_view(checks=checks))]
+            of_conditions = [(CHECK, {"condition": code}) for code in checks]
+            view = HealthCheckView.as_view(checks=of_conditions)
+            vars(urls)["urlpatterns"] = [path("health/", view)]
         # A new name each time: Django remembers the URLs of a module.
         settings.ROOT_URLCONF = urls
         answer = Client(headers={"accept-language": "ar"}).get("/health/?format=json")
-        found = {name.removesuffix("()"): said for name, said in answer.json().items()}
-        return answer.status_code, found
+        return answer.status_code, {
+            name.removeprefix("GiftcardsCondition(condition='").removesuffix("')"): said
+            for name, said in answer.json().items()
+        }
 
     settings.GIFTCARDS_DELIVERY = {"MODE": "off", "STAFF_EMAILS": ["boss@shop.example"]}
     ensure_schedule()
@@ -150,54 +147,54 @@ def change_closed_month() -> None:
     )
 
 
-# By the name of each check, how it comes to fail, and how what it says then begins.
+# By condition, how it comes to hold, and how what the check says then begins.
 TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
-    "GiftcardsWorker": (stop_worker, "Background work has stopped: "),
-    "GiftcardsChores": (
+    "worker": (stop_worker, "Background work has stopped: "),
+    "chores": (
         leave_undone,
         "Daily work has not come to its end for more than an hour, as the log may say: the ledger.",
     ),
-    "GiftcardsQueue": (hold_up, "1 order has waited to be sent or checked"),
-    "GiftcardsPause": (pause, "The provider asked for fewer requests. Slower."),
-    "GiftcardsProvider": (
+    "queue": (hold_up, "1 order has waited to be sent or checked"),
+    "paused": (pause, "The provider asked for fewer requests. Slower."),
+    "provider": (
         fail,
         "The provider has given no usable answer for more than 5 minutes. It broke.",
     ),
-    "GiftcardsBalance": (spend, "The balance of the account is 4999.99 DZD"),
-    "GiftcardsKeys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
-    "GiftcardsApiKeys": (
+    "balance": (spend, "The balance of the account is 4999.99 DZD"),
+    "cards": (lose_key, "Card 3 of order web-1042: This card cannot be"),
+    "keys": (
         use_two_keys,
         "Several API keys are at work in this database: one (SANDBOX), two (unknown).",
     ),
-    "GiftcardsAttention": (need_a_person, "1 order needs attention."),
-    "GiftcardsRefunds": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
-    "GiftcardsCharges": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
-    "GiftcardsBooks": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
-    "GiftcardsClosedMonths": (change_closed_month, "1 closed month has changed."),
-    "GiftcardsFunds": (
+    "attention": (need_a_person, "1 order needs attention."),
+    "missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
+    "unknown": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
+    "gap": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
+    "closed_month": (change_closed_month, "1 closed month has changed."),
+    "funds": (
         order_too_much,
         "The orders that are still to be sent cost 2450.00 DZD, and the balance of the account is"
         " 490.00 DZD.",
     ),
-    "GiftcardsMail": (
+    "mail": (
         leave_mail,
         "1 message to customers has waited to be sent for more than 5 minutes.",
     ),
-    "GiftcardsDigests": (lose_digest, "1 digest for staff cannot be sent."),
-    "GiftcardsUntold": (give_up_mail, "1 message to customers was given up within the last day."),
+    "digests": (lose_digest, "1 digest for staff cannot be sent."),
+    "untold": (give_up_mail, "1 message to customers was given up within the last day."),
 }
 
 
 # What fails along with another: an order that lacks its refund needs a person.
 # The limit of a low balance is above that of the order.
-ALONG = {"GiftcardsRefunds": {"GiftcardsAttention"}, "GiftcardsFunds": {"GiftcardsBalance"}}
+ALONG = {"missing": {"attention"}, "funds": {"balance"}}
 # The most queries of those that make more than two.
 QUERIES = {
-    "GiftcardsQueue": 8,
-    "GiftcardsKeys": 5,
-    "GiftcardsPause": 3,
-    "GiftcardsCharges": 3,
-    "GiftcardsFunds": 3,
+    "queue": 8,
+    "cards": 5,
+    "paused": 3,
+    "unknown": 3,
+    "funds": 3,
 }
 
 
@@ -217,51 +214,47 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
     make_trouble()
     # It reads little, and asks nobody.
     with CaptureQueriesContext(connection) as queries:
-        monitor(PATHS[name])
+        monitor(name)
     assert 1 <= len(queries) <= QUERIES.get(name, 2), queries.captured_queries
-    condition, failure = DOCUMENTED[PATHS[name]]
     with translation.override("fr"):
-        status, said = monitor(*DOCUMENTED)
+        status, said = monitor(*TROUBLES)
     failing = {name} | ALONG.get(name, set())
     assert {key for key, text in said.items() if text != "OK"} == failing
+    failure = "Unavailable" if CONDITIONS[name].severity == Severity.URGENT else "Warning"
     assert said[name].startswith(f"{failure}: {sentence}")
     assert status == 500
     # The command judges alike.
     told = call("giftcards_status", "--fail-on", ",".join(CONDITIONS), "-v0")
     assert all(said[key].partition(": ")[2] in told.err for key in failing)
     assert told.code == 1
-    alone = call("giftcards_status", "--fail-on", condition, "-v0")
+    alone = call("giftcards_status", "--fail-on", name, "-v0")
     assert said[name] == f"{failure}: {alone.err.rstrip()}"
     assert ADDRESS not in told.err
 
 
-def test_every_check_is_documented_and_tried() -> None:
-    # Pauses are one check, and what passes by itself is none.
-    without = {"refused", "prices", "unconfirmed", "delayed"}
-    # As without, of the start page: "attention" covers some, and money is nothing to be alarmed by.
-    without |= {"problems", "price", "review", "owed", "planned"}
-    # "unknown" has told of these charges when they were new.
-    without |= {"unknown_charges"}
-    # Nothing to be alarmed by: orders are bought without references.
-    without |= {"reference"}
-    assert {condition for condition, _ in DOCUMENTED.values()} == CONDITIONS.keys() - without
-    assert PATHS.keys() == TROUBLES.keys()
-    for path_ in PATHS.values():
-        # Fields would be in the labels of a metric.
-        assert fields(import_string(path_)) == ()
+def test_every_condition_to_be_alarmed_by_is_tried() -> None:
+    # Another condition covers these, or staff read them on the start page alone.
+    without = {"refused", "problems", "unconfirmed", "price", "review", "unknown_charges"}
+    without |= {"prices", "delayed", "owed", "planned", "reference"}
+    assert TROUBLES.keys() == CONDITIONS.keys() - without
+
+
+def test_a_condition_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="There is no condition 'wroker' of an installed app"):
+        import_string(CHECK)(condition="wroker")
 
 
 def test_a_message_that_waits_for_a_short_time_is_no_trouble(monitor: Monitor) -> None:
     make_message(created_at=ago(290))
     give_up(make_message(), 24 * 3600 + 60)
-    assert monitor(*DOCUMENTED)[0] == 200
+    assert monitor(*TROUBLES)[0] == 200
 
 
 def test_a_short_disturbance_of_the_provider_is_no_trouble_to_the_check_of_its_answers(
     monitor: Monitor,
 ) -> None:
     ProviderState.objects.update(outages=9, succeeded_at=ago(290), failure="It broke.")
-    assert monitor("giftcards.watch.health.GiftcardsProvider")[0] == 200
+    assert monitor("provider")[0] == 200
 
 
 def test_a_database_that_fails_is_named_without_its_address(monitor: Monitor) -> None:
@@ -269,15 +262,15 @@ def test_a_database_that_fails_is_named_without_its_address(monitor: Monitor) ->
         raise OperationalError("connection to server at db.example failed")
 
     with connection.execute_wrapper(refuse):
-        status, said = monitor("giftcards.watch.health.GiftcardsQueue")
+        status, said = monitor("queue")
     assert status == 500
-    assert said == {"GiftcardsQueue": "Unavailable: The database did not work (OperationalError)."}
+    assert said == {"queue": "Unavailable: The database did not work (OperationalError)."}
 
 
 def test_settings_that_are_wrong_are_named(monitor: Monitor, set_conf: Callable[..., None]) -> None:
     set_conf(LOW_BALANCE="many")
-    _status, said = monitor("giftcards.watch.health.GiftcardsBalance")
-    assert said["GiftcardsBalance"].startswith("Warning: GIFTCARDS['LOW_BALANCE'] ")
+    _status, said = monitor("balance")
+    assert said["balance"].startswith("Warning: GIFTCARDS['LOW_BALANCE'] ")
 
 
 def test_keys_that_are_missing_are_told_without_a_word_of_them(
@@ -286,6 +279,6 @@ def test_keys_that_are_missing_are_told_without_a_word_of_them(
     lose_key()
     keys = [*conf.encryption_keys, generate_key()]
     set_conf(ENCRYPTION_KEYS=keys[1:])
-    status, said = monitor("giftcards.watch.health.GiftcardsKeys")
+    status, said = monitor("cards")
     assert status == 500
-    assert not any(key in said["GiftcardsKeys"] for key in keys)
+    assert not any(key in said["cards"] for key in keys)
