@@ -19,9 +19,8 @@ from giftcards.conf import conf
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.keys.keyring import Keyring
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import Card, CustomerRefund, Order
+from giftcards.models import Card, Order
 from giftcards.models.cards import DESTROYED
-from giftcards.models.customer_refunds import RefundState
 from giftcards.privacy.retention import Purge, purge
 from giftcards.privacy.rotation import RotationTally, count_left, rotate, verify
 from giftcards.statuses import Status
@@ -116,8 +115,7 @@ def _purge(few: int) -> None:
 
 def _purge_one_by_one(few: int) -> None:
     for order in Order.objects.order_by("pk")[:few]:
-        planned = CustomerRefund.objects.filter(order=order, state=RefundState.CREATED)
-        if order.needs_attention or order.open_amount or planned.exists():
+        if order.needs_attention or order.open_amount:
             continue
         for card in order.cards.all():
             card.sealed = card.identity = card.serial_fingerprint = card.tail_fingerprint = ""

@@ -84,7 +84,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         told = showcase.tell()
         messages = "admin/giftcards_delivery/"
         about_told = f"{order_list}{told.pk}/"
-        planned = CustomerRefund.objects.get(reference="cart-38")
+        paid = CustomerRefund.objects.get(reference="cart-38")
         ledger = "admin/giftcards_books/ledgerentry/"
         pages |= {
             "start": "admin/giftcards/",
@@ -95,8 +95,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "price": pages["held"].replace("/change/", "/price/"),
             "order-again": pages["order-page"].replace("/change/", "/reorder/"),
             "pay-back": pages["order-page"].replace("/change/", "/pay-back/"),
-            "refund-paid": f"{order_list}refunds/{planned.pk}/paid/",
-            "refund-take-back": f"{order_list}refunds/{planned.pk}/take-back/",
+            "refund-take-back": f"{order_list}refunds/{paid.pk}/take-back/",
             "refunds": "admin/giftcards/customerrefund/",
             "reveal": f"{order_list}cards/{Card.objects.first().pk}/",
             "provider": "admin/giftcards/providerstate/",

@@ -15,14 +15,12 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.models import CustomerRefund, Order
-from giftcards.models.customer_refunds import RefundState
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown
 from giftcards.signals import customer_refund_changed
 
 __all__ = [
     "CustomerBreakdown",
     "cancel_refund",
-    "complete_refund",
     "customer_breakdown",
     "is_past",
     "promised_day",
@@ -57,7 +55,6 @@ def record_refund(
     method: str = "",
     by: str | None = None,
     comment: str = "",
-    is_paid: bool = True,
     source: str = "code",
 ) -> CustomerRefund:
     """Record that the customer of ``order`` was paid back ``amount``; return the refund.
@@ -67,18 +64,13 @@ def record_refund(
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are updated in
     place.
 
-    With ``is_paid=False``, the refund is only planned, and its amount reserved. Record its payment
-    later by :func:`complete_refund`, or by this function with ``is_paid=True``.
-
     Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``: what is
-    owed less paid and planned refunds. Raises it, too, if nothing can be paid back, or if the
-    reference names another refund of the order. Raises
+    owed less what was paid back. Raises it, too, if nothing can be paid back, or if the reference
+    names another refund of the order. Raises
     :exc:`~django.core.exceptions.ValidationError` for invalid values.
 
     :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
     """
-    now = timezone.now()
-    is_done = {"state": RefundState.DONE, "executed_by": by or "", "executed_at": now}
     refund = order.refunds.record(
         order,
         CustomerRefund(
@@ -88,21 +80,8 @@ def record_refund(
             comment=comment,
             source=source,
             created_by=by or "",
-            created_at=now,
-            **is_done if is_paid else {"state": RefundState.CREATED},
         ),
     )
-    _announce(refund)
-    return refund
-
-
-def complete_refund(refund: CustomerRefund, *, by: str) -> CustomerRefund:
-    """Record that a planned ``refund`` has been paid; ``by`` names who paid it.
-
-    Does nothing if it was paid already. Raises :exc:`~giftcards.exceptions.RefundError` if it was
-    taken back, and :exc:`~django.core.exceptions.ValidationError` for an invalid name.
-    """
-    CustomerRefund.objects.complete(refund, by=by)
     _announce(refund)
     return refund
 

@@ -196,7 +196,6 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     # Of every fourth order it is known what the customer paid; half of these were paid back.
     values["open_amount"] = f"CASE WHEN i %% 8 = 0 THEN 0 WHEN i %% 4 = 0 THEN {owed} END"
     values["paid_back_amount"] = f"CASE WHEN i %% 8 = 0 THEN {owed} ELSE 0 END"
-    values["planned_amount"] = "CASE WHEN i %% 996 = 4 THEN 1 ELSE 0 END"
     values["environment"] = "CASE WHEN i %% 2999 = 0 THEN 'SANDBOX' ELSE 'PRODUCTION' END"
     invoice = _text("invoice-", "i", _DIGITS)
     values["group"] = f"CASE WHEN i %% 2 = 0 THEN {invoice} ELSE '' END"

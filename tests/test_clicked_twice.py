@@ -325,18 +325,6 @@ def say_sale(_boss: Client) -> Button:
     )
 
 
-def complete_refund(_boss: Client) -> Button:
-    refund = record_refund(owing(), amount=980, reference="CCP 12", is_paid=False)
-    return Button(
-        to("refund_complete", refund.pk),
-        {},
-        logged=["Marked as paid: 980.00, CCP 12."],
-        rows={},
-        told="The refund is recorded as paid.",
-        tellings=1,
-    )
-
-
 def cancel_refund(_boss: Client) -> Button:
     refund = record_refund(owing(), amount=980, reference="CCP 12")
     return Button(
@@ -408,7 +396,6 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_repeat": [order_again],
     "giftcards_order_pay_back": [pay_back],
     "giftcards_order_sale": [say_sale],
-    "giftcards_refund_complete": [complete_refund],
     "giftcards_refund_cancel": [cancel_refund],
     "giftcards_order_add": [place],
     "giftcards_card_reveal": [reveal],

@@ -212,7 +212,6 @@ def pay_back() -> None:
     work()
     order = Order.objects.get()
     record_refund(order, amount=650, reference="wallet-1")
-    record_refund(order, amount=500, reference="wallet-2", is_paid=False)
 
 
 def order_again() -> None:

@@ -26,7 +26,6 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import (
     cancel_refund,
-    complete_refund,
     customer_breakdown,
     is_past,
     promised_day,
@@ -106,12 +105,8 @@ def left(order: Order) -> Decimal:
     amounts = dict.fromkeys(CustomerRefund.State, Decimal(0))
     for refund in row.refunds.all():
         amounts[CustomerRefund.State(refund.state)] += refund.amount
-    assert (row.paid_back_amount, row.planned_amount) == (amounts["done"], amounts["created"])
-    expected = (row.paid_back_amount, row.planned_amount)
-    assert (breakdown.refunded_amount, breakdown.planned_amount) == expected
-    assert breakdown.owed_amount == (
-        breakdown.refunded_amount + breakdown.planned_amount + breakdown.open_amount
-    )
+    assert row.paid_back_amount == breakdown.refunded_amount == amounts["done"]
+    assert breakdown.owed_amount == breakdown.refunded_amount + breakdown.open_amount
     return breakdown.open_amount
 
 
@@ -148,9 +143,8 @@ class TestPayingBack:
         refund = pay(order, by=by or None, **named)
         row = CustomerRefund.objects.get()
         assert (row.amount, row.state, row.reference) == (Decimal("333.33"), "done", "R1")
-        assert (row.created_by, row.executed_by) == (by, by)
+        assert row.created_by == by
         assert (row.method, row.comment, row.source) == told
-        assert row.executed_at == row.created_at
         assert (row, row.has_changed, refund.has_changed) == (refund, False, True)
         assert left(order) == 0
 
@@ -213,28 +207,26 @@ class TestPayingBack:
     @given(
         owed=st.integers(1, 500_000),
         steps=st.lists(
-            st.tuples(st.integers(1, 500_000), st.booleans(), st.sampled_from(["", "pay", "take"])),
+            st.tuples(st.integers(1, 500_000), st.booleans()),
             max_size=6,
         ),
     )
-    def test_whatever_is_planned_paid_and_taken_back_the_sums_agree(
-        self, owed: int, steps: list[tuple[int, bool, str]]
+    def test_whatever_is_paid_and_taken_back_the_sums_agree(
+        self, owed: int, steps: list[tuple[int, bool]]
     ) -> None:
         with transaction.atomic():
             order = make_guide_order(Status.REFUNDED, sale_amount=Decimal(owed) / 100)
             used = 0
-            for number, (centimes, is_paid, then) in enumerate(steps):
+            for number, (centimes, is_taken_back) in enumerate(steps):
                 try:
-                    refund = pay(order, Decimal(centimes) / 100, f"R{number}", is_paid=is_paid)
+                    refund = pay(order, Decimal(centimes) / 100, f"R{number}")
                 except RefundError:
                     assert centimes > owed - used
                     continue
-                if then == "take":
+                if is_taken_back:
                     cancel_refund(refund, by="amina")
                 else:
                     used += centimes
-                if then == "pay":
-                    complete_refund(refund, by="amina")
                 assert left(order) == Decimal(owed - used) / 100
             transaction.set_rollback(True)
 
@@ -275,51 +267,6 @@ class TestOnce:
         assert len({pay(order, 100, "r1").pk, pay(order, 100).pk, pay(other, 100).pk}) == 3
 
 
-class TestPlanned:
-    def test_a_planned_refund_counts_until_it_is_paid_or_taken_back(self, order: Order) -> None:
-        refund = pay(order, 200, is_paid=False, by="amina")
-        assert (refund.state, refund.executed_at, refund.executed_by) == ("created", None, "")
-        assert (order.paid_back_amount, order.planned_amount) == (0, 200)
-        assert left(order) == Decimal("133.33")
-        complete_refund(refund, by="karim")
-        row = CustomerRefund.objects.get()
-        assert (row.state, row.created_by, row.executed_by) == ("done", "amina", "karim")
-        assert row.executed_at > row.created_at
-        assert row.was_planned
-        assert left(order) == Decimal("133.33")
-
-    def test_recording_it_again_as_paid_pays_it(self, order: Order) -> None:
-        planned = pay(order, 200, is_paid=False)
-        paid = pay(order, 200, by="karim")
-        assert (paid, paid.state, paid.executed_by) == (planned, "done", "karim")
-        assert paid.has_changed
-
-    def test_nothing_else_is_paid_while_all_that_is_owed_is_planned(self, order: Order) -> None:
-        pay(order, is_paid=False)
-        with pytest.raises(RefundError, match="All that is still owed is planned already: mark"):
-            pay(order, 1, "R2")
-
-    def test_planning_it_again_leaves_it_paid(self, order: Order) -> None:
-        pay(order, 200)
-        assert pay(order, 200, is_paid=False).state == "done"
-
-    def test_paying_it_twice_changes_nothing(self) -> None:
-        refund = complete_refund(pay(sold(), is_paid=False), by="amina")
-        stale = CustomerRefund.objects.get()
-        before = stale.executed_at
-        assert not complete_refund(stale, by="karim").has_changed
-        assert (stale.executed_by, stale.executed_at) == ("amina", before)
-        assert refund.has_changed
-
-    def test_one_that_was_taken_back_is_not_paid(self) -> None:
-        refund = pay(sold(), is_paid=False)
-        stale = CustomerRefund.objects.get()
-        cancel_refund(refund, by="amina")
-        with pytest.raises(RefundError, match=r"This refund was taken back\."):
-            complete_refund(stale, by="karim")
-        assert CustomerRefund.objects.get().state == "cancelled"
-
-
 class TestTakingBack:
     def test_it_is_owed_again_and_stays_on_record(self, order: Order) -> None:
         refund = pay(order)
@@ -358,10 +305,9 @@ class TestOrderedAgain:
         with pytest.raises(RefundError, match=REORDERED):
             pay(order, 550)
 
-    @pytest.mark.parametrize("is_paid", [True, False])
-    def test_nothing_is_ordered_again_once_a_part_is_paid_back(self, is_paid: bool) -> None:
+    def test_nothing_is_ordered_again_once_a_part_is_paid_back(self) -> None:
         order = sold()
-        refund = pay(order, 1, is_paid=is_paid)
+        refund = pay(order, 1)
         with pytest.raises(ReorderError, match="has been paid back"):
             reorder_missing(order, by="amina")
         cancel_refund(refund, by="amina")
@@ -446,12 +392,11 @@ class TestReceivers:
                 transaction.set_rollback(True)
             assert left(order) == Decimal("333.33")
             with transaction.atomic():
-                refund = pay(order, is_paid=False)
-                complete_refund(refund, by="amina")
+                refund = pay(order)
                 assert told == []
             cancel_refund(refund, by="amina")
             cancel_refund(refund, by="amina")
-        assert told == [("R1", "created"), ("R1", "done"), ("R1", "cancelled")]
+        assert told == [("R1", "done"), ("R1", "cancelled")]
 
     @pytest.mark.django_db(transaction=True)
     def test_one_that_fails_disturbs_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -527,7 +472,6 @@ class TestAtOnce:
         for wrong in (
             {"open_amount": F("open_amount") - 334, "paid_back_amount": 334},
             {"paid_back_amount": -1},
-            {"planned_amount": -1},
         ):
             with pytest.raises(IntegrityError), transaction.atomic():
                 row.update(**wrong)

@@ -61,7 +61,6 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.settlement customer_breakdown",
         "giftcards.settlement CustomerBreakdown",
         "giftcards.settlement record_refund",
-        "giftcards.settlement complete_refund",
         "giftcards.settlement cancel_refund",
     ),
     "Reports and the provider's books": (

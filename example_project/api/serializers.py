@@ -95,9 +95,7 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
 
     def get_to_pay_back(self, order: Order) -> str | None:
         breakdown = customer_breakdown(order)
-        if breakdown is None:
-            return None
-        return _text(breakdown.open_amount + breakdown.planned_amount)
+        return None if breakdown is None else _text(breakdown.open_amount)
 
     def get_is_reordered(self, order: Order) -> bool:
         """True if the missing cards come with another order, instead of the money."""

@@ -29,7 +29,7 @@ from giftcards.books.models import (
 from giftcards.books.reports import COLUMNS, By, Centimes, Figures, first_day, last_day, sum_up
 from giftcards.books.summary import Summary, summarise, sums_and_balances
 from giftcards.models.fields import tidied_lines
-from giftcards.models.order_queries import NOT_CREDITED, OWING, PLANNED
+from giftcards.models.order_queries import NOT_CREDITED, OWING
 from giftcards.rules.times import bounds, today, within
 
 # A whole number or an amount; ``None`` if it is not known.
@@ -133,7 +133,6 @@ FIGURES = (
             "paid_amount",
             "owed_amount",
             "customer_refunded_amount",
-            "customer_planned_amount",
             "open_amount",
         )
     ),
@@ -168,7 +167,6 @@ FIGURES = (
         "ledger.credited_not_promised.count",
     ),
     _counted("never_charged", _("Ordered and never charged"), "ledger.ordered_not_charged.count"),
-    _counted("planned", _("Orders with refunds to be paid")),
     _counted("owing", _("Orders with money still owed")),
 )
 
@@ -176,7 +174,6 @@ FIGURES = (
 # that is filtered by the same condition.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
-    "planned": PLANNED,
     "owing": OWING,
 }
 _OF_ENTRIES: Mapping[str, Q] = {
@@ -324,7 +321,6 @@ class Month:
             Step("read", _state(is_done=self.is_read)),
             Step("explained", _state(is_done=is_explained, is_needed=has_books)),
             Step("sales", _state(is_done=not self.figures["unpaid"], is_needed=has_orders)),
-            Step("planned", _state(is_done=not self.figures["planned"], is_needed=has_owed)),
             Step("owed", _state(is_done=not self.figures["owing"], is_needed=has_owed)),
         )
 

@@ -65,8 +65,7 @@ class Figures:
     ordered = charged + refunded.
 
     The customers' side counts each dinar once: if missing cards were ordered again, the payment for
-    them counts for the new order only. So paid = kept + owed, and
-    owed = customer_refunded + customer_planned + open.
+    them counts for the new order only. So paid = kept + owed, and owed = customer_refunded + open.
     """
 
     orders: int = 0
@@ -83,7 +82,6 @@ class Figures:
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
     customer_refunded_amount: Decimal = _ZERO
-    customer_planned_amount: Decimal = _ZERO
     # Kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
     # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
@@ -106,8 +104,8 @@ class Figures:
 
     @property
     def open_amount(self) -> Decimal:
-        """The part of the owed amount for which no refund was paid or planned."""
-        return self.owed_amount - self.customer_refunded_amount - self.customer_planned_amount
+        """The part of the owed amount that was not paid back yet."""
+        return self.owed_amount - self.customer_refunded_amount
 
     @property
     def fill_rate(self) -> Decimal | None:
@@ -162,7 +160,6 @@ COLUMNS = (
     Column("kept_amount", _("Kept, for what was delivered"), Side.CUSTOMERS, is_in_files=False),
     Column("owed_amount", _("Owed to customers"), Side.CUSTOMERS, "owed"),
     Column("customer_refunded_amount", _("Paid back"), Side.CUSTOMERS, "paid back"),
-    Column("customer_planned_amount", _("To be paid back"), Side.CUSTOMERS, "to be paid"),
     Column("open_amount", _("Still owed"), Side.CUSTOMERS, "still owed"),
     Column("unpaid", _("Orders without a sale amount"), Side.CUSTOMERS),
     Column("margin_amount", _("Margin"), Side.MARGIN, "margin"),
@@ -371,8 +368,8 @@ def _sums() -> dict[str, Any]:
     )
     missing = F("quantity") - F("fulfilled_quantity")
     paid_once = Centimes("sale_amount") - Coalesce(Centimes("reordered_amount"), 0)
-    paid_back, planned = Centimes("paid_back_amount"), Centimes("planned_amount")
-    owed = paid_back + planned + Centimes("open_amount")
+    paid_back = Centimes("paid_back_amount")
+    owed = paid_back + Centimes("open_amount")
     is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)
     return {
         "orders": Count("pk"),
@@ -385,7 +382,6 @@ def _sums() -> dict[str, Any]:
         "paid_amount": Sum(paid_once),
         "owed_amount": Sum(owed),
         "customer_refunded_amount": Sum(paid_back),
-        "customer_planned_amount": Sum(planned),
         "margin_amount": Sum(paid_once - owed - charged),
         "lost_margin_amount": Sum(
             owed - missing * price, filter=settled & Q(reordered_amount=None)

@@ -48,7 +48,7 @@ class PaidBack:
 
     @classmethod
     def of(cls, refund: CustomerRefund) -> Self:
-        return cls(refund.amount, refund.executed_at or refund.created_at, refund.method)
+        return cls(refund.amount, refund.executed_at, refund.method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """The part of ``owed`` that is not paid back yet; planned refunds do not count as paid."""
+        """The part of ``owed`` that is not paid back yet."""
         if self.owed is None:
             return None
         return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount

@@ -76,9 +76,7 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
-    if refund.state != RefundState.DONE or refund.executed_at is None:
-        return False
-    if refund.executed_at < Installation.begin():
+    if refund.state != RefundState.DONE or refund.executed_at < Installation.begin():
         return False
     return _queue(refund.order, Kind.PAID_BACK, f"refund {refund.pk}", refund=refund)
 
@@ -87,9 +85,6 @@ def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
 LOST_REFUNDS = "lost refunds"
 _LOOKED_FOR = timedelta(minutes=2)
 _PAID_WITHIN = timedelta(days=2)
-# The search filters by the time when a refund was recorded, because only that column has an index.
-# A planned refund is rarely paid later than this after it was recorded.
-_RECORDED_WITHIN = timedelta(days=30)
 
 
 def tell_of_lost_refunds() -> int:
@@ -105,7 +100,6 @@ def tell_of_lost_refunds() -> int:
     lost = CustomerRefund.objects.filter(
         ~Exists(Delivery.objects.filter(refund=OuterRef("pk"))),
         state=RefundState.DONE,
-        created_at__gte=now - _RECORDED_WITHIN,
         executed_at__gte=max(now - _PAID_WITHIN, Installation.begin()),
     )
     told = 0

@@ -59,7 +59,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     - ``order`` is open, or no card is missing;
     - ``order`` belongs to another environment than the API key;
-    - a refund was paid or is planned;
+    - a refund was paid;
     - ``order`` has a problem that nobody has ticked off.
 
     Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
@@ -107,7 +107,7 @@ def check_reorderable(order: Order) -> None:
         )
         theirs, ours = order.get_environment_display(), key.get_environment_display()
         raise ReorderError(text % {"theirs": theirs, "ours": ours})
-    if order.is_being_paid_back:
+    if order.paid_back_amount:
         raise ReorderError(
             gettext(
                 "The customer has been paid back: place a new order, or take the refund back first."

@@ -1,4 +1,4 @@
-"""Refunds to customers, paid and planned."""
+"""Refunds to customers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from giftcards.rules.money import customer_breakdown
 
 _CENTIME = Decimal("0.01")
 # The columns of an order that its refunds determine.
-_SUMS = ("paid_back_amount", "planned_amount", "open_amount")
+_SUMS = ("paid_back_amount", "open_amount")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
@@ -31,8 +31,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record the unsaved ``refund``, or return the order's refund with the same reference.
 
-        If ``refund`` is paid, a known planned refund is marked as paid. The sums of ``order`` are
-        brought up to date. Raises what :func:`~giftcards.settlement.record_refund` raises.
+        The sums of ``order`` are brought up to date. Raises what
+        :func:`~giftcards.settlement.record_refund` raises.
         """
         refund.check_values()
         with transaction.atomic():
@@ -46,22 +46,10 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             else:
                 known.check_same(refund)
                 known.order = locked
-                if refund.state == RefundState.DONE:
-                    known.mark_as_paid(by=refund.executed_by)
             _write_sums(locked)
         for name in _SUMS:
             setattr(order, name, getattr(locked, name))
         return known or refund
-
-    def complete(self, refund: CustomerRefund, *, by: str) -> None:
-        """Mark a planned refund as paid; does nothing if it was paid already."""
-        refund.check_text("by", "executed_by", by)
-        with transaction.atomic():
-            locked = refund.read_locked()
-            if refund.state == RefundState.CANCELLED:
-                raise RefundError(gettext("This refund was taken back."))
-            refund.mark_as_paid(by=by)
-            _write_sums(locked)
 
     def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
         """Cancel a refund, so that its amount is owed again; the row is kept."""
@@ -97,15 +85,9 @@ def _lock(key: int) -> Order:
 
 
 def _count(order: Order) -> None:
-    sums: dict[str, Decimal] = {
-        RefundState.DONE: Decimal("0.00"),
-        RefundState.CREATED: Decimal("0.00"),
-    }
     # Python adds up the amounts, because SQLite would add them as binary fractions.
-    for state, amount in order.refunds.order_by().values_list("state", "amount"):
-        if state in sums:
-            sums[state] += amount
-    order.paid_back_amount, order.planned_amount = sums.values()
+    done = order.refunds.filter(state=RefundState.DONE).order_by()
+    order.paid_back_amount = sum(done.values_list("amount", flat=True), Decimal("0.00"))
     breakdown = customer_breakdown(order)
     order.open_amount = None if breakdown is None else breakdown.open_amount
 
@@ -138,10 +120,6 @@ def refundable_amount(order: Order) -> Decimal:
         )
     if breakdown.open_amount > 0:
         return breakdown.open_amount
-    if breakdown.planned_amount:
-        raise RefundError(
-            gettext("All that is still owed is planned already: mark the refund as paid.")
-        )
     raise RefundError(gettext("Nothing is left to be paid back for this order."))
 
 
@@ -189,17 +167,14 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 
 class RefundState(models.TextChoices):
-    # The refund is planned, but not paid yet. Its amount no longer counts as owed, so nobody can
-    # plan it twice.
-    CREATED = "created", _("To be paid")
     DONE = "done", _("Paid back")
     CANCELLED = "cancelled", _("Taken back")
 
 
 class CustomerRefund(models.Model):
-    """A refund to a customer, paid or planned, for cards that did not come.
+    """A refund that a customer was paid for cards that did not come.
 
-    A refund is never deleted. Once it is recorded, only its state changes.
+    A refund is never deleted. Once it is recorded, it can only be taken back.
     """
 
     class Source(models.TextChoices):
@@ -239,9 +214,7 @@ class CustomerRefund(models.Model):
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
     # Users are stored by name instead of by foreign key, because they may be deleted.
     created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
-    created_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
-    executed_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
-    executed_at = models.DateTimeField(_("paid"), null=True, editable=False)
+    executed_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
     cancelled_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
     cancelled_at = models.DateTimeField(_("taken back"), null=True, editable=False)
     cancel_reason = models.CharField(
@@ -256,11 +229,11 @@ class CustomerRefund(models.Model):
     class Meta:
         verbose_name = _("refund to a customer")
         verbose_name_plural = _("refunds to customers")
-        ordering = ("-created_at", "-pk")
+        ordering = ("-executed_at", "-pk")
         default_permissions = ("view",)
         indexes = (
-            models.Index(fields=("-created_at", "-id"), name="giftcards_refund_newest"),
-            models.Index(fields=("state", "-created_at", "-id"), name="giftcards_refund_state"),
+            models.Index(fields=("-executed_at", "-id"), name="giftcards_refund_newest"),
+            models.Index(fields=("state", "-executed_at", "-id"), name="giftcards_refund_state"),
             # For the search by reference.
             models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
@@ -280,11 +253,6 @@ class CustomerRefund(models.Model):
         # The text leaves out the reference, because some readers may not see the order.
         return str(_("refund %(number)s") % {"number": self.pk})
 
-    @property
-    def was_planned(self) -> bool:
-        """True if the refund was recorded before it was paid."""
-        return self.executed_at != self.created_at
-
     def check_values(self) -> None:
         """Normalise the values; raise ``ValidationError`` if they cannot be recorded."""
         wrong = {
@@ -298,7 +266,7 @@ class CustomerRefund(models.Model):
             raise ValidationError(wrong)
         # Spaces at the end are invisible, and only some databases ignore them.
         self.reference = self.reference.strip()
-        self.clean_fields(exclude=("order", "created_by", "executed_by"))
+        self.clean_fields(exclude=("order", "created_by"))
         self.check_text("by", "created_by", self.created_by)
         self.amount = self.amount.quantize(_CENTIME)
 
@@ -333,11 +301,6 @@ class CustomerRefund(models.Model):
         self.refresh_from_db()
         self.order, self.has_changed = locked, False
         return locked
-
-    def mark_as_paid(self, *, by: str) -> None:
-        if self.state == RefundState.CREATED:
-            now = timezone.now()
-            self.change(state=RefundState.DONE, executed_at=now, executed_by=by)
 
     def change(self, **values: Any) -> None:
         """Save new values by column name; the order must be locked."""

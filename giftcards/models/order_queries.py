@@ -34,11 +34,9 @@ ON_HOLD_FOR_REVIEW = ON_HOLD & Q(finalized_at=None, review=Review.WANTED)
 # The conditions on true and false columns compare with lists. Django turns "= True" and "= False"
 # into a bare column and NOT, for which SQLite uses no index.
 
-# Orders whose customer has got money back, will get money by a planned refund, or is owed money.
+# Orders whose customer has got money back, or is owed money.
 PAID_BACK = Q(has_paid_back__in=[True])
-PLANNED = Q(has_planned__in=[True])
 OWING = Q(is_owing__in=[True])
-PLANNED_LAST = PLANNED & Q(open_amount=0)
 # Final orders for which nobody has said what the customer paid.
 SALE_UNKNOWN = Q(is_owing__isnull=True, finalized_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.

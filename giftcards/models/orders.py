@@ -535,15 +535,10 @@ class Order(models.Model):
     paid_back_amount = models.DecimalField(
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The sum of the refunds that are planned, but not paid yet.
-    planned_amount = models.DecimalField(
-        _("to be paid back"), default=Decimal(0), editable=False, **MONEY
-    )
-    # The amount owed for missing cards, without paid and planned refunds. NULL if the order is
-    # open, or if nobody has said what the customer paid.
+    # The amount owed for missing cards that was not paid back yet. NULL if the order is open, or if
+    # nobody has said what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
-    has_planned = _is_more_than_nothing("planned_amount")
     is_owing = _is_more_than_nothing("open_amount")
     # The part of the customer's money that moved to the order for the missing cards. NULL if there
     # is no such order.
@@ -637,7 +632,6 @@ class Order(models.Model):
             _newest("consistent", "is_consistent"),
             _newest("credited", "is_credited"),
             _newest("has_paid_back", "has_paid_back"),
-            _newest("has_planned", "has_planned"),
             _newest("owing", "is_owing"),
             # For the shop's own queries about a person or a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
@@ -692,14 +686,10 @@ class Order(models.Model):
             _not_below_zero("sale_amount", "sale_amount"),
             _not_below_zero("max_price", "max_price"),
             _not_below_zero("approved_price", "approved_price"),
-            # Paid and planned refunds never exceed what is owed, even if two are recorded
-            # simultaneously.
+            # Refunds never exceed what is owed, even if two are recorded simultaneously.
             _not_below_zero("open_amount", "open_amount"),
             models.CheckConstraint(
                 condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
-            ),
-            models.CheckConstraint(
-                condition=Q(planned_amount__gte=0), name="giftcards_order_planned"
             ),
         )
 
@@ -736,10 +726,6 @@ class Order(models.Model):
     @property
     def is_put_off(self) -> bool:
         return self.deliver_at is not None and self.deliver_at > timezone.now()
-
-    @property
-    def is_being_paid_back(self) -> bool:
-        return bool(self.paid_back_amount or self.planned_amount)
 
     def line_names(self) -> Names:
         """Return the names of product and type; takes a query only if the row has neither."""

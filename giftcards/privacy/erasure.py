@@ -43,7 +43,6 @@ REASONS: Mapping[str, str] = {
     "open": "it is open",
     "problem": "it has a problem that nobody has ticked off",
     "owed": "money is still owed to the customer",
-    "planned_refund": "a refund is still to be paid",
     "undelivered": "its gift is still to be delivered",
 }
 
@@ -144,8 +143,6 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
         return "problem"
     if CUSTOMER in roles and order.open_amount:
         return "owed"
-    if CUSTOMER in roles and order.planned_amount:
-        return "planned_refund"
     # If an undelivered gift were erased, the recipient would not get it, or the customer could not
     # be told of it.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
@@ -242,7 +239,7 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
         refund.method = ERASED
     refund.comment = ERASED if refund.comment else ""
     refund.cancel_reason = ERASED if refund.cancel_reason else ""
-    for name in ("created_by", "executed_by", "cancelled_by"):
+    for name in ("created_by", "cancelled_by"):
         setattr(refund, name, traces.erased_name(getattr(refund, name)))
     refund.save()
 

@@ -46,7 +46,6 @@ _ORDER = (
     "sale_price",
     "sale_amount",
     "paid_back_amount",
-    "planned_amount",
     "open_amount",
     "created_at",
     "finalized_at",
@@ -76,7 +75,6 @@ _REFUND = (
     "reference",
     "comment",
     "cancel_reason",
-    "created_at",
     "executed_at",
 )
 

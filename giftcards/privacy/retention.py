@@ -23,7 +23,6 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine.clock import Clock
 from giftcards.models import Card, Order, ProviderState, StatusChange
-from giftcards.models.order_queries import PLANNED
 from giftcards.rules.states import FINAL
 from giftcards.rules.times import is_recent
 
@@ -62,7 +61,6 @@ class Reason(NamedTuple):
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
-    "planned_refund": Reason(PLANNED, "with a refund that is still to be paid"),
     "not_credited": Reason(
         Q(is_credited=False), "with money that the provider has not credited back"
     ),

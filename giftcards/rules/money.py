@@ -128,15 +128,14 @@ class CustomerBreakdown:
     """The parts of the customer's payment for a final order, in dinars.
 
     ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
-    missing cards). ``refunded_amount`` was paid back, and ``planned_amount`` is to be paid back.
-    ``open_amount`` is the rest of ``owed_amount``; 0 if the missing cards were ordered again.
+    missing cards). ``refunded_amount`` was paid back. ``open_amount`` is the rest of
+    ``owed_amount``; 0 if the missing cards were ordered again.
     """
 
     paid_amount: Decimal
     kept_amount: Decimal
     owed_amount: Decimal
     refunded_amount: Decimal
-    planned_amount: Decimal
     open_amount: Decimal
 
 
@@ -148,7 +147,6 @@ class Sold(Protocol):
     fulfilled_quantity: int
     sale_amount: Decimal | None
     paid_back_amount: Decimal
-    planned_amount: Decimal
     reordered_amount: Decimal | None
 
 
@@ -169,10 +167,10 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
         quantity=order.quantity,
         fulfilled_quantity=order.fulfilled_quantity,
     )
-    refunded, planned = order.paid_back_amount, order.planned_amount
+    refunded = order.paid_back_amount
     is_open = order.reordered_amount is None
-    left = split.owed_amount - refunded - planned if is_open else Decimal(0)
-    return replace(split, refunded_amount=refunded, planned_amount=planned, open_amount=left)
+    left = split.owed_amount - refunded if is_open else Decimal(0)
+    return replace(split, refunded_amount=refunded, open_amount=left)
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
@@ -208,7 +206,6 @@ def payment_breakdown(
         kept_amount=kept,
         owed_amount=owed,
         refunded_amount=Decimal(0),
-        planned_amount=Decimal(0),
         open_amount=owed,
     )
 

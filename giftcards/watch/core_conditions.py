@@ -21,7 +21,6 @@ from giftcards.models.order_queries import (
     ON_HOLD_FOR_PRICE,
     ON_HOLD_FOR_REVIEW,
     OWING,
-    PLANNED_LAST,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.models.provider import configured_key
@@ -536,29 +535,6 @@ CONDITIONS: Sequence[Condition] = [
         page=_ORDERS,
         is_about_orders=True,
         query="?refund=owed",
-        is_in_digests=False,
-        overlaps_problems=True,
-    ),
-    Condition(
-        code="planned",
-        holds="a refund that was planned is still to be paid, and nothing else is owed for it.",
-        severity=Severity.WARNING,
-        permission="giftcards.settle_refund",
-        judge=_amounts(
-            PLANNED_LAST,
-            "planned_amount",
-            one="1 order has a refund that is still to be paid.",
-            many="%s orders have refunds that are still to be paid.",
-        ),
-        headline=ngettext_lazy(
-            "%(count)s order with a refund to be paid",
-            "%(count)s orders with refunds to be paid",
-            "count",
-        ),
-        remedy=_("Pay each refund, then say on the order's page that it is paid."),
-        page=_ORDERS,
-        is_about_orders=True,
-        query="?refund=planned-last",
         is_in_digests=False,
         overlaps_problems=True,
     ),

@@ -72,11 +72,6 @@ def _owed() -> None:
     settle("w-3", PARTIAL)
 
 
-def _planned() -> None:
-    order = settle("w-1", PARTIAL, sale_price=Decimal(550))
-    record_refund(order, amount=1100, reference="r-1", is_paid=False)
-
-
 def _delayed() -> None:
     make_guide_order(Status.DELAYED, reference="w-1")
 
@@ -99,7 +94,6 @@ ON_HOLD = [
     ("price", _on_hold_for_price, "1 order held because of its price", "Approve the price", 1),
     ("review", _on_hold_for_review, "1 order to be approved before it is bought", "Approve or", 1),
     ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
-    ("planned", _planned, "1 order with a refund to be paid", "Together 1,100 DA. Pay each", 1),
     ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
     ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
     (
@@ -199,10 +193,8 @@ def _of_each_kind() -> None:
         order = settle(f"o-{number}", answer, sale_price=Decimal(550))
         if number:
             order.replace_problems(Kind.ANSWER, [trouble])
-    planned = settle("p-1", PARTIAL, sale_price=Decimal(550))
-    record_refund(planned, amount=1100, reference="r-1", is_paid=False)
     partly = settle("p-2", PARTIAL, sale_price=Decimal(550))
-    record_refund(partly, amount=100, reference="r-2", is_paid=False)
+    record_refund(partly, amount=100, reference="r-2")
     make_guide_order(Status.DELAYED, reference="d-1", problems=[trouble])
     make_guide_order(Status.DELAYED, reference="d-2")
 

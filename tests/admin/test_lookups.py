@@ -39,7 +39,7 @@ ASKED = {
         *("finalized_at__gte", "finalized_at__lt", "finalized_at__isnull"),
         *("created_at__gte", "created_at__lt"),
     },
-    "customerrefund": {"state__exact", "state__isnull", "created_at__gte", "created_at__lt"},
+    "customerrefund": {"state__exact", "state__isnull", "executed_at__gte", "executed_at__lt"},
     "cardreveal": set(),
     "product": {"shelf", "category", "category__isnull"},
     "ledgerentry": {"period", "type", "order"},

@@ -103,35 +103,23 @@ class TestAsking:
         assert "After that, 550 DA is still owed." in shown
         assert "Method: CCP Reference: CCP 12" in shown
         assert "Record 550 DA as paid back" in shown
-        planned = {**asked, **TYPED, "state": "created", "amount": "1100"}
-        shown = plain(text(read(staff.post(page(order), planned))))
-        assert "It will be recorded that 1,100 DA is to be paid back to آمنة." in shown
-        assert "nothing is owed" not in shown
-        assert "After that, 1,100 DA is to be paid back, and is owed until it is paid." in shown
-        assert "Record 1,100 DA as to be paid back" in shown
         assert not CustomerRefund.objects.exists()
 
     @pytest.mark.parametrize(
-        ("amount", "state", "after"),
+        ("amount", "after"),
         [
-            ("550", "created", "After that, 850 DA is to be paid back, and 250 DA is still owed."),
-            ("800", "created", "After that, 1,100 DA is to be paid back, and is owed until it is"),
-            ("550", "done", "After that, 300 DA is to be paid back, and 250 DA is still owed."),
-            ("800", "done", "After that, 300 DA is to be paid back, and is owed until it is paid."),
-            ("1100", "", "After that, nothing is owed any more."),
+            ("550", "After that, 250 DA is still owed."),
+            ("800", "After that, nothing is owed any more."),
         ],
     )
-    def test_the_confirmation_counts_what_is_planned_already(
-        self, staff: Client, amount: str, state: str, after: str
+    def test_the_confirmation_counts_what_was_paid_back_already(
+        self, staff: Client, amount: str, after: str
     ) -> None:
         order = sold()
-        if state:
-            record_refund(order, amount=300, reference="R1", is_paid=False)
-        form = confirmed(staff, order, amount=amount, state=state or "done")
+        record_refund(order, amount=300, reference="R1")
+        form = confirmed(staff, order, amount=amount)
         del form["_confirmed"]
-        shown = plain(text(read(staff.post(page(order), form))))
-        assert after in shown
-        assert ("nothing is owed" in shown) is not bool(state)
+        assert after in plain(text(read(staff.post(page(order), form))))
 
     def test_going_back_from_the_confirmation_keeps_what_was_typed(self, staff: Client) -> None:
         order = sold()
@@ -169,8 +157,6 @@ class TestAsking:
                 "a\u202eb",
                 "Use one line of text, without control or direction characters.",
             ),
-            ("state", "cancelled", "Select a valid choice. cancelled is not one of the available"
-             " choices."),
         ],
     )  # fmt: skip
     def test_a_wrong_form_says_what_is_wrong_and_records_nothing(
@@ -202,24 +188,15 @@ class TestAsking:
 
 
 class TestRecording:
-    @pytest.mark.parametrize(
-        ("state", "said", "logged"),
-        [
-            ("done", "was paid back", "Recorded"),
-            ("created", "is to be paid back", "Planned"),
-        ],
-    )
-    def test_it_is_recorded_with_a_trace(
-        self, staff: Client, state: str, said: str, logged: str
-    ) -> None:
+    def test_it_is_recorded_with_a_trace(self, staff: Client) -> None:
         order = sold()
-        response = staff.post(page(order), confirmed(staff, order, state=state), follow=True)
-        assert told(response) == [f"Recorded: the customer {said} 550 DA."]
+        response = staff.post(page(order), confirmed(staff, order), follow=True)
+        assert told(response) == ["Recorded: the customer was paid back 550 DA."]
         refund = CustomerRefund.objects.get()
         assert (refund.amount, refund.method, refund.reference) == (550, "CCP", "CCP 12")
-        assert (refund.state, refund.source, refund.created_by) == (state, "staff", "user0")
+        assert (refund.state, refund.source, refund.created_by) == ("done", "staff", "user0")
         [entry] = LogEntry.objects.all()
-        assert entry.change_message == f"{logged} a refund to the customer: 550.00, CCP 12."
+        assert entry.change_message == "Recorded a refund to the customer: 550.00, CCP 12."
 
     @pytest.mark.parametrize(
         ("happen", "refunds"),
@@ -244,27 +221,12 @@ class TestRecording:
 
 
 class TestLaterOn:
-    def planned(self, order: Order) -> CustomerRefund:
-        return record_refund(order, amount=550, reference="R1", is_paid=False, by="amina")
-
-    def test_a_planned_refund_is_marked_as_paid(self, staff: Client) -> None:
-        order = sold()
-        address = refund_page(self.planned(order), "complete")
-        assert f'href="{address}">Mark as paid</a>' in read(staff.get(order_page(order)))
-        assert "Amount: 550 DA Reference: R1" in plain(text(read(staff.get(address))))
-        assert told(staff.post(address, follow=True)) == ["The refund is recorded as paid."]
-        again = staff.post(address, follow=True)
-        assert told(again) == ["The refund was recorded as paid already."]
-        refund = CustomerRefund.objects.get()
-        assert (refund.state, refund.executed_by) == ("done", "user0")
-        [entry] = LogEntry.objects.all()
-        assert entry.change_message == "Marked as paid: 550.00, R1."
-        assert told(staff.get(address, follow=True)) == [LATE]
-        assert address not in read(staff.get(order_page(order)))
+    def paid(self, order: Order) -> CustomerRefund:
+        return record_refund(order, amount=550, reference="R1", by="amina")
 
     def test_a_refund_is_taken_back_with_a_reason(self, staff: Client) -> None:
         order = sold()
-        address = refund_page(self.planned(order), "cancel")
+        address = refund_page(self.paid(order), "cancel")
         assert f'href="{address}">Take back</a>' in read(staff.get(order_page(order)))
         for reason, error in (("", "This field is required."), ("x" * 201, "Ensure this value")):
             [shown] = errors(read(staff.post(address, {"reason": reason})))
@@ -282,13 +244,6 @@ class TestLaterOn:
         assert told(staff.get(address, follow=True)) == [LATE]
         assert address not in read(staff.get(order_page(order)))
 
-    def test_a_refund_that_was_taken_back_is_not_marked_as_paid(self, staff: Client) -> None:
-        refund = self.planned(sold())
-        cancel_refund(refund, by="karim")
-        response = staff.post(refund_page(refund, "complete"), follow=True)
-        assert told(response) == ["This refund was taken back."]
-        assert CustomerRefund.objects.get().state == "cancelled"
-
 
 @pytest.mark.parametrize(
     "permissions",
@@ -299,8 +254,8 @@ def test_other_permissions_show_amounts_at_most_and_decide_nothing(
 ) -> None:
     order, browser, boss = sold(), sign_in(*permissions), sign_in(superuser=True)
     form = confirmed(boss, order)
-    refund = record_refund(order, amount=100, reference="R1", is_paid=False)
-    addresses = [page(order), *(refund_page(refund, name) for name in ("complete", "cancel"))]
+    refund = record_refund(order, amount=100, reference="R1")
+    addresses = [page(order), refund_page(refund, "cancel")]
     for address in addresses:
         assert browser.get(address).status_code == 403
         assert browser.post(address, {**form, "reason": "x"}).status_code == 403
@@ -309,11 +264,11 @@ def test_other_permissions_show_amounts_at_most_and_decide_nothing(
         assert "The customer is still owed 1,000 DA." in plain(text(html))
         assert not [address for address in addresses if address in html]
     refund.refresh_from_db()
-    assert (refund.state, CustomerRefund.objects.count()) == ("created", 1)
+    assert (refund.state, CustomerRefund.objects.count()) == ("done", 1)
 
 
 class TestOrdersPage:
-    """200 of 1,100 are paid, 300 are planned, and 50 were taken back."""
+    """200 of 1,100 are paid, and 50 were taken back."""
 
     def test_the_page_tells_what_was_paid_and_what_is_left_and_each_refund(
         self, staff: Client
@@ -322,33 +277,26 @@ class TestOrdersPage:
         record_refund(
             order, amount=200, reference="R1", method="cash", comment="At the <counter>", by="amina"
         )
-        record_refund(order, amount=300, reference="R2", is_paid=False)
-        back = record_refund(order, amount=50, reference="R3", by="amina", is_paid=False)
+        back = record_refund(order, amount=50, reference="R3", by="amina")
         cancel_refund(back, by="karim", why="A mistake.")
         html = read(staff.get(order_page(order)))
-        assert (
-            "The customer was paid back 200 DA. 300 DA is to be paid back, and has not been paid"
-            " yet. The customer is still owed 600 DA."
-        ) in plain(text(html))
+        assert ("The customer was paid back 200 DA. The customer is still owed 900 DA.") in plain(
+            text(html)
+        )
         lines = shown_lines(html)
         assert lines["Owed to the customer"] == ["2 × 550", "1,100 DA"]
         assert lines["Paid back"] == ["", "200 DA"]
-        assert lines["To be paid back"] == ["", "300 DA"]
-        assert lines["Still owed"] == ["1,100 − 200 − 300", "600 DA"]
-        _heading, first, second, third = rows(html, "giftcards-refunds")
+        assert lines["Still owed"] == ["1,100 − 200", "900 DA"]
+        _heading, first, second = rows(html, "giftcards-refunds")
         assert first[:2] == ["200 DA Paid back", "cash · R1"]
         assert first[2].endswith(" amina")
         assert first[3:] == ["At the <counter>", "Take back"]
-        assert second[:2] == ["300 DA To be paid", "R2"]
-        assert second[2].endswith(" The shop's software")
-        assert second[3:] == ["", "Mark as paid Take back"]
-        assert third[0] == "50 DA Taken back"
-        assert third[3:] == ["A mistake.", ""]
-        assert "taken back" in third[2]
+        assert second[0] == "50 DA Taken back"
+        assert second[3:] == ["A mistake.", ""]
+        assert "taken back" in second[2]
         assert [plain(event) for event in timeline(html)[1:]] == [
             "amina recorded that the customer was paid back 200 DA. cash · R1At the <counter>",
-            "It was recorded that the customer is to be paid back 300 DA. R2The shop's software",
-            "amina recorded that the customer is to be paid back 50 DA. R3",
+            "amina recorded that the customer was paid back 50 DA. R3",
             "karim took back a refund of 50 DA: it is owed again. A mistake.",
         ]
 
@@ -356,18 +304,6 @@ class TestOrdersPage:
         html = read(staff.get(order_page(sold())))
         assert "giftcards-refunds" not in html
         assert "Still owed" not in shown_lines(html)
-
-    def test_a_refund_that_was_paid_later_is_told_twice(self, staff: Client) -> None:
-        order = sold()
-        record_refund(order, amount=1100, reference="R1", is_paid=False, by="amina")
-        record_refund(order, amount=1100, reference="R1", by="karim")
-        html = read(staff.get(order_page(order)))
-        assert [plain(event) for event in timeline(html)[1:]] == [
-            "amina recorded that the customer is to be paid back 1,100 DA. R1",
-            "karim recorded that the customer was paid back 1,100 DA.",
-        ]
-        assert "The customer was paid back 1,100 DA." in plain(text(html))
-        assert "still owed" not in text(html)
 
 
 LOG = "/admin/giftcards/customerrefund/"
@@ -393,7 +329,7 @@ def browser() -> Client:
 def test_the_latest_refund_is_shown_first_with_all_that_is_known(browser: Client) -> None:
     order = sold(reference="web-1042")
     refund(order, "R1", method="CCP", amount=Decimal("834.5"))
-    cancel_refund(refund(order, "R2", by=None, is_paid=False), by="karim")
+    cancel_refund(refund(order, "R2", by=None), by="karim")
     assert listed(browser) == [
         ["web-1042", "100 DA", "Taken back", "", "R2", "The shop's software"],
         ["web-1042", "834.50 DA", "Paid back", "CCP", "R1", "amina"],
@@ -421,12 +357,13 @@ def test_refunds_are_found_by_their_reference_and_by_that_of_the_order(browser: 
 def test_refunds_are_filtered_by_state_and_by_day(browser: Client) -> None:
     order = sold(reference="web-1042")
     refund(order, "R1")
-    refund(order, "R2", is_paid=False)
+    cancel_refund(refund(order, "R2"), by="karim")
     old = refund(order, "R3")
-    CustomerRefund.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=40))
-    assert [row[4] for row in listed(browser, state__exact="created")] == ["R2"]
+    long_ago = timezone.now() - timedelta(days=40)
+    CustomerRefund.objects.filter(pk=old.pk).update(executed_at=long_ago)
+    assert [row[4] for row in listed(browser, state__exact="cancelled")] == ["R2"]
     week = str(timezone.now() - timedelta(days=7))
-    found = listed(browser, state__exact="done", created_at__gte=week)
+    found = listed(browser, state__exact="done", executed_at__gte=week)
     assert [row[4] for row in found] == ["R1"]
 
 

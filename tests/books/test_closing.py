@@ -29,7 +29,7 @@ from giftcards.books.reports import By, report, settled_between
 from giftcards.books.summary import summarise
 from giftcards.fulfilment import record_sale, reorder_missing
 from giftcards.models import Order
-from giftcards.settlement import complete_refund, record_refund
+from giftcards.settlement import record_refund
 from tests.books.november import NOON, NOVEMBER, enter, partly_delivered
 from tests.books.random_shop import add_books
 from tests.books.wire import note_ledger
@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
         of_report = {
             "orders", "rejected", "cards_ordered", "cards_delivered", "ordered_amount",
             "charged_amount", "refunded_amount", "paid_amount", "owed_amount", "unpaid",
-            "customer_refunded_amount", "customer_planned_amount", "open_amount",
+            "customer_refunded_amount", "open_amount",
         }  # fmt: skip
         assert {name: figures[name] for name in of_report} == {
             name: getattr(total, name) for name in of_report
@@ -135,7 +135,7 @@ def test_the_ledger_of_a_month_is_read_once_however_many_days_it_has(
 
 
 def test_a_month_without_anything_needs_nothing_but_to_be_read() -> None:
-    nothing = dict.fromkeys(("explained", "sales", "planned", "owed"), "nothing")
+    nothing = dict.fromkeys(("explained", "sales", "owed"), "nothing")
     assert states() == {"read": "done", **nothing}
 
 
@@ -191,14 +191,6 @@ def add_compensated_breaks() -> None:
             1,
         ),
         (lambda: partly_delivered(sale_price=None), "sales", "unpaid", 1),
-        (
-            lambda: record_refund(
-                partly_delivered(), amount=1100, reference="R", by="a", is_paid=False
-            ),
-            "planned",
-            "planned",
-            1,
-        ),
         (partly_delivered, "owed", "owing", 1),
     ],
 )
@@ -211,12 +203,8 @@ def test_what_is_left_keeps_its_step_open(
 
 
 def test_what_was_owed_and_is_paid_is_done() -> None:
-    refund = record_refund(
-        partly_delivered(), amount=1100, reference="R", by="amina", is_paid=False
-    )
+    record_refund(partly_delivered(), amount=1100, reference="R", by="amina")
     assert {states()[name] for name in ("sales", "owed")} == {"done"}
-    complete_refund(refund, by="amina")
-    assert {states()[name] for name in ("sales", "planned", "owed")} == {"done"}
 
 
 # Closing.
@@ -293,11 +281,9 @@ def read_again() -> None:
 
 
 def test_paying_and_ordering_again_is_the_business_of_a_later_month() -> None:
-    planned, owed, again = (partly_delivered(reference=f"web-{number}") for number in range(3))
-    refund = record_refund(planned, amount=1100, reference="R", by="amina", is_paid=False)
+    owed, again = (partly_delivered(reference=f"web-{number}") for number in range(2))
     lacking = partly_delivered(reference="web-3", is_credited=False)
     close()
-    complete_refund(refund, by="amina")
     record_refund(owed, amount=1100, reference="S", by="amina")
     reorder_missing(again, by="amina")
     Order.objects.filter(pk=lacking.pk).update(is_credited=True)

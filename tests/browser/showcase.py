@@ -82,13 +82,13 @@ def tell() -> Order:
 
 
 def _pay_back(order: Order) -> None:
-    """A part is paid, a part is still to be paid, and one came back."""
+    """A part is paid, in two payments, and one came back."""
     staff: dict[str, Any] = {"by": "amina", "source": CustomerRefund.Source.STAFF}
     transfer = {"method": "CCP", "comment": "حوالة بريدية"}
     back = record_refund(order, amount=550, reference="R-7F3A09B2C4D1", **transfer, **staff)
     cancel_refund(back, by="karim", why="The account number was wrong.")
     record_refund(order, amount=550, reference="CCP 0021-88", **transfer, **staff)
-    record_refund(order, amount=Decimal("825.50"), reference="cart-38", is_paid=False)
+    record_refund(order, amount=Decimal("825.50"), reference="cart-38")
 
 
 def _read_catalogue() -> None:

@@ -45,14 +45,10 @@ def unsold(browser: Browser) -> None:
     about("web-1039", "sale")(browser)
 
 
-def about_refund(name: str) -> Visit:
-    """A page about a refund that is still to be paid."""
-
-    def visit(browser: Browser) -> None:
-        refund = CustomerRefund.objects.get(state=CustomerRefund.State.CREATED)
-        browser.open(f"{LIST}refunds/{refund.pk}/{name}/")
-
-    return visit
+def taking_back(browser: Browser) -> None:
+    """The page on which a refund is taken back."""
+    refund = CustomerRefund.objects.get(reference="cart-38")
+    browser.open(f"{LIST}refunds/{refund.pk}/take-back/")
 
 
 def here(_browser: Browser) -> None:
@@ -211,8 +207,7 @@ PAGES: dict[str, Visit] = {
     "pay back": about("web-1042", "pay_back"),
     "pay back, wrong": sent(here, amount="", reference=""),
     "pay back, before it is recorded": sent(about("web-1042", "pay_back")),
-    "paid, of a refund": about_refund("paid"),
-    "take back": about_refund("take-back"),
+    "take back": taking_back,
     "take back, wrong": sent(here),
     "refunds": at("/admin/giftcards/customerrefund/"),
     "ordered again": sent(about("web-1042", "reorder")),

@@ -542,7 +542,7 @@ class TestFailOn:
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
             " refused, worker, chores, provider, queue, keys, reference, balance, prices, cards,"
-            " unconfirmed, price, review, owed, planned, delayed, funds,"
+            " unconfirmed, price, review, owed, delayed, funds,"
             " missing, unknown, unknown_charges, gap, closed_month, mail, untold, digests,"
             " separated by commas.\n",
             2,

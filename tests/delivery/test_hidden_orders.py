@@ -92,7 +92,7 @@ def make_world(prefix: str, code: str) -> World:
     card = order.cards.get()
     reveal = CardReveal.objects.create(card=card, user_id=user, reason=f"{prefix}why")
     refunded = make_guide_order(Status.REFUNDED, reference=f"{prefix}2", sale_amount=500)
-    refund = record_refund(refunded, amount=100, reference=f"{prefix}CCP", is_paid=False)
+    refund = record_refund(refunded, amount=100, reference=f"{prefix}CCP")
     waiting = message(order, status="retrying", next_attempt_at=timezone.now(), address=EMAIL)
     made, _token = link(order, reason=f"{prefix}reason")
     visit(made, "opened")
@@ -115,8 +115,8 @@ def make_trouble(prefix: str) -> None:
     for number, status in enumerate(Status):
         make(status, reference=f"{prefix}s{number}")
     make(Status.HANDLING, reference=f"{prefix}late", problems=[Problem("late", {})])
-    planned = make(Status.REFUNDED, reference=f"{prefix}planned")
-    record_refund(planned, amount=500, reference=f"{prefix}all", is_paid=False)
+    paid_back = make(Status.REFUNDED, reference=f"{prefix}paid-back")
+    record_refund(paid_back, amount=500, reference=f"{prefix}all")
     make(Status.UNCONFIRMED, reference=f"{prefix}lost", problems=[Problem("answer_lost")])
     for reference in ("price", "review"):
         make(Status.PENDING, reference=f"{prefix}{reference}", max_price=400)
@@ -156,7 +156,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
     "desk_changelist": ("",),
     "providerstate_changelist": ("", "?cards=all"),
     "providerstate_resume": ("",),
-    "customerrefund_changelist": (*_OF_LISTS, f"?q={HIDDEN}CCP", "?state__exact=planned"),
+    "customerrefund_changelist": (*_OF_LISTS, f"?q={HIDDEN}CCP", "?state__exact=done"),
     "cardreveal_changelist": _OF_LISTS,
     "product_changelist": ("",),
     "books_ledgerentry_changelist": (*_OF_LISTS, "?period=today", "?order=unknown"),
@@ -178,7 +178,7 @@ KEYS = {
         "order",
     ),
     **dict.fromkeys(("card_ask", "card_reveal"), "card"),
-    **dict.fromkeys(("refund_complete", "refund_cancel"), "refund"),
+    **dict.fromkeys(("refund_cancel",), "refund"),
     **dict.fromkeys(("delivery_try_now", "delivery_send_now", "delivery_cancel"), "message"),
 }
 # The same for Django's pages about a row; those of other models are about no order.

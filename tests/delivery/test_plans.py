@@ -43,7 +43,6 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
                 amount=1,
                 reference=f"CCP {key}",
                 state="done",
-                created_at=now - timedelta(minutes=MINUTES_APART * number),
                 executed_at=now - timedelta(minutes=MINUTES_APART * number),
             )
             for number, key in enumerate(keys)

@@ -259,22 +259,14 @@ class TestLostRefunds:
         assert deliver().startswith("1 sent")
 
     @pytest.mark.parametrize(
-        ("days_ago", "recorded_days_ago", "state", "is_told"),
-        [
-            (1, 1, "done", True),
-            (1, 20, "done", True),
-            (3, 3, "done", False),
-            (1, 40, "done", False),
-            # Planned.
-            (1, 1, "created", False),
-        ],
+        ("days_ago", "state", "is_told"),
+        [(1, "done", True), (3, "done", False), (1, "cancelled", False)],
     )
     @pytest.mark.usefixtures("refund", "server")
     def test_only_refunds_of_late_are_told_of(
-        self, days_ago: int, recorded_days_ago: int, state: str, is_told: bool
+        self, days_ago: int, state: str, is_told: bool
     ) -> None:
-        paid, recorded = ago(days_ago * 86_400), ago(recorded_days_ago * 86_400)
-        CustomerRefund.objects.update(executed_at=paid, created_at=recorded, state=state)
+        CustomerRefund.objects.update(executed_at=ago(days_ago * 86_400), state=state)
         deliver()
         assert Delivery.objects.exists() == is_told
 

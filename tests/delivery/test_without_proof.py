@@ -79,7 +79,7 @@ WITHOUT_ADDRESS = {
     *("order_resolve", "order_price", "order_review", "order_wait", "order_check"),
     *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
     *("order_release", "order_tick_off", "order_note"),
-    *("refund_complete", "refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
+    *("refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
     *("card_ask", "delivery_withdraw", "delivery_dispute"),
     *("delivery_try_now", "delivery_send_now", "delivery_cancel"),
     *("order_report", "order_report_download", "order_close_month"),
@@ -186,7 +186,7 @@ def test_who_has_no_password_reads_that_and_does_nothing_of_it(
 def subject_of(name: str, order: Order) -> Any:
     if name.startswith("refund_"):
         refunded = make_guide_order(Status.REFUNDED, reference=name, sale_amount=500)
-        return record_refund(refunded, amount=100, reference="CCP 1", is_paid=False)
+        return record_refund(refunded, amount=100, reference="CCP 1")
     if name in {"delivery_try_now", "delivery_send_now", "delivery_cancel"}:
         return message(order, status="retrying", next_attempt_at=timezone.now())
     return order.cards.all()[0] if name.startswith("card_") else order

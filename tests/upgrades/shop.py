@@ -100,4 +100,4 @@ def _pay_back(order: Order) -> None:
     back = record_refund(order, amount=100, reference="R-1", **staff)
     cancel_refund(back, by="karim", why="The account number was wrong.")
     record_refund(order, amount=550, reference="R-2", **staff)
-    record_refund(order, amount=550, reference="R-3", is_paid=False, **staff)
+    record_refund(order, amount=550, reference="R-3", **staff)

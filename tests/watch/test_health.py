@@ -235,7 +235,7 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
 def test_every_condition_to_be_alarmed_by_is_tried() -> None:
     # Another condition covers these, or staff read them on the start page alone.
     without = {"refused", "problems", "unconfirmed", "price", "review", "unknown_charges"}
-    without |= {"prices", "delayed", "owed", "planned", "reference"}
+    without |= {"prices", "delayed", "owed", "reference"}
     assert TROUBLES.keys() == CONDITIONS.keys() - without
 
 

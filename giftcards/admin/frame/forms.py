@@ -77,5 +77,5 @@ def state_token(order: Order) -> str:
     # hash also has the time since which it waits.
     held_for = [order.queued_at.isoformat(), order.problems] if order.is_on_hold else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
-    seen += [held_for, f"{order.paid_back_amount:.2f}", f"{order.planned_amount:.2f}"]
+    seen += [held_for, f"{order.paid_back_amount:.2f}"]
     return token("state_token", seen)

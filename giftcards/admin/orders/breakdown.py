@@ -75,17 +75,11 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    paid, planned = breakdown.refunded_amount, breakdown.planned_amount
-    if not (paid or planned):
+    paid = breakdown.refunded_amount
+    if not paid:
         return
-    formula = "{owed}"
-    if paid:
-        formula += " − {paid}"
-        yield BreakdownLine(gettext("Paid back"), "", money(paid))
-    if planned:
-        formula += " − {planned}"
-        yield BreakdownLine(gettext("To be paid back"), "", money(planned))
-    how = calculation(formula, owed=breakdown.owed_amount, paid=paid, planned=planned)
+    yield BreakdownLine(gettext("Paid back"), "", money(paid))
+    how = calculation("{owed} − {paid}", owed=breakdown.owed_amount, paid=paid)
     yield BreakdownLine(gettext("Still owed"), how, money(breakdown.open_amount))
 
 

@@ -27,8 +27,6 @@ from giftcards.models.order_queries import (
     ON_HOLD_FOR_REVIEW,
     OWING,
     PAID_BACK,
-    PLANNED,
-    PLANNED_LAST,
     SALE_UNKNOWN,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
@@ -111,11 +109,8 @@ class RefundFilter(ConditionFilter):
 
     conditions = {
         "paid": (_("Paid back"), PAID_BACK),
-        "planned": (_("To be paid back"), PLANNED),
         "owed": (_("Still owed"), OWING),
-        "planned-last": (_("To be paid back, nothing else owed"), PLANNED_LAST),
     }
-    of_tiles = frozenset({"planned-last"})
 
 
 class SaleFilter(ConditionFilter):

@@ -269,7 +269,7 @@ def decided(decision: Problem | None, log: str = "") -> Outcome:
 
 
 def _may_reorder(order: Order) -> bool:
-    is_untouched = order.reordered_amount is None and not order.is_being_paid_back
+    is_untouched = order.reordered_amount is None and not order.paid_back_amount
     return is_untouched and bool(order.missing_quantity)
 
 

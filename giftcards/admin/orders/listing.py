@@ -291,13 +291,10 @@ def _two_lines(first: str, second: str) -> SafeString:
 
 
 def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
-    parts = [
-        (gettext("paid back: %(amount)s"), breakdown.refunded_amount),
-        (gettext("to be paid: %(amount)s"), breakdown.planned_amount),
-    ]
-    refunds = ((filled(text, amount=money(amount)),) for text, amount in parts if amount)
-    line = ' <span class="giftcards-second">{}</span>'
-    return format_html("{}{}", still_owed, format_html_join("", line, refunds))
+    if not breakdown.refunded_amount:
+        return still_owed
+    paid = filled(gettext("paid back: %(amount)s"), amount=money(breakdown.refunded_amount))
+    return format_html('{} <span class="giftcards-second">{}</span>', still_owed, paid)
 
 
 def _bar(order: Order) -> SafeString:

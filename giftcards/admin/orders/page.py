@@ -36,7 +36,7 @@ from giftcards.admin.orders.follow_up import (
 )
 from giftcards.admin.orders.listing import OrderList
 from giftcards.admin.orders.placing import PlacingPage
-from giftcards.admin.orders.refunding import CANCEL, COMPLETE, PAY_BACK, SALE, refund_rows
+from giftcards.admin.orders.refunding import CANCEL, PAY_BACK, SALE, refund_rows
 from giftcards.admin.orders.resolving import ADOPT, RELEASE, RESOLVE
 from giftcards.admin.orders.searching import SEARCH
 from giftcards.admin.orders.summary import SummaryInput, summarise, why_at_a_standstill
@@ -98,7 +98,6 @@ _ACTIONS = (
     CUSTOMER,
     TICK_OFF,
     NOTE,
-    COMPLETE,
     CANCEL,
 )
 _PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL)
@@ -216,7 +215,7 @@ class OrderPage(OrderPages):
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
-            "may_settle": COMPLETE.permission(self, request),
+            "may_settle": CANCEL.permission(self, request),
             "timeline": past.events,
             "more_sections": [each.section for each in more],
             "more_money": [each.money for each in more],

@@ -29,7 +29,7 @@ from giftcards.fulfilment import record_sale
 from giftcards.models import CustomerRefund, Order
 from giftcards.models.customer_refunds import check_amount, refundable_amount, sale_obstacle
 from giftcards.models.fields import MONEY, plain_line
-from giftcards.settlement import cancel_refund, complete_refund, record_refund
+from giftcards.settlement import cancel_refund, record_refund
 from giftcards.text.display import badge, bdi, filled, moment, money, money_text, payment
 
 _State = CustomerRefund.State
@@ -45,7 +45,6 @@ def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
             "payment": payment(refund.method, refund.reference),
             "steps": _steps(refund),
             "notes": [bdi(text) for text in (refund.comment, refund.cancel_reason) if text],
-            "is_planned": refund.state == _State.CREATED,
             "is_cancelled": refund.state == _State.CANCELLED,
         }
         for refund in refunds
@@ -54,10 +53,8 @@ def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
 
 def _steps(refund: CustomerRefund) -> list[SafeString]:
     by = refund.created_by or refund.get_source_display()
-    paid_at = refund.executed_at if refund.was_planned else None
     steps = (
-        ("", refund.created_at, by),
-        (gettext("paid"), paid_at, refund.executed_by),
+        ("", refund.executed_at, by),
         (gettext("taken back"), refund.cancelled_at, refund.cancelled_by),
     )
     return [
@@ -112,16 +109,6 @@ SALE = OrderAction(
 
 class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new refund; the form is posted once for the confirmation page, and again to confirm."""
-
-    state = forms.ChoiceField(
-        label=_("The payment"),
-        choices=[
-            (_State.DONE, _("It has been made.")),
-            (_State.CREATED, _("It is still to be made.")),
-        ],
-        initial=_State.DONE,
-        widget=forms.RadioSelect,
-    )
 
     class Meta:
         model = CustomerRefund
@@ -187,20 +174,15 @@ def _pay_back(attempt: Attempt) -> Answer:
     given = form.cleaned_data
     if not form.is_confirmed:
         return _confirmation(attempt, given)
-    is_paid = given["state"] == _State.DONE
-    values = {name: given[name] for name in form.Meta.fields}
     source = CustomerRefund.Source.STAFF
-    refund = record_refund(order, **values, by=attempt.by, is_paid=is_paid, source=source)
+    refund = record_refund(order, **given, by=attempt.by, source=source)
     if not refund.has_changed:
         text = gettext("This refund was recorded already. It is not paid twice.")
         return Outcome(text, level=messages.INFO)
     text = gettext("Recorded: the customer was paid back %(amount)s.")
-    if not is_paid:
-        text = gettext("Recorded: the customer is to be paid back %(amount)s.")
-    done = "Recorded a refund" if is_paid else "Planned a refund"
     return Outcome(
         text % {"amount": money_text(refund.amount)},
-        f"{done} to the customer: {_in_log(refund)}.",
+        f"Recorded a refund to the customer: {_in_log(refund)}.",
     )
 
 
@@ -243,39 +225,6 @@ def _refund_context(attempt: Attempt) -> Mapping[str, Any]:
         "facts": [*about(attempt.order), *_payment_facts(given)],
         "action": attempt.action.label,
     }
-
-
-def _complete(attempt: Attempt) -> Outcome:
-    refund = complete_refund(attempt.row, by=attempt.by)
-    if not refund.has_changed:
-        return Outcome(gettext("The refund was recorded as paid already."), level=messages.INFO)
-    return Outcome(
-        gettext("The refund is recorded as paid."), f"Marked as paid: {_in_log(refund)}."
-    )
-
-
-def _late_unless_planned(attempt: Attempt) -> Outcome | None:
-    is_planned = attempt.row.state == _State.CREATED
-    return None if is_planned or attempt.request.method == "POST" else LATE
-
-
-COMPLETE = OrderAction(
-    name="refund_complete",
-    route="refunds/<key>/paid/",
-    label=_("Mark as paid"),
-    permission=may("giftcards.settle_refund"),
-    of=CustomerRefund,
-    place="",
-    token=None,
-    before=_late_unless_planned,
-    form=lambda _attempt, data: forms.Form(data),
-    template="ask",
-    context=lambda attempt: {
-        **_refund_context(attempt),
-        "consequence": gettext("It will be recorded that the customer has been paid."),
-    },
-    act=_complete,
-)
 
 
 class TakeBackForm(forms.Form):
@@ -339,33 +288,19 @@ def _payment_facts(given: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
     text = gettext("%(amount)s will be recorded as paid back to %(customer)s.")
-    if given["state"] != _State.DONE:
-        text = gettext("It will be recorded that %(amount)s is to be paid back to %(customer)s.")
     customer = customer_of(order)
     named = bdi(customer) if customer else gettext("the customer")
     return filled(text, amount=money(given["amount"]), customer=named)
 
 
-def _afterwards(order: Order, given: Mapping[str, Any]) -> SafeString:
-    planned, owed = order.planned_amount, refundable_amount(order) - given["amount"]
-    if given["state"] != _State.DONE:
-        planned += given["amount"]
-    if planned and owed:
-        text = gettext("After that, %(planned)s is to be paid back, and %(owed)s is still owed.")
-    elif planned:
-        text = gettext("After that, %(planned)s is to be paid back, and is owed until it is paid.")
-    elif owed:
-        text = gettext("After that, %(owed)s is still owed.")
-    else:
-        text = gettext("After that, nothing is owed any more.")
-    return filled(text, planned=money(planned), owed=money(owed))
+def _afterwards(order: Order, given: Mapping[str, Any]) -> str:
+    if owed := refundable_amount(order) - given["amount"]:
+        return filled(gettext("After that, %(owed)s is still owed."), owed=money(owed))
+    return gettext("After that, nothing is owed any more.")
 
 
 def _action(given: Mapping[str, Any]) -> str:
-    text = gettext("Record %(amount)s as paid back")
-    if given["state"] != _State.DONE:
-        text = gettext("Record %(amount)s as to be paid back")
-    return text % {"amount": money_text(given["amount"])}
+    return gettext("Record %(amount)s as paid back") % {"amount": money_text(given["amount"])}
 
 
 def _in_log(refund: CustomerRefund) -> str:
@@ -394,13 +329,13 @@ class CustomerRefundAdmin(OrderRows):
         "by",
     )
     list_select_related = ("order",)
-    list_filter = (("state", admin.ChoicesFieldListFilter), ("created_at", DateFilter))
+    list_filter = (("state", admin.ChoicesFieldListFilter), ("executed_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
     # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 
-    when = column(CustomerRefund, "created_at")
+    when = column(CustomerRefund, "executed_at")
     how_much = column(CustomerRefund, "amount")
     its_state = column(CustomerRefund, "state", lambda refund, _state: _badge_of(refund))
     its_reference = column(CustomerRefund, "reference")

@@ -285,13 +285,13 @@ def _owed(order: Order) -> Iterator[str]:
     breakdown = customer_breakdown(order)
     if breakdown is None:
         yield gettext("What the customer is owed is not known: the order has no sale amount.")
-    elif order.is_being_paid_back:
+    elif order.paid_back_amount:
         yield from _paid_back(breakdown)
     elif breakdown.owed_amount:
         text = gettext("The customer is owed %(amount)s.")
         amount = worked_out(missing, order.sale_price, breakdown.owed_amount)
         yield filled(text, amount=amount)
-    if breakdown is None or breakdown.planned_amount or breakdown.open_amount:
+    if breakdown is None or breakdown.open_amount:
         yield from _promised(order)
 
 
@@ -308,9 +308,6 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
     if breakdown.refunded_amount:
         text = gettext("The customer was paid back %(amount)s.")
         yield filled(text, amount=money(breakdown.refunded_amount))
-    if breakdown.planned_amount:
-        text = gettext("%(amount)s is to be paid back, and has not been paid yet.")
-        yield filled(text, amount=money(breakdown.planned_amount))
     if breakdown.open_amount:
         text = gettext("The customer is still owed %(amount)s.")
         yield filled(text, amount=money(breakdown.open_amount))

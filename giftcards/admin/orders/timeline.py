@@ -268,10 +268,6 @@ def _earlier(value: str | datetime | None) -> str:
     return bdi(linebreaksbr(value))
 
 
-_PLANNED = (
-    gettext_lazy("%(by)s recorded that the customer is to be paid back %(amount)s."),
-    gettext_lazy("It was recorded that the customer is to be paid back %(amount)s."),
-)
 _PAID = (
     gettext_lazy("%(by)s recorded that the customer was paid back %(amount)s."),
     gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
@@ -290,12 +286,8 @@ def _refunded(refund: CustomerRefund) -> Iterator[Event]:
         if text
     ]
     amount = money(refund.amount)
-    if refund.was_planned:
-        text = _told(_PLANNED, refund.created_by, amount=amount)
-        yield Event(refund.created_at, text, details=said)
-    if refund.executed_at:
-        text = _told(_PAID, refund.executed_by, amount=amount)
-        yield Event(refund.executed_at, text, details=[] if refund.was_planned else said)
+    text = _told(_PAID, refund.created_by, amount=amount)
+    yield Event(refund.executed_at, text, details=said)
     if refund.cancelled_at:
         text = _told(_TAKEN_BACK, refund.cancelled_by, amount=amount)
         why = [bdi(refund.cancel_reason)] if refund.cancel_reason else []

@@ -98,13 +98,6 @@ _TEXTS: Mapping[str, _Text] = {
         _("Say on the page of each order what the customer paid."),
         ("unpaid",),
     ),
-    "planned": _Text(
-        _("Refunds to be paid"),
-        _("No refund is left to be paid."),
-        _("Nothing was owed to customers."),
-        _("Pay them, and mark them as paid on the pages of the orders."),
-        ("planned",),
-    ),
     "owed": _Text(
         _("Money still owed to customers"),
         _("Nothing is still owed."),
@@ -114,12 +107,11 @@ _TEXTS: Mapping[str, _Text] = {
     ),
 }
 # Maps the name of a count to the amount that is shown beside it.
-_AMOUNTS = {"breaks": "gap", "planned": "customer_planned_amount", "owing": "open_amount"}
+_AMOUNTS = {"breaks": "gap", "owing": "open_amount"}
 # The filters with which the list of orders shows what a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "missing"},
     "unpaid": {"sale": "unknown"},
-    "planned": {"refund": "planned"},
     "owing": {"refund": "owed"},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}

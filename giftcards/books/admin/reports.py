@@ -242,7 +242,6 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
     "contradictory": {"figures": "contradictory"},
     "unpaid": {"sale": "unknown"},
     "customer_refunded_amount": {"refund": "paid"},
-    "customer_planned_amount": {"refund": "planned"},
     "open_amount": {"refund": "owed"},
 }
 # Figures that are left out while they are 0.
@@ -418,12 +417,12 @@ class Label(NamedTuple):
     is_minor: bool = False
 
 
-# The four parts of what customers paid, stacked in a column of the chart.
+# The three parts of what customers paid, stacked in a column of the chart.
 SERIES = (
     Series(_("Kept"), attrgetter("kept_amount")),
     *(
         Series(_LABELS[name], attrgetter(name))
-        for name in ("customer_refunded_amount", "customer_planned_amount", "open_amount")
+        for name in ("customer_refunded_amount", "open_amount")
     ),
 )
 

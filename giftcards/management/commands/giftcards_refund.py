@@ -24,7 +24,6 @@ from giftcards.models import CustomerRefund, Order
 from giftcards.settlement import cancel_refund, record_refund
 
 _STATES: Mapping[str, str] = {
-    CustomerRefund.State.CREATED: "is to be paid back",
     CustomerRefund.State.DONE: "is paid back",
     CustomerRefund.State.CANCELLED: "was taken back",
 }
@@ -69,12 +68,6 @@ class Command(GiftcardsCommand):
         )
         parser.add_argument("--by", default="", help="Who paid it (default: not said).")
         parser.add_argument(
-            "--planned",
-            action="store_true",
-            help="It is still to be paid (default: it is paid). Repeat the command without this"
-            " option once it is.",
-        )
-        parser.add_argument(
             "--cancel",
             action="store_true",
             help="Take the refund back: it is owed again (default: it is recorded).",
@@ -111,14 +104,13 @@ def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
         method=options["method"],
         by=options["by"],
         comment=options["comment"],
-        is_paid=not options["planned"],
         source=CustomerRefund.Source.COMMAND,
     )
 
 
 def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
-    if options["planned"] or options["method"]:
-        raise refuse("--cancel takes no --planned and no --method.")
+    if options["method"]:
+        raise refuse("--cancel takes no --method.")
     refund = order.refunds.filter(reference=options["reference"].strip()).first()
     if refund is None:
         raise refuse(f"The order has no refund {options['reference']!r}.")
