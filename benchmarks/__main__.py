@@ -27,7 +27,7 @@ PARTS = (
     "memory",
     "history",
     "shelf",
-    "books",
+    "reports",
     "links",
     "keys",
     "upkeep",
@@ -106,8 +106,8 @@ def run_all(*, is_quick: bool) -> None:
         start(folder, "shelf", "sqlite", *flags).wait()
         with_postgres(folder, "shelf", flags)
         say("\nA report of a month, and its orders as a file")
-        start(folder, "books", "sqlite", *flags).wait()
-        with_postgres(folder, "books", flags)
+        start(folder, "reports", "sqlite", *flags).wait()
+        with_postgres(folder, "reports", flags)
         say("\nLinks to cards: right ones, wrong ones, and one to many cards")
         start(folder, "links", *flags).wait()
         say("\nSealing all cards anew, opening them, destroying their codes")

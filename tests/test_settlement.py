@@ -105,8 +105,8 @@ def left(order: Order) -> Decimal:
     amounts = dict.fromkeys(CustomerRefund.State, Decimal(0))
     for refund in row.refunds.all():
         amounts[CustomerRefund.State(refund.state)] += refund.amount
-    assert row.paid_back_amount == breakdown.refunded_amount == amounts["done"]
-    assert breakdown.owed_amount == breakdown.refunded_amount + breakdown.open_amount
+    assert row.paid_back_amount == breakdown.paid_back_amount == amounts["done"]
+    assert breakdown.owed_amount == breakdown.paid_back_amount + breakdown.open_amount
     return breakdown.open_amount
 
 

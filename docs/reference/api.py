@@ -63,7 +63,7 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.settlement record_refund",
         "giftcards.settlement cancel_refund",
     ),
-    "Reports and the provider's books": (
+    "Reports and the ledger": (
         "giftcards.books.reports report",
         "giftcards.books.reports Report",
         "giftcards.books.exports report_rows",

@@ -13,7 +13,7 @@ from giftcards.privacy.person import Person, Traces
 
 
 class Purchases:
-    """The keeper of the e-mail address of each purchase; the rest stays, for the books."""
+    """The keeper of the e-mail address of each purchase; the rest stays, for the accounts."""
 
     app_label = "storefront"
 

@@ -149,7 +149,7 @@ class _Line:
         if customer:
             self.paid = customer.paid_amount - (order.reordered_amount or 0)
             self.open = customer.open_amount
-            self.owed = customer.refunded_amount + self.open
+            self.owed = customer.paid_back_amount + self.open
             if self.charged is not None:
                 self.margin = self.paid - self.owed - self.charged
 
@@ -217,7 +217,7 @@ _ORDER = (
     _Column(_("customer"), attrgetter("order.customer_name")),
     _Column(_("paid by the customer"), attrgetter("paid")),
     _Column(_("Owed to the customer"), attrgetter("owed")),
-    _figure("customer_refunded_amount", "order.paid_back_amount"),
+    _figure("customer_paid_back_amount", "order.paid_back_amount"),
     _figure("open_amount", "open"),
 )
 _ORDER_COSTS = (

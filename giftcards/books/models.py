@@ -111,7 +111,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
 
 
 class LedgerEntry(models.Model):
-    """A change of the balance that the provider has booked; nobody edits an entry here."""
+    """A transaction of the provider that changed the balance; nobody edits an entry here."""
 
     # The provider's `_id`, or an id made from the entry's content.
     provider_id: models.CharField[str, str] = ExactCharField(
@@ -145,7 +145,7 @@ class LedgerEntry(models.Model):
     )
     # True if the order was found by amount and time, because the entry names no order.
     is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
-    # The time when the entry was first read, long after `time` if the provider booked it late.
+    # The time when the entry was first read, long after `time` if the provider listed it late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
     objects = LedgerEntryQuerySet.as_manager()

@@ -132,7 +132,7 @@ FIGURES = (
         for name in (
             "paid_amount",
             "owed_amount",
-            "customer_refunded_amount",
+            "customer_paid_back_amount",
             "open_amount",
         )
     ),
@@ -316,10 +316,10 @@ class Month:
         has_owed = bool(self.figures["owed_at_first"])
         closes = self.figures["gap"] == 0 or not self.figures["entries"]
         is_explained = closes and not any(self.figures[name] for name in UNFIT)
-        has_books = bool(self.figures["entries"] or has_orders)
+        has_any = bool(self.figures["entries"] or has_orders)
         return (
             Step("read", _state(is_done=self.is_read)),
-            Step("explained", _state(is_done=is_explained, is_needed=has_books)),
+            Step("explained", _state(is_done=is_explained, is_needed=has_any)),
             Step("sales", _state(is_done=not self.figures["unpaid"], is_needed=has_orders)),
             Step("owed", _state(is_done=not self.figures["owing"], is_needed=has_owed)),
         )

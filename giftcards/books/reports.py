@@ -65,7 +65,7 @@ class Figures:
     ordered = charged + refunded.
 
     The customers' side counts each dinar once: if missing cards were ordered again, the payment for
-    them counts for the new order only. So paid = kept + owed, and owed = customer_refunded + open.
+    them counts for the new order only. So paid = kept + owed, and owed = customer_paid_back + open.
     """
 
     orders: int = 0
@@ -81,7 +81,7 @@ class Figures:
     # paid.
     paid_amount: Decimal = _ZERO
     owed_amount: Decimal = _ZERO
-    customer_refunded_amount: Decimal = _ZERO
+    customer_paid_back_amount: Decimal = _ZERO
     # Kept minus charged, over the orders for which both amounts are known.
     margin_amount: Decimal = _ZERO
     # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
@@ -105,7 +105,7 @@ class Figures:
     @property
     def open_amount(self) -> Decimal:
         """The part of the owed amount that was not paid back yet."""
-        return self.owed_amount - self.customer_refunded_amount
+        return self.owed_amount - self.customer_paid_back_amount
 
     @property
     def fill_rate(self) -> Decimal | None:
@@ -159,7 +159,7 @@ COLUMNS = (
     Column("paid_amount", _("Paid by customers"), Side.CUSTOMERS, "paid"),
     Column("kept_amount", _("Kept, for what was delivered"), Side.CUSTOMERS, is_in_files=False),
     Column("owed_amount", _("Owed to customers"), Side.CUSTOMERS, "owed"),
-    Column("customer_refunded_amount", _("Paid back"), Side.CUSTOMERS, "paid back"),
+    Column("customer_paid_back_amount", _("Paid back"), Side.CUSTOMERS, "paid back"),
     Column("open_amount", _("Still owed"), Side.CUSTOMERS, "still owed"),
     Column("unpaid", _("Orders without a sale amount"), Side.CUSTOMERS),
     Column("margin_amount", _("Margin"), Side.MARGIN, "margin"),
@@ -381,7 +381,7 @@ def _sums() -> dict[str, Any]:
         "refunded_amount": Sum(missing * price, filter=settled),
         "paid_amount": Sum(paid_once),
         "owed_amount": Sum(owed),
-        "customer_refunded_amount": Sum(paid_back),
+        "customer_paid_back_amount": Sum(paid_back),
         "margin_amount": Sum(paid_once - owed - charged),
         "lost_margin_amount": Sum(
             owed - missing * price, filter=settled & Q(reordered_amount=None)

@@ -280,7 +280,7 @@ def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> I
         ("paid", customer["paid_amount"]),
         ("kept", customer["kept_amount"]),
         ("owed", customer["owed_amount"]),
-        ("paid back", customer["refunded_amount"]),
+        ("paid back", customer["paid_back_amount"]),
         ("went along", order.reordered_amount),
         ("still owed", customer["open_amount"]),
     ):

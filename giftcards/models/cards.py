@@ -22,7 +22,7 @@ from giftcards.models.scalars import read_beside, value_of
 
 # Staff who may find or reveal codes see at most this many last characters of a code.
 _LONGEST_TAIL = 4
-#: Stands in ``key_fingerprint`` if the code is destroyed. The row stays, because the books need it,
+#: Stands in ``key_fingerprint`` if the code is destroyed. The row stays, because reports need it,
 #: and because its ``value_fingerprint`` recognises a code that is delivered again.
 DESTROYED = "destroyed"
 # The key of a value in ``scalars_of_ends``: ("oldest", key), ("newest", key), or ("other", number)

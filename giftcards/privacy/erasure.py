@@ -1,6 +1,6 @@
 """Erasing a person from orders: a customer or a recipient of gifts.
 
-The orders and the books stay, without the person. Each order is erased in its own transaction. If
+The orders and the ledger stay, without the person. Each order is erased in its own transaction. If
 an erasure was stopped, the next one goes on with the orders that still name the person.
 """
 

@@ -198,10 +198,10 @@ class PaymentAnswer:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A booking on the account, in dinar; a positive amount came in.
+    """A transaction on the account, in dinar; a positive amount came in.
 
     ``type`` is the provider's word, such as ``ORDER``, or :data:`PAYMENT` for a customer's payment.
-    ``objid`` is the id of what was booked, such as an order.
+    ``objid`` is the id of what it is about, such as an order.
 
     An unusable text is "", an unusable balance ``None``. The provider's balances may contradict the
     amount.
@@ -218,7 +218,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPage:
-    """One page of the bookings. ``unreadable`` counts the rows that could not be used.
+    """One page of the transactions. ``unreadable`` counts the rows that could not be used.
 
     ``total_pages`` and ``total_results`` are ``None`` if the provider does not say.
     """
@@ -323,7 +323,7 @@ def _rows_of(data: JsonObject, kind: str) -> tuple[list[Any], _Fields]:
     return rows, _Fields(pagination if isinstance(pagination, dict) else {})
 
 
-# The documented types of bookings. Refunds bring money in, too.
+# The documented types of transactions. Refunds bring money in, too.
 _TYPES_IN = {"DEPOSIT", "RECEIVE", "POINT-EXCHANGE"}
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
 _REFUNDS = "REFUND-"
@@ -337,7 +337,7 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
 def read_ledger(data: JsonObject) -> LedgerPage:
-    """Read a page of bookings; count the rows without usable type, amount or time."""
+    """Read a page of transactions; count the rows without usable type, amount or time."""
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_booking, told)))
     return LedgerPage(
@@ -378,7 +378,7 @@ def _usual_type(told: str) -> str:
 
 
 def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
-    """Return the direction of a booking: 1 in, -1 out, 0 unknown."""
+    """Return the direction of a transaction: 1 in, -1 out, 0 unknown."""
     if kind in _TYPES_IN or kind.startswith(_REFUNDS):
         return 1
     if kind in _TYPES_OUT:

@@ -163,7 +163,7 @@ class Client:
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return one page of the account's bookings in the period, as :meth:`list_orders` does."""
+        """Return a page of the account's transactions of the period, like :meth:`list_orders`."""
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 

@@ -128,14 +128,14 @@ class CustomerBreakdown:
     """The parts of the customer's payment for a final order, in dinars.
 
     ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
-    missing cards). ``refunded_amount`` was paid back. ``open_amount`` is the rest of
+    missing cards). ``paid_back_amount`` was paid back. ``open_amount`` is the rest of
     ``owed_amount``; 0 if the missing cards were ordered again.
     """
 
     paid_amount: Decimal
     kept_amount: Decimal
     owed_amount: Decimal
-    refunded_amount: Decimal
+    paid_back_amount: Decimal
     open_amount: Decimal
 
 
@@ -167,10 +167,10 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
         quantity=order.quantity,
         fulfilled_quantity=order.fulfilled_quantity,
     )
-    refunded = order.paid_back_amount
+    paid_back = order.paid_back_amount
     is_open = order.reordered_amount is None
-    left = split.owed_amount - refunded if is_open else Decimal(0)
-    return replace(split, refunded_amount=refunded, open_amount=left)
+    left = split.owed_amount - paid_back if is_open else Decimal(0)
+    return replace(split, paid_back_amount=paid_back, open_amount=left)
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
@@ -205,7 +205,7 @@ def payment_breakdown(
         paid_amount=paid,
         kept_amount=kept,
         owed_amount=owed,
-        refunded_amount=Decimal(0),
+        paid_back_amount=Decimal(0),
         open_amount=owed,
     )
 

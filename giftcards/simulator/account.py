@@ -146,14 +146,14 @@ LEDGER_ODDITIES: Mapping[str, str] = {
     "bare": "an entry is a type, an amount and a time",
     "late": "every second entry is shown a while after its time",
     "repeated": "every page begins with the last entry of the page before",
-    "foreign": "with every order, something else is booked, such as a top-up of a phone",
+    "foreign": "with every order, something else is charged, such as a top-up of a phone",
     "missing": "what was not delivered is credited, but its entry is never shown",
     "uncredited": "what was not delivered is never credited",
 }
-# These bookings take money from the account; all others bring money in.
+# These transactions take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# The bookings of the oddity ``foreign``, one after the other. Their sum is positive, so that the
-# balance suffices.
+# The transactions of the oddity ``foreign``, one after the other. Their sum is positive, so that
+# the balance suffices.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),
@@ -235,7 +235,7 @@ class Payment:
 class Transaction:
     """A signed change of the balance, and the balance afterwards, in dinars.
 
-    ``objid`` is the id of what was booked, such as an order. The API shows the transaction from
+    ``objid`` is the id of what it is about, such as an order. The API shows the transaction from
     ``shown_at`` on, or never if that is ``None``.
     """
 
@@ -308,7 +308,7 @@ class Account:
             self._short: set[Shortfall] = set()  # used up by an order
             self._balance = Decimal(0)
             self._foreign = itertools.cycle(_FOREIGN)
-            self._book("DEPOSIT", Decimal(self.opening_balance), at=self._now())
+            self._add("DEPOSIT", Decimal(self.opening_balance), at=self._now())
 
     # The ledger.
 
@@ -341,10 +341,10 @@ class Account:
             self._settle_due()
             return list(self._transactions.values())
 
-    def book(
+    def add_transaction(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Book a transaction that belongs to no order of this account, and return it.
+        """Add a transaction that belongs to no order of this account, and return it.
 
         ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` comes in or goes out.
         The API shows the transaction after ``shown_after`` seconds, or never if that is ``None``.
@@ -358,7 +358,7 @@ class Account:
             self._settle_due()
             if self._balance + change < 0:
                 raise ValueError("The balance does not cover the amount.")
-            return self._book(kind, change, objid, at=self._now(), shown_after=shown_after)
+            return self._add(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
         """Never show a transaction again; :exc:`KeyError` if there is none with this id."""
@@ -395,7 +395,7 @@ class Account:
             status: Literal["CONFIRMED", "FAILED"] = "CONFIRMED" if confirmed else "FAILED"
             payment = self._payments[ref] = replace(payment, status=status)
             if confirmed:
-                self._book("DEPOSIT", payment.amount, ref, at=self._now())
+                self._add("DEPOSIT", payment.amount, ref, at=self._now())
             return payment
 
     # The methods below require the lock.
@@ -442,10 +442,10 @@ class Account:
         self._orders[order.id] = order
         if order.settle_at is not None:
             heapq.heappush(self._due, (order.settle_at, order.id))
-        self._book("ORDER", -amount, order.id, at=now)
+        self._add("ORDER", -amount, order.id, at=now)
         if "foreign" in self.ledger_oddities:
             foreign, change = next(self._foreign)
-            self._book(foreign, Decimal(change), _object_id(now), at=now)
+            self._add(foreign, Decimal(change), _object_id(now), at=now)
         if special.answer == "lost":
             raise NoAnswer
         if special.answer == "error":
@@ -524,7 +524,7 @@ class Account:
         order.charged -= order.refunded
         if "uncredited" not in self.ledger_oddities:
             shown_after = None if "missing" in self.ledger_oddities else 0
-            self._book("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
+            self._add("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
 
     def _grow(self, order: Order) -> None:
         """Deliver the cards that a ``SIM_GROW`` order has by now; they come at even intervals."""
@@ -545,7 +545,7 @@ class Account:
         self._next_serial += 1
         return Card(f"SIM-{'-'.join(groups)}", str(self._next_serial))
 
-    def _book(
+    def _add(
         self,
         kind: str,
         change: Decimal,

@@ -189,11 +189,11 @@ def figures_of(order: Order) -> Figures:
     if customer is None:
         return Figures(**values, unpaid=1)
     paid = customer.paid_amount - (order.reordered_amount or 0)
-    owed = customer.refunded_amount + customer.open_amount
+    owed = customer.paid_back_amount + customer.open_amount
     values |= {
         "paid_amount": paid,
         "owed_amount": owed,
-        "customer_refunded_amount": customer.refunded_amount,
+        "customer_paid_back_amount": customer.paid_back_amount,
     }
     if charged is not None:
         values["margin_amount"] = paid - owed - charged

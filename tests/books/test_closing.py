@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
         of_report = {
             "orders", "rejected", "cards_ordered", "cards_delivered", "ordered_amount",
             "charged_amount", "refunded_amount", "paid_amount", "owed_amount", "unpaid",
-            "customer_refunded_amount", "open_amount",
+            "customer_paid_back_amount", "open_amount",
         }  # fmt: skip
         assert {name: figures[name] for name in of_report} == {
             name: getattr(total, name) for name in of_report

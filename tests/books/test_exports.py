@@ -196,7 +196,7 @@ class TestOrders:
             "Credited back": "refunded_amount",
             "Paid by the customer": "paid_amount",
             "Owed to the customer": "owed_amount",
-            "Paid back": "customer_refunded_amount",
+            "Paid back": "customer_paid_back_amount",
             "Still owed": "open_amount",
             "Margin": "margin_amount",
         }.items():

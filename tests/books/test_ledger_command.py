@@ -107,11 +107,11 @@ def unfitting(simulator: Simulator) -> tuple[str, str]:
     simulator.ledger_oddities = ["uncredited"]
     trade()
     Order.objects.update(finalized_at=ago(1_000), sent_at=ago(1_010))
-    simulator.book("ORDER", 490, objid="f" * 24)
-    simulator.book("REFUND-ORDER", 250, objid="e" * 24)
-    simulator.book("FLEXY", 100, shown_after=None)
+    simulator.add_transaction("ORDER", 490, objid="f" * 24)
+    simulator.add_transaction("REFUND-ORDER", 250, objid="e" * 24)
+    simulator.add_transaction("FLEXY", 100, shown_after=None)
     simulator.clock = clock
-    simulator.book("DEPOSIT", 5)
+    simulator.add_transaction("DEPOSIT", 5)
     return "--since", str(day_of(ago(1_010)))
 
 
@@ -191,7 +191,7 @@ def test_without_the_provider_the_books_are_incomplete_and_what_is_known_is_show
 
 def test_late_entries_and_their_days_are_named(call: Call, simulator: Simulator) -> None:
     trade()
-    late = simulator.book("DEPOSIT", 7, shown_after=3_600)
+    late = simulator.add_transaction("DEPOSIT", 7, shown_after=3_600)
     call("giftcards_ledger")
     clock = simulator.clock
     simulator.clock = lambda: clock() + 7_200

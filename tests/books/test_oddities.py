@@ -89,7 +89,7 @@ def test_a_credit_that_is_never_shown_is_a_gap_and_one_never_made_is_none(
     simulator.ledger_oddities = ["uncredited"]
     trade(simulator, ("TEST_REFUND", 3))
     simulator.ledger_oddities = []
-    simulator.book("DEPOSIT", 100)
+    simulator.add_transaction("DEPOSIT", 100)
     read()
     found = total()
     assert (found.gap, len(found.breaks)) == (980, 1)
@@ -121,7 +121,7 @@ def test_the_sum_is_the_change_of_the_balance_or_the_gap_is_named(
         refill_budget()
         check_matches()
     simulator.ledger_oddities = []
-    simulator.book("DEPOSIT", 1)
+    simulator.add_transaction("DEPOSIT", 1)
     read()
     found = total()
     shown = [entry for entry in simulator.transactions if entry.shown_at is not None]

@@ -48,7 +48,7 @@ FIGURES = {
     "refunded_amount": "980.00",
     "paid_amount": "2750.00",
     "owed_amount": "1100.00",
-    "customer_refunded_amount": "0.00",
+    "customer_paid_back_amount": "0.00",
     "margin_amount": "180.00",
     "lost_margin_amount": "120.00",
     "unknown": 0,

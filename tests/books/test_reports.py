@@ -59,7 +59,7 @@ class TestFigures:
         record_refund(order, amount=Decimal("200.50"), reference="1")
         record_refund(order, amount=Decimal("300.10"), reference="2")
         found = total()
-        assert found.customer_refunded_amount == Decimal("500.60")
+        assert found.customer_paid_back_amount == Decimal("500.60")
         assert (found.owed_amount, found.open_amount) == (1100, Decimal("599.40"))
 
     def test_nothing_was_bought_by_a_rejected_order_and_everything_is_owed(self) -> None:

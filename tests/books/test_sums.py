@@ -99,7 +99,7 @@ class TestIdentities:
     def test_every_dinar_is_explained_on_both_sides(self) -> None:
         found = report(first, last).total
         assert found.paid_amount == found.kept_amount + found.owed_amount
-        parts = (found.customer_refunded_amount, found.open_amount)
+        parts = (found.customer_paid_back_amount, found.open_amount)
         assert min(parts) > 0
         assert found.owed_amount == sum(parts)
         # What customers paid, they paid once: the orders that order cards again are no sales.

@@ -99,7 +99,7 @@ def test_so_many_charges_as_lack_or_are_foreign_are_named_and_no_more(
     for entry in of_type(simulator, "ORDER")[4 : 4 + lacking]:
         simulator.hide(entry)
     for _entry in range(foreign):
-        simulator.book("ORDER", 490)
+        simulator.add_transaction("ORDER", 490)
     trade(15, 300, ahead=ahead)
     named = {
         "ordered_not_charged": (lacking, f"{lacking * 490}.00"),
@@ -135,7 +135,7 @@ def test_a_refund_booked_days_late_is_found_if_nothing_else_is_open(
     simulator.ledger_oddities = ["no-objid"]
     for _day in range(9):
         wall.let_pass(24 * HOUR)
-    simulator.book("REFUND-ORDER", 490)
+    simulator.add_transaction("REFUND-ORDER", 490)
     trade(3, 300, type_id="TEST_REFUND")
     assert found_after(call) == {}
     late.refresh_from_db()

@@ -17,8 +17,8 @@ from tests.conftest import Call
 
 pytestmark = pytest.mark.django_db
 
-PAY = ("giftcards_refund", "cart-1042", "550", "--reference", "VIR-88")
-CANCEL = ("giftcards_refund", "cart-1042", "--reference", "VIR-88", "--cancel")
+PAY = ("giftcards_refund", "cart-1042", "550", "--payment-reference", "VIR-88")
+CANCEL = ("giftcards_refund", "cart-1042", "--payment-reference", "VIR-88", "--cancel")
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_json_has_the_refund_and_the_customers_side(call: Call) -> None:
             "paid_amount": "2750.00",
             "kept_amount": "1650.00",
             "owed_amount": "1100.00",
-            "refunded_amount": "550.00",
+            "paid_back_amount": "550.00",
             "open_amount": "550.00",
         },
     }
@@ -102,14 +102,14 @@ def test_a_refund_is_taken_back_once(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["cart-1042", "1100.01", "--reference", "R"],
+        (["cart-1042", "1100.01", "--payment-reference", "R"],
          "Only 1100.00 can still be paid back, not 1100.01."),
-        (["other", "101", "--reference", "OLD"],
+        (["other", "101", "--payment-reference", "OLD"],
          "The reference OLD already names another refund of this order."),
-        (["again", "100", "--reference", "R"],
+        (["again", "100", "--payment-reference", "R"],
          "The missing cards were ordered again: what the customer paid for them went to the new"
          " order."),
-        (["open", "100", "--reference", "R"],
+        (["open", "100", "--payment-reference", "R"],
          "The order is open: it is not known yet whether anything is owed."),
     ],
 )  # fmt: skip
@@ -128,24 +128,33 @@ def test_what_the_books_do_not_allow_fails_and_records_nothing(
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["nobody", "1", "--reference", "R"], "There is no order 'nobody'."),
-        (["cart-1042", "--reference", "R"], "How much was paid back?"),
-        (["cart-1042", "five", "--reference", "R"], "amount: 'five' is not an amount."),
+        (["nobody", "1", "--payment-reference", "R"], "There is no order 'nobody'."),
+        (["cart-1042", "--payment-reference", "R"], "How much was paid back?"),
+        (["cart-1042", "five", "--payment-reference", "R"], "amount: 'five' is not an amount."),
         *(
             (
-                ["cart-1042", text, "--reference", "R"],
+                ["cart-1042", text, "--payment-reference", "R"],
                 f"amount: {text!r} is not an amount. Write it like 550 or 549.90.",
             )
             for text in ODD_AMOUNTS
         ),
-        (["cart-1042", "0.001", "--reference", "R"], "amount: Ensure "),
-        (["cart-1042", "-5", "--reference", "R"], "amount: Ensure "),
-        (["cart-1042", "5", "--reference", ""], "reference: This field cannot be blank."),
-        (["cart-1042", "5", "--reference", "R", "--by", "x" * 300], "by: Ensure "),
-        (["cart-1042", "--reference", "R", "--cancel"], "The order has no refund 'R'."),
-        (["cart-1042", "1", "--reference", "OLD", "--cancel"], "This refund is one of 100.00."),
-        (["cart-1042", "--reference", "OLD", "--cancel", "--method", "cash"], "--cancel takes no "),
-        (["cart-1042", "--reference", "OLD", "--cancel", "--comment", "x" * 300], "why: Ensure "),
+        (["cart-1042", "0.001", "--payment-reference", "R"], "amount: Ensure "),
+        (["cart-1042", "-5", "--payment-reference", "R"], "amount: Ensure "),
+        (["cart-1042", "5", "--payment-reference", ""], "reference: This field cannot be blank."),
+        (["cart-1042", "5", "--payment-reference", "R", "--by", "x" * 300], "by: Ensure "),
+        (["cart-1042", "--payment-reference", "R", "--cancel"], "The order has no refund 'R'."),
+        (
+            ["cart-1042", "1", "--payment-reference", "OLD", "--cancel"],
+            "This refund is one of 100.00.",
+        ),
+        (
+            ["cart-1042", "--payment-reference", "OLD", "--cancel", "--method", "cash"],
+            "--cancel takes no ",
+        ),
+        (
+            ["cart-1042", "--payment-reference", "OLD", "--cancel", "--comment", "x" * 300],
+            "why: Ensure ",
+        ),
     ],
 )
 def test_wrong_arguments_start_nothing(

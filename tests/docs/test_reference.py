@@ -139,7 +139,7 @@ PRINTED = {
     "giftcards_poll": ("giftcards_poll",),
     "giftcards_purge": ("giftcards_purge", "--settled-before", "30"),
     "giftcards_reconcile": ("giftcards_reconcile", "--after-restore"),
-    "giftcards_refund": ("giftcards_refund", "web-1042", "50", "--reference", "R2"),
+    "giftcards_refund": ("giftcards_refund", "web-1042", "50", "--payment-reference", "R2"),
     "giftcards_rotate_keys": ("giftcards_rotate_keys",),
     "giftcards_selftest": ("giftcards_selftest",),
     "giftcards_setup": ("giftcards_setup",),

@@ -286,18 +286,18 @@ class TestFall:
         assert falls(caplog) == []
         assert provider_state().low_balance_since is None
         caplog.clear()
-        simulator.book("FLEXY", 980)
+        simulator.add_transaction("FLEXY", 980)
         for _turn in range(3):
             self.read()
         assert provider_state().low_balance_since is not None
         assert messages(caplog) == [
             "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
         ]
-        simulator.book("DEPOSIT", 980)
+        simulator.add_transaction("DEPOSIT", 980)
         self.read()
         assert provider_state().low_balance_since is None
         assert len(falls(caplog)) == 1
-        simulator.book("FLEXY", 980)
+        simulator.add_transaction("FLEXY", 980)
         self.read()
         assert len(falls(caplog)) == 2
 

@@ -279,7 +279,7 @@ def never_paid_back_above_what_is_owed(shop: Shop) -> Iterator[str]:
         breakdown = customer_breakdown(order)
         if breakdown is None:
             continue
-        given = breakdown.refunded_amount
+        given = breakdown.paid_back_amount
         if given > breakdown.owed_amount:
             yield f"{given} were paid back of {order}, which owes {breakdown.owed_amount}"
         made = order.refunds.exclude(state="cancelled").values_list("amount", flat=True)

@@ -316,8 +316,8 @@ def test_an_order_can_be_settled_by_hand_once() -> None:
 
 def test_something_else_is_booked_and_explains_the_balance(shop: Shop) -> None:
     shop.order("TEST_PARTIAL", 5)
-    flexy = shop.simulator.book("FLEXY", Decimal("500.50"))
-    refund = shop.simulator.book("REFUND-ORDER", 490, objid="abc")
+    flexy = shop.simulator.add_transaction("FLEXY", Decimal("500.50"))
+    refund = shop.simulator.add_transaction("REFUND-ORDER", 490, objid="abc")
     assert (flexy.kind, flexy.change, flexy.objid) == ("FLEXY", Decimal("-500.50"), "")
     assert (refund.kind, refund.change, refund.objid) == ("REFUND-ORDER", 490, "abc")
     booked = shop.simulator.transactions
@@ -333,14 +333,14 @@ def test_an_amount_that_is_no_sum_of_money_is_not_booked(shop: Shop, amount: Dec
     with pytest.raises(
         ValueError, match=r"^The amount must be positive, with at most two decimals\."
     ):
-        shop.simulator.book("DEPOSIT", amount)
+        shop.simulator.add_transaction("DEPOSIT", amount)
     assert shop.simulator.balance == 1_000_000
 
 
 def test_what_is_not_there_cannot_be_withdrawn(shop: Shop) -> None:
     with pytest.raises(ValueError, match=r"^The balance does not cover the amount\.$"):
-        shop.simulator.book("WITHDRAW", Decimal("1000000.01"))
-    assert shop.simulator.book("WITHDRAW", 1_000_000).balance == 0
+        shop.simulator.add_transaction("WITHDRAW", Decimal("1000000.01"))
+    assert shop.simulator.add_transaction("WITHDRAW", 1_000_000).balance == 0
 
 
 def test_the_ledger_is_in_the_order_of_time_whenever_orders_are_looked_at() -> None:
@@ -348,7 +348,7 @@ def test_the_ledger_is_in_the_order_of_time_whenever_orders_are_looked_at() -> N
         first, second = shop.order("TEST_REFUND", 1), shop.order("TEST_REFUND", 2)
         shop.clock.now += 20
         shop.simulator.settle(second)
-        shop.simulator.book("DEPOSIT", 1)
+        shop.simulator.add_transaction("DEPOSIT", 1)
         assert shop.simulator.orders[first].is_settled
         booked = shop.simulator.transactions
         times = [entry.created_at for entry in booked]
@@ -388,7 +388,7 @@ def test_the_ledger_explains_the_balance_whatever_happens(
                 ask("/v3/gift-cards/placeOrder", body=line)
             case "book":
                 amount = data.draw(st.decimals("0.01", 999, places=2))
-                simulator.book(data.draw(st.sampled_from(["FLEXY", "DEPOSIT"])), amount)
+                simulator.add_transaction(data.draw(st.sampled_from(["FLEXY", "DEPOSIT"])), amount)
             case "wait":
                 clock.now += data.draw(st.integers(0, 30))
             case "hide":

@@ -193,9 +193,9 @@ def test_every_second_entry_is_shown_late_with_the_time_of_its_booking() -> None
 
 
 def test_an_entry_is_shown_when_it_is_told_to_be_or_never(shop: Shop) -> None:
-    shop.simulator.book("FLEXY", 500, shown_after=30)
-    shop.simulator.book("ADSL", 2000, shown_after=None)
-    deposit = shop.simulator.book("DEPOSIT", 100)
+    shop.simulator.add_transaction("FLEXY", 500, shown_after=30)
+    shop.simulator.add_transaction("ADSL", 2000, shown_after=None)
+    deposit = shop.simulator.add_transaction("DEPOSIT", 100)
     assert [entry["amount"] for entry in shown(shop)] == [1_000_000, 100]
     shop.simulator.hide(deposit.id)
     shop.clock.now += 30
@@ -218,7 +218,7 @@ def test_the_refund_of_an_order_is_credited_and_never_shown_if_asked_to() -> Non
 def test_pages_that_move_repeat_rows_and_lose_none(size: int, rows: int) -> None:
     with Shop(ledger_oddities=["repeated"]) as shop:
         for amount in range(1, 5):
-            shop.simulator.book("DEPOSIT", amount)
+            shop.simulator.add_transaction("DEPOSIT", amount)
         whole = shown(shop)[::-1]
         pages, number, last = [], 1, 1
         while number <= last:

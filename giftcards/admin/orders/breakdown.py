@@ -75,7 +75,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
-    paid = breakdown.refunded_amount
+    paid = breakdown.paid_back_amount
     if not paid:
         return
     yield BreakdownLine(gettext("Paid back"), "", money(paid))

@@ -291,9 +291,9 @@ def _two_lines(first: str, second: str) -> SafeString:
 
 
 def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeString:
-    if not breakdown.refunded_amount:
+    if not breakdown.paid_back_amount:
         return still_owed
-    paid = filled(gettext("paid back: %(amount)s"), amount=money(breakdown.refunded_amount))
+    paid = filled(gettext("paid back: %(amount)s"), amount=money(breakdown.paid_back_amount))
     return format_html('{} <span class="giftcards-second">{}</span>', still_owed, paid)
 
 

@@ -305,9 +305,9 @@ def _promised(order: Order) -> Iterator[str]:
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
-    if breakdown.refunded_amount:
+    if breakdown.paid_back_amount:
         text = gettext("The customer was paid back %(amount)s.")
-        yield filled(text, amount=money(breakdown.refunded_amount))
+        yield filled(text, amount=money(breakdown.paid_back_amount))
     if breakdown.open_amount:
         text = gettext("The customer is still owed %(amount)s.")
         yield filled(text, amount=money(breakdown.open_amount))

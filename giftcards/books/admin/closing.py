@@ -80,7 +80,7 @@ _TEXTS: Mapping[str, _Text] = {
         _("The ledger, beside the balance and the orders"),
         _("The entries explain the whole change of the balance, and fit the orders."),
         _("There are no entries and no orders."),
-        _("Find out what each is about. The provider's support knows what it has booked."),
+        _("Find out what each is about. The provider's support knows its transactions."),
         (
             "breaks",
             "not_credited",
@@ -304,7 +304,7 @@ def _sentence(step: Step, month: Month) -> str:
         return str(text.nothing)
     if step.name == "explained" and month.figures["gap"] is None and month.figures["entries"]:
         return gettext(
-            "The provider has not told the balances: whether the books close is not known."
+            "The provider has not told the balances: whether the entries explain them is not known."
         )
     return ""
 

@@ -317,14 +317,14 @@ def _verdict(summary: Summary) -> str:
         return gettext("The ledger has no entry of this period, or none has been read yet.")
     if summary.gap is None:
         return gettext(
-            "The provider has not told the balances: whether the books close is not known."
+            "The provider has not told the balances: whether the entries explain them is not known."
         )
     if summary.breaks:
         return gettext(
             "The entries add up to the change of the balance, but some are missing: see where it"
             " changed without an entry."
         )
-    return gettext("The books close: the entries explain the whole change of the balance.")
+    return gettext("The entries explain the whole change of the balance.")
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:

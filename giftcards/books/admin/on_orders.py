@@ -97,7 +97,7 @@ def _in_words(span: timedelta) -> str:
     return gettext("about %(time)s") % {"time": duration_text(span)}
 
 
-def bookings(request: HttpRequest, order: Order) -> SafeString | str:
+def entries(request: HttpRequest, order: Order) -> SafeString | str:
     """Return the ledger entries about ``order`` as HTML, oldest first.
 
     If the order lacks its refund, the promised and the credited amount are shown, too. People who
@@ -116,7 +116,7 @@ def bookings(request: HttpRequest, order: Order) -> SafeString | str:
         amounts = (entry.amount for entry in entries if entry.type == CREDIT)
         context["promised"] = money(refund_amount(order))
         context["credited"] = money(sum(amounts, Decimal(0)))
-    return render_to_string("admin/giftcards_books/bookings.html", context, request)
+    return render_to_string("admin/giftcards_books/entries.html", context, request)
 
 
 class NotCreditedFilter(ConditionFilter):
@@ -126,7 +126,7 @@ class NotCreditedFilter(ConditionFilter):
 
 
 def _on_order(_pages: Pages, request: HttpRequest, order: Order) -> OnOrder:
-    return OnOrder(money=bookings(request, order))
+    return OnOrder(money=entries(request, order))
 
 
 def _on_list(

@@ -241,7 +241,7 @@ _FILTERS: Mapping[str, Mapping[str, str]] = {
     "rejected": {"status__exact": Status.REJECTED},
     "contradictory": {"figures": "contradictory"},
     "unpaid": {"sale": "unknown"},
-    "customer_refunded_amount": {"refund": "paid"},
+    "customer_paid_back_amount": {"refund": "paid"},
     "open_amount": {"refund": "owed"},
 }
 # Figures that are left out while they are 0.
@@ -422,7 +422,7 @@ SERIES = (
     Series(_("Kept"), attrgetter("kept_amount")),
     *(
         Series(_LABELS[name], attrgetter(name))
-        for name in ("customer_refunded_amount", "open_amount")
+        for name in ("customer_paid_back_amount", "open_amount")
     ),
 )
 

@@ -24,7 +24,7 @@ _NAMED = 20
 class Command(GiftcardsCommand):
     help = (
         "Export everything that is kept about a customer, or erase the customer: the orders and the"
-        " books stay, without the person and the codes. What is erased does not come back."
+        " ledger stay, without the person and the codes. What is erased does not come back."
     )
     notes = (
         "Recipients of gifts count as customers.",

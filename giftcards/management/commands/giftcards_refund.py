@@ -32,23 +32,23 @@ _STATES: Mapping[str, str] = {
 class Command(GiftcardsCommand):
     help = (
         "Record what the customer of an order was paid back for cards that did not come. It moves"
-        " no money, and the same --reference never counts twice."
+        " no money, and the same --payment-reference never counts twice."
     )
     notes = (
         "An amount has the digits 0 to 9 and perhaps a point, as in 549.90.",
-        "Exit code 1: the books do not allow it, such as more than is still owed.",
+        "Exit code 1: it cannot be recorded, such as more than is still owed.",
     )
     examples = (
         (
             "550 were transferred, with this number:",
-            "cart-1042 550 --reference VIR-88 --method transfer",
+            "cart-1042 550 --payment-reference VIR-88 --method transfer",
         ),
-        ("The transfer came back:", "cart-1042 --reference VIR-88 --cancel"),
+        ("The transfer came back:", "cart-1042 --payment-reference VIR-88 --cancel"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("order", metavar="REFERENCE", help="The order.")
+        parser.add_argument("order", metavar="ORDER", help="The reference of the order.")
         parser.add_argument(
             "amount",
             metavar="AMOUNT",
@@ -56,7 +56,7 @@ class Command(GiftcardsCommand):
             help="How much; optional with --cancel (default: all of it).",
         )
         parser.add_argument(
-            "--reference",
+            "--payment-reference",
             required=True,
             help="The number of the payment, unique for the order.",
         )
@@ -100,7 +100,7 @@ def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
     return record_refund(
         order,
         amount=typed_amount("amount", options["amount"]),
-        reference=options["reference"],
+        reference=options["payment_reference"],
         method=options["method"],
         by=options["by"],
         comment=options["comment"],
@@ -111,7 +111,7 @@ def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
 def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
     if options["method"]:
         raise refuse("--cancel takes no --method.")
-    refund = order.refunds.filter(reference=options["reference"].strip()).first()
+    refund = order.refunds.filter(reference=options["payment_reference"].strip()).first()
     if refund is None:
         raise refuse(f"The order has no refund {options['reference']!r}.")
     amount = options["amount"]

@@ -300,7 +300,9 @@ def books(browser: Client, **query: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("_end_of_november")
-def test_above_a_period_stands_whether_its_books_close(accountant: Client, order: Order) -> None:
+def test_above_a_period_stands_whether_its_entries_explain_the_balance(
+    accountant: Client, order: Order
+) -> None:
     now = timezone.now()
     balance = Decimal(0)
     for kind, amount, values in (
@@ -323,7 +325,7 @@ def test_above_a_period_stands_whether_its_books_close(accountant: Client, order
     assert books(accountant) == {}
     assert books(accountant, period="2026-11") == {
         "title": "1 Nov 2026 – 30 Nov 2026",
-        "verdict": "The books close: the entries explain the whole change of the balance.",
+        "verdict": "The entries explain the whole change of the balance.",
         "lines": [
             "Balance before 0 DA",
             "Gift cards −2,450 DA",
@@ -451,10 +453,10 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
     assert "These are the first of them." in html
 
 
-def test_without_balances_it_is_not_known_whether_the_books_close(accountant: Client) -> None:
+def test_without_balances_it_is_not_known_whether_entries_explain_them(accountant: Client) -> None:
     book()
     assert books(accountant, period="today")["verdict"] == (
-        "The provider has not told the balances: whether the books close is not known."
+        "The provider has not told the balances: whether the entries explain them is not known."
     )
 
 
@@ -478,8 +480,9 @@ def test_the_page_of_an_order_shows_what_the_provider_has_booked(
     book(order=order, time=start)
     book("ORDER", -490, time=start)
     assert booked(accountant, order) == [
-        "Booked by the provider: −2,450 DA on TIME · +980 DA on TIME (matched by amount and time)",
-        "Matched by amount and time, because the provider does not say which order it booked.",
+        "In the provider's ledger: −2,450 DA on TIME · +980 DA on TIME"
+        " (matched by amount and time)",
+        "Matched by amount and time, because the provider does not say whose entry it is.",
     ]
 
 

@@ -37,7 +37,7 @@ class Command(GiftcardsCommand):
         " An unknown gap does not count.",
     )
     examples = (
-        ("What was booked since the last run:", ""),
+        ("The entries since the last run:", ""),
         ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),
         ("For a monitor, exit code 1 if money is missing:", "--fail-on gap,missing -v0"),
     )

@@ -1,6 +1,6 @@
 """The costs of a report and a download, beside going through the orders one by one.
 
-``python -m benchmarks books 1000000`` compares both to the centime as well, by everything.
+``python -m benchmarks reports 1000000`` compares both to the centime as well, by everything.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _compare(start: Any, end: Any) -> None:
         found = report(start, end, by)
         assert found.total == sum((row.figures for row in found.rows), Figures()) == wanted, by
     assert wanted.paid_amount == wanted.kept_amount + wanted.owed_amount
-    assert wanted.customer_refunded_amount <= wanted.owed_amount
+    assert wanted.customer_paid_back_amount <= wanted.owed_amount
     whole = orders.filter(is_consistent=True, price_per_card__isnull=False).exclude(
         fulfilled_amount=None
     )
