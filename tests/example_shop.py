@@ -30,7 +30,7 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
     for name, value in file_settings(folder).items():
         setattr(settings, name, value)
     settings.GIFTCARDS_DELIVERY = {
-        "BASE_URL": url,
+        "SHOP_URL": url,
         "FROM_EMAIL": "Example Shop <shop@example.com>",
         "SHOP_NAME": "Example Shop",
         "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
