@@ -21,7 +21,8 @@ from django.urls import path
 from django.utils import timezone
 
 from benchmarks.stage import configure, say
-from giftcards.delivery import digest_items, links
+from giftcards.delivery import links
+from giftcards.delivery.digest_items import Situation
 from giftcards.delivery.models import Delivery
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
@@ -31,6 +32,7 @@ from giftcards.refunds import refund_breakdown
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator import Simulator
 from giftcards.statuses import FOLLOWED, Status
+from giftcards.watch.conditions import Standing
 from giftcards.watch.metrics import as_text
 from giftcards.watch.overview import count_final_orders
 from tests.builders import build_guide_order
@@ -263,10 +265,7 @@ def questions(count: int) -> dict[str, Callable[[], Any]]:
         "a card by its code": lambda: list(Card.objects.with_code("AAAA-BBBB")),
         "whether a message is due": lambda: Delivery.objects.due(now).first(),
         "a link by its token": lambda: links.find("not-a-token"),
-        "a digest: what holds": digest_items.current_situation,
-        "a digest: what happened in two hours": lambda: digest_items.recent_events(
-            now - 2 * HOUR, now
-        ),
+        "a digest: what holds": lambda: Situation.judge(Standing()),
         "a scrape of the metrics": as_text,
         "renewing 100 claims": lambda: orders.still_claimed(claimed).update(claimed_until=until),
     }

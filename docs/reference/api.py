@@ -78,7 +78,7 @@ API: Mapping[str, tuple[str, ...]] = {
 }
 # The page about reports says more.
 _IN_SHORT = ("report_rows", "order_rows", "as_csv", "write_xlsx")
-SIGNALS = ("giftcards.signals", "giftcards.delivery.signals")
+SIGNALS = ("giftcards.signals",)
 MODELS = {
     "giftcards.models": [
         "Order",

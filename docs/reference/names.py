@@ -52,8 +52,8 @@ _MORE = (
     " short link id",
     "giftcards.delivery.channels OutcomeUnknown",
     "giftcards.delivery.channels SlowDown",
-    "giftcards.delivery.digest_items Item: code severity count has_more has_ended headline detail remedy text"
-    " orders url",
+    "giftcards.delivery.digest_items Item: code severity count has_more is_new has_ended headline detail"
+    " remedy orders unnamed url",
     "giftcards.delivery.pins last_digits_of_phone",
     "giftcards.delivery.tasks deliver",
     "giftcards.engine.balance OpenMoney: total",
@@ -81,7 +81,7 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "subject",
         "paragraphs",
     ),
-    "giftcards_delivery/digest/": ("giftcards.delivery.digests _mail_to",),
+    "giftcards_delivery/digest/": ("giftcards.delivery.digests _words",),
     "giftcards_delivery/page/": ("giftcards.delivery.views _shop", "csp_nonce"),
     "giftcards_delivery/page/ask.html": ("giftcards.delivery.views ask",),
     "giftcards_delivery/page/cards.html": ("giftcards.delivery.views show",),

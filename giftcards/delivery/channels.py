@@ -1,4 +1,4 @@
-"""Channels that hand messages over to customers, and the meaning of their errors.
+"""Channels that hand messages over to customers and staff, and the meaning of their errors.
 
 ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
 """
@@ -24,6 +24,7 @@ from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives
 from django.core.validators import validate_email
 from django.db import connections
+from django.utils import translation
 from django.utils.encoding import punycode
 from django.utils.module_loading import import_string
 from requests import exceptions as http
@@ -64,7 +65,9 @@ class SlowDown(Exception):
 class Message:
     """A message that is ready to be sent; its repr omits texts, which may hold codes or links."""
 
+    #: The kind of a message to a customer, or "digest" for staff.
     kind: str
+    #: The reference of the order; "" in a digest.
     reference: str
     language: str
     address: str = field(repr=False)
@@ -74,7 +77,7 @@ class Message:
     html: str = field(repr=False)
     #: One or two plain sentences for short messages, and the link if there is one.
     short: str = field(repr=False)
-    #: The URL of the customer's page; "" without a link.
+    #: The URL of the customer's page, or of the admin for staff; "" without a link.
     link: str = field(default="", repr=False)
     #: The idempotency key: 32 letters and digits, the same in every attempt. A service that gets
     #: the key can drop repetitions.
@@ -87,14 +90,17 @@ class Message:
 
 
 class Channel:
-    """The base class of channels; the app makes new instances at any time, without arguments."""
+    """The base class of channels; the app makes new instances at any time, without arguments.
+
+    A channel that only staff use needs a name and :meth:`send`.
+    """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
     name: ClassVar[str]
 
-    def address_of(self, order: Order) -> str:
+    def address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
         """The customer's address on this channel; "" if the channel cannot reach the customer."""
-        raise NotImplementedError
+        return ""
 
     def recipient_address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
         """The address of a gift's recipient; "" if the channel cannot reach the recipient."""
@@ -182,6 +188,12 @@ ATTEMPT_SECONDS = 60.0
 _STOPPING_SECONDS = 8.0
 # The interval at which an attempt checks whether it has to stop (seconds).
 _POLL_EVERY = 0.25
+
+
+def send_over(channel: Channel, message: Message) -> str | None:
+    """Send ``message`` over ``channel``, with the message's language active."""
+    with translation.override(message.language):
+        return channel.send(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ IDS: Mapping[str, str] = {
     "insecure": "giftcards_delivery.E006",
     "text": "giftcards_delivery.E007",
     "path": "giftcards_delivery.E008",
-    "staff_emails": "giftcards_delivery.E009",
+    "staff": "giftcards_delivery.E009",
 }
 # The hosts that Django allows if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
@@ -86,6 +86,12 @@ def _check_channels() -> Iterator[CheckMessage]:
             " of them would be used.",
             hint="Give each channel a name of its own, and list each one once.",
             id="giftcards_delivery.E011",
+        )
+    for name in {person.channel for person in conf.staff} - counts.keys() - {"mail"}:
+        yield Error(
+            f"GIFTCARDS_DELIVERY['STAFF'] names the channel {name!r}, which is not in 'CHANNELS'.",
+            hint="Add the channel to GIFTCARDS_DELIVERY['CHANNELS'], or correct its name.",
+            id="giftcards_delivery.E015",
         )
 
 

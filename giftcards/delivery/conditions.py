@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from django.db.models import QuerySet
+from django.apps import apps
+from django.db.models import Func, QuerySet, Subquery, Value
 from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import conf
-from giftcards.delivery.models import Delivery, StaffDigest
+from giftcards.delivery.models import Delivery, LinkVisit, StaffDigest
+from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.text.display import moment_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
+
+# The admin's log has no index by time, so only its latest entries are searched.
+_LATEST_ENTRIES = 10_000
 
 
 def _late(standing: Standing) -> Sequence[QuerySet[Delivery]]:
@@ -38,21 +45,65 @@ def _wait(late: QuerySet[Delivery]) -> Finding | None:
 
 
 def _untold(standing: Standing) -> Sequence[QuerySet[Delivery]]:
-    return [Delivery.objects.untold_lately(standing.now)]
+    return [Delivery.objects.untold_since(standing.lately)]
 
 
 def _are_untold(lately: QuerySet[Delivery]) -> Finding | None:
+    rows = list(lately.order_by().values_list("order_id", "order__reference")[: MOST + 1])
     what = "given up within the last day"
     return Finding.of_rows(
-        lately.order_by()[: MOST + 1].count(),
+        len(rows),
         one=f"1 message to customers was {what}.",
         many=f"%s messages to customers were {what}.",
+        orders=dict(rows),
+    )
+
+
+def _locked(standing: Standing) -> Sequence[QuerySet[LinkVisit]]:
+    visits = LinkVisit.objects.filter(what=LinkVisit.What.LOCKED, at__gt=standing.lately)
+    return [visits.filter(link__revoked_at=None)]
+
+
+def _unreadable(standing: Standing) -> Sequence[QuerySet[LinkVisit]]:
+    visits = LinkVisit.objects.filter(what=LinkVisit.What.REVEALED, at__gt=standing.lately)
+    return [visits.filter(unreadable__gt=0)]
+
+
+def _orders_of_visits(visits: QuerySet[LinkVisit], *, one: str, many: str) -> Finding | None:
+    orders = visits.order_by().values_list("link__order_id", "link__order__reference").distinct()
+    found = dict(orders[: MOST + 1])
+    return Finding.of_rows(len(found), one=one, many=many, orders=found)
+
+
+def _refused_reveals(standing: Standing) -> Sequence[QuerySet[Any]]:
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    from django.contrib.admin.models import LogEntry
+
+    # An aggregate would group the rows, and read all of them.
+    latest = LogEntry.objects.order_by().values(latest=Func("pk", function="MAX"))
+    entries = LogEntry.objects.filter(
+        pk__gt=Subquery(latest) - Value(_LATEST_ENTRIES),
+        content_type__app_label__in=("giftcards", "giftcards_delivery"),
+        content_type__model__in=("card", "cardlink"),
+        object_repr=REFUSED_REVEAL,
+        action_time__gt=standing.lately,
+    )
+    return [entries.order_by()]
+
+
+def _are_refused(*entries: QuerySet[Any]) -> Finding | None:
+    # Each person has at most one entry in an hour.
+    rows = [key for each in entries for key in each.values_list("pk", flat=True)[: MOST + 1]]
+    what = "to reveal more codes than allowed, within the last day"
+    return Finding.of_rows(
+        len(rows), one=f"1 attempt {what}.", many=f"%s attempts {what}.", rows=rows
     )
 
 
 def _failing_digests(_standing: Standing) -> Sequence[QuerySet[StaffDigest]]:
     # The table needs no index, because it has one row for each person who gets digests.
-    return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff_emails else []
+    return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff else []
 
 
 def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
@@ -115,8 +166,71 @@ CONDITIONS = (
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
-        # Digests report these messages as the event "unsent".
-        is_in_digests=False,
+    ),
+    Condition(
+        code="cards_not_shown",
+        holds="within the last day, a card could not be opened when its customer wanted to see it."
+        " The log says why.",
+        severity=Severity.WARNING,
+        permission="giftcards.reveal_card",
+        judge=OfRows(
+            _unreadable,
+            partial(
+                _orders_of_visits,
+                one="The cards of 1 order could not be shown to the customer within the last day.",
+                many="The cards of %s orders could not be shown to customers within the last day.",
+            ),
+        ),
+        headline=ngettext_lazy(
+            "%(count)s order with cards that cannot be opened",
+            "%(count)s orders with cards that cannot be opened",
+            "count",
+        ),
+        remedy=_("Each customer has seen that, and not the code. Ask your developer."),
+        is_about_orders=True,
+        is_on_start_page=False,
+    ),
+    Condition(
+        code="links_locked",
+        holds="within the last day, a link was locked after wrong PINs, and nobody has withdrawn it"
+        " or sent a new one.",
+        severity=Severity.WARNING,
+        permission="giftcards.reveal_card",
+        judge=OfRows(
+            _locked,
+            partial(
+                _orders_of_visits,
+                one="The link to the cards of 1 order is locked after wrong PINs.",
+                many="The links to the cards of %s orders are locked after wrong PINs.",
+            ),
+        ),
+        headline=ngettext_lazy(
+            "%(count)s link locked after wrong PINs",
+            "%(count)s links locked after wrong PINs",
+            "count",
+        ),
+        remedy=_("Ask each customer whether it was them, and send a new link."),
+        is_about_orders=True,
+        is_on_start_page=False,
+    ),
+    Condition(
+        code="reveals_refused",
+        holds="within the last day, a member of staff wanted to reveal more codes than"
+        " `REVEALS_PER_HOUR` allows.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_cardreveal",
+        judge=OfRows(_refused_reveals, _are_refused),
+        headline=ngettext_lazy(
+            "%(count)s attempt to reveal more codes than allowed",
+            "%(count)s attempts to reveal more codes than allowed",
+            "count",
+        ),
+        remedy=_(
+            "Nothing more was revealed. If this is not the person's usual work, ask them:"
+            " somebody else may use their account."
+        ),
+        page="giftcards_cardreveal_changelist",
+        is_on_start_page=False,
     ),
     Condition(
         code="digests",

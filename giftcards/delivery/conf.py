@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from email.utils import parseaddr
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,7 +126,7 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StaffPerson:
-    """A member of staff who gets digests.
+    """A member of staff who gets digests at an address on a channel.
 
     ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
     staff account is told everything.
@@ -135,27 +135,33 @@ class StaffPerson:
     address: str
     language: str
     role: str | None = None
+    channel: str = "mail"
 
 
-def _staff_emails(setting: str, value: Any) -> list[StaffPerson]:
-    """a list of addresses, or of dicts with `"address"`, `"language"` and `"role"`"""
+def _staff(setting: str, value: Any) -> list[StaffPerson]:
+    """a list of addresses, or of dicts with `"address"`, `"channel"`, `"language"` and `"role"`"""
     hint = (
-        "List addresses, or dicts with 'address', and if you like 'language' and 'role', which is"
-        f" one of {', '.join(map(repr, ROLES))}."
+        "List mail addresses, or dicts with 'address', and if you like 'channel', 'language' and"
+        f" 'role', which is one of {', '.join(map(repr, ROLES))}."
     )
     if not isinstance(value, list | tuple):
         raise Unusable("type", f"{setting} must be a list.", hint)
     entries = [{"address": entry} if isinstance(entry, str) else entry for entry in value]
     if not all(map(_is_person, entries)):
-        raise Unusable("staff_emails", f"{setting} has an entry that is not usable.", hint)
+        raise Unusable("staff", f"{setting} has an entry that is not usable.", hint)
     return [StaffPerson(**{"language": settings.LANGUAGE_CODE, **entry}) for entry in entries]
 
 
 def _is_person(entry: Any) -> bool:
-    if not isinstance(entry, Mapping) or not entry.keys() <= {"address", "language", "role"}:
+    names = {field.name for field in fields(StaffPerson)}
+    if not isinstance(entry, Mapping) or not entry.keys() <= names:
+        return False
+    address, channel = entry.get("address"), entry.get("channel", "mail")
+    if not all(isinstance(text, str) and text.strip() for text in (address, channel)):
         return False
     try:
-        validate_email(entry.get("address"))
+        if channel == "mail":
+            validate_email(address)
     except ValidationError:
         return False
     is_role = entry.get("role", next(iter(ROLES))) in ROLES
@@ -219,7 +225,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         optional(_path, None),
         help="It returns the gifts that a user got. Without it, recipients have the link only.",
     )
-    staff_emails = Setting(_staff_emails, help="Who gets digests.", default=())
+    staff = Setting(_staff, help="Who gets digests, and over which channel.", default=())
 
     @property
     def is_off(self) -> bool:

@@ -1,329 +1,247 @@
-"""Digests for staff: at most one per person in half an hour, except for urgent news.
+"""Digests for staff: what is wrong now, and what has ended since the last digest to a person.
 
-Each person has a row in the database; the receivers of the signal ``staff_news`` share one row. A
-process claims the row to send a digest. If the process dies, another process sends the digest again
-after two minutes.
+Each minute, the conditions are compared with what a person has been told. A digest is sent if there
+is something new, at most one in ``tuning.digest_interval``. Newly urgent conditions do not wait.
+Each person has a row in the database, which a process claims to send a digest. If the process dies,
+another process sends the digest again after two minutes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime, timedelta
-from functools import cache, partial, reduce
-from operator import or_
-from typing import Any, Self
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cached_property, partial
+from typing import Any
 
-from django.apps import apps
-from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Group, Permission
-from django.core.mail import EmailMultiAlternatives
-from django.db.models import Q, QuerySet
 from django.template.loader import render_to_string
 from django.utils import timezone
-from django.utils.translation import get_language_bidi, gettext, ngettext, override
+from django.utils.translation import get_language_bidi, gettext, override
 
-from giftcards.delivery import digest_items
 from giftcards.delivery.channels import (
     Failure,
     Limits,
+    Mail,
     Meaning,
-    NotTaken,
+    Message,
     describe,
     hand_over,
-    html_mail,
+    make_channels,
+    send_over,
 )
 from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.digest_items import Item, Situation, admin_url, alerts
+from giftcards.delivery.digest_items import Item, Situation, admin_url, told_conditions
 from giftcards.delivery.models import StaffDigest
-from giftcards.delivery.signals import staff_news
+from giftcards.delivery.staff import listed, orders_of, permissions_of
 from giftcards.delivery.tuning import tuning
 from giftcards.keys.secrecy import contained
-from giftcards.models import Lease, Order
-from giftcards.models.order_queries import leaves_some_out
-from giftcards.rules.roles import ROLES
-from giftcards.rules.times import LONGEST_HOLD, is_ahead
+from giftcards.rules.times import LONGEST_HOLD, is_ahead, is_recent
 from giftcards.text.display import one_line
-from giftcards.watch.conditions import MOST, Finding, Severity
+from giftcards.watch.conditions import Finding, Severity, Standing
 
 logger = logging.getLogger(__name__)
 
-# If the next attempt of a row is further ahead than this, the clock was set back, and the row is
-# due.
-_LONGEST = timedelta(days=1)
+#: The kind of the message that a channel gets.
+KIND = "digest"
 _LOOK_EVERY = timedelta(minutes=1)
-# Events younger than this wait for the next digest, because other events of the same time may not
-# be committed yet.
-_LAG = timedelta(seconds=30)
-# A person is told again of a state that has lasted for this time.
+# Staff are told again of conditions that last for this time, except of those about single orders.
 _REMINDED_AFTER = timedelta(days=1)
-_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (10, 60, 5 * 60, 30 * 60, 60 * 60))
-# The longest pause while the mail server is away and a person has urgent news.
-_LONGEST_IF_URGENT = timedelta(minutes=1)
-# Failures that would affect mails to other people, too.
-_AWAY = (Meaning.SERVER_AWAY, Meaning.UNANSWERED)
-#: The name of the lease that limits searches for urgent news during pauses.
-LOOKED = "newly urgent"
-# The length of the lease LOOKED. Workers look once a minute, so the lease is shorter than a minute.
-_LOOK_FOR = timedelta(seconds=45)
+# The pauses after attempts that failed for a reason that concerns one person. The last one is the
+# longest of all pauses.
+_PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 60))
+# The pause after an attempt of which nobody knows whether the digest went out.
+_UNANSWERED_PAUSE = timedelta(minutes=15)
 _FOLDER = "giftcards_delivery/digest"
-#: The address in the row that all receivers of the signal ``staff_news`` share.
-RECEIVERS = ""
 
 
-@dataclass(slots=True)
-class Told:
-    """The news that a person has got so far; stored in the column ``StaffDigest.told``."""
+def send_due(limits: Limits) -> int:
+    """Send a digest to each person who has to be told something; return the number sent.
 
-    #: Maps the code of a state to the timestamp at which the person was last told of it.
-    states: dict[str, float] = field(default_factory=dict)
-    #: Maps the code of a condition to the primary keys of orders that are no news any more.
-    matters: dict[str, list[int]] = field(default_factory=dict)
-    #: The items of the last digest: the code, the count, and True if the state had ended.
-    last: list[tuple[str, int, bool]] = field(default_factory=list)
-    #: The codes of the urgent items in the last digest, even if this digest could not be sent.
-    urgent: list[str] = field(default_factory=list)
-    #: True if the last digest could not be sent for a reason that affects all mails.
-    is_away: bool = False
-    is_claimed: bool = False
-
-    @classmethod
-    def of(cls, digest: StaffDigest) -> Self:
-        # Another version of the app may have stored other fields.
-        names = [part.name for part in fields(cls)]
-        return cls(**{name: digest.told[name] for name in names if digest.told.get(name)})
-
-
-def send_due(limits: Limits, *, has_mailed: bool = False) -> int:
-    """Send a digest to each person who is due and has news; return the number sent.
-
-    A failed attempt is logged, shown in the admin, and repeated after a pause. ``has_mailed`` is
-    True if the mail server has just taken a mail. In this case, pauses that began while the server
-    was away are over.
+    A failed attempt is logged, shown in the admin, and repeated after a pause.
     """
-    people = _listed()
+    people = listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # People who are no longer listed lose their rows. The row of the signal's receivers stays,
-    # because another process may have receivers even if this one has none.
-    gone = rows.keys() - people.keys() - {RECEIVERS}
-    if gone:
+    # People who are no longer listed lose their rows.
+    if gone := rows.keys() - people.keys():
         StaffDigest.objects.filter(address__in=gone).delete()
-    return _Round(limits, has_mailed=has_mailed).run(people, rows)
+    return _Round(limits, rows).run(people)
 
 
 class _Round:
-    def __init__(self, limits: Limits, *, has_mailed: bool) -> None:
+    def __init__(self, limits: Limits, rows: Mapping[str, StaffDigest]) -> None:
         self._limits = limits
-        self._has_mailed = has_mailed
-        # Each of these values is read at most once in a round, and only if somebody is due.
-        self._situation = cache(digest_items.current_situation)
-        self._orders_of = cache(orders_of)
-        self._happened = cache(digest_items.recent_events)
-        self._looks = cache(lambda: Lease.objects.take(LOOKED, _LOOK_FOR) is not None)
+        self._rows = rows
+        # The channels whose servers do not answer.
+        self._away: set[str] = set()
 
-    def run(self, people: Mapping[str, StaffPerson], rows: Mapping[str, StaffDigest]) -> int:
+    @cached_property
+    def _situation(self) -> Situation:
+        # After an outage, nothing is lost of what happened before the last day.
+        known = [row.covers_until for row in self._rows.values() if row.covers_until]
+        return Situation.judge(Standing(since=min(known, default=None)))
+
+    def run(self, people: Mapping[str, StaffPerson]) -> int:
         sent = 0
-        # People whose last digest failed come last. If a mail to another person succeeds first,
-        # mail works again.
-        for person in sorted(people.values(), key=lambda one: _is_failing(rows.get(one.address))):
+        # People whose last digest failed come last, so that they do not keep others waiting.
+        for person in sorted(people.values(), key=self._is_failing):
             if not self._limits.may_begin():
                 break
-            digest = rows.get(person.address)
-            if digest and not self._is_due(digest, person):
+            if person.channel in self._away:
                 continue
-            situation = self._situation()
-            digest = digest or _begin(person.address, situation)
-            if digest is None or not _claim(digest):
-                continue
-            sent += self._serve(digest, person, situation)
-            if Told.of(digest).is_away:
-                # People whose turn has not come yet stay due for the next round.
-                break
+            digest = self._rows.get(person.address) or _row_of(person.address)
+            if not _is_ahead(digest.next_attempt_at) and _claim(digest):
+                sent += self._serve(digest, person)
         return sent
 
-    def _is_due(self, digest: StaffDigest, person: StaffPerson) -> bool:
-        if _is_past(digest.next_attempt_at, timezone.now()):
-            return True
-        told = Told.of(digest)
-        if told.is_claimed:
-            return False
-        if told.is_away and self._has_mailed:
-            return True
-        urgent = _newly_urgent(told, self._situation()) if self._looks() else []
-        return bool(self._for(person, urgent))
+    def _is_failing(self, person: StaffPerson) -> bool:
+        row = self._rows.get(person.address)
+        return row is not None and row.is_failing
 
-    def _for(self, person: StaffPerson, new: list[Item]) -> list[Item]:
-        """Return the items of ``new`` for ``person``, without orders that are hidden from them."""
-        may = permissions_of(person) if new else bool
-        allowed = (item for item in new if may(item.alert.permission))
-        parts = (item.visible_part(self._orders_of(person)) for item in allowed)
-        return [replace(part, may=may) for part in parts if part]
+    def _serve(self, digest: StaffDigest, person: StaffPerson) -> bool:
+        """Tell ``person`` what there is to tell, and record it; True if a digest went out."""
+        news = _News(digest, person, self._situation)
+        values: dict[str, Any] = {"told": news.still_told}
+        is_due, items = news.is_due, news.items
+        trouble = _tell(person, items, self._limits) if is_due else None
+        if trouble:
+            logger.error("A digest for staff could not be sent. %s", trouble.error)
+            if trouble.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
+                self._away.add(person.channel)
+            values |= _after_failure(digest, news, trouble)
+        elif is_due or not news.is_any:
+            values |= {"failures": 0, "error": "", "retry_at": None, "tried": []}
+            values["covers_until"] = self._situation.standing.now
+        is_sent = is_due and not trouble
+        if is_sent:
+            said = [(item.code, item.count, item.has_ended) for item in items]
+            values |= {"told": news.all_told, "said": said, "sent_at": timezone.now()}
+        _write(digest, next_attempt_at=timezone.now() + _LOOK_EVERY, **values)
+        return is_sent
 
-    def _serve(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> bool:
-        """Send the news to ``person``, and record it; return True if a digest went out."""
-        # If the clock was set back, ``covers_until`` lies in the future.
-        since = min(digest.covers_until or situation.at, situation.at)
-        until = max(since, situation.at - _LAG)
-        told = Told.of(digest)
-        items = self._for(person, _new(told, situation, self._happened(since, until)))
-        if items and (trouble := _tell(person, items, self._limits)):
-            _note_failure(digest, items, trouble)
+
+class _News:
+    """The conditions that ``person`` may know of, compared with what they have been told."""
+
+    def __init__(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> None:
+        self._digest = digest
+        self._situation = situation
+        self._known = told_conditions()
+        self._now: dict[str, Finding] = {}
+        if not (situation.found or digest.told):
+            return
+        # Permissions are checked each time.
+        self._may = permissions_of(person)
+        visible = orders_of(person)
+        for code in filter(self._may_know, situation.found):
+            if part := self._known[code].visible_part(situation.found[code], visible):
+                self._now[code] = part
+
+    def _may_know(self, code: str) -> bool:
+        # A stored code may come from another version, or from an app that was removed.
+        return code in self._known and self._may(self._known[code].permission)
+
+    def _keys(self, code: str) -> list[int]:
+        """The keys of the orders or rows of which staff are told one by one."""
+        finding = self._now[code]
+        return [] if self._known[code].ended else [*finding.orders, *finding.rows]
+
+    def _new_keys(self, code: str) -> set[int]:
+        return set(self._keys(code)).difference(self._digest.told.get(code, ()))
+
+    @cached_property
+    def _new(self) -> set[str]:
+        told = self._digest.told
+        return {code for code in self._now if code not in told or self._new_keys(code)}
+
+    @cached_property
+    def _ended(self) -> list[str]:
+        gone = [code for code in self._known if code in self._digest.told.keys() - self._now.keys()]
+        return [code for code in gone if self._known[code].ended and self._may_know(code)]
+
+    @property
+    def is_any(self) -> bool:
+        return bool(self._new or self._ended)
+
+    @cached_property
+    def urgent(self) -> list[str]:
+        """The codes of the new conditions that are urgent."""
+        return [code for code in self._new if self._known[code].severity == Severity.URGENT]
+
+    @property
+    def is_due(self) -> bool:
+        """True if a digest has to be sent now."""
+        if _is_ahead(self._digest.retry_at) and not set(self.urgent).difference(self._digest.tried):
             return False
-        now = timezone.now()
-        values: dict[str, Any] = {
-            "covers_until": until,
-            "told": asdict(_knows(told, situation, items)),
-            "next_attempt_at": now + _LOOK_EVERY,
-            "failures": 0,
-            "error": "",
+        now, sent_at = timezone.now(), self._digest.sent_at
+        if self.urgent or sent_at is None:
+            return self.is_any
+        if is_recent(sent_at, now, within=tuning.digest_interval):
+            return False
+        is_lasting = any(self._known[code].ended for code in self._now)
+        return self.is_any or (is_lasting and not is_recent(sent_at, now, within=_REMINDED_AFTER))
+
+    @property
+    def still_told(self) -> dict[str, list[int]]:
+        """What ``person`` has been told, without orders and rows that are over.
+
+        If such an order needs a person later, it is news again.
+        """
+        told = self._digest.told
+        lasting = {
+            code: [key for key in self._keys(code) if key in set(told[code])]
+            for code in told.keys() & self._now.keys()
         }
-        if items:
-            self._has_mailed |= person.address != RECEIVERS
-            values |= {
-                "sent_at": now,
-                "next_attempt_at": now + tuning.digest_interval,
-            }
-        _write(digest, **values)
-        return bool(items)
+        return lasting | {code: [] for code in self._ended}
+
+    @property
+    def all_told(self) -> dict[str, list[int]]:
+        """What ``person`` has been told once they have got the :attr:`items`."""
+        told = {code: self._keys(code) for code in self._now}
+        return told | {code: [] for code in self._cause}
+
+    @property
+    def _cause(self) -> dict[str, Finding]:
+        # If the provider has just stopped answering, this may be the reason for news about orders.
+        silence = self._situation.silence
+        is_about_orders = any(self._now[code].orders for code in self._new)
+        is_cause = silence and is_about_orders and self._may_know("provider")
+        return {"provider": silence} if silence and is_cause else {}
+
+    @property
+    def items(self) -> list[Item]:
+        """New items first, then items of the last digest, then ended ones; by importance each."""
+        cause = self._cause
+        found, new = self._now | cause, self._new | cause.keys()
+        items = [
+            Item.about(
+                self._known[code],
+                found[code],
+                first=self._new_keys(code) if code in self._now else (),
+                is_new=code in new,
+                may=self._may,
+            )
+            for code in self._known
+            if code in found
+        ]
+        items.sort(key=lambda item: not item.is_new)
+        ended = [Item(self._known[code], has_ended=True) for code in self._ended]
+        return items + ended
 
 
-def _is_failing(digest: StaffDigest | None) -> bool:
-    return digest is not None and digest.is_failing
+def _row_of(address: str) -> StaffDigest:
+    return StaffDigest.objects.get_or_create(address=address)[0]
 
 
-def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """Return a function that tells whether ``person`` has a permission at present.
-
-    A role limits the person to its group's permissions. If staff have accounts with the person's
-    address, an active one must have the permission, too.
-    """
-    held = None if person.role is None else _permissions_of_role(person.role)
-    accounts = _accounts_of_staff(person.address)
-
-    def may(permission: str) -> bool:
-        is_of_role = held is None or permission in held
-        return is_of_role and (
-            not accounts or any(user.is_active and user.has_perm(permission) for user in accounts)
-        )
-
-    return may
-
-
-def _permissions_of_role(name: str) -> set[str]:
-    """The permissions of the group ``name``, or of the role if the group does not exist yet."""
-    if not Group.objects.filter(name=name).exists():
-        return {f"giftcards.{codename}" for codename in ROLES[name]}
-    of_group = Permission.objects.filter(group__name=name)
-    labels = of_group.order_by().values_list("content_type__app_label", "codename")
-    return {f"{label}.{codename}" for label, codename in labels}
-
-
-def _accounts_of_staff(address: str) -> list[Any]:
-    """The accounts of staff with ``address``.
-
-    Anyone can sign up as a customer with any address, so the accounts of customers do not count.
-    """
-    users = get_user_model()
-    column = users.get_email_field_name()
-    if not address or not hasattr(users, column):
-        return []
-    found = users._default_manager.filter(**{f"{column}__iexact": address})  # noqa: SLF001
-    return [user for user in found if getattr(user, "is_staff", False)]
-
-
-def unreached() -> dict[str, str]:
-    """Map the listed addresses that get no digests to the reasons."""
-    people = {address: person for address, person in _listed().items() if address != RECEIVERS}
-    found = {address: _why_told_nothing(person) for address, person in people.items()}
-    for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):
-        found[digest.address] = found[digest.address] or failing_text(digest)
-    return {address: reason for address, reason in found.items() if reason}
-
-
-def _why_told_nothing(person: StaffPerson) -> str:
-    """Say why ``person`` may be told of nothing; "" if there is something."""
-
-    def is_told(may: Callable[[str], bool]) -> bool:
-        return any(may(alert.permission) for alert in alerts().values())
-
-    if is_told(permissions_of(person)):
-        return ""
-    if person.role and not is_told(_permissions_of_role(person.role).__contains__):
-        text = gettext("The group %(group)s has no permission for any kind of news.")
-        return text % {"group": f"\u2068{person.role}\u2069"}
-    if not any(user.is_active for user in _accounts_of_staff(person.address)):
-        return gettext("The staff account with this address is deactivated.")
-    return gettext("The staff account with this address has no permission for any kind of news.")
-
-
-def failing_text(digest: StaffDigest) -> str:
-    text = ngettext(
-        "cannot be sent: %(count)s attempt failed",
-        "cannot be sent: %(count)s attempts failed",
-        digest.failures,
-    )
-    return text % {"count": digest.failures}
-
-
-def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """The orders that digests for ``person`` may name.
-
-    These are the orders that active staff with the person's address may see. Without such an
-    account, digests may name all orders.
-    """
-    accounts = [user for user in _accounts_of_staff(person.address) if user.is_active]
-    if not (accounts and apps.is_installed("django.contrib.admin")):
-        return Order.objects.all()
-    from giftcards.admin.frame.rows import orders_shown_to
-
-    try:
-        shown = list(map(orders_shown_to, accounts))
-    except Exception as error:  # noqa: BLE001 (an admin of the shop may raise anything)
-        logger.error(  # noqa: TRY400 (its text may name a customer)
-            "It is not known which orders to tell a person of, so they are told of none. %s",
-            describe(error),
-        )
-        return Order.objects.none()
-    if not all(map(leaves_some_out, shown)):
-        return Order.objects.all()
-    parts = (Q(pk__in=orders.order_by().values("pk")) for orders in shown)
-    return Order.objects.filter(reduce(or_, parts))
-
-
-def _listed() -> dict[str, StaffPerson]:
-    """The people who get digests, by address; of people who share an address, only the first."""
-    people: dict[str, StaffPerson] = {}
-    # The receivers come first: a chat may work while mail does not.
-    if any(staff_news.named_receivers(None)):
-        people[RECEIVERS] = StaffPerson(RECEIVERS, settings.LANGUAGE_CODE)
-    for person in conf.staff_emails:
-        people.setdefault(person.address, person)
-    return people
-
-
-def _is_past(moment: datetime | None, now: datetime) -> bool:
-    return moment is None or not is_ahead(moment, now, longest=_LONGEST)
-
-
-def _begin(address: str, situation: Situation) -> StaffDigest | None:
-    """Create the row of a person; return ``None`` if the row exists.
-
-    Earlier events are no news for the person, nor are orders that need attention already.
-    """
-    told = Told(matters=_open_orders(situation))
-    digest, is_new = StaffDigest.objects.get_or_create(
-        address=address, defaults={"covers_until": situation.at, "told": asdict(told)}
-    )
-    return digest if is_new else None
+def _is_ahead(moment: Any) -> bool:
+    """True if ``moment`` has not come; one far ahead shows that the clock was set back."""
+    return moment is not None and is_ahead(moment, timezone.now(), longest=_PAUSES[-1])
 
 
 def _claim(digest: StaffDigest) -> bool:
-    told = {**digest.told, "is_claimed": True}
-    return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD, told=told)
+    return _write(digest, next_attempt_at=timezone.now() + LONGEST_HOLD)
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
@@ -336,91 +254,74 @@ def _write(digest: StaffDigest, **values: Any) -> bool:
     return True
 
 
-def _new(told: Told, situation: Situation, happened: Iterable[Item]) -> list[Item]:
-    """The items that are new to a person, most important first; ended states come last."""
-    known, at = alerts(), situation.at.timestamp()
-    items = [
-        Item.about(known[code], finding)
-        for code, finding in situation.states.items()
-        if not 0 <= at - told.states.get(code, 0) < _REMINDED_AFTER.total_seconds()
-    ]
-    for code, finding in situation.matters.items():
-        if unknown := _without(finding, told.matters.get(code, ())):
-            items.append(Item.about(known[code], unknown))
-    items += happened
-    if situation.silence and any(item.orders for item in items):
-        # If the provider has just stopped answering, this may be the reason for items about orders.
-        items.append(Item.about(known["provider"], situation.silence))
-    # A stored code may come from another version or from a removed app. Then no text is known for
-    # it, and it is left out.
-    over = told.states.keys() & known.keys() - situation.states.keys()
-    items += [Item(known[code], has_ended=True) for code in over]
-    order = list(known)
-    return sorted(items, key=lambda item: (item.has_ended, order.index(item.code)))
+def _after_failure(digest: StaffDigest, news: _News, trouble: Failure) -> dict[str, Any]:
+    failures = digest.failures + 1
+    pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
+    if trouble.meaning is Meaning.SERVER_AWAY:
+        pause = _LOOK_EVERY
+    if trouble.meaning is Meaning.UNANSWERED:
+        pause = _LOOK_EVERY if news.urgent else _UNANSWERED_PAUSE
+    asked = timedelta(seconds=min(trouble.pause, _PAUSES[-1].total_seconds()))
+    return {
+        "failures": failures,
+        "error": trouble.error,
+        "retry_at": timezone.now() + max(pause, asked),
+        "tried": news.urgent,
+    }
 
 
-def _newly_urgent(told: Told, situation: Situation) -> list[Item]:
-    """New urgent items that were not in the last digest, even if that digest could not be sent."""
-    codes = situation.states.keys() - told.states.keys() - set(told.urgent)
-    new = (Item.about(alerts()[code], situation.states[code]) for code in codes)
-    return [item for item in new if item.severity == Severity.URGENT]
+@contained
+def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
+    try:
+        # The shop may have a channel of its own for mail.
+        channels = {channel.name: channel for channel in (Mail(), *make_channels())}
+        channel, message = channels[person.channel], _message(person, items)
+    except Exception as error:  # noqa: BLE001 (templates and channels of the shop raise anything)
+        return Failure(Meaning.NOT_SENT, describe(error))
+    # A message that goes out after the time limit is not recorded as sent, so it is sent again.
+    end = hand_over(partial(send_over, channel, message), limits, late=lambda _sent: None)
+    return end if isinstance(end, Failure) else None
 
 
-def _urgent(items: Iterable[Item]) -> list[str]:
-    return [item.code for item in items if item.severity == Severity.URGENT]
-
-
-def _without(finding: Finding, known: Iterable[int]) -> Finding | None:
-    """``finding`` without the orders in ``known``; ``None`` if no order is left."""
-    told = set(known)
-    orders = {key: name for key, name in finding.orders.items() if key not in told}
-    if not orders:
-        return None
-    count = min(len(orders), MOST)
-    return replace(finding, count=count, has_more=len(orders) > MOST, orders=orders)
-
-
-def _open_orders(situation: Situation) -> dict[str, list[int]]:
-    return {code: list(finding.orders) for code, finding in situation.matters.items()}
-
-
-def _knows(told: Told, situation: Situation, items: list[Item]) -> Told:
-    at = situation.at.timestamp()
-    new = {item.code: at for item in items if item.code in situation.states}
-    return Told(
-        # A state that has ended is forgotten, even if the person was not told of its end.
-        states={code: at for code, at in told.states.items() if code in situation.states} | new,
-        # Even orders that do not concern the person are recorded: they must not become news later.
-        matters=_open_orders(situation),
-        last=[(item.code, item.count, item.has_ended) for item in items] or told.last,
-        urgent=_urgent(items) if items else told.urgent,
-    )
-
-
-def _mail_to(person: StaffPerson, items: list[Item]) -> EmailMultiAlternatives:
+def _message(person: StaffPerson, items: list[Item]) -> Message:
     with override(person.language):
-        context = {
-            "items": items,
-            "news": [item for item in items if not item.has_ended],
-            "ended": [item for item in items if item.has_ended],
-            "title": _title(items),
-            "start_url": admin_url("giftcards_desk_changelist"),
-            "shop_name": conf.display_name,
-            "language": person.language,
-            "is_rtl": get_language_bidi(),
-        }
-        return html_mail(
-            person.address,
-            # A template ends with a line break, which no subject may have.
-            one_line(render_to_string(f"{_FOLDER}/subject.txt", context)),
-            render_to_string(f"{_FOLDER}/mail.txt", context).strip() + "\n",
-            render_to_string(f"{_FOLDER}/mail.html", context),
+        link = admin_url("giftcards_desk_changelist")
+        context = _words(person, items, link)
+        # A template ends with a line break, which no subject may have.
+        subject = one_line(render_to_string(f"{_FOLDER}/subject.txt", context))
+        return Message(
+            kind=KIND,
+            reference="",
+            language=person.language,
+            address=person.address,
+            subject=subject,
+            text=render_to_string(f"{_FOLDER}/mail.txt", context).strip() + "\n",
+            html=render_to_string(f"{_FOLDER}/mail.html", context),
+            short=" ".join(filter(None, (subject, link))),
+            link=link,
+            # Each attempt says what is wrong now, so no attempt repeats another.
+            id=uuid.uuid4().hex,
         )
+
+
+def _words(person: StaffPerson, items: list[Item], link: str) -> dict[str, Any]:
+    return {
+        "items": items,
+        "news": [item for item in items if item.is_new and not item.has_ended],
+        "told": [item for item in items if not item.has_ended],
+        "ended": [item for item in items if item.has_ended],
+        "title": _title(items),
+        "start_url": link,
+        "shop_name": conf.display_name,
+        "language": person.language,
+        "is_rtl": get_language_bidi(),
+    }
 
 
 def _title(items: list[Item]) -> str:
     """The first two items, such as "2 orders to do, the balance is low and more"."""
-    first, *others = [item.headline.removesuffix(".") for item in items]
+    told = [item for item in items if item.is_new] or items
+    first, *others = [item.headline.removesuffix(".") for item in told]
     if not others:
         return first
     names = {"first": first, "second": others[0]}
@@ -429,59 +330,11 @@ def _title(items: list[Item]) -> str:
     return gettext("%(first)s, %(second)s") % names
 
 
-@contained
-def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | None:
-    if person.address == RECEIVERS:
-        with override(person.language):
-            _call_receivers(items)
-        return None
-    try:
-        mail = _mail_to(person, items)
-    except Exception as error:  # noqa: BLE001 (templates of the shop raise anything)
-        return Failure(Meaning.NOT_SENT, describe(error))
-    # A mail that goes out after the time limit is not recorded as sent, so it is sent again.
-    end = hand_over(partial(_hand_over, mail), limits, late=lambda _sent: None)
-    return end if isinstance(end, Failure) else None
-
-
-def _hand_over(mail: EmailMultiAlternatives) -> None:
-    # Some mail backends return None, so only 0 means a failure.
-    if mail.send() == 0:
-        raise NotTaken
-
-
-def _call_receivers(items: list[Item]) -> None:
-    for name, call in staff_news.named_receivers(None):
-        try:
-            call(items=items)
-        except Exception as error:  # noqa: BLE001 (receivers raise anything)
-            logger.error(  # noqa: TRY400 (its text may hold the key of a chat)
-                "Telling staff failed. %s: %s", name, describe(error)
-            )
-
-
-def _note_failure(digest: StaffDigest, items: Iterable[Item], trouble: Failure) -> None:
-    logger.error("A digest for staff could not be sent. %s", trouble.error)
-    failures = digest.failures + 1
-    pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
-    urgent, is_away = _urgent(items), trouble.meaning in _AWAY
-    if urgent and is_away:
-        pause = min(pause, _LONGEST_IF_URGENT)
-    told = replace(Told.of(digest), urgent=urgent, is_away=is_away, is_claimed=False)
-    _write(
-        digest,
-        failures=failures,
-        error=trouble.error,
-        next_attempt_at=timezone.now() + pause,
-        told=asdict(told),
-    )
-
-
 def last_digest(digest: StaffDigest) -> list[Item]:
     """The items of the last digest, without items whose code this version does not know."""
-    known = alerts()
+    known = told_conditions()
     return [
         Item(known[code], count, has_ended=has_ended)
-        for code, count, has_ended in Told.of(digest).last
+        for code, count, has_ended in digest.said
         if code in known
     ]

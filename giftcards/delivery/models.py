@@ -21,9 +21,6 @@ from giftcards.rules.states import FINAL
 _LONGEST_WAIT = timedelta(days=1)
 # A message that waits longer than this is late. Staff need not know of shorter delays.
 _PATIENCE = timedelta(minutes=5)
-# The warning about a message that was given up ends after this time, because nobody can tick it
-# off.
-_ALARM = timedelta(days=1)
 #: The number of wrong PINs that locks a link.
 MOST_WRONG_PINS = 5
 #: A reload of the page within this time does not count as another reveal.
@@ -66,9 +63,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         )
         return rows.order_by("next_attempt_at", "pk")
 
-    def untold_lately(self, now: datetime) -> Self:
-        """The :meth:`untold` messages that failed within the last day."""
-        return self.untold().filter(failed_at__gt=now - _ALARM)
+    def untold_since(self, since: datetime) -> Self:
+        """The :meth:`untold` messages that failed after ``since``."""
+        return self.untold().filter(failed_at__gt=since)
 
     def waiting(self, now: datetime) -> Self:
         """Open messages, except messages about gifts whose delivery time has not come."""
@@ -266,7 +263,7 @@ class Delivery(models.Model):
             models.Index(fields=("address",), name="giftcards_delivery_address"),
             # For the hourly limit of each member of staff.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
-            # For digests: the messages that failed since the last digest.
+            # For the condition "untold": the messages that failed within the last day.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
@@ -438,7 +435,7 @@ class LinkVisit(models.Model):
         default_permissions = ("view",)
         indexes = (
             models.Index(fields=("link", "what"), name="giftcards_visit_link"),
-            # For digests: the failures since the last digest.
+            # For conditions: the failures within the last day.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )
 
@@ -449,16 +446,21 @@ class LinkVisit(models.Model):
 class StaffDigest(models.Model):
     """The last digest of one person, and what the person has been told."""
 
-    # The person's address, or "" in the row that the receivers of the signal ``staff_news`` share.
+    # The person's address on their channel.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
-    # The person was told of the events until this moment.
+    # The person has been told of all that happened until this moment.
     covers_until = models.DateTimeField(null=True)
-    # The fields of giftcards.delivery.digests.Told as JSON.
+    # Maps the codes of the conditions that the person has been told of to the keys of orders.
     told = models.JSONField(default=dict)
-    # The time of the next search for news, or the end of a pause or claim. NULL if the search is
-    # due.
-    next_attempt_at = models.DateTimeField(_("next attempt"), null=True)
+    # The items of the last digest: the code, the count, and True if the condition had ended.
+    said = models.JSONField(default=list)
+    # The codes of the urgent conditions in the last attempt, if it failed.
+    tried = models.JSONField(default=list)
+    # The time of the next search for news, or the end of a claim. NULL if the search is due.
+    next_attempt_at = models.DateTimeField(null=True)
+    # The end of the pause after a failed attempt.
+    retry_at = models.DateTimeField(_("next attempt"), null=True)
     failures = models.PositiveIntegerField(_("failed attempts"), default=0)
     error = models.TextField(_("error"), blank=True)
 

@@ -10,28 +10,26 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from django.db import transaction
 from django.db.models import ProtectedError
-from django.utils import timezone, translation
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from giftcards.delivery import links
 from giftcards.delivery.channels import (
-    Channel,
     Failure,
     Limits,
-    Mail,
     Meaning,
-    Message,
     Sent,
     describe,
     hand_over,
     make_channels,
+    send_over,
 )
 from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf, kinds_of
 from giftcards.delivery.facts import is_destroyed
@@ -67,8 +65,7 @@ _BATCH = 20
 class SendingTally:
     """The number of messages for each outcome, counted in one call of :func:`send_due`.
 
-    ``is_cut_short`` is True if a failing server ended the call early. ``has_mailed`` is True if the
-    mail server took a message.
+    ``is_cut_short`` is True if a failing server ended the call early.
     """
 
     sent: int = 0
@@ -76,7 +73,6 @@ class SendingTally:
     failed: int = 0
     cancelled: int = 0
     is_cut_short: bool = False
-    has_mailed: bool = field(default=False, compare=False)
 
     def __add__(self, other: SendingTally) -> SendingTally:
         return SendingTally(
@@ -85,7 +81,6 @@ class SendingTally:
             self.failed + other.failed,
             self.cancelled + other.cancelled,
             other.is_cut_short,
-            self.has_mailed or other.has_mailed,
         )
 
     def __str__(self) -> str:
@@ -112,7 +107,6 @@ class _Pass:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._away: set[str] = set()
-        self._has_mailed = False
 
     def run(self) -> SendingTally:
         while self._limits.may_begin() and (batch := self._next()):
@@ -122,7 +116,7 @@ class _Pass:
         # If a server fails, it may have used up the time for other messages.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
-        return SendingTally(**self._counts, is_cut_short=is_cut_short, has_mailed=self._has_mailed)
+        return SendingTally(**self._counts, is_cut_short=is_cut_short)
 
     def _next(self) -> list[Delivery]:
         due = Delivery.objects.due(timezone.now()).exclude(channel__in=self._away)
@@ -159,7 +153,6 @@ class _Pass:
             return _ended(DeliveryStatus.CANCELLED)
         if isinstance(end, Sent):
             self._failures[delivery.channel] = 0
-            self._has_mailed |= delivery.channel == Mail.name
             return _sent(end)
         if end.meaning in {Meaning.SERVER_AWAY, Meaning.UNANSWERED}:
             self._failures[delivery.channel] += 1
@@ -201,7 +194,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
     except Exception as error:  # noqa: BLE001 (templates and hooks of the shop)
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
     else:
-        send = partial(_send, channel, message)
+        send = partial(send_over, channel, message)
         end = hand_over(send, limits, late=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
         # The message did not go out, so its link is deleted. The database refuses this if somebody
@@ -209,11 +202,6 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         with suppress(ProtectedError):
             link.delete()
     return end
-
-
-def _send(channel: Channel, message: Message) -> str | None:
-    with translation.override(message.language):
-        return channel.send(message)
 
 
 def _id(delivery: Delivery) -> str:

@@ -71,7 +71,7 @@ def _send(stop: threading.Event) -> str:
         limits = _limits(stop, number)
         done = _send_and_wait(limits, stop, may_wait=number > 2)
         # Digests come last, because customers wait for their messages.
-        told = digests.send_due(limits, has_mailed=done.has_mailed)
+        told = digests.send_due(limits)
     finally:
         Lease.objects.release(*slot)
     # The next task is queued after the lease was released, because it needs one. If a server is
@@ -133,7 +133,7 @@ def send_messages(may_go_on: Callable[[], bool]) -> bool:
     limits = Limits(may_go_on)
     done = send_due(limits)
     # Digests come last, because customers wait for their messages.
-    digests.send_due(limits, has_mailed=done.has_mailed)
+    digests.send_due(limits)
     return not done.is_cut_short
 
 

@@ -126,8 +126,6 @@ class State:
     log_level: int = logging.NOTSET
     #: The code of the customer's news; "" for no news.
     customer_news: str = ""
-    #: The code of the staff's news about a final order that lacks cards; "" for other statuses.
-    staff_news: str = ""
     #: The sentence about a move without a recorded reason; parameters ``delivered``, ``count``.
     moved: Any
     #: The sentence about the next automatic step, with the parameter ``when``; "" for none.
@@ -193,7 +191,6 @@ STATES: Final[Mapping[str, State]] = {
         log_level=logging.WARNING,
         # To the customer, a rejected order is like a refunded one: no card came.
         customer_news="not_delivered",
-        staff_news="rejected",
         moved=_("The order was rejected."),
         not_checked=NotChecked.FINAL,
     ),
@@ -255,7 +252,6 @@ STATES: Final[Mapping[str, State]] = {
         purchase=Purchase.MADE,
         cards=Cards.SOME,
         customer_news="partly_delivered",
-        staff_news="partly",
         moved=ngettext_lazy(
             "The provider delivered %(delivered)s of %(count)s card, and credited back the rest.",
             "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
@@ -267,7 +263,6 @@ STATES: Final[Mapping[str, State]] = {
         purchase=Purchase.MADE,
         cards=Cards.NONE,
         customer_news="not_delivered",
-        staff_news="refunded",
         moved=_("The provider delivered no card, and credited back the price."),
         not_checked=NotChecked.FINAL,
     ),

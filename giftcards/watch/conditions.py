@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self, TypeVar
@@ -24,6 +24,10 @@ T = TypeVar("T")
 
 #: The highest count: if there are more rows, the others are not counted.
 MOST = 1_000
+# A condition that nobody can tick off, such as a locked link, holds for this time.
+_LATELY = timedelta(days=1)
+# The longest time for which such conditions hold after an outage; see ``Standing.since``.
+_LONGEST = timedelta(days=30)
 
 
 class Severity(StrEnum):
@@ -36,10 +40,15 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts by which conditions are judged at one moment; each is read once at most."""
+    """The facts by which conditions are judged at one moment; each is read once at most.
 
-    def __init__(self, *, leaves_out_problems: bool = False) -> None:
+    Conditions about the last day look back to ``since`` if that is earlier.
+    """
+
+    def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
         self.now = timezone.now()
+        #: The beginning of the last day, or of the time since ``since``, which is 30 days at most.
+        self.lately = min(self.now - _LATELY, max(since or self.now, self.now - _LONGEST))
         #: True if a tile of the start page shows the orders with problems, so that no other tile
         #: counts them.
         self.leaves_out_problems = leaves_out_problems
@@ -71,9 +80,10 @@ class Finding:
 
     ``sentence`` is for monitors, in English and without secrets. ``count`` is the number of orders
     or other rows, at most :data:`MOST`; ``has_more`` is True if there are more. ``since`` is when
-    the condition began, if that is known. ``orders`` has references by primary key. ``explain``
-    returns the details for staff in their language, or "". ``allows_sales`` is True if cards can be
-    bought although the condition stops sales in general.
+    the condition began, if that is known. ``orders`` has references by primary key. ``rows`` has
+    the primary keys of other rows, if staff are told of each of them once. ``explain`` returns the
+    details for staff in their language, or "". ``allows_sales`` is True if cards can be bought
+    although the condition stops sales in general.
     """
 
     sentence: str
@@ -81,6 +91,7 @@ class Finding:
     has_more: bool = False
     since: datetime | None = None
     orders: Mapping[int, str] = field(default_factory=dict)
+    rows: Sequence[int] = ()
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
     allows_sales: bool = False
 
@@ -100,8 +111,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """News for staff. The ``headline`` is a part of a sentence, perhaps with ``%(count)s``."""
+class Condition:
+    """Something that is wrong as long as ``judge`` returns a finding.
+
+    ``headline`` is a part of a sentence, perhaps with ``%(count)s``. A condition without a headline
+    is for monitors only. ``holds`` ends a sentence of the documentation that begins with "It holds
+    if". ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
+    about orders or rows, and staff are told of each of them once.
+    """
 
     code: str
     severity: Severity
@@ -116,31 +133,6 @@ class Alert:
     #: The name of the admin's page that lists the counted rows, and the query string of the list.
     page: str = ""
     query: str = ""
-
-    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        """Return the part of ``finding`` for a person who sees only ``visible``, or ``None``."""
-        if not (self.is_about_orders and leaves_some_out(visible)):
-            return finding
-        shown = visible.filter(pk__in=finding.orders).order_by()
-        keys = dict(shown.values_list("pk", "reference"))
-        # The sentence is left out, because it may name a sum over all orders.
-        return Finding("", len(keys), orders=keys) if keys else None
-
-    def in_words(self, count: int, *, has_more: bool = False) -> str:
-        """Return the headline with its count, such as "2 orders to do"."""
-        text = str(self.headline % {"count": count})
-        return gettext("%(what)s or more") % {"what": text} if has_more else text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition(Alert):
-    """Something that is wrong as long as ``judge`` returns a finding.
-
-    ``holds`` ends a sentence of the documentation that begins with "It holds if". A condition
-    without a ``headline`` is for monitors only. ``ended`` tells staff that the condition no longer
-    holds. A condition without ``ended`` is about orders, and staff are told of each order once.
-    """
-
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
@@ -157,6 +149,20 @@ class Condition(Alert):
     limits_sales: bool = False
     #: True if staff see ``Finding.explain`` above the list of orders.
     is_above_list: bool = False
+
+    def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
+        """Return the part of ``finding`` for a person who sees only ``visible``, or ``None``."""
+        if not (self.is_about_orders and leaves_some_out(visible)):
+            return finding
+        shown = visible.filter(pk__in=finding.orders).order_by()
+        keys = dict(shown.values_list("pk", "reference"))
+        # The sentence is left out, because it may name a sum over all orders.
+        return Finding("", len(keys), orders=keys) if keys else None
+
+    def in_words(self, count: int, *, has_more: bool = False) -> str:
+        """Return the headline with its count, such as "2 orders to do"."""
+        text = str(self.headline % {"count": count})
+        return gettext("%(what)s or more") % {"what": text} if has_more else text
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
         """Return the finding for a person who sees only the orders ``visible``."""

@@ -21,6 +21,7 @@ from giftcards.models.order_queries import (
     ON_HOLD_FOR_PRICE,
     ON_HOLD_FOR_REVIEW,
     OWING,
+    SALE_UNKNOWN,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.models.provider import configured_key
@@ -269,6 +270,25 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
         many="%s orders are unconfirmed.",
         orders={key: reference for key, reference, _, _ in rows},
         explain=explain,
+    )
+
+
+def _lacking_cards(standing: Standing) -> Sequence[QuerySet[Order]]:
+    # Nobody can tick off an order whose sale amount is unknown, so it counts for a day.
+    lately = Order.objects.filter(SALE_UNKNOWN, finalized_at__gt=standing.lately)
+    unknown = lately.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
+    return [Order.objects.filter(OWING), unknown]
+
+
+def _lack_cards(owing: QuerySet[Order], unknown: QuerySet[Order]) -> Finding | None:
+    found: dict[int, str] = {}
+    for orders in (owing, unknown):
+        found |= orders.values_list("pk", "reference")[: MOST + 1]
+    return Finding.of_rows(
+        min(len(found), MOST + 1),
+        one="1 order came without all its cards.",
+        many="%s orders came without all their cards.",
+        orders=found,
     )
 
 
@@ -537,6 +557,24 @@ CONDITIONS: Sequence[Condition] = [
         query="?refund=owed",
         is_in_digests=False,
         overlaps_problems=True,
+    ),
+    Condition(
+        code="cards_missing",
+        holds="an order came without all its cards, which were not ordered again, and its customer"
+        " is owed money. Orders without a known sale amount count for a day.",
+        severity=Severity.WARNING,
+        permission="giftcards.view_order",
+        judge=OfRows(_lacking_cards, _lack_cards),
+        headline=ngettext_lazy(
+            "%(count)s order without all its cards",
+            "%(count)s orders without all their cards",
+            "count",
+        ),
+        remedy=_("Order the missing cards of each order again, or pay its customer back."),
+        takes=("giftcards.add_order", "giftcards.settle_refund"),
+        is_about_orders=True,
+        # The start page shows the condition "owed".
+        is_on_start_page=False,
     ),
     Condition(
         code="delayed",

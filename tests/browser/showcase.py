@@ -74,9 +74,7 @@ def tell() -> Order:
     visit(one, "opened", "revealed")
     link(order, wrong_pins=5, origin=CardLink.Origin.STAFF, created_by="karim")
     said = [["to_do", 2, False], ["paused", 1, True]]
-    StaffDigest.objects.create(
-        address="boss@shop.example", sent_at=timezone.now(), told={"last": said}
-    )
+    StaffDigest.objects.create(address="boss@shop.example", sent_at=timezone.now(), said=said)
     StaffDigest.objects.create(address="books@shop.example", failures=3, error="TimeoutError")
     return order
 

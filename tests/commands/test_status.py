@@ -542,8 +542,9 @@ class TestFailOn:
             "",
             f"--fail-on: {unknown} is not known. Use one or more of attention, problems, paused,"
             " refused, worker, chores, provider, queue, keys, reference, balance, prices, cards,"
-            " unconfirmed, price, review, owed, delayed, funds,"
-            " missing, unknown, unknown_charges, gap, closed_month, mail, untold, digests,"
+            " unconfirmed, price, review, owed, cards_missing, delayed, funds,"
+            " missing, unknown, unknown_charges, gap, closed_month, mail, untold,"
+            " cards_not_shown, links_locked, reveals_refused, digests,"
             " separated by commas.\n",
             2,
         )

@@ -85,10 +85,7 @@ def let_pass(**span: float) -> None:
         rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]
         rows.update(**{name: F(name) - timedelta(**span)})
     for digest in StaffDigest.objects.all():
-        for name in ("sent_at", "covers_until", "next_attempt_at"):
+        for name in ("sent_at", "covers_until", "next_attempt_at", "retry_at"):
             if (at := getattr(digest, name)) is not None:
                 setattr(digest, name, at - timedelta(**span))
-        states = digest.told.get("states", {})
-        for code in states:
-            states[code] -= timedelta(**span).total_seconds()
         digest.save()

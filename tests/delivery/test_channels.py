@@ -18,13 +18,16 @@ from django.core.checks import run_checks
 from django.utils import timezone
 
 from giftcards.checks import TAG
+from giftcards.delivery import digests
 from giftcards.delivery.channels import Limits
 from giftcards.delivery.models import Delivery
 from giftcards.delivery.sending import send_due
 from giftcards.engine import outbox
-from giftcards.models import StatusChange
+from giftcards.models import ProviderState, StatusChange
+from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
+from tests.delivery.mails import note_tick
 from tests.docs.pages import blocks, page
 
 pytestmark = pytest.mark.django_db
@@ -91,6 +94,18 @@ def test_a_customer_gets_one_message_on_each_channel(wire: responses.RequestsMoc
     # Each has a link of its own.
     assert [len(found) for found in links] == [1, 1, 1]
     assert len({found[0] for found in links}) == 3
+
+
+def test_a_chat_of_staff_is_told_what_is_wrong(wire: responses.RequestsMock) -> None:
+    wire.post(TELEGRAM, json={"ok": True, "result": {"message_id": 7}})
+    ProviderState.objects.current()
+    note_tick()
+    make_guide_order(Status.HANDLING, reference="order-7", problems=[Problem("not_whole", {})])
+    assert digests.send_due(Limits()) == 2
+    [told] = [json.loads(call.request.body or "") for call in wire.calls]
+    assert told["chat_id"] == "-1001234567890"
+    assert "1 order with a problem\n" in told["text"]
+    assert "- order-7\n" in told["text"]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -15,15 +15,16 @@ from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.core import mail
 from django.core.mail import EmailMultiAlternatives
+from django.db import connection
 from django.utils import timezone, translation
 
 from giftcards.books.models import LedgerEntry
 from giftcards.delivery import digests, tasks
-from giftcards.delivery.channels import Limits
-from giftcards.delivery.conf import StaffPerson, conf
-from giftcards.delivery.digest_items import alerts
+from giftcards.delivery.channels import Channel, Limits, Message, SlowDown
+from giftcards.delivery.conf import StaffPerson
+from giftcards.delivery.digest_items import told_conditions
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, LinkVisit, StaffDigest
-from giftcards.delivery.signals import staff_news
+from giftcards.delivery.staff import permissions_of
 from giftcards.management.groups import ensure_roles, role_permissions
 from giftcards.models import ApiKey, Card, Order, ProviderState
 from giftcards.models.provider import configured_key
@@ -31,11 +32,10 @@ from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.rules.problems import Problem
 from giftcards.rules.roles import ROLES
 from giftcards.statuses import Status
-from giftcards.watch.conditions import Severity
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
 from tests.delivery import story
-from tests.delivery.mails import ADDRESS, let_pass, make_message, note_tick
+from tests.delivery.mails import ADDRESS, give_up, let_pass, make_message, note_tick
 from tests.fakes.mail import DROP, REFUSING, SILENT, UNCOUNTING, Fault, MailServer
 
 pytestmark = pytest.mark.django_db
@@ -50,10 +50,10 @@ ADMIN = "https://shop.example/admin/giftcards"
 
 @pytest.fixture
 def listed(settings: Any) -> Listed:
-    """Have these people get digests; they are known, and told of nothing of the past."""
+    """Have these people get digests, since an hour ago."""
 
     def listed(*people: Any, **others: Any) -> None:
-        configured = {"STAFF_EMAILS": list(people), **others}
+        configured = {"STAFF": list(people), **others}
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **configured}
         digests.send_due(Limits())
         mail.outbox.clear()
@@ -106,9 +106,7 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(listed: Liste
     assert digest.subject == "The Shop: 1 order with a problem, 1 unconfirmed order and more"
     for text in (digest.body, html_of(digest)):
         for headline in (
-            "2 orders partly delivered",
-            "1 order not delivered and credited back",
-            "1 order rejected",
+            "4 orders without all their cards",
             "1 order delayed",
             "1 unconfirmed order",
         ):
@@ -119,7 +117,6 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(listed: Liste
             assert reference in text
             assert f"{ADMIN}/order/{key}/change/" in text
         assert f"{ADMIN}/order/?attention=other" in text
-        assert f"{ADMIN}/order/?status__exact=PARTIALLY_FILLED" in text
 
 
 def test_an_order_whose_missing_cards_are_ordered_again_needs_nobody(listed: Listed) -> None:
@@ -149,26 +146,23 @@ def test_no_code_address_or_name_of_a_customer_is_in_a_digest(listed: Listed) ->
         )
 
 
-def test_nothing_is_told_of_the_time_before_a_person_was_listed(settings: Any) -> None:
+def test_somebody_who_is_new_is_told_what_is_wrong_now(listed: Listed) -> None:
     settled(Status.REFUNDED, "web-1")
-    make_guide_order(Status.DELAYED, reference="web-2")
-    make_guide_order(Status.HANDLING, problems=[TROUBLE])
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [BOSS]}
-    assert sent() == []
-    let_pass(minutes=1)
-    assert sent() == []
-
-
-def test_somebody_who_is_listed_again_is_not_told_of_the_time_between(listed: Listed) -> None:
+    settled(Status.REFUNDED, "web-2", reordered_amount=0)
     listed(BOSS, SUPPORT)
+    # Listed again, they are new again.
+    listed(BOSS)
+    assert [row.address for row in StaffDigest.objects.all()] == [BOSS]
+    make_guide_order(Status.DELAYED, reference="web-3")
     listed(SUPPORT)
-    assert [row.address for row in StaffDigest.objects.all()] == [SUPPORT["address"]]
-    settled(Status.REFUNDED, "web-1")
-    listed(BOSS, SUPPORT)
-    assert [digest.to for digest in sent()] == []
+    StaffDigest.objects.all().delete()
+    [digest] = sent()
+    assert digest.to == [SUPPORT["address"]]
+    assert digest.subject == "The Shop: 1 order without all its cards, 1 order delayed"
+    assert "web-2" not in digest.body
 
 
-def test_the_same_is_told_once_and_only_if_there_is_something_new(listed: Listed) -> None:
+def test_a_digest_is_sent_if_something_is_new_and_tells_all_that_is_wrong(listed: Listed) -> None:
     listed(BOSS)
     settled(Status.REFUNDED, "web-1")
     make_guide_order(Status.HANDLING, reference="web-2", problems=[TROUBLE])
@@ -178,20 +172,34 @@ def test_the_same_is_told_once_and_only_if_there_is_something_new(listed: Listed
     make_guide_order(Status.HANDLING, reference="web-3", problems=[TROUBLE])
     let_pass(minutes=31)
     [digest] = sent()
-    assert digest.subject == "The Shop: 1 order with a problem"
-    assert "web-3" in digest.body
-    assert "web-2" not in digest.body
+    assert digest.subject == "The Shop: 2 orders with problems"
+    for text in (digest.body, html_of(digest)):
+        places = [text.index(word) for word in ("web-3", "web-2", "Reported before", "web-1")]
+        assert places == sorted(places)
 
 
-def test_what_happened_a_moment_ago_waits_for_transactions_that_began_before(
-    listed: Listed,
-) -> None:
+def test_between_two_digests_pass_thirty_minutes(listed: Listed) -> None:
     listed(BOSS)
-    order = make_guide_order(Status.REFUNDED, reference="web-1")
+    settled(Status.REFUNDED, "web-1")
+    assert len(sent()) == 1
+    let_pass(minutes=29)
+    settled(Status.REJECTED, "web-2")
     assert sent() == []
     let_pass(minutes=1)
+    assert len(sent()) == 1
+
+
+def test_an_order_that_needs_a_person_again_is_news_again(listed: Listed) -> None:
+    listed(BOSS)
+    order = make_guide_order(Status.HANDLING, reference="web-1", problems=[TROUBLE])
+    assert len(sent()) == 1
+    Order.objects.update(**order.problem_columns(new=[]) | {"needs_attention": False})
+    let_pass(minutes=31)
+    assert sent() == []
+    Order.objects.update(**order.problem_columns(new=[TROUBLE]))
+    let_pass(minutes=1)
     [digest] = sent()
-    assert order.reference in digest.body
+    assert "web-1" in digest.body
 
 
 def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Listed) -> None:
@@ -199,7 +207,7 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Lis
     for number in range(8):
         settled(Status.REJECTED, f"web-{number}")
     [digest] = sent()
-    assert digest.subject == "The Shop: 8 orders rejected"
+    assert digest.subject == "The Shop: 8 orders without all their cards"
     assert digest.body.count("/change/") == 5
     assert "and 3 others" in digest.body
     assert "and 3 others" in html_of(digest)
@@ -208,7 +216,7 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Lis
 def test_beyond_a_thousand_is_said_without_counting_on(
     listed: Listed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("watch.conditions", "delivery.digests"):
+    for module in ("watch.conditions", "watch.core_conditions"):
         monkeypatch.setattr(f"giftcards.{module}.MOST", 2)
     listed(BOSS)
     for number in range(4):
@@ -240,6 +248,7 @@ class TestStates:
         let_pass(minutes=31)
         assert sent() == []
         refuse_key()
+        let_pass(minutes=1)
         assert len(sent()) == 1
 
     def test_an_outage_is_told_once_nothing_has_succeeded_for_minutes(self, listed: Listed) -> None:
@@ -337,7 +346,7 @@ class TestStates:
         assert "Messages to customers are sent again." in digest.body
 
 
-class TestHappenings:
+class TestOfTheLastDay:
     def test_messages_that_failed_are_told_by_the_orders_however_they_were_marked(
         self, listed: Listed
     ) -> None:
@@ -349,8 +358,9 @@ class TestHappenings:
         Delivery.objects.filter(pk=bounced.pk).update(status=DeliveryStatus.FAILED)
         Delivery.objects.filter(pk=bounced.pk).update(failed_at=ago(minutes=1))
         [digest] = sent()
-        assert digest.subject == "The Shop: 2 orders whose customers could not be told"
-        assert f"{ADMIN}_delivery/delivery/?customers=untold" in digest.body
+        assert digest.subject == "The Shop: 3 messages that customers did not get"
+        assert f"{ADMIN}_delivery/delivery/?customers=untold-lately" in digest.body
+        assert "others" not in digest.body
         assert "web-1" in digest.body
         assert "web-2" in digest.body
 
@@ -403,7 +413,7 @@ def unsent(order: Order, **values: Any) -> Delivery:
 
 @pytest.mark.parametrize(
     ("language", "subject", "direction"),
-    [("en", "orders rejected", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
+    [("en", "orders without all their cards", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
 )
 def test_each_person_is_told_in_their_language_and_its_direction(
     listed: Listed, language: str, subject: str, direction: str
@@ -418,14 +428,14 @@ def test_each_person_is_told_in_their_language_and_its_direction(
 
 def test_every_item_concerns_a_role_and_every_role_is_told_of_something() -> None:
     granted = {f"giftcards.{codename}" for of_role in ROLES.values() for codename in of_role}
-    needed = {alert.permission for alert in alerts().values()}
+    needed = {condition.permission for condition in told_conditions().values()}
     assert needed <= granted
     for role, codenames in ROLES.items():
-        may = digests.permissions_of(StaffPerson("x@shop.example", "en", role))
+        may = permissions_of(StaffPerson("x@shop.example", "en", role))
         concerned = set(filter(may, needed))
         assert concerned
         assert concerned == needed & {f"giftcards.{codename}" for codename in codenames}
-    assert all(map(digests.permissions_of(StaffPerson("x@shop.example", "en", None)), needed))
+    assert all(map(permissions_of(StaffPerson("x@shop.example", "en", None)), needed))
 
 
 def sign_up(email: str, *, name: str = "stranger", **values: Any) -> Any:
@@ -471,7 +481,7 @@ class TestPermissions:
         sign_up("Support@shop.example", is_active=is_active)
         settled(Status.REJECTED, "web-1")
         [digest] = sent()
-        assert digest.subject == "The Shop: 1 order rejected"
+        assert digest.subject == "The Shop: 1 order without all its cards"
 
     @pytest.mark.parametrize("is_active", [True, False], ids=["active", "inactive"])
     def test_a_customers_account_gives_no_permission_that_staff_lack(
@@ -502,14 +512,14 @@ class TestPermissions:
         settled(Status.REJECTED, "web-1")
         ProviderState.objects.update(balance=1)
         [digest] = sent()
-        assert digest.subject == "The Shop: 1 order rejected"
+        assert digest.subject == "The Shop: 1 order without all its cards"
 
 
 def test_hostile_references_and_shop_names_stay_text(listed: Listed, settings: Any) -> None:
     listed(BOSS, SHOP_NAME="<b>Shop</b> & Co")
     settled(Status.REJECTED, "<script>alert(1)</script>")
     [digest] = sent()
-    assert digest.subject == "<b>Shop</b> & Co: 1 order rejected"
+    assert digest.subject == "<b>Shop</b> & Co: 1 order without all its cards"
     assert "<script>alert(1)</script>" in digest.body
     assert "<script>" not in html_of(digest)
     assert "<b>" not in html_of(digest)
@@ -518,7 +528,7 @@ def test_hostile_references_and_shop_names_stay_text(listed: Listed, settings: A
 
 def test_without_the_address_of_the_shop_there_are_no_links(listed: Listed, settings: Any) -> None:
     listed(BOSS)
-    settings.GIFTCARDS_DELIVERY = {"STAFF_EMAILS": [BOSS]}
+    settings.GIFTCARDS_DELIVERY = {"STAFF": [BOSS]}
     settled(Status.REJECTED, "web-1")
     [digest] = sent()
     assert "web-1" in digest.body
@@ -551,16 +561,11 @@ class TestFailures:
         assert digest.error.startswith(f"{name} at ")
         assert "CANARY-WORDS" not in caplog.text + digest.error
         assert "web-1" not in caplog.text + digest.error
-        waits = []
-        for _attempt in range(6):
-            waits.append((digest.next_attempt_at - timezone.now()).total_seconds())
-            StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
-            digests.send_due(Limits())
-            digest.refresh_from_db()
-        expected = [10, 60, 300, 1800, 3600, 3600]
-        assert all(abs(wait - due) < 5 for wait, due in zip(waits, expected, strict=True))
+        assert [round(wait) for wait in waits(lambda: digests.send_due(Limits()))] == [60] * 6
+        digest.refresh_from_db()
+        assert digest.failures == 7
         send_through("django.core.mail.backends.locmem.EmailBackend")
-        StaffDigest.objects.update(next_attempt_at=ago(seconds=1))
+        let_pass(minutes=2)
         assert len(sent()) == 2
         digest.refresh_from_db()
         assert (digest.failures, digest.error) == (0, "")
@@ -574,26 +579,14 @@ class TestFailures:
         assert not StaffDigest.objects.filter(failures__gt=0).exists()
 
     def test_while_mail_is_down_each_look_tries_one_digest_and_the_chat_is_told(
-        self, send_through: Callable[..., None]
+        self, send_through: Callable[..., None], listed: Listed, chat: list[Message]
     ) -> None:
-        heard: list[Any] = []
-
-        def receive(*, items: Any, **_: Any) -> None:
-            heard.append(items)
-
-        staff_news.connect(receive)
-        try:
-            digests.send_due(Limits())
-            StaffDigest.objects.filter(address="").update(next_attempt_at=None)
-            send_through(REFUSING)
-            let_pass(minutes=60)
-            settled(Status.REJECTED, "web-2")
-            assert digests.send_due(Limits()) == 1
-        finally:
-            staff_news.disconnect(receive)
-        assert len(heard) == 1
-        failures = StaffDigest.objects.exclude(address="").order_by("failures")
-        assert [row.failures for row in failures] == [0, 1]
+        StaffDigest.objects.all().delete()
+        send_through(REFUSING)
+        people = [BOSS, SUPPORT, {"address": "-100", "channel": "chat"}]
+        listed(*people, CHANNELS=[CHAT])
+        assert [message.address for message in chat] == ["-100"]
+        assert dict(StaffDigest.objects.values_list("address", "failures")) == {BOSS: 1, "-100": 0}
 
     def test_a_template_that_is_broken_fails_one_digest_and_not_the_process(
         self, settings: Any, tmp_path: Any
@@ -612,11 +605,22 @@ class TestFailures:
         (folder / "subject.txt").write_text("[{{ items|length }}]\n{{ title }}\n")
         [templates] = settings.TEMPLATES
         settings.TEMPLATES = [{**templates, "DIRS": [tmp_path]}]
-        assert sent()[0].subject == "[1] 1 order rejected"
+        assert sent()[0].subject == "[1] 1 order without all its cards"
+
+
+def waits(attempt: Callable[[], object]) -> list[float]:
+    """The seconds from each of six attempts to the next one."""
+    found = []
+    for _attempt in range(6):
+        let_pass(hours=1)
+        attempt()
+        at = StaffDigest.objects.order_by("failures").last().retry_at  # type: ignore[union-attr]
+        found.append((at - timezone.now()).total_seconds())
+    return found
 
 
 class TestAfterAnOutageOfMail:
-    """The mail server was away for an hour: the owner's digest waits for its next attempt."""
+    """The mail server is away when there is something to tell."""
 
     @pytest.fixture(autouse=True)
     def _outage(self, listed: Listed, server: MailServer) -> None:
@@ -624,22 +628,25 @@ class TestAfterAnOutageOfMail:
         settled(Status.REJECTED, "web-1")
         server.plan = lambda _number: Fault("connect", DROP)
         look()
-        server.plan = lambda _number: None
         assert (StaffDigest.objects.get().failures, server.connections) == (1, 1)
-        StaffDigest.objects.update(failures=5, next_attempt_at=ago(minutes=-60))
 
-    def test_something_newly_urgent_is_told_at_once(self, server: MailServer) -> None:
-        look()
-        assert server.received == []
-        refuse_key()
-        let_pass(minutes=1)
+    def test_a_digest_is_tried_each_minute_until_it_is_out(self, server: MailServer) -> None:
+        for _minute in range(5):
+            look()
+            let_pass(minutes=1, seconds=1)
+            look()
+        assert server.connections == 6
+        server.plan = lambda _number: None
+        let_pass(minutes=1, seconds=1)
         look()
         [received] = server.received
-        assert "requests to the provider are paused" in received.mail["Subject"]
         assert "web-1" in story.part(received.mail, "plain")
+        assert StaffDigest.objects.get().failures == 0
 
-    def test_it_is_told_at_once_though_a_digest_has_just_gone_out(self, server: MailServer) -> None:
+    def test_something_newly_urgent_is_told_at_once(self, server: MailServer) -> None:
+        server.plan = lambda _number: None
         make_message()
+        let_pass(minutes=2)
         look()
         assert [received.recipient for received in server.received] == [ADDRESS, BOSS]
         refuse_key()
@@ -655,42 +662,57 @@ class TestAfterAnOutageOfMail:
         # What comes and goes waits for its turn.
         assert len(server.received) == 3
 
-    def test_a_success_of_anybody_ends_the_pause(self, server: MailServer, listed: Listed) -> None:
-        row = StaffDigest.objects.get()
-        listed(BOSS, SUPPORT)
-        StaffDigest.objects.filter(pk=row.pk).update(next_attempt_at=row.next_attempt_at)
-        settled(Status.REJECTED, "web-2")
-        look()
-        assert [received.recipient for received in server.received] == [SUPPORT["address"], BOSS]
-
-    def test_what_is_urgent_is_tried_each_minute_until_it_is_out(self, server: MailServer) -> None:
-        server.plan = lambda _number: Fault("connect", DROP)
-        refuse_key()
-        before = server.connections
-        for _minute in range(5):
-            let_pass(minutes=1, seconds=1)
-            look()
-        assert server.connections == before + 5
-        server.plan = lambda _number: None
-        let_pass(minutes=1, seconds=1)
-        look()
-        assert len(server.received) == 1
-
-    @pytest.mark.parametrize("reply", ["550 5.1.1 No such user", "450 4.2.1 Greylisted"])
-    def test_an_address_that_is_refused_keeps_its_pauses_and_holds_up_nobody(
-        self, reply: str, server: MailServer, listed: Listed
+    @pytest.mark.parametrize(
+        ("reply", "minutes"),
+        [
+            ("550 5.1.1 No such user", [5, 30, 60, 60, 60, 60]),
+            ("450 4.2.1 Greylisted", [5, 30, 60, 60, 60, 60]),
+        ],
+    )
+    def test_an_address_that_is_refused_gets_longer_pauses_unless_something_urgent_comes(
+        self, reply: str, minutes: list[int], server: MailServer
     ) -> None:
+        server.plan = lambda _number: Fault("rcpt", reply)
+        assert [round(wait / 60) for wait in waits(look)] == minutes
+        before = server.connections
+        let_pass(minutes=2)
+        look()
+        assert server.connections == before
+        refuse_key()
+        for _minute in range(3):
+            let_pass(minutes=2)
+            look()
+        assert server.connections == before + 1
+
+    def test_a_refused_address_holds_up_nobody(self, server: MailServer, listed: Listed) -> None:
+        first = server.connections + 1
+        fault = Fault("rcpt", "550 5.1.1 No such user")
+        server.plan = lambda number: fault if number == first else None
         StaffDigest.objects.all().delete()
         listed(BOSS, SUPPORT)
-        settled(Status.REJECTED, "web-2")
-        first = server.connections + 1
-        server.plan = lambda number: Fault("rcpt", reply) if number == first else None
-        look()
-        make_message()
-        look()
-        people = [received.recipient for received in server.received]
-        assert people == [SUPPORT["address"], ADDRESS]
+        assert [received.recipient for received in server.received] == [SUPPORT["address"]]
         assert StaffDigest.objects.get(address=BOSS).failures == 1
+
+    def test_a_server_that_does_not_answer_is_asked_again_after_a_quarter_of_an_hour(
+        self, server: MailServer
+    ) -> None:
+        server.plan = lambda _number: Fault("data", DROP)
+        assert [round(wait / 60) for wait in waits(look)] == [15] * 6
+
+    def test_what_happened_while_mail_was_down_for_days_is_told(self, server: MailServer) -> None:
+        give_up(make_message(), 60)
+        let_pass(days=3)
+        note_tick()
+        server.plan = lambda _number: None
+        look()
+        [received] = server.received
+        text = story.part(received.mail, "plain")
+        assert "web-1" in text
+        assert "1 message that a customer did not get" in text
+        # Once it is told, it is over.
+        let_pass(minutes=31)
+        look()
+        assert StaffDigest.objects.get().told == {}
 
 
 def look() -> None:
@@ -725,11 +747,14 @@ class TestCause:
             title = "The Shop: requests to the provider fail, 1 unconfirmed order"
             assert digest.subject == title
             assert "The provider does not answer." in digest.body
-        # It is not told again once it has lasted for minutes, nor has it ended.
+        # It is not told again once it has lasted for minutes.
         ProviderState.objects.update(succeeded_at=ago(minutes=6), paused_until=ago(seconds=-10))
         let_pass(minutes=5)
         note_sign()
         assert sent() == []
+        ProviderState.objects.update(succeeded_at=timezone.now(), outages=0, pause="")
+        let_pass(minutes=31)
+        assert {digest.subject for digest in sent()} == {"The Shop: The provider answers again"}
 
     def test_a_failure_or_two_are_no_cause(self) -> None:
         ProviderState.objects.update(outages=2)
@@ -743,23 +768,23 @@ def note_sign() -> None:
     ProviderState.objects.update(ticked_at=timezone.now(), swept_at=timezone.now())
 
 
-def test_a_row_that_another_process_has_claimed_is_left_to_it(
-    listed: Listed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_another_process_has_claimed_is_left_to_it(listed: Listed) -> None:
     """Both read the row before either claims it."""
     listed(BOSS)
     settled(Status.REJECTED, "web-1")
-    look = digests.digest_items.current_situation
     inner: list[int] = []
 
-    def look_while_another_is_faster() -> Any:
-        monkeypatch.setattr(digests.digest_items, "current_situation", look)
-        inner.append(digests.send_due(Limits()))
-        return look()
+    def interfere(execute: Any, sql: str, *args: Any) -> Any:
+        """Another process sends the digest after this one has read the row."""
+        result = execute(sql, *args)
+        if sql.startswith("SELECT") and "staffdigest" in sql and not inner:
+            inner.append(0)
+            inner.append(digests.send_due(Limits()))
+        return result
 
-    monkeypatch.setattr(digests.digest_items, "current_situation", look_while_another_is_faster)
-    assert digests.send_due(Limits()) == 0
-    assert inner == [1]
+    with connection.execute_wrapper(interfere):
+        assert digests.send_due(Limits()) == 0
+    assert inner == [0, 1]
     assert len(mail.outbox) == 1
 
 
@@ -776,8 +801,6 @@ def test_a_clock_that_was_set_back_silences_nobody(listed: Listed) -> None:
     listed(BOSS)
     ahead = timezone.now() + timedelta(days=400)
     StaffDigest.objects.update(next_attempt_at=ahead, covers_until=ahead, sent_at=ahead)
-    assert sent() == []  # until when they were told is not known any more
-    let_pass(minutes=5)
     settled(Status.REJECTED, "web-1")
     assert len(sent()) == 1
 
@@ -788,77 +811,84 @@ class TestTick:
             assert digests.send_due(Limits()) == 0
 
 
-class TestSignal:
-    @pytest.fixture
-    def heard(self) -> Iterator[list[Any]]:
-        heard: list[Any] = []
+CHAT = f"{__name__}.Chat"
 
-        def receive(*, items: Any, **_: Any) -> None:
-            heard.append([(item.code, item.count, item.severity, item.text) for item in items])
 
-        staff_news.connect(receive)
-        yield heard
-        staff_news.disconnect(receive)
+class Chat(Channel):
+    """A channel of the shop that only staff use."""
 
-    def test_receivers_are_told_once_in_a_period_without_anybody_listed(
-        self, heard: list[Any]
+    name = "chat"
+    heard: ClassVar[list[Message]] = []
+
+    def send(self, message: Message) -> None:
+        assert translation.get_language() == message.language
+        self.heard.append(message)
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """The messages that the chat has got."""
+    heard: list[Message] = []
+    monkeypatch.setattr(Chat, "heard", heard)
+    return heard
+
+
+class TestChannels:
+    @pytest.fixture(autouse=True)
+    def _listed(self, listed: Listed) -> None:
+        shown = {"address": "-100", "channel": "chat", "language": "fr", "role": SUPPORT["role"]}
+        listed(shown, CHANNELS=[CHAT], MODE="off")
+
+    def test_a_chat_is_told_in_its_language_what_its_role_may_know(
+        self, chat: list[Message], settings: Any
     ) -> None:
-        assert conf.staff_emails == []
-        digests.send_due(Limits())
-        let_pass(minutes=60)
-        order = settled(Status.REJECTED, "web-1")
+        settings.GIFTCARDS = {**settings.GIFTCARDS, "LOW_BALANCE": 5_000}
+        ProviderState.objects.update(balance=1)
+        settled(Status.REJECTED, "web-1")
         assert digests.send_due(Limits()) == 1
-        assert heard == [
-            [
-                (
-                    "rejected",
-                    1,
-                    Severity.WARNING,
-                    "1 order rejected: web-1. Nothing was bought. Order the cards of each order"
-                    " again, or pay its customer back.",
-                )
-            ]
-        ]
+        [message] = chat
+        assert (message.kind, message.reference, message.address) == ("digest", "", "-100")
+        assert message.language == "fr"
+        assert message.short == f"{message.subject} {message.link}"
+        assert message.link.startswith(ADMIN)
+        assert "web-1" in message.text
+        assert "web-1" in message.html
+        assert len(message.id) == 32
+        assert "solde" not in message.text
+        assert mail.outbox == []
+
+    def test_a_chat_is_told_once_in_a_period(self, chat: list[Message]) -> None:
+        settled(Status.REJECTED, "web-1")
+        assert digests.send_due(Limits()) == 1
         let_pass(minutes=29)
         settled(Status.REJECTED, "web-2")
         assert digests.send_due(Limits()) == 0
         let_pass(minutes=2)
         assert digests.send_due(Limits()) == 1
-        assert order.reference not in heard[1][0][3]
-        assert mail.outbox == []
+        assert chat[0].id != chat[1].id
 
-    def test_receivers_read_the_items_in_the_language_of_the_site(self) -> None:
-        spoken: list[str | None] = []
-
-        def receive(**_: Any) -> None:
-            spoken.append(translation.get_language())
-
-        staff_news.connect(receive)
-        try:
-            digests.send_due(Limits())
-            let_pass(minutes=60)
-            settled(Status.REJECTED, "web-1")
-            with translation.override("fr"):
-                digests.send_due(Limits())
-        finally:
-            staff_news.disconnect(receive)
-        assert spoken == ["en"]
-
-    def test_an_error_of_a_receiver_is_logged_without_words_and_hinders_nobody(
-        self, heard: list[Any], caplog: pytest.LogCaptureFixture
+    def test_an_error_of_a_channel_is_logged_without_words_and_tried_again(
+        self, chat: list[Message], caplog: pytest.LogCaptureFixture, monkeypatch: Any
     ) -> None:
-        def fail(**_: Any) -> None:
-            raise RuntimeError("https://chat.example/CANARY-TOKEN")
+        def fail(*_: Any) -> None:
+            raise SlowDown(1_800)
 
-        staff_news.connect(fail, dispatch_uid="chat")
-        try:
-            digests.send_due(Limits())
-            let_pass(minutes=60)
-            settled(Status.REJECTED, "web-1")
-            with caplog.at_level(logging.INFO):
-                assert digests.send_due(Limits()) == 1
-        finally:
-            staff_news.disconnect(dispatch_uid="chat")
-        assert len(heard) == 1
-        assert "chat: RuntimeError at " in caplog.text
-        assert "CANARY-TOKEN" not in caplog.text
+        settled(Status.REJECTED, "web-1")
+        with caplog.at_level(logging.INFO), monkeypatch.context() as patch:
+            patch.setattr(Chat, "send", fail)
+            assert digests.send_due(Limits()) == 0
+        assert "SlowDown at " in caplog.text
+        assert "-100" not in caplog.text
+        let_pass(minutes=29)
+        assert digests.send_due(Limits()) == 0
+        let_pass(minutes=2)
+        assert digests.send_due(Limits()) == 1
+        assert "web-1" in chat[0].text
+
+    def test_a_channel_that_is_not_there_fails_one_digest(
+        self, chat: list[Message], settings: Any
+    ) -> None:
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "CHANNELS": []}
+        settled(Status.REJECTED, "web-1")
+        assert digests.send_due(Limits()) == 0
+        assert StaffDigest.objects.get().error.startswith("KeyError at ")

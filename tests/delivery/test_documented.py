@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -10,19 +9,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import responses
 from django.contrib.auth import get_user_model
 from django.core.checks import run_checks
 from django.test import Client
 from django.urls import reverse
 
 from giftcards.checks import TAG
-from giftcards.delivery import digests
-from giftcards.delivery.channels import Limits
 from giftcards.delivery.messages import compose
-from giftcards.delivery.models import Delivery, StaffDigest
-from giftcards.delivery.signals import staff_news
-from giftcards.rules.problems import Problem
+from giftcards.delivery.models import Delivery
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
 from tests.delivery.conftest import SHOP
@@ -114,25 +108,3 @@ def test_the_logo_of_the_shop_stands_in_its_mails_and_the_rest_stays(
     message = compose(Delivery(order=order, kind="delayed", language="en"), None)
     assert "<b>Games of Oran</b>" in message.html
     assert order.reference in message.html
-
-
-def test_the_chat_of_the_shop_is_told_what_is_to_do(settings: Any) -> None:
-    settings.CHAT_WEBHOOK = "https://chat.example/hook"
-    receiver = run("Telling a chat")["tell_chat"]
-    try:
-        with responses.RequestsMock() as chat:
-            chat.post(settings.CHAT_WEBHOOK)
-            # Conditions that hold now, such as that no worker runs here; nothing of the past.
-            digests.send_due(Limits())
-            StaffDigest.objects.update(next_attempt_at=None)
-            make_guide_order(
-                Status.HANDLING, reference="order-7", problems=[Problem("not_whole", {})]
-            )
-            digests.send_due(Limits())
-            told = [json.loads(call.request.body or "")["text"] for call in chat.calls]
-            timeouts = {call.request.req_kwargs["timeout"] for call in chat.calls}
-    finally:
-        assert staff_news.disconnect(receiver, dispatch_uid="shop.tell_chat")
-    assert timeouts == {10}
-    assert "order-7" not in told[0]
-    assert "1 order with a problem: order-7" in told[-1]

@@ -127,6 +127,8 @@ def make_trouble(prefix: str) -> None:
     failed = message(lacking, status="failed", failed_at=timezone.now(), address=EMAIL)
     queued = message(of(f"{prefix}late"), next_attempt_at=long_ago, address=EMAIL)
     Delivery.objects.filter(pk__in=[failed.pk, queued.pk]).update(created_at=long_ago)
+    shown, _token = link(lacking)
+    visit(shown, "locked", "revealed", unreadable=1)
     StatusChange.objects.create(
         order=lacking, from_status="HANDLING", to_status="REFUNDED", announce_error="Error"
     )
@@ -214,8 +216,8 @@ def boss() -> Client:
 
 @pytest.fixture(autouse=True)
 def _visible() -> None:
-    told = {"last": [("attention", 12, False)]}
-    StaffDigest.objects.create(address="boss@shop.example", told=told)
+    said = [("problems", 12, False)]
+    StaffDigest.objects.create(address="boss@shop.example", said=said)
     ProviderState.objects.current()
     ProviderState.objects.update(balance=1, balance_read_at=timezone.now())
     # Of the price that orders to be sent will cost.
@@ -260,7 +262,7 @@ def test_pages_say_the_same_as_if_there_were_no_hidden_orders(boss: Client) -> N
     told = [page for page, (_status, said) in with_hidden.items() if HIDDEN in said]
     assert [page for page in told if f"{HIDDEN}1" not in str(page)] == []
     # The last digest counted all orders.
-    assert "orders to do" not in without["delivery_staffdigest_changelist", ""][1]
+    assert "orders with problems" not in without["delivery_staffdigest_changelist", ""][1]
     # The pages were there.
     assert [page for page, (status, _said) in without.items() if status == 500] == []
 
@@ -301,7 +303,7 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
 # The conditions that tell of the shop, and of no order.
 OF_THE_SHOP = {
     *("paused", "refused", "worker", "provider", "queue", "keys", "balance", "prices", "cards"),
-    *("unknown", "gap", "digests", "chores", "unknown_charges", "reference"),
+    *("unknown", "gap", "digests", "chores", "unknown_charges", "reference", "reveals_refused"),
 }
 
 
@@ -354,7 +356,7 @@ def test_digests_tell_the_owner_of_an_account_of_no_hidden_order(
 ) -> None:
     monkeypatch.setitem(admin.site._registry, Order, pages(Order, admin.site))
     get_user_model().objects.create_superuser("boss", "boss@shop.example")
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [address]}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": [address]}
     note_tick()
     digests.send_due(Limits())
     let_pass(minutes=60)

@@ -427,7 +427,6 @@ def _on_server(*statements: str) -> None:
 def _fill() -> None:
     get_user_model().objects.create_superuser("amina")
     Installation.begin()
-    # Whoever is listed for the first time hears of nothing that was before.
     StaffDigest.objects.create(address=people.STAFF, covers_until=timezone.now())
     make_offer(stock=STOCK, cost=Decimal("1250.50"), **SCARCE)
     call_command("giftcards_setup", verbosity=0, stdout=io.StringIO())

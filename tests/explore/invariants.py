@@ -500,23 +500,25 @@ def no_gift_is_destroyed_before_its_delivery(shop: Shop) -> Iterator[str]:
 
 
 def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
-    """Digests have named each order that counts as told, and each that settled without cards.
+    """Digests have named each order that counts as told, and each that still lacks cards.
 
     If a process stops between its decision and its COMMIT, the digest may not wait for it.
     """
     digest = StaffDigest.objects.get(address=STAFF)
     mails = [str(mail.body) for mail in shop.mails if mail.to == [STAFF]]
-    matters = {key for keys in digest.told.get("matters", {}).values() for key in keys}
-    if (matters or digest.told.get("states")) and not mails:
+    told = {key for keys in digest.told.values() for key in keys}
+    if digest.told and not mails:
         yield "staff count as told, and got no digest"
     # A digest names at most five orders of a kind.
     if any(re.search("and [0-9]+ other", mail) for mail in mails):
         return
     named = {name for mail in mails for name in re.findall(r"^- (\S+)", mail, re.MULTILINE)}
-    orders = list(Order.objects.filter(pk__in=matters))
+    orders = list(Order.objects.filter(pk__in=told))
     if not (shop.is_clock_set or any("halt: " in note for note in shop.simulation.trace)):
-        lacking = Order.objects.filter(status__in=FINAL).exclude(status=Status.FULFILLED)
-        orders += lacking.filter(finalized_at__lte=digest.covers_until, reordered_amount=None)
+        finding = CONDITIONS["cards_missing"].judge(Standing())
+        # An order is not news again if a refund for it was taken back.
+        lacking = Order.objects.filter(pk__in=finding.orders if finding else (), refunds=None)
+        orders += lacking.filter(finalized_at__lte=digest.covers_until)
     for order in orders:
         if order.reference not in named:
             yield f"no digest names {order}, which is {order.status}"

@@ -32,21 +32,19 @@ SENDING, SEARCH, ANSWER = Kind.SENDING, Kind.SEARCH, Kind.ANSWER
 # The moves from each status, the problems that a move to it ends, whom it is told to, how a
 # purchase that ends there is logged, and what the next request is for.
 TABLE = {
-    "PENDING": ("PLACING REJECTED", {SENDING, SEARCH}, "", "", logging.INFO, Purpose.PLACING),
-    "PLACING": ("PENDING UNCONFIRMED REJECTED HANDLING", set(), "", "", logging.NOTSET, None),
+    "PENDING": ("PLACING REJECTED", {SENDING, SEARCH}, "", logging.INFO, Purpose.PLACING),
+    "PLACING": ("PENDING UNCONFIRMED REJECTED HANDLING", set(), "", logging.NOTSET, None),
     "UNCONFIRMED": (
         "PENDING REJECTED HANDLING",
         {SENDING, SEARCH, ANSWER},
         "",
-        "",
         logging.ERROR,
         Purpose.SEARCHING,
     ),
-    "REJECTED": ("", {SENDING, SEARCH}, "not_delivered", "rejected", logging.WARNING, None),
+    "REJECTED": ("", {SENDING, SEARCH}, "not_delivered", logging.WARNING, None),
     "HANDLING": (
         "UNCONFIRMED DELAYED FULFILLED PARTIALLY_FILLED REFUNDED",
         {SENDING, SEARCH},
-        "",
         "",
         logging.NOTSET,
         Purpose.CHECKING,
@@ -55,24 +53,23 @@ TABLE = {
         "UNCONFIRMED FULFILLED PARTIALLY_FILLED REFUNDED",
         {SENDING, SEARCH},
         "delayed",
-        "",
         logging.NOTSET,
         Purpose.CHECKING_LATE,
     ),
-    "FULFILLED": ("", {SENDING, SEARCH}, "delivered", "", logging.NOTSET, None),
-    "PARTIALLY_FILLED": ("", {SENDING, SEARCH}, "partly_delivered", "partly", logging.NOTSET, None),
-    "REFUNDED": ("", {SENDING, SEARCH}, "not_delivered", "refunded", logging.NOTSET, None),
+    "FULFILLED": ("", {SENDING, SEARCH}, "delivered", logging.NOTSET, None),
+    "PARTIALLY_FILLED": ("", {SENDING, SEARCH}, "partly_delivered", logging.NOTSET, None),
+    "REFUNDED": ("", {SENDING, SEARCH}, "not_delivered", logging.NOTSET, None),
 }
 
 
 @pytest.mark.parametrize("status", Status)
 def test_a_status_has_the_facts_of_the_table(status: Status) -> None:
-    moves_to, ends, customer_news, staff_news, log_level, request = TABLE[status]
+    moves_to, ends, customer_news, log_level, request = TABLE[status]
     state = STATES[status]
     assert state.moves_to == tuple(moves_to.split())
     assert state.is_final is (not moves_to)
     assert set(state.ends) == ends
-    assert (state.customer_news, state.staff_news) == (customer_news, staff_news)
+    assert state.customer_news == customer_news
     assert (state.log_level, state.request) == (log_level, request)
 
 

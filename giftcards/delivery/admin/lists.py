@@ -39,7 +39,7 @@ from giftcards.delivery.admin.resending import SEND_AGAIN
 from giftcards.delivery.admin.section import ABOUT_MESSAGE
 from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import conf
-from giftcards.delivery.digests import RECEIVERS, failing_text, last_digest
+from giftcards.delivery.digests import last_digest
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
@@ -48,8 +48,10 @@ from giftcards.delivery.models import (
     LinkVisit,
     StaffDigest,
 )
+from giftcards.delivery.staff import failing_text
 from giftcards.models import Order
 from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
+from giftcards.watch.conditions import Standing
 
 # The most visits on the page of a link: programs may open a link any number of times.
 _MOST_VISITS = 200
@@ -96,7 +98,7 @@ class CustomersFilter(admin.SimpleListFilter):
         "untold": (_("Not told"), lambda rows: rows.untold()),
         "untold-lately": (
             _("Not told, within a day"),
-            lambda rows: rows.untold_lately(timezone.now()),
+            lambda rows: rows.untold_since(Standing().lately),
         ),
         "late": (
             _("Waiting for more than 5 minutes"),
@@ -271,9 +273,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
         return self.get_list_display(request)
 
     @admin.display(description=_("address"))
-    def whose(self, digest: StaffDigest) -> SafeString | str:
-        if digest.address == RECEIVERS:
-            return gettext("the shop's software")
+    def whose(self, digest: StaffDigest) -> SafeString:
         return bdi(digest.address)
 
     @admin.display(description=_("last digest"))
@@ -297,5 +297,4 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
 
     @admin.display(description=_("next attempt"))
     def next_try(self, digest: StaffDigest) -> str:
-        at = digest.next_attempt_at
-        return exact_moment(at) if digest.is_failing and at else ""
+        return exact_moment(digest.retry_at) if digest.is_failing and digest.retry_at else ""

@@ -34,7 +34,6 @@ from giftcards.delivery.admin.labels import (
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.channels import make_channels
 from giftcards.delivery.conf import TO_RECIPIENT, Kind, Mode, conf, kinds_of
-from giftcards.delivery.digests import unreached
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
@@ -43,6 +42,7 @@ from giftcards.delivery.models import (
 )
 from giftcards.delivery.queueing import address_of as find_address
 from giftcards.delivery.queueing import addresses_of, sent_to
+from giftcards.delivery.staff import unreached
 from giftcards.models import Order
 from giftcards.rules.roles import whom_to_ask
 from giftcards.text.display import bdi, count_text, filled, moment

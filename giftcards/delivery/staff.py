@@ -1,0 +1,132 @@
+"""The people who get digests: what they may be told of, and why some of them are told nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext, ngettext
+
+from giftcards.delivery.channels import describe
+from giftcards.delivery.conf import StaffPerson, conf
+from giftcards.delivery.digest_items import told_conditions
+from giftcards.delivery.models import StaffDigest
+from giftcards.models import Order
+from giftcards.models.order_queries import leaves_some_out
+from giftcards.rules.roles import ROLES
+
+logger = logging.getLogger(__name__)
+
+
+def listed() -> dict[str, StaffPerson]:
+    """The people who get digests, by address; of people who share an address, only the first."""
+    people: dict[str, StaffPerson] = {}
+    for person in conf.staff:
+        people.setdefault(person.address, person)
+    return people
+
+
+def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
+    """Return a function that tells whether ``person`` has a permission at present.
+
+    A role limits the person to its group's permissions. If staff have accounts with the person's
+    address, an active one must have the permission, too.
+    """
+    held = None if person.role is None else _permissions_of_role(person.role)
+    accounts = _accounts_of_staff(person.address)
+
+    def may(permission: str) -> bool:
+        is_of_role = held is None or permission in held
+        return is_of_role and (
+            not accounts or any(user.is_active and user.has_perm(permission) for user in accounts)
+        )
+
+    return may
+
+
+def _permissions_of_role(name: str) -> set[str]:
+    """The permissions of the group ``name``, or of the role if the group does not exist yet."""
+    if not Group.objects.filter(name=name).exists():
+        return {f"giftcards.{codename}" for codename in ROLES[name]}
+    of_group = Permission.objects.filter(group__name=name)
+    labels = of_group.order_by().values_list("content_type__app_label", "codename")
+    return {f"{label}.{codename}" for label, codename in labels}
+
+
+def _accounts_of_staff(address: str) -> list[Any]:
+    """The accounts of staff with ``address``.
+
+    Anyone can sign up as a customer with any address, so the accounts of customers do not count.
+    """
+    users = get_user_model()
+    column = users.get_email_field_name()
+    if not hasattr(users, column):
+        return []
+    found = users._default_manager.filter(**{f"{column}__iexact": address})  # noqa: SLF001
+    return [user for user in found if getattr(user, "is_staff", False)]
+
+
+def orders_of(person: StaffPerson) -> QuerySet[Order]:
+    """The orders that digests for ``person`` may name.
+
+    These are the orders that active staff with the person's address may see. Without such an
+    account, digests may name all orders.
+    """
+    accounts = [user for user in _accounts_of_staff(person.address) if user.is_active]
+    if not (accounts and apps.is_installed("django.contrib.admin")):
+        return Order.objects.all()
+    from giftcards.admin.frame.rows import orders_shown_to
+
+    try:
+        shown = list(map(orders_shown_to, accounts))
+    except Exception as error:  # noqa: BLE001 (an admin of the shop may raise anything)
+        logger.error(  # noqa: TRY400 (its text may name a customer)
+            "It is not known which orders to tell a person of, so they are told of none. %s",
+            describe(error),
+        )
+        return Order.objects.none()
+    if not all(map(leaves_some_out, shown)):
+        return Order.objects.all()
+    parts = (Q(pk__in=orders.order_by().values("pk")) for orders in shown)
+    return Order.objects.filter(reduce(or_, parts))
+
+
+def unreached() -> dict[str, str]:
+    """Map the listed addresses that get no digests to the reasons."""
+    people = listed()
+    found = {address: _why_told_nothing(person) for address, person in people.items()}
+    for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):
+        found[digest.address] = found[digest.address] or failing_text(digest)
+    return {address: reason for address, reason in found.items() if reason}
+
+
+def _why_told_nothing(person: StaffPerson) -> str:
+    """Say why ``person`` may be told of nothing; "" if there is something."""
+
+    def is_told(may: Callable[[str], bool]) -> bool:
+        return any(may(condition.permission) for condition in told_conditions().values())
+
+    if is_told(permissions_of(person)):
+        return ""
+    if person.role and not is_told(_permissions_of_role(person.role).__contains__):
+        text = gettext("The group %(group)s has no permission for any kind of news.")
+        return text % {"group": f"\u2068{person.role}\u2069"}
+    if not any(user.is_active for user in _accounts_of_staff(person.address)):
+        return gettext("The staff account with this address is deactivated.")
+    return gettext("The staff account with this address has no permission for any kind of news.")
+
+
+def failing_text(digest: StaffDigest) -> str:
+    text = ngettext(
+        "cannot be sent: %(count)s attempt failed",
+        "cannot be sent: %(count)s attempts failed",
+        digest.failures,
+    )
+    return text % {"count": digest.failures}
