@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from django.utils import timezone
 
 from giftcards.delivery.conditions import CONDITIONS
-from giftcards.delivery.models import Delivery
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.models import Card, Order
+from giftcards.models.staff_records import REFUSED_REVEAL
 from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 from tests.delivery.mails import ADDRESS, give_up, make_message
-from tests.delivery.staff import MESSAGES, message
+from tests.delivery.staff import MESSAGES, link, message, visit
 from tests.pages import START, listed, plain, read, tiles
 from tests.stage import ago
 
@@ -61,6 +67,55 @@ def test_fail_on_untold_counts_messages_given_up_within_a_day_that_no_later_one_
     assert asked(call, "mail") == ("", 0)
     make_message(order=first.order)
     assert asked(call, "untold") == ("", 0)
+
+
+def _visited(*what: str, **values: Any) -> CardLink:
+    shown, _token = link(settle("w-1", PARTIAL))
+    visit(shown, *what, **values)
+    return shown
+
+
+def _refuse() -> None:
+    for model in (Card, CardLink):
+        LogEntry.objects.create(
+            user=get_user_model().objects.create(username=f"nosy {model.__name__}"),
+            content_type=ContentType.objects.get_for_model(model),
+            object_repr=REFUSED_REVEAL,
+            action_flag=CHANGE,
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "make", "end", "sentence"),
+    [
+        (
+            "links_locked",
+            partial(_visited, "opened", "locked"),
+            lambda: CardLink.objects.revoke(Order.objects.get(), by="amina"),
+            "The link to the cards of 1 order is locked after wrong PINs.\n",
+        ),
+        (
+            "cards_not_shown",
+            partial(_visited, "revealed", "revealed", unreadable=2),
+            lambda: LinkVisit.objects.update(at=ago(86_500)),
+            "The cards of 1 order could not be shown to the customer within the last day.\n",
+        ),
+        (
+            "reveals_refused",
+            _refuse,
+            lambda: LogEntry.objects.update(action_time=ago(86_500)),
+            "2 attempts to reveal more codes than allowed, within the last day.\n",
+        ),
+    ],
+)
+def test_trouble_with_links_and_codes_counts_for_a_day_or_until_it_is_over(
+    code: str, make: Callable[[], Any], end: Callable[[], Any], sentence: str, call: Call
+) -> None:
+    assert asked(call, code) == ("", 0)
+    make()
+    assert asked(call, code) == (sentence, 1)
+    end()
+    assert asked(call, code) == ("", 0)
 
 
 def _untold() -> None:

@@ -31,6 +31,7 @@ from giftcards.models.provider import configured_key
 from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.rules.problems import Problem
 from giftcards.rules.roles import ROLES
+from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.books.wire import note_ledger
 from tests.builders import make_guide_order, make_order
@@ -124,6 +125,26 @@ def test_an_order_whose_missing_cards_are_ordered_again_needs_nobody(listed: Lis
     for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED):
         settled(status, f"web-{status}", reordered_amount=0)
     assert sent() == []
+
+
+def test_an_order_without_all_its_cards_counts_until_its_customer_is_paid_back_or_for_a_day(
+    listed: Listed,
+) -> None:
+    listed(BOSS)
+    order = settled(Status.REFUNDED, "web-1", sale_price=600)
+    settled(Status.REJECTED, "web-2")
+    [digest] = sent()
+    assert digest.subject == "The Shop: 2 orders without all their cards"
+    let_pass(days=1)
+    assert sent() == []
+    assert StaffDigest.objects.get().told == {"cards_missing": [order.pk]}
+    order.refresh_from_db()
+    assert order.open_amount
+    record_refund(order, amount=order.open_amount, reference="R1")
+    let_pass(minutes=1)
+    note_tick()
+    assert sent() == []
+    assert StaffDigest.objects.get().told == {}
 
 
 def test_no_code_address_or_name_of_a_customer_is_in_a_digest(listed: Listed) -> None:
