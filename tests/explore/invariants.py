@@ -500,28 +500,30 @@ def no_gift_is_destroyed_before_its_delivery(shop: Shop) -> Iterator[str]:
 
 
 def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
-    """Digests have named each order that counts as told, and each that still lacks cards.
+    """The last digest names each order that counts as told; and each that still lacks cards does.
 
     If a process stops between its decision and its COMMIT, the digest may not wait for it.
     """
     digest = StaffDigest.objects.get(address=STAFF)
     mails = [str(mail.body) for mail in shop.mails if mail.to == [STAFF]]
-    told = {key for keys in digest.told.values() for key in keys}
     if digest.told and not mails:
         yield "staff count as told, and got no digest"
+    about_orders = [code for code in digest.told if CONDITIONS[code].is_about_orders]
+    told = {key for code in about_orders for key in digest.told[code]}
     # A digest names at most five orders of a kind.
-    if any(re.search("and [0-9]+ other", mail) for mail in mails):
-        return
-    named = {name for mail in mails for name in re.findall(r"^- (\S+)", mail, re.MULTILINE)}
-    orders = list(Order.objects.filter(pk__in=told))
-    if not (shop.is_clock_set or any("halt: " in note for note in shop.simulation.trace)):
-        finding = CONDITIONS["cards_missing"].judge(Standing())
+    if mails and not re.search("and [0-9]+ other", mails[-1]):
+        named = set(re.findall(r"^- (\S+)", mails[-1], re.MULTILINE))
+        for order in Order.objects.filter(pk__in=told).exclude(reference__in=named):
+            yield f"the last digest does not name {order}, which is {order.status}"
+    finding = CONDITIONS["cards_missing"].judge(Standing())
+    if finding and not (
+        shop.is_clock_set or any("halt: " in note for note in shop.simulation.trace)
+    ):
         # An order is not news again if a refund for it was taken back.
-        lacking = Order.objects.filter(pk__in=finding.orders if finding else (), refunds=None)
-        orders += lacking.filter(finalized_at__lte=digest.covers_until)
-    for order in orders:
-        if order.reference not in named:
-            yield f"no digest names {order}, which is {order.status}"
+        lacking = Order.objects.filter(pk__in=finding.orders, refunds=None)
+        known = lacking.filter(finalized_at__lte=digest.covers_until)
+        for order in known.exclude(pk__in=told):
+            yield f"staff were not told of {order}, which is {order.status}"
 
 
 def what_is_marked_as_sent_was_sent(shop: Shop) -> Iterator[str]:
