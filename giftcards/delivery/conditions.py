@@ -12,7 +12,8 @@ from django.utils.translation import gettext, ngettext, ngettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.delivery.conf import conf
-from giftcards.delivery.models import Delivery, LinkVisit, StaffDigest
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit, StaffDigest
+from giftcards.models import Card
 from giftcards.models.staff_records import REFUSED_REVEAL
 from giftcards.text.display import moment_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
@@ -79,13 +80,14 @@ def _refused_reveals(standing: Standing) -> Sequence[QuerySet[Any]]:
     if not apps.is_installed("django.contrib.admin"):
         return []
     from django.contrib.admin.models import LogEntry
+    from django.contrib.contenttypes.models import ContentType
 
+    kinds = ContentType.objects.get_for_models(Card, CardLink)
     # An aggregate would group the rows, and read all of them.
     latest = LogEntry.objects.order_by().values(latest=Func("pk", function="MAX"))
     entries = LogEntry.objects.filter(
         pk__gt=Subquery(latest) - Value(_LATEST_ENTRIES),
-        content_type__app_label__in=("giftcards", "giftcards_delivery"),
-        content_type__model__in=("card", "cardlink"),
+        content_type__in=[kind.pk for kind in kinds.values()],
         object_repr=REFUSED_REVEAL,
         action_time__gt=standing.lately,
     )
