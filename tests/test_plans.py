@@ -575,7 +575,7 @@ def test_what_the_ledger_lacks_is_found_without_reading_a_whole_table() -> None:
     ProviderState.objects.current()
     note_ledger(read_until=left.time + timedelta(hours=1))
     with no_scans():
-        found = CONDITIONS["unknown"].judge(Standing())
+        found = CONDITIONS["ledger_unmatched"].judge(Standing())
         assert len(missing_refunds()) == 1
     assert found is not None
 
@@ -668,7 +668,9 @@ FEW: list[dict[str, str]] = [
     _since("created_at", days=1, minutes=70),
 ]
 # The parts of the first one, to which the start page leads.
-PARTS: list[dict[str, str]] = [{"attention": name} for name in ("lost", "other", "price", "review")]
+PARTS: list[dict[str, str]] = [
+    {"attention": name} for name in ("unconfirmed", "other", "on_hold_price", "on_hold_review")
+]
 # Each finds a large part of the orders here.
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},

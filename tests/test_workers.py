@@ -488,7 +488,7 @@ class TestTurns:
         return done
 
     def overdue(self) -> str:
-        return CONDITIONS["chores"].sentence(Standing())
+        return CONDITIONS["daily_work_overdue"].sentence(Standing())
 
     def test_a_turn_that_has_to_end_goes_on_with_the_next_tick(self) -> None:
         done = [self.turn(seconds) for seconds in (2, 2, 9, 1, 9)]

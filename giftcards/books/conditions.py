@@ -1,7 +1,8 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
-The conditions "gap" and "closed_month" report what was recorded after the last reading of the
-ledger. The others are computed each time, so they end as soon as their cause is gone.
+The conditions "ledger_gap" and "closed_month_changed" report what was recorded after the last
+reading of the ledger. The others are computed each time, so they end as soon as their cause is
+gone.
 """
 
 from __future__ import annotations
@@ -270,7 +271,7 @@ _LEDGER, _LAST_DAYS = "giftcards_books_ledgerentry_changelist", "?period=week"
 
 CONDITIONS = (
     Condition(
-        code="funds",
+        code="insufficient_funds",
         holds="the orders still to be sent cost more than the balance, as last read. Top up the"
         " account.",
         severity=Severity.WARNING,
@@ -285,7 +286,7 @@ CONDITIONS = (
         is_above_list=True,
     ),
     Condition(
-        code="missing",
+        code="credits_missing",
         holds="the provider's ledger lacks a refund that was promised, and nobody has ticked that"
         " off. Ask the provider for it.",
         severity=Severity.WARNING,
@@ -300,10 +301,10 @@ CONDITIONS = (
         ended=_("The provider has credited back what it promised."),
         page="giftcards_order_changelist",
         is_about_orders=True,
-        query="?ledger=missing&attention=needed",
+        query="?ledger=credits_missing&attention=needed",
     ),
     Condition(
-        code="unknown",
+        code="ledger_unmatched",
         holds="in the last 7 days, the ledger has a charge or a refund of no order here.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
@@ -322,7 +323,7 @@ CONDITIONS = (
         query=f"{_LAST_DAYS}&order=unknown",
     ),
     Condition(
-        code="unknown_charges",
+        code="old_charges_unmatched",
         holds="the ledger has a charge of no order here that is older than 7 days, and nobody has"
         " closed its month: this month, or one of the two before.",
         severity=Severity.WARNING,
@@ -340,7 +341,7 @@ CONDITIONS = (
         is_in_digests=False,
     ),
     Condition(
-        code="gap",
+        code="ledger_gap",
         holds="the ledger of the last 7 days does not explain the balance.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
@@ -354,7 +355,7 @@ CONDITIONS = (
         query=_LAST_DAYS,
     ),
     Condition(
-        code="closed_month",
+        code="closed_month_changed",
         holds="one of the last three closed months had other figures when the ledger was read"
         " last. Close it again.",
         severity=Severity.WARNING,

@@ -133,7 +133,7 @@ _MESSAGES = "giftcards_delivery_delivery_changelist"
 
 CONDITIONS = (
     Condition(
-        code="mail",
+        code="messages_late",
         holds="a message to a customer has waited to be sent for more than five minutes. See"
         " whether the mail server answers, and whether the worker runs.",
         severity=Severity.URGENT,
@@ -153,7 +153,7 @@ CONDITIONS = (
         query="?customers=late",
     ),
     Condition(
-        code="untold",
+        code="messages_failed",
         holds="a message to a customer was given up or came back within the last day, and no"
         " later one makes up for it.",
         severity=Severity.WARNING,
@@ -235,7 +235,7 @@ CONDITIONS = (
         is_on_start_page=False,
     ),
     Condition(
-        code="digests",
+        code="digests_failed",
         holds="a digest for staff could not be sent.",
         severity=Severity.URGENT,
         permission="giftcards_delivery.view_staffdigest",

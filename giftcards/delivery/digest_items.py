@@ -131,7 +131,7 @@ class Situation:
     def judge(cls, standing: Standing) -> Self:
         judged = {code: each.judge(standing) for code, each in told_conditions().items()}
         found = {code: finding for code, finding in judged.items() if finding}
-        is_told = {"refused", "provider"} & found.keys()
+        is_told = {"access_refused", "provider_failing"} & found.keys()
         fails = not is_told and standing.state.fails_in_a_row(standing.now)
         return cls(standing, found, CONDITIONS["paused"].judge(standing) if fails else None)
 

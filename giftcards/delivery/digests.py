@@ -207,8 +207,8 @@ class _News:
         # If the provider has just stopped answering, this may be the reason for news about orders.
         silence = self._situation.silence
         is_about_orders = any(self._now[code].orders for code in self._new)
-        is_cause = silence and is_about_orders and self._may_know("provider")
-        return {"provider": silence} if silence and is_cause else {}
+        is_cause = silence and is_about_orders and self._may_know("provider_failing")
+        return {"provider_failing": silence} if silence and is_cause else {}
 
     @property
     def items(self) -> list[Item]:

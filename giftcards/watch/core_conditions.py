@@ -326,7 +326,7 @@ CONDITIONS: Sequence[Condition] = [
         is_on_start_page=False,
     ),
     Condition(
-        code="problems",
+        code="order_problems",
         holds="of the orders of `attention`, some are neither unconfirmed nor on hold.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
@@ -351,7 +351,7 @@ CONDITIONS: Sequence[Condition] = [
         stops_sales=True,
     ),
     Condition(
-        code="refused",
+        code="access_refused",
         holds="requests are paused until a person acts: the API key or the address is refused.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
@@ -374,7 +374,7 @@ CONDITIONS: Sequence[Condition] = [
         stops_sales=True,
     ),
     Condition(
-        code="chores",
+        code="daily_work_overdue",
         holds="a part of the daily work has not come to its end for an hour, although workers run."
         " The log says why; or each tick has too little time.",
         severity=Severity.WARNING,
@@ -386,7 +386,7 @@ CONDITIONS: Sequence[Condition] = [
         is_in_digests=False,
     ),
     Condition(
-        code="provider",
+        code="provider_failing",
         holds="the provider has given no usable answer for more than five minutes: three"
         " requests in turn failed, or it asks for fewer.",
         severity=Severity.URGENT,
@@ -412,7 +412,7 @@ CONDITIONS: Sequence[Condition] = [
         is_in_digests=False,
     ),
     Condition(
-        code="keys",
+        code="api_keys",
         holds="processes with different API keys have asked the provider within the last 10"
         " minutes. Give every process the same key.",
         severity=Severity.URGENT,
@@ -424,7 +424,7 @@ CONDITIONS: Sequence[Condition] = [
         is_in_digests=False,
     ),
     Condition(
-        code="reference",
+        code="reference_refused",
         holds="`SEND_REFERENCE` is on, and the provider accepts orders only without a reference."
         " Turn it off.",
         severity=Severity.NOTE,
@@ -448,7 +448,7 @@ CONDITIONS: Sequence[Condition] = [
         is_above_list=True,
     ),
     Condition(
-        code="prices",
+        code="prices_changed",
         holds="a price of the provider has changed since yesterday.",
         severity=Severity.NOTE,
         permission="giftcards.view_cost",
@@ -464,7 +464,7 @@ CONDITIONS: Sequence[Condition] = [
         query="?price=changed",
     ),
     Condition(
-        code="cards",
+        code="encryption_keys",
         holds="the encryption keys do not open the newest or the oldest card. Put the missing"
         " key back.",
         severity=Severity.URGENT,
@@ -477,7 +477,7 @@ CONDITIONS: Sequence[Condition] = [
         stops_sales=True,
     ),
     Condition(
-        code="unconfirmed",
+        code="orders_unconfirmed",
         holds="orders are `UNCONFIRMED`, and nobody has ticked that off.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
@@ -488,10 +488,10 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("The provider is searched automatically. Do not buy the cards a second time."),
         page=_ORDERS,
         is_about_orders=True,
-        query="?attention=lost",
+        query="?attention=unconfirmed",
     ),
     Condition(
-        code="price",
+        code="on_hold_price",
         holds="orders are on hold because of what a card costs.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
@@ -511,10 +511,10 @@ CONDITIONS: Sequence[Condition] = [
         takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
         is_about_orders=True,
-        query="?attention=price",
+        query="?attention=on_hold_price",
     ),
     Condition(
-        code="review",
+        code="on_hold_review",
         holds="orders are on hold until a person has looked at them.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
@@ -532,10 +532,10 @@ CONDITIONS: Sequence[Condition] = [
         takes=("giftcards.resolve_order",),
         page=_ORDERS,
         is_about_orders=True,
-        query="?attention=review",
+        query="?attention=on_hold_review",
     ),
     Condition(
-        code="owed",
+        code="customers_owed",
         holds="customers are owed money.",
         severity=Severity.WARNING,
         permission="giftcards.settle_refund",
@@ -573,11 +573,11 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Order the missing cards of each order again, or pay its customer back."),
         takes=("giftcards.add_order", "giftcards.settle_refund"),
         is_about_orders=True,
-        # The start page shows the condition "owed".
+        # The start page shows the condition "customers_owed".
         is_on_start_page=False,
     ),
     Condition(
-        code="delayed",
+        code="orders_delayed",
         holds="orders are `DELAYED`.",
         severity=Severity.NOTE,
         permission="giftcards.check_order",

@@ -89,15 +89,39 @@ def _no_worker() -> None:
 # The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
 # rows, if the tile is about rows.
 ON_HOLD = [
-    ("problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
-    ("unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
-    ("price", _on_hold_for_price, "1 order held because of its price", "Approve the price", 1),
-    ("review", _on_hold_for_review, "1 order to be approved before it is bought", "Approve or", 1),
-    ("owed", _owed, "2 orders whose customers are owed money", "Together 3,850 DA. Order the", 2),
-    ("delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
-    ("refused", refuse_key, "Urgent Requests to the provider are paused", "The provider ref", None),
+    ("order_problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
+    ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
     (
-        "provider",
+        "on_hold_price",
+        _on_hold_for_price,
+        "1 order on hold because of its price",
+        "Approve the price",
+        1,
+    ),
+    (
+        "on_hold_review",
+        _on_hold_for_review,
+        "1 order to be approved before it is bought",
+        "Approve or",
+        1,
+    ),
+    (
+        "customers_owed",
+        _owed,
+        "2 orders whose customers are owed money",
+        "Together 3,850 DA. Order the",
+        2,
+    ),
+    ("orders_delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
+    (
+        "access_refused",
+        refuse_key,
+        "Urgent Requests to the provider are paused",
+        "The provider ref",
+        None,
+    ),
+    (
+        "provider_failing",
         _silent,
         "Urgent Requests to the provider fail",
         "The provider does not answer. They are repeated automatically.",
@@ -108,7 +132,15 @@ ON_HOLD = [
 
 
 def test_every_condition_of_the_core_that_staff_are_told_of_is_tried_here_or_elsewhere() -> None:
-    elsewhere = {"queue", "chores", "keys", "cards", "balance", "prices", "reference"}
+    elsewhere = {
+        "queue",
+        "daily_work_overdue",
+        "api_keys",
+        "encryption_keys",
+        "balance",
+        "prices_changed",
+        "reference_refused",
+    }
     told = {each.code for each in CORE if each.headline and each.is_on_start_page}
     assert told == {row[0] for row in ON_HOLD} | elsewhere
 
@@ -246,7 +278,7 @@ def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) 
 
 def test_every_tile_says_what_to_do() -> None:
     # Their details say it.
-    detailed = {"refused", "balance"}
+    detailed = {"access_refused", "balance"}
     shown = {code for code, one in CONDITIONS.items() if one.headline and one.is_on_start_page}
     assert {code for code in shown - detailed if not CONDITIONS[code].remedy} == set()
 

@@ -330,7 +330,7 @@ def test_what_must_not_change_is_told_until_the_month_is_closed_again(
 
 
 def told(call: Call) -> str:
-    _out, err, code = call("giftcards_status", "--fail-on", "closed_month", "-v0")
+    _out, err, code = call("giftcards_status", "--fail-on", "closed_month_changed", "-v0")
     assert code == (1 if err else 0)
     return err.rstrip()
 

@@ -70,7 +70,9 @@ def let_a_night_pass() -> None:
 @pytest.fixture
 def told(call: Call) -> Callable[[], str]:
     def told() -> str:
-        out, err, code = call("giftcards_status", "--fail-on", "missing,unknown,gap", "-v0")
+        out, err, code = call(
+            "giftcards_status", "--fail-on", "credits_missing,ledger_unmatched,ledger_gap", "-v0"
+        )
         assert (out, code) == ("", 1 if err else 0)
         return err.rstrip()
 

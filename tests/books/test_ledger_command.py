@@ -147,14 +147,14 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
 @pytest.mark.parametrize(
     ("conditions", "text"),
     [
-        ("gap", "The books do not close: the gap is -100.00 DZD."),
-        ("missing", "1 refund promised and not credited, 1470.00 DZD."),
+        ("ledger_gap", "The books do not close: the gap is -100.00 DZD."),
+        ("credits_missing", "1 refund promised and not credited, 1470.00 DZD."),
         (
-            "unknown",
+            "ledger_unmatched",
             "1 charge of no order here, 490.00 DZD. 1 refund of no order here, 250.00 DZD.",
         ),
         (
-            "missing, gap",
+            "credits_missing, ledger_gap",
             "The books do not close: the gap is -100.00 DZD."
             " 1 refund promised and not credited, 1470.00 DZD.",
         ),
@@ -169,7 +169,9 @@ def test_a_monitor_is_told_what_it_asked_about(
 
 def test_a_monitor_of_books_in_order_is_told_nothing(call: Call, simulator: Simulator) -> None:
     trade()
-    assert call("giftcards_ledger", "--fail-on", "gap,missing,unknown", "-v0") == ("", "", 0)
+    assert call(
+        "giftcards_ledger", "--fail-on", "ledger_gap,credits_missing,ledger_unmatched", "-v0"
+    ) == ("", "", 0)
 
 
 def test_without_the_provider_the_books_are_incomplete_and_what_is_known_is_shown(
@@ -225,8 +227,8 @@ def test_any_period_can_be_chosen(call: Call, simulator: Simulator) -> None:
         (["--offline", "--since", "2026-11-02"], "Use either --offline or --since, which reads."),
         (
             ["--fail-on", "luck"],
-            "--fail-on: 'luck' is not known. Use one or more of gap, missing, unknown, separated"
-            " by commas.",
+            "--fail-on: 'luck' is not known. Use one or more of ledger_gap, credits_missing,"
+            " ledger_unmatched, separated by commas.",
         ),
     ],
 )

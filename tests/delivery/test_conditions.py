@@ -46,14 +46,14 @@ def test_fail_on_mail_counts_messages_that_wait_for_more_than_five_minutes(
     messages: int, sentence: str, call: Call
 ) -> None:
     make_message(created_at=ago(290))
-    assert asked(call, "mail") == ("", 0)
+    assert asked(call, "messages_late") == ("", 0)
     for _number in range(messages):
         # Also while they are tried again later.
         make_message(created_at=ago(310), next_attempt_at=ago(-600))
-    assert asked(call, "mail") == (sentence, 1)
-    assert asked(call, "untold") == ("", 0)
+    assert asked(call, "messages_late") == (sentence, 1)
+    assert asked(call, "messages_failed") == ("", 0)
     Delivery.objects.update(status="sent", next_attempt_at=None)
-    assert asked(call, "mail") == ("", 0)
+    assert asked(call, "messages_late") == ("", 0)
 
 
 def test_fail_on_untold_counts_messages_given_up_within_a_day_that_no_later_one_makes_up_for(
@@ -63,10 +63,10 @@ def test_fail_on_untold_counts_messages_given_up_within_a_day_that_no_later_one_
     give_up(first, 60)
     give_up(make_message(), 24 * 3600 + 60)
     wrong = "1 message to customers was given up within the last day.\n"
-    assert asked(call, "untold") == (wrong, 1)
-    assert asked(call, "mail") == ("", 0)
+    assert asked(call, "messages_failed") == (wrong, 1)
+    assert asked(call, "messages_late") == ("", 0)
     make_message(order=first.order)
-    assert asked(call, "untold") == ("", 0)
+    assert asked(call, "messages_failed") == ("", 0)
 
 
 def _visited(*what: str, **values: Any) -> CardLink:
@@ -132,8 +132,13 @@ def _unsent() -> None:
 
 
 ABOUT_MESSAGES = [
-    ("untold", _untold, "1 message that a customer did not get", "Send each one again"),
-    ("mail", _unsent, "Urgent 1 message to a customer could not be sent yet", "The first has"),
+    ("messages_failed", _untold, "1 message that a customer did not get", "Send each one again"),
+    (
+        "messages_late",
+        _unsent,
+        "Urgent 1 message to a customer could not be sent yet",
+        "The first has",
+    ),
 ]
 
 
@@ -153,4 +158,4 @@ def test_messages_that_need_a_person_have_a_tile_that_leads_to_exactly_these(
 
 def test_every_condition_about_messages_that_staff_are_told_of_is_tried() -> None:
     told = {each.code for each in CONDITIONS if each.headline and each.is_on_start_page}
-    assert told == {row[0] for row in ABOUT_MESSAGES} | {"digests"}
+    assert told == {row[0] for row in ABOUT_MESSAGES} | {"digests_failed"}

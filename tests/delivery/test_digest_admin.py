@@ -49,7 +49,11 @@ def failing(address: str = "boss@shop.example", **values: Any) -> StaffDigest:
 
 
 def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
-    last = [["problems", 2, False], ["refused", 1, True], ["of a later version", 1, False]]
+    last = [
+        ["order_problems", 2, False],
+        ["access_refused", 1, True],
+        ["of a later version", 1, False],
+    ]
     StaffDigest.objects.create(address="boss@shop.example", sent_at=timezone.now(), said=last)
     shown = rows(read(browser.get(DIGESTS)), 'id="result_list"')
     [boss] = shown[1:]

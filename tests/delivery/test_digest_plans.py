@@ -107,7 +107,14 @@ def test_looking_for_news_reads_no_whole_table() -> None:
         situation = Situation.judge(Standing())
     assert statements
     assert [statement for statement in statements if statement.scans] == []
-    expected = {"problems", "unconfirmed", "delayed", "cards_missing", "mail", "untold"}
+    expected = {
+        "order_problems",
+        "orders_unconfirmed",
+        "orders_delayed",
+        "cards_missing",
+        "messages_late",
+        "messages_failed",
+    }
     expected |= {"links_locked", "cards_not_shown", "reveals_refused"}
     assert set(situation.found) >= expected
 

@@ -326,7 +326,7 @@ class TestStates:
         for text in (
             "1 refund that the provider has not credited back",
             f"{ADMIN}/order/{lacking.pk}/change/",
-            f"{ADMIN}/order/?ledger=missing&attention=needed",
+            f"{ADMIN}/order/?ledger=credits_missing&attention=needed",
             "Together 980\u00a0DA.",
             "1 entry of the provider's ledger of no order here",
             f"{ADMIN}_books/ledgerentry/?period=week&order=unknown",

@@ -142,7 +142,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
         *_OF_LISTS,
         f"?group={GROUP}",
         "?attention=needed",
-        "?attention=price",
+        "?attention=on_hold_price",
         "?refund=owed",
         "?ledger=missing",
         "?status__exact=PENDING",
@@ -302,8 +302,26 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
 
 # The conditions that tell of the shop, and of no order.
 OF_THE_SHOP = {
-    *("paused", "refused", "worker", "provider", "queue", "keys", "balance", "prices", "cards"),
-    *("unknown", "gap", "digests", "chores", "unknown_charges", "reference", "reveals_refused"),
+    *(
+        "paused",
+        "access_refused",
+        "worker",
+        "provider_failing",
+        "queue",
+        "api_keys",
+        "balance",
+        "prices_changed",
+        "encryption_keys",
+    ),
+    *(
+        "ledger_unmatched",
+        "ledger_gap",
+        "digests_failed",
+        "daily_work_overdue",
+        "old_charges_unmatched",
+        "reference_refused",
+        "reveals_refused",
+    ),
 }
 
 

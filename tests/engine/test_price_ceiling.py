@@ -525,7 +525,7 @@ class TestAway:
             # As time passes; other processes know of no success, either.
             ProviderState.objects.update(succeeded_at=F("succeeded_at") - timedelta(seconds=60))
         assert call("giftcards_status", "--fail-on", "attention", "-v0").code == 0
-        away = call("giftcards_status", "--fail-on", "paused,provider", "-v0")
+        away = call("giftcards_status", "--fail-on", "paused,provider_failing", "-v0")
         assert (away.code, "needs attention" in away.err) == (1, False)
         simulator.outage = False
         if not is_listening:

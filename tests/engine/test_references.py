@@ -289,21 +289,21 @@ def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_chang
     )
     look()
     assert (fresh(first).status, first.provider_reference, first.problems) == ("FULFILLED", "", [])
-    assert "reference" in conditions()
+    assert "reference_refused" in conditions()
     assert buy().status == "HANDLING"
     assert posts(simulator) == 3
     # The setting is turned off, and on again.
     set_conf(SEND_REFERENCE=False)
-    assert "reference" not in conditions()
+    assert "reference_refused" not in conditions()
     assert buy().status == "HANDLING"
     set_conf(SEND_REFERENCE=True)
-    assert "reference" not in conditions()
+    assert "reference_refused" not in conditions()
     assert buy().status == "PENDING"
     # Another key.
     look()
-    assert "reference" in conditions()
+    assert "reference_refused" in conditions()
     set_conf(API_KEY="another-key")
-    assert "reference" not in conditions()
+    assert "reference_refused" not in conditions()
     simulator.references = "told"
     order = buy()
     order.refresh_from_db()
@@ -317,7 +317,7 @@ def test_an_order_that_is_refused_with_and_without_its_reference_is_rejected(
     order = buy(type_id="SIM_REJECT")
     look()
     assert (fresh(order).status, history(order)) == ("REJECTED", [*WITHOUT, "REJECTED"])
-    assert "reference" not in conditions()
+    assert "reference_refused" not in conditions()
 
 
 def test_a_lost_order_is_found_by_its_reference_with_another_key_of_the_account(

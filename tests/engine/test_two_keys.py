@@ -153,8 +153,8 @@ class TestKeysAtWork:
     def test_one_key_is_no_problem(self, simulator: Simulator, call: Call) -> None:
         buy()
         ApiKey.objects.create(pk="earlier", accepted_at=ago(601))
-        assert CONDITIONS["keys"].sentence(Standing()) == ""
-        assert call("giftcards_status", "--fail-on", "keys").code == 0
+        assert CONDITIONS["api_keys"].sentence(Standing()) == ""
+        assert call("giftcards_status", "--fail-on", "api_keys").code == 0
         assert call("check", *CHECK).code == 0
 
     def test_two_keys_are_told_by_the_check_and_the_status_command(
@@ -166,8 +166,8 @@ class TestKeysAtWork:
             buy()
             names.append(f"{own_key().pk[:8]} ({kind})")
         told = f"Several API keys are at work in this database: {', '.join(sorted(names))}."
-        assert CONDITIONS["keys"].sentence(Standing()).startswith(told)
-        failed = call("giftcards_status", "--fail-on", "keys")
+        assert CONDITIONS["api_keys"].sentence(Standing()).startswith(told)
+        failed = call("giftcards_status", "--fail-on", "api_keys")
         assert failed.code == 1
         assert told in failed.out + failed.err
         checked = call("check", *CHECK)

@@ -452,7 +452,7 @@ def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
     told = found["attention"].orders if found["attention"] else {}
     for order in Order.objects.filter(needs_attention=True).exclude(pk__in=told):
         yield f"{order} needs somebody, and no condition says so"
-    if Delivery.objects.all().untold().exists() and not found["untold"]:
+    if Delivery.objects.all().untold().exists() and not found["messages_failed"]:
         yield "a message was given up, and no condition says so"
 
 

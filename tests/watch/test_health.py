@@ -150,51 +150,51 @@ def change_closed_month() -> None:
 # By condition, how it comes to hold, and how what the check says then begins.
 TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
     "worker": (stop_worker, "Background work has stopped: "),
-    "chores": (
+    "daily_work_overdue": (
         leave_undone,
         "Daily work has not come to its end for more than an hour, as the log may say: the ledger.",
     ),
     "queue": (hold_up, "1 order has waited to be sent or checked"),
     "paused": (pause, "The provider asked for fewer requests. Slower."),
-    "provider": (
+    "provider_failing": (
         fail,
         "The provider has given no usable answer for more than 5 minutes. It broke.",
     ),
     "balance": (spend, "The balance of the account is 4999.99 DZD"),
-    "cards": (lose_key, "Card 3 of order web-1042: This card cannot be"),
-    "keys": (
+    "encryption_keys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
+    "api_keys": (
         use_two_keys,
         "Several API keys are at work in this database: one (SANDBOX), two (unknown).",
     ),
     "attention": (need_a_person, "1 order needs attention."),
-    "missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
-    "unknown": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
-    "gap": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
-    "closed_month": (change_closed_month, "1 closed month has changed."),
-    "funds": (
+    "credits_missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
+    "ledger_unmatched": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
+    "ledger_gap": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
+    "closed_month_changed": (change_closed_month, "1 closed month has changed."),
+    "insufficient_funds": (
         order_too_much,
         "The orders that are still to be sent cost 2450.00 DZD, and the balance of the account is"
         " 490.00 DZD.",
     ),
-    "mail": (
+    "messages_late": (
         leave_mail,
         "1 message to customers has waited to be sent for more than 5 minutes.",
     ),
-    "digests": (lose_digest, "1 digest for staff cannot be sent."),
-    "untold": (give_up_mail, "1 message to customers was given up within the last day."),
+    "digests_failed": (lose_digest, "1 digest for staff cannot be sent."),
+    "messages_failed": (give_up_mail, "1 message to customers was given up within the last day."),
 }
 
 
 # What fails along with another: an order that lacks its refund needs a person.
 # The limit of a low balance is above that of the order.
-ALONG = {"missing": {"attention"}, "funds": {"balance"}}
+ALONG = {"credits_missing": {"attention"}, "insufficient_funds": {"balance"}}
 # The most queries of those that make more than two.
 QUERIES = {
     "queue": 8,
-    "cards": 5,
+    "encryption_keys": 5,
     "paused": 3,
-    "unknown": 3,
-    "funds": 3,
+    "ledger_unmatched": 3,
+    "insufficient_funds": 3,
 }
 
 
@@ -234,8 +234,15 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
 
 def test_every_condition_to_be_alarmed_by_is_tried() -> None:
     # Another condition covers these, or staff read them on the start page alone.
-    without = {"refused", "problems", "unconfirmed", "price", "review", "unknown_charges"}
-    without |= {"prices", "delayed", "owed", "reference"}
+    without = {
+        "access_refused",
+        "order_problems",
+        "orders_unconfirmed",
+        "on_hold_price",
+        "on_hold_review",
+        "old_charges_unmatched",
+    }
+    without |= {"prices_changed", "orders_delayed", "customers_owed", "reference_refused"}
     # Digests tell these to staff.
     without |= {"cards_missing", "links_locked", "cards_not_shown", "reveals_refused"}
     assert TROUBLES.keys() == CONDITIONS.keys() - without
@@ -256,7 +263,7 @@ def test_a_short_disturbance_of_the_provider_is_no_trouble_to_the_check_of_its_a
     monitor: Monitor,
 ) -> None:
     ProviderState.objects.update(outages=9, succeeded_at=ago(290), failure="It broke.")
-    assert monitor("provider")[0] == 200
+    assert monitor("provider_failing")[0] == 200
 
 
 def test_a_database_that_fails_is_named_without_its_address(monitor: Monitor) -> None:
@@ -281,6 +288,6 @@ def test_keys_that_are_missing_are_told_without_a_word_of_them(
     lose_key()
     keys = [*conf.encryption_keys, generate_key()]
     set_conf(ENCRYPTION_KEYS=keys[1:])
-    status, said = monitor("cards")
+    status, said = monitor("encryption_keys")
     assert status == 500
-    assert not any(key in said["cards"] for key in keys)
+    assert not any(key in said["encryption_keys"] for key in keys)

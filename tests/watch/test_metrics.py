@@ -204,12 +204,12 @@ def leave_mail() -> None:
 @pytest.mark.parametrize(
     ("make_trouble", "expected"),
     [
-        (refuse, {"paused", "refused"}),
-        (fail, {"paused", "provider"}),
+        (refuse, {"paused", "access_refused"}),
+        (fail, {"paused", "provider_failing"}),
         (stop_worker, {"worker"}),
         (hold_up, {"queue"}),
         (leave_queue_unread, {"queue"}),
-        (leave_mail, {"mail"}),
+        (leave_mail, {"messages_late"}),
     ],
 )
 def test_the_conditions_that_hold_are_1(
@@ -414,10 +414,17 @@ def test_the_alerts_cover_each_condition_that_a_person_has_to_act_on() -> None:
         if "code=" in rule["expr"]
     }
     urgent = {code for code, each in CONDITIONS.items() if each.severity is Severity.URGENT}
-    # A pause that a person has to end is "refused", others end by themselves.
+    # A pause that a person has to end is "access_refused", others end by themselves.
     assert told["GiftcardsUrgent"] == urgent - {"paused"}
     # "attention" covers what is wrong with orders; money owed is every shop's daily work.
-    without = {"problems", "unconfirmed", "price", "review", "owed", "cards_missing"}
+    without = {
+        "order_problems",
+        "orders_unconfirmed",
+        "on_hold_price",
+        "on_hold_review",
+        "customers_owed",
+        "cards_missing",
+    }
     # Digests tell these to staff: nothing is wrong with the shop's software.
     without |= {"links_locked", "reveals_refused"}
     warnings = {code for code, each in CONDITIONS.items() if each.severity is Severity.WARNING}

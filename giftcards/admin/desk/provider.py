@@ -91,16 +91,16 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline gets that of "refused", because it has the same cause.
-    why = condition.headline or CONDITIONS["refused"].headline
+    # A condition without a headline gets that of "access_refused", because it has the same cause.
+    why = condition.headline or CONDITIONS["access_refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # The condition "cards" does not keep orders from being sent, so it needs no sentences on
-    # waiting orders.
-    if condition.code != "cards":
+    # The condition "encryption_keys" does not keep orders from being sent, so it needs no sentences
+    # on waiting orders.
+    if condition.code != "encryption_keys":
         advice += at_stake(orders)
     return Verdict(
         is_yes=False,

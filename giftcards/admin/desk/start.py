@@ -101,7 +101,7 @@ _NAMED = 5
 
 def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Tile]:
     may = request.user.has_perm
-    leaves_out_problems = may(CONDITIONS["problems"].permission)
+    leaves_out_problems = may(CONDITIONS["order_problems"].permission)
     standing = Standing(leaves_out_problems=leaves_out_problems)
     visible = visible_orders(request, site)
     for condition in told:

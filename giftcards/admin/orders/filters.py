@@ -89,10 +89,10 @@ class AttentionFilter(ConditionFilter):
     conditions = {
         "needed": (_("Needs a person"), NEEDING_ATTENTION),
         # Tiles of the start page link to the next four choices, which are parts of "needed".
-        "lost": (Status.UNCONFIRMED.label, LOST),
+        "unconfirmed": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
-        "price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
-        "review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
+        "on_hold_price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
+        "on_hold_review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
     }
     of_tiles = frozenset({"none"})

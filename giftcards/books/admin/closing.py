@@ -110,7 +110,7 @@ _TEXTS: Mapping[str, _Text] = {
 _AMOUNTS = {"breaks": "gap", "owing": "open_amount"}
 # The filters with which the list of orders shows what a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
-    "not_credited": {"ledger": "missing"},
+    "not_credited": {"ledger": "credits_missing"},
     "unpaid": {"sale": "unknown"},
     "owing": {"refund": "owed"},
 }

@@ -122,7 +122,7 @@ def entries(request: HttpRequest, order: Order) -> SafeString | str:
 class NotCreditedFilter(ConditionFilter):
     title = _("ledger")
     parameter_name = "ledger"
-    conditions = {"missing": (_("Not credited back"), NOT_CREDITED)}
+    conditions = {"credits_missing": (_("Not credited back"), NOT_CREDITED)}
 
 
 def _on_order(_pages: Pages, request: HttpRequest, order: Order) -> OnOrder:

@@ -36,7 +36,7 @@ from giftcards.watch.overview import (
 )
 
 # Codes of the conditions for which the overview prints only a sentence.
-_JUDGED = ("chores", "queue", "keys", "balance")
+_JUDGED = ("daily_work_overdue", "queue", "api_keys", "balance")
 _TIMES = (
     "paused_until",
     "succeeded_at",
@@ -124,8 +124,8 @@ class _Overview:
             "schedule": (self.schedule or "ok") if conf.uses_django_q else None,
             "worker": self.worker or "ok",
             "queue": self.wrong["queue"] or "ok",
-            "keys": self.wrong["keys"] or "ok",
-            "chores": self.wrong["chores"] or "ok",
+            "keys": self.wrong["api_keys"] or "ok",
+            "chores": self.wrong["daily_work_overdue"] or "ok",
             "next_tick_at": self.next_tick,
             "requests": asdict(self.requests),
             "waiting": {

@@ -187,7 +187,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
         ["Other services", "0 DA", "−500 DA", "−500 DA"],
         ["Balance after", "95,100 DA", "94,600 DA", "−500 DA"],
     ]
-    condition = CONDITIONS["closed_month"]
+    condition = CONDITIONS["closed_month_changed"]
     assert condition.judge(Standing()) is None
     note_ledger(read_until=timezone.now())
     check_closed_month(lambda: True)

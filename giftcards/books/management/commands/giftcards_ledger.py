@@ -39,7 +39,10 @@ class Command(GiftcardsCommand):
     examples = (
         ("The entries since the last run:", ""),
         ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),
-        ("For a monitor, exit code 1 if money is missing:", "--fail-on gap,missing -v0"),
+        (
+            "For a monitor, exit code 1 if money is missing:",
+            "--fail-on ledger_gap,credits_missing -v0",
+        ),
     )
     needs = WORKING_SETTINGS
 
@@ -216,11 +219,13 @@ def _reading_as_dict(reading: LedgerReading) -> dict[str, Any]:
 
 
 CONDITIONS: Mapping[str, Callable[[Summary], str]] = {
-    "gap": lambda summary: gap_sentence(summary.gap) if summary.gap or summary.breaks else "",
-    "missing": lambda summary: missing_sentence(
+    "ledger_gap": lambda summary: (
+        gap_sentence(summary.gap) if summary.gap or summary.breaks else ""
+    ),
+    "credits_missing": lambda summary: missing_sentence(
         summary.promised_not_credited.count, summary.promised_not_credited.amount
     ),
-    "unknown": lambda summary: unknown_sentence(
+    "ledger_unmatched": lambda summary: unknown_sentence(
         {CHARGE: summary.charged_unknown, CREDIT: summary.credited_not_promised}
     ),
 }
