@@ -190,17 +190,17 @@ class TestTick:
         self, simulator: Simulator
     ) -> None:
         tasks.sweep()
-        assert provider_state().ticked_at is None
+        assert provider_state().last_tick_at is None
         began = timezone.now()
         tasks.tick()
-        assert began <= provider_state().ticked_at <= timezone.now()  # type: ignore[operator]
+        assert began <= provider_state().last_tick_at <= timezone.now()  # type: ignore[operator]
 
     def test_a_tick_is_recorded_even_if_it_fails_afterwards(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
         set_conf(API_KEY="")
         assert tasks.tick() == "failed"
-        assert provider_state().ticked_at is not None
+        assert provider_state().last_tick_at is not None
 
     @pytest.mark.django_db(transaction=True)
     def test_a_tick_settles_orders_even_if_announcing_is_refused(

@@ -99,7 +99,7 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     wait_until(LedgerState.objects.filter(due_at__gt=timezone.now()).exists)
     record_order(**LINE, reference="cart-2")
     wait_until(lambda: posts(simulator) == 2, seconds=45)
-    assert ProviderState.objects.get().ticked_by == f"giftcards_poll@{socket.gethostname()}"
+    assert ProviderState.objects.get().last_tick_by == f"giftcards_poll@{socket.gethostname()}"
     loop.send_signal(signal.SIGTERM)
     assert loop.wait(60) == 0
     assert "Traceback" not in stop(loop)
@@ -294,7 +294,7 @@ def the_limit_is_kept(simulator: Simulator) -> Callable[[], object]:
     spend_budget()
     asked = len(simulator.requests)
     return lambda: (
-        provider_state().ticked_at
+        provider_state().last_tick_at
         and statuses() == ["PENDING"]
         and len(simulator.requests) == asked
     )
@@ -370,7 +370,7 @@ def a_failure_of_the_database_ends_nothing(_simulator: Simulator) -> Callable[[]
 
 def the_worker_is_named(_simulator: Simulator) -> Callable[[], object]:
     # The row may not be there yet.
-    named = ProviderState.objects.filter(ticked_by__endswith=f"@{socket.gethostname()}")
+    named = ProviderState.objects.filter(last_tick_by__endswith=f"@{socket.gethostname()}")
     return named.exists
 
 
@@ -587,7 +587,7 @@ class TestNames:
         monkeypatch.setattr(sys, "argv", arguments)
         monkeypatch.setattr(socket, "gethostname", lambda: "web-2")
         begin_tick()
-        assert ProviderState.objects.get().ticked_by == f"{name}@web-2"[:100]
+        assert ProviderState.objects.get().last_tick_by == f"{name}@web-2"[:100]
 
 
 class TestBeside:

@@ -188,7 +188,7 @@ def last_sign() -> datetime | None:
     That is the last time at which a worker recorded that it runs, or else the time when the oldest
     waiting order was recorded. Returns ``None`` if there is neither.
     """
-    at = ProviderState.objects.current().ticked_at
+    at = ProviderState.objects.current().last_tick_at
     if at is None:
         at = _waiting_orders().order_by().aggregate(at=Min("created_at"))["at"]
     return at and with_zone(at) - FARTHEST_CLOCK

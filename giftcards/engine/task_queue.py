@@ -117,7 +117,7 @@ def next_tick(state: ProviderState) -> datetime | None:
         return None
     runs = _schedules().filter(func=TICK_TASK).exclude(repeats=0).order_by("pk")
     next_run: datetime | None = runs.values_list("next_run", flat=True).first()
-    is_elsewhere = next_run and state.ticked_at and next_run < state.ticked_at - _LATE
+    is_elsewhere = next_run and state.last_tick_at and next_run < state.last_tick_at - _LATE
     return None if is_elsewhere else next_run
 
 

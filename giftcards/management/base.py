@@ -242,9 +242,9 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
     ticked = {}
-    if "ticked_at" in entry:
+    if "acknowledged_at" in entry:
         # The stored text has no time zone if USE_TZ is off.
-        ticked = {"ticked_at": datetime.fromisoformat(entry["ticked_at"])}
+        ticked = {"acknowledged_at": datetime.fromisoformat(entry["acknowledged_at"])}
     return {**entry, **ticked, "text": str(Problem.of(entry))}
 
 
@@ -323,7 +323,11 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
             yield "    The provider's figures contradict each other."
     yield from describe_customer(order, told["customer"])
     for entry in told["problems"]:
-        label = f"ticked off by {entry['ticked_by']}," if "ticked_by" in entry else "attention  "
+        label = (
+            f"ticked off by {entry['acknowledged_by']},"
+            if "acknowledged_by" in entry
+            else "attention  "
+        )
         yield f"  {label} {entry['code']}: {entry['text']}"
     if order.status == Status.REJECTED and (why := reason(order)):
         yield f"  refused     {why}"

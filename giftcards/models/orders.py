@@ -331,7 +331,7 @@ def correctable(row: models.Model) -> dict[str, Any]:
 
 
 def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
-    is_open = any("ticked_at" not in entry for entry in problems)
+    is_open = any("acknowledged_at" not in entry for entry in problems)
     return {"problems": problems, "needs_attention": is_open}
 
 
@@ -555,7 +555,7 @@ class Order(models.Model):
     # until a card comes.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # The order's problems, as entries {"code", "parameters"}: see giftcards.rules.problems. Once a
-    # problem is ticked off, its entry also has "ticked_by" and "ticked_at".
+    # problem is ticked off, its entry also has "acknowledged_by" and "acknowledged_at".
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
     # True if a problem is not ticked off. Only `_problem_columns` computes this from ``problems``.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
@@ -966,7 +966,7 @@ class Order(models.Model):
 
     @property
     def open_problems(self) -> list[Problem]:
-        return [Problem.of(entry) for entry in self.problems if "ticked_at" not in entry]
+        return [Problem.of(entry) for entry in self.problems if "acknowledged_at" not in entry]
 
     def problem_columns(
         self, *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
@@ -1008,7 +1008,7 @@ class Order(models.Model):
             if problem not in self.open_problems:
                 return False
             acknowledgement = self.acknowledge(problem, by=by)
-            tick = {"ticked_by": by, "ticked_at": acknowledgement.at.isoformat()}
+            tick = {"acknowledged_by": by, "acknowledged_at": acknowledgement.at.isoformat()}
             columns = _problem_columns(
                 [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
             )

@@ -218,7 +218,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """Record that a worker, named ``by``, is at work; workers do this once a minute."""
         now, state = timezone.now(), self.current()
         since = state.ticking_since if state.is_ticking(now) else None
-        ticked = {"ticked_at": now, "ticked_by": by[:_LONGEST_NAME], "ticking_since": since or now}
+        ticked = {
+            "last_tick_at": now,
+            "last_tick_by": by[:_LONGEST_NAME],
+            "ticking_since": since or now,
+        }
         self.filter(pk=1).update(**ticked)
 
     def note_chores(self, begun: str, ended: Mapping[str, datetime | None]) -> None:
@@ -378,9 +382,9 @@ class ProviderState(models.Model):
     failure = models.TextField(_("last failure's text"), blank=True)
 
     swept_at = models.DateTimeField(_("last sweep"), null=True)
-    ticked_at = models.DateTimeField(_("last tick"), null=True)
+    last_tick_at = models.DateTimeField(_("last tick"), null=True)
     # The program that last called `note_tick`, and its machine, such as "qcluster@web-2".
-    ticked_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
+    last_tick_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     # The time since when `note_tick` has been called without interruption.
     ticking_since = models.DateTimeField(null=True)
     # The stored form of `chores_record`.
@@ -548,7 +552,7 @@ class ProviderState(models.Model):
 
     def is_ticking(self, now: datetime) -> bool:
         """True if a worker has called :meth:`~ProviderStateQuerySet.note_tick` within 3 minutes."""
-        return is_recent(self.ticked_at, now, within=_SIGN_HOLDS)
+        return is_recent(self.last_tick_at, now, within=_SIGN_HOLDS)
 
     @property
     def chores_ended_at(self) -> datetime | None:
@@ -593,7 +597,7 @@ class ProviderState(models.Model):
 
     def explain_worker(self, now: datetime) -> Explanation:
         """Return why no worker seems to be running; the text is "" if a worker is running."""
-        heartbeats = (self.ticked_at, self.swept_at)
+        heartbeats = (self.last_tick_at, self.swept_at)
         if not any(heartbeats):
             text = gettext("Background work has not begun yet.")
             return Explanation(text, str(ASK_DEVELOPER), str(_START_WORKER))
@@ -602,8 +606,8 @@ class ProviderState(models.Model):
         text = gettext(
             "Background work has stopped: there has been no sign of it for more than 3 minutes."
         )
-        last = gettext("The last worker was %(worker)s.") % {"worker": self.ticked_by}
-        hint = f"{last} {_START_WORKER}" if self.ticked_by else str(_START_WORKER)
+        last = gettext("The last worker was %(worker)s.") % {"worker": self.last_tick_by}
+        hint = f"{last} {_START_WORKER}" if self.last_tick_by else str(_START_WORKER)
         return Explanation(text, str(ASK_DEVELOPER), hint)
 
     def worker_problem(self, now: datetime) -> str:

@@ -41,7 +41,7 @@ _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Replaces a text with the name of an erased person.
 ERASED = "(erased)"
 # JSON keys with names of staff.
-_OF_STAFF = {"by", "ticked_by"}
+_OF_STAFF = {"by", "acknowledged_by"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def _has_no_worker(standing: Standing) -> Finding | None:
         return explain_schedule()
 
     sentence, state = problem().for_developers, standing.state
-    last_sign = max(filter(None, (state.ticked_at, state.swept_at)), default=None)
+    last_sign = max(filter(None, (state.last_tick_at, state.swept_at)), default=None)
     return (
         Finding(sentence, since=last_sign, explain=lambda: problem().for_staff)
         if sentence

@@ -83,7 +83,7 @@ def _silent() -> None:
 
 
 def _no_worker() -> None:
-    ProviderState.objects.update(ticked_at=ago(3600))
+    ProviderState.objects.update(last_tick_at=ago(3600))
 
 
 # The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the

@@ -138,7 +138,7 @@ class TestPage:
         assert worker["Next run"].endswith("(in less than a minute)")
         assert "Schedule" not in worker
         spend_budget()
-        ProviderState.objects.update(ticked_at=ago(3600), swept_at=ago(3600))
+        ProviderState.objects.update(last_tick_at=ago(3600), swept_at=ago(3600))
         html = read(viewer.get(PAGE))
         worker = facts(html, "worker")
         assert worker["State"].startswith("Background work has stopped")
@@ -462,7 +462,7 @@ class TestAtStake:
         settle("web-1042", PARTIAL)
         ProviderState.objects.current()
         now = timezone.now()
-        ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
+        ProviderState.objects.update(last_tick_at=now, swept_at=now, succeeded_at=now)
         ensure_schedule()
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         record_order(product_id=PSN, type_id="type_001", quantity=2)

@@ -40,7 +40,7 @@ def refuse() -> None:
 def stop() -> None:
     works()
     long_ago = timezone.now() - IN_AN_HOUR
-    ProviderState.objects.update(ticked_at=long_ago, swept_at=long_ago)
+    ProviderState.objects.update(last_tick_at=long_ago, swept_at=long_ago)
 
 
 PAUSED = "Requests to the provider are paused: nothing is sent or checked until the pause ends, "

@@ -108,7 +108,7 @@ def test_a_missing_refund_that_was_ticked_off_is_told_no_more(
     assert order.tick_off(LACKING, by="amina")
     for _night in range(2):
         assert told() == ""
-        assert [each.get("ticked_by") for each in order.problems] == ["amina"]
+        assert [each.get("acknowledged_by") for each in order.problems] == ["amina"]
         let_a_night_pass()
         order.refresh_from_db()
         assert order.is_credited is False

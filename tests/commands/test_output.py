@@ -136,7 +136,7 @@ class TestLanguage:
 
     def test_the_overview_is_in_english_whatever_the_site_speaks(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
-        ProviderState.objects.update(ticked_at=ago(600))
+        ProviderState.objects.update(last_tick_at=ago(600))
         paused = "The provider asked for fewer requests. Slower. Requests go on automatically."
         down = "Background work has stopped: there has been no sign of it for more than 3 minutes."
         for options in ([], ["--json"]):

@@ -213,7 +213,7 @@ class TestTick:
         order.refresh_from_db()
         assert order.status == "FULFILLED"
         state = ProviderState.objects.get()
-        assert state.ticked_at
+        assert state.last_tick_at
         assert state.chores_ended_at
 
     def test_the_poll_tick_stops_when_it_is_told_to(
@@ -228,7 +228,7 @@ class TestTick:
     def test_a_poll_tick_that_failed_exits_with_1(
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
-        with failing("UPDATE", "ticked_at", error=OperationalError("CANARY")):
+        with failing("UPDATE", "last_tick_at", error=OperationalError("CANARY")):
             failed = ("Failed.\n", "The log says why.\n", 1)
             assert call("giftcards_poll", "--tick") == failed
 
@@ -267,7 +267,7 @@ class TestLoop:
         ticks = []
 
         def stop_later(execute: Any, sql: str, *args: Any) -> Any:
-            if sql.startswith("UPDATE") and "ticked_at" in sql.partition("WHERE")[0]:
+            if sql.startswith("UPDATE") and "last_tick_at" in sql.partition("WHERE")[0]:
                 ticks.append(sql)
                 if len(ticks) == 3:
                     os.kill(os.getpid(), signal.SIGTERM)
@@ -275,7 +275,7 @@ class TestLoop:
 
         with connection.execute_wrapper(stop_later):
             assert call("giftcards_poll", "--loop").code == 0
-        assert ProviderState.objects.get().ticked_at is not None
+        assert ProviderState.objects.get().last_tick_at is not None
         assert call("giftcards_status", "--fail-on", "worker").code == 0
 
     @pytest.mark.django_db(transaction=True)

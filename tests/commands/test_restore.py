@@ -333,9 +333,9 @@ class TestReading:
         self, call: Call, simulator: Simulator
     ) -> None:
         begin_tick()
-        ticked_at = provider_state().ticked_at
-        assert ticked_at
-        expected = (with_zone(ticked_at) - timedelta(hours=2)).isoformat()
+        last_tick_at = provider_state().last_tick_at
+        assert last_tick_at
+        expected = (with_zone(last_tick_at) - timedelta(hours=2)).isoformat()
         for _run in range(2):
             assert after_restore(call)[0]["since"] == expected
 

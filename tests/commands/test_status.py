@@ -118,7 +118,7 @@ class TestOverview:
         found = json.loads(call("giftcards_status", "--json").out)
         assert found["balance"] == "88235.90"
         assert found["cards"] == {"newest": "ok", "oldest": "ok"}
-        assert found["provider"]["ticked_by"] == "celery@web-2"
+        assert found["provider"]["last_tick_by"] == "celery@web-2"
         assert found["encryption_keys"] == [
             {"key": new, "position": 1, "cards": 0, "has_more": False},
             {"key": old, "position": 2, "cards": 2, "has_more": False},
@@ -179,8 +179,8 @@ class TestOverview:
                 "succeeded_at": state.succeeded_at.isoformat(),
                 "failed_at": state.failed_at.isoformat(),
                 "swept_at": state.swept_at.isoformat(),
-                "ticked_at": None,
-                "ticked_by": None,
+                "last_tick_at": None,
+                "last_tick_by": None,
                 "chores_ended_at": None,
             },
             "schedule": "ok",
@@ -253,14 +253,14 @@ class TestOverview:
         assert call("giftcards_status").out.splitlines()[-2:] == [paused, NO_WORKER]
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 
-    @pytest.mark.parametrize("sign", ["ticked_at", "swept_at"])
+    @pytest.mark.parametrize("sign", ["last_tick_at", "swept_at"])
     @pytest.mark.parametrize(("seconds", "problem"), [(170, "ok"), (185, DOWN)])
     def test_status_says_that_the_worker_is_down_after_three_minutes(
         self, sign: str, seconds: float, problem: str, call: Call
     ) -> None:
         ensure_schedule()
         ProviderState.objects.current()
-        ProviderState.objects.update(**{sign: ago(seconds)}, ticked_by="celery@web-2")
+        ProviderState.objects.update(**{sign: ago(seconds)}, last_tick_by="celery@web-2")
         assert json.loads(call("giftcards_status", "--json").out)["worker"] == problem
         assert (call("giftcards_status").out.splitlines()[-1] == DOWN) is (problem == DOWN)
 
@@ -452,9 +452,9 @@ class TestFailOn:
         assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
 
     def test_fail_on_worker_fails_without_a_recent_sign_of_it(self, call: Call) -> None:
-        ProviderState.objects.update(ticked_at=ago(200), ticked_by="celery@web-2")
+        ProviderState.objects.update(last_tick_at=ago(200), last_tick_by="celery@web-2")
         assert self.asked(call, "worker") == (f"{DOWN}\n", 1)
-        ProviderState.objects.update(ticked_at=None)
+        ProviderState.objects.update(last_tick_at=None)
         assert self.asked(call, "worker") == (f"{NO_WORKER}\n", 1)
         assert self.asked(call, "attention,paused,queue") == ("", 0)
 
@@ -462,7 +462,7 @@ class TestFailOn:
         """A loop ticks by itself; sweeps alone come from a cluster that nothing watches."""
         Schedule.objects.all().delete()
         assert self.asked(call, "worker") == ("", 0)
-        ProviderState.objects.update(ticked_at=ago(200), swept_at=ago(1))
+        ProviderState.objects.update(last_tick_at=ago(200), swept_at=ago(1))
         assert self.asked(call, "worker") == (f"{NO_SCHEDULE}\n", 1)
 
     @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ class TestFailOn:
         assert self.asked(call, "queue") == ("", 0)
 
     def test_fail_on_reports_several_conditions_together(self, call: Call) -> None:
-        ProviderState.objects.update(ticked_at=ago(200), ticked_by="celery@web-2")
+        ProviderState.objects.update(last_tick_at=ago(200), last_tick_by="celery@web-2")
         make_order(queued_at=ago(310), problems=[Problem("not_sent")])
         waited = "1 order has waited to be sent or checked for more than 5 minutes."
         sentences = f"1 order needs attention. {DOWN} {waited}\n"
@@ -629,8 +629,8 @@ class TestOneOrder:
         out = call("giftcards_status", "cart-1").out
         assert out.endswith(f"  ticked off by amina, watch_ended: {problem}\n")
         [entry] = json.loads(call("giftcards_status", "cart-1", "--json").out)["problems"]
-        assert (entry["ticked_by"], entry["text"]) == ("amina", str(problem))
-        assert datetime.fromisoformat(entry["ticked_at"]) == order.acknowledgements.get().at
+        assert (entry["acknowledged_by"], entry["text"]) == ("amina", str(problem))
+        assert datetime.fromisoformat(entry["acknowledged_at"]) == order.acknowledgements.get().at
 
     def test_status_of_an_order_shows_unknown_amounts_as_unknown(self, call: Call) -> None:
         make_order(Status.REFUNDED, reference="cart-1")

@@ -75,7 +75,7 @@ def plain(text: str) -> str:
 
 def note_tick() -> None:
     now = timezone.now()
-    ProviderState.objects.update(ticked_at=now, swept_at=now, succeeded_at=now)
+    ProviderState.objects.update(last_tick_at=now, swept_at=now, succeeded_at=now)
 
 
 def let_pass(**span: float) -> None:

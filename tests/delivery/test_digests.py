@@ -285,7 +285,7 @@ class TestStates:
         self, listed: Listed
     ) -> None:
         listed(BOSS)
-        ProviderState.objects.update(ticked_at=ago(minutes=9), swept_at=ago(minutes=9))
+        ProviderState.objects.update(last_tick_at=ago(minutes=9), swept_at=ago(minutes=9))
         [digest] = sent()
         assert digest.subject == "The Shop: background work has stopped"
         assert "no sign of it for more than 3 minutes" in digest.body
@@ -786,7 +786,7 @@ class TestCause:
 
 def note_sign() -> None:
     """A worker has shown that it is there."""
-    ProviderState.objects.update(ticked_at=timezone.now(), swept_at=timezone.now())
+    ProviderState.objects.update(last_tick_at=timezone.now(), swept_at=timezone.now())
 
 
 def test_a_row_that_another_process_has_claimed_is_left_to_it(listed: Listed) -> None:

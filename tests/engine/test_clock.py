@@ -497,7 +497,7 @@ class TestSetBackUnnoticed:
         prove_key()
         ahead = timezone.now() + timedelta(minutes=1)
         ProviderState.objects.update(clock={})
-        ProviderState.objects.update(list_read_at=ahead, list_usable_at=ahead, ticked_at=ahead)
+        ProviderState.objects.update(list_read_at=ahead, list_usable_at=ahead, last_tick_at=ahead)
         wall.step(seconds)
         with Gateway() as gateway:
             assert not gateway.is_proven

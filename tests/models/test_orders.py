@@ -314,7 +314,11 @@ class TestProblems:
             stored.problems
             == order.problems
             == [
-                {**LOST.as_dict(), "ticked_by": "amina", "ticked_at": tick.at.isoformat()},
+                {
+                    **LOST.as_dict(),
+                    "acknowledged_by": "amina",
+                    "acknowledged_at": tick.at.isoformat(),
+                },
                 ENDED.as_dict(),
             ]
         )

@@ -99,7 +99,9 @@ def make_bought(**values: Any) -> Order:
     )
     ticked = {"code": "disputed", "parameters": {"by": "staff", "detail": EMAIL}}
     Order.objects.filter(pk=order.pk).update(
-        problems=[{**ticked, "ticked_by": "staff", "ticked_at": timezone.now().isoformat()}]
+        problems=[
+            {**ticked, "acknowledged_by": "staff", "acknowledged_at": timezone.now().isoformat()}
+        ]
     )
     Acknowledgement.objects.create(order=order, by="staff", **ticked)
     before = {name: f"{value}." for name, value in PERSON.items()}
@@ -288,7 +290,7 @@ class TestErasing:
         order.card_links.update(created_by=name, revoked_by=name)
         details = {"code": "staff_reordered", "parameters": {"by": name}}
         order.changes.update(details=[details])
-        parameters = {"parameters": {"by": name}, "ticked_by": name}
+        parameters = {"parameters": {"by": name}, "acknowledged_by": name}
         Order.objects.filter(pk=order.pk).update(problems=[{"code": "disputed", **parameters}])
         run_erasure()
         order.refresh_from_db()
@@ -299,7 +301,7 @@ class TestErasing:
             order.deliveries.get().requested_by,
             *(link.created_by, link.revoked_by),
             *order.changes.get().details[0]["parameters"].values(),
-            *(order.problems[0]["parameters"]["by"], order.problems[0]["ticked_by"]),
+            *(order.problems[0]["parameters"]["by"], order.problems[0]["acknowledged_by"]),
         ]
         assert found == [name if is_left else ERASED] * 9
 

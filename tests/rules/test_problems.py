@@ -204,7 +204,11 @@ class TestProblem:
         assert Problem("figure_unreadable", {"field": "totalPages"}).text.endswith(": totalPages.")
 
 
-TICKED = {**LOST.as_dict(), "ticked_by": "amina", "ticked_at": "2026-11-25T02:00:00+00:00"}
+TICKED = {
+    **LOST.as_dict(),
+    "acknowledged_by": "amina",
+    "acknowledged_at": "2026-11-25T02:00:00+00:00",
+}
 
 
 class TestRevising:

@@ -70,7 +70,7 @@ def monitor(settings: Any) -> Monitor:
 
 
 def stop_worker() -> None:
-    ProviderState.objects.update(ticked_at=ago(200))
+    ProviderState.objects.update(last_tick_at=ago(200))
 
 
 def leave_undone() -> None:

@@ -135,7 +135,7 @@ def test_a_busy_shop_tells_the_numbers_that_the_status_tells(
     record_order(type_id="type_001", product_id="507f1f77bcf86cd799439011", quantity=2)
     Order.objects.filter(status=Status.PENDING).update(created_at=ago(500))
     StatusChange.objects.update(announced_at=None, announce_at=ago(0))
-    ProviderState.objects.update(balance=10_000, balance_read_at=ago(5), ticked_at=ago(1))
+    ProviderState.objects.update(balance=10_000, balance_read_at=ago(5), last_tick_at=ago(1))
     make_message()
     found, status = metrics(), json.loads(call("giftcards_status", "--json").out)
     assert of(found, "giftcards_orders") == status["orders"]
@@ -186,7 +186,7 @@ def fail() -> None:
 
 
 def stop_worker() -> None:
-    ProviderState.objects.update(ticked_at=ago(200))
+    ProviderState.objects.update(last_tick_at=ago(200))
 
 
 def hold_up() -> None:

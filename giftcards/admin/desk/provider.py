@@ -236,9 +236,9 @@ def worker(standing: Standing, *, shows_hints: bool) -> Section:
     schedule = explain_schedule()
     if schedule.text:
         facts.append(Fact(_("Schedule"), _told(schedule, shows_hints), is_wrong=True))
-    facts.append(Fact(_("Last run"), since(state.ticked_at)))
-    if state.ticked_by:
-        facts.append(Fact(_("Last run by"), bdi(state.ticked_by)))
+    facts.append(Fact(_("Last run"), since(state.last_tick_at)))
+    if state.last_tick_by:
+        facts.append(Fact(_("Last run by"), bdi(state.last_tick_by)))
     next_run = next_tick(state)
     if next_run is not None or schedule.text:
         is_due = next_run is not None and next_run <= timezone.now()

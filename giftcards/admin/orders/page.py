@@ -259,8 +259,11 @@ def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tupl
     The third item is ``None`` if nobody has ticked the problem off.
     """
     problem, ticked = Problem.of(entry), None
-    if "ticked_at" in entry:
-        ticked = bdi(entry["ticked_by"]), moment(datetime.fromisoformat(entry["ticked_at"]))
+    if "acknowledged_at" in entry:
+        ticked = (
+            bdi(entry["acknowledged_by"]),
+            moment(datetime.fromisoformat(entry["acknowledged_at"])),
+        )
     return problem.key, explained(problem, shows_costs=shows_costs), ticked
 
 

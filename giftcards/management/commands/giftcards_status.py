@@ -42,7 +42,7 @@ _TIMES = (
     "succeeded_at",
     "failed_at",
     "swept_at",
-    "ticked_at",
+    "last_tick_at",
     "chores_ended_at",
 )
 
@@ -170,7 +170,7 @@ class _Overview:
             "explanation": state.explain(),
             "last_failure": state.failure or None,
             **{name: getattr(state, name) for name in _TIMES},
-            "ticked_by": state.ticked_by or None,
+            "last_tick_by": state.last_tick_by or None,
         }
 
     def __str__(self) -> str:
@@ -181,7 +181,7 @@ class _Overview:
             "last answer": state.succeeded_at,
             "last failure": state.failed_at,
             "last sweep": state.swept_at,
-            "last tick": state.ticked_at,
+            "last tick": state.last_tick_at,
             "last daily work": state.chores_ended_at,
         }
         if conf.uses_django_q and (self.next_tick or self.schedule):
@@ -198,7 +198,7 @@ class _Overview:
     def _facts(self) -> list[str]:
         state, waiting = self.state, self.waiting
         facts = {
-            "worker": state.ticked_by or "not known",
+            "worker": state.last_tick_by or "not known",
             "requests": f"{self.requests.used} of {self.requests.limit} in the last minute",
             "balance": _balance_in_words(state),
             "tasks": _backlog(waiting.tasks) if conf.uses_django_q else "",
