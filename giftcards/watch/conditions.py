@@ -6,7 +6,7 @@ conditions in their plugins; :mod:`giftcards.watch.core_conditions` has those of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -193,6 +193,12 @@ class OfRows:
 
 #: The conditions of the core and of other installed plugins, by code.
 CONDITIONS: dict[str, Condition] = {}
+
+
+def most_urgent_first(conditions: Iterable[Condition]) -> list[Condition]:
+    """Sort ``conditions`` by severity."""
+    rank = list(Severity)
+    return sorted(conditions, key=lambda condition: rank.index(condition.severity))
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:

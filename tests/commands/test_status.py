@@ -76,6 +76,7 @@ class TestOverview:
             "  last tick       never\n"
             "  last daily work never\n"
             "  next tick       never\n"
+            f"  schedule        {NO_SCHEDULE}\n"
             "  worker          not known\n"
             "  requests        0 of 1200 in the last minute\n"
             "  balance         not read yet\n"
@@ -85,8 +86,7 @@ class TestOverview:
             "  open orders     none waiting\n"
             f"  encryption key  {fingerprint}, number 1: 0 cards\n"
             f"  versions        {running}\n"
-            f"{NO_SCHEDULE}\n"
-            f"{NO_WORKER}\n",
+            f"urgent   worker: {NO_WORKER}\n",
             "",
             0,
         )
@@ -117,7 +117,6 @@ class TestOverview:
             assert line in shown
         found = json.loads(call("giftcards_status", "--json").out)
         assert found["balance"] == "88235.90"
-        assert found["cards"] == {"newest": "ok", "oldest": "ok"}
         assert found["provider"]["last_tick_by"] == "celery@web-2"
         assert found["encryption_keys"] == [
             {"key": new, "position": 1, "cards": 0, "has_more": False},
@@ -146,9 +145,12 @@ class TestOverview:
         assert "Unconfirmed                   1" in lines
         assert "need attention                1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
-        # Nothing is wrong with the schedule and the worker.
-        assert lines[-2].startswith("  versions  ")
-        assert lines[-1] == f"The last failure: {state.failure}"
+        assert lines[-3] == f"The last failure: {state.failure}"
+        # Nothing is wrong with the worker.
+        assert [line.partition(":")[0] for line in lines[-2:]] == [
+            "warning  attention",
+            "warning  orders_unconfirmed",
+        ]
 
     def test_status_with_json_prints_the_overview_as_one_object(
         self, call: Call, simulator: Simulator
@@ -169,7 +171,13 @@ class TestOverview:
         assert told == {
             "orders": dict.fromkeys(Status.values, 0) | {"UNCONFIRMED": 1},
             "needing_attention": 1,
-            "cards": {},
+            "conditions": [
+                {"code": code, "severity": "warning", "sentence": sentence}
+                for code, sentence in (
+                    ("attention", "1 order needs attention."),
+                    ("orders_unconfirmed", "1 order is unconfirmed."),
+                )
+            ],
             "provider": {
                 "pause": None,
                 "explanation": "In service.",
@@ -184,10 +192,6 @@ class TestOverview:
                 "chores_ended_at": None,
             },
             "schedule": "ok",
-            "worker": "ok",
-            "queue": "ok",
-            "keys": "ok",
-            "chores": "ok",
             **facts,
         }
 
@@ -205,10 +209,8 @@ class TestOverview:
             for position in (2, 1)
         ]
         outcome = call("giftcards_status")
-        assert outcome.out.splitlines()[-2:] == troubles
+        assert f"urgent   encryption_keys: {' '.join(troubles)}\n" in outcome.out
         assert outcome.code == 0
-        shown = json.loads(call("giftcards_status", "--json").out)
-        assert shown["cards"] == dict(zip(("newest", "oldest"), troubles, strict=True))
         set_conf(ENCRYPTION_KEYS=keys)
 
     def test_status_does_not_count_many_cards(
@@ -233,7 +235,7 @@ class TestOverview:
     ) -> None:
         set_conf(ENCRYPTION_KEYS=[])
         out, err, code = call("giftcards_status")
-        assert out.splitlines()[-1].startswith("GIFTCARDS['ENCRYPTION_KEYS'] is not set.")
+        assert "urgent   encryption_keys: GIFTCARDS['ENCRYPTION_KEYS'] is not set." in out
         assert (err, code) == ("", 0)
 
     def test_status_explains_a_pause(self, call: Call, simulator: Simulator) -> None:
@@ -250,19 +252,20 @@ class TestOverview:
         ensure_schedule()
         Schedule.objects.update(repeats=0)
         paused = "The schedule is paused. Set its repeats to -1 in the admin of django-q2."
-        assert call("giftcards_status").out.splitlines()[-2:] == [paused, NO_WORKER]
+        assert f"  schedule        {paused}\n" in call("giftcards_status").out
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 
     @pytest.mark.parametrize("sign", ["last_tick_at", "swept_at"])
-    @pytest.mark.parametrize(("seconds", "problem"), [(170, "ok"), (185, DOWN)])
+    @pytest.mark.parametrize(("seconds", "problem"), [(170, []), (185, [DOWN])])
     def test_status_says_that_the_worker_is_down_after_three_minutes(
-        self, sign: str, seconds: float, problem: str, call: Call
+        self, sign: str, seconds: float, problem: list[str], call: Call
     ) -> None:
         ensure_schedule()
         ProviderState.objects.current()
         ProviderState.objects.update(**{sign: ago(seconds)}, last_tick_by="celery@web-2")
-        assert json.loads(call("giftcards_status", "--json").out)["worker"] == problem
-        assert (call("giftcards_status").out.splitlines()[-1] == DOWN) is (problem == DOWN)
+        conditions = json.loads(call("giftcards_status", "--json").out)["conditions"]
+        assert [each["sentence"] for each in conditions] == problem
+        assert (f"urgent   worker: {DOWN}" in call("giftcards_status").out) is bool(problem)
 
     @pytest.mark.parametrize(("last", "is_shown"), [(60, True), (-600, False), (-60, True)])
     def test_the_next_tick_is_not_that_of_a_schedule_that_others_tick_without(
@@ -279,7 +282,7 @@ class TestOverview:
         with modify_settings(INSTALLED_APPS={"remove": "django_q"}):
             out = call("giftcards_status").out
             told = json.loads(call("giftcards_status", "--json").out)
-        assert out.splitlines()[-1] == NO_WORKER
+        assert out.splitlines()[-1] == f"urgent   worker: {NO_WORKER}"
         for words in ("schedule", "next tick", "django-q2"):
             assert words not in out
         assert (told["schedule"], told["next_tick_at"], told["waiting"]["tasks"]) == (None,) * 3
@@ -339,7 +342,7 @@ class TestFailOn:
         low = "The balance of the account is 4999.99 DZD, below LOW_BALANCE (5000.00).\n"
         assert self.asked(call, "balance") == (low, 1)
         assert self.asked(call, self.EVERYTHING) == ("", 0)
-        assert low in call("giftcards_status").out
+        assert f"warning  balance: {low}" in call("giftcards_status").out
         ProviderState.objects.update(balance=5000)
         assert self.asked(call, "balance") == ("", 0)
 

@@ -22,6 +22,7 @@ from giftcards.simulator import SPECIAL_TYPES, Simulator, Special
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import problems
+from tests.conftest import Call
 from tests.stage import PSN, Setter, buy, fresh, history, look, pass_time, posts
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -279,7 +280,7 @@ def test_no_reference_is_sent_unless_the_setting_asks_for_it(
 
 
 def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_change(
-    simulator: Simulator, set_conf: Setter
+    simulator: Simulator, set_conf: Setter, call: Call
 ) -> None:
     simulator.references = "refused"
     first = buy()
@@ -290,6 +291,7 @@ def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_chang
     look()
     assert (fresh(first).status, first.provider_reference, first.problems) == ("FULFILLED", "", [])
     assert "reference_refused" in conditions()
+    assert "\nnote     reference_refused: " in call("giftcards_status").out
     assert buy().status == "HANDLING"
     assert posts(simulator) == 3
     # The setting is turned off, and on again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from decimal import Decimal
 from types import ModuleType
@@ -230,6 +231,10 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
     alone = call("giftcards_status", "--fail-on", name, "-v0")
     assert said[name] == f"{failure}: {alone.err.rstrip()}"
     assert ADDRESS not in told.err
+    listed = json.loads(call("giftcards_status", "--json").out)["conditions"]
+    sentences = {each["code"]: each["sentence"] for each in listed}
+    assert sentences[name] == alone.err.rstrip()
+    assert sentences.keys() >= failing
 
 
 def test_every_condition_to_be_alarmed_by_is_tried() -> None:

@@ -31,7 +31,7 @@ from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.roles import whom_to_ask
 from giftcards.rules.times import begin_of, today
 from giftcards.text.display import count_text, filled, money
-from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing
+from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing, most_urgent_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,10 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
     ]
     if not (told or sees_orders(request, site)):
         return {}
-    rank = list(Severity)
-    told.sort(key=lambda condition: rank.index(condition.severity))
     return {
         "is_shown": True,
         **_search_box(request, site),
-        "tiles": list(_tiles(request, site, told)),
+        "tiles": list(_tiles(request, site, most_urgent_first(told))),
         "today": _today(request, site),
     }
 

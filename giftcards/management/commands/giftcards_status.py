@@ -16,13 +16,12 @@ from giftcards.management.base import (
     fail_on,
     find_order,
     named_conditions,
-    ok_or_trouble,
     refuse,
     status_label,
 )
 from giftcards.management.output import counted, iso
 from giftcards.models import ProviderState
-from giftcards.watch.conditions import CONDITIONS, Condition, Standing
+from giftcards.watch.conditions import CONDITIONS, Condition, Standing, most_urgent_first
 from giftcards.watch.overview import (
     KeyInUse,
     KnownKey,
@@ -31,12 +30,9 @@ from giftcards.watch.overview import (
     api_keys,
     encryption_keys,
     orders_by_status,
-    try_keys,
     versions,
 )
 
-# Codes of the conditions for which the overview prints only a sentence.
-_JUDGED = ("daily_work_overdue", "queue", "api_keys", "balance")
 _TIMES = (
     "paused_until",
     "succeeded_at",
@@ -50,8 +46,8 @@ _TIMES = (
 class Command(GiftcardsCommand):
     needs = ("LOW_BALANCE",)
     help = (
-        "Show one order with its refund breakdown, or how many orders are where. It reads the"
-        " database only."
+        "Show one order with its refund breakdown, or how many orders are where and every"
+        " condition that holds. It reads the database only."
     )
     notes = ("Exit code 1: only if a condition of --fail-on holds.",)
     examples = (
@@ -94,12 +90,14 @@ class _Overview:
 
     def __init__(self) -> None:
         self.standing = Standing()
-        # Says, for the newest and the oldest card, why the keys cannot open it; "" if they can.
-        self.cards = self.standing.once(try_keys)
         self.state = self.standing.state
         self.schedule = schedule_problem()
-        self.worker = self.state.worker_problem(self.standing.now)
-        self.wrong = {code: CONDITIONS[code].sentence(self.standing) for code in _JUDGED}
+        #: The sentence of each condition that holds.
+        self.holding = [
+            (condition, sentence)
+            for condition in most_urgent_first(CONDITIONS.values())
+            if (sentence := condition.sentence(self.standing))
+        ]
         self.requests = Requests.read()
         self.waiting = Waiting.read()
         self.orders = orders_by_status(self.state)
@@ -119,13 +117,12 @@ class _Overview:
         return {
             "orders": dict(self.orders),
             "needing_attention": self.waiting.needing_attention,
-            "cards": ok_or_trouble(self.cards),
+            "conditions": [
+                {"code": condition.code, "severity": condition.severity, "sentence": sentence}
+                for condition, sentence in self.holding
+            ],
             "provider": self._provider(),
             "schedule": (self.schedule or "ok") if conf.uses_django_q else None,
-            "worker": self.worker or "ok",
-            "queue": self.wrong["queue"] or "ok",
-            "keys": self.wrong["api_keys"] or "ok",
-            "chores": self.wrong["daily_work_overdue"] or "ok",
             "next_tick_at": self.next_tick,
             "requests": asdict(self.requests),
             "waiting": {
@@ -191,13 +188,14 @@ class _Overview:
         lines += [f"Provider: {state.explain()}"]
         lines += [f"  {label:<16}{iso(at) or 'never'}" for label, at in times.items()]
         lines += self._facts()
-        lines += [failure, self.schedule, self.worker, *self.wrong.values()]
-        lines += dict.fromkeys(self.cards.values())
+        lines += [failure]
+        lines += [f"{each.severity:<9}{each.code}: {text}" for each, text in self.holding]
         return "\n".join(filter(None, lines))
 
     def _facts(self) -> list[str]:
         state, waiting = self.state, self.waiting
         facts = {
+            "schedule": (self.schedule or "in order") if conf.uses_django_q else "",
             "worker": state.last_tick_by or "not known",
             "requests": f"{self.requests.used} of {self.requests.limit} in the last minute",
             "balance": _balance_in_words(state),
