@@ -2,7 +2,7 @@
 
 Everything is measured from outside the engine. The provider, a process of its own, tells when it
 got each request and when it settled each order; the shop tells when it committed an order, and
-looks for settled ones in the database ten times a second. The engine is ``giftcards_poll --loop``.
+looks for settled ones in the database ten times a second. The engine is ``giftcards_worker``.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def start_engine(url: str, limit: int, *, log: IO[str]) -> subprocess.Popen[str]
         "GIFTCARDS_REQUESTS_PER_MINUTE": str(limit),
         "GIFTCARDS_POLL_INTERVAL": f"{INTERVAL:g}",
     }
-    command = [sys.executable, "-u", "manage.py", "giftcards_poll", "--loop"]
+    command = [sys.executable, "-u", "manage.py", "giftcards_worker"]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
     )

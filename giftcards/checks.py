@@ -552,7 +552,7 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
         yield Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"
             " sent or followed.",
-            hint="Remove it, or run `manage.py giftcards_poll --loop`.",
+            hint="Remove it, or run `manage.py giftcards_worker`.",
             id="giftcards.W002",
         )
     if not any(cluster.get(name) for name in _BROKERS):

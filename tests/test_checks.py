@@ -202,7 +202,7 @@ CASES = [
         Warning(
             "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"
             " sent or followed.",
-            hint="Remove it, or run `manage.py giftcards_poll --loop`.",
+            hint="Remove it, or run `manage.py giftcards_worker`.",
             id="giftcards.W002",
         ),
         cluster={"sync": True},

@@ -329,7 +329,7 @@ def test_a_site_without_a_queue_follows_orders_with_the_loop(site: Site, begin: 
     begin()
     with pytest.raises(AssertionError, match="No module named 'django_q'"):
         site.manage("shell", "-c", "import django_q")
-    with site.running("python", "manage.py", "giftcards_poll", "--loop"):
+    with site.running("python", "manage.py", "giftcards_worker"):
         site.place("cart-1")
         wait_until(lambda: is_settled(site, "cart-1"))
 

@@ -91,7 +91,7 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     LedgerState.objects.current()
     LedgerState.objects.update(due_at=timezone.now() - timedelta(minutes=1))
     record_order(**LINE, reference="cart-1", customer_email="lina@example.com")
-    loop = child("giftcards_poll", "--loop", **without)
+    loop = child("giftcards_worker", **without)
     wait_until(Order.objects.filter(status="FULFILLED").exists)
     wait_until(Delivery.objects.filter(status="sent").exists)
     assert len(mail_server.received) == 1
@@ -99,7 +99,7 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     wait_until(LedgerState.objects.filter(due_at__gt=timezone.now()).exists)
     record_order(**LINE, reference="cart-2")
     wait_until(lambda: posts(simulator) == 2, seconds=45)
-    assert ProviderState.objects.get().last_tick_by == f"giftcards_poll@{socket.gethostname()}"
+    assert ProviderState.objects.get().last_tick_by == f"giftcards_worker@{socket.gethostname()}"
     loop.send_signal(signal.SIGTERM)
     assert loop.wait(60) == 0
     assert "Traceback" not in stop(loop)
@@ -173,7 +173,7 @@ def run_loop(call: Call, kept: Callable[[], object]) -> None:
     watcher = threading.Thread(target=stop_then)
     watcher.start()
     try:
-        call("giftcards_poll", "--loop")
+        call("giftcards_worker")
     finally:
         is_over.set()
         watcher.join()
@@ -573,7 +573,7 @@ class TestNames:
         [
             (["manage.py", "qcluster", "--settings=shop.settings"], "qcluster"),
             (["/srv/venv/lib/django/__main__.py", "db_worker", "secret"], "db_worker"),
-            (["/srv/venv/bin/django-admin", "giftcards_poll", "--loop"], "giftcards_poll"),
+            (["/srv/venv/bin/django-admin", "giftcards_worker"], "giftcards_worker"),
             (["/srv/venv/bin/celery", "-A", "shop", "worker"], "celery"),
             (["/srv/venv/lib/celery/__main__.py", "worker"], "celery"),
             (["manage.py"], "manage"),

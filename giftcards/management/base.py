@@ -103,7 +103,7 @@ class GiftcardsCommand(ConsoleCommand):
 
 
 def _is_for_people(options: dict[str, Any]) -> bool:
-    return options["verbosity"] > 0 and not options["json"]
+    return options["verbosity"] > 0 and not options.get("json")
 
 
 def _as_json(value: Decimal | datetime) -> str | None:

@@ -52,7 +52,7 @@ _SEVERITY = ("", "outage", "rate", "access")
 
 
 _START_WORKER = _(
-    "Start a worker: `manage.py giftcards_poll --loop`, `manage.py qcluster` or that of your own"
+    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or that of your own"
     " queue of tasks."
 )
 

@@ -68,7 +68,7 @@ def _is_silent(standing: Standing) -> Finding | None:
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_poll --loop` records that a worker runs, too, so a missing schedule may be
+        # `giftcards_worker` records that a worker runs, too, so a missing schedule may be
         # harmless.
         if found.text or standing.state.is_ticking(standing.now):
             return found

@@ -79,7 +79,7 @@ class TestSetup:
         assert (err, code) == ("", 0)
         assert out == (
             "No schedule is needed: django-q2 does not run the tasks. Orders are followed while"
-            f" `manage.py giftcards_poll --loop` or another worker runs.\n{groups('created')}"
+            f" `manage.py giftcards_worker` or another worker runs.\n{groups('created')}"
         )
         assert (told["schedule"], list(told["groups"])) == (None, NAMES)
         assert not Schedule.objects.exists()

@@ -44,7 +44,7 @@ def viewer() -> Client:
 
 NO_SCHEDULE = "There is no schedule. Run `manage.py giftcards_setup`."
 START = (
-    "Start a worker: `manage.py giftcards_poll --loop`, `manage.py qcluster` or that of your own"
+    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or that of your own"
     " queue of tasks."
 )
 NO_WORKER = f"Background work has not begun yet. {START}"
@@ -272,7 +272,7 @@ class TestOverview:
         self, call: Call, last: float, is_shown: bool
     ) -> None:
         ensure_schedule()
-        ProviderState.objects.note_tick("giftcards_poll@web-2")
+        ProviderState.objects.note_tick("giftcards_worker@web-2")
         Schedule.objects.update(next_run=ago(-last))
         assert ("  next tick  " in call("giftcards_status").out) == is_shown
         told = json.loads(call("giftcards_status", "--json").out)

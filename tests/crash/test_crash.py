@@ -205,9 +205,9 @@ def test_killing_a_worker_twice_at_any_step_keeps_the_promises(
 ) -> None:
     for kind in ("type_001", "type_001", "TEST_PARTIAL", "TEST_REFUND", "type_001", "SIM_LOST"):
         place_order(**LINE | {"type_id": kind, "quantity": 3})
-    ends_killed(start("giftcards_poll", "--loop", dies=step))
+    ends_killed(start("giftcards_worker", dies=step))
     let_leases_end()
-    second = start("giftcards_poll", "--loop", dies=step)
+    second = start("giftcards_worker", dies=step)
     # It does not come to the step if the first one had done it for all orders.
     wait_until(lambda: second.poll() is not None or is_all_done())
     stop(second)
@@ -277,7 +277,7 @@ class TestStop:
         simulator.on_request = hang
         for _order in range(2):
             place_order(**LINE)
-        worker = start("giftcards_poll", "--loop")
+        worker = start("giftcards_worker")
         try:
             wait_until(lambda: hung)
             began = time.monotonic()
@@ -298,7 +298,7 @@ class TestStop:
         self, start: Start, simulator: Simulator
     ) -> None:
         place_order(**LINE | {"type_id": "SIM_NEVER"})
-        worker = start("giftcards_poll", "--loop")
+        worker = start("giftcards_worker")
         wait_until(lambda: len(checks(simulator)) > 2)
         worker.terminate()
         assert worker.wait(30) == 0

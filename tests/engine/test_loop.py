@@ -433,7 +433,7 @@ class TestLoop:
 
 
 def _follow(stop: threading.Event, seconds: float | None) -> None:
-    """Run the loop as another process does: a worker's task, or ``giftcards_poll --loop``."""
+    """Run the loop as another process does: a worker's task, or ``giftcards_worker``."""
     try:
         follow(seconds=seconds, stop=stop)
     finally:

@@ -5,12 +5,8 @@ from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
 
-from django.db import Error
-
-from giftcards.engine.background import beside, do_prompt_work
-from giftcards.engine.database import is_there
+from giftcards.engine.background import do_prompt_work
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.loop import follow
 from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
 from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
@@ -25,24 +21,18 @@ from giftcards.management.output import set_by_signals
 from giftcards.models import Order, ProviderState
 from giftcards.tasks import FAILED, tick_until
 
-# Seconds between attempts to reach a database that is down.
-_PAUSE = 1.0
-
 
 class Command(GiftcardsCommand):
-    help = "Ask the provider about the orders that are due: once, or until stopped."
+    help = "Ask the provider once about the orders that are due."
     notes = (
         "A sweep sends waiting orders, checks those that are due, looks for lost ones, calls your"
         " receivers, and sends the messages to customers and staff. Postponed orders are checked"
         " later, mostly because the request budget is short: this is no failure.",
-        "With --loop, it takes the place of qcluster for this app. While another process"
-        " follows the orders, it stands by. With --reference, a settled order is compared with"
-        " what the provider says by now.",
+        "With --reference, a settled order is compared with what the provider says by now.",
         "Exit code 1: something failed, or requests are paused.",
     )
     examples = (
         ("One sweep over the orders that are due:", ""),
-        ("As the shop's worker, until Ctrl-C:", "--loop"),
         ("As the shop's worker, from cron each minute:", "--tick"),
         ("One order, whether it is due or not:", "--reference cart-1042"),
     )
@@ -50,12 +40,6 @@ class Command(GiftcardsCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument(
-            "--loop",
-            action="store_true",
-            help="Go on until stopped with Ctrl-C or SIGTERM, and do a worker's other work as well,"
-            " such as sending messages (default: one sweep).",
-        )
         parser.add_argument(
             "--tick",
             action="store_true",
@@ -74,38 +58,15 @@ class Command(GiftcardsCommand):
             " nothing else is waited for (default: leave them).",
         )
 
-    def find_database(self, options: dict[str, Any]) -> None:
-        """Fail if a table is missing; with ``--loop``, wait for a database that is down."""
-        if not options["loop"]:
-            super().find_database(options)
-            return
-        self._stop = set_by_signals()
-        with self.progress(options) as progress:
-            while not self._stop.is_set():
-                try:
-                    super().find_database(options)
-                except Error as error:
-                    if is_there():
-                        raise
-                    progress.show(f"Waiting for the database ({type(error).__name__})")
-                else:
-                    return
-                self._stop.wait(_PAUSE)
-
     def handle(self, **options: Any) -> None:
         reference = options["reference"]
-        if sum([options["loop"], options["tick"], reference is not None]) > 1:
-            raise refuse("Use only one of --loop, --tick and --reference.")
-        if options["loop"] and self._stop.is_set():
-            # The command was stopped while it waited for the database.
-            return
+        if options["tick"] and reference is not None:
+            raise refuse("Use either --tick or --reference.")
         order = None if reference is None else find_order(reference)
         if options["resume"]:
             ended = ProviderState.objects.resume()
             self.say("The pause is over." if ended else "There was no pause.", options)
-        if options["loop"]:
-            self._loop(options)
-        elif options["tick"]:
+        if options["tick"]:
             self._tick(options)
         elif order is None:
             self._sweep(options)
@@ -138,18 +99,6 @@ class Command(GiftcardsCommand):
         self.show_order(order, options)
         if done.is_paused or done.failed:
             raise unfinished(" ".join(map(str, order.open_problems)) or _trouble(done))
-
-    def _loop(self, options: dict[str, Any]) -> None:
-        stop = self._stop
-        self.say("Following the orders. Stop with Ctrl-C.", options)
-        with beside(stop):
-            while not stop.is_set():
-                done = follow(seconds=None, stop=stop)
-                if done is None:
-                    # Another process runs the loop; this one takes over when that one stops.
-                    stop.wait(1)
-                else:
-                    self.say(f"{done}.", options)
 
     def _tick(self, options: dict[str, Any]) -> None:
         done = tick_until(set_by_signals())

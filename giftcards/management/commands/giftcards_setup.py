@@ -49,7 +49,7 @@ class Command(GiftcardsCommand):
                 " giftcards.tasks.tick once a minute."
             ]
         else:
-            worker = "`manage.py giftcards_poll --loop` or another worker"
+            worker = "`manage.py giftcards_worker` or another worker"
             lines = ["No schedule is needed: django-q2 does not run the tasks."]
         lines[0] += f" Orders are followed while {worker} runs."
         for role in roles:

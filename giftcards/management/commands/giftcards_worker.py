@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.db import Error
+
+from giftcards.engine.background import beside
+from giftcards.engine.database import is_there
+from giftcards.engine.loop import follow
+from giftcards.management.base import WORKING_SETTINGS, GiftcardsCommand
+from giftcards.management.output import set_by_signals
+
+# Seconds between attempts to reach a database that is down.
+_PAUSE = 1.0
+
+
+class Command(GiftcardsCommand):
+    help = (
+        "Run a worker until stopped with Ctrl-C or SIGTERM: send and check orders, and do all other"
+        " background work, such as sending messages."
+    )
+    notes = (
+        "It takes the place of qcluster for this app. While another process follows the orders,"
+        " it stands by. While the database is down, it waits.",
+    )
+    examples = (("As the shop's worker, until Ctrl-C:", ""),)
+    needs = WORKING_SETTINGS
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add no ``--json``: the worker has no result."""
+
+    def find_database(self, options: dict[str, Any]) -> None:
+        """Fail if a table is missing, but wait for a database that is down."""
+        self._stop = set_by_signals()
+        with self.progress(options) as progress:
+            while not self._stop.is_set():
+                try:
+                    super().find_database(options)
+                except Error as error:
+                    if is_there():
+                        raise
+                    progress.show(f"Waiting for the database ({type(error).__name__})")
+                else:
+                    return
+                self._stop.wait(_PAUSE)
+
+    def handle(self, **options: Any) -> None:
+        stop = self._stop
+        if stop.is_set():
+            # The command was stopped while it waited for the database.
+            return
+        self.say("Following the orders. Stop with Ctrl-C.", options)
+        with beside(stop):
+            while not stop.is_set():
+                done = follow(seconds=None, stop=stop)
+                if done is None:
+                    # Another process follows the orders; this one takes over when that one stops.
+                    stop.wait(1)
+                else:
+                    self.say(f"{done}.", options)
