@@ -1,4 +1,4 @@
-"""The system checks: ``manage.py check`` finds wrong settings and unsafe libraries.
+"""The system checks: ``manage.py check`` finds wrong settings and lost keys.
 
 An id stands for one kind of mistake for ever, because shops silence warnings by id. This module
 imports neither the models, which are loaded later, nor django-q2, which may be missing.
@@ -10,11 +10,9 @@ import inspect
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.apps import apps
 from django.conf import settings
@@ -26,7 +24,6 @@ from django.db.models import Q
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.module_loading import import_string
-from django.utils.version import get_version_tuple
 
 from giftcards.conf import LONGEST_TASK, LOOP_SECONDS, conf, problems
 from giftcards.exceptions import ConfigurationError
@@ -209,63 +206,6 @@ def find(path: str) -> Any:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
         return None
-
-
-#: The day on which ``SAFE`` was written. SECURITY.md has the same list, with the reasons.
-LISTED_ON = date(2026, 11, 29)
-#: The first safe release of each series, by library. A series without an entry has no safe release.
-SAFE: Mapping[str, tuple[str, ...]] = {
-    "Django": ("5.2.19", "6.0.10", "6.1.3"),
-    "cryptography": ("50.0.2",),
-    "requests": ("2.33.0",),
-    "urllib3": ("2.8.0",),
-}
-
-
-@register(TAG)
-def check_releases(**_: object) -> list[CheckMessage]:
-    """Warn of installed libraries with a known security hole."""
-    return [
-        Warning(
-            f"{hole.library} {hole.installed} has a known security hole, as of {LISTED_ON}.",
-            hint=f"Install {', '.join(hole.safe)} or later. If your distributor has mended it in"
-            " this release, silence the warning.",
-            id="giftcards.W009",
-        )
-        for hole in known_holes()
-    ]
-
-
-class Hole(NamedTuple):
-    """An installed release with a known security hole, and the releases without one."""
-
-    library: str
-    installed: str
-    safe: tuple[str, ...]
-
-
-def known_holes() -> Iterator[Hole]:
-    """Yield the installed releases with a known security hole."""
-    for library, safe in SAFE.items():
-        try:
-            installed = version(library)
-        except PackageNotFoundError:
-            continue  # not installed under this name
-        if not is_safe(installed, safe):
-            yield Hole(library, installed, safe)
-
-
-def is_safe(installed: str, safe: tuple[str, ...]) -> bool:
-    """True if the release ``installed`` has no known security hole.
-
-    ``safe`` has the first safe release of each series. A release of another series is safe only if
-    it is newer than all of these.
-    """
-    number = get_version_tuple(installed)
-    listed = [get_version_tuple(release) for release in safe]
-    return number >= max(listed) or any(
-        number[:2] == release[:2] and number >= release for release in listed
-    )
 
 
 @register(TAG)

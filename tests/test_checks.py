@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from giftcards import checks
 from giftcards.admin import OrderAdmin
-from giftcards.checks import LISTED_ON, check_isolation, check_staff_without_password
+from giftcards.checks import check_isolation, check_staff_without_password
 from giftcards.conf import problems
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.privacy.rotation import rotate
@@ -286,7 +286,7 @@ def test_each_mistake_in_the_settings_gives_one_error(
 
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NO_CLUSTER, ROUTED, OVERRIDDEN, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
-    others += [SEVERAL_KEYS, UNREAD, WITHOUT_PASSWORD, OLD_RELEASE, other_isolation("SERIALIZABLE")]
+    others += [SEVERAL_KEYS, UNREAD, WITHOUT_PASSWORD, other_isolation("SERIALIZABLE")]
     messages = [*(case.message for case in CASES), *others]
     ids = [str(message.id) for message in messages]
     assert sorted([*ids, *(f"giftcards.{number}" for number in IN_SETTINGS)]) == sorted(IDS)
@@ -649,23 +649,6 @@ UNNEEDED = Warning(
     " there cannot leak. If you are about to put it in front, ignore this.",
     id="giftcards.W006",
 )
-OLD_RELEASE = Warning(
-    f"cryptography 49.0.0 has a known security hole, as of {LISTED_ON}.",
-    hint="Install 50.0.2 or later. If your distributor has mended it in this release, silence the"
-    " warning.",
-    id="giftcards.W009",
-)
-
-
-def test_an_installed_release_with_a_known_hole_is_warned_of(
-    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    apply(Case(OLD_RELEASE), settings)
-    folder = tmp_path / "cryptography-49.0.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cryptography\nVersion: 49.0.0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert found() == [OLD_RELEASE]
 
 
 def other_isolation(level: str) -> Warning:

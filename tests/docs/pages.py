@@ -233,7 +233,6 @@ CHECKS = {
     "giftcards.W005": "password",
     "giftcards.W006": "key",
     "giftcards.W008": "same",
-    "giftcards.W009": "security hole",
     "giftcards.W010": "isolation level",
     "giftcards.W011": "passwords",
     "giftcards.W012": "queue",
