@@ -346,7 +346,7 @@ def check_queue_is_read(
     if alias not in (databases or ()):
         return []
     try:
-        has_queue = conf.uses_django_q or conf.queue_task is not None
+        has_queue = conf.has_queue
         with transaction.atomic(using=alias):
             state = states.objects.using(alias).first()
     except (ConfigurationError, DatabaseError):

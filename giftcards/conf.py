@@ -652,6 +652,11 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         except ConfigurationError:
             return False  # reported by the system checks
 
+    @property
+    def has_queue(self) -> bool:
+        """True if tasks can be queued; otherwise, ``giftcards_poll`` follows the orders."""
+        return self.queue_task is not None or self.uses_django_q
+
 
 conf = Conf()
 problems = conf.problems

@@ -184,18 +184,13 @@ def _wake() -> None:
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:
     """Queue the function at ``path``, unless ``lease`` shows that this was done within ``span``."""
-    if has_queue() and Lease.objects.take(lease, span):
+    if conf.has_queue and Lease.objects.take(lease, span):
         queue_task(path)
-
-
-def has_queue() -> bool:
-    """True if tasks can be queued; otherwise, ``giftcards_poll`` follows the orders."""
-    return conf.queue_task is not None or conf.uses_django_q
 
 
 def is_queue_read() -> bool:
     """True if there is a queue, and a worker takes the tasks from it, as far as is known."""
-    if not has_queue():
+    if not conf.has_queue:
         # Tasks from before the queue was removed do not count.
         ProviderState.objects.note_queue_read()
         return False
@@ -209,7 +204,7 @@ def queue_task(path: str) -> None:
     Must not be called in a transaction. Does nothing if there is no queue.
     """
     own = conf.queue_task
-    if has_queue():
+    if conf.has_queue:
         ProviderState.objects.note_queued()
     if own is not None:
         _enqueue_patiently(lambda: import_string(own)(path))
