@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 os.environ["CHARGILY_SECRET"] = "test_sk_CANARY"
-os.environ["PROVIDER_WEBHOOK_SECRET"] = "CANARY-WEBHOOK"
 os.environ["SMS_KEY"] = "CANARY-SMS-KEY"
 os.environ["TELEGRAM_TOKEN"] = "CANARY-TOKEN"
 

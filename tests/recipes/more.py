@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -12,18 +9,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core import mail
 from django.core.exceptions import ValidationError
 from django.core.mail.backends.locmem import EmailBackend
 from django.core.management import CommandError, call_command
-from django.test import Client, TestCase, override_settings
+from django.test import TestCase, override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
 from shop import buying, checkout, tasks
-from shop.codes import cards_of
 from shop.coupons import apply_coupon, shares
 from shop.models import Cart, Delivery, Product
 from shop.receivers import deliver
@@ -259,52 +254,6 @@ class HandingOver(ShopTestCase):
         assert readable not in line
 
 
-def read(order: Order) -> Any:
-    """Read the codes of an order as async code does."""
-    return async_to_sync(sync_to_async(cards_of))(order)
-
-
-class Async(ShopTestCase):
-    def buy(self, line: Any) -> Any:
-        async def ask() -> Any:
-            await self.async_client.aforce_login(self.user)
-            return await self.async_client.post(f"/buy/{line.pk}/")
-
-        return async_to_sync(ask)()
-
-    def test_a_double_click_in_an_async_view_places_one_order(self) -> None:
-        cart = self.make_cart(quantity=2)
-        line = cart.lines.get()
-        assert self.buy(line).status_code == 404
-        cart.paid_at = timezone.now()
-        cart.save()
-        assert [self.buy(line).json() for _ in range(2)] == [{"status": "PENDING"}] * 2
-        assert Order.objects.get().reference == f"line-{line.pk}"
-
-    def test_a_visitor_without_a_login_is_sent_to_the_login_by_an_async_view(self) -> None:
-        cart = self.make_cart(quantity=2)
-        answer = async_to_sync(self.async_client.post)(f"/buy/{cart.lines.get().pk}/")
-        self.assertRedirects(
-            answer,
-            f"/accounts/login/?next=/buy/{cart.lines.get().pk}/",
-            fetch_redirect_response=False,
-        )
-        assert not Order.objects.exists()
-
-    def test_codes_can_be_read_in_async_code(self) -> None:
-        order = self.settle()
-        [bought] = self.provider.orders.values()
-        shown = read(order)
-        assert [card["value"] for card in shown] == [card.value for card in bought.cards]
-
-    def test_async_code_reads_the_other_cards_if_one_does_not_open(self) -> None:
-        order = self.settle()
-        readable = self.damage_first_card()
-        with self.assertLogs("shop.codes", "ERROR"):
-            shown = read(order)
-        assert [card["value"] for card in shown] == ["", readable]
-
-
 class Values(ShopTestCase):
     def test_the_order_has_the_language_of_the_cart(self) -> None:
         cart = self.make_cart(quantity=2)
@@ -516,80 +465,3 @@ class MissingCards(ShopTestCase):
         assert [message.to for message in mail.outbox] == [
             ["customer@example.com"], ["right@example.com"],
         ]  # fmt: skip
-
-
-class Webhook(ShopTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        checkout.mark_as_paid(self.make_cart(quantity=2, provider_type="SIM_NEVER"))
-        self.work()
-        self.order = Order.objects.get()
-        # It is late, and will be checked in an hour.
-        self.hour = timezone.now() + timedelta(hours=1)
-        Order.objects.update(
-            status="DELAYED", checked_at=None, due_at=self.hour, provider_alias="alias-1"
-        )
-
-    def send(self, body: bytes, signature: str | None = None) -> bool:
-        """Send a message as the provider may; True if the order is checked before its time."""
-        own = hmac.new(settings.PROVIDER_WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
-        # The provider has no cookies and no token of the site.
-        answer = Client(enforce_csrf_checks=True).post(
-            "/provider/",
-            body,
-            content_type="application/json",
-            headers={"X-Signature": own if signature is None else signature},
-        )
-        assert (answer.status_code, answer.content) == (204, b"")
-        self.order.refresh_from_db()
-        assert self.order.status == "DELAYED"
-        return self.order.due_at != self.hour
-
-    def test_an_order_that_has_moved_is_checked_at_once_by_either_of_its_names(self) -> None:
-        for name in (self.order.provider_order_id, "alias-1"):
-            with self.subTest(name):
-                Order.objects.update(due_at=self.hour, check_wanted_at=None)
-                # What the message says about the order is not believed.
-                assert self.send(json.dumps({"orderId": name, "status": "REFUNDED"}).encode())
-
-    def test_a_message_that_comes_again_is_of_no_effect(self) -> None:
-        body = json.dumps({"orderId": "alias-1"}).encode()
-        assert self.send(body)
-        Order.objects.update(due_at=self.hour)
-        assert not self.send(body)
-
-    def test_what_is_not_signed_is_of_no_effect_and_gets_the_same_answer(self) -> None:
-        body = json.dumps({"orderId": "alias-1"}).encode()
-        other = hmac.new(b"other", body, hashlib.sha256).hexdigest()
-        for signature in ("", "0" * 64, "é", other):
-            with self.subTest(signature):
-                assert not self.send(body, signature)
-
-    def test_what_names_no_order_of_the_shop_is_of_no_effect(self) -> None:
-        for body in (
-            b"",
-            b"{",
-            b"\xff",
-            b"[" * 9_000,
-            b"[]",
-            b"7",
-            b"{}",
-            b'{"orderId": null}',
-            b'{"orderId": ""}',
-            b'{"orderId": "\\u0000"}',
-            b'{"orderId": ["alias-1"]}',
-            b'{"orderId": "alias-2"}',
-            json.dumps({"orderId": self.order.reference}).encode(),
-            json.dumps({"orderId": "a" * 101}).encode(),
-        ):
-            with self.subTest(body[:40]):
-                assert not self.send(body)
-
-    def test_what_is_too_long_is_not_read(self) -> None:
-        body = json.dumps({"orderId": "alias-1"}).encode()
-        assert not self.send(body.ljust(10_001))
-        assert self.send(body.ljust(10_000))
-
-    def test_only_post_is_answered(self) -> None:
-        for method in ("get", "put", "delete", "head"):
-            assert getattr(Client(), method)("/provider/").status_code == 405

@@ -22,7 +22,6 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 ROOT_URLCONF = "tests.recipes.urls"
 # Tables without migrations: the recipe has none, and those of others take longer than the tests.
 MIGRATION_MODULES = dict.fromkeys(app.rpartition(".")[2] for app in INSTALLED_APPS)
-# The shop's tests start threads of async code, which share one connection.
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 # The name of Django 6.1 and later, as in the settings of the other tests.
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
@@ -30,7 +29,6 @@ SHOP_URL = "https://shop.example"
 NAVIO_SANDBOX = True
 CHARGILY_URL = "https://pay.chargily.net/test/api/v2/"
 CHARGILY_SECRET = "test_sk_CANARY"
-PROVIDER_WEBHOOK_SECRET = "CANARY-WEBHOOK"
 
 Q_CLUSTER = {"orm": "default", "workers": 2, "timeout": 90, "retry": 240}
 GIFTCARDS = {
