@@ -22,11 +22,11 @@ from django.utils.text import capfirst
 from django.utils.translation import get_language_bidi
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.books.reports import COLUMNS, By, Report, settled_between
+from giftcards.books.figures import FIGURES, Line, Side
+from giftcards.books.reports import By, Report, settled_between
 from giftcards.engine.tuning import tuning
 from giftcards.models import Order
 from giftcards.models.provider import Environment
-from giftcards.rules.money import customer_breakdown, refund_breakdown
 from giftcards.rules.states import Status
 from giftcards.rules.times import local
 
@@ -35,7 +35,6 @@ from giftcards.rules.times import local
 Cell = str | int | Decimal | date | datetime | None
 Cells = Sequence[Cell]
 
-_ZERO = Decimal(0)
 # The number of characters in a piece of a file.
 _WRITTEN_AT_ONCE = 64 * 1024
 
@@ -56,14 +55,6 @@ class _Column(NamedTuple):
     value: Callable[[Any], Cell]
 
 
-_LABELS = {column.name: column.label for column in COLUMNS}
-
-
-def _figure(name: str, path: str) -> _Column:
-    """Return a column for a figure, read from the attribute ``path`` of a report's row or order."""
-    return _Column(_LABELS[name], attrgetter(path))
-
-
 def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]:
     headings = [capfirst(str(column.heading)) for column in columns]
     return chain([headings], ([column.value(source) for column in columns] for source in sources))
@@ -78,9 +69,9 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     columns = [
         *_KEYS[report.by],
         *(
-            _figure(column.name, f"figures.{column.name}")
-            for column in sorted(COLUMNS, key=attrgetter("tells_costs"))
-            if column.is_in_files and (shows_costs or not column.tells_costs)
+            _Column(figure.label, attrgetter(f"figures.{figure.name}"))
+            for figure in sorted(FIGURES.values(), key=attrgetter("tells_costs"))
+            if figure.is_in_files and (shows_costs or not figure.tells_costs)
         ),
     ]
     return _rows(columns, report.rows)
@@ -115,46 +106,17 @@ def order_rows(
     the language work as in :func:`report_rows`.
     """
     columns = [
-        *_ORDER,
+        *_order_columns(),
         *(_ORDER_COSTS if shows_costs else ()),
         *(_CONTACTS if shows_contacts else ()),
     ]
     orders = Order.objects.all()
     if product_id:
         orders = orders.filter(product_id=product_id)
-    labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
-    lines = (_Line(order, labels) for order in _each(settled_between(orders, start, end)))
-    return _rows(columns, lines)
+    return _rows(columns, map(Line, _each(settled_between(orders, start, end))))
 
 
-class _Line:
-    """An order with its amounts as a report counts them; ``None`` means unknown."""
-
-    def __init__(self, order: Order, labels: Mapping[str, str]) -> None:
-        # A final order without a breakdown was rejected: the provider charged nothing for it.
-        provider, customer = refund_breakdown(order), customer_breakdown(order)
-        self.order = order
-        self.status = labels[order.status]
-        self.environment = labels.get(order.environment, "")
-        self.created_at = local(order.created_at)
-        self.finalized_at = order.finalized_at and local(order.finalized_at)
-        self.repeats = order.repeats.reference if order.repeats else ""
-        self.ordered = provider.ordered_amount if provider else _ZERO
-        self.charged = provider.charged_amount if provider else _ZERO
-        self.refunded = provider.refunded_amount if provider else _ZERO
-        self.paid: Decimal | None = None
-        self.owed: Decimal | None = None
-        self.open: Decimal | None = None
-        self.margin: Decimal | None = None
-        if customer:
-            self.paid = customer.paid_amount - (order.reordered_amount or 0)
-            self.open = customer.open_amount
-            self.owed = customer.paid_back_amount + self.open
-            if self.charged is not None:
-                self.margin = self.paid - self.owed - self.charged
-
-
-# The columns that _Line reads. Others are not loaded, because they may be long.
+# The columns of orders that the file reads. Others are not loaded, because they may be long.
 _READ = (
     "reference",
     "group",
@@ -199,33 +161,41 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
         yield from batch
 
 
-_ORDER = (
-    _Column(_("reference"), attrgetter("order.reference")),
-    _Column(_("group"), attrgetter("order.group")),
-    _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
-    _Column(_("Environment"), attrgetter("environment")),
-    _Column(_("created"), attrgetter("created_at")),
-    _Column(_("settled"), attrgetter("finalized_at")),
-    _Column(_("status"), attrgetter("status")),
-    _Column(_("Replaces missing cards of"), attrgetter("repeats")),
-    _Column(_("product"), attrgetter("order.product_id")),
-    _Column(_("product's name"), attrgetter("order.product_name")),
-    _Column(_("type"), attrgetter("order.type_id")),
-    _Column(_("type's name"), attrgetter("order.type_name")),
-    _figure("cards_ordered", "order.quantity"),
-    _figure("cards_delivered", "order.fulfilled_quantity"),
-    _Column(_("customer"), attrgetter("order.customer_name")),
-    _Column(_("paid by the customer"), attrgetter("paid")),
-    _Column(_("Owed to the customer"), attrgetter("owed")),
-    _figure("customer_paid_back_amount", "order.paid_back_amount"),
-    _figure("open_amount", "open"),
-)
+def _of_orders(*sides: Side) -> Iterator[_Column]:
+    """Yield the columns for the figures of these sides, as one order adds to them."""
+    for figure in FIGURES.values():
+        if figure.side in sides and figure.of_order is not None:
+            yield _Column(figure.of_order or figure.label, figure.of)
+
+
+def _order_columns() -> list[_Column]:
+    # The labels are in the language of the call, because the rows are read later.
+    labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
+    return [
+        _Column(_("reference"), attrgetter("order.reference")),
+        _Column(_("group"), attrgetter("order.group")),
+        _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
+        _Column(_("Environment"), lambda line: labels.get(line.order.environment, "")),
+        _Column(_("created"), lambda line: local(line.order.created_at)),
+        _Column(_("settled"), lambda line: local(line.order.finalized_at)),
+        _Column(_("status"), lambda line: labels[line.order.status]),
+        _Column(
+            _("Replaces missing cards of"),
+            lambda line: line.order.repeats.reference if line.order.repeats else "",
+        ),
+        _Column(_("product"), attrgetter("order.product_id")),
+        _Column(_("product's name"), attrgetter("order.product_name")),
+        _Column(_("type"), attrgetter("order.type_id")),
+        _Column(_("type's name"), attrgetter("order.type_name")),
+        *_of_orders(Side.CARDS),
+        _Column(_("customer"), attrgetter("order.customer_name")),
+        *_of_orders(Side.CUSTOMERS),
+    ]
+
+
 _ORDER_COSTS = (
     _Column(_("price per card"), attrgetter("order.price_per_card")),
-    _figure("ordered_amount", "ordered"),
-    _figure("charged_amount", "charged"),
-    _figure("refunded_amount", "refunded"),
-    _figure("margin_amount", "margin"),
+    *_of_orders(Side.PROVIDER, Side.MARGIN),
 )
 _CONTACTS = (
     _Column(_("customer e-mail"), attrgetter("order.customer_email")),

@@ -6,7 +6,7 @@ record with the present figures after each reading of the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +18,8 @@ from django.db.models import Count, Q, Sum
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.books.figures import FIGURES as OF_REPORTS
+from giftcards.books.figures import Centimes, Figures, Side
 from giftcards.books.matching import GRACE
 from giftcards.books.models import (
     CHARGED_UNKNOWN,
@@ -26,7 +28,7 @@ from giftcards.books.models import (
     LedgerState,
     MonthClosing,
 )
-from giftcards.books.reports import COLUMNS, By, Centimes, Figures, first_day, last_day, sum_up
+from giftcards.books.reports import By, first_day, last_day, sum_up
 from giftcards.books.summary import Summary, summarise, sums_and_balances
 from giftcards.models.fields import tidied_lines
 from giftcards.models.order_queries import NOT_CREDITED, OWING
@@ -82,11 +84,11 @@ class MonthFigure(NamedTuple):
     is_signed: bool = False
 
 
-_LABELS = {column.name: column.label for column in COLUMNS}
-
-
-def _of_report(name: str, part: Part, *, is_fixed: bool) -> MonthFigure:
-    return MonthFigure(name, _LABELS[name], part, attrgetter(f"orders.{name}"), is_fixed)
+def _of_reports(side: Side, part: Part) -> Iterator[MonthFigure]:
+    for name, figure in OF_REPORTS.items():
+        if figure.side is side and figure.is_fixed_in_months is not None:
+            read = attrgetter(f"orders.{name}")
+            yield MonthFigure(name, figure.label, part, read, figure.is_fixed_in_months)
 
 
 def _of_ledger(name: str, label: Any, path: str, *, is_signed: bool = False) -> MonthFigure:
@@ -102,14 +104,8 @@ def _counted(name: str, label: Any, path: str = "") -> MonthFigure:
 
 
 FIGURES = (
-    *(
-        _of_report(name, Part.ORDERS, is_fixed=True)
-        for name in ("orders", "rejected", "cards_ordered", "cards_delivered")
-    ),
-    *(
-        _of_report(name, Part.PROVIDER, is_fixed=True)
-        for name in ("ordered_amount", "charged_amount", "refunded_amount")
-    ),
+    *_of_reports(Side.CARDS, Part.ORDERS),
+    *_of_reports(Side.PROVIDER, Part.PROVIDER),
     # The sale amounts include the money that went to new orders for missing cards, even if the new
     # order belongs to another month.
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
@@ -127,16 +123,7 @@ FIGURES = (
         attrgetter("reordered_amount"),
         False,
     ),
-    *(
-        _of_report(name, Part.CUSTOMERS, is_fixed=False)
-        for name in (
-            "paid_amount",
-            "owed_amount",
-            "customer_paid_back_amount",
-            "open_amount",
-        )
-    ),
-    _of_report("unpaid", Part.CUSTOMERS, is_fixed=True),
+    *_of_reports(Side.CUSTOMERS, Part.CUSTOMERS),
     _of_ledger("entries", _("Entries"), "entries"),
     _of_ledger("opening_balance", _("Balance before"), "opening_balance"),
     _of_ledger("ledger_orders", _("Gift cards"), "orders", is_signed=True),

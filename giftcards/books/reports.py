@@ -5,13 +5,11 @@ An order counts for the day on which it became final, in the site's time zone.
 
 from __future__ import annotations
 
-import enum
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -25,23 +23,20 @@ from django.db.models import (
     Func,
     IntegerField,
     Max,
-    Q,
     QuerySet,
-    Sum,
     Value,
     When,
 )
-from django.db.models.functions import Coalesce
 from django.db.models.lookups import LessThan
 from django.db.models.sql.compiler import SQLCompiler
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.books.figures import SUMS, Figures, read_sums
 from giftcards.models import Order
-from giftcards.models.order_queries import CONTRADICTORY, SALE_UNKNOWN
-from giftcards.rules.states import SETTLED, UNCHARGED, Status
+from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, day_of, within
 
-_ZERO = Decimal("0.00")
+__all__ = ["By", "Figures", "Report", "Row", "Settling", "report"]
 
 
 class By(models.TextChoices):
@@ -53,120 +48,6 @@ class By(models.TextChoices):
     PRODUCT = "product", _("product")
     # A product together with a type.
     TYPE = "type", _("denomination")
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Sums over final orders; they can be added with ``+``.
-
-    Amounts are in dinars, with two decimals. Orders whose amount is unknown are
-    left out of the sum: see :func:`~giftcards.refunds.refund_breakdown` and
-    :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
-    ordered = charged + refunded.
-
-    The customers' side counts each dinar once: if missing cards were ordered again, the payment for
-    them counts for the new order only. So paid = kept + owed, and owed = customer_paid_back + open.
-    """
-
-    orders: int = 0
-    # Rejected orders: nothing was bought, and the whole payment is owed.
-    rejected: int = 0
-    cards_ordered: int = 0
-    cards_delivered: int = 0
-    # The amounts of the provider.
-    ordered_amount: Decimal = _ZERO
-    charged_amount: Decimal = _ZERO
-    refunded_amount: Decimal = _ZERO
-    # The amounts of the customers. A refund counts in the period of its order, whenever it was
-    # paid.
-    paid_amount: Decimal = _ZERO
-    owed_amount: Decimal = _ZERO
-    customer_paid_back_amount: Decimal = _ZERO
-    # Kept minus charged, over the orders for which both amounts are known.
-    margin_amount: Decimal = _ZERO
-    # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
-    # amounts are known, and no cards were ordered again.
-    lost_margin_amount: Decimal = _ZERO
-    # Settled orders with an unknown amount at the provider.
-    unknown: int = 0
-    # Settled orders with figures from the provider that contradict each other.
-    contradictory: int = 0
-    # Orders for which nobody has said what the customer paid.
-    unpaid: int = 0
-
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
-
-    @property
-    def kept_amount(self) -> Decimal:
-        """The customers' payments for cards that were delivered."""
-        return self.paid_amount - self.owed_amount
-
-    @property
-    def open_amount(self) -> Decimal:
-        """The part of the owed amount that was not paid back yet."""
-        return self.owed_amount - self.customer_paid_back_amount
-
-    @property
-    def fill_rate(self) -> Decimal | None:
-        """The share of the cards that were delivered: 0 to 1, rounded down to four decimals."""
-        if not self.cards_ordered:
-            return None
-        share = Decimal(self.cards_delivered) / self.cards_ordered
-        return share.quantize(Decimal("0.0001"), ROUND_DOWN)
-
-
-_NAMES = tuple(field.name for field in fields(Figures))
-
-
-class Side(enum.Flag):
-    """The side of a report to which a figure belongs; the margin belongs to both sides."""
-
-    CARDS = 0
-    PROVIDER = enum.auto()
-    CUSTOMERS = enum.auto()
-    MARGIN = PROVIDER | CUSTOMERS
-
-
-class Column(NamedTuple):
-    """A figure of a report, with its name for people.
-
-    ``name`` is an attribute of :class:`Figures`. ``short`` is the heading in tables; "" leaves the
-    figure out of tables, but not out of the key figures of the admin's page.
-    """
-
-    name: str
-    label: Any
-    side: Side
-    short: str = ""
-    is_in_files: bool = True
-
-    @property
-    def tells_costs(self) -> bool:
-        """True if the figure shows what the provider charges."""
-        return Side.PROVIDER in self.side
-
-
-# The sequence of the columns in all reports. But in files, columns that show costs come last.
-COLUMNS = (
-    Column("orders", _("orders"), Side.CARDS, "orders"),
-    Column("rejected", _("Rejected orders"), Side.CARDS),
-    Column("cards_ordered", _("Cards ordered"), Side.CARDS, "cards"),
-    Column("cards_delivered", _("Cards delivered"), Side.CARDS, "delivered"),
-    Column("ordered_amount", _("Ordered"), Side.PROVIDER, "ordered"),
-    Column("charged_amount", _("Cost"), Side.PROVIDER, "charged"),
-    Column("refunded_amount", _("Credited back"), Side.PROVIDER, "refunded"),
-    Column("paid_amount", _("Paid by customers"), Side.CUSTOMERS, "paid"),
-    Column("kept_amount", _("Kept, for what was delivered"), Side.CUSTOMERS, is_in_files=False),
-    Column("owed_amount", _("Owed to customers"), Side.CUSTOMERS, "owed"),
-    Column("customer_paid_back_amount", _("Paid back"), Side.CUSTOMERS, "paid back"),
-    Column("open_amount", _("Still owed"), Side.CUSTOMERS, "still owed"),
-    Column("unpaid", _("Orders without a sale amount"), Side.CUSTOMERS),
-    Column("margin_amount", _("Margin"), Side.MARGIN, "margin"),
-    Column("lost_margin_amount", _("Margin lost"), Side.MARGIN),
-    Column("unknown", _("Orders with unknown amounts"), Side.PROVIDER),
-    Column("contradictory", _("Orders with contradictory figures"), Side.PROVIDER),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +112,8 @@ def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str
     ``further`` maps names to aggregates. This takes half the time of :func:`report`, because it
     leaves out :class:`Settling`.
     """
-    row = settled_between(Order.objects.all(), start, end).aggregate(**_sums(), **further)
-    return _figures(row), Counter({name: int(row[name] or 0) for name in further})
+    row = settled_between(Order.objects.all(), start, end).aggregate(**SUMS, **further)
+    return read_sums(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
@@ -285,8 +166,8 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
         return []
     parts = list(spans(*found, by))
     begins = [begin_of(first) for _key, first, _last in parts]
-    groups = orders.values(part=_part_of("finalized_at", begins)).annotate(**_sums())
-    sums = {group["part"]: _figures(group) for group in groups}
+    groups = orders.values(part=_part_of("finalized_at", begins)).annotate(**SUMS)
+    sums = {group["part"]: read_sums(group) for group in groups}
     return [
         Row(key, f"{key:{_KEY_FORMATS[by]}}", sums[number])
         for number, (key, _first, _last) in enumerate(parts)
@@ -317,9 +198,9 @@ def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -
     newest: defaultdict[tuple[str, str], tuple[int, str, str]] = defaultdict(lambda: (0, "", ""))
     columns = ("product_id", "type_id", "product_name", "type_name")
     groups = settled_between(orders, start, end).values(*columns)
-    for group in groups.annotate(newest=Max("pk"), **_sums()):
+    for group in groups.annotate(newest=Max("pk"), **SUMS):
         key = group["product_id"], group["type_id"] if by is By.TYPE else ""
-        sums[key] += _figures(group)
+        sums[key] += read_sums(group)
         names = group["newest"], group["product_name"], group["type_name"]
         newest[key] = max(newest[key], names)
     rows = [Row(key, _name(key, newest[key][1:]), figures) for key, figures in sums.items()]
@@ -337,69 +218,6 @@ def _days_with_orders(orders: QuerySet[Order]) -> tuple[date, date] | None:
 
 def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
     return " · ".join(name or id_ for id_, name in zip(key, names, strict=True) if id_)
-
-
-class Centimes(Func):
-    """An amount in whole centimes, because SQLite computes with binary fractions."""
-
-    output_field = BigIntegerField()
-    template = "(%(expressions)s * 100)"
-
-    def as_sqlite(
-        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any
-    ) -> Any:
-        template = "CAST(ROUND(%(expressions)s * 100) AS INTEGER)"
-        return self.as_sql(compiler, connection, template=template, **context)
-
-
-def _sums() -> dict[str, Any]:
-    """Return the aggregates for :class:`Figures`; amounts are in centimes, or NULL if unknown.
-
-    One formula serves the refunded amount in every status, because constraints ensure that a
-    refunded order has no cards, and a fulfilled order has all of them.
-    """
-    settled = Q(status__in=SETTLED)
-    price, told = Centimes("price_per_card"), Centimes("fulfilled_amount")
-    charged = Case(
-        When(status=Status.REJECTED, then=0),
-        When(status__in=UNCHARGED, then=Coalesce(told, 0)),
-        default=told,
-        output_field=BigIntegerField(),
-    )
-    missing = F("quantity") - F("fulfilled_quantity")
-    paid_once = Centimes("sale_amount") - Coalesce(Centimes("reordered_amount"), 0)
-    paid_back = Centimes("paid_back_amount")
-    owed = paid_back + Centimes("open_amount")
-    is_charge_unknown = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)
-    return {
-        "orders": Count("pk"),
-        "rejected": Count("pk", filter=Q(status=Status.REJECTED)),
-        "cards_ordered": Sum("quantity"),
-        "cards_delivered": Sum("fulfilled_quantity"),
-        "ordered_amount": Sum(F("quantity") * price, filter=settled),
-        "charged_amount": Sum(charged),
-        "refunded_amount": Sum(missing * price, filter=settled),
-        "paid_amount": Sum(paid_once),
-        "owed_amount": Sum(owed),
-        "customer_paid_back_amount": Sum(paid_back),
-        "margin_amount": Sum(paid_once - owed - charged),
-        "lost_margin_amount": Sum(
-            owed - missing * price, filter=settled & Q(reordered_amount=None)
-        ),
-        "unknown": Count("pk", filter=settled & (Q(price_per_card=None) | is_charge_unknown)),
-        "contradictory": Count("pk", filter=CONTRADICTORY),
-        "unpaid": Count("pk", filter=SALE_UNKNOWN),
-    }
-
-
-def _figures(row: Mapping[str, Any]) -> Figures:
-    # An empty sum is NULL, and amounts are in centimes.
-    sums = {name: int(row[name] or 0) for name in _NAMES}
-    values: dict[str, Any] = {
-        name: Decimal(value).scaleb(-2) if name.endswith("_amount") else value
-        for name, value in sums.items()
-    }
-    return Figures(**values)
 
 
 class _SecondsBetween(Func):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol
 
 from django.db.models import Exists, F, OuterRef, Subquery
 
+from giftcards.books.figures import Centimes
 from giftcards.books.matching import GRACE, LedgerAccount, charge, refund_amount
 from giftcards.books.models import CHARGE, CREDIT, PAYMENT, LedgerEntry, LedgerState
-from giftcards.books.reports import Centimes
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED

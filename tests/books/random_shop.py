@@ -192,7 +192,9 @@ def figures_of(order: Order) -> Figures:
     owed = customer.paid_back_amount + customer.open_amount
     values |= {
         "paid_amount": paid,
+        "kept_amount": paid - owed,
         "owed_amount": owed,
+        "open_amount": customer.open_amount,
         "customer_paid_back_amount": customer.paid_back_amount,
     }
     if charged is not None:

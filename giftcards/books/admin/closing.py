@@ -27,6 +27,7 @@ from giftcards.admin.frame.actions import Page, Pages
 from giftcards.admin.frame.forms import token
 from giftcards.books.admin.periods import Question, month_of
 from giftcards.books.admin.reports import list_url
+from giftcards.books.figures import FIGURES as OF_REPORTS
 from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.books.months import (
     FIGURES,
@@ -111,8 +112,8 @@ _AMOUNTS = {"breaks": "gap", "owing": "open_amount"}
 # The filters with which the list of orders shows what a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "credits_missing"},
-    "unpaid": {"sale": "unknown"},
-    "owing": {"refund": "owed"},
+    "unpaid": OF_REPORTS["unpaid"].filters or {},
+    "owing": OF_REPORTS["open_amount"].filters or {},
 }
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
 # The first figure of a pair is left out if it equals the second.

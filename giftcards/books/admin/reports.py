@@ -45,20 +45,16 @@ from giftcards.books.admin.periods import (
 )
 from giftcards.books.conditions import OpenMoney, money_in_open_orders
 from giftcards.books.exports import as_csv, order_rows, report_rows, write_xlsx
+from giftcards.books.figures import FIGURES, Figure, Figures, Side
 from giftcards.books.reports import (
-    COLUMNS,
     By,
-    Column,
-    Figures,
     Report,
     Row,
-    Side,
     last_day,
     report,
     spans,
 )
 from giftcards.models import Order
-from giftcards.rules.states import Status
 from giftcards.rules.times import bounds
 from giftcards.text.display import (
     bare_money,
@@ -231,35 +227,15 @@ def _groups(
         yield gettext("Margin"), [*facts(Side.MARGIN)]
 
 
-_LABELS = {column.name: column.label for column in COLUMNS} | {
-    # The column's own label has no capital.
-    "orders": _("Orders"),
-}
-# The filters with which the list of orders shows what a figure counts.
-_FILTERS: Mapping[str, Mapping[str, str]] = {
-    "orders": {},
-    "rejected": {"status__exact": Status.REJECTED},
-    "contradictory": {"figures": "contradictory"},
-    "unpaid": {"sale": "unknown"},
-    "customer_paid_back_amount": {"refund": "paid"},
-    "open_amount": {"refund": "owed"},
-}
-# Figures that are left out while they are 0.
-_RARE = {"rejected", "unpaid", "unknown", "contradictory"}
-# Figures that are marked unless they are 0, because a person has to act.
-_WRONG = {"open_amount", "unknown", "contradictory"}
-
-
 def _facts(total: Figures, question: Question, order_list: str, side: Side) -> Iterator[ReportFact]:
-    for column in COLUMNS:
-        value = getattr(total, column.name)
-        if column.side != side or (column.name in _RARE and not value):
+    for name, figure in FIGURES.items():
+        value = getattr(total, name)
+        if figure.side != side or (figure.is_rare and not value):
             continue
         # "orders" links to its list even if it is 0.
-        filters = _FILTERS.get(column.name) if value or column.name == "orders" else None
+        filters = figure.filters if value or name == "orders" else None
         url = "" if filters is None else list_url(order_list, question, **filters)
-        is_wrong = column.name in _WRONG and value > 0
-        yield ReportFact(_LABELS[column.name], _figure(column, total), url, is_wrong)
+        yield ReportFact(figure.label, _figure(figure, total), url, figure.is_to_do and value > 0)
 
 
 def _shares(report: Report) -> Iterator[ReportFact]:
@@ -291,12 +267,12 @@ def orders_of_unknown_price(count: int) -> SafeString:
     return filled(text, count=count_text(count))
 
 
-def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
+def _table_columns(report: Report, *, shows_costs: bool) -> dict[Figure, bool]:
     """Return the table's columns, each with True if any of its amounts has decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
-        for column in COLUMNS
+        for column in FIGURES.values()
         # The column "ordered" is left out, because it is the sum of "charged" and "credited back".
         if column.short and column.name != "ordered_amount"
         if shows_costs or not column.tells_costs
@@ -304,7 +280,7 @@ def _table_columns(report: Report, *, shows_costs: bool) -> dict[Column, bool]:
 
 
 def _lines(
-    report: Report, question: Question, columns: Mapping[Column, bool], *, order_list: str
+    report: Report, question: Question, columns: Mapping[Figure, bool], *, order_list: str
 ) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
     for row in report.rows:
         about = _question_of(row, question)
@@ -312,9 +288,9 @@ def _lines(
         yield row_text(row, report), url, _cells(row.figures, columns)
 
 
-def _cells(figures: Figures, columns: Mapping[Column, bool]) -> list[tuple[Any, str]]:
+def _cells(figures: Figures, columns: Mapping[Figure, bool]) -> list[tuple[Any, str]]:
     return [
-        (_LABELS[column.name], _cell(column, figures, has_decimals=has_decimals))
+        (column.label, _cell(column, figures, has_decimals=has_decimals))
         for column, has_decimals in columns.items()
     ]
 
@@ -334,7 +310,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
     return Question(start, end, product_id=question.product_id)
 
 
-def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
+def _cell(column: Figure, figures: Figures, *, has_decimals: bool) -> str:
     """Return the figure as HTML without currency, with a warning mark if it leaves out orders."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
@@ -350,20 +326,20 @@ def _cell(column: Column, figures: Figures, *, has_decimals: bool) -> str:
     return format_html(mark, why, why, shown)
 
 
-def _figure(column: Column, figures: Figures) -> str:
+def _figure(column: Figure, figures: Figures) -> str:
     value = getattr(figures, column.name)
     if isinstance(value, int):
         return count_text(value)
     return money(None if _is_unknown(column, figures) else value)
 
 
-def _is_unknown(column: Column, figures: Figures) -> bool:
+def _is_unknown(column: Figure, figures: Figures) -> bool:
     """True if the figure needs sale amounts, and no order has any."""
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
 
-def _left_out(column: Column, figures: Figures) -> str:
+def _left_out(column: Figure, figures: Figures) -> str:
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
@@ -421,7 +397,7 @@ class Label(NamedTuple):
 SERIES = (
     Series(_("Kept"), attrgetter("kept_amount")),
     *(
-        Series(_LABELS[name], attrgetter(name))
+        Series(FIGURES[name].label, attrgetter(name))
         for name in ("customer_paid_back_amount", "open_amount")
     ),
 )

@@ -11,7 +11,8 @@ from django.utils import translation
 
 from giftcards.books.conditions import OpenMoney, money_in_open_orders
 from giftcards.books.exports import as_csv, order_rows, report_rows
-from giftcards.books.reports import COLUMNS, By, Figures, Report, Row, first_day, report
+from giftcards.books.figures import FIGURES, Figures
+from giftcards.books.reports import By, Report, Row, first_day, report
 from giftcards.conf import CURRENCY
 from giftcards.management.base import GiftcardsCommand, refuse, typed_day
 from giftcards.management.output import OutputClosed, counted
@@ -138,16 +139,13 @@ def _row_as_dict(row: Row) -> dict[str, Any]:
 
 
 def _figures_as_dict(figures: Figures) -> dict[str, Any]:
-    computed = {
-        name: getattr(figures, name) for name in ("kept_amount", "open_amount", "fill_rate")
-    }
     return {
         name: str(value) if isinstance(value, Decimal) else value
-        for name, value in (asdict(figures) | computed).items()
+        for name, value in (asdict(figures) | {"fill_rate": figures.fill_rate}).items()
     }
 
 
-_COLUMNS = [column for column in COLUMNS if column.short]
+_COLUMNS = [figure for figure in FIGURES.values() if figure.short]
 
 
 def _text(found: Report, open_: OpenMoney) -> Iterator[str]:
