@@ -450,19 +450,19 @@ def _(provider: Provider) -> str:
     return "yes"
 
 
-@assume("A booking names its order, and tells the balance before and after")
+@assume("A transaction names its order, and tells the balance before and after")
 def _(provider: Provider) -> str:
     reply = provider.get("account/transactions", page=1, pageSize=100, **provider.period())
     ledger = read_ledger(reply.data)
     known = {each.id for each in provider.placed}
     rows = [row for row in ledger.rows if row.type == "ORDER"]
     if not rows:
-        raise NotTried("the sandbox books nothing")
+        raise NotTried("the sandbox lists no transaction")
     if not any(row.objid in known for row in rows):
         raise Differs("none of them does")
     if any(row.balance_after is None for row in rows):
         raise Differs("a balance is missing")
-    return f"{len(rows)} bookings"
+    return f"{len(rows)} transactions"
 
 
 @assume("A link for a payment has a reference, and is open at first")

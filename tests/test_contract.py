@@ -31,7 +31,7 @@ DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("The list shows an order", "An answer about an order", "A row of the list"),
     ),
     "hidden test types": ({"lists_test_types": False}, ("The types for tests",)),
-    "a bare ledger": ({"ledger_oddities": ["bare"]}, ("A booking names",)),
+    "a bare ledger": ({"ledger_oddities": ["bare"]}, ("A transaction names",)),
     "no limit": ({"rate_limit": 0}, (LIMIT,)),
     "no lock-out": ({"lockout": 0}, ("A wrong key",)),
 }

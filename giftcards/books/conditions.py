@@ -59,7 +59,7 @@ DAYS = 7
 _ZERO = Decimal(0)
 
 
-def note_books(read_until: datetime) -> None:
+def note_gap(read_until: datetime) -> None:
     """Record whether the entries of the seven days before ``read_until`` explain the balance.
 
     The day of ``read_until`` itself does not count, because its entries may still come.
@@ -133,7 +133,7 @@ def _add_up(entries: QuerySet[LedgerEntry]) -> Discrepancies:
 
 def gap_sentence(gap: Decimal | None) -> str:
     amount = "unknown" if gap is None else f"{gap:.2f} {CURRENCY}"
-    return f"The books do not close: the gap is {amount}."
+    return f"The ledger does not explain the balance: the gap is {amount}."
 
 
 def missing_sentence(count: int, amount: Decimal) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from django.db import transaction
 
 from giftcards.books.models import CHARGE, CREDIT, LedgerEntry, LedgerState
-from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
+from giftcards.books.pairing import Expected, Span, Transaction, learn_offset, pair
 from giftcards.models import ApiKey, Order, OrderQuerySet
 from giftcards.models.order_queries import batches
 from giftcards.models.provider import configured_key
@@ -30,13 +30,13 @@ from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 #: The longest time from the sending or settling of an order to its entry in the ledger. After this
 #: time, an absent entry counts as missing.
 GRACE = timedelta(minutes=15)
-#: The provider books a refund when it settles the order. The shop may notice the settlement up to
+#: The provider lists a refund when it settles the order. The shop may notice the settlement up to
 #: this time later, because its workers may stand still for a night.
 UNNOTICED = timedelta(hours=12)
 # The assumed maximum difference between the clocks of provider and shop, until it is learnt.
 SKEW = timedelta(minutes=5)
-# A booking may seem to be up to this time earlier than the sending of its order, because the learnt
-# offset of the clock may be wrong by SKEW.
+# A transaction may seem to be up to this time earlier than the sending of its order, because the
+# learnt offset of the clock may be wrong by SKEW.
 _EARLIER = 2 * SKEW
 
 
@@ -88,9 +88,9 @@ def credit(order: Order) -> Expected | None:
 class _Rule:
     kind: str
     expect: Callable[[Order], Expected | None]
-    # A function that returns the orders that should have a booking between two moments.
+    # A function that returns the orders that should have a transaction between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances to try one after another. ``late`` is tried for bookings that are left over.
+    # The tolerances to try one after another. ``late`` is tried for transactions that are left.
     spans: Sequence[Span]
     late: Span
     # If an entry has no order, the orders of guessed entries within this time of it are guessed
@@ -113,7 +113,7 @@ def _refunding(start: datetime, end: datetime) -> OrderQuerySet:
     return settled.order_by("finalized_at", "pk")
 
 
-# The longest delay of a late booking.
+# The longest delay of a late transaction.
 _LATE_CHARGE = timedelta(days=3)
 _LATE_CREDIT = timedelta(days=30)
 _CHARGES = _Rule(
@@ -255,9 +255,9 @@ class _Matching:
         if credible := [each for each in differences if abs(each) <= FARTHEST_CLOCK]:
             return median_low(credible)
         rows = latest.values_list("pk", "amount", "time")[:_LEARNT_FROM]
-        bookings = [Booking(*row) for row in rows]
-        expected = self._expected(_CHARGES, bookings, Span(SKEW, SKEW))
-        return learn_offset(bookings, expected, within=SKEW)
+        transactions = [Transaction(*row) for row in rows]
+        expected = self._expected(_CHARGES, transactions, Span(SKEW, SKEW))
+        return learn_offset(transactions, expected, within=SKEW)
 
     def _pair(self, rule: _Rule, entries: Collection[_Entry], offset: timedelta) -> None:
         keys = {entry.pk for entry in entries}
@@ -268,23 +268,25 @@ class _Matching:
             ([rule.late], [entry for entry in entries if not entry.objid]),
         ):
             # The times are corrected to the shop's clock.
-            bookings = [
-                Booking(entry.pk, entry.amount, entry.time - offset)
+            transactions = [
+                Transaction(entry.pk, entry.amount, entry.time - offset)
                 for entry in left
                 if entry.pk not in pairs
             ]
             taken = set(pairs.values())
-            expected = self._expected(rule, bookings, spans[-1])
+            expected = self._expected(rule, transactions, spans[-1])
             free = _without_entry(expected, rule.kind, but=keys)
-            pairs |= pair(bookings, [one for one in free if one.key not in taken], spans)
+            pairs |= pair(transactions, [one for one in free if one.key not in taken], spans)
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
-    def _expected(self, rule: _Rule, bookings: Collection[Booking], span: Span) -> list[Expected]:
-        """Return expected bookings whose amount and time fit one of ``bookings``."""
-        amounts = {booking.amount for booking in bookings}
+    def _expected(
+        self, rule: _Rule, transactions: Collection[Transaction], span: Span
+    ) -> list[Expected]:
+        """Return expected transactions whose amount and time fit one of ``transactions``."""
+        amounts = {one.amount for one in transactions}
         expected = (
             rule.expect(order)
-            for start, end in _stretches(bookings, before=span.after, after=span.before)
+            for start, end in _stretches(transactions, before=span.after, after=span.before)
             for order in rule.among(start, end)
             if self._account.bought(order)
         )
@@ -402,10 +404,10 @@ _NOT_WORTH_A_QUERY = timedelta(hours=6)
 
 
 def _stretches(
-    bookings: Iterable[Booking | _Entry], *, before: timedelta, after: timedelta
+    transactions: Iterable[Transaction | _Entry], *, before: timedelta, after: timedelta
 ) -> list[tuple[datetime, datetime]]:
     stretches: list[tuple[datetime, datetime]] = []
-    for time in sorted(booking.time for booking in bookings):
+    for time in sorted(one.time for one in transactions):
         start, end = time - before, time + after
         if stretches and start <= stretches[-1][1] + _NOT_WORTH_A_QUERY:
             start = stretches.pop()[0]

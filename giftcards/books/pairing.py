@@ -1,6 +1,6 @@
-"""Pairing bookings of the ledger with orders by amount and time, in pure functions.
+"""Pairing transactions of the ledger with orders by amount and time, in pure functions.
 
-Bookings of equal amounts cannot be told apart, so each pair is a guess, and as many pairs as
+Transactions of equal amounts cannot be told apart, so each pair is a guess, and as many pairs as
 possible are made.
 """
 
@@ -16,12 +16,12 @@ from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
-# The usual variation of the time that the provider takes to book an order.
+# The usual variation of the time that the provider takes to list an order.
 _JITTER = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Booking:
+class Transaction:
     """An entry of the ledger; ``amount`` is signed."""
 
     key: int
@@ -31,7 +31,7 @@ class Booking:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An order that should have a booking at about ``at``, and never before ``earliest``."""
+    """An order that should have a transaction at about ``at``, and never before ``earliest``."""
 
     key: int
     amount: Decimal
@@ -41,7 +41,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tolerance for the time of a booking, before and after the expected moment."""
+    """The tolerance for the time of a transaction, before and after the expected moment."""
 
     before: timedelta
     after: timedelta
@@ -53,35 +53,35 @@ class _Window(NamedTuple):
     order: int
 
 
-T = TypeVar("T", Booking, Expected)
+T = TypeVar("T", Transaction, Expected)
 
 
 def pair(
-    bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
+    transactions: Collection[Transaction], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Return pairs of bookings and orders, as a dict from booking keys to order keys.
+    """Return pairs of transactions and orders, as a dict from transaction keys to order keys.
 
     ``spans`` is sorted from the narrowest to the widest. Narrow spans are tried first, to pair
-    bookings with orders of nearly the same time. If this leads to fewer pairs than the widest span
-    alone, only the widest span is used.
+    transactions with orders of nearly the same time. If this leads to fewer pairs than the widest
+    span alone, only the widest span is used.
     """
     pairs: dict[int, int] = {}
-    for booked, ones in _sets(bookings, expected, spans[-1]):
-        pairs |= _pair_set(booked, ones, spans)
+    for listed, ones in _sets(transactions, expected, spans[-1]):
+        pairs |= _pair_set(listed, ones, spans)
     return pairs
 
 
 def _sets(
-    bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
-) -> Iterator[tuple[list[Booking], list[Expected]]]:
-    """Yield sets of bookings and orders, such that every possible pair lies inside one set."""
-    booked = _by_amount(sorted(bookings, key=attrgetter("time", "key")))
+    transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
+) -> Iterator[tuple[list[Transaction], list[Expected]]]:
+    """Yield sets of transactions and orders, such that every possible pair lies inside one set."""
+    listed = _by_amount(sorted(transactions, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
             windows = [_window(one, span) for one in part]
             first = min(window.first for window in windows)
             last = max(window.last for window in windows)
-            yield _between(booked[amount], first, last, time=attrgetter("time")), part
+            yield _between(listed[amount], first, last, time=attrgetter("time")), part
 
 
 def _between(
@@ -111,39 +111,39 @@ def _overlapping(expected: Iterable[Expected], span: Span) -> list[list[Expected
 
 
 def _pair_set(
-    bookings: Collection[Booking], expected: Collection[Expected], spans: Sequence[Span]
+    transactions: Collection[Transaction], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
     near: dict[int, int] = {}
     for span in spans:
         taken = set(near.values())
         near |= _most_pairs(
-            [booking for booking in bookings if booking.key not in near],
+            [transaction for transaction in transactions if transaction.key not in near],
             [one for one in expected if one.key not in taken],
             span,
         )
-    most = _most_pairs(bookings, expected, spans[-1])
+    most = _most_pairs(transactions, expected, spans[-1])
     return near if len(near) == len(most) else most
 
 
 def _most_pairs(
-    bookings: Iterable[Booking], expected: Iterable[Expected], span: Span
+    transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """Return as many pairs as possible; ``bookings`` must be sorted by time.
+    """Return as many pairs as possible; ``transactions`` must be sorted by time.
 
-    A booking fits an order if its time lies in the order's window. If it fits several orders, it
-    gets the order whose window ends first.
+    A transaction fits an order if its time lies in the order's window. If it fits several orders,
+    it gets the order whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
     pairs: dict[int, int] = {}
-    for booking in bookings:
-        while coming and coming[-1].first <= booking.time:
+    for transaction in transactions:
+        while coming and coming[-1].first <= transaction.time:
             window = coming.pop()
             heappush(begun, (window.last, window.order))
-        while begun and begun[0][0] < booking.time:
+        while begun and begun[0][0] < transaction.time:
             heappop(begun)
         if begun:
-            pairs[booking.key] = heappop(begun)[1]
+            pairs[transaction.key] = heappop(begun)[1]
     return pairs
 
 
@@ -152,21 +152,24 @@ def _window(one: Expected, span: Span) -> _Window:
 
 
 def learn_offset(
-    bookings: Iterable[Booking], expected: Iterable[Expected], *, within: timedelta
+    transactions: Iterable[Transaction], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """Return the offset of the bookings' clock; positive if it is ahead of the orders' clock.
+    """Return the offset of the transactions' clock; positive if it is ahead of the orders' clock.
 
-    The offset is the most frequent difference between the times of bookings and orders of equal
+    The offset is the most frequent difference between the times of transactions and orders of equal
     amounts: it is about the same in correct pairs, and arbitrary in wrong pairs. Pairs whose times
     differ by more than ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))
     differences = sorted(
-        booking.time - one.at
-        for booking in bookings
+        transaction.time - one.at
+        for transaction in transactions
         for one in _between(
-            wanted[booking.amount], booking.time - within, booking.time + within, time=at
+            wanted[transaction.amount],
+            transaction.time - within,
+            transaction.time + within,
+            time=at,
         )
     )
     return _densest(differences)

@@ -18,7 +18,7 @@ from typing import Any, Self
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.books.conditions import note_books
+from giftcards.books.conditions import note_gap
 from giftcards.books.matching import match
 from giftcards.books.models import Kept, LedgerEntry, LedgerState
 from giftcards.engine.backoff import backoff
@@ -157,7 +157,7 @@ class _Reader:
         self.note(start=day_of(place.start))
         while True:
             if (next_place := self._read(place)) is None:
-                note_books(place.end)
+                note_gap(place.end)
                 self.note(is_whole=True)
                 return
             place = next_place

@@ -339,7 +339,7 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 def read_ledger(data: JsonObject) -> LedgerPage:
     """Read a page of transactions; count the rows without usable type, amount or time."""
     told, fields = _rows_of(data, "transactions")
-    rows = tuple(filter(None, map(_read_booking, told)))
+    rows = tuple(filter(None, map(_read_transaction, told)))
     return LedgerPage(
         rows=rows,
         unreadable=len(told) - len(rows),
@@ -348,7 +348,7 @@ def read_ledger(data: JsonObject) -> LedgerPage:
     )
 
 
-def _read_booking(row: object) -> LedgerRow | None:
+def _read_transaction(row: object) -> LedgerRow | None:
     if not isinstance(row, dict):
         return None
     fields = _Fields(row)

@@ -166,7 +166,7 @@ def test_a_gap_is_told_until_the_entry_comes(books: Books, told: Callable[[], st
     late = books.rows.pop(-2)
     late["amount"] = abs(late["amount"])
     let_a_night_pass()
-    assert told() == "The books do not close: the gap is -100.00 DZD."
+    assert told() == "The ledger does not explain the balance: the gap is -100.00 DZD."
     books.rows.append(late)
     let_a_night_pass()
     assert told() == ""
@@ -186,7 +186,7 @@ def test_entries_missing_on_two_days_are_told_if_they_make_up_for_each_other(
             balance_after=before - 10,
         )
     let_a_night_pass()
-    assert told() == "The books do not close: the gap is 0.00 DZD."
+    assert told() == "The ledger does not explain the balance: the gap is 0.00 DZD."
     assert ledger_state().breaks == 2
 
 

@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
 @pytest.mark.parametrize(
     ("conditions", "text"),
     [
-        ("ledger_gap", "The books do not close: the gap is -100.00 DZD."),
+        ("ledger_gap", "The ledger does not explain the balance: the gap is -100.00 DZD."),
         ("credits_missing", "1 refund promised and not credited, 1470.00 DZD."),
         (
             "ledger_unmatched",
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
         ),
         (
             "credits_missing, ledger_gap",
-            "The books do not close: the gap is -100.00 DZD."
+            "The ledger does not explain the balance: the gap is -100.00 DZD."
             " 1 refund promised and not credited, 1470.00 DZD.",
         ),
     ],

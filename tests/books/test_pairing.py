@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giftcards.books.pairing import Booking, Expected, Span, learn_offset, pair
+from giftcards.books.pairing import Expected, Span, Transaction, learn_offset, pair
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NARROW = Span(timedelta(seconds=5), timedelta(seconds=5))
@@ -28,8 +28,8 @@ def after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def booking(key: int, seconds: float, amount: Decimal = PRICE) -> Booking:
-    return Booking(key, amount, after(seconds))
+def transaction(key: int, seconds: float, amount: Decimal = PRICE) -> Transaction:
+    return Transaction(key, amount, after(seconds))
 
 
 def expected(key: int, seconds: float, amount: Decimal = PRICE) -> Expected:
@@ -37,7 +37,7 @@ def expected(key: int, seconds: float, amount: Decimal = PRICE) -> Expected:
 
 
 @pytest.mark.parametrize(
-    ("booked", "ordered", "pairs"),
+    ("listed", "ordered", "pairs"),
     [
         pytest.param([200], [0], {0: 0}, id="one of each"),
         pytest.param([-301], [0], {}, id="too early"),
@@ -54,41 +54,41 @@ def expected(key: int, seconds: float, amount: Decimal = PRICE) -> Expected:
     ],
 )
 def test_as_many_as_can_be_are_paired(
-    booked: list[float], ordered: list[float], pairs: dict[int, int]
+    listed: list[float], ordered: list[float], pairs: dict[int, int]
 ) -> None:
-    bookings = [booking(*one) for one in enumerate(booked)]
+    transactions = [transaction(*one) for one in enumerate(listed)]
     orders = [expected(*one) for one in enumerate(ordered)]
-    assert pair(bookings, orders, SPANS) == pairs
+    assert pair(transactions, orders, SPANS) == pairs
 
 
 def test_another_amount_is_not_paired() -> None:
-    assert pair([booking(1, 0, OTHER)], [expected(7, 0)], SPANS) == {}
+    assert pair([transaction(1, 0, OTHER)], [expected(7, 0)], SPANS) == {}
 
 
 @pytest.mark.parametrize("keys", [(1, 2), (2, 1)])
-def test_of_two_bookings_at_once_the_first_key_is_paired_in_whatever_order_they_come(
+def test_of_two_transactions_at_once_the_first_key_is_paired_in_whatever_order_they_come(
     keys: tuple[int, int],
 ) -> None:
-    assert pair([booking(key, 0) for key in keys], [expected(7, 0)], SPANS) == {1: 7}
+    assert pair([transaction(key, 0) for key in keys], [expected(7, 0)], SPANS) == {1: 7}
 
 
 def test_nothing_is_booked_before_the_order_was_sent() -> None:
     order = Expected(7, PRICE, after(3600), after(3590))
     span = Span(timedelta(hours=12), timedelta(minutes=5))
-    assert pair([booking(1, 0)], [order], [span]) == {}
-    assert pair([booking(1, 3591)], [order], [span]) == {1: 7}
+    assert pair([transaction(1, 0)], [order], [span]) == {}
+    assert pair([transaction(1, 3591)], [order], [span]) == {1: 7}
 
 
-def most_pairs(bookings: list[Booking], orders: list[Expected], span: Span) -> int:
+def most_pairs(transactions: list[Transaction], orders: list[Expected], span: Span) -> int:
     """The largest number of pairs, by trying all ways to make room (Kuhn's algorithm)."""
 
-    def fits(one: Booking, order: Expected) -> bool:
+    def fits(one: Transaction, order: Expected) -> bool:
         first = max(order.at - span.before, order.earliest)
         return one.amount == order.amount and first <= one.time <= order.at + span.after
 
-    taken: dict[int, Booking] = {}
+    taken: dict[int, Transaction] = {}
 
-    def place(one: Booking, tried: set[int]) -> bool:
+    def place(one: Transaction, tried: set[int]) -> bool:
         for order in orders:
             if order.key not in tried and fits(one, order):
                 tried.add(order.key)
@@ -97,7 +97,7 @@ def most_pairs(bookings: list[Booking], orders: list[Expected], span: Span) -> i
                     return True
         return False
 
-    return sum(place(one, set()) for one in bookings)
+    return sum(place(one, set()) for one in transactions)
 
 
 AMOUNTS = st.sampled_from([PRICE, OTHER])
@@ -106,14 +106,14 @@ POINTS = st.lists(st.tuples(st.integers(0, 900), AMOUNTS), max_size=14)
 
 @given(POINTS, POINTS)
 def test_no_way_to_pair_them_leaves_less_open(
-    booked: list[tuple[int, Decimal]], sent: list[tuple[int, Decimal]]
+    listed: list[tuple[int, Decimal]], sent: list[tuple[int, Decimal]]
 ) -> None:
-    bookings = [booking(key, *one) for key, one in enumerate(booked)]
+    transactions = [transaction(key, *one) for key, one in enumerate(listed)]
     orders = [expected(key, *one) for key, one in enumerate(sent, start=100)]
-    pairs = pair(bookings, orders, SPANS)
-    assert len(set(pairs.values())) == len(pairs) == most_pairs(bookings, orders, WIDE)
+    pairs = pair(transactions, orders, SPANS)
+    assert len(set(pairs.values())) == len(pairs) == most_pairs(transactions, orders, WIDE)
     by_key = {one.key: one for one in orders}
-    for one in bookings:
+    for one in transactions:
         if one.key in pairs:
             assert len(pair([one], [by_key[pairs[one.key]]], [WIDE])) == 1
 
@@ -124,12 +124,12 @@ LAGS = st.lists(st.floats(0, 20), min_size=30, max_size=30)
 AHEAD = st.integers(-270, 270)
 
 
-def learnt(bookings: list[Booking], orders: list[Expected]) -> timedelta:
-    return learn_offset(bookings, orders, within=timedelta(minutes=5))
+def learnt(transactions: list[Transaction], orders: list[Expected]) -> timedelta:
+    return learn_offset(transactions, orders, within=timedelta(minutes=5))
 
 
-def by_our_clock(bookings: list[Booking], offset: timedelta) -> list[Booking]:
-    return [Booking(one.key, one.amount, one.time - offset) for one in bookings]
+def by_our_clock(transactions: list[Transaction], offset: timedelta) -> list[Transaction]:
+    return [Transaction(one.key, one.amount, one.time - offset) for one in transactions]
 
 
 def spans_at(offset: timedelta) -> list[Span]:
@@ -139,16 +139,16 @@ def spans_at(offset: timedelta) -> list[Span]:
 
 def honest(
     sent: list[tuple[float, Decimal]], lags: list[float], ahead: int
-) -> tuple[list[Booking], list[Expected]]:
+) -> tuple[list[Transaction], list[Expected]]:
     orders = [
         Expected(key, amount, after(seconds), after(seconds - 600))
         for key, (seconds, amount) in enumerate(sent)
     ]
-    bookings = [
-        booking(key, seconds + lag + ahead, amount)
+    transactions = [
+        transaction(key, seconds + lag + ahead, amount)
         for key, ((seconds, amount), lag) in enumerate(zip(sent, lags, strict=False))
     ]
-    return bookings, orders
+    return transactions, orders
 
 
 @given(SENT, LAGS, AHEAD, st.sets(st.integers(0, 29)), st.lists(AMOUNTS, max_size=5))
@@ -159,17 +159,17 @@ def test_honest_orders_leave_nothing_open_and_what_lacks_or_is_foreign_is_counte
     lacking: set[int],
     foreign: list[Decimal],
 ) -> None:
-    bookings, orders = honest(sent, lags, ahead)
+    transactions, orders = honest(sent, lags, ahead)
 
-    def count(bookings: list[Booking]) -> int:
-        offset = learnt(bookings, orders)
-        return len(pair(by_our_clock(bookings, offset), orders, spans_at(offset)))
+    def count(transactions: list[Transaction]) -> int:
+        offset = learnt(transactions, orders)
+        return len(pair(by_our_clock(transactions, offset), orders, spans_at(offset)))
 
-    assert count(bookings) == len(orders)
-    left = [one for one in bookings if one.key not in lacking]
+    assert count(transactions) == len(orders)
+    left = [one for one in transactions if one.key not in lacking]
     assert count(left) == len(left)
-    others = [booking(1_000 + number, 60 * number, each) for number, each in enumerate(foreign)]
-    assert count(bookings + others) == len(orders)
+    others = [transaction(1_000 + number, 60 * number, each) for number, each in enumerate(foreign)]
+    assert count(transactions + others) == len(orders)
 
 
 @given(LAGS, AHEAD, st.integers(0, 10_000).map(random.Random))
@@ -179,8 +179,8 @@ def test_the_offset_of_the_provider_clock_is_learnt_from_entries_that_nothing_te
     # Equal orders, twelve seconds apart on average; the provider takes three at most.
     times = sorted(chance.uniform(0, 360) for _order in range(30))
     sent = [(seconds, PRICE) for seconds in times]
-    bookings, orders = honest(sent, [lag / 7 for lag in lags], ahead)
-    found = learnt(bookings, orders).total_seconds()
+    transactions, orders = honest(sent, [lag / 7 for lag in lags], ahead)
+    found = learnt(transactions, orders).total_seconds()
     assert ahead - 2 <= found <= ahead + 5
 
 
@@ -204,8 +204,10 @@ def test_the_clocks_differ_by_what_most_pairs_differ_by_or_not_at_all_without_a_
 ) -> None:
     amounts = [Decimal(-100 - number) for number in range(len(differences))]
     orders = [expected(key, 0, amount) for key, amount in enumerate(amounts)]
-    bookings = [booking(key, differences[key], amount) for key, amount in enumerate(amounts)]
-    assert learnt(bookings, orders) == timedelta(seconds=offset)
+    transactions = [
+        transaction(key, differences[key], amount) for key, amount in enumerate(amounts)
+    ]
+    assert learnt(transactions, orders) == timedelta(seconds=offset)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many(apart: int) -
     def steps(count: int) -> int:
         """The lines of Python that are run."""
         orders = [expected(number, apart * number) for number in range(count)]
-        bookings = [booking(number, apart * number + 90) for number in range(count)]
+        transactions = [transaction(number, apart * number + 90) for number in range(count)]
         lines = 0
 
         def trace(_frame: FrameType, event: str, _argument: object) -> Callable[..., Any]:
@@ -226,7 +228,7 @@ def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many(apart: int) -
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            pairs = pair(bookings, orders, SPANS)
+            pairs = pair(transactions, orders, SPANS)
         finally:
             sys.settrace(before)
         assert len(pairs) == count

@@ -345,12 +345,12 @@ def ledger(*rows: Any, **pagination: Any) -> LedgerPage:
     return read_ledger(parse(body))
 
 
-def booking(**fields: Any) -> LedgerRow:
+def transaction(**fields: Any) -> LedgerRow:
     [row] = ledger({**BOOKED, **fields}).rows
     return row
 
 
-class TestBookings:
+class TestTransactions:
     @pytest.mark.parametrize("amount", [490, -490, "490.00", "-490", 490.0000000001])
     @pytest.mark.parametrize(
         ("kind", "sign"),
@@ -363,7 +363,7 @@ class TestBookings:
     def test_the_type_tells_the_sign_whatever_the_rest_says(
         self, kind: str, sign: int, amount: object
     ) -> None:
-        row = booking(
+        row = transaction(
             type=kind,
             amount=amount,
             operation="OUT" if sign > 0 else "IN",
@@ -389,7 +389,7 @@ class TestBookings:
     def test_the_sign_of_an_unknown_type_follows_from_what_else_is_told(
         self, fields: dict[str, Any], amount: int
     ) -> None:
-        assert booking(type="BONUS", **fields).amount == amount
+        assert transaction(type="BONUS", **fields).amount == amount
 
     @pytest.mark.parametrize(
         ("fields", "kind"),
@@ -406,10 +406,12 @@ class TestBookings:
     def test_what_comes_in_by_a_payment_is_known_by_its_reference_whatever_its_type(
         self, fields: dict[str, Any], kind: str
     ) -> None:
-        assert booking(**{"objid": "OCPL-ABC123-XY12", **fields}).type == kind
+        assert transaction(**{"objid": "OCPL-ABC123-XY12", **fields}).type == kind
 
     def test_nothing_is_booked_without_a_sign(self) -> None:
-        assert str(booking(amount=0).amount) == str(booking(amount="-0.00").amount) == "0.00"
+        assert (
+            str(transaction(amount=0).amount) == str(transaction(amount="-0.00").amount) == "0.00"
+        )
 
     @pytest.mark.parametrize(
         "fields",
@@ -424,16 +426,16 @@ class TestBookings:
         self, fields: dict[str, Any]
     ) -> None:
         page = ledger({**BOOKED, **fields}, BOOKED, None, "ORDER", [])
-        assert (page.rows, page.unreadable) == ((booking(),), 4)
+        assert (page.rows, page.unreadable) == ((transaction(),), 4)
 
     def test_what_else_is_missing_or_unusable_is_left_out(self) -> None:
         bare = LedgerRow("", "ORDER", Decimal(-490), datetime.datetime(2025, 10, 29, 1, tzinfo=UTC))
-        assert booking() == bare
+        assert transaction() == bare
         nonsense = (7, True, {}, "a b", "../x", "\ud800", "x" * 101)
         for value in nonsense:
-            assert booking(_id=value, objid=value) == bare
+            assert transaction(_id=value, objid=value) == bare
         for value in ("dear", 490.005, "NaN", False, 1e300):
-            assert booking(oldBalance=value, newBalance=value) == bare
+            assert transaction(oldBalance=value, newBalance=value) == bare
 
     @pytest.mark.parametrize(
         ("told", "kind"),
@@ -446,13 +448,13 @@ class TestBookings:
         ],
     )
     def test_a_type_is_known_however_it_is_written(self, told: str, kind: str) -> None:
-        assert booking(type=told).type == kind
+        assert transaction(type=told).type == kind
 
     def test_a_type_is_cleaned_and_cut(self) -> None:
-        assert booking(type="ORDER\u202e\n" + "X" * 99).type == ("ORDER " + "X" * 99)[:40]
+        assert transaction(type="ORDER\u202e\n" + "X" * 99).type == ("ORDER " + "X" * 99)[:40]
 
     def test_balances_that_contradict_the_amount_are_kept_as_told(self) -> None:
-        row = booking(oldBalance="100.50", newBalance=-7)
+        row = transaction(oldBalance="100.50", newBalance=-7)
         told = (row.amount, row.balance_before, row.balance_after)
         assert told == (-490, Decimal("100.50"), -7)
 
@@ -466,15 +468,15 @@ class TestBookings:
 
     def test_the_decimal_context_of_the_site_does_not_matter(self) -> None:
         with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[Inexact])):
-            assert str(booking(amount="123456.78").amount) == "-123456.78"
+            assert str(transaction(amount="123456.78").amount) == "-123456.78"
 
     @given(before=MONEY, change=MONEY, comes_in=st.booleans(), kind=st.sampled_from(["ORDER", "X"]))
-    def test_whole_bookings_explain_their_balances(
+    def test_whole_transactions_explain_their_balances(
         self, before: Decimal, change: Decimal, *, comes_in: bool, kind: str
     ) -> None:
         kind = "REFUND-ORDER" if comes_in and kind == "ORDER" else kind
         after = before + change if comes_in else before - change
-        row = booking(type=kind, amount=change, oldBalance=before, newBalance=after)
+        row = transaction(type=kind, amount=change, oldBalance=before, newBalance=after)
         assert row.amount == after - before
         assert (row.balance_before, row.balance_after) == (before, after)
 

@@ -170,7 +170,7 @@ TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
     "attention": (need_a_person, "1 order needs attention."),
     "credits_missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
     "ledger_unmatched": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
-    "ledger_gap": (lose_entry, "The books do not close: the gap is -100.00 DZD."),
+    "ledger_gap": (lose_entry, "The ledger does not explain the balance: the gap is -100.00 DZD."),
     "closed_month_changed": (change_closed_month, "1 closed month has changed."),
     "insufficient_funds": (
         order_too_much,

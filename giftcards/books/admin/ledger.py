@@ -246,7 +246,7 @@ class LedgerEntryAdmin(OrderRows):
             return order_link(self.admin_site, order) if order else gettext("an order")
 
         return {
-            "books": {
+            "ledger": {
                 "title": period_text(*period),
                 "verdict": _verdict(summary),
                 "is_warning": bool(summary.gap or summary.breaks),

@@ -284,9 +284,9 @@ def test_amounts_and_foreign_words_are_isolated_in_arabic(accountant: Client) ->
 def books(browser: Client, **query: str) -> dict[str, Any]:
     """The texts of the section about a period."""
     html = read(browser.get(LEDGER, query)).replace("\xa0", " ")
-    if "giftcards-books" not in html:
+    if "giftcards-ledger" not in html:
         return {}
-    html = element(html, "giftcards-books", "section")
+    html = element(html, "giftcards-ledger", "section")
     html = re.sub(r"<time.*?</time>", "TIME", html, flags=re.DOTALL).replace("</th>", " ")
     parts = {
         "title": r"<h2\b.*?</h2>",
