@@ -193,8 +193,13 @@ class TestCodes:
 
     @pytest.mark.usefixtures("order")
     def test_without_permission_no_code_is_searched_and_the_page_says_so(self) -> None:
-        html = read(sign_in("view_order").post(SEARCH, {"secret": CODE}))
+        browser = sign_in("view_order")
+        with CaptureQueriesContext(connection) as sent:
+            html = read(browser.post(SEARCH, {"secret": CODE}))
         assert "Codes of cards were not searched: you may not search by code." in text(html)
+        assert [query["sql"] for query in sent if "canary" in query["sql"].lower()] == []
+        # Nobody learns in this way whether a card has the code.
+        assert text(read(browser.post(SEARCH, {"secret": "CANARY-0000-0000"}))) == text(html)
         assert not LogEntry.objects.exists()
         assert CODE not in html
 

@@ -112,7 +112,7 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
 def _is_code(text: str) -> bool:
     """True if ``text`` follows a word such as "Code:", or is the whole code of a card.
 
-    Such a text is not searched in orders, so that no log of SQL statements has it.
+    Such a text is searched in cards only, so that no log of SQL statements has it.
     """
     if after_code_labels(text):
         return True
@@ -128,14 +128,16 @@ def _is_code(text: str) -> bool:
 class _Orders(NamedTuple):
     #: The newest orders, at most one more than a page shows.
     listed: list[Order]
+    #: True if the text may be a code.
     is_code: bool
+    is_certain: bool = False
 
 
 @contained
 def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
     # A person who may not see orders can only search for a code.
     if not pages.has_view_permission(request) or _is_code(text):
-        return _Orders([], is_code=True)
+        return _Orders([], is_code=True, is_certain=True)
     found = Order.objects.search(text, limit=MOST_FOUND)
     listed = list(pages.get_queryset(request).filter(pk__in=found.keys)[: _MOST_LISTED + 1])
     is_found = bool(listed)
@@ -158,10 +160,10 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
     found: dict[str, Any] = {}
     if form.is_valid():
         text = form.cleaned_data["secret"]
-        orders, is_code = _orders_with(pages, request, text)
-        if orders and not is_code:
+        orders = _orders_with(pages, request, text)
+        if orders.listed and not orders.is_code:
             return _to_list(pages, form.cleaned_data["filters"], text)
-        found = _found(pages, request, form, orders, is_code=is_code)
+        found = _found(pages, request, form, orders)
     elif may_view:
         return _to_list(pages, form.cleaned_data.get("filters", "") if form.is_bound else "")
     return pages.render_page(
@@ -176,25 +178,26 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
     )
 
 
-def _found(
-    pages: Pages, request: HttpRequest, form: SearchForm, orders: list[Order], *, is_code: bool
-) -> dict[str, Any]:
+def _found(pages: Pages, request: HttpRequest, form: SearchForm, orders: _Orders) -> dict[str, Any]:
     """Search for cards and products, too; return the context about everything that is found."""
     text = form.cleaned_data["secret"]
-    searches_codes = is_code and request.user.has_perm("giftcards.find_card")
+    searches_codes = orders.is_code and request.user.has_perm("giftcards.find_card")
     cards = cards_with(pages, request, form) if searches_codes else {}
-    is_anything_found = orders or cards.get("cards")
+    is_anything_found = orders.listed or cards.get("cards")
+    # The page is the same whether or not a card has the code. Otherwise, people who may not search
+    # by code could try codes.
     searches_products = not is_anything_found and pages.has_view_permission(request)
-    products = _products_with(text) if searches_products else []
+    is_looked_up = searches_products and not orders.is_certain
+    products = _products_with(text) if is_looked_up else []
     return {
         "is_searched": True,
-        "orders": orders[:_MOST_LISTED],
-        "has_more_orders": len(orders) > _MOST_LISTED,
+        "orders": orders.listed[:_MOST_LISTED],
+        "has_more_orders": len(orders.listed) > _MOST_LISTED,
         "searches_products": searches_products,
         "products": products[:_MOST_LISTED],
         "has_more_products": len(products) > _MOST_LISTED,
         # A page never repeats a text that looks like a code.
-        "text": "" if is_code else text,
+        "text": "" if orders.is_code else text,
         "searches_codes": searches_codes,
         **cards,
     }
