@@ -500,7 +500,7 @@ def no_gift_is_destroyed_before_its_delivery(shop: Shop) -> Iterator[str]:
 
 
 def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
-    """The last digest names each order that counts as told; and each that still lacks cards does.
+    """The last digest names each order that counts as told. Orders that still lack cards count.
 
     If a process stops between its decision and its COMMIT, the digest may not wait for it.
     """
