@@ -118,7 +118,7 @@ class TestPage:
         }
         assert "None." in text(section(html, "failures"))
         found = facts(read(sign_in(*DEVELOPER, "view_cost").get(PAGE)), "worker")
-        assert "For your developerStart a worker: `manage.py giftcards_poll" in found["State"]
+        assert "For your developerStart a worker: `manage.py giftcards_worker" in found["State"]
         assert found["Schedule"].endswith("For your developerRun `manage.py giftcards_setup`.")
 
     @pytest.mark.usefixtures("simulator")
