@@ -72,7 +72,7 @@ def test_the_loop_sends_what_comes_tries_again_in_time_and_stops_at_once(
     server.plan = lambda number: Fault("rcpt", "450 Later") if number == 1 else None
     message = make_message()
     start = partial(child, DJANGO_SETTINGS_MODULE="tests.delivery.worker_settings")
-    loop = start("giftcards_poll", "--loop", MAIL_PORT=str(server.port))
+    loop = start("giftcards_worker", MAIL_PORT=str(server.port))
     wait_until(lambda: again(message).status == "retrying")
     late = make_message(address="late@example.com")
     wait_until(lambda: again(late).status == "sent")
