@@ -655,7 +655,7 @@ def other_isolation(level: str) -> Warning:
     return Warning(
         f"The database 'default' has the isolation level {level}, with which giftcards was not"
         " tried. A transaction that does not see what others have committed meanwhile may fail, or"
-        " hold a card that is held already.",
+        " reserve a card that is reserved already.",
         hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
         id="giftcards.W010",
     )

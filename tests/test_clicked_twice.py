@@ -393,7 +393,7 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_price": [approve_price, decline_price],
     "giftcards_order_review": [approve_review, reject_review],
     "giftcards_order_wait": [hurry, stop_waiting],
-    "giftcards_order_repeat": [order_again],
+    "giftcards_order_reorder": [order_again],
     "giftcards_order_pay_back": [pay_back],
     "giftcards_order_sale": [say_sale],
     "giftcards_refund_cancel": [cancel_refund],

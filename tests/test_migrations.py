@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -82,6 +83,7 @@ OF_A_TYPE = {
     models.JSONField: {},
     models.DecimalField: Decimal(1),
     models.IntegerField: 1,
+    models.DurationField: timedelta(minutes=20),
 }
 
 

@@ -258,7 +258,8 @@ def forecast(changes: Iterable[tuple[int, str, str, int]], *, age: float) -> Ite
     for after, type_id, what, value in changes:
         if after > age:
             kind = ProductType.objects.filter(type_id=type_id)[0]
-            change = _difference(kind, what, getattr(kind, what), value)
+            before = kind.cost if what == OfferChange.What.PRICE else kind.stock
+            change = _difference(kind, what, before, value)
             yield f"  in {after - age:3.0f} s  {change}"
 
 

@@ -57,12 +57,10 @@ _LOOK = 0.1
 def offers() -> QuerySet[ProductType]:
     """Return the types that can be sold now, sorted by product; one query.
 
-    Each type comes with its product and these values:
-
-    * ``cost``: what the provider charges;
-    * ``price``: what the customer pays by the rule ``PRICING``, or ``None`` without a rule;
-    * ``stock``: the provider's stock at ``read_at``, or ``None`` if unknown;
-    * ``available``: the part of the stock that can still be sold.
+    Each type comes with its product. Show ``price`` to your customers: it is what a customer pays
+    for one card by the rule ``PRICING``, or ``None`` if there is no rule. ``cost`` is what the
+    provider charges you. ``stock`` is the provider's stock at ``read_at``, or ``None`` if unknown.
+    ``available`` is the part of the stock that can still be sold.
 
     A type is left out if it is sold out, if it was read too long ago, or if ``CATALOGUE_SKIP`` or
     ``PRICING`` takes it off the shelf.

@@ -55,7 +55,7 @@ _BATCH = 200
 
 
 def price_of(kind: ProductType) -> Decimal | None:
-    """Return the shop's price of one card of the type at its present cost, in dinars.
+    """Return what a customer pays for one card of the type at its present cost, in dinars.
 
     The price is ``None`` if ``PRICING`` is not set, if the cost is unknown, or if the card is off
     the shelf. A card is off the shelf if, for example, it would earn too little, or the shop's

@@ -1,4 +1,4 @@
-"""Deciding about orders that are held for their price, for review, or until their turn comes."""
+"""Deciding about orders that are on hold for their price, for review, or until their turn comes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ HOLDS = {
             f"Your shop's own rule wants a person to look at this order: “{REASON}”. Nothing",
         ),
         {"review": Review.APPROVED},
-        f"user0 looked at the order and approved it. It was held because “{REASON}”.",
+        f"user0 looked at the order and approved it. It was on hold because “{REASON}”.",
         "Decided about the review: approve.",
     ),
     "wait": Decision(
@@ -221,7 +221,7 @@ def test_the_page_about_the_price_of_an_order_that_is_not_held_leads_to_the_orde
 def test_who_may_not_see_costs_decides_about_a_review_and_reads_why() -> None:
     order = on_hold_for_review()
     browser = sign_in("view_order", "resolve_order")
-    said = f"The order is held: a person has to look at it, because “{REASON}”."
+    said = f"The order is on hold: a person has to look at it, because “{REASON}”."
     assert said in show(browser, order)
     assert messages(read(decide(browser, order, "review", "approve"))) == ["Recorded."]
 

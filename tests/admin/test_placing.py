@@ -455,7 +455,7 @@ def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator
         ({"max_price": "600"}, Decimal(600), False),
         ({"max_price": "400"}, Decimal(400), True),
         ({"sale_price": "550"}, Decimal(490), False),
-        # Like every order that is sold below its cost, it would be held.
+        # Like every order that is sold below its cost, it would be put on hold.
         ({"sale_price": "450"}, Decimal(450), True),
         ({"sale_amount": "900"}, Decimal(450), True),
     ],
@@ -482,7 +482,7 @@ def test_an_order_whose_price_rises_after_the_button_above_its_limit_is_held(
     order = Order.objects.get()
     assert order.is_on_hold
     assert read_in.orders == {}
-    said = f"The order is held: a card costs 980 DA; your limit is {limit} DA."
+    said = f"The order is on hold: a card costs 980 DA; your limit is {limit} DA."
     assert said in plain(text(read(boss.get(order_page(order)))))
 
 

@@ -157,10 +157,10 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
         f" falls to the limit. {PAID}"
     )
     assert tell(order) == (
-        f"The order is held: a card costs 570 DA; your limit is 550 DA. {decision}"
+        f"The order is on hold: a card costs 570 DA; your limit is 550 DA. {decision}"
     )
     discreet = tell(order, shows_costs=False)
-    assert discreet == (f"The order is held: a card costs more than your limit. {decision}")
+    assert discreet == (f"The order is on hold: a card costs more than your limit. {decision}")
 
 
 def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
@@ -168,8 +168,8 @@ def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
     order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
-            "The order is held: a person has to look at it, because “Third order today”. Nothing is"
-            f" bought until a person approves or rejects the order. {PAID}"
+            "The order is on hold: a person has to look at it, because “Third order today”. Nothing"
+            f" is bought until a person approves or rejects the order. {PAID}"
         )
 
 

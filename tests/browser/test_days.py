@@ -100,7 +100,7 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
 
 
 def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
-    """Calls are paused, an order is held, another one came in part, and one is placed by hand."""
+    """Calls are paused, an order is on hold, another came in part, and one is placed by hand."""
     until = timezone.now() + timedelta(minutes=10)
     ProviderState.objects.pause("outage", detail="It is away.", until=until)
     log_in_as(window, "manager")

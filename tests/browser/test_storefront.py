@@ -169,7 +169,7 @@ def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_cust
     begin(window, "type_001")
     assert re.fullmatch(r"Time left: [0-5]:[0-5]\d", window.texts("[data-left]")[0])
     payment = window.path()
-    # The shelf notices by itself that the cards are held, and that they are not any more.
+    # The shelf notices by itself that the cards are reserved, and that they are not any more.
     window.open("/")
     window.wait_for_text(".shop-item", "Sold out")
     Reservation.objects.update(until=ago(1))

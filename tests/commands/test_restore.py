@@ -97,7 +97,7 @@ class TestHolding:
         out, err, code = call("giftcards_reconcile", "--after-restore")
         lines, orphans = out.splitlines()[:4], out.splitlines()[4:6]
         assert lines == [
-            "1 order held for a person, because the provider may have bought them already.",
+            "1 order on hold for a person, because the provider may have bought them already.",
             "  bought",
             "0 orders found by the reference.",
             "1 order still to be sent.",

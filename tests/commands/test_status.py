@@ -145,11 +145,12 @@ class TestOverview:
         assert "Unconfirmed                   1" in lines
         assert "need attention                1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
-        assert lines[-3] == f"The last failure: {state.failure}"
+        assert lines[-4] == f"The last failure: {state.failure}"
         # Nothing is wrong with the worker.
-        assert [line.partition(":")[0] for line in lines[-2:]] == [
+        assert [line.partition(":")[0] for line in lines[-3:]] == [
             "warning  attention",
             "warning  orders_unconfirmed",
+            "warning  cards_missing",
         ]
 
     def test_status_with_json_prints_the_overview_as_one_object(

@@ -117,8 +117,8 @@ class TestSending:
         assert order.needs_attention
         assert posts(simulator) == 0
         assert messages(caplog) == [
-            "Order cart-1 is held. A card costs 49000.00 at the provider; your limit is 550.00. The"
-            " order waits for a person."
+            "Order cart-1 is on hold. A card costs 49000.00 at the provider; your limit is 550.00."
+            " The order waits for a person."
         ]
 
     def test_an_order_on_hold_waits_without_requests_time_limit_or_work_for_the_loop(
@@ -221,7 +221,7 @@ def know_price(simulator: Simulator, *, seconds: float, factor: int = 100) -> No
 
 
 class TestCurrentPrice:
-    """An order is held by a price of this moment, not by one that is known from before."""
+    """An order is put on hold by a price of this moment, not by one that is known from before."""
 
     @pytest.mark.parametrize("seconds", [11, 590])
     @pytest.mark.parametrize("ceiling", ["sale_price", "max_price", "approved"])

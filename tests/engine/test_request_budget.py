@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from giftcards.conf import conf
 from giftcards.engine.request_budget import Budget, Shares, Slot
+from giftcards.engine.tuning import tuning
 from giftcards.models import RequestSlot
 from giftcards.rules.purposes import Purpose
 from tests.laws import examples
@@ -505,7 +506,7 @@ class Shop:
                 wait = budget.wait_for(purpose, has_list=True, questions=self._questions)
                 yield max(wait, least)
             elif self._random.random() < self._death:
-                self._count(within=conf.request_timeout)
+                self._count(within=tuning.request_timeout)
                 budget = Budget()
             else:
                 latency = self._random.uniform(0.5, 1) * self._latency

@@ -120,7 +120,7 @@ class TestAsking:
     @pytest.mark.usefixtures("simulator")
     def test_the_objection_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         order = held()
-        assert messages(caplog) == [f"Order {order.reference} is held for review."]
+        assert messages(caplog) == [f"Order {order.reference} is on hold for review."]
 
     def test_without_the_setting_nobody_is_asked(
         self, simulator: Simulator, shop: Rule, set_conf: Callable[..., None]
@@ -325,7 +325,7 @@ class TestApproving:
         trace = order.acknowledgements.get()
         assert (trace.by, Problem(trace.code, trace.parameters)) == ("amina", decision)
         assert str(decision) == (
-            f"amina looked at the order and approved it. It was held because “{REASON}”."
+            f"amina looked at the order and approved it. It was on hold because “{REASON}”."
         )
 
     def test_an_approved_order_can_still_cost_too_much_and_is_then_held_for_its_price(

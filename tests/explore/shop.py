@@ -389,7 +389,7 @@ def complain(shop: Shop, random: Random) -> None:
 
 
 def decide(shop: Shop, random: Random) -> None:
-    """Staff decide about an order that is held, whatever for."""
+    """Staff decide about an order that is on hold, for whatever reason."""
     order = pick(random, status=Status.PENDING, due_at=None)
     if order is None:
         return

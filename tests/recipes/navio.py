@@ -37,7 +37,7 @@ class NavioTestCase(PaymentTestCase):
         return (client or self.client).post(f"/navio/{cart.pk}/")
 
     def begun(self, quantity: int = 2) -> NavioPayment:
-        """A payment whose link the customer has, and whose cards are held."""
+        """A payment whose link the customer has, and whose cards are reserved."""
         answer = self.begin(self.make_cart(quantity=quantity))
         payment = NavioPayment.objects.latest("pk")
         self.assertRedirects(answer, payment.url, fetch_redirect_response=False)

@@ -50,7 +50,7 @@ class PayingTestCase(PaymentTestCase):
         return (client or self.client).post(f"/pay/{cart.pk}/")
 
     def begun(self, quantity: int = 2) -> Payment:
-        """A payment of which Chargily has said nothing yet, and whose cards are held."""
+        """A payment of which Chargily has said nothing yet, and whose cards are reserved."""
         cart = self.make_cart(quantity=quantity)
         answer = self.begin(cart)
         payment = Payment.objects.latest("pk")

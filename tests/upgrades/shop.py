@@ -11,7 +11,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from giftcards.books.models import MonthClosing
-from giftcards.catalogue import hold
+from giftcards.catalogue import reserve
 from giftcards.delivery.models import CardLink, LinkVisit, StaffDigest
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.outbox import announce
@@ -54,7 +54,7 @@ def fill(simulator: Simulator) -> None:
     call_command("giftcards_ledger", verbosity=0)
     MonthClosing.objects.create(month=date(2025, 1, 1), number=1, closed_by="amina")
     LinkVisit.objects.create(link=CardLink.objects.all()[0], what="opened")
-    hold(product_id=PRODUCT, type_id="type_001", quantity=1, reference="cart")
+    reserve(product_id=PRODUCT, type_id="type_001", quantity=1, reference="cart")
     late = _place("late", "SIM_NEVER", 3)
     run_sweep()
     Order.objects.filter(pk=late.pk).update(accepted_at=F("accepted_at") - timedelta(minutes=10))

@@ -184,7 +184,7 @@ def test_a_worker_of_the_recorded_version_goes_on_beside_one_of_this(
 ) -> None:
     if not unpack(name, tmp_path):
         pytest.skip(f"Needs the project's history, with the tag {name}.")
-    loop = "giftcards_worker"
+    loop = ["giftcards_worker"]
     new = child(*loop)
     older = subprocess.Popen(
         [sys.executable, "manage.py", *loop],

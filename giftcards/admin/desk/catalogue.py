@@ -44,7 +44,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     model = ProductType
     readonly_fields = (
         "title",
-        "cost",
+        "cost_per_card",
         "price_in_shop",
         "margin",
         "cards",
@@ -61,7 +61,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.view_product")
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
-        hidden = set() if _may_see_costs(request) else {"cost", "margin"}
+        hidden = set() if _may_see_costs(request) else {"cost_per_card", "margin"}
         if conf.pricing is None:
             hidden |= {"price_in_shop", "margin"}
         return [name for name in self.readonly_fields if name not in hidden]
@@ -72,7 +72,7 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
         return kinds.annotate(is_on_shelf=is_on_shelf())  # type: ignore[no-redef]
 
     @admin.display(description=_("cost per card"))
-    def cost(self, kind: ProductType) -> str:
+    def cost_per_card(self, kind: ProductType) -> str:
         return money(kind.cost)
 
     @admin.display(description=_("price in the shop"))

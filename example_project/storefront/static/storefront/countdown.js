@@ -1,4 +1,4 @@
-// Counts down the time for which cards are held, and shows the page anew when it is over.
+// Counts down the time for which cards are reserved, and shows the page anew when it is over.
 "use strict";
 {
   const shown = document.querySelector("[data-left]");
