@@ -79,7 +79,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
         # The tests send no messages.
         settings.GIFTCARDS_DELIVERY = {
             "SHOP_URL": "https://shop.example",
-            "STAFF": ["boss@shop.example", "books@shop.example"],
+            "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
         }
         told = showcase.tell()
         messages = "admin/giftcards_delivery/"

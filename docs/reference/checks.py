@@ -38,7 +38,7 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "insecure": {"BASE_URL": "http://shop.example", "SHOP_URL": "http://shop.example"},
     "mode": {"MODE": "sms"},
     "text": {"SHOP_NAME": "\n"},
-    "staff": {"STAFF": [""]},
+    "staff": {"STAFF_EMAILS": [""]},
 }
 # By the name that stands for it.
 _SAID_ELSEWHERE = {"trouble": "A stored card cannot be opened"}

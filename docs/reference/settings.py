@@ -44,7 +44,7 @@ _SEE = {
         "CODES_KEPT_DAYS": "keys",
     },
     "GIFTCARDS_DELIVERY": dict.fromkeys(
-        ("MODE", "CHANNELS", "PIN", "OWNED_ORDERS", "RECEIVED_GIFTS", "STAFF"), "delivery"
+        ("MODE", "CHANNELS", "PIN", "OWNED_ORDERS", "RECEIVED_GIFTS", "STAFF_EMAILS"), "delivery"
     ),
     "GIFTCARDS_OSCAR": dict.fromkeys(("PAID_STATUSES", "LINE_STATUSES"), "oscar"),
 }

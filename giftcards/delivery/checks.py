@@ -87,9 +87,10 @@ def _check_channels() -> Iterator[CheckMessage]:
             hint="Give each channel a name of its own, and list each one once.",
             id="giftcards_delivery.E011",
         )
-    for name in {person.channel for person in conf.staff} - counts.keys() - {"mail"}:
+    for name in {person.channel for person in conf.staff_emails} - counts.keys() - {"mail"}:
         yield Error(
-            f"GIFTCARDS_DELIVERY['STAFF'] names the channel {name!r}, which is not in 'CHANNELS'.",
+            f"GIFTCARDS_DELIVERY['STAFF_EMAILS'] names the channel {name!r}, which is not in"
+            " 'CHANNELS'.",
             hint="Add the channel to GIFTCARDS_DELIVERY['CHANNELS'], or correct its name.",
             id="giftcards_delivery.E015",
         )

@@ -105,7 +105,7 @@ def _are_refused(*entries: QuerySet[Any]) -> Finding | None:
 
 def _failing_digests(_standing: Standing) -> Sequence[QuerySet[StaffDigest]]:
     # The table needs no index, because it has one row for each person who gets digests.
-    return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff else []
+    return [StaffDigest.objects.filter(failures__gt=0)] if conf.staff_emails else []
 
 
 def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:

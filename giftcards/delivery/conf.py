@@ -138,7 +138,7 @@ class StaffPerson:
     channel: str = "mail"
 
 
-def _staff(setting: str, value: Any) -> list[StaffPerson]:
+def _staff_emails(setting: str, value: Any) -> list[StaffPerson]:
     """a list of addresses, or of dicts with `"address"`, `"channel"`, `"language"` and `"role"`"""
     hint = (
         "List mail addresses, or dicts with 'address', and if you like 'channel', 'language' and"
@@ -225,7 +225,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         optional(_path, None),
         help="It returns the gifts that a user got. Without it, recipients have the link only.",
     )
-    staff = Setting(_staff, help="Who gets digests, and over which channel.", default=())
+    staff_emails = Setting(
+        _staff_emails, help="Who gets digests, and over which channel.", default=()
+    )
 
     @property
     def is_off(self) -> bool:

@@ -23,7 +23,7 @@ _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery
 def _writes() -> bool:
     """True if messages or digests are on, or if the settings are unusable."""
     with contextlib.suppress(ConfigurationError):
-        return not conf.is_off or bool(conf.staff)
+        return not conf.is_off or bool(conf.staff_emails)
     return True
 
 

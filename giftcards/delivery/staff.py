@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def listed() -> dict[str, StaffPerson]:
     """The people who get digests, by address; of people who share an address, only the first."""
     people: dict[str, StaffPerson] = {}
-    for person in conf.staff:
+    for person in conf.staff_emails:
         people.setdefault(person.address, person)
     return people
 

@@ -30,7 +30,7 @@ NOTICE = "A digest for staff cannot be sent, so 1 person is not told what there 
 @pytest.fixture(autouse=True)
 def _listed(settings: Any) -> None:
     people = ["boss@shop.example", "books@shop.example"]
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": people}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": people}
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ class TestProviderPage:
         self, change: Callable[[Any], Any], reason: str, books: Any, settings: Any
     ) -> None:
         people = ["boss@shop.example", {"address": "books@shop.example", "role": ACCOUNTANT}]
-        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": people}
+        settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": people}
         change(books)
         html = read(person("view_providerstate", "view_staffdigest").get(PROVIDER_PAGE))
         section = element(html, NO_DIGESTS, "section")

@@ -120,7 +120,7 @@ def test_looking_for_news_reads_no_whole_table() -> None:
 
 
 def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries: Any) -> None:
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": [BOSS]}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [BOSS]}
     digests.send_due(Limits())
     with explained(LogEntry) as statements, django_assert_num_queries(1):
         assert digests.send_due(Limits()) == 0

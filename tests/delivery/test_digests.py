@@ -54,7 +54,7 @@ def listed(settings: Any) -> Listed:
     """Have these people get digests, since an hour ago."""
 
     def listed(*people: Any, **others: Any) -> None:
-        configured = {"STAFF": list(people), **others}
+        configured = {"STAFF_EMAILS": list(people), **others}
         settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, **configured}
         digests.send_due(Limits())
         mail.outbox.clear()
@@ -549,7 +549,7 @@ def test_hostile_references_and_shop_names_stay_text(listed: Listed, settings: A
 
 def test_without_the_address_of_the_shop_there_are_no_links(listed: Listed, settings: Any) -> None:
     listed(BOSS)
-    settings.GIFTCARDS_DELIVERY = {"STAFF": [BOSS]}
+    settings.GIFTCARDS_DELIVERY = {"STAFF_EMAILS": [BOSS]}
     settled(Status.REJECTED, "web-1")
     [digest] = sent()
     assert "web-1" in digest.body

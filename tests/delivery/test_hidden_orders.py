@@ -374,7 +374,7 @@ def test_digests_tell_the_owner_of_an_account_of_no_hidden_order(
 ) -> None:
     monkeypatch.setitem(admin.site._registry, Order, pages(Order, admin.site))
     get_user_model().objects.create_superuser("boss", "boss@shop.example")
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": [address]}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [address]}
     note_tick()
     digests.send_due(Limits())
     let_pass(minutes=60)

@@ -55,7 +55,7 @@ def mailbox(settings: Any, site: str, tmp_path: Path, tune: Callable[..., None])
         "SHOP_URL": site,
         "FROM_EMAIL": "shop@shop.example",
         "SHOP_NAME": "The Shop",
-        "STAFF": [STAFF],
+        "STAFF_EMAILS": [STAFF],
         "OWNED_ORDERS": "tests.delivery.test_secrets.all_orders",
     }
     for name, value in file_settings(tmp_path).items():

@@ -288,7 +288,7 @@ def test_the_task_sends_the_digests_for_staff_after_the_messages(
     server: MailServer, settings: Any
 ) -> None:
     boss = "boss@example.com"
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF": [boss]}
+    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "STAFF_EMAILS": [boss]}
     deliver()
     make_guide_order(problems=[Problem("surplus_cards", {"received": 3, "announced": 2})])
     let_pass(minutes=31)

@@ -36,5 +36,5 @@ GIFTCARDS = {
     "REQUESTS_PER_MINUTE": 40,
     "LATE_WATCH_HOURS": 0.25,
 }
-GIFTCARDS_DELIVERY = {**GIFTCARDS_DELIVERY, "STAFF": ["boss@example.com"]}
+GIFTCARDS_DELIVERY = {**GIFTCARDS_DELIVERY, "STAFF_EMAILS": ["boss@example.com"]}
 LOGGING = {"version": 1, "disable_existing_loggers": False}

@@ -11,7 +11,7 @@ INSTALLED_APPS = [THEME, *INSTALLED_APPS]  # noqa: F405
 GIFTCARDS_DELIVERY = {
     "SHOP_URL": "https://shop.example",
     "SHOP_NAME": "The Shop",
-    "STAFF": ["boss@shop.example", "books@shop.example"],
+    "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
 }
 ROOT_URLCONF = "tests.themes.urls"
 DATABASES = {

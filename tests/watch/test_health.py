@@ -64,7 +64,7 @@ def monitor(settings: Any) -> Monitor:
             for name, said in answer.json().items()
         }
 
-    settings.GIFTCARDS_DELIVERY = {"MODE": "off", "STAFF": ["boss@shop.example"]}
+    settings.GIFTCARDS_DELIVERY = {"MODE": "off", "STAFF_EMAILS": ["boss@shop.example"]}
     ensure_schedule()
     ProviderState.objects.note_tick()
     return fetch

@@ -24,7 +24,7 @@ if os.environ.get("SHOP_HAS_ADMIN") == "0":
 if os.environ["SHOP_HAS_DELIVERY"] == "1":
     GIFTCARDS_DELIVERY = {
         "SHOP_URL": "https://shop.example",
-        "STAFF": os.environ.get("SHOP_STAFF", "").split(),
+        "STAFF_EMAILS": os.environ.get("SHOP_STAFF", "").split(),
     }
 else:
     INSTALLED_APPS = [name for name in INSTALLED_APPS if name != "giftcards.delivery"]
