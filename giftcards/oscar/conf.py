@@ -8,9 +8,8 @@ from typing import Any
 
 from giftcards.conf import Setting, SettingsDict, Unusable, text
 
-# The lengths of columns in oscar's tables.
+# The length of the columns of statuses in oscar's tables.
 _LONGEST_STATUS = 100
-_LONGEST_CODE = 128
 
 
 class LineState(StrEnum):
@@ -23,17 +22,11 @@ class LineState(StrEnum):
     NOT_DELIVERED = "Not delivered"
 
 
-def _word(setting: str, value: Any, hint: str, *, longest: int) -> str:
-    word = text(setting, value, hint)
-    if 0 < len(word) <= longest:
-        return word
-    raise Unusable("range", f"{setting} must have from 1 to {longest} characters.", hint)
-
-
-def _code(setting: str, value: Any) -> str:
-    """a text of 1 to 128 characters"""
-    hint = "Give the code of the partner, which oscar has made of its name."
-    return _word(setting, value, hint, longest=_LONGEST_CODE)
+def _status(setting: str, value: Any, hint: str) -> str:
+    status = text(setting, value, hint)
+    if 0 < len(status) <= _LONGEST_STATUS:
+        return status
+    raise Unusable("range", f"{setting} must have from 1 to {_LONGEST_STATUS} characters.", hint)
 
 
 def _statuses(setting: str, value: Any) -> tuple[str, ...]:
@@ -42,7 +35,7 @@ def _statuses(setting: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
     named = f"A status in {setting}"
-    return tuple(_word(named, status, hint, longest=_LONGEST_STATUS) for status in value)
+    return tuple(_status(named, status, hint) for status in value)
 
 
 def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
@@ -53,8 +46,7 @@ def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
     if unknown := [str(key) for key in value if key not in LineState.__members__]:
         raise Unusable("unknown", f"{setting} has an unknown key {unknown[0]!r}.", hint)
     words = {
-        LineState[key]: _word(f"{setting}[{key!r}]", word, hint, longest=_LONGEST_STATUS)
-        for key, word in value.items()
+        LineState[key]: _status(f"{setting}[{key!r}]", word, hint) for key, word in value.items()
     }
     return {state: words.get(state, state.value) for state in LineState}
 
@@ -62,12 +54,6 @@ def _line_statuses(setting: str, value: Any) -> dict[LineState, str]:
 class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
     """The settings, each as a typed attribute; see the page about django-oscar in the docs."""
 
-    partner = Setting(
-        _code,
-        help="The code of the partner whose stock records are gift cards. Oscar makes it of the"
-        ' name "OneClickDz".',
-        default="oneclickdz",
-    )
     paid_statuses = Setting(
         _statuses, help="The statuses of an order that say that it is paid.", default=("Paid",)
     )

@@ -27,6 +27,8 @@ from giftcards.text.display import count_text, money_text
 OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
+# The code that oscar makes of the name "OneClickDz".
+PARTNER_CODE = "oneclickdz"
 PREFIX = "oscar-line-"
 # A primary key with more than 18 digits may be too large for the database.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
@@ -45,12 +47,12 @@ def ids_of(partner_sku: str) -> tuple[str, str]:
 
 def stock_records() -> Any:
     """The stock records of gift cards."""
-    return StockRecord.objects.filter(partner__code=conf.partner)
+    return StockRecord.objects.filter(partner__code=PARTNER_CODE)
 
 
 def card_lines(**lookups: Any) -> Any:
     """The lines with gift cards, unsorted, each with oscar's order."""
-    lines = OscarLine.objects.filter(partner__code=conf.partner, **lookups)
+    lines = OscarLine.objects.filter(partner__code=PARTNER_CODE, **lookups)
     return lines.select_related("order__user", "order__basket").order_by()
 
 

@@ -20,8 +20,7 @@ from giftcards.conf import conf as core
 from giftcards.models import Lease, OfferChange, Order, ProductType, ProviderState, Reservation
 from giftcards.models.orders import MAX_QUANTITY
 from giftcards.models.provider import Environment, is_test_type
-from giftcards.oscar.conf import conf
-from giftcards.oscar.lines import StockRecord, ids_of, sku_of, stock_records
+from giftcards.oscar.lines import PARTNER_CODE, StockRecord, ids_of, sku_of, stock_records
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +216,7 @@ def create_products(product_ids: Collection[str] = (), *, with_tests: bool = Fal
 
 @transaction.atomic
 def _create(kind: ProductType) -> None:
-    partner, _ = Partner.objects.get_or_create(code=conf.partner, defaults={"name": _PARTNER})
+    partner, _ = Partner.objects.get_or_create(code=PARTNER_CODE, defaults={"name": _PARTNER})
     product_class, _ = ProductClass.objects.get_or_create(
         name=_CLASS, defaults={"requires_shipping": False, "track_stock": True}
     )

@@ -53,7 +53,6 @@ def test_the_checks_are_among_those_of_manage_py(settings: Any) -> None:
 
 
 def test_settings_that_are_not_given_have_their_defaults() -> None:
-    assert conf.partner == "oneclickdz"
     assert conf.paid_statuses == ("Paid",)
     assert conf.line_statuses == {state: state.value for state in LineState}
 
@@ -63,8 +62,6 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
     [
         ("Paid", "GIFTCARDS_OSCAR must be a dict."),
         ({"PAID": "Paid"}, "GIFTCARDS_OSCAR has a setting 'PAID' that does not exist."),
-        ({"PARTNER": 7}, "GIFTCARDS_OSCAR['PARTNER'] must be a text."),
-        ({"PARTNER": ""}, "GIFTCARDS_OSCAR['PARTNER'] must have from 1 to 128 characters."),
         (
             {"PAID_STATUSES": "Paid"},
             "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one text.",
