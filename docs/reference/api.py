@@ -12,7 +12,7 @@ from docs.reference.source import definition, source_of
 from docs.reference.texts import page, table
 from giftcards import exceptions
 from giftcards import signals as core_signals
-from giftcards.exceptions import ProviderError
+from giftcards.exceptions import GiftcardsError, ProviderError
 
 _INTRO = """\
 The functions that your code calls, and what they return and raise. [The list of public names](names.md) has what
@@ -90,7 +90,9 @@ MODELS = {
         "ProductType",
         "OfferChange",
         "ProviderState",
+        "CardReveal",
     ],
+    "giftcards.books.models": ["LedgerEntry"],
     "giftcards.delivery.models": ["Delivery", "CardLink", "LinkVisit", "StaffDigest"],
 }
 
@@ -138,10 +140,26 @@ def _class(node: ast.ClassDef, lines: list[str], members: list[str]) -> list[str
 
 
 def _errors() -> Iterator[tuple[str, str]]:
-    for name, kind in vars(exceptions).items():
-        if isinstance(kind, type) and not issubclass(kind, ProviderError):
-            text = (inspect.getdoc(kind) or "").replace("\n\n", "\n")
-            yield f"`{name}({kind.__mro__[1].__name__})`", in_markdown(text)
+    for name, kind in errors().items():
+        text = (inspect.getdoc(kind) or "").replace("\n\n", "\n")
+        yield f"`{name}({kind.__mro__[1].__name__})`", in_markdown(text)
+
+
+def errors() -> dict[str, type[GiftcardsError]]:
+    """The errors that any function may raise."""
+    return {
+        name: kind
+        for name, kind in vars(exceptions).items()
+        if isinstance(kind, type)
+        and issubclass(kind, GiftcardsError)
+        and not issubclass(kind, ProviderError)
+    }
+
+
+def functions() -> list[str]:
+    """The entries of ``API`` that are functions."""
+    entries = (entry for entries in API.values() for entry in entries)
+    return [entry for entry in entries if parsed(entry)[1].islower()]
 
 
 def signals() -> str:

@@ -1,192 +1,257 @@
-"""The list of public names; a change of it is a decision, see ``docs/versions.md``."""
+"""The list of promised names; a change of it is a decision, see ``docs/versions.md``."""
 
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from docs.reference.api import API, MODELS, SIGNALS, parsed, signals_of
-from docs.reference.checks import by_app
+from docs.reference.api import SIGNALS, errors, functions, signals_of
 from docs.reference.commands import COMMANDS, own_arguments
 from docs.reference.settings import DICTS, default_of
 from docs.reference.source import definition, tree_of
 from giftcards import exceptions
 from giftcards.delivery.conf import Kind
 from giftcards.delivery.templatetags.giftcards_delivery import register as tags
-from giftcards.plugins import INSTALLED
-from giftcards.rules.problems import WORDINGS
+from giftcards.fulfilment import OrderDetails
 from giftcards.rules.roles import ROLES
-from giftcards.simulator import SPECIAL_TYPES, Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS
+from giftcards.watch.metrics import FAMILIES
 
 FOLDER = Path(__file__).parent
 FILE = FOLDER / "names.txt"
 _PACKAGE = FOLDER.parent.parent / "giftcards"
-# What other pages than that of the API show. After a colon are the only public attributes.
-_MORE = (
-    "giftcards.admin CardRevealAdmin",
-    "giftcards.admin CustomerRefundAdmin",
-    "giftcards.admin DeskAdmin",
-    "giftcards.admin OrderAdmin: get_order_buttons",
-    "giftcards.admin ProductAdmin",
+_HEAD = """\
+# The promised names. Other names that the reference describes are information, and may change in a
+# feature release. A JSON key is left out if a model or class below has an attribute of this name.
+"""
+# What other pages than that of the API teach; the functions of that page are added. A class has
+# its fields in parentheses, and after a colon its methods, properties and attributes.
+_PYTHON = (
+    "giftcards.admin OrderAdmin: get_order_buttons has_report_permission",
     "giftcards.admin ProviderStateAdmin: get_sections",
-    "giftcards.admin.frame.actions OrderButton",
-    "giftcards.admin.frame.sections Section: is_for_developer",
+    "giftcards.admin.frame.actions OrderButton(label url is_post is_minor is_final)",
     "giftcards.admin.frame.reauthentication confirm",
-    "giftcards.admin.frame.rows OnlyFilters:",
-    "giftcards.admin.frame.rows OrderRows: its_order order_lookup",
-    "giftcards.books.exports can_write_xlsx",
-    "giftcards.books.reports Figures: kept_amount open_amount fill_rate",
-    "giftcards.books.reports Row",
-    "giftcards.books.summary Summary",
+    "giftcards.admin.frame.rows OnlyFilters",
+    "giftcards.admin.frame.rows OrderRows: order_lookup",
+    "giftcards.books.reports By",
+    "giftcards.books.reports Report(rows total)",
+    "giftcards.books.reports Row(key label figures)",
+    "giftcards.books.summary Summary(gap promised_not_credited credited_not_promised"
+    " charged_unknown ordered_not_charged)",
+    "giftcards.catalogue Guest(visitor network)",
+    "giftcards.catalogue Quote(cost price stock available balance read_at no_answer):"
+    " total_cost is_for_sale",
     "giftcards.delivery.channels AddressRefused",
-    "giftcards.delivery.channels Channel: address_of recipient_address_of send",
+    "giftcards.delivery.channels Channel: name address_of recipient_address_of send",
     "giftcards.delivery.channels Mail",
-    "giftcards.delivery.channels Message: kind reference language address phone subject text html"
-    " short link id",
+    "giftcards.delivery.channels Message(kind reference language address subject text html short"
+    " link id): phone",
     "giftcards.delivery.channels OutcomeUnknown",
     "giftcards.delivery.channels SlowDown",
-    "giftcards.delivery.digest_items Item: code severity count has_more is_new has_ended headline detail"
-    " remedy orders unnamed url",
     "giftcards.delivery.pins last_digits_of_phone",
     "giftcards.delivery.tasks deliver",
-    "giftcards.engine.balance OpenMoney: total",
-    "giftcards.watch.health GiftcardsCondition",
-    "giftcards.oscar.checkout BasketRefused",
-    "giftcards.oscar.checkout GiftCardsCheckout:",
+    "giftcards.oscar.checkout BasketRefused: sentences",
+    "giftcards.oscar.checkout GiftCardsCheckout: get_customer",
     "giftcards.oscar.checkout check_cards",
-    "giftcards.oscar.checkout reserve_cards",
     "giftcards.oscar.checkout release_cards",
+    "giftcards.oscar.checkout reserve_cards",
     "giftcards.oscar.lines owned_orders",
-    "giftcards.privacy.person Person: is_named_by rows",
-    "giftcards.privacy.person Traces: are_in erased",
-    "giftcards.privacy.person Keeper: orders addresses describe erase",
+    "giftcards.payments PaymentAnswer(status amount currency is_sandbox)",
+    "giftcards.payments PaymentLink(ref url is_sandbox)",
+    "giftcards.privacy.person CUSTOMER",
+    "giftcards.privacy.person Keeper: app_label orders addresses describe erase",
+    "giftcards.privacy.person RECIPIENT",
+    "giftcards.privacy.person Traces: are_in",
     "giftcards.privacy.person add_keeper",
+    "giftcards.refunds RefundBreakdown(ordered_amount charged_amount refunded_quantity"
+    " refunded_amount is_consistent)",
+    "giftcards.rules.problems Problem(code parameters): text remedy hint",
+    "giftcards.settlement CustomerBreakdown(paid_amount kept_amount owed_amount paid_back_amount"
+    " open_amount)",
+    "giftcards.simulator Simulator",
+    "giftcards.statuses Status",
     "giftcards.tasks sweep",
     "giftcards.text.spelling international_phone",
-    "giftcards.watch.metrics GiftcardsCollector:",
+    "giftcards.watch.health GiftcardsCondition(condition)",
+    "giftcards.watch.metrics GiftcardsCollector",
     "giftcards.watch.metrics metrics",
 )
-# Templates that a shop may replace, and where the variables of each come from: the dicts in these
-# functions, or the names themselves.
-_TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "giftcards_delivery/messages/": (
-        "giftcards.delivery.messages _words",
-        "subject",
-        "paragraphs",
+# The columns, properties and managers' methods on which a shop may build.
+MODELS = (
+    "giftcards.models Order: reference provider_order_id product_id type_id quantity status"
+    " fulfilled_quantity fulfilled_amount price_per_card sale_price sale_amount max_price group"
+    " metadata customer_email customer_name customer_phone customer_language recipient_email"
+    " recipient_name recipient_language gift_message deliver_at problems repeats created_at"
+    " finalized_at paid_back_amount open_amount cards changes refunds is_final is_settled is_gift"
+    " is_on_hold provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_repetitions()",
+    "giftcards.models Card: order position value serial sealed received_at",
+    "giftcards.models StatusChange: order from_status to_status at source details announced_at",
+    "giftcards.models CustomerRefund: order amount state method reference executed_at created_by"
+    " comment",
+    "giftcards.models CardReveal: card user at address reason",
+    "giftcards.models Product: product_id name category",
+    "giftcards.models ProductType: product type_id name cost stock price available read_at"
+    " for_sale()",
+    "giftcards.models ProviderState: balance balance_read_at pause paused_until",
+    "giftcards.books.models LedgerEntry: provider_id type amount balance_after time order is_guess",
+    "giftcards.delivery.models Delivery: order change kind address language status attempts"
+    " next_attempt_at error",
+    "giftcards.delivery.models CardLink: order token_hash expires_at revoked_at",
+    "giftcards.delivery.models LinkVisit: link at what address agent",
+)
+# The sections of the page of JSON that are promised, and the objects in them that are for people
+# who look for a cause, have data as keys, or print a class or model above.
+_JSON: Mapping[str, tuple[str, ...]] = {
+    "An order": ("refund", "customer", "refunds"),
+    "giftcards_status": (
+        "orders",
+        "provider",
+        "requests",
+        "waiting",
+        "encryption_keys",
+        "api_keys",
+        "versions",
     ),
-    "giftcards_delivery/digest/": ("giftcards.delivery.digests _words",),
-    "giftcards_delivery/page/": ("giftcards.delivery.views _shop", "csp_nonce"),
-    "giftcards_delivery/page/ask.html": ("giftcards.delivery.views ask",),
-    "giftcards_delivery/page/cards.html": ("giftcards.delivery.views show",),
-    "giftcards_delivery/page/my_cards.html": ("giftcards.delivery.views my_cards",),
-    "giftcards_delivery/tags/my_cards.html": (
-        "giftcards.delivery.templatetags.giftcards_delivery my_cards",
-    ),
-    "giftcards_delivery/tags/order_cards.html": (
-        "giftcards.delivery.templatetags.giftcards_delivery order_cards",
-    ),
+    "giftcards_report": (),
+    "giftcards_ledger": (),
 }
-
-
-# By app: what the groups of staff may do.
-_ROLES: Mapping[str, Any] = {
-    "giftcards": ROLES,
-    **{label: INSTALLED[label].roles for label in ("giftcards_books", "giftcards_delivery")},
-}
+# Of the simulator, which no customer meets, only what the tutorial types.
+_PROMISED_OPTIONS = {"giftcards_simulator": ("--port",)}
+_PERMISSIONS = (
+    "view_order",
+    "add_order",
+    "check_order",
+    "resolve_order",
+    "find_card",
+    "reveal_card",
+    "settle_refund",
+    "export_order",
+    "view_cost",
+    "resume_provider",
+)
+_TEMPLATES = (
+    "admin/giftcards/index.html",
+    "giftcards_delivery/digest/mail.txt",
+    "giftcards_delivery/digest/subject.txt",
+    "giftcards_delivery/messages/<kind>/body.txt",
+    "giftcards_delivery/messages/<kind>/short.txt",
+    "giftcards_delivery/messages/<kind>/subject.txt",
+)
 
 
 def names() -> str:
     """The names by heading, one a line, sorted."""
     sections = {
-        "Python": _python(),
+        "Python, with parameters": _python(),
         "Errors": _errors(),
         "Signals": (f"{module}.{name}" for module in SIGNALS for name in signals_of(module)),
-        "Attributes of models": _models(),
+        "Attributes of models, and methods of their managers": _models(),
         "Statuses": Status.values,
-        "Codes of problems, with parameters": (
-            " ".join([code, *sorted(wording.parameters)]) for code, wording in WORDINGS.items()
-        ),
         "Kinds of messages": Kind.values,
-        "Settings": _settings(),
-        "System checks": (name for rows in by_app().values() for name in rows),
+        "Settings, with defaults": _settings(),
         "Commands": _commands(),
         "JSON of the commands": _json(),
         "Conditions for monitors": CONDITIONS,
+        "Metrics, with their label": (f"{it.name} {it.label}".strip() for it in FAMILIES),
         "Groups of staff": ROLES,
-        "Permissions": _permissions(),
-        "Names of URLs": _urls(),
+        "Permissions": (f"giftcards.{codename}" for codename in _PERMISSIONS),
+        "Names of URLs": ["admin:giftcards_card_reveal", *_urls()],
         "Templates, with blocks": _templates(),
-        "Variables of templates": _variables(),
-        "Template tags and filters of giftcards_delivery": {**tags.tags, **tags.filters},
-        "Template tags of giftcards_admin": ["giftcards_desk"],
-        "Options of the simulator": (it.name for it in dataclasses.fields(Simulator) if it.init),
-        "Types of the simulator": SPECIAL_TYPES,
+        "Template tags and filters": {**tags.tags, **tags.filters, "giftcards_desk": None},
     }
     parts = ["\n".join([f"# {head}", *sorted(set(lines))]) for head, lines in sections.items()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([_HEAD, *parts]).replace("\n\n\n", "\n\n") + "\n"
+
+
+def promised() -> list[str]:
+    """The lines of the list that have a name."""
+    return [line for line in FILE.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def _python() -> Iterator[str]:
-    for entry in (*(entry for entries in API.values() for entry in entries), *_MORE):
-        module, name, members = parsed(entry)
-        node, _lines = definition(module, name)
+    for entry in (*functions(), *_PYTHON):
+        path, fields, members = _parts(entry)
+        module, name = path.split()
         path = f"{module}.{name}"
+        if name.isupper():
+            yield path
+            continue
+        node, _lines = definition(module, name)
         if not isinstance(node, ast.ClassDef):
             yield f"{path}({_parameters(node)})"
             continue
-        yield path
-        targets = (it.target for it in node.body if isinstance(it, ast.AnnAssign))
-        fields = [it.id for it in targets if isinstance(it, ast.Name)]
-        if entry in _MORE and ":" in entry:
-            fields = [field for field in fields if field in members]
-        yield from (f"{path}.{field}" for field in fields)
-        yield from (_method(module, name, it) for it in members if it not in fields)
+        known = {it.target.id for it in node.body if isinstance(it, ast.AnnAssign)}
+        if unknown := set(fields) - known:
+            raise LookupError(f"{path} has no {unknown}.")
+        yield f"{path}({', '.join(fields)})" if fields else path
+        yield from (f"{path}.{_member(node, module, it)}" for it in members)
 
 
-def _method(module: str, name: str, member: str) -> str:
-    """A method with its parameters, or a property; the class may have inherited it."""
-    kind = getattr(importlib.import_module(module), name)
-    home = next(it for it in kind.__mro__ if member in vars(it))
-    body = definition(home.__module__, home.__name__)[0].body
-    [node] = [it for it in body if getattr(it, "name", "") == member]
-    is_property = any(ast.unparse(it) == "property" for it in node.decorator_list)
-    path = f"{module}.{name}.{member}"
-    return path if is_property else f"{path}({_parameters(node)})"
+def _parts(entry: str) -> tuple[str, list[str], list[str]]:
+    """The module and name of an entry, the fields in parentheses, and the other members."""
+    path, _, members = entry.partition(":")
+    path, _, fields = path.rstrip(")").partition("(")
+    return path, fields.split(), members.split()
 
 
-def _parameters(node: Any) -> str:
+def _member(node: ast.ClassDef, module: str, member: str) -> str:
+    """A method with its parameters, or an attribute; the class may have inherited it."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == member:
+            is_property = any(ast.unparse(it) == "property" for it in each.decorator_list)
+            return member if is_property else f"{member}({_parameters(each)})"
+        if member in {getattr(getattr(each, "target", None), "id", ""), *_assigned(each)}:
+            return member
+    kind = getattr(importlib.import_module(module), node.name)
+    home = next(it for it in kind.__mro__[1:] if member in vars(it))
+    return _member(definition(home.__module__, home.__name__)[0], home.__module__, member)
+
+
+def _assigned(node: ast.stmt) -> list[str]:
+    """The attributes that a class body or a constructor sets."""
+    if isinstance(node, ast.Assign):
+        return [it.id for it in node.targets if isinstance(it, ast.Name)]
+    is_constructor = isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    return [
+        it.attr
+        for it in ast.walk(node)
+        if is_constructor and isinstance(it, ast.Attribute) and isinstance(it.ctx, ast.Store)
+    ]
+
+
+def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """The parameters without their types, which a type checker compares better."""
-    for argument in ast.walk(node.args):
+    given = node.args
+    if given.kwarg and ast.unparse(given.kwarg.annotation or given.kwarg) == "Unpack[OrderDetails]":
+        details = OrderDetails.__annotations__
+        given.kwonlyargs += [ast.arg(name) for name in details]
+        given.kw_defaults += [ast.Constant(...) for _ in details]
+        given.kwarg = None
+    for argument in ast.walk(given):
         if isinstance(argument, ast.arg):
             argument.annotation = None
-    return ast.unparse(node.args)
+    return ast.unparse(given)
 
 
 def _errors() -> Iterator[str]:
-    for name, kind in vars(exceptions).items():
-        is_internal = isinstance(kind, type) and issubclass(kind, exceptions.ProviderError)
-        if isinstance(kind, type) and (not is_internal or name in {"ProviderError", "Refused"}):
-            yield f"giftcards.exceptions.{name}({kind.__mro__[1].__name__})"
+    for name in (*errors(), "ProviderError", "Refused"):
+        yield f"giftcards.exceptions.{name}({getattr(exceptions, name).__base__.__name__})"
+    yield from (f"giftcards.exceptions.NotForSale.{name}" for name in ("code", "for_customer"))
+
+
+def attributes() -> dict[str, list[str]]:
+    """The promised attributes by the path of their model."""
+    entries = (entry.partition(": ") for entry in MODELS)
+    return {path.replace(" ", "."): members.split() for path, _, members in entries}
 
 
 def _models() -> Iterator[str]:
-    """The attributes on the page of models, which a test compares with the code."""
-    page = (FOLDER / "models.md").read_text()
-    for module, models in MODELS.items():
-        for model in models:
-            [section] = re.findall(
-                rf"^## {model}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE
-            )
-            cells = re.findall(r"^\|(`[^|]+)\|", section, re.MULTILINE)
-            found = (name for cell in cells for name in re.findall(r"`([^`]+)`", cell))
-            yield from (f"{module}.{model}.{name}" for name in found)
+    for model, members in attributes().items():
+        yield from (f"{model}.{member}" for member in members)
 
 
 def _settings() -> Iterator[str]:
@@ -197,17 +262,32 @@ def _settings() -> Iterator[str]:
 
 
 def _commands() -> Iterator[str]:
+    printing = []
     for command in COMMANDS:
-        yield command
-        for action in own_arguments(command):
-            option = next((it for it in action.option_strings if it.startswith("--")), action.dest)
-            yield f"{command} {option}"
+        actions = own_arguments(command)
+        if any("--json" in it.option_strings for it in actions):
+            printing.append(command)
+        yield " ".join([command, *(it.dest.upper() for it in actions if not it.option_strings)])
+        for action in actions:
+            option = next((it for it in action.option_strings if it.startswith("--")), "")
+            promised = _PROMISED_OPTIONS.get(command, (option,))
+            if option in promised and option not in {"", "--json"}:
+                yield f"{command} {option}"
+    yield " ".join(["--json, of", *sorted(printing)])
 
 
 def _json() -> Iterator[str]:
     """The keys on the page of JSON, which a test compares with what is printed."""
-    for title, keys in json_keys().items():
-        yield from (f"{title}: {key}" for key in keys)
+    columns = attributes()["giftcards.models.Order"]
+    for title, information in _JSON.items():
+        keys = json_keys()[title]
+        for key in keys:
+            stem = re.sub("_(amount|references)$", "", key)
+            is_listed = title == "An order" and key in columns
+            if key.partition(".")[0] not in information and not is_listed:
+                more = [f"{stem}_amount", f"{stem}_references"]
+                yield f"{title}: {' '.join([stem, *more]) if more[1] in keys else key}"
+        yield from (f"{title}: {key}" for key in information)
 
 
 def json_keys() -> dict[str, list[str]]:
@@ -232,11 +312,6 @@ def _keys_in(lines: Iterable[str]) -> Iterator[str]:
         yield from (f"{outer}.{key}" if colon else key for key in inner.split() if key != "…")
 
 
-def _permissions() -> Iterator[str]:
-    for label, roles in _ROLES.items():
-        yield from (f"{label}.{codename}" for names in roles.values() for codename in names)
-
-
 def _urls() -> Iterator[str]:
     for app in ("giftcards.delivery", "giftcards.oscar"):
         for name in re.findall(
@@ -246,24 +321,8 @@ def _urls() -> Iterator[str]:
 
 
 def _templates() -> Iterator[str]:
+    yield from _TEMPLATES
     root = _PACKAGE / "delivery" / "templates"
-    for path in (root / "giftcards_delivery").rglob("*.*"):
-        blocks = re.findall(r"{% block (\w+) ", path.read_text())
-        yield " ".join([path.relative_to(root).as_posix(), *sorted(set(blocks))])
-    yield "admin/giftcards/index.html"
-    yield "giftcards_oscar/my_cards.html"
-
-
-def _variables() -> Iterator[str]:
-    for template, sources in _TEMPLATES.items():
-        for source in sources:
-            module, _, function = source.rpartition(" ")
-            found = _keys_of_dicts(module, function) if module else [source]
-            yield from (f"{template}: {name}" for name in found)
-
-
-def _keys_of_dicts(module: str, function: str) -> Iterator[str]:
-    node, _lines = definition(module, function)
-    for each in ast.walk(node):
-        if isinstance(each, ast.Dict):
-            yield from (it.value for it in each.keys if isinstance(it, ast.Constant))
+    for path in (root / "giftcards_delivery").rglob("*.html"):
+        if blocks := re.findall(r"{% block (\w+) ", path.read_text()):
+            yield " ".join([path.relative_to(root).as_posix(), *sorted(set(blocks))])

@@ -16,7 +16,7 @@ from django.core.management import call_command
 
 from docs.reference.api import MODELS
 from docs.reference.checks import by_app
-from docs.reference.names import FILE, json_keys, names
+from docs.reference.names import FILE, attributes, json_keys, names, promised
 from docs.reference.pages import PAGES
 from giftcards import checks, exceptions, fulfilment
 from giftcards.delivery import checks as delivery_checks
@@ -28,7 +28,8 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import PARTIAL, make_guide_order, settle
 from tests.conftest import Call
-from tests.docs.pages import CHECKS, DOCS, code, page, rows, section
+from tests.docs.pages import CHECKS, DOCS, Block, all_blocks, code, page, rows, section
+from tests.docs.pages import PAGES as PAGES_OF_DOCS
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -50,8 +51,49 @@ def test_the_public_names_are_those_of_the_release() -> None:
 
 
 def test_every_function_for_placing_is_public() -> None:
-    for name in fulfilment.__all__:
+    # The details are parameters in the list.
+    for name in set(fulfilment.__all__) - {"OrderDetails"}:
         assert f"giftcards.fulfilment.{name}" in FILE.read_text(), name
+
+
+# Apps, and modules of URLs, that a shop names as a whole.
+WHOLE = {
+    "giftcards",
+    "giftcards.books",
+    "giftcards.delivery",
+    "giftcards.delivery.urls",
+    "giftcards.oscar",
+    "giftcards.oscar.urls",
+}
+TEACHING = [name for name in PAGES_OF_DOCS if name == "README.md" or name.startswith("docs/")]
+
+
+@pytest.mark.parametrize("name", TEACHING)
+def test_every_name_that_a_block_of_code_uses_is_promised(name: str) -> None:
+    paths = {re.split(r"[( ]", line)[0] for line in promised()}
+    # A model is promised with its attributes, and a module with its functions.
+    known = paths | {path.rpartition(".")[0] for path in paths} | WHOLE
+    used = {each for block in all_blocks(name) for each in names_in(block)}
+    assert used <= known
+
+
+def names_in(block: Block) -> Iterator[str]:
+    """What the block imports from the app, or names in quotation marks."""
+    imports = r"^\s*(?:>>> )?from (giftcards[\w.]*) import (\([^)]*\)|[^\n#]+)"
+    for module, imported in re.findall(imports, block.text, re.MULTILINE):
+        for each in imported.strip("()").split(","):
+            yield f"{module}.{each.split()[0]}"
+    yield from re.findall(r"""["'](giftcards(?:\.\w+)+)["']""", block.text)
+
+
+def test_what_a_block_of_code_uses_is_found() -> None:
+    text = "from giftcards import (tasks as work, urls)\nA = 'giftcards.delivery.pins.pin'\n"
+    block = Block("page", "heading", "python", text, 1)
+    assert set(names_in(block)) == {
+        "giftcards.tasks",
+        "giftcards.urls",
+        "giftcards.delivery.pins.pin",
+    }
 
 
 @pytest.mark.parametrize("module", [checks, delivery_checks, oscar_checks])
@@ -88,7 +130,14 @@ def test_every_documented_field_of_a_model_exists(module: str, name: str) -> Non
     named = [each for cells in rows(text) for each in code(cells[0]) if not each.endswith(")")]
     assert named
     for each in named:
-        assert hasattr(model, each), each
+        assert hasattr(model, each) or each in model.__annotations__, each
+
+
+@pytest.mark.parametrize(("path", "promises"), attributes().items())
+def test_every_promised_attribute_of_a_model_is_documented(path: str, promises: list[str]) -> None:
+    text = section(page("reference/models"), path.rpartition(".")[2])
+    documented = {each.rpartition(".")[2] for each in code(text)}
+    assert set(promises) <= documented
 
 
 @pytest.mark.parametrize("model", [Order, Card, ProductType])
