@@ -814,7 +814,7 @@ def test_ordering_missing_cards_again_reads_no_whole_table() -> None:
     with no_scans():
         read(browser.get(order_page(order, "reorder")))
         assert reorder_missing(order, by="amina") == reorder_missing(order, by="amina")
-        assert set(order.parts) == set(Order.objects.filter(pk=order.pk).with_repetitions())
+        assert set(order.parts) == set(Order.objects.filter(pk=order.pk).with_reorders())
 
 
 def test_revealing_a_card_and_finding_who_has_reads_no_whole_table(boss: Client) -> None:

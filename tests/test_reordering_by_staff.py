@@ -95,9 +95,9 @@ class TestNewOrder:
         third = reorder_missing(again, by="amina")
         assert (order.parts, again.parts) == ([order, again, third], [again, third])
         assert [each.original for each in order.parts] == [order] * 3
-        owned = Order.objects.filter(reference="shop-1").with_repetitions()
+        owned = Order.objects.filter(reference="shop-1").with_reorders()
         assert set(owned) == {order, again, third}
-        assert not Order.objects.none().with_repetitions().exists()
+        assert not Order.objects.none().with_reorders().exists()
 
     def test_the_new_order_has_a_reference_that_the_shop_has_not_made(self) -> None:
         """The shop may name an order cart-7-2 at any time, for the second line of a cart."""

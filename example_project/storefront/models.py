@@ -116,4 +116,4 @@ def owned_orders(user: Any) -> QuerySet[Order]:
     Includes the orders by which missing cards were ordered again.
     """
     references = [purchase.reference for purchase in Purchase.objects.filter(user=user)]
-    return Order.objects.filter(reference__in=references).with_repetitions()
+    return Order.objects.filter(reference__in=references).with_reorders()

@@ -134,7 +134,7 @@ def order(request: HttpRequest, pk: int) -> HttpResponse:
         "purchase": purchase,
         "order": found,
         "to_pay_back": breakdown and breakdown.open_amount,
-        "mails": _mails(request, Order.objects.filter(pk=found.pk).with_repetitions()),
+        "mails": _mails(request, Order.objects.filter(pk=found.pk).with_reorders()),
     }
     return render(request, "storefront/order.html", context)
 

@@ -92,7 +92,7 @@ _LONGEST_AHEAD = timedelta(days=366)
 
 
 class OrderQuerySet(OrderQueries["Order"]):
-    def with_repetitions(self) -> OrderQuerySet:
+    def with_reorders(self) -> OrderQuerySet:
         """Return these orders and all orders that repeat their missing cards; fails for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found

@@ -86,7 +86,7 @@ def owned_orders(user: Any) -> QuerySet[Order]:
         for key, reference, group in orders.values_list("pk", "reference", "group")
         if groups[reference] == group
     }
-    return Order.objects.filter(pk__in=owned).with_repetitions()
+    return Order.objects.filter(pk__in=owned).with_reorders()
 
 
 def follow_order(order: Order, **_: Any) -> None:
