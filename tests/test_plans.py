@@ -29,7 +29,7 @@ from giftcards.books.matching import match
 from giftcards.books.models import LedgerEntry
 from giftcards.books.reading import Position
 from giftcards.books.reports import By, report
-from giftcards.books.summary import summarise
+from giftcards.books.summary import ledger_summary
 from giftcards.catalogue import Guest, check_offer, keep_current, offers, reserve
 from giftcards.engine import outbox
 from giftcards.engine.approvals import (
@@ -598,8 +598,8 @@ def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
     day = day_of(lacking.finalized_at)
     # The first and the last entry of all, and those next to the ends of a day, are found in order.
     with no_scans(but="LIMIT 1") as statements:
-        assert summarise(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
-        assert summarise(day, day).promised_not_credited.count == 1
+        assert ledger_summary(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
+        assert ledger_summary(day, day).promised_not_credited.count == 1
     assert all("giftcards_ledger_newest" in scan for one in statements for scan in one.scans)
 
 

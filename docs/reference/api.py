@@ -71,7 +71,7 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.books.exports as_csv",
         "giftcards.books.exports write_xlsx",
         "giftcards.books.conditions money_in_open_orders",
-        "giftcards.books.summary summarise",
+        "giftcards.books.summary ledger_summary",
     ),
     "Problems": ("giftcards.rules.problems Problem: of text remedy hint",),
     "Tasks": ("giftcards.tasks tick",),

@@ -29,7 +29,7 @@ from giftcards.books.models import (
     MonthClosing,
 )
 from giftcards.books.reports import By, first_day, last_day, sum_up
-from giftcards.books.summary import Summary, summarise, sums_and_balances
+from giftcards.books.summary import Summary, ledger_summary, sums_and_balances
 from giftcards.models.fields import tidied_lines
 from giftcards.models.order_queries import NOT_CREDITED, OWING
 from giftcards.rules.times import bounds, today, within
@@ -182,7 +182,7 @@ def month_figures(month: date) -> dict[str, Value]:
         name: LedgerEntry.objects.filter(wanted, within("time", month, last)).count()
         for name, wanted in _OF_ENTRIES.items()
     }
-    facts = _Facts(orders, further, unknown, summarise(month, last))
+    facts = _Facts(orders, further, unknown, ledger_summary(month, last))
     return {figure.name: figure.read(facts) for figure in FIGURES}
 
 

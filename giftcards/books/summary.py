@@ -280,7 +280,7 @@ class Summary:
         return bool(self.guessed and any(found.count for found in unfitting))
 
 
-def summarise(start: date, end: date) -> Summary:
+def ledger_summary(start: date, end: date) -> Summary:
     """Return the summary of the ledger from ``start`` to ``end``, both included.
 
     Only entries that were read count. Raises :exc:`ValueError` if ``end`` is before ``start``.
@@ -299,7 +299,7 @@ def summarise(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """Return the summary without discrepancies, in half the time of :func:`summarise`."""
+    """Return the summary without discrepancies, in half the time of :func:`ledger_summary`."""
     return _summed_up(start, end, _Tally())
 
 

@@ -26,7 +26,7 @@ from giftcards.books.months import (
     month_figures,
 )
 from giftcards.books.reports import By, report, settled_between
-from giftcards.books.summary import summarise
+from giftcards.books.summary import ledger_summary
 from giftcards.fulfilment import record_sale, reorder_missing
 from giftcards.models import Order
 from giftcards.settlement import record_refund
@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_report_and_of_the_ledger(seed: int) -> Non
     for month in (date(2026, 10, 1), NOVEMBER):
         last = (month + timedelta(days=31)).replace(day=1) - timedelta(days=1)
         figures = month_figures(month)
-        total, ledger = report(month, last, By.MONTH).total, summarise(month, last)
+        total, ledger = report(month, last, By.MONTH).total, ledger_summary(month, last)
         assert total.orders > 5
         of_report = {
             "orders", "rejected", "cards_ordered", "cards_delivered", "ordered_amount",

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.books.models import CHARGE, LedgerEntry
-from giftcards.books.summary import Summary, summarise
+from giftcards.books.summary import Summary, ledger_summary
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Card, Order, ProviderState, StatusChange
@@ -49,7 +49,7 @@ def total() -> Summary:
     """All that was read."""
     first = LedgerEntry.objects.order_by("time").first()
     assert first is not None
-    return summarise(day_of(first.time), day_of(timezone.now()))
+    return ledger_summary(day_of(first.time), day_of(timezone.now()))
 
 
 def check_matches() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from giftcards.books import summary
 from giftcards.books.models import LedgerEntry
-from giftcards.books.summary import Break, Discrepancies, Summary, find_gap, summarise
+from giftcards.books.summary import Break, Discrepancies, Summary, find_gap, ledger_summary
 from giftcards.rules.times import as_stored, day_of
 from giftcards.statuses import Status
 from tests.books.wire import NOON, at, ordered, partly_delivered
@@ -89,7 +89,7 @@ class TestSums:
         enter("p", "OCPAY", 1100, 15, before=3530, after=4630, objid="OCPL-ABC123-XY12")
         enter("f", "FLEXY", "-500.10", 20, before=4630, after="4129.90")
         enter("b", "REFUND-FLEXY", "500.10", 21, before="4129.90", after=4630)
-        assert summarise(DAY, DAY) == Summary(
+        assert ledger_summary(DAY, DAY) == Summary(
             start=DAY,
             end=DAY,
             entries=6,
@@ -121,20 +121,20 @@ class TestSums:
         ):
             seconds = (datetime.fromisoformat(moment) - NOON).total_seconds()
             enter(name, "DEPOSIT", 1, seconds)
-        assert summarise(day, day + timedelta(days=1)).entries == 2
+        assert ledger_summary(day, day + timedelta(days=1)).entries == 2
 
     def test_without_any_entry_nothing_is_known(self) -> None:
-        summary = summarise(DAY, DAY)
+        summary = ledger_summary(DAY, DAY)
         assert (summary.entries, summary.total) == (0, 0)
         assert closing(summary) == (None, None, None, 0)
 
     def test_a_period_that_ends_before_it_starts_is_a_mistake(self) -> None:
         with pytest.raises(ValueError, match="ends before it starts"):
-            summarise(DAY, DAY - timedelta(days=1))
+            ledger_summary(DAY, DAY - timedelta(days=1))
 
     def test_a_period_of_centuries_takes_no_longer_than_what_was_read(self) -> None:
         chain(5)
-        assert summarise(date(2, 1, 1), date(9998, 1, 1)).entries == 1
+        assert ledger_summary(date(2, 1, 1), date(9998, 1, 1)).entries == 1
 
 
 class TestOrders:
@@ -144,7 +144,7 @@ class TestOrders:
         partly_delivered(reference="cart-3", is_credited=True)
         partly_delivered(reference="cart-4", is_credited=False, finalized_at=at(86_400))
         enter("r", "REFUND-ORDER", 490, 21, order=halfway)
-        found = summarise(DAY, DAY).promised_not_credited
+        found = ledger_summary(DAY, DAY).promised_not_credited
         assert (found.count, found.amount) == (2, Decimal(1470))
         expected = [(lacking.pk, "cart-1", Decimal(980)), (halfway.pk, "cart-2", Decimal(490))]
         assert [(one.key, one.reference, one.amount) for one in found.first] == expected
@@ -155,14 +155,14 @@ class TestOrders:
         enter("r1", "REFUND-ORDER", 490, 11, order=order)
         enter("r2", "REFUND-ORDER", 490, 12)
         enter("r3", "REFUND-ORDER", 490, 86_400)
-        found = summarise(DAY, DAY).credited_not_promised
+        found = ledger_summary(DAY, DAY).credited_not_promised
         assert (found.count, found.amount) == (2, Decimal(980))
         assert set(found.references) == {"r1", "r2"}
 
     def test_a_charge_of_no_order_is_named(self) -> None:
         enter("c0", "ORDER", -980, 1, order=partly_delivered())
         enter("c1", "ORDER", -490, 2)
-        found = summarise(DAY, DAY).charged_unknown
+        found = ledger_summary(DAY, DAY).charged_unknown
         assert (found.count, found.amount, found.references) == (1, Decimal(490), ("c1",))
 
     @pytest.mark.parametrize(("booked", "beyond"), [("2450", "0"), ("2450.01", "0.01")])
@@ -170,17 +170,17 @@ class TestOrders:
         self, booked: str, beyond: str
     ) -> None:
         enter("c0", "ORDER", f"-{booked}", 1, order=partly_delivered())
-        assert summarise(DAY, DAY).charged_unknown.amount == Decimal(beyond)
+        assert ledger_summary(DAY, DAY).charged_unknown.amount == Decimal(beyond)
 
     def test_an_open_order_may_still_cost_something_else(self) -> None:
         order = ordered(Status.HANDLING, price_per_card=None, price_at_placing=490)
         enter("c0", "ORDER", -2500, 1, order=order)
-        assert not summarise(DAY, DAY).charged_unknown.count
+        assert not ledger_summary(DAY, DAY).charged_unknown.count
 
     def test_all_are_counted_and_the_first_are_listed(self) -> None:
         for number in range(25):
             enter(f"c{number:02}", "ORDER", "-0.01", number)
-        found = summarise(DAY, DAY).charged_unknown
+        found = ledger_summary(DAY, DAY).charged_unknown
         assert (found.count, found.amount) == (25, Decimal("0.25"))
         assert found.references == tuple(f"c{number:02}" for number in range(20))
 
@@ -188,31 +188,31 @@ class TestOrders:
 class TestBalances:
     def test_the_books_close_from_period_to_period(self) -> None:
         chain(1000, -300, -0.5, 20, times=[0, 1, A_DAY, A_DAY + 1])
-        assert closing(summarise(DAY, DAY)) == (0, 700, 0, 0)
-        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (700, Decimal("719.5"), 0, 0)
-        assert closing(summarise(DAY, NEXT_DAY)) == (0, Decimal("719.5"), 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 700, 0, 0)
+        assert closing(ledger_summary(NEXT_DAY, NEXT_DAY)) == (700, Decimal("719.5"), 0, 0)
+        assert closing(ledger_summary(DAY, NEXT_DAY)) == (0, Decimal("719.5"), 0, 0)
 
     def test_a_missing_entry_is_a_gap_and_its_day_is_named(self) -> None:
         entries = chain(1000, -300, -200, -100)
         entries[2].delete()
-        summary = summarise(DAY, DAY)
+        summary = ledger_summary(DAY, DAY)
         assert closing(summary) == (0, 400, -200, 1)
         assert summary.breaks == (Break(DAY, Decimal(-200)),)
 
     def test_an_entry_missing_between_two_periods_belongs_to_the_second(self) -> None:
         entries = chain(1000, -300, -100, times=[0, A_DAY, A_DAY + 1])
         entries[1].delete()
-        assert closing(summarise(DAY, DAY)) == (0, 1000, 0, 0)
-        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (1000, 600, -300, 1)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 1000, 0, 0)
+        assert closing(ledger_summary(NEXT_DAY, NEXT_DAY)) == (1000, 600, -300, 1)
 
     def test_an_entry_missing_on_a_day_without_others_belongs_to_the_next_day_with_some(
         self,
     ) -> None:
         entries = chain(1000, -300, -100, times=[-2 * A_DAY, -A_DAY, A_DAY])
         entries[1].delete()
-        summary = summarise(DAY - timedelta(days=2), NEXT_DAY)
+        summary = ledger_summary(DAY - timedelta(days=2), NEXT_DAY)
         assert summary.breaks == (Break(NEXT_DAY, Decimal(-300)),)
-        assert closing(summarise(DAY, DAY)) == (1000, 1000, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (1000, 1000, 0, 0)
 
     def test_missing_entries_that_make_up_for_each_other_are_told_if_they_are_of_two_days(
         self,
@@ -221,7 +221,7 @@ class TestBalances:
         entries = chain(1000, -300, -100, -5, 300, -5, times=times)
         for number in (1, 4):
             entries[number].delete()
-        summary = summarise(DAY, NEXT_DAY)
+        summary = ledger_summary(DAY, NEXT_DAY)
         assert closing(summary) == (0, 890, 0, 2)
         assert summary.breaks == (Break(DAY, Decimal(-300)), Break(NEXT_DAY, Decimal(300)))
         assert summary.breaks_amount == 600
@@ -230,45 +230,45 @@ class TestBalances:
         entries = chain(1000, -300, -100, 300, -5)
         for number in (1, 3):
             entries[number].delete()
-        assert closing(summarise(DAY, DAY)) == (0, 895, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 895, 0, 0)
 
     def test_without_balances_the_gap_is_unknown(self) -> None:
         enter("a", "DEPOSIT", 10)
-        assert closing(summarise(DAY, DAY)) == (None, None, None, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (None, None, None, 0)
 
     def test_entries_without_balances_between_others_close_the_books_all_the_same(self) -> None:
         entries = chain(1000, -300, -200, -100)
         LedgerEntry.objects.filter(pk=entries[2].pk).update(balance_before=None, balance_after=None)
-        assert closing(summarise(DAY, DAY)) == (0, 400, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 400, 0, 0)
 
     def test_a_last_balance_that_was_not_told_is_taken_from_the_next_entry(self) -> None:
         entries = chain(1000, -300, -200, times=[0, 1, A_DAY])
         LedgerEntry.objects.filter(pk=entries[1].pk).update(balance_before=None, balance_after=None)
-        assert closing(summarise(DAY, DAY)) == (0, 700, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 700, 0, 0)
         entries[2].delete()
-        assert closing(summarise(DAY, DAY)) == (0, None, None, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (0, None, None, 0)
 
     def test_a_day_whose_last_balance_was_not_told_is_judged_with_the_next(self) -> None:
         entries = chain(1000, -300, -200, -50, -5, times=[0, 1, 2, A_DAY, A_DAY + 1])
         untold = LedgerEntry.objects.filter(pk__in=[entries[2].pk, entries[3].pk])
         untold.update(balance_before=None, balance_after=None)
-        assert closing(summarise(DAY, NEXT_DAY)) == (0, 445, 0, 0)
+        assert closing(ledger_summary(DAY, NEXT_DAY)) == (0, 445, 0, 0)
         entries[1].delete()
-        assert summarise(DAY, NEXT_DAY).breaks == (Break(NEXT_DAY, Decimal(-300)),)
+        assert ledger_summary(DAY, NEXT_DAY).breaks == (Break(NEXT_DAY, Decimal(-300)),)
 
     def test_a_balance_that_contradicts_its_amount_is_a_gap(self) -> None:
         enter("a", "DEPOSIT", 10, before=0, after=11)
-        assert closing(summarise(DAY, DAY)) == (0, 11, 1, 1)
+        assert closing(ledger_summary(DAY, DAY)) == (0, 11, 1, 1)
 
     def test_of_one_balance_the_other_follows(self) -> None:
         enter("a", "DEPOSIT", 10, after=15)
         enter("b", "FLEXY", -3, 1, before=15)
-        assert closing(summarise(DAY, DAY)) == (5, 12, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (5, 12, 0, 0)
 
     def test_nothing_is_known_of_a_period_before_the_first_entry(self) -> None:
         chain(1000, opening=5)
         yesterday = DAY - timedelta(days=1)
-        assert closing(summarise(yesterday, yesterday)) == (None, 5, None, 0)
+        assert closing(ledger_summary(yesterday, yesterday)) == (None, 5, None, 0)
 
 
 def book_all(steps: list[tuple[float, Any, Any]]) -> None:
@@ -329,19 +329,19 @@ class TestMoments:
         self, steps: list[tuple[float, Any, Any]], found: tuple[Any, ...]
     ) -> None:
         book_all(steps)
-        assert closing(summarise(DAY, DAY)) == found
+        assert closing(ledger_summary(DAY, DAY)) == found
 
     def test_a_circle_before_a_period_has_the_balance_of_the_entry_before_it(self) -> None:
         book_all([(0, 100, 90), (1, 90, 150), (1, 150, 90), (A_DAY, 80, 70)])
-        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (90, 70, -10, 1)
+        assert closing(ledger_summary(NEXT_DAY, NEXT_DAY)) == (90, 70, -10, 1)
 
     def test_more_entries_than_are_read_at_once_are_judged_with_the_next_day(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(summary, "NEAR", 3)
         book_all([(0, 100, 99), (1, 97, 96), (1, 98, 97), (1, 99, 98), (A_DAY, 96, 95)])
-        assert closing(summarise(DAY, DAY)) == (100, 96, 0, 0)
-        assert closing(summarise(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
+        assert closing(ledger_summary(DAY, DAY)) == (100, 96, 0, 0)
+        assert closing(ledger_summary(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
 
     # The entries of a second, so small that balances come back.
     AMOUNTS = st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=6)
@@ -373,7 +373,7 @@ class TestMoments:
         enter("later", "DEPOSIT", 3, 3 * A_DAY, before=left[-1], after=left[-1] + 3)
         ends = [DAY + timedelta(days=number) for number in range(-1, 3)]
         for (first, before), (last, after) in combinations(zip(ends, left, strict=True), 2):
-            found = summarise(first + timedelta(days=1), last)
+            found = ledger_summary(first + timedelta(days=1), last)
             assert closing(found) == (before, after, 0, 0)
 
     @settings(
@@ -401,7 +401,7 @@ class TestMoments:
             gone = [entry for number, entry in enumerate(middle) if number in lost]
         total = sum((entry.amount for entry in gone), Decimal(0))
         entries.filter(pk__in=[entry.pk for entry in gone]).delete()
-        found = summarise(DAY, DAY + timedelta(days=2))
+        found = ledger_summary(DAY, DAY + timedelta(days=2))
         assert (found.opening_balance, found.closing_balance) == (left[0], left[-1])
         assert found.gap == total
         assert found.breaks == ((Break(NEXT_DAY if is_end else DAY, total),) if total else ())
@@ -433,20 +433,20 @@ class TestRepeatedHour:
         self.chain(-30, 0, 20, 20, 59, 60, 75, 80, 119, 120, 180)
         shown = [entry.time.hour for entry in LedgerEntry.objects.order_by("pk")]
         assert shown == [1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]
-        assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_660, 0, 0)
+        assert closing(ledger_summary(self.NIGHT, self.NIGHT)) == (1_000, 1_660, 0, 0)
         gap, breaks = find_gap(self.NIGHT, self.NIGHT)
         assert gap == 0
         assert breaks == ()
 
     def test_an_entry_that_is_missing_there_is_still_a_break(self) -> None:
         self.chain(-30, 0, 20, 59, 60, 75, 119, 120, but=60)
-        found = summarise(self.NIGHT, self.NIGHT)
+        found = ledger_summary(self.NIGHT, self.NIGHT)
         assert closing(found) == (1_000, 1_360, 50, 1)
         assert found.breaks == (Break(self.NIGHT, Decimal(50)),)
 
     def test_the_balance_before_a_day_is_found_beyond_it(self) -> None:
         self.chain(5, 50, 65, 70, 24 * 60)
-        found = summarise(self.NIGHT + timedelta(days=1), self.NIGHT + timedelta(days=1))
+        found = ledger_summary(self.NIGHT + timedelta(days=1), self.NIGHT + timedelta(days=1))
         assert closing(found) == (1_100, 1_150, 0, 0)
 
     def test_an_hour_that_is_skipped_in_spring_changes_nothing(self) -> None:
@@ -454,7 +454,7 @@ class TestRepeatedHour:
         self.chain(0, 1, 30)
         shown = [entry.time.hour for entry in LedgerEntry.objects.order_by("pk")]
         assert shown == [1, 3, 3]
-        assert closing(summarise(date(2026, 3, 29), date(2026, 3, 29))) == (1_000, 1_060, 0, 0)
+        assert closing(ledger_summary(date(2026, 3, 29), date(2026, 3, 29))) == (1_000, 1_060, 0, 0)
 
     @given(st.lists(st.integers(-90, 210), min_size=1, max_size=25).map(sorted))
     @settings(
@@ -465,4 +465,4 @@ class TestRepeatedHour:
         self.chain(*minutes)
         count = len(minutes)
         total = 5 * count * (count + 1)
-        assert closing(summarise(self.NIGHT, self.NIGHT)) == (1_000, 1_000 + total, 0, 0)
+        assert closing(ledger_summary(self.NIGHT, self.NIGHT)) == (1_000, 1_000 + total, 0, 0)

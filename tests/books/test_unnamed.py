@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.books.models import LedgerEntry
-from giftcards.books.summary import summarise
+from giftcards.books.summary import ledger_summary
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.sweep import sweep
 from giftcards.models import Order, ProviderState
@@ -207,7 +207,7 @@ def test_whenever_orders_are_sent_exactly_what_lacks_or_is_foreign_is_named(
         day if not LedgerEntry.objects.exists() else None, should_continue=lambda: not in_parts
     ).is_whole:
         refill_budget()
-    found = summarise(day, day_of(timezone.now()))
+    found = ledger_summary(day, day_of(timezone.now()))
     assert found.charged_unknown.amount == 490 * sum(quantity for _seconds, quantity in foreign)
     assert found.charged_unknown.count == len(foreign)
     assert found.ordered_not_charged.count == len(gone)

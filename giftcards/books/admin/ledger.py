@@ -43,7 +43,7 @@ from giftcards.books.models import (
 )
 from giftcards.books.months import days_before_in_open_months
 from giftcards.books.reports import By, first_day, last_day
-from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, summarise
+from giftcards.books.summary import LISTED, Discrepancies, Discrepancy, Summary, ledger_summary
 from giftcards.models import Order
 from giftcards.rules.times import today, within
 from giftcards.text.display import (
@@ -236,7 +236,7 @@ class LedgerEntryAdmin(OrderRows):
             return {}
         if hides_orders(request, self.admin_site):
             return {}
-        summary = summarise(*period)
+        summary = ledger_summary(*period)
         named = (*summary.promised_not_credited.first, *summary.ordered_not_charged.first)
         visible = visible_orders(request, self.admin_site)
         orders = visible.in_bulk({item.key for item in named})

@@ -9,7 +9,7 @@ from typing import Any
 from giftcards.books.conditions import gap_sentence, missing_sentence, unknown_sentence
 from giftcards.books.models import CHARGE, CREDIT, LedgerState
 from giftcards.books.reading import AGAIN, LedgerReading, read_ledger
-from giftcards.books.summary import LISTED, Discrepancies, Summary, summarise
+from giftcards.books.summary import LISTED, Discrepancies, Summary, ledger_summary
 from giftcards.conf import CURRENCY
 from giftcards.engine.gateway import Gateway
 from giftcards.management.base import (
@@ -77,7 +77,7 @@ class Command(GiftcardsCommand):
         if not options["offline"]:
             reading = self._read(since, options)
         last = last or today()
-        summary = summarise(first or min(reading.start or _last_days(), last), last)
+        summary = ledger_summary(first or min(reading.start or _last_days(), last), last)
         result = {**_as_dict(summary), **_reading_as_dict(reading)}
         self.show(result, _text(summary, reading), options)
         if not reading.is_whole:
