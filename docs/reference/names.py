@@ -34,7 +34,7 @@ _PYTHON = (
     "giftcards.admin OrderAdmin: get_order_buttons has_report_permission",
     "giftcards.admin ProviderStateAdmin: get_sections",
     "giftcards.admin.frame.actions OrderButton(label url is_post is_minor is_final)",
-    "giftcards.admin.frame.reauthentication confirm",
+    "giftcards.admin.frame.reauthentication record_proof",
     "giftcards.admin.frame.rows OnlyFilters",
     "giftcards.admin.frame.rows OrderRows: order_lookup",
     "giftcards.books.reports By",

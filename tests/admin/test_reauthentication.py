@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import include, path
 
-from giftcards.admin.frame.reauthentication import confirm
+from giftcards.admin.frame.reauthentication import record_proof
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal
 from tests.builders import receive
@@ -26,7 +26,7 @@ CODE, SERIAL = "CANARY-CODE-4711", "CANARY-SERIAL-8812"
 def prove(request: HttpRequest) -> HttpResponse:
     """The shop's page: it asks for a token, and is content with 4711."""
     if request.POST.get("token") == "4711":
-        return confirm(request)
+        return record_proof(request)
     return HttpResponse("Your token?")
 
 

@@ -53,7 +53,7 @@ _PROOF = "giftcards_proof"
 _SESSION = "giftcards_session"
 
 
-def confirm(request: HttpRequest) -> HttpResponseRedirect:
+def record_proof(request: HttpRequest) -> HttpResponseRedirect:
     """Record that the person has just proven who they are; return a redirect to the earlier page.
 
     The shop's own page, named by ``GIFTCARDS["REAUTHENTICATE"]``, calls this function after the
