@@ -46,7 +46,7 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.catalogue reserve",
         "giftcards.catalogue customer_of",
         "giftcards.catalogue Guest",
-        "giftcards.catalogue network_of",
+        "giftcards.catalogue client_network",
         "giftcards.catalogue release",
     ),
     "Payments": (

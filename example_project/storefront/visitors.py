@@ -15,7 +15,7 @@ from django.contrib.auth.signals import user_logged_in
 from django.http import HttpRequest, HttpResponse
 
 from example_project.storefront.models import Purchase
-from giftcards.catalogue import Guest, customer_of, network_of
+from giftcards.catalogue import Guest, client_network, customer_of
 
 _COOKIE = "visitor"
 _SALT = "example_project.storefront.visitors"
@@ -59,7 +59,7 @@ def customer(request: HttpRequest) -> str | Guest:
     """The customer who reserves cards: an account, or a guest, whose cookie costs nothing."""
     found, user = customer_of(request), request.user
     is_guest = user.is_authenticated and not user.has_usable_password()
-    return Guest(f"user {user.pk}", network_of(request)) if is_guest else found
+    return Guest(f"user {user.pk}", client_network(request)) if is_guest else found
 
 
 def _name(request: HttpRequest) -> str:

@@ -20,7 +20,7 @@ from giftcards.catalogue.pricing import (
 from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
 from giftcards.catalogue.reservations import release, reserve
 from giftcards.catalogue.visitors import Guest, customer_of
-from giftcards.text.addresses import network_of
+from giftcards.text.addresses import client_network
 
 __all__ = [
     "CatalogueReading",
@@ -28,12 +28,12 @@ __all__ = [
     "PriceMove",
     "Quote",
     "check_offer",
+    "client_network",
     "counts",
     "customer_of",
     "is_on_shelf",
     "keep_current",
     "keep_prices",
-    "network_of",
     "offers",
     "price_moves",
     "price_of",

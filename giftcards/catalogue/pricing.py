@@ -54,7 +54,7 @@ _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 _BATCH = 200
 
 
-def price_of(kind: ProductType) -> Decimal | None:
+def price_of(product_type: ProductType) -> Decimal | None:
     """Return what a customer pays for one card of the type at its present cost, in dinars.
 
     The price is ``None`` if ``PRICING`` is not set, if the cost is unknown, or if the card is off
@@ -63,11 +63,11 @@ def price_of(kind: ProductType) -> Decimal | None:
 
     Do not call this in a transaction: it may call the shop's function.
     """
-    rule, cost = conf.pricing, kind.cost
+    rule, cost = conf.pricing, product_type.cost
     if rule is None or not cost or cost > _DEAREST:
         return None
     if isinstance(rule, str):
-        return _ask_function(rule, kind)[0]
+        return _ask_function(rule, product_type)[0]
     found = Decimal(_units(int(cost * 100), rule)) / _DINAR
     return found.quantize(_CENT) if found - cost >= rule.least_margin else None
 

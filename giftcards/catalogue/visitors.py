@@ -1,4 +1,4 @@
-"""Holders of cards: accounts, and guests, who are known by a session and a network."""
+"""Customers who reserve cards: accounts, and guests, who are known by a session and a network."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 from django.http import HttpRequest
 from django.utils.crypto import get_random_string
 
-from giftcards.text.addresses import network_of
+from giftcards.text.addresses import client_network
 
 _VISITOR = "giftcards_visitor"
 
 
 class Guest(NamedTuple):
-    """A guest as a holder of cards.
+    """A guest who reserves cards.
 
     ``visitor`` names one browser. Anybody can get rid of this name, so all guests of a ``network``
     share a higher limit. "" for no network.
@@ -34,4 +34,4 @@ def customer_of(request: HttpRequest) -> str | Guest:
     name = request.session.get(_VISITOR)
     if not name:
         name = request.session[_VISITOR] = get_random_string(22)
-    return Guest(f"visitor {name}", network_of(request))
+    return Guest(f"visitor {name}", client_network(request))

@@ -22,7 +22,7 @@ def ip_address(request: HttpRequest) -> str | None:
 _SUBSCRIBER = 64
 
 
-def network_of(request: HttpRequest) -> str:
+def client_network(request: HttpRequest) -> str:
     """Return the network of the client: an IPv4 address, or the first 64 bits of an IPv6 address.
 
     Many people may share an IPv4 address, and one person has all IPv6 addresses of such a network.
