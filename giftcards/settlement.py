@@ -86,13 +86,13 @@ def record_refund(
     return refund
 
 
-def cancel_refund(refund: CustomerRefund, *, by: str, why: str = "") -> CustomerRefund:
+def cancel_refund(refund: CustomerRefund, *, by: str, reason: str = "") -> CustomerRefund:
     """Take ``refund`` back, so that its amount is owed again.
 
-    ``by`` names who took it back, and ``why`` is recorded. Does nothing if it was taken back
+    ``by`` names who took it back, and ``reason`` is recorded. Does nothing if it was taken back
     already. Raises :exc:`~django.core.exceptions.ValidationError` for invalid texts.
     """
-    CustomerRefund.objects.cancel(refund, by=by, why=why)
+    CustomerRefund.objects.cancel(refund, by=by, reason=reason)
     _announce(refund)
     return refund
 

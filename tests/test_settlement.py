@@ -270,7 +270,7 @@ class TestOnce:
 class TestTakingBack:
     def test_it_is_owed_again_and_stays_on_record(self, order: Order) -> None:
         refund = pay(order)
-        cancel_refund(refund, by="amina", why="The transfer came back.")
+        cancel_refund(refund, by="amina", reason="The transfer came back.")
         row = CustomerRefund.objects.get()
         assert (row.state, row.cancelled_by) == ("cancelled", "amina")
         assert row.cancel_reason == "The transfer came back."
@@ -282,7 +282,7 @@ class TestTakingBack:
         refund = pay(order, 200, "R2")
         stale = CustomerRefund.objects.get(reference="R2")
         cancel_refund(refund, by="amina")
-        assert not cancel_refund(stale, by="karim", why="again").has_changed
+        assert not cancel_refund(stale, by="karim", reason="again").has_changed
         assert (stale.cancelled_by, stale.cancel_reason) == ("amina", "")
         assert left(order) == Decimal("233.33")
 

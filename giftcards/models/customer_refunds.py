@@ -51,10 +51,10 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             setattr(order, name, getattr(locked, name))
         return known or refund
 
-    def cancel(self, refund: CustomerRefund, *, by: str, why: str) -> None:
+    def cancel(self, refund: CustomerRefund, *, by: str, reason: str) -> None:
         """Cancel a refund, so that its amount is owed again; the row is kept."""
         refund.check_text("by", "cancelled_by", by)
-        refund.check_text("why", "cancel_reason", why)
+        refund.check_text("reason", "cancel_reason", reason)
         with transaction.atomic():
             locked = refund.read_locked()
             if refund.state == RefundState.CANCELLED:
@@ -63,7 +63,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
                 state=RefundState.CANCELLED,
                 cancelled_at=timezone.now(),
                 cancelled_by=by,
-                cancel_reason=why,
+                cancel_reason=reason,
             )
             _write_sums(locked)
 

@@ -278,7 +278,7 @@ class TestOrdersPage:
             order, amount=200, reference="R1", method="cash", comment="At the <counter>", by="amina"
         )
         back = record_refund(order, amount=50, reference="R3", by="amina")
-        cancel_refund(back, by="karim", why="A mistake.")
+        cancel_refund(back, by="karim", reason="A mistake.")
         html = read(staff.get(order_page(order)))
         assert ("The customer was paid back 200 DA. The customer is still owed 900 DA.") in plain(
             text(html)

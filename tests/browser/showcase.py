@@ -84,7 +84,7 @@ def _pay_back(order: Order) -> None:
     staff: dict[str, Any] = {"by": "amina", "source": CustomerRefund.Source.STAFF}
     transfer = {"method": "CCP", "comment": "حوالة بريدية"}
     back = record_refund(order, amount=550, reference="R-7F3A09B2C4D1", **transfer, **staff)
-    cancel_refund(back, by="karim", why="The account number was wrong.")
+    cancel_refund(back, by="karim", reason="The account number was wrong.")
     record_refund(order, amount=550, reference="CCP 0021-88", **transfer, **staff)
     record_refund(order, amount=Decimal("825.50"), reference="cart-38")
 

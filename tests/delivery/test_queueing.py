@@ -187,5 +187,5 @@ def test_a_refund_is_told_of_and_not_after_it_was_taken_back() -> None:
     refund = record_refund(order, amount=500, reference="R1")
     message = Delivery.objects.get()
     assert (message.kind, message.refund, message.change) == ("paid_back", refund, None)
-    cancel_refund(refund, by="amina", why="wrong account")
+    cancel_refund(refund, by="amina", reason="wrong account")
     assert Delivery.objects.get().status == "cancelled"

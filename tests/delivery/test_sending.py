@@ -157,7 +157,7 @@ class TestWanted:
         order = make_guide_order(Status.REFUNDED, sale_price=600)
         refund = record_refund(order, amount=500, reference="R1")
         message = make_message(Status.REFUNDED, order=order, kind="paid_back", refund=refund)
-        cancel_refund(refund, by="amina", why="wrong account")
+        cancel_refund(refund, by="amina", reason="wrong account")
         assert send() == SendingTally(cancelled=1)
         assert again(message).status == "cancelled"
 

@@ -98,6 +98,6 @@ def _work(*, but_deliver: bool = False) -> None:
 def _pay_back(order: Order) -> None:
     staff = {"by": "amina"}
     back = record_refund(order, amount=100, reference="R-1", **staff)
-    cancel_refund(back, by="karim", why="The account number was wrong.")
+    cancel_refund(back, by="karim", reason="The account number was wrong.")
     record_refund(order, amount=550, reference="R-2", **staff)
     record_refund(order, amount=550, reference="R-3", **staff)

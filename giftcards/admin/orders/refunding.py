@@ -239,7 +239,7 @@ class TakeBackForm(forms.Form):
 
 def _cancel(attempt: Attempt) -> Outcome:
     reason = attempt.form.cleaned_data["reason"]
-    refund = cancel_refund(attempt.row, by=attempt.by, why=reason)
+    refund = cancel_refund(attempt.row, by=attempt.by, reason=reason)
     if not refund.has_changed:
         return Outcome(gettext("The refund was taken back already."), level=messages.INFO)
     return Outcome(

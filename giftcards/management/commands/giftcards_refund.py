@@ -117,7 +117,7 @@ def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
     amount = options["amount"]
     if amount is not None and typed_amount("amount", amount) != refund.amount:
         raise refuse(f"This refund is one of {refund.amount:.2f}. Nothing was taken back.")
-    return cancel_refund(refund, by=options["by"], why=options["comment"])
+    return cancel_refund(refund, by=options["by"], reason=options["comment"])
 
 
 def _told(refund: CustomerRefund) -> str:
