@@ -29,7 +29,7 @@ __all__ = [
     "change_customer",
     "check_soon",
     "place_order",
-    "record_sale",
+    "record_sale_amount",
     "reject_order",
     "reorder_missing",
 ]
@@ -170,7 +170,7 @@ def change_customer(
     return True
 
 
-def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
+def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record the ``amount`` that the customer paid for all cards; False if it is recorded already.
 
     The order has to be final, and placed without ``sale_price`` and ``sale_amount``. The order's
@@ -182,7 +182,7 @@ def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
     :exc:`~django.core.exceptions.ValidationError` for an amount below 0 or with more than two
     decimals, and for an empty name.
     """
-    is_new = customer_refunds.record_sale(order, amount, by=by)
+    is_new = customer_refunds.record_sale_amount(order, amount, by=by)
     if is_new:
         logger.info("What the customer of order %s paid was recorded.", order.reference)
     return is_new

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.test import Client
 
 from giftcards.exceptions import ReferenceConflict, SaleError
-from giftcards.fulfilment import place_order, record_sale, reorder_missing
+from giftcards.fulfilment import place_order, record_sale_amount, reorder_missing
 from giftcards.models import Note, Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -35,7 +35,7 @@ def order() -> Order:
 
 
 def test_what_is_owed_follows_from_what_was_paid(order: Order) -> None:
-    assert record_sale(order, 2750, by="amina")
+    assert record_sale_amount(order, 2750, by="amina")
     for known in (order, Order.objects.get()):
         assert (known.sale_amount, known.open_amount) == (2750, 1100)
     assert [(note.by, note.text) for note in Note.objects.all()] == [
@@ -48,10 +48,10 @@ def test_what_is_owed_follows_from_what_was_paid(order: Order) -> None:
 
 def test_the_same_amount_again_is_no_news_and_another_is_refused(order: Order) -> None:
     stale = Order.objects.get()
-    record_sale(order, 2750, by="amina")
-    assert not record_sale(order, Decimal("2750.00"), by="samir")
+    record_sale_amount(order, 2750, by="amina")
+    assert not record_sale_amount(order, Decimal("2750.00"), by="samir")
     with pytest.raises(SaleError, match=KNOWN):
-        record_sale(stale, 2751, by="samir")
+        record_sale_amount(stale, 2751, by="samir")
     assert (Order.objects.get().sale_amount, Note.objects.count()) == (2750, 1)
 
 
@@ -69,16 +69,16 @@ def test_an_order_whose_customer_cannot_be_counted_anew_is_left_alone(
 ) -> None:
     order = make_guide_order(status, **values)
     with pytest.raises(SaleError, match=why):
-        record_sale(order, 100, by="amina")
+        record_sale_amount(order, 100, by="amina")
     assert not Note.objects.exists()
 
 
 @pytest.mark.parametrize("amount", [-1, Decimal("0.001"), 2.5, "10", True, None])
 def test_what_is_no_amount_is_refused(order: Order, amount: Any) -> None:
     with pytest.raises(ValidationError):
-        record_sale(order, amount, by="amina")
+        record_sale_amount(order, amount, by="amina")
     with pytest.raises(ValidationError):
-        record_sale(order, 1, by="")
+        record_sale_amount(order, 1, by="")
     assert Order.objects.get().sale_amount is None
 
 
@@ -86,7 +86,7 @@ def test_an_order_ordered_again_before_it_was_said_stays_as_it_is(order: Order) 
     stale = Order.objects.get()
     reorder_missing(order, by="amina")
     with pytest.raises(SaleError, match=LATE):
-        record_sale(stale, 2750, by="samir")
+        record_sale_amount(stale, 2750, by="samir")
 
 
 LINE = {"product_id": "psn", "type_id": "type_001", "quantity": 1, "reference": "web-1"}
@@ -97,7 +97,7 @@ def test_a_shop_that_places_the_order_again_gets_it_as_before() -> None:
     again = {**LINE, "sale_amount": 600}
     Order.objects.update(status=Status.REJECTED, finalized_at=order.created_at, due_at=None)
     order.refresh_from_db()
-    record_sale(order, 550, by="amina")
+    record_sale_amount(order, 550, by="amina")
     assert place_order(**LINE).pk == place_order(**LINE, sale_amount=550).pk == order.pk
     for other in (again, {**LINE, "sale_price": 550}, {**LINE, "max_price": 9}):
         with pytest.raises(ReferenceConflict):
@@ -110,7 +110,7 @@ def test_of_two_people_who_say_it_at_once_one_is_heard(shared_database: str) -> 
     amounts = iter([2750, 2500])
 
     def say() -> bool:
-        return record_sale(Order.objects.get(), next(amounts), by="amina")
+        return record_sale_amount(Order.objects.get(), next(amounts), by="amina")
 
     found = in_threads(2, say)
     assert sorted(map(str, found)) == [KNOWN, "True"]

@@ -29,7 +29,7 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.fulfilment aplace_order",
         "giftcards.fulfilment check_soon",
         "giftcards.fulfilment change_customer",
-        "giftcards.fulfilment record_sale",
+        "giftcards.fulfilment record_sale_amount",
         "giftcards.fulfilment reorder_missing",
     ),
     "Orders on hold": (

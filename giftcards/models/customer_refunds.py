@@ -144,11 +144,11 @@ def sale_obstacle(order: Order) -> str:
     return ""
 
 
-def record_sale(order: Order, amount: Decimal | int, *, by: str) -> bool:
+def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record what the customer paid, with a note; False if the order has this amount already.
 
-    Updates the instance ``order``, too. Raises what :func:`~giftcards.fulfilment.record_sale`
-    raises.
+    Updates the instance ``order``, too. Raises what
+    :func:`~giftcards.fulfilment.record_sale_amount` raises.
     """
     paid = order.check_amount("sale_amount", amount)
     with transaction.atomic():

@@ -27,7 +27,7 @@ from giftcards.books.months import (
 )
 from giftcards.books.reports import By, report, settled_between
 from giftcards.books.summary import ledger_summary
-from giftcards.fulfilment import record_sale, reorder_missing
+from giftcards.fulfilment import record_sale_amount, reorder_missing
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from tests.books.november import NOON, NOVEMBER, enter, partly_delivered
@@ -298,7 +298,7 @@ def test_paying_and_ordering_again_is_the_business_of_a_later_month() -> None:
     ("change", "figures"),
     [
         (
-            lambda order: record_sale(order, 3000, by="amina"),
+            lambda order: record_sale_amount(order, 3000, by="amina"),
             {"sale_amount", "owed_at_first", "unpaid"},
         ),
         (lambda _order: enter("ORDER", -490), {"entries", "ledger_orders"}),

@@ -25,7 +25,7 @@ from giftcards.admin.frame.rows import OrderRows, column, orders_named
 from giftcards.admin.orders.breakdown import customer_lines
 from giftcards.admin.orders.filters import DateFilter
 from giftcards.exceptions import RefundError
-from giftcards.fulfilment import record_sale
+from giftcards.fulfilment import record_sale_amount
 from giftcards.models import CustomerRefund, Order
 from giftcards.models.customer_refunds import check_amount, refundable_amount, sale_obstacle
 from giftcards.models.fields import MONEY, plain_line
@@ -75,7 +75,7 @@ class SaleForm(forms.Form):
 
 
 def _say_sale(attempt: Attempt) -> Outcome:
-    if not record_sale(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
+    if not record_sale_amount(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
         return Outcome(gettext("This amount was recorded already."), level=messages.INFO)
     return Outcome(
         gettext("Recorded: the customer paid %(amount)s.")

@@ -16,7 +16,7 @@ from django.utils import timezone
 from giftcards.admin import OrderAdmin
 from giftcards.books.models import LedgerEntry, MonthClosing
 from giftcards.books.months import Month, check_closed_month, close_month
-from giftcards.fulfilment import record_sale
+from giftcards.fulfilment import record_sale_amount
 from giftcards.models import Order
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
@@ -168,7 +168,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     )
     LedgerEntry.objects.filter(provider_id="nobody's").update(order=found_order)
     assert states(read(amina.get(IN_NOVEMBER)))[1:3] == ["Done", "To do"]
-    record_sale(planted["unsold"], 2450, by="samir")
+    record_sale_amount(planted["unsold"], 2450, by="samir")
     assert states(read(amina.get(IN_NOVEMBER)))[2:4] == ["Done", "To do"]
     for name, amount in (("owed", 1100), ("unsold", 980)):
         record_refund(planted[name], amount=amount, reference="S", by="samir")
@@ -209,7 +209,7 @@ def test_a_sale_amount_said_after_the_closing_is_told(amina: Client) -> None:
     record = element(read(amina.get(IN_NOVEMBER)), "giftcards-record", "article")
     assert "The cashier is ill." in text(record)
     assert "To do at that moment: Sale amounts" in text(record)
-    record_sale(order, 2750, by="samir")
+    record_sale_amount(order, 2750, by="samir")
     assert differences(read(amina.get(IN_NOVEMBER))) == [
         ["Sale amounts", "0 DA", "2,750 DA", "+2,750 DA"],
         ["Owed for cards that did not come", "0 DA", "1,100 DA", "+1,100 DA"],
