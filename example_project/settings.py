@@ -191,7 +191,7 @@ GIFTCARDS = {
         if title.strip()
     ],
     "METRICS_TOKEN": METRICS_TOKEN or None,
-    "LEAST_STOCK": int(os.environ.get("GIFTCARDS_LEAST_STOCK", "0")),
+    "STOCK_BUFFER": int(os.environ.get("GIFTCARDS_STOCK_BUFFER", "0")),
     # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
     "PRICING": {"margin_percent": 12, "round_to": 10},
 }

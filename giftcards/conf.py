@@ -589,7 +589,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         default=(),
         is_working=True,
     )
-    least_stock = Setting(
+    stock_buffer = Setting(
         number(int, 0, 100_000),
         help="Cards of each type that you leave at the provider. A type with no more than these,"
         " after open orders and reservations, is sold out.",

@@ -44,7 +44,7 @@ NUMBERS = {
     "REQUESTS_PER_MINUTE": (1, 6_000, "a whole number from 1 to 6000"),
     "SEND_TIMEOUT": (1, 604_800, "a number from 1 to 604800"),
     "CATALOGUE_INTERVAL": (0, 604_800, "a number from 0 to 604800"),
-    "LEAST_STOCK": (0, 100_000, "a whole number from 0 to 100000"),
+    "STOCK_BUFFER": (0, 100_000, "a whole number from 0 to 100000"),
     "REFUND_DAYS": (1, 365, "a whole number from 1 to 365"),
     "REVEALS_PER_HOUR": (1, 10_000, "a whole number from 1 to 10000"),
     "CODES_KEPT_DAYS": (1, 36_500, "a number from 1 to 36500"),
@@ -103,7 +103,7 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
         "reorder_missing": None,
         "catalogue_interval": 3600.0,
         "catalogue_skip": (),
-        "least_stock": 0,
+        "stock_buffer": 0,
         "pricing": None,
         "low_balance": None,
         "reauthenticate": None,
@@ -339,7 +339,7 @@ def test_an_unknown_setting_is_reported_and_disturbs_no_other(
             "The settings are API_KEY, BASE_URL, ENCRYPTION_KEYS, POLL_INTERVAL, POLL_TIMEOUT,"
             " LATE_WATCH_HOURS, REQUESTS_PER_MINUTE, SEND_TIMEOUT, SEND_REFERENCE,"
             " REVIEW_ORDER, QUEUE_TASK, REORDER_MISSING, CATALOGUE_INTERVAL, CATALOGUE_SKIP,"
-            " LEAST_STOCK, PRICING, LOW_BALANCE, REAUTHENTICATE, PASSWORD_BACKENDS, REFUND_DAYS,"
+            " STOCK_BUFFER, PRICING, LOW_BALANCE, REAUTHENTICATE, PASSWORD_BACKENDS, REFUND_DAYS,"
             " REVEALS_PER_HOUR, METRICS_TOKEN, CODES_KEPT_DAYS.",
         )
     ]

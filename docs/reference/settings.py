@@ -35,7 +35,7 @@ _SEE = {
         "REORDER_MISSING": "placing",
         "CATALOGUE_INTERVAL": "shelf",
         "CATALOGUE_SKIP": "shelf",
-        "LEAST_STOCK": "shelf",
+        "STOCK_BUFFER": "shelf",
         "PRICING": "shelf",
         "REAUTHENTICATE": "admin",
         "PASSWORD_BACKENDS": "admin",

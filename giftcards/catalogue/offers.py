@@ -142,9 +142,9 @@ def check_stock(line: Line, known: Quote) -> None:
             left,
         )
         text %= {"count": count_text(left)}
-        if conf.least_stock:
+        if conf.stock_buffer:
             kept = gettext("Your settings leave %(count)s more at the provider.")
-            text = f"{text} {kept % {'count': count_text(conf.least_stock)}}"
+            text = f"{text} {kept % {'count': count_text(conf.stock_buffer)}}"
         raise refusal("out_of_stock", known, text)
 
 
@@ -400,11 +400,11 @@ def with_available(
     * all cards of open orders, and the delivered cards of settled orders, unless the provider
       accepted the order before it reported the stock;
     * reserved cards, except those of the reservation with this ``reference``;
-    * ``LEAST_STOCK`` cards of each type, which are never sold.
+    * ``STOCK_BUFFER`` cards of each type, which are never sold.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
-    left = Greatest(F("stock") - taken - conf.least_stock, 0)
+    left = Greatest(F("stock") - taken - conf.stock_buffer, 0)
     # GREATEST(NULL, 0) is NULL in SQLite and MariaDB, but 0 in PostgreSQL.
     known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
     return kinds.annotate(available=known)  # type: ignore[no-redef]

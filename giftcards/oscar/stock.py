@@ -76,7 +76,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 def _settings() -> str:
     """A fingerprint of the settings that decide which cards are on the shelf, and their prices."""
-    decisive = (core.pricing, core.catalogue_skip, core.least_stock)
+    decisive = (core.pricing, core.catalogue_skip, core.stock_buffer)
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 

@@ -71,13 +71,13 @@ def test_who_may_see_costs_sees_the_margin(
 # For each reason: the settings, the product, the type, and whether it is on the shelf.
 SHELF: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = {
     "in stock": ({}, {}, {}, True),
-    "stock unknown": ({"LEAST_STOCK": 9}, {}, {"stock": None}, True),
+    "stock unknown": ({"STOCK_BUFFER": 9}, {}, {"stock": None}, True),
     "another category skipped": ({"CATALOGUE_SKIP": ["Music"]}, {}, {}, True),
-    "more than is to be left": ({"LEAST_STOCK": 9}, {}, {"stock": 10}, True),
+    "more than is to be left": ({"STOCK_BUFFER": 9}, {}, {"stock": 10}, True),
     "priced by the rule": ({"PRICING": RULE}, {}, {}, True),
     "disabled": ({}, {"is_enabled": False}, {}, False),
     "category skipped": ({"CATALOGUE_SKIP": ["gaming"]}, {}, {}, False),
-    "no more than is to be left": ({"LEAST_STOCK": 10}, {}, {"stock": 10}, False),
+    "no more than is to be left": ({"STOCK_BUFFER": 10}, {}, {"stock": 10}, False),
     "sold out": ({}, {}, {"stock": 0}, False),
     "without a price": ({}, {}, {"cost": None}, False),
     "read long ago": ({}, {}, {"read_at": ago(8 * 24 * 3600)}, False),

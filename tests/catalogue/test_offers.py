@@ -121,7 +121,7 @@ class TestOffers:
     def test_the_least_stock_is_left_at_the_provider(
         self, set_conf: Conf, stock: int | None, least: int, available: int | None
     ) -> None:
-        set_conf(LEAST_STOCK=least)
+        set_conf(STOCK_BUFFER=least)
         make_offer(stock=stock)
         order(Status.PENDING)
         wanted = [] if stock and available is None else [available]
@@ -379,7 +379,7 @@ class TestCheck:
         ("values", "told"),
         [
             (
-                {"LEAST_STOCK": 7},
+                {"STOCK_BUFFER": 7},
                 "3 cards are left of those in stock, less open orders and reservations. Your"
                 " settings leave 7 more at the provider.",
             ),

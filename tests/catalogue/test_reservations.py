@@ -80,7 +80,7 @@ class TestReserving:
     def test_the_least_stock_is_not_reserved(
         self, offer: None, set_conf: Callable[..., None]
     ) -> None:
-        set_conf(LEAST_STOCK=4)
+        set_conf(STOCK_BUFFER=4)
         assert reserved("cart-1", 4)
         assert available() == [2]
         assert not reserved("cart-2", 3)

@@ -221,7 +221,7 @@ def the_shelf_has_what_nobody_else_gets(shop: Shop) -> Iterator[str]:
         for order in Order.objects.filter(**line):
             if order.accepted_at is None or order.accepted_at > kind.read_at:
                 taken += order.fulfilled_quantity if order.is_final else order.quantity
-        left = None if kind.stock is None else max(kind.stock - taken - conf.least_stock, 0)
+        left = None if kind.stock is None else max(kind.stock - taken - conf.stock_buffer, 0)
         if kind.available != left:
             yield f"{kind.available} cards of {kind.type_id} are on the shelf, and {left} are left"
 

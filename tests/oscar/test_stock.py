@@ -225,7 +225,7 @@ def test_the_worker_looks_at_the_records_of_which_something_has_changed(
 TURNS: dict[str, tuple[dict[str, Any], Decimal | int, int]] = {
     "another day": ({}, PRICE, 100),
     "another rule": ({"PRICING": {"margin_fixed": 100}}, 590, 100),
-    "a reserve": ({"LEAST_STOCK": 60}, PRICE, 40),
+    "a reserve": ({"STOCK_BUFFER": 60}, PRICE, 40),
 }
 
 
