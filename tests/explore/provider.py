@@ -391,7 +391,7 @@ class Provider:
         account = self.account
         account.settle(order_id, delivered=max(1, len(account.orders[order_id].cards)))
         order = account._orders[order_id]
-        account._book("REFUND-ORDER", order.charged, order.id, at=account._now())
+        account._add("REFUND-ORDER", order.charged, order.id, at=account._now())
         order.status, order.charged = "REFUNDED", Decimal(0)
         order.refunded = order.quantity * order.price
         self.understated[order_id] = 0
