@@ -177,6 +177,11 @@ def spend_budget(*, but: int = 0) -> None:
     RequestSlot.objects.filter(number__in=list(free)).update(until=ago(1))
 
 
+def leave_questions(count: int) -> None:
+    """The budget has so many checks left, and one request that only placing may take."""
+    spend_budget(but=count + 1)
+
+
 def refill_budget() -> None:
     """A minute has passed since the last request."""
     RequestSlot.objects.update(until=ago(1))

@@ -70,6 +70,12 @@ def set_conf(settings: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
+def small_budget(set_conf: Callable[..., None]) -> None:
+    """Of 16 requests, the list has one of its own, and checks leave one to placing."""
+    set_conf(REQUESTS_PER_MINUTE=16, POLL_INTERVAL=60)
+
+
+@pytest.fixture
 def quickly(set_conf: Callable[..., None]) -> None:
     """Orders are asked about ten times a second."""
     set_conf(POLL_INTERVAL=0.1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from django.utils import timezone
 
-from giftcards.engine.following import Pulse, read_pages
 from giftcards.engine.gateway import Gateway
+from giftcards.engine.pool import MAX_IN_FLIGHT, Pulse, fan_out
+from giftcards.engine.tuning import tuning
 from giftcards.models import Order
 from giftcards.provider.answers import OrderAnswer, OrderPage
 from giftcards.rules.identity import find_difference
@@ -18,6 +20,105 @@ from giftcards.rules.times import with_zone
 
 # The most pages, each with 100 orders, that one search reads.
 _MOST_PAGES = 50
+# Requests for further pages have the purpose of the first page, except where this table differs.
+_OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
+# Pages for these purposes wait for the request budget. Other pages are skipped if the budget is
+# short.
+_AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
+
+Pages = Iterator[OrderPage | Exception]
+
+
+def read_pages(
+    gateway: Gateway,
+    pulse: Pulse,
+    purpose: Purpose,
+    *,
+    start: datetime,
+    end: datetime,
+    limit: Callable[[], int],
+) -> Pages:
+    """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
+
+    ``limit()`` is the number of further pages that are worth reading:
+
+    - If the provider tells the number of pages, further pages are read only if ``limit()`` covers
+      them all. Reading ends when ``limit()`` falls to 0, or when the budget is short. The next
+      reading begins with the unread pages.
+    - Otherwise, at most ``limit()`` further pages are read, until a page has no new ids.
+
+    A page that fails is yielded as its error.
+    """
+    call = partial(gateway.client.list_orders, start=start, end=end, page_size=tuning.page_size)
+    further = _OF_FURTHER.get(purpose, purpose)
+
+    def read(*numbers: int) -> Pages:
+        jobs = [(number, partial(call, page=number)) for number in numbers]
+        of_these = purpose if numbers == (1,) else further
+        is_patient = of_these in _AWAITED
+        for _number, page in fan_out(jobs, gateway, pulse, purpose=of_these, is_patient=is_patient):
+            yield page
+
+    first = next(read(1), None)
+    if first is not None:
+        yield first
+    if not isinstance(first, OrderPage):
+        return
+    count = first.page_count
+    if count is None:
+        yield from _read_uncounted(first, read, limit)
+    elif not 1 < count <= limit() + 1:
+        return
+    elif further in _AWAITED:
+        yield from _read_counted(range(2, count + 1), read, limit)
+    else:
+        yield from _read_share(count, gateway, read, limit)
+
+
+def _read_share(
+    count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
+) -> Pages:
+    """Yield as many further pages as one reading may request; note the first page of the next."""
+    begin = gateway.next_page if gateway.next_page <= count else 2
+    numbers = [*range(begin, count + 1), *range(2, begin)]
+    at_most = gateway.pages_at_once()
+    unread = yield from _read_counted(numbers[:at_most], read, limit)
+    unread = [*unread, *numbers[at_most:]]
+    gateway.next_page = unread[0] if unread and limit() else 2
+
+
+def _read_counted(
+    numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
+) -> Generator[OrderPage | Exception, object, Sequence[int]]:
+    """Yield the pages with these ``numbers``; return the numbers of the unread pages.
+
+    Reading ends when ``limit()`` is 0 or the budget is short.
+    """
+    while numbers and limit():
+        batch = numbers[:MAX_IN_FLIGHT]
+        pages = list(read(*batch))
+        yield from pages
+        numbers = numbers[len(pages) :]
+        if len(pages) < len(batch):
+            break
+    return numbers
+
+
+def _read_uncounted(
+    page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
+) -> Pages:
+    """Yield the pages after ``page``, which is the first one, until a page has no new ids."""
+    seen: set[str] = set()
+    number = 1
+    while isinstance(page, OrderPage) and number <= limit():
+        ids = {row.provider_id for row in page.items}
+        if ids <= seen:
+            return
+        seen |= ids
+        number += 1
+        page = next(read(number), None)
+        if page is not None:
+            yield page
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,9 @@ from django.db.models import F
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from giftcards.conf import conf
-from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures, write_together
-from giftcards.engine.following import next_check
 from giftcards.engine.reordering import reorder_by_rule
+from giftcards.engine.schedule import next_check, retry_pause
 from giftcards.engine.storing_cards import Arrival, Stored, store_cards
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import NotFound, ProviderError, Refused
@@ -389,7 +387,7 @@ def record_failures(
             is_refuted = is_theirs and _is_refuted_by(error, order, proof_ago)
             if is_refuted and _try_release(order, now):
                 continue
-        pause = pauses.setdefault((order.status, order.failures), _retry_pause(order))
+        pause = pauses.setdefault((order.status, order.failures), retry_pause(order))
         regular = next_check(order, now, watched_since=watched_since)
         values = _values_after_failure(
             order, error, now=now, regular=regular, pause=pause, is_theirs=is_theirs
@@ -419,12 +417,6 @@ def _try_release(order: Order, now: datetime) -> bool:
         return False
     _log_release(order)
     return True
-
-
-def _retry_pause(order: Order) -> timedelta:
-    longest = STATES[order.status].longest_retry
-    first = min(timedelta(seconds=conf.poll_interval), longest)
-    return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
 
 
 def _values_after_failure(

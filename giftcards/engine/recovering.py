@@ -17,9 +17,9 @@ from django.utils import timezone
 
 from giftcards.engine.backoff import backoff
 from giftcards.engine.database import isolate_failures
-from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans, read_listing
+from giftcards.engine.pool import Pulse
 from giftcards.engine.repetitions import note_repetitions
 from giftcards.engine.tuning import tuning
 from giftcards.models import Order, OrderQuerySet, StatusChange

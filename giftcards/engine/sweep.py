@@ -1,6 +1,6 @@
 """Following orders: one sweep over the orders that are due.
 
-Requests are made outside any transaction (:mod:`giftcards.engine.following`); answers are recorded
+Requests are made outside any transaction (:mod:`giftcards.engine.checking`); answers are recorded
 in batches as they arrive (:mod:`giftcards.engine.recording`).
 """
 
@@ -18,18 +18,18 @@ from django.utils import timezone
 from giftcards.conf import conf
 from giftcards.engine import outbox
 from giftcards.engine.approvals import end_waits
-from giftcards.engine.database import isolate_failures, tolerating, write_together
-from giftcards.engine.following import (
-    Answers,
-    Pulse,
-    Rows,
-    ask,
+from giftcards.engine.checking import (
+    Checked,
+    CheckedPage,
+    check_orders,
     conclude,
     is_list_worthwhile,
 )
+from giftcards.engine.database import isolate_failures, tolerating, write_together
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans
 from giftcards.engine.placing import give_up, mark_unconfirmed, send_due
+from giftcards.engine.pool import Pulse
 from giftcards.engine.recording import find_owners, record_answers, record_changes, record_failures
 from giftcards.engine.recovering import recover
 from giftcards.engine.repetitions import note_repetitions
@@ -208,15 +208,12 @@ class _Sweep:
             return Swept()
         self._claimed = claimed
         recorder = _Recorder(self._gateway, now)
-        results = ask(
-            claimed,
-            due_by=now,
-            gateway=self._gateway,
-            pulse=self._pulse,
-            match_others=partial(self._match_others, due_by=soon, but=recorder.checked),
-        )
-        for result in results:
-            recorder.add(*result)
+        for found in check_orders(claimed, due_by=now, gateway=self._gateway, pulse=self._pulse):
+            if isinstance(found, CheckedPage):
+                recorder.add(found.checked)
+                recorder.add(self._match_others(found, due_by=soon, but=recorder.checked))
+            else:
+                recorder.add([found])
         recorder.flush()
         self._postpone([order for order in claimed if order.pk not in recorder.checked])
         return Swept(
@@ -238,17 +235,15 @@ class _Sweep:
         claimed.update(claimed_until=None)
 
     def _match_others(
-        self, rows: Rows, page: Rows, *, due_by: datetime, but: Collection[int]
-    ) -> Answers:
-        """Claim and yield the open orders in ``rows``; compare settled orders with their rows.
-
-        ``rows`` are the rows of ``page``, without those of orders that are claimed already.
-        """
+        self, page: CheckedPage, *, due_by: datetime, but: Collection[int]
+    ) -> Iterator[Checked]:
+        """Claim and yield the open orders in ``page.others``; compare the settled ones."""
         # The time is read anew, because the sweep may have waited for this page.
         now = timezone.now()
-        shown = list(find_owners({row.provider_id: row for row in rows}, self._scope))
+        shown = list(find_owners({row.provider_id: row for row in page.others}, self._scope))
         known = {row.provider_id for _order, row in shown}
-        self._note_repetitions([row for row in rows if row.provider_id not in known], page)
+        unknown = [row for row in page.others if row.provider_id not in known]
+        self._note_repetitions(unknown, page.rows)
         record_changes([(order, row) for order, row in shown if order.is_settled], now=now)
         judged = {
             order.pk: (order, row, verdict)
@@ -263,7 +258,7 @@ class _Sweep:
             # If ``_claim()`` has read the order again, the row has to be judged again.
             yield order, row, verdict if order is judged_as else None
 
-    def _note_repetitions(self, rows: Rows, page: Rows) -> None:
+    def _note_repetitions(self, rows: Sequence[OrderAnswer], page: Sequence[OrderAnswer]) -> None:
         """Note the second purchases of orders in ``rows``; ``page`` has all rows of the page."""
         if not any(row.reference for row in rows):
             return
@@ -278,22 +273,11 @@ def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[
     return list(chain.from_iterable(write_together(orders, claim)))
 
 
-def time_to_check(order: Order, gateway: Gateway) -> float:
-    """The seconds until ``POLL_INTERVAL`` and the request budget allow a check of ``order``."""
-    wait = gateway.wait_for(Purpose.CHECKING)
-    if order.status in FOLLOWED and order.checked_at:
-        # A check that lies in the future was made before the clock was set back. It counts as made
-        # now.
-        since = max(timezone.now() - order.checked_at, timedelta(0))
-        wait = max(wait, conf.poll_interval - since.total_seconds())
-    return wait
-
-
 def check_now(order: Order, gateway: Gateway) -> Swept:
     """Send or check ``order`` even if it is not due, unless another process has claimed it.
 
     Does nothing if the order is on hold, if it was checked within ``POLL_INTERVAL``, or if the
-    budget is exhausted; see :func:`time_to_check`.
+    budget is exhausted: see :func:`~giftcards.engine.schedule.time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
@@ -371,16 +355,17 @@ class _Recorder:
         self._failures: list[tuple[Order, Exception]] = []
         self._flushed_at = time.monotonic()
 
-    def add(self, order: Order, result: OrderAnswer | Exception, verdict: Verdict | None) -> None:
-        self.checked.add(order.pk)
-        if isinstance(result, OrderAnswer):
-            self._answers.append((order, result, verdict))
-        else:
-            self.failed += 1
-            self._failures.append((order, result))
-        is_late = time.monotonic() - self._flushed_at >= _RECORD_AFTER
-        if is_late or len(self._answers) >= _RECORD_AT:
-            self.flush()
+    def add(self, results: Iterable[Checked]) -> None:
+        for order, result, verdict in results:
+            self.checked.add(order.pk)
+            if isinstance(result, OrderAnswer):
+                self._answers.append((order, result, verdict))
+            else:
+                self.failed += 1
+                self._failures.append((order, result))
+            is_late = time.monotonic() - self._flushed_at >= _RECORD_AFTER
+            if is_late or len(self._answers) >= _RECORD_AT:
+                self.flush()
 
     def flush(self) -> None:
         if self._answers:

@@ -20,7 +20,8 @@ from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import follow
 from giftcards.engine.placing import send_now
 from giftcards.engine.request_budget import Budget
-from giftcards.engine.sweep import check_now, sweep, time_to_check, watch
+from giftcards.engine.schedule import time_to_check
+from giftcards.engine.sweep import check_now, sweep, watch
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState, RequestSlot, StatusChange

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giftcards.engine.recording import next_check, record_answers, record_changes, record_failures
+from giftcards.engine.recording import record_answers, record_changes, record_failures
 from giftcards.exceptions import AccessDenied, NotFound, OutcomeUnknown, Refused, TryLater
 from giftcards.keys.keyring import generate_key
 from giftcards.keys.secrecy import CardSecret
@@ -36,7 +36,6 @@ from tests.builders import (
     REFUNDED,
     TYPE,
     answer,
-    build_guide_order,
     claim,
     details,
     ended,
@@ -47,7 +46,7 @@ from tests.builders import (
     surplus,
 )
 from tests.laws import examples
-from tests.stage import ROOT, Log, Setter, failing, fresh, statuses, use_keys
+from tests.stage import ROOT, Log, failing, fresh, statuses, use_keys
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -382,38 +381,7 @@ class TestIdentity:
         assert (fresh(held).status, held.answered_id) == ("HANDLING", "")
 
 
-class TestNextCheck:
-    @pytest.mark.parametrize(
-        ("late_for", "pause"),
-        [
-            (-MINUTE, MINUTE),  # the time-out was lengthened meanwhile
-            (0 * MINUTE, MINUTE),
-            (1 * MINUTE, MINUTE),
-            (2 * MINUTE, 3 * MINUTE),
-            (5 * MINUTE, 10 * MINUTE),
-            (15 * MINUTE, HOUR),
-            (71 * HOUR, HOUR),
-        ],
-    )
-    def test_a_late_order_is_checked_at_growing_intervals_up_to_an_hour(
-        self, late_for: timedelta, pause: timedelta
-    ) -> None:
-        order = build_guide_order(Status.DELAYED, accepted_at=NOW - 5 * MINUTE - late_for)
-        assert next_check(order, NOW) == NOW + pause
-
-    @pytest.mark.parametrize(
-        ("configured", "seconds", "watched"),
-        [({}, 5, 72 * HOUR), ({"POLL_INTERVAL": 7, "LATE_WATCH_HOURS": 1}, 7, HOUR)],
-    )
-    def test_an_order_is_checked_as_the_settings_say_and_without_end_while_it_is_fresh(
-        self, configured: dict[str, float], seconds: int, watched: timedelta, set_conf: Setter
-    ) -> None:
-        set_conf(**configured)
-        fresh_order = build_guide_order(accepted_at=NOW - 1000 * HOUR)
-        assert next_check(fresh_order, NOW) == NOW + seconds * SECOND
-        late = build_guide_order(Status.DELAYED, accepted_at=NOW - watched - SECOND)
-        assert next_check(late, NOW) is None
-
+class TestEndOfWatch:
     @pytest.mark.parametrize(
         ("last", "status", "said"),
         [

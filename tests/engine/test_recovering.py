@@ -12,9 +12,9 @@ from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans, read_listing
+from giftcards.engine.pool import Pulse
 from giftcards.engine.recovering import adopt, declare_absent, recover
 from giftcards.exceptions import OutcomeUnknown
 from giftcards.models import Card, Order, ProviderState, StatusChange

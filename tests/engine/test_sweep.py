@@ -16,9 +16,10 @@ from django.utils import timezone
 
 from giftcards.books.conditions import money_in_open_orders
 from giftcards.engine.balance import BalanceReader
-from giftcards.engine.following import BATCH
+from giftcards.engine.checking import BATCH
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import Swept, check_now, sweep, time_to_check, watch
+from giftcards.engine.schedule import time_to_check
+from giftcards.engine.sweep import Swept, check_now, sweep, watch
 from giftcards.exceptions import AccessDenied, ProviderError, RateLimited
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.refunds import refund_breakdown

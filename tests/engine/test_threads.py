@@ -55,7 +55,7 @@ def test_the_loop_follows_orders_announces_them_and_reads_the_balance(
 ) -> None:
     simulator.delay = (0.2, 0.2)
     order = buy()
-    refuse_threads(*(f"giftcards.engine.{name}" for name in ("following", "outbox", "balance")))
+    refuse_threads(*(f"giftcards.engine.{name}" for name in ("pool", "outbox", "balance")))
     assert follow(seconds=20) is not None
     assert fresh(order).status == "FULFILLED"
     assert not StatusChange.objects.filter(announced_at=None).exists()

@@ -7,7 +7,8 @@ from typing import Any
 
 from giftcards.engine.background import do_prompt_work
 from giftcards.engine.gateway import Gateway
-from giftcards.engine.sweep import Swept, check_now, check_settled, sweep, time_to_check
+from giftcards.engine.schedule import time_to_check
+from giftcards.engine.sweep import Swept, check_now, check_settled, sweep
 from giftcards.exceptions import ProviderError
 from giftcards.management.base import (
     WORKING_SETTINGS,

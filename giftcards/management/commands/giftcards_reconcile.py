@@ -9,9 +9,9 @@ from typing import Any
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from giftcards.engine.following import Pulse
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.listing import Listing, find_orphans, read_listing
+from giftcards.engine.pool import Pulse
 from giftcards.engine.recording import compare_rows
 from giftcards.engine.recovering import describe_row
 from giftcards.engine.repetitions import note_repetitions

@@ -12,9 +12,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from giftcards.conf import conf
-from giftcards.engine.following import Pulse, fan_out
 from giftcards.engine.gateway import Gateway, Stopped, ask_when_free
 from giftcards.engine.placing import send_now
+from giftcards.engine.pool import Pulse, fan_out
 from giftcards.engine.sweep import watch
 from giftcards.exceptions import AlreadyPlaced, DecryptionError, ProviderError, Refused
 from giftcards.management.base import (

@@ -1,0 +1,253 @@
+"""Checking many orders with few requests: through the provider's list, or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.gateway import Gateway
+from giftcards.engine.listing import Pages, read_pages
+from giftcards.engine.pool import Pulse, fan_out
+from giftcards.engine.tuning import tuning
+from giftcards.exceptions import ProviderError
+from giftcards.models import Order
+from giftcards.provider.answers import OrderAnswer, OrderPage
+from giftcards.rules.identity import CLOCK_SKEW
+from giftcards.rules.purposes import Purpose
+from giftcards.rules.states import Status
+from giftcards.rules.verdict import Verdict, evaluate_for
+
+# The most single checks in a sweep, for fresh orders and for late orders each.
+BATCH = 40
+# The usual difference between the provider's clock and ours. The list is first read with this small
+# margin, because a larger one would include many other orders of a busy account.
+_USUAL_SKEW = timedelta(minutes=1)
+# The times for which the list is not used: after it failed, and after it showed none of our orders.
+# Both are shorter than the poll timeout, because some orders can only be followed through the list.
+_LIST_FAILED = timedelta(seconds=30)
+_LIST_USELESS = timedelta(minutes=2)
+# For this many orders or fewer, single checks are as cheap as a page of the list.
+_FEW = 2
+# The share of the poll timeout within which an accepted order is usually listed and settled.
+_USUAL = 1 / 5
+
+Rows = Sequence[OrderAnswer]
+# An order with its answer or error, and the verdict on it; None if the answer is not judged yet.
+Checked = tuple[Order, OrderAnswer | Exception, Verdict | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPage:
+    """A page of the list: the orders that it answers, all its rows, and those of other orders."""
+
+    checked: Sequence[Checked]
+    rows: Rows
+    others: Rows
+
+
+def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
+    """True if the list probably takes fewer requests than single checks, or an order needs it."""
+    return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
+
+
+def check_orders(
+    orders: Sequence[Order], *, due_by: datetime, gateway: Gateway, pulse: Pulse
+) -> Iterator[CheckedPage | Checked]:
+    """Check ``orders``, fresh ones first; yield each page of the list, and each single check.
+
+    A page is yielded before the next one is requested. Orders that are not due by ``due_by`` are
+    yielded only if the list happens to show them. Orders that are not yielded were not checked:
+    calls were paused, the budget ran out, or the batch was full.
+    """
+    fresh, late = _by_age(orders)
+    if is_list_worthwhile(orders, gateway):
+        gateway.note_list_read()
+    check = gateway.client.check
+    for group, listing, checking in (
+        (fresh, Purpose.LISTING, Purpose.CHECKING),
+        (late, Purpose.CHECKING_LATE, Purpose.CHECKING_LATE),
+    ):
+        search = _Search(_listed(group), listing)
+        if _is_worth_listing(group, gateway):
+            yield from _read_list(search, gateway, pulse)
+        left = search.left_of(group, due_by)[:BATCH]
+        if group is fresh:
+            search.note_questions(left, gateway)
+        jobs = [(order, partial(check, order.provider_order_id or "")) for order in left]
+        for order, result in fan_out(jobs, gateway, pulse, purpose=checking, is_patient=False):
+            yield order, search.complete(order, result), None
+
+
+def _by_age(orders: Sequence[Order]) -> tuple[list[Order], list[Order]]:
+    late = [order for order in orders if order.status == Status.DELAYED]
+    return [order for order in orders if order.status != Status.DELAYED], late
+
+
+def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
+    listed = _listed(group)
+    return any(order.is_only_listed for order in listed) or (
+        gateway.is_list_useful and len(listed) > _FEW
+    )
+
+
+def _listed(orders: Sequence[Order]) -> list[Order]:
+    """Return the ``orders`` that the list should show under an id that we know."""
+    # The list may show other ids than single checks do. In this case, an order's id in the list is
+    # unknown until its first single check.
+    ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
+    return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
+
+
+# The list.
+
+
+def _read_list(search: _Search, gateway: Gateway, pulse: Pulse) -> Iterator[CheckedPage]:
+    for skew in (_USUAL_SKEW, CLOCK_SKEW):
+        for page in search.read(gateway, pulse, skew):
+            if isinstance(page, Exception):
+                search.has_failed = True
+                gateway.give_up_list(_pause_after(page))
+                return
+            checked = list(search.match(page))
+            yield CheckedPage(checked, page.items, search.find_others(page))
+        if search.has_match or search.pages_left or not search.has_read:
+            return
+    # New orders may appear in the list later. Old orders should be there, unless the list uses ids
+    # of its own.
+    is_unexpected = any(order.checked_at for order in search.old)
+    gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
+
+
+def _pause_after(error: Exception) -> timedelta:
+    is_transient = isinstance(error, ProviderError) and error.status != 404
+    return _LIST_FAILED if is_transient else _LIST_USELESS
+
+
+class _Search:
+    def __init__(self, orders: Sequence[Order], purpose: Purpose) -> None:
+        self._orders = orders
+        self._purpose = purpose
+        self._by_id = {provider_id: order for order in orders for provider_id in order.names}
+        usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
+        self.old = [order for order in orders if _accepted_at(order) < usual]
+        # The list may be stale, so each search also checks the oldest order singly.
+        self.to_verify = min(
+            (order for order in self.old if not order.is_only_listed),
+            key=_accepted_at,
+            default=None,
+        )
+        self.shown: set[int] = set()
+        self._unclear: dict[int, OrderAnswer] = {}
+        self.has_read = self.has_match = self.has_failed = False
+        self._pages = self._pages_read = self._rows_read = 0
+
+    def read(self, gateway: Gateway, pulse: Pulse, skew: timedelta) -> Pages:
+        """Yield the pages that cover the orders' sending times, plus or minus ``skew``."""
+        sent = [order.sent_at for order in self._orders if order.sent_at]
+        if not sent:
+            return iter(())
+        self._pages = self._pages_read = self._rows_read = 0
+        start, end = min(sent) - skew, max(sent) + skew
+        return read_pages(
+            gateway, pulse, self._purpose, start=start, end=end, limit=self._count_missing
+        )
+
+    def _count_missing(self) -> int:
+        """The number of orders without a row so far.
+
+        Reading more pages than this would cost more than single checks.
+        """
+        return len(self._orders) - len(self.shown | self._unclear.keys())
+
+    @property
+    def pages_left(self) -> int:
+        """The number of pages that are worth reading, but were left out for lack of budget."""
+        left = max(self._pages - self._pages_read, 0)
+        return left if left <= self._count_missing() and not self.has_failed else 0
+
+    def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
+        """Tell the gateway how many requests this reading takes after the first page.
+
+        These are requests for further pages, even if they were left out, and for single checks of
+        ``left``.
+        """
+        if not self.has_read:
+            return
+        further = max(self._pages_read - 1, 0) + self.pages_left
+        others = len(set(left) - {self.to_verify})
+        # If the free room on the last page is unknown, half a page is assumed.
+        is_only_page = self._pages_read + self.pages_left == 1
+        room = tuning.page_size - self._rows_read if is_only_page else tuning.page_size // 2
+        gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
+
+    def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
+        """Return the ``orders`` that are due by ``due_by`` and have to be checked singly.
+
+        Orders that may be on unread pages are left out: the next reading begins with these pages.
+        """
+        due = [order for order in orders if order.due_at and order.due_at <= due_by]
+        left = [order for order in due if order.pk not in self.shown]
+        if self.pages_left:
+            left = [order for order in left if order.pk in self._unclear]
+        return sorted(left, key=lambda order: order is self.to_verify)
+
+    def match(self, page: OrderPage) -> Iterator[Checked]:
+        """Yield our orders with their rows, except repeated and inconclusive rows."""
+        self.has_read = True
+        self._pages = self._pages or page.page_count or 0
+        self._pages_read += 1
+        self._rows_read += len(page.items)
+        for row in page.items:
+            order = self._by_id.get(row.provider_id)
+            if order is None:
+                continue
+            self.has_match = True
+            if order.pk in self.shown:
+                continue
+            if verdict := conclude(row, order, is_to_verify=order is self.to_verify):
+                self.shown.add(order.pk)
+                yield order, row, verdict
+            else:
+                self._unclear[order.pk] = row
+
+    def find_others(self, page: OrderPage) -> Rows:
+        return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
+
+    def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
+        """Fill gaps in the answer to a single check from the order's row in the list.
+
+        Nothing is filled in once an answer has confirmed the order's id.
+        """
+        row = self._unclear.get(order.pk)
+        if order.identified_at or row is None or not isinstance(result, OrderAnswer):
+            return result
+        return replace(
+            result,
+            product_id=result.product_id or row.product_id,
+            type_id=result.type_id or row.type_id,
+            created_at=result.created_at or row.created_at,
+        )
+
+
+def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
+    """Return the verdict on ``row``; ``None`` if a single check is needed.
+
+    No single check is needed if the row settles the order, or credibly shows it as open.
+    ``evaluate_for`` is called without options, because these only make verdicts more lenient.
+    """
+    verdict = evaluate_for(order, row)
+    # A row that shows a late order as open is not trusted, because the list may be stale.
+    is_fresh = order.status == Status.HANDLING and not is_to_verify
+    is_row_trusted = order.is_only_listed or is_fresh
+    shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems
+    return verdict if verdict.settlement or shows_open else None
+
+
+def _accepted_at(order: Order) -> datetime:
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    return order.accepted_at

@@ -1,0 +1,55 @@
+"""When an order is checked next: regularly, after a failure, and when a person asks for it.
+
+A fresh order is checked every ``POLL_INTERVAL``. A late order is checked less and less often: the
+pauses are part of its status in :data:`giftcards.rules.states.STATES`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from giftcards.conf import conf
+from giftcards.engine.backoff import backoff
+from giftcards.engine.gateway import Gateway
+from giftcards.models import Order
+from giftcards.rules.purposes import Purpose
+from giftcards.rules.states import FOLLOWED, STATES
+
+
+def next_check(
+    order: Order, now: datetime, *, watched_since: datetime | None = None
+) -> datetime | None:
+    """Return when to check ``order`` next; ``None`` if the order is late and no longer watched.
+
+    A late order is watched if it was accepted at ``watched_since`` (by default,
+    ``LATE_WATCH_HOURS`` before ``now``) or later.
+    """
+    state = STATES[order.status]
+    if state.last_pause is None:
+        return now + timedelta(seconds=conf.poll_interval)
+    assert order.accepted_at is not None  # noqa: S101 (a constraint of the table)
+    if order.accepted_at < (watched_since or now - timedelta(hours=conf.late_watch_hours)):
+        return None
+    late_for = now - order.accepted_at - timedelta(seconds=conf.poll_timeout)
+    pauses = (pause for limit, pause in state.pauses if late_for < limit)
+    return now + next(pauses, state.last_pause)
+
+
+def retry_pause(order: Order) -> timedelta:
+    """Return the pause before ``order`` is checked again after another failed check."""
+    longest = STATES[order.status].longest_retry
+    first = min(timedelta(seconds=conf.poll_interval), longest)
+    return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
+
+
+def time_to_check(order: Order, gateway: Gateway) -> float:
+    """The seconds until ``POLL_INTERVAL`` and the request budget allow a check of ``order``."""
+    wait = gateway.wait_for(Purpose.CHECKING)
+    if order.status in FOLLOWED and order.checked_at:
+        # A check that lies in the future was made before the clock was set back. It counts as made
+        # now.
+        since = max(timezone.now() - order.checked_at, timedelta(0))
+        wait = max(wait, conf.poll_interval - since.total_seconds())
+    return wait
