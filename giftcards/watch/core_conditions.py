@@ -448,7 +448,7 @@ CONDITIONS: Sequence[Condition] = [
         is_above_list=True,
     ),
     Condition(
-        code="prices_changed",
+        code="costs_changed",
         holds="a price of the provider has changed since yesterday.",
         severity=Severity.NOTE,
         permission="giftcards.view_cost",

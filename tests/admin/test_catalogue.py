@@ -181,7 +181,7 @@ def test_staff_are_told_of_prices_that_changed(
     set_conf(PRICING=RULE)
     for number, (old, new, days) in enumerate(moves):
         move(make_offer(f"type-{number}", cost=Decimal(new)), old, new, days=days)
-    finding = CONDITIONS["prices_changed"].judge(Standing())
+    finding = CONDITIONS["costs_changed"].judge(Standing())
     assert (finding.sentence if finding else "") == sentence
     assert (finding.explain() if finding else "") == detail
 

@@ -310,7 +310,7 @@ OF_THE_SHOP = {
         "queue",
         "api_keys",
         "balance",
-        "prices_changed",
+        "costs_changed",
         "encryption_keys",
     ),
     *(
