@@ -77,7 +77,8 @@ order_finalized = OutboxSignal()
 #: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
 #: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in
 #: :class:`~giftcards.models.OfferChange`), and ``at``, the time when the change was noticed. The
-#: signal is sent within a minute of that time.
+#: signal is sent within a minute of that time. Amounts in ``old`` and ``new`` are what the provider
+#: charges for a card, also if ``what`` is ``price``.
 offer_changed = OutboxSignal()
 #: Sent with ``refund``, a :class:`~giftcards.models.CustomerRefund` that was recorded, paid or
 #: taken back: see its ``state``.
