@@ -31,6 +31,7 @@ PARTS = (
     "links",
     "keys",
     "upkeep",
+    "journeys",
 )
 POSTGRES = os.environ.get("BENCH_POSTGRES", "postgres://root@127.0.0.1:5432/postgres")
 
@@ -113,6 +114,8 @@ def run_all(*, is_quick: bool) -> None:
         say("\nSealing all cards anew, opening them, destroying their codes")
         start(folder, "keys", *flags).wait()
         with_postgres(folder, "keys", flags)
+        say("\nThe way through the code of four journeys")
+        start(folder, "journeys", *flags).wait()
     say(f"\n{time.monotonic() - started_at:.0f} s in all.")
 
 
