@@ -613,12 +613,15 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
 
 
 def _told_as_repeated(shop: Shop, order: Order) -> set[str]:
-    """The provider's orders that staff are told, or were, to be further purchases of the order."""
+    """The provider's orders that staff are told, or were, to be purchases beside the order's own.
+
+    A rejected order has no purchase of its own, if an earlier attempt was a purchase after all.
+    """
     problems = [Problem.of(entry) for entry in order.problems]
     names = [
         str(problem.parameters["provider_order_id"])
         for problem in problems
-        if problem.code == "bought_twice"
+        if problem.code in {"bought_twice", "accepted_after_all"}
     ]
     return {known.id for name in names if (known := shop.provider.find(name))}
 
