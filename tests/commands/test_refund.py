@@ -153,7 +153,7 @@ def test_what_the_books_do_not_allow_fails_and_records_nothing(
         ),
         (
             ["cart-1042", "--payment-reference", "OLD", "--cancel", "--comment", "x" * 300],
-            "why: Ensure ",
+            "reason: Ensure ",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
         raise refuse("--cancel takes no --method.")
     refund = order.refunds.filter(reference=options["payment_reference"].strip()).first()
     if refund is None:
-        raise refuse(f"The order has no refund {options['reference']!r}.")
+        raise refuse(f"The order has no refund {options['payment_reference']!r}.")
     amount = options["amount"]
     if amount is not None and typed_amount("amount", amount) != refund.amount:
         raise refuse(f"This refund is one of {refund.amount:.2f}. Nothing was taken back.")
