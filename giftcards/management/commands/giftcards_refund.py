@@ -41,7 +41,7 @@ class Command(GiftcardsCommand):
     examples = (
         (
             "550 were transferred, with this number:",
-            "cart-1042 550 --payment-reference VIR-88 --method transfer",
+            "cart-1042 550 --payment-reference VIR-88",
         ),
         ("The transfer came back:", "cart-1042 --payment-reference VIR-88 --cancel"),
     )
@@ -57,6 +57,7 @@ class Command(GiftcardsCommand):
         )
         parser.add_argument(
             "--payment-reference",
+            metavar="NUMBER",
             required=True,
             help="The number of the payment, unique for the order.",
         )
