@@ -20,7 +20,7 @@ from giftcards.catalogue.visitors import Guest
 from giftcards.engine.database import waiting_at_most
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ReferenceConflict
-from giftcards.models import Lease, Order, Reservation
+from giftcards.models import Lease, Order, Reservation, new_order
 from giftcards.models.catalogue import Names
 from giftcards.models.reservations import LONGEST, MOST_TIMES, ReservationQuerySet
 
@@ -60,7 +60,7 @@ def reserve(
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
     line = Line(product_id, type_id, quantity, reference)
-    line.check_values()
+    new_order(product_id, type_id, quantity, reference=reference).check_values()
     length = timedelta(minutes=minutes)
     if not timedelta(0) < length <= LONGEST:
         raise ValidationError(gettext("Cards can be reserved for a day at most."))

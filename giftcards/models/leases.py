@@ -87,7 +87,7 @@ class Lease(models.Model):
     KEY_ENVIRONMENT = "key environment"
     #: The lease on the request for the prices of orders on hold. It is not released, so that the
     #: next request comes later.
-    ON_HOLD_PRICES = "prices of orders on hold"
+    ON_HOLD_PRICES = "on hold prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
     #: A row for locking reservations, not a lease.

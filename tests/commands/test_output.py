@@ -93,7 +93,7 @@ class TestAPipeThatIsClosed:
     def test_a_closed_pipe_ends_a_command_in_a_process_of_its_own_with_1(
         self, child: Callable[..., subprocess.Popen[str]]
     ) -> None:
-        for arguments in (["giftcards_status"], ["giftcards_simulator", "--port", "0"]):
+        for arguments in (["giftcards_generate_key"], ["giftcards_simulator", "--port", "0"]):
             with child(*arguments, PYTHONUNBUFFERED="") as process:
                 assert process.stdout
                 process.stdout.close()

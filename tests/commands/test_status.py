@@ -486,7 +486,7 @@ class TestFailOn:
         make_order(status, **{name: ago(seconds) for name, seconds in late.items()})
         sentence = "1 order has waited to be sent or checked for more than 5 minutes.\n"
         assert self.asked(call, "queue") == (sentence, 1)
-        assert call("giftcards_status").out.endswith(sentence)
+        assert sentence in call("giftcards_status").out
         assert self.asked(call, "attention,paused,worker") == ("", 0)
 
     def test_fail_on_queue_fails_for_changes_not_announced_for_five_minutes(

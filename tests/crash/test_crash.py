@@ -153,7 +153,7 @@ WORKING = [
     "after giftcards.engine.placing:claim 2",
     "after giftcards.provider.client:Client.place 2",
     "before giftcards.models.history:StatusChange.save 4",
-    "before giftcards.engine.sweep:ask 1",
+    "before giftcards.engine.sweep:check_orders 1",
     "after giftcards.models.orders:OrderQuerySet.write_batch 2",
     "after giftcards.engine.recording:store_cards 1",
     "before giftcards.engine.outbox:announce 1",

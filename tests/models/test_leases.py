@@ -16,6 +16,13 @@ LENGTH = timedelta(seconds=10)
 
 
 class TestLease:
+    def test_every_name_fits_its_column(self) -> None:
+        names = [value for name, value in vars(Lease).items() if name.isupper() and name[0] != "_"]
+        longest = Lease._meta.get_field("name").max_length
+        assert names
+        assert longest is not None
+        assert all(len(name) <= longest for name in names)
+
     def test_one_process_holds_a_lease_and_may_renew_it(self) -> None:
         token = Lease.objects.take("work", LENGTH)
         assert token is not None
