@@ -289,9 +289,8 @@ class Line:
     reference: str = ""
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` for values that an order cannot have."""
-        reference = self.reference or None
-        new_order(self.product_id, self.type_id, self.quantity, reference=reference).check_values()
+        """Raise ``ValidationError`` for a product, type or quantity that no order can have."""
+        new_order(self.product_id, self.type_id, self.quantity).check_values()
 
     def known(self) -> Quote:
         """Return the quote from the database alone, without the shop's price."""

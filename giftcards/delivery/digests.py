@@ -185,7 +185,7 @@ class _News:
 
     @property
     def still_told(self) -> dict[str, list[int]]:
-        """What ``person`` has been told, without orders and rows that are over.
+        """The conditions that ``person`` knows of, without orders and rows that are over.
 
         If such an order needs a person later, it is news again.
         """
@@ -198,7 +198,7 @@ class _News:
 
     @property
     def all_told(self) -> dict[str, list[int]]:
-        """What ``person`` has been told once they have got the :attr:`items`."""
+        """The conditions that ``person`` knows of after a digest with the :attr:`items`."""
         told = {code: self._keys(code) for code in self._now}
         return told | {code: [] for code in self._cause}
 

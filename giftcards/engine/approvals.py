@@ -116,7 +116,7 @@ def _hold(
 
 
 def on_hold_price(order: Order) -> Decimal | None:
-    """Return the price per card for which ``order`` is on hold; ``None`` if no price holds it."""
+    """Return the price per card because of which ``order`` is on hold; ``None`` without one."""
     above = _on_hold_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 

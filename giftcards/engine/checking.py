@@ -43,7 +43,7 @@ Checked = tuple[Order, OrderAnswer | Exception, Verdict | None]
 
 @dataclass(frozen=True, slots=True)
 class CheckedPage:
-    """A page of the list: the orders that it answers, all its rows, and those of other orders."""
+    """A page of the list: our orders with their rows, all rows, and the rows of other orders."""
 
     checked: Sequence[Checked]
     rows: Rows
