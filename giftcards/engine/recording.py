@@ -507,10 +507,13 @@ def record_changes(
 ) -> None:
     """Record how ``answers``, given at ``now``, differ from the record of their settled orders.
 
-    An answer without news costs no query. With ``is_thorough``, each card is compared.
+    An answer without news costs no query. Each card is compared with ``is_thorough``, and also if
+    the answer has surplus cards: a card that the provider has delivered since may be among them.
     """
     for order, answer in answers:
-        if is_thorough or not _is_known(order, find_differences(order, answer)):
+        differences = find_differences(order, answer)
+        has_surplus = any(problem.code == "surplus_cards" for problem in differences)
+        if is_thorough or has_surplus or not _is_known(order, differences):
             try:
                 _record(order, answer, now)
             except Exception as error:  # noqa: BLE001 (one order's error must not block the others)

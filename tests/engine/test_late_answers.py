@@ -32,6 +32,7 @@ from tests.builders import (
     make_guide_order,
     make_order,
     problems,
+    surplus,
 )
 from tests.stage import (
     CODE,
@@ -118,7 +119,13 @@ class TestDifferences:
         assert codes(see(order, told)) == [card.value for card in CARDS[:3]]
         after = see(order, told, is_thorough=True)
         assert codes(after) == [card.value for card in CARDS[:4]]
-        assert problems(after) == [Problem("surplus_cards", {"received": 4, "announced": 3})]
+        assert problems(after) == [surplus(4, 3)]
+
+    def test_a_late_card_in_place_of_a_surplus_card_is_kept(self) -> None:
+        order = see(settle(), dataclasses.replace(PARTIAL, cards=CARDS[:4]))
+        after = see(order, dataclasses.replace(PARTIAL, cards=(*CARDS[:3], CARDS[4])))
+        assert codes(after) == [card.value for card in CARDS]
+        assert surplus(5, 3) in problems(after)
 
     def test_an_answer_about_another_line_after_settling_is_only_shown(self) -> None:
         told = dataclasses.replace(FULFILLED, type_id="type_002")

@@ -29,6 +29,7 @@ from giftcards.models import Card, Order, ProductType, Reservation, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.rules.problems import Problem
 from giftcards.rules.times import within
+from giftcards.rules.verdict import most_cards
 from giftcards.settlement import customer_breakdown
 from giftcards.simulator.account import Order as Bought
 from giftcards.statuses import FINAL, SETTLED, Review, Status
@@ -108,7 +109,8 @@ def what_was_bought_twice_is_told(shop: Shop) -> Iterator[str]:
 def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
     """The cards that the provider delivered are stored once each, and open, unless destroyed.
 
-    An order whose codes were destroyed may get further cards.
+    An order whose codes were destroyed may get further cards. A card may be left out if the
+    provider has shown too many that it did not deliver, and staff are told.
     """
     for order, theirs in _pairs(shop):
         cards = list(Card.objects.filter(order=order).select_related("order"))
@@ -124,6 +126,9 @@ def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
             continue
         delivered = Counter((card.value, card.serial) for card in theirs.cards)
         missing = (delivered - stored).total()
+        is_full = len(cards) >= most_cards(order.quantity)
+        if is_full and missing and "cards_left_out" in _told_codes(order):
+            continue
         if order.status in SETTLED and missing > len(cards) - len(readable):
             yield f"{order} has {len(cards)} cards; the provider delivered {len(theirs.cards)}"
         elif stored - delivered and not _is_told(order):
@@ -647,11 +652,14 @@ def _is_told(order: Order) -> bool:
 
 def _is_told_of_cards(order: Order) -> bool:
     """Whether staff are told, or were, that there may be other cards than was said at first."""
+    codes = {"late_cards", "surplus_cards", "accepted_after_all", "contradicted"}
+    return not codes.isdisjoint(_told_codes(order))
+
+
+def _told_codes(order: Order) -> set[str]:
+    """The codes of the problems that staff are told of, or have ticked off."""
     codes = {problem.code for problem in order.open_problems}
-    codes |= set(order.acknowledgements.values_list("code", flat=True))
-    return not codes.isdisjoint(
-        {"late_cards", "surplus_cards", "accepted_after_all", "contradicted"}
-    )
+    return codes | set(order.acknowledgements.values_list("code", flat=True))
 
 
 def _has_wrong_id(order: Order) -> bool:
