@@ -207,6 +207,20 @@ class TestWithoutCosts:
             assert shown not in text(html)
 
 
+@pytest.mark.parametrize(
+    ("permissions", "expected"),
+    [
+        (["view_order", "view_cost"], ["giftcards-money", "giftcards-cards", "giftcards-timeline"]),
+        (["view_order"], ["giftcards-cards", "giftcards-money", "giftcards-timeline"]),
+    ],
+)
+def test_the_cards_come_before_the_money_for_who_sees_no_costs(
+    permissions: list[str], expected: list[str]
+) -> None:
+    html = show(sign_in(*permissions), settle("web-1", PARTIAL, **SOLD))
+    assert [name for name in re.findall(r'<h2 id="([\w-]+)"', html) if name in expected] == expected
+
+
 class TestTickingOff:
     """A problem that staff have dealt with; whoever may decide about orders may tick it off."""
 

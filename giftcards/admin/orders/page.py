@@ -304,6 +304,7 @@ def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str,
         "bar": bar(order),
         "customer_lines": customer_lines(order, again=again),
         "is_inconsistent": settled is not None and not settled.is_consistent,
+        "shows_costs": shows_costs,
     }
     if shows_costs:
         context |= {
