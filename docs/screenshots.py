@@ -27,16 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.screenshots", description=__doc__)
     parser.add_argument("--to", type=Path, default=IMAGES, help="where to write the pictures")
     parser.add_argument("--all", action="store_true", help="every page, language, window and theme")
+    parser.add_argument("names", nargs="*", help="only these pages, such as order-list")
     options = parser.parse_args(arguments)
     options.to.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="giftcards-screenshots-") as directory:
         os.environ["DATABASE_URL"] = f"sqlite:///{directory}/db.sqlite3"
         os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-        _photograph(options.to, everything=options.all)
+        _photograph(options.to, everything=options.all, names=options.names)
     return 0
 
 
-def _photograph(directory: Path, *, everything: bool) -> None:
+def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> None:
     # All of these need the settings.
     import django
 
@@ -114,6 +115,7 @@ def _photograph(directory: Path, *, everything: bool) -> None:
             "new-link": f"{about_told}new-link/",
             "proof-of-delivery": f"{about_told}proof/",
         }
+    pages = {name: pages[name] for name in names or pages}
     connections.close_all()
 
     server = LiveServerThread("127.0.0.1", StaticFilesHandler)
