@@ -3,6 +3,7 @@ from django.urls import include, path
 
 from giftcards.watch.metrics import metrics
 
+admin.site.site_header = admin.site.site_title = "Example Shop"
 # What waits for staff, on top of the first page of the admin.
 admin.site.index_template = "admin/giftcards/index.html"
 
