@@ -214,6 +214,11 @@ def test_the_list_shows_the_first_10000_and_says_that_there_are_more(
 
 
 @pytest.mark.all_apps
+@pytest.mark.parametrize(("query", "title"), [("", "Orders"), ("?_popup=1", "Select order")])
+def test_the_list_is_called_after_what_it_lists(boss: Client, query: str, title: str) -> None:
+    assert text(element(read(boss.get(LIST + query)), "", "h1")) == title
+
+
 @pytest.mark.parametrize(
     ("language", "count", "shown"),
     [

@@ -50,6 +50,13 @@ const box = document.querySelector('#changelist .results');
 return box.scrollWidth - box.clientWidth;
 """
 
+# The orders that are wholly within the first screen.
+_WHOLE_ROWS = """
+return [...document.querySelectorAll('#result_list tbody tr')]
+.filter(row => row.getBoundingClientRect().bottom <= innerHeight)
+.map(row => row.textContent);
+"""
+
 
 def test_large_amounts_are_whole_and_their_digits_stand_under_digits(boss: Browser) -> None:
     Order.objects.filter(reference="web-1042").update(
@@ -74,7 +81,7 @@ def test_large_amounts_are_whole_and_their_digits_stand_under_digits(boss: Brows
             boss.resize(*size)
             assert (boss.run(_CUT), boss.overflow()) == ([], 0), (language, size)
     # One that is cut would be noticed.
-    boss.run("document.querySelector('.results').style.width = '120px'")
+    boss.run("document.querySelector('.results').style.width = '60px'")
     assert boss.run(_CUT) != []
 
 
@@ -93,6 +100,20 @@ def test_each_line_of_an_order_explains_itself_on_a_phone(boss: Browser) -> None
     ]
     assert lines[8] == "Still owed 1,100 DA"
     assert not boss.find_all("#result_list thead")[0].is_displayed()
+
+
+def test_four_orders_fit_a_phone_and_what_is_done_with_them_comes_once_one_is_chosen(
+    boss: Browser,
+) -> None:
+    boss.resize(390, 800)
+    for language in ("en", "fr", "ar"):
+        boss.speak(language)
+        boss.open(LIST)
+        assert len(boss.run(_WHOLE_ROWS)) >= 4, language
+    [actions] = boss.find_all("#changelist .actions")
+    assert not actions.is_displayed()
+    boss.find("#result_list .action-select").click()
+    assert actions.is_displayed()
 
 
 def test_filters_are_opened_and_chosen_by_keyboard(boss: Browser) -> None:

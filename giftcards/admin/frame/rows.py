@@ -23,6 +23,7 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
@@ -127,6 +128,9 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         if rows := context.get("cl"):
             # Django writes ``module_name`` after the number, as in "Select all 120 orders".
             context["module_name"] = rows.counted.noun
+            # Django's title is "Select … to change", also where there is nothing to change.
+            if not (rows.is_popup or "title" in (extra_context or {})):
+                context["title"] = capfirst(self.opts.verbose_name_plural)
         return response
 
     def get_changelist(self, request: HttpRequest, **named: Any) -> type[ChangeList]:
