@@ -173,6 +173,17 @@ def tiles(html: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+def for_others(html: str) -> dict[str, tuple[str, str]]:
+    """The lines of the start page on what others have to do: their roles, and the URL."""
+    found = {}
+    for line in re.findall(r"<li>.*?</li>", element(html, "giftcards-for-others", "ul"), re.DOTALL):
+        link = re.search(r'<a href="([^"]*)">(.*?)</a>', line)
+        assert link
+        roles = text(element(line, "giftcards-role", "span"))
+        found[text(link.group(2))] = roles, unescape(link.group(1))
+    return found
+
+
 def listed(client: Client, address: str) -> int:
     """The number of rows on the list at ``address``."""
     return int(client.get(address).context["cl"].result_count)

@@ -61,6 +61,7 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.models.lines import read_lines
+from giftcards.models.order_queries import is_held_up
 from giftcards.privacy.erasure import erase, find_orders
 from giftcards.privacy.person import Person
 from giftcards.privacy.retention import purge
@@ -486,6 +487,8 @@ def test_a_scrape_of_the_metrics_reads_no_whole_table(open_orders: dict[Status, 
 def test_counting_what_is_held_up_reads_no_whole_table(open_orders: dict[Status, Order]) -> None:
     with no_scans():
         assert sum(late.count() for late in Order.objects.held_up(timezone.now())) == 8
+        assert Order.objects.filter(is_held_up(timezone.now())).count() == 8
+        assert Order.objects.unsent().exists()
         assert StatusChange.objects.waiting_since(timezone.now()).count() > 0
 
 
@@ -669,7 +672,8 @@ FEW: list[dict[str, str]] = [
 ]
 # The parts of the first one, to which the start page leads.
 PARTS: list[dict[str, str]] = [
-    {"attention": name} for name in ("unconfirmed", "other", "on_hold_price", "on_hold_review")
+    {"attention": name}
+    for name in ("unconfirmed", "other", "on_hold_price", "on_hold_review", "waiting")
 ]
 # Each finds a large part of the orders here.
 MANY: list[dict[str, str]] = [

@@ -70,6 +70,17 @@ class Claimed(Protocol):
     claim: str
 
 
+def is_held_up(since: datetime) -> Q:
+    """Return the condition that the next step of an order was due by ``since``."""
+    return Q(*_due_by(since), _connector=Q.OR) & ~ON_HOLD
+
+
+def _due_by(since: datetime) -> Iterator[Q]:
+    for status, state in STATES.items():
+        if not state.is_final:
+            yield Q((f"{state.due}__lte", since), finalized_at=None, status=status)
+
+
 class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Return the orders that are not final.
@@ -166,16 +177,16 @@ class OrderQueries(OrderSearch[Row]):
             orders += due[: most - len(orders)]
         return orders
 
+    def unsent(self) -> Self:
+        """Return the orders that wait to be sent, without orders on hold."""
+        return self.open().filter(status=Status.PENDING).exclude(ON_HOLD)
+
     def held_up(self, since: datetime) -> list[Self]:
         """Return orders whose next step was due by ``since``, in one queryset for each open status.
 
         Orders on hold are left out.
         """
-        return [
-            self.open().filter((f"{state.due}__lte", since), status=status).exclude(ON_HOLD)
-            for status, state in STATES.items()
-            if not state.is_final
-        ]
+        return [self.filter(condition).exclude(ON_HOLD) for condition in _due_by(since)]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
         """Return orders sent from ``start`` to ``end`` that the provider may have."""

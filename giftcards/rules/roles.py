@@ -61,7 +61,12 @@ def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str
     """
     if all(map(may, permissions)):
         return ""
+    text = gettext("For what you may not do yourself, ask a colleague with this role: %(roles)s.")
+    return text % {"roles": roles_with(permissions)}
+
+
+def roles_with(permissions: Collection[str]) -> str:
+    """Return the names of the roles that have all these ``permissions``, such as "A / B"."""
     wanted = {permission.removeprefix("giftcards.") for permission in permissions}
     roles = [name for name, held in ROLES.items() if wanted <= set(held)]
-    text = gettext("For what you may not do yourself, ask a colleague with this role: %(roles)s.")
-    return text % {"roles": " / ".join(f"\u2068{name}\u2069" for name in roles)}
+    return " / ".join(f"\u2068{name}\u2069" for name in roles)

@@ -94,6 +94,9 @@ class Finding:
     rows: Sequence[int] = ()
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
     allows_sales: bool = False
+    #: The page that lists the rows, and its query string, if not those of the condition.
+    page: str = ""
+    query: str = ""
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:

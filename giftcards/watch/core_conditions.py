@@ -130,7 +130,25 @@ def _is_held_up(
             f"No worker has taken a task from the queue for more than {minutes:.0f} minutes:"
             " messages are late. Start the queue's workers, such as `manage.py qcluster`."
         )
-    return Finding(" ".join(found)) if found else None
+    if not found:
+        return None
+
+    def explain() -> str:
+        told = (
+            ngettext(
+                "%(count)s order should have been sent or checked by now.",
+                "%(count)s orders should have been sent or checked by now.",
+                orders,
+            )
+            % {"count": count_text(orders)}
+            if orders
+            else "",
+            gettext("Your shop has not taken all news.") if changes or offers else "",
+        )
+        return " ".join(filter(None, told))
+
+    page, query = (_ORDERS, "?attention=waiting") if orders else ("", "")
+    return Finding(" ".join(found), explain=explain, page=page, query=query)
 
 
 def _has_several_keys(standing: Standing) -> Finding | None:
@@ -407,7 +425,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
         headline=_("orders or notices wait for too long"),
-        remedy=_("The provider's page says what waits, and why."),
+        remedy=_("They go on by themselves. If they do not, ask your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -551,7 +569,7 @@ CONDITIONS: Sequence[Condition] = [
             "count",
         ),
         remedy=_("Order the missing cards of each order again, or pay its customer back."),
-        takes=("giftcards.add_order", "giftcards.settle_refund"),
+        takes=("giftcards.settle_refund",),
         page=_ORDERS,
         is_about_orders=True,
         query="?refund=owed",

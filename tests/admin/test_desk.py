@@ -27,7 +27,20 @@ from giftcards.watch.conditions import CONDITIONS, Standing
 from giftcards.watch.core_conditions import CONDITIONS as CORE
 from giftcards.watch.overview import Waiting
 from tests.builders import PARTIAL, PRODUCT, REFUNDED, TYPE, make_guide_order, make_order, settle
-from tests.pages import START, count_queries, listed, order_page, plain, read, sign_in, text, tiles
+from tests.pages import (
+    START,
+    count_queries,
+    element,
+    for_others,
+    listed,
+    order_page,
+    plain,
+    read,
+    references,
+    sign_in,
+    text,
+    tiles,
+)
 from tests.stage import ago, record_order, refuse_key
 
 pytestmark = pytest.mark.django_db
@@ -237,7 +250,10 @@ def test_an_order_is_on_one_tile_and_orders_to_do_are_as_many_everywhere(
 ) -> None:
     _of_each_kind()
     client = sign_in(*ROLES[role]) if role else boss
-    found = tiles(read(client.get(START)))
+    html = read(client.get(START))
+    found = tiles(html)
+    if role == "Gift card support":
+        found |= for_others(html)
     on_tiles = [name for shown, _to in found.values() for name in re.findall(r"[a-z]-\d", shown)]
     assert len(on_tiles) == len(set(on_tiles))
     assert {title: listed(client, to) for title, (_shown, to) in found.items()} == {
@@ -254,26 +270,87 @@ def test_an_order_is_on_one_tile_and_orders_to_do_are_as_many_everywhere(
 
 
 @pytest.mark.parametrize(
-    ("role", "asked"),
+    ("role", "own", "of_others", "asked"),
     [
-        ("Gift card support", "Gift card manager"),
-        ("Gift card accountant", "Gift card manager"),
-        ("Gift card manager", ""),
+        (
+            "Gift card support",
+            set(),
+            {"1 order on hold because of its price": "Gift card manager"},
+            "Gift card manager",
+        ),
+        (
+            "Gift card accountant",
+            {"1 order whose customer is owed money"},
+            {},
+            "Gift card manager",
+        ),
+        (
+            "Gift card manager",
+            {"1 order on hold because of its price", "1 order whose customer is owed money"},
+            {},
+            "",
+        ),
     ],
 )
-def test_who_may_not_follow_the_advice_reads_whom_to_ask(role: str, asked: str) -> None:
+def test_what_a_person_may_not_do_is_one_line_that_says_who_may(
+    role: str, own: set[str], of_others: dict[str, str], asked: str
+) -> None:
     _on_hold_for_price()
     owed = settle("w-1", PARTIAL, sale_price=Decimal(550))
     client = sign_in(*ROLES[role])
+    html = read(client.get(START))
+    assert set(tiles(html)) == own
+    lines = for_others(html) if of_others else {}
+    assert {title: plain(roles) for title, (roles, _to) in lines.items()} == of_others
     sentence = "For what you may not do yourself, ask a colleague with this role: "
     asking = f"{sentence}{asked}." if asked else ""
-    for shown, _to in tiles(read(client.get(START))).values():
-        assert plain(shown).partition(sentence)[1:] == (
-            (sentence, f"{asked}.") if asked else ("", "")
-        )
     page = plain(text(read(client.get(order_page(owed)))))
     assert (sentence in page) == bool(asked)
     assert asking in page
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        # One failed sweep, a few seconds ago.
+        ({"outages": 1}, "orders wait. The provider does not answer."),
+        ({"outages": 0}, ""),
+    ],
+)
+def test_the_page_says_within_a_minute_that_nothing_can_be_bought(
+    values: dict[str, Any], told: str
+) -> None:
+    ProviderState.objects.update(failed_at=ago(4), succeeded_at=ago(9), **values)
+    _recorded("w-1")
+    _recorded("w-2")
+    _on_hold_for_price()
+    Order.objects.filter(reference="h-2").delete()
+    shown = plain(text(read(sign_in("view_order").get(START))))
+    assert ("Nothing can be bought at the moment; 2 orders wait." in shown) == bool(told)
+    assert told in shown
+    assert "Nothing can be bought" not in read(sign_in("view_product").get(START))
+
+
+def test_orders_that_wait_for_too_long_are_listed_without_those_on_hold(boss: Client) -> None:
+    _on_hold_for_price()
+    Order.objects.update(queued_at=ago(600), due_at=ago(600))
+    Order.objects.filter(reference="h-1").update(due_at=None)
+    make_guide_order(Status.HANDLING, reference="l-1", due_at=ago(600))
+    make_guide_order(Status.HANDLING, reference="l-2", due_at=ago(60))
+    shown, to = tiles(read(boss.get(START)))["Urgent Orders or notices wait for too long"]
+    assert plain(shown).startswith("2 orders should have been sent or checked by now.")
+    assert references(read(boss.get(to))) == ["l-1", "h-2"]
+
+
+def test_the_figures_of_two_weeks_are_for_who_may_see_the_report(boss: Client) -> None:
+    settle("w-1", PARTIAL, sale_price=Decimal(550))
+    seen = read(boss.get(START))
+    assert len(re.findall("<title>", element(seen, "giftcards-plot", "svg"))) == 1
+    assert "giftcards-funds" in seen
+    for permission in ("view_order", "view_product"):
+        other = read(sign_in(permission).get(START))
+        assert ("giftcards-plot" in other) == (permission == "view_order")
+        assert "giftcards-funds" not in other
 
 
 def test_every_tile_says_what_to_do() -> None:

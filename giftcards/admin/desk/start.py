@@ -1,7 +1,7 @@
-"""The start page of staff: tiles that say what to do, and a line of figures about today.
+"""The start page of staff: what the person has to do, what others have to do, and figures.
 
-Each tile is about a condition that needs a person, such as a refused API key. Digests and
-monitors describe the conditions in the same words.
+Each tile is about a condition that needs the person, such as a refused API key. A condition that
+needs somebody else is one line. Digests and monitors describe the conditions in the same words.
 """
 
 from __future__ import annotations
@@ -23,15 +23,24 @@ from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 
+from giftcards.admin.frame import extensions
+from giftcards.admin.frame.extensions import Html
 from giftcards.admin.frame.pages import OrderPages
 from giftcards.admin.frame.rows import ReadOnlyRows, order_link, sees_orders, visible_orders
 from giftcards.admin.orders.searching import SearchForm
 from giftcards.models import Desk, Order
 from giftcards.rules.money import customer_breakdown, refund_breakdown
-from giftcards.rules.roles import whom_to_ask
+from giftcards.rules.roles import roles_with
 from giftcards.rules.times import begin_of, today
 from giftcards.text.display import count_text, filled, money
-from giftcards.watch.conditions import CONDITIONS, Condition, Severity, Standing, most_urgent_first
+from giftcards.watch.conditions import (
+    CONDITIONS,
+    MOST,
+    Condition,
+    Severity,
+    Standing,
+    most_urgent_first,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class Tile:
     #: orders, which have no link.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
+    #: The roles that can act, if the person cannot; otherwise "".
+    roles: str = ""
 
     @property
     def is_urgent(self) -> bool:
@@ -67,12 +78,44 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
     ]
     if not (told or sees_orders(request, site)):
         return {}
+    standing = Standing(
+        leaves_out_problems=request.user.has_perm(CONDITIONS["order_problems"].permission)
+    )
+    tiles = list(_tiles(request, site, standing, most_urgent_first(told)))
     return {
         "is_shown": True,
         **_search_box(request, site),
-        "tiles": list(_tiles(request, site, most_urgent_first(told))),
+        "standstill": _standstill(request, site, standing),
+        "tiles": [tile for tile in tiles if not tile.roles],
+        "for_others": [tile for tile in tiles if tile.roles],
         "today": _today(request, site),
+        "figures": _figures(request, site, standing),
     }
+
+
+def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> str:
+    """Return a sentence on orders that wait because the provider does not answer, or "".
+
+    A single failed request is enough, because customers wait from then on.
+    """
+    if not (standing.state.is_silent and sees_orders(request, site)):
+        return ""
+    waiting = visible_orders(request, site).filter(pk__in=Order.objects.unsent().values("pk"))
+    count = waiting.order_by()[: MOST + 1].count()
+    text = ngettext(
+        "Nothing can be bought at the moment; %(count)s order waits.",
+        "Nothing can be bought at the moment; %(count)s orders wait.",
+        count,
+    )
+    return f"{text % {'count': count_text(count)}} {standing.state.explain_silence()}"
+
+
+def _figures(request: HttpRequest, site: AdminSite, standing: Standing) -> list[Html]:
+    """Return the figures of the optional apps, for people who may see the report."""
+    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
+    if not isinstance(pages, OrderPages):
+        return []
+    return [html for html in extensions.called("on_start", pages, request, standing) if html]
 
 
 def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
@@ -97,39 +140,41 @@ def _site_of(request: HttpRequest) -> AdminSite:
 _NAMED = 5
 
 
-def _tiles(request: HttpRequest, site: AdminSite, told: list[Condition]) -> Iterator[Tile]:
+def _tiles(
+    request: HttpRequest, site: AdminSite, standing: Standing, told: list[Condition]
+) -> Iterator[Tile]:
     may = request.user.has_perm
-    leaves_out_problems = may(CONDITIONS["order_problems"].permission)
-    standing = Standing(leaves_out_problems=leaves_out_problems)
     visible = visible_orders(request, site)
     for condition in told:
         if finding := condition.find(standing, visible):
             first = visible.in_bulk(list(islice(finding.orders, _NAMED)))
             named = tuple(order_link(site, order) for order in first.values())
-            whom = whom_to_ask(may, condition.takes)
-            url = _list_url(request, site, condition)
-            if url and leaves_out_problems and condition.overlaps_problems:
+            url = _list_url(request, site, finding.page or condition.page)
+            if url:
+                url += finding.query or condition.query
+            if url and standing.leaves_out_problems and condition.overlaps_problems:
                 url += "&attention=none"
             yield Tile(
                 condition.severity,
                 capfirst(condition.in_words(finding.count, has_more=finding.has_more)),
-                tuple(filter(None, (finding.explain(), str(condition.remedy), whom))),
+                tuple(filter(None, (finding.explain(), str(condition.remedy)))),
                 url,
                 named,
                 finding.count - len(named) if named else 0,
+                "" if all(map(may, condition.takes)) else roles_with(condition.takes),
             )
 
 
-def _list_url(request: HttpRequest, site: AdminSite, condition: Condition) -> str:
-    """Return the URL of the list of rows with the condition; "" if the person cannot open it."""
+def _list_url(request: HttpRequest, site: AdminSite, name: str) -> str:
+    """Return the URL of the admin's page ``name``; "" if the person cannot open it."""
     try:
-        page = reverse(f"admin:{condition.page}", current_app=site.name)
+        page = reverse(f"admin:{name}", current_app=site.name)
     except NoReverseMatch:
         return ""
     # Django sets ``model_admin`` on the views of a ModelAdmin.
     pages = getattr(resolve(page).func, "model_admin", None)
     may_open = pages is None or pages.has_view_permission(request)
-    return page + condition.query if may_open else ""
+    return page if may_open else ""
 
 
 def _today(request: HttpRequest, site: AdminSite) -> str:

@@ -61,6 +61,8 @@ class Extension:
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: Sections of the provider's page.
     provider_sections: Callable[[HttpRequest], Sequence[Section]] | None = None
+    #: Figures of the start page, as HTML; "" to show none.
+    on_start: Callable[[Pages, HttpRequest, Standing], Html] | None = None
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 

@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import get_template
+from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -28,11 +29,13 @@ from giftcards.models.order_queries import (
     OWING,
     PAID_BACK,
     SALE_UNKNOWN,
+    is_held_up,
 )
 from giftcards.models.orders import LOST, WITH_OTHER_PROBLEMS, WITHOUT_PROBLEMS
 from giftcards.rules.states import Status
 from giftcards.rules.times import read_moment
 from giftcards.text.display import isolated
+from giftcards.watch.core_conditions import PATIENCE
 
 # The maximum number of products that a filter offers.
 OFFERED = 100
@@ -94,8 +97,14 @@ class AttentionFilter(ConditionFilter):
         "on_hold_price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
         "on_hold_review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
+        "waiting": (_("Waits for too long"), Q()),
     }
-    of_tiles = frozenset({"none"})
+    of_tiles = frozenset({"none", "waiting"})
+
+    def condition(self) -> Q:
+        # Unlike the others, this condition depends on the time.
+        is_waiting = self.value() == "waiting"
+        return is_held_up(timezone.now() - PATIENCE) if is_waiting else super().condition()
 
 
 class RefundFilter(ConditionFilter):

@@ -29,8 +29,10 @@ from giftcards.books.admin.reports import orders_of_unknown_price
 from giftcards.books.conditions import OpenMoney, lasts, money_in_open_orders
 from giftcards.books.matching import refund_amount
 from giftcards.books.models import CREDIT
+from giftcards.books.reports import report
 from giftcards.models import Order, ProviderState
 from giftcards.models.order_queries import NOT_CREDITED
+from giftcards.rules.times import today
 from giftcards.text.display import distance_text, duration_text, filled, moment, money, signed_money
 from giftcards.watch.conditions import Standing
 
@@ -135,7 +137,21 @@ def _on_list(
     return OnList(notice=above_list(pages, request, standing))
 
 
+# The days of the chart on the start page, with today.
+_DAYS = 14
+
+
+def _on_start(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
+    """Return the account and a chart of the last two weeks, as HTML."""
+    chart = None
+    if pages.has_report_permission(request):
+        chart = reports.chart(report(today() - timedelta(days=_DAYS - 1), today()))
+    context = {"account": above_list(pages, request, standing), "chart": chart}
+    return render_to_string("admin/giftcards_books/start.html", context, request)
+
+
 EXTENSION = Extension(
+    on_start=_on_start,
     on_order=_on_order,
     on_list=_on_list,
     filters=(NotCreditedFilter,),

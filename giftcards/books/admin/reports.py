@@ -132,7 +132,7 @@ def _shown(pages: Pages, request: HttpRequest, question: Question) -> dict[str, 
     return {
         "report": found,
         "groups": _groups(found, question, order_list=orders, open_orders=open_orders),
-        "chart": _chart(found),
+        "chart": chart(found),
         "rows_are": capfirst(question.by.label),
         "table_is": gettext("%(title)s, in %(currency)s")
         % {"title": gettext("All figures"), "currency": currency()},
@@ -403,7 +403,8 @@ SERIES = (
 )
 
 
-def _chart(report: Report) -> dict[str, Any] | None:
+def chart(report: Report) -> dict[str, Any] | None:
+    """Return the context of the template ``chart.html``; ``None`` if customers paid nothing."""
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -458,7 +459,7 @@ def _values(figures: Figures) -> list[Decimal]:
 
 def _texts(report: Report) -> dict[str, Any]:
     title = gettext("%(title)s, in %(currency)s")
-    summary = gettext("All together: %(amounts)s. The table below has every figure.")
+    summary = gettext("All together: %(amounts)s.")
     return {
         "title": title % {"title": gettext("What customers paid"), "currency": currency()},
         "summary": summary % {"amounts": " · ".join(_amounts(report.total))},
