@@ -20,6 +20,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import linebreaksbr
 from django.urls import URLPattern, path
 from django.utils import timezone
+from django.utils.crypto import get_random_string
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -45,6 +46,7 @@ from giftcards.fulfilment import OrderDetails, place_order
 from giftcards.models import Order, ProductType, ProviderState
 from giftcards.models.catalogue import is_called
 from giftcards.models.orders import OF_GIFT
+from giftcards.rules.times import today
 from giftcards.text.display import (
     bdi,
     count_text,
@@ -101,6 +103,15 @@ def _card(kind: ProductType, *, with_prices: bool) -> str:
     return " · ".join(parts)
 
 
+# Without letters and digits that look alike.
+_SPOKEN = "23456789ABCDEFGHJKLMNPQRSTVWXYZ"
+
+
+def _readable_reference() -> str:
+    """Return a new reference that a person can read out, such as 261124-7K3M9Q."""
+    return f"{today():%y%m%d}-{get_random_string(6, _SPOKEN)}"
+
+
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new order; the form is posted once for the confirmation page, and again to confirm.
 
@@ -124,6 +135,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = kwargs.get("initial") or {}
+        kwargs["initial"] = {"reference": _readable_reference(), **given}
         super().__init__(*args, **kwargs)
         self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
         if "reference" in self.fields:
