@@ -1,4 +1,4 @@
-"""Functions for a shop: buying cards, correcting customers, and deciding about orders on hold."""
+"""Functions for a shop: buying cards, correcting customers, and deciding about waiting orders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.utils import timezone
 
-from giftcards.engine.approvals import approve_price, approve_review, reject_order
+from giftcards.engine.approvals import approve_price, approve_review, cancel_order
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
 from giftcards.engine.tuning import tuning
@@ -26,11 +26,11 @@ __all__ = [
     "aplace_order",
     "approve_price",
     "approve_review",
+    "cancel_order",
     "change_customer",
     "check_soon",
     "place_order",
     "record_sale_amount",
-    "reject_order",
     "reorder_missing",
 ]
 

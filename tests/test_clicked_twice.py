@@ -238,44 +238,75 @@ def approve_price(_boss: Client) -> Button:
     return decision("order_price", order, form, approved, Status.PENDING, Acknowledgement)
 
 
+def cancel(name: str, order: Order, form: dict[str, str] | None = None) -> Button:
+    button = decision(name, order, form or {}, "Cancelled the order.", Status.REJECTED)
+    button.told = "The order was cancelled. Nothing was bought."
+    return button
+
+
+def form_on_hold(order: Order, outcome: str) -> dict[str, str]:
+    return {"outcome": outcome, "state_token": state_token(order)}
+
+
 def decline_price(_boss: Client) -> Button:
     order = held()
-    form = {"outcome": "reject", "state_token": state_token(order)}
-    declined = Problem("staff_declined", {"by": "user0"})
-    return decision("order_price", order, form, declined, Status.REJECTED)
+    return cancel("order_price", order, form_on_hold(order, "cancel"))
 
 
-def decide_review(outcome: str, status: Status, *more: type[Model]) -> Button:
+def to_review() -> Order:
     order = make_order(reference=NAME)
     put_on_hold_for_review(order, objection="Third order today")
     order.refresh_from_db()
-    form = {"outcome": outcome, "state_token": state_token(order)}
-    logged = f"Decided about the review: {outcome}."
-    return decision("order_review", order, form, logged, status, *more)
+    return order
 
 
 def approve_review(_boss: Client) -> Button:
-    return decide_review("approve", Status.PENDING, Acknowledgement)
+    order = to_review()
+    form, logged = form_on_hold(order, "approve"), "Approved the order after a review."
+    return decision("order_review", order, form, logged, Status.PENDING, Acknowledgement)
 
 
-def reject_review(_boss: Client) -> Button:
-    return decide_review("reject", Status.REJECTED)
+def decline_review(_boss: Client) -> Button:
+    order = to_review()
+    return cancel("order_review", order, form_on_hold(order, "cancel"))
 
 
-def end_wait(outcome: str, code: str, status: Status, *more: type[Model]) -> Button:
+def put_off() -> Order:
     later = timezone.now() + timedelta(hours=1)
-    waits = {"due_at": None, "send_after": later, "send_before": later}
-    order = make_order(reference=NAME, **waits)
-    form = {"outcome": outcome, "state_token": state_token(order)}
-    return decision("order_wait", order, form, Problem(code, {"by": "user0"}), status, *more)
+    return make_order(reference=NAME, due_at=None, send_after=later, send_before=later)
 
 
 def hurry(_boss: Client) -> Button:
-    return end_wait("approve", "staff_hurried", Status.PENDING, Acknowledgement)
+    order = put_off()
+    form, hurried = form_on_hold(order, "approve"), Problem("staff_hurried", {"by": "user0"})
+    return decision("order_wait", order, form, hurried, Status.PENDING, Acknowledgement)
 
 
 def stop_waiting(_boss: Client) -> Button:
-    return end_wait("reject", "staff_stopped", Status.REJECTED)
+    order = put_off()
+    return cancel("order_wait", order, form_on_hold(order, "cancel"))
+
+
+def cancel_order(_boss: Client) -> Button:
+    return cancel("order_cancel", make_order(reference=NAME))
+
+
+def cancel_selected(_boss: Client) -> Button:
+    orders = [make_order(reference=f"web-{number}") for number in range(2)]
+    return Button(
+        LIST,
+        {
+            "action": "cancel_selected",
+            "_selected_action": [order.pk for order in orders],
+            "is_confirmed": "1",
+        },
+        logged=["Cancelled the order."] * 2,
+        rows={StatusChange: 2, OrmQ: 1},
+        # Each of the two orders is cancelled by one of the requests, perhaps by different ones.
+        told="",
+        order=orders[0],
+        becomes=Status.REJECTED,
+    )
 
 
 def order_again(_boss: Client) -> Button:
@@ -385,14 +416,15 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_customer": [correct_customer],
     "giftcards_order_dispute": [dispute],
     "giftcards_order_check": [check_now],
-    "giftcards_order_changelist": [check_selected],
+    "giftcards_order_changelist": [check_selected, cancel_selected],
     "giftcards_order_note": [note],
     "giftcards_order_resolve": [send_again, reject],
     "giftcards_order_adopt": [adopt_candidate],
     "giftcards_order_release": [release],
     "giftcards_order_price": [approve_price, decline_price],
-    "giftcards_order_review": [approve_review, reject_review],
+    "giftcards_order_review": [approve_review, decline_review],
     "giftcards_order_wait": [hurry, stop_waiting],
+    "giftcards_order_cancel": [cancel_order],
     "giftcards_order_reorder": [order_again],
     "giftcards_order_pay_back": [pay_back],
     "giftcards_order_sale": [say_sale],

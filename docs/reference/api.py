@@ -32,10 +32,10 @@ API: Mapping[str, tuple[str, ...]] = {
         "giftcards.fulfilment record_sale_amount",
         "giftcards.fulfilment reorder_missing",
     ),
-    "Orders on hold": (
+    "Orders that wait": (
+        "giftcards.fulfilment cancel_order",
         "giftcards.fulfilment approve_price",
         "giftcards.fulfilment approve_review",
-        "giftcards.fulfilment reject_order",
     ),
     "The shelf": (
         "giftcards.catalogue offers",

@@ -1,4 +1,4 @@
-"""Putting orders on hold, and releasing them.
+"""Putting orders on hold, releasing them, and cancelling orders that wait.
 
 An order is put on hold if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to
 look at it, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
@@ -260,21 +260,27 @@ def confirm_price(order: Order, price: Decimal) -> None:
     order.save(update_fields=["approved_price"])
 
 
-def reject_order(order: Order, *, by: str) -> Problem | None:
-    """Reject an order on hold, which was not bought; return the recorded decision.
+def cancel_order(order: Order, *, by: str) -> bool:
+    """Cancel an order that was not bought yet; return False if it is too late.
 
-    Returns ``None`` if the order is not on hold any more.
+    An order can be cancelled while its status is PENDING: it waits in the queue, for the provider,
+    for a price, or on hold. As soon as a worker has claimed the order, it is too late.
+
+    The order becomes REJECTED, what the customer paid is owed, and the timeline names ``by``.
+    ``order`` is updated in place, also if it is too late. Only one call returns True, so pay the
+    customer back only after True: another call for a cancelled order returns False.
     """
-    if not order.is_on_hold:
-        return None
-    decision = Problem("staff_declined", {"by": by})
-    if on_hold_objection(order) is not None:
-        decision = Problem("staff_review_declined", {"by": by})
-    elif order.is_waiting:
-        decision = Problem("staff_stopped", {"by": by})
-    source = StatusChange.Source.STAFF
-    if not order.move(Status.REJECTED, source=source, details=[decision], where={"due_at": None}):
-        return None
-    logger.warning("Order %s was on hold, and is REJECTED now.", order.reference)
-    wake_worker()
-    return decision
+    decision = Problem("staff_cancelled", {"by": by})
+    with transaction.atomic():
+        # The order may have been sent, refused and queued again since it was read. The lock keeps
+        # its claim and its problems as they are until the move.
+        order.lock()
+        order.refresh_from_db()
+        is_done = False
+        if order.status == Status.PENDING:
+            source = StatusChange.Source.STAFF
+            is_done = order.move(Status.REJECTED, source=source, details=[decision]) is not None
+    if is_done:
+        logger.warning("Order %s was cancelled, and is REJECTED now.", order.reference)
+        wake_worker()
+    return is_done

@@ -597,7 +597,7 @@ class Order(models.Model):
         ordering = ("-created_at", "-pk")
         permissions = (
             ("check_order", "Can have orders checked and tick off problems"),
-            ("resolve_order", "Can say what became of lost orders"),
+            ("resolve_order", "Can decide about lost orders, and cancel orders that wait"),
             ("correct_customer", "Can correct the customer of an order"),
             ("find_card", "Can find orders by the code of a card"),
             ("settle_refund", "Can record what was paid back to customers"),

@@ -164,7 +164,7 @@ WORDINGS: Mapping[str, Wording] = {
             " for a person."
         ),
         _(
-            "Nothing is bought until you approve the price or reject the order. If the price falls"
+            "Nothing is bought until you approve the price or cancel the order. If the price falls"
             " to the limit, the order goes on automatically."
         ),
         discreet=_("A card costs more than your limit: the order waits for a person."),
@@ -172,7 +172,7 @@ WORDINGS: Mapping[str, Wording] = {
     "review_wanted": Wording(
         Kind.SENDING,
         _("A person has to look at the order before it is bought: “%(objection)s”."),
-        _("Nothing is bought until you approve the order or reject it."),
+        _("Nothing is bought until you approve the order or cancel it."),
     ),
     "review_failed": Wording(
         Kind.SENDING,
@@ -182,7 +182,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "Tell your developer. The rule is asked again automatically; after too long a wait, the"
-            " order is on hold until you approve or reject it."
+            " order is on hold until you approve or cancel it."
         ),
         _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
     ),
@@ -525,15 +525,11 @@ WORDINGS: Mapping[str, Wording] = {
         _("%(by)s approved a price of %(price)s a card, instead of %(ceiling)s."),
         discreet=_("%(by)s approved the price of a card."),
     ),
-    "staff_declined": Wording(Kind.HISTORY, _("%(by)s rejected the order: it costs too much.")),
-    "staff_stopped": Wording(Kind.HISTORY, _("%(by)s rejected the order before it was sent.")),
+    "staff_cancelled": Wording(Kind.HISTORY, _("%(by)s cancelled the order: nothing was bought.")),
     "staff_hurried": Wording(Kind.HISTORY, _("%(by)s had the order sent without further waiting.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
         _("%(by)s looked at the order and approved it. It was on hold because “%(objection)s”."),
-    ),
-    "staff_review_declined": Wording(
-        Kind.HISTORY, _("%(by)s looked at the order and rejected it.")
     ),
     "staff_insisted": Wording(
         Kind.HISTORY,

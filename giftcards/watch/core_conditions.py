@@ -524,7 +524,7 @@ CONDITIONS: Sequence[Condition] = [
             "count",
         ),
         remedy=_(
-            "Approve the price of each order, or reject the order. Nothing is bought until then."
+            "Approve the price of each order, or cancel the order. Nothing is bought until then."
         ),
         takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
@@ -546,7 +546,7 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders to be approved before they are bought",
             "count",
         ),
-        remedy=_("Approve or reject each order. Nothing is bought until then."),
+        remedy=_("Approve or cancel each order. Nothing is bought until then."),
         takes=("giftcards.resolve_order",),
         page=_ORDERS,
         is_about_orders=True,

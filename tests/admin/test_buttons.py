@@ -23,6 +23,7 @@ ACTIONS = {action.name: action for action in site.get_model_admin(Order).order_a
 # several outcomes, of which none is chosen beforehand.
 FINAL = {
     "order_tick_off", "order_dispute", "order_reorder", "order_sale", "order_release",
+    "order_cancel",
     "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
 }  # fmt: skip
 # Carried out at once: each can be done again, or taken back.
@@ -31,6 +32,7 @@ AT_ONCE = {"order_check", "delivery_try_now"}
 # What each action about an order takes, besides the permission to see the order.
 TAKES = {
     "order_adopt": ("resolve_order",),
+    "order_cancel": ("resolve_order",),
     "order_check": ("check_order",),
     "order_customer": ("correct_customer",),
     "order_dispute": ("check_order",),

@@ -75,7 +75,7 @@ HOLDS = {
     ),
     "review": Decision(
         on_hold_for_review,
-        "Approve or reject this order",
+        "Approve or cancel this order",
         (
             "Reference: web-1042",
             "Sale amount: 1,100 DA",
@@ -85,7 +85,7 @@ HOLDS = {
         ),
         {"review": Review.APPROVED},
         f"user0 looked at the order and approved it. It was on hold because “{REASON}”.",
-        "Decided about the review: approve.",
+        "Approved the order after a review.",
     ),
     "wait": Decision(
         put_off,
@@ -159,22 +159,22 @@ def test_the_trace_names_why_the_order_was_on_hold(
     assert (trace.by, trace.parameters) == ("user0", {"by": "user0", **parameters})
 
 
-@pytest.mark.parametrize(
-    ("name", "decision", "over"),
-    [("review", "staff_review_declined", [WANTED]), ("wait", "staff_stopped", [])],
-)
-def test_an_order_that_staff_reject_is_rejected_and_its_customer_is_owed(
-    staff: Client, name: str, decision: str, over: list[Problem]
+@pytest.mark.parametrize(("name", "over"), [("review", [WANTED]), ("wait", [])])
+def test_an_order_that_staff_do_not_buy_is_cancelled_and_its_customer_is_owed(
+    staff: Client, name: str, over: list[Problem]
 ) -> None:
     order = HOLDS[name].make()
-    decide(staff, order, name, "reject")
+    told = messages(read(decide(staff, order, name, "cancel")))
+    assert told == ["The order was cancelled. Nothing was bought."]
     order.refresh_from_db()
     assert (order.status, order.open_amount) == (Status.REJECTED, 1100)
     change = order.changes.get()
-    assert (details(change), ended(change)) == ([Problem(decision, {"by": "user0"})], over)
+    cancelled = Problem("staff_cancelled", {"by": "user0"})
+    assert (details(change), ended(change)) == ([cancelled], over)
+    assert LogEntry.objects.get().change_message == "Cancelled the order."
     if name == "review":
         shown = show(staff, order)
-        assert "user0 looked at the order and rejected it." in shown
+        assert "user0 cancelled the order: nothing was bought." in shown
         assert f"Until then: {WANTED}" in shown
 
 
@@ -212,7 +212,7 @@ def test_the_page_about_the_price_of_an_order_that_is_not_held_leads_to_the_orde
     order = make_order()
     page = order_page(order, "price")
     assert page not in read(staff.get(order_page(order)))
-    response = staff.post(page, {"outcome": "reject"}, follow=True)
+    response = staff.post(page, {"outcome": "cancel"}, follow=True)
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.status == Status.PENDING

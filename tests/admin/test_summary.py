@@ -153,7 +153,7 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = (
-        "Nothing is bought until a person approves the price or rejects the order, or the price"
+        "Nothing is bought until a person approves the price or cancels the order, or the price"
         f" falls to the limit. {PAID}"
     )
     assert tell(order) == (
@@ -169,7 +169,7 @@ def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
             "The order is on hold: a person has to look at it, because “Third order today”. Nothing"
-            f" is bought until a person approves or rejects the order. {PAID}"
+            f" is bought until a person approves or cancels the order. {PAID}"
         )
 
 
@@ -284,8 +284,8 @@ def test_an_open_order_without_a_sale_amount_says_nothing_of_a_payment() -> None
             "It could not be sent for 3600 seconds and was given up: nothing was bought.",
         ),
         (
-            Problem("staff_declined", {"by": "karim"}),
-            "karim rejected the order: it costs too much.",
+            Problem("staff_cancelled", {"by": "karim"}),
+            "karim cancelled the order: nothing was bought.",
         ),
     ],
 )
@@ -346,8 +346,8 @@ def test_arithmetic_is_isolated_and_runs_from_left_to_right_in_arabic() -> None:
 
 def test_what_others_have_written_is_escaped() -> None:
     order = build_guide_order(Status.REJECTED)
-    declined = Problem("staff_declined", {"by": "<b>no</b>"})
-    found = summarise(SummaryInput(order, shows_costs=True, reason=declined))
+    cancelled = Problem("staff_cancelled", {"by": "<b>no</b>"})
+    found = summarise(SummaryInput(order, shows_costs=True, reason=cancelled))
     assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found
 
 

@@ -170,9 +170,9 @@ PAGES: dict[str, tuple[Any, ...]] = {
 KEYS = {
     **dict.fromkeys(
         (
-            *("order_resolve", "order_price", "order_review", "order_wait", "order_check"),
+            *("order_resolve", "order_price", "order_review", "order_wait", "order_cancel"),
             *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
-            *("order_release", "order_customer", "order_tick_off", "order_note"),
+            *("order_check", "order_release", "order_customer", "order_tick_off", "order_note"),
             *("order_fingerprint", "order_adopt"),
             *("delivery_send_again", "delivery_send_link", "delivery_new_link"),
             *("delivery_withdraw", "delivery_dispute"),

@@ -12,10 +12,11 @@ from giftcards.delivery.channels import Channel
 from giftcards.delivery.models import Delivery, Installation
 from giftcards.delivery.queueing import tell_of_lost_refunds
 from giftcards.engine import outbox
+from giftcards.fulfilment import cancel_order
 from giftcards.models import Order, StatusChange
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import make_guide_order
+from tests.builders import make_guide_order, make_order
 from tests.delivery.connecting import disconnect
 
 pytestmark = pytest.mark.django_db
@@ -48,6 +49,14 @@ def test_a_move_that_concerns_the_customer_queues_one_message(status: Status, ki
     expected = ("mail", "lina@example.com", "ar")
     assert (message.channel, message.address, message.language) == expected
     assert (message.status, message.attempts) == ("queued", 0)
+
+
+def test_the_customer_of_a_cancelled_order_is_told_once_that_no_card_comes() -> None:
+    order = make_order(**CUSTOMER)
+    assert cancel_order(order, by="amina")
+    assert not cancel_order(order, by="amina")
+    outbox.announce()
+    assert Delivery.objects.get().kind == "not_delivered"
 
 
 SOUGHT = {"send_before": timezone.now()}

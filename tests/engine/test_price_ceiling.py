@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from giftcards.catalogue import quote
-from giftcards.engine.approvals import approve_price, reject_order, release_fallen
+from giftcards.engine.approvals import approve_price, cancel_order, release_fallen
 from giftcards.engine.gateway import Gateway
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.placing import send
@@ -384,9 +383,9 @@ class TestFallenPrice:
         tick()
         assert questions(simulator) == 0
 
-    def test_an_order_that_a_person_rejected_stays_rejected(self, simulator: Simulator) -> None:
+    def test_an_order_that_a_person_cancelled_stays_rejected(self, simulator: Simulator) -> None:
         order = held(simulator)
-        reject_order(order, by="amina")
+        cancel_order(order, by="amina")
         simulator.price_factor = 1
         forget_turn()
         tick()
@@ -405,13 +404,12 @@ class TestFallenPrice:
         assert (fresh(order).status, order.approved_price) == ("FULFILLED", 500)
 
     @pytest.mark.django_db(transaction=True)
-    @pytest.mark.parametrize("decide", [partial(approve_price, price=600), reject_order])
     def test_of_a_person_and_a_fallen_price_at_the_same_moment_one_decides(
-        self, decide: Any, simulator: Simulator, shared_database: str
+        self, simulator: Simulator, shared_database: str
     ) -> None:
         order = held(simulator)
         work: list[Callable[[], object]] = [
-            lambda: decide(Order.objects.get(pk=order.pk), by="amina"),
+            lambda: approve_price(Order.objects.get(pk=order.pk), 600, by="amina"),
             lambda: release_fallen(PSN, {"type_001": Decimal(490)}),
         ] * 2
         in_threads(4, lambda: work.pop()())
@@ -708,7 +706,6 @@ class TestApproving:
         assert approve_price(order, 49_000, by="amina")
         assert not approve_price(stale, 60_000, by="karim")
         assert not approve_price(order, 60_000, by="karim")
-        assert not reject_order(stale, by="karim")
         assert (fresh(order).approved_price, order.status) == (49_000, "PENDING")
         assert order.acknowledgements.count() == 1
 
@@ -723,7 +720,6 @@ class TestApproving:
     def test_deciding_about_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
         order = make_order(status)
         assert not approve_price(order, 49_000, by="amina")
-        assert not reject_order(order, by="amina")
         assert (fresh(order).status, order.approved_price) == (status, None)
         assert not order.acknowledgements.exists()
 
@@ -748,29 +744,3 @@ class TestApproving:
         with pytest.raises(ValidationError):
             approve_price(order, price, by="amina")
         assert fresh(order).is_on_hold
-
-
-@pytest.mark.django_db(transaction=True)
-class TestRejecting:
-    def test_rejecting_an_order_on_hold_is_final_and_is_told_to_the_shop(
-        self, simulator: Simulator
-    ) -> None:
-        order = held(simulator)
-        assert reject_order(order, by="amina")
-        assert (fresh(order).status, order.problems) == ("REJECTED", [])
-        change = order.changes.get()
-        assert change.source == "staff"
-        texts = [Problem.of(entry).text for entry in change.details]
-        assert texts == ["amina rejected the order: it costs too much.", ABOVE.text]
-        run_sweep()
-        assert posts(simulator) == 0
-
-    def test_after_a_rejection_no_other_decision_about_an_order_on_hold_counts(
-        self, simulator: Simulator
-    ) -> None:
-        order = held(simulator)
-        stale = Order.objects.get()
-        assert reject_order(order, by="amina")
-        assert not approve_price(stale, 49_000, by="karim")
-        assert not reject_order(stale, by="karim")
-        assert Order.objects.get().status == "REJECTED"

@@ -15,7 +15,7 @@ from giftcards.engine.approvals import end_waits, put_on_hold_for_price, send_at
 from giftcards.engine.loop import is_work_left
 from giftcards.engine.recording import record_changes
 from giftcards.engine.reordering import reorder_of
-from giftcards.fulfilment import approve_price, place_order, reject_order, reorder_missing
+from giftcards.fulfilment import approve_price, cancel_order, place_order, reorder_missing
 from giftcards.models import ApiKey, Lease, Order, ProductPrices, ProviderState, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.settlement import customer_breakdown
@@ -347,14 +347,14 @@ class TestCeiling:
 
 class TestNotByRule:
     @pytest.mark.parametrize("held_for", ["price", "review"])
-    def test_what_staff_have_rejected_is_not_ordered_again(
+    def test_what_staff_have_cancelled_is_not_ordered_again(
         self, held_for: str, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
         if held_for == "review":
             set_conf(REVIEW_ORDER="tests.engine.test_reordering.object_to")
         order = buy("TEST_REFUND", max_price=100)
         assert order.is_on_hold
-        assert reject_order(order, by="amina")
+        assert cancel_order(order, by="amina")
         assert (fresh(order).status, reorder_of(order)) == ("REJECTED", None)
 
     def test_what_was_given_up_is_not_ordered_again(self, simulator: Simulator) -> None:
@@ -460,8 +460,7 @@ class TestStaff:
         self, simulator: Simulator
     ) -> None:
         new = short()
-        decision = reject_order(new, by="amina")
-        assert str(decision) == "amina rejected the order before it was sent."
+        assert cancel_order(new, by="amina")
         assert (fresh(new).status, new.open_amount, reorder_of(new)) == ("REJECTED", 1100, None)
         run_sweep()
         assert posts(simulator) == 0
@@ -489,13 +488,14 @@ class TestStaff:
         moment = "send_before" if is_over else "send_after"
         Order.objects.filter(pk=new.pk).update(**{moment: ago(1)})
         work: list[Callable[[], object]] = [
-            lambda: reject_order(Order.objects.get(pk=new.pk), by="amina"),
+            lambda: cancel_order(Order.objects.get(pk=new.pk), by="amina"),
             partial(end_waits, Order.objects.all()),
         ] * 2
         in_threads(4, lambda: work.pop()())
         assert not fresh(new).is_on_hold
         changes = list(StatusChange.objects.filter(order=new).values_list("source", flat=True))
-        assert changes in ([[], ["staff"]] if not is_over else [["clock"], ["staff"]])
+        # A worker may have released the order first, which does not keep a person from cancelling.
+        assert changes in ([["staff"]] if not is_over else [["clock"], ["staff"]])
         assert (new.status == "REJECTED") == bool(changes)
 
 

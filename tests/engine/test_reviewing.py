@@ -18,8 +18,8 @@ from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import (
     approve_price,
     approve_review,
+    cancel_order,
     place_order,
-    reject_order,
     reorder_missing,
 )
 from giftcards.models import Lease, Order, ProductPrices
@@ -370,10 +370,9 @@ class TestApproving:
     @pytest.mark.usefixtures("simulator", "shared_database")
     def test_of_four_concurrent_decisions_about_a_review_one_counts(self) -> None:
         order = held()
-        decisions = [approve_review, reject_order] * 2
 
         def decide() -> object:
-            return decisions.pop()(Order.objects.get(pk=order.pk), by="amina")
+            return approve_review(Order.objects.get(pk=order.pk), by="amina")
 
         assert sorted(map(bool, in_threads(4, decide))) == [False, False, False, True]
         order.refresh_from_db()
@@ -381,27 +380,11 @@ class TestApproving:
         assert (traces, order.is_on_hold) == (1, False)
 
 
-class TestRejecting:
-    def test_a_rejected_order_is_final_and_its_timeline_says_by_whom_and_why_it_was_held(
-        self, simulator: Simulator
-    ) -> None:
-        order = held()
-        decision = reject_order(order, by="amina")
-        assert str(decision) == "amina looked at the order and rejected it."
-        assert (fresh(order).status, order.problems) == ("REJECTED", [])
-        change = order.changes.get()
-        assert change.source == "staff"
-        assert [Problem.of(entry) for entry in change.details] == [decision, WANTED]
-        run_sweep()
-        assert posts(simulator) == 0
-        assert not approve_review(order, by="karim")
-
-
 class TestMeanwhile:
     """Another process decides while the rule is asked, or between its answer and the claim."""
 
     @pytest.mark.parametrize("says", [None, REASON])
-    @pytest.mark.parametrize("decision", [reject_order, approve_review])
+    @pytest.mark.parametrize("decision", [cancel_order, approve_review])
     def test_what_a_person_decides_meanwhile_counts(
         self, says: str | None, decision: Any, simulator: Simulator, shop: Rule
     ) -> None:
@@ -416,7 +399,7 @@ class TestMeanwhile:
             send(order, gateway)
         order = Order.objects.get(pk=order.pk)
         assert not order.is_on_hold
-        if decision is reject_order:
+        if decision is cancel_order:
             assert (order.status, posts(simulator)) == ("REJECTED", 0)
         else:
             assert order.review == Review.APPROVED
@@ -459,11 +442,11 @@ class TestRepeated:
         run_sweep()
         assert (fresh(new).status, shop.asked) == ("FULFILLED", [])
 
-    def test_the_rule_is_asked_about_the_cards_of_an_order_that_was_rejected_after_a_review(
+    def test_the_rule_is_asked_about_the_cards_of_an_order_that_was_cancelled_after_a_review(
         self, simulator: Simulator, shop: Rule
     ) -> None:
         order = held()
-        assert reject_order(order, by="amina")
+        assert cancel_order(order, by="amina")
         new = reorder_missing(order, by="the shop")
         run_sweep()
         assert problems(new) == [WANTED]

@@ -18,7 +18,7 @@ from django.db import connection
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from giftcards.fulfilment import approve_price, place_order, reorder_missing
+from giftcards.fulfilment import approve_price, cancel_order, place_order, reorder_missing
 from giftcards.models import Order
 from giftcards.privacy.retention import purge
 from giftcards.settlement import record_refund
@@ -154,6 +154,12 @@ SCENARIOS: dict[str, Scenario] = {
     "erasure": Scenario(lambda shop: people.erase(shop, Random(1)), (buying(),)),
     "ledger reading": Scenario(
         lambda shop: people.read_ledger(shop, Random(1)), (buying("TEST_PARTIAL", 5),)
+    ),
+    "cancelling": Scenario(
+        lambda _shop: cancel_order(the_order(), by="amina"), waiting=(buying(),)
+    ),
+    "cancelling one on hold": Scenario(
+        lambda _shop: cancel_order(the_order(), by="amina"), (buying(max_price=480),)
     ),
     "approving a price": Scenario(approve, (buying(max_price=480),)),
 }

@@ -425,6 +425,15 @@ def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
             yield f"{order} is {order.status}; its last change says {status}"
 
 
+def a_cancelled_order_is_never_sent(shop: Shop) -> Iterator[str]:
+    """What staff were told to be cancelled was waiting then, and is not claimed afterwards."""
+    for order in Order.objects.filter(pk__in=shop.cancelled):
+        last = order.changes.order_by("pk").last()
+        moved = last and (last.from_status, last.to_status)
+        if moved != (Status.PENDING, Status.REJECTED):
+            yield f"{order} was cancelled, and its last change is {moved}"
+
+
 def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
     """An order that is still open waits for a person."""
     for order in Order.objects.exclude(status__in=FINAL).filter(needs_attention=False):
@@ -588,6 +597,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     no_order_is_wanted_checked_more_often_than_it_may,
     each_change_is_announced_in_order,
     statuses_follow_one_way,
+    a_cancelled_order_is_never_sent,
     nothing_is_open_that_nobody_looks_at,
     what_settles_while_it_is_watched_is_settled,
     whatever_needs_a_person_is_told,

@@ -41,10 +41,10 @@ from giftcards.exceptions import (
 from giftcards.fulfilment import (
     approve_price,
     approve_review,
+    cancel_order,
     change_customer,
     check_soon,
     place_order,
-    reject_order,
     reorder_missing,
 )
 from giftcards.models import Card, CustomerRefund, Order
@@ -150,6 +150,8 @@ class Shop:
     workers: int = 0
     #: The orders about whose codes customers complained before these were destroyed.
     complaints: set[int] = field(default_factory=set)
+    #: The orders that staff were told to be cancelled.
+    cancelled: set[int] = field(default_factory=set)
     #: Since when nothing goes wrong any more; ``None`` if it still does.
     well_since: datetime | None = None
     is_clock_set: bool = False
@@ -398,7 +400,20 @@ def decide(shop: Shop, random: Random) -> None:
         approve_review(order, by="amina")
         send_at_once(order, by="amina")
     else:
-        reject_order(order, by="amina")
+        stop(shop, order)
+
+
+def cancel(shop: Shop, random: Random) -> None:
+    """Staff cancel an order, often one that waits, and sometimes one that they read a while ago."""
+    order = pick(random, **random.choice([{}, {"status": Status.PENDING}]))
+    if order is not None:
+        shop.simulation.pause("thinks", random.choice([0, 0, 5]))
+        stop(shop, order)
+
+
+def stop(shop: Shop, order: Order) -> None:
+    if cancel_order(order, by="amina"):
+        shop.cancelled.add(order.pk)
 
 
 def review(order: Order) -> str | None:
@@ -534,6 +549,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "complain": (2, complain),
     "tick off": (2, tick_off),
     "decide about a held one": (2, decide),
+    "cancel": (2, cancel),
     "resolve": (3, resolve),
     "reveal": (1, reveal),
     "open a link": (2, open_link),
@@ -766,6 +782,8 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("mails fail", "refuse", "receivers fail", "correct", "open a link", "erase", "kill"),
     # What staff are told, and not at once.
     ("digests fail", "mails fail", "decide", "placing: no stock"),
+    # What is cancelled while workers are about to send it.
+    ("cancel", "halt", "late commit", "placing: 429", "placing: no answer"),
     # Cards that are scarce, and processes that stop while they hold them.
     ("hold and pay", "halt", "late commit"),
     # A month that is closed while its orders and entries still come.

@@ -95,6 +95,9 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_check_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.check_order")
 
+    def has_resolve_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("giftcards.resolve_order")
+
     def has_report_permission(self, request: HttpRequest) -> bool:
         """True if the person may see sums over all orders, because no order is hidden from them."""
         is_shown_all = not leaves_some_out(self.get_queryset(request))

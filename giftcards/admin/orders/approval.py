@@ -1,4 +1,4 @@
-"""Decisions about orders that are on hold for a decision, or that wait until a later time."""
+"""Decisions about orders that wait: buying an order that is on hold, or cancelling any of them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from functools import partial
 from typing import Any
 
 from django import forms
+from django.contrib import messages
 from django.http import QueryDict
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import LATE, Attempt, OrderAction, Outcome, may
-from giftcards.admin.frame.pages import column_label, facts
+from giftcards.admin.frame.pages import about, column_label, facts
 from giftcards.admin.orders.breakdown import earned, earned_in_words
 from giftcards.admin.orders.follow_up import decided
 from giftcards.engine.approvals import (
     approve_price,
     approve_review,
+    cancel_order,
     on_hold_objection,
     on_hold_price,
-    reject_order,
     send_at_once,
 )
 from giftcards.models import Order
 from giftcards.rules.problems import Problem
-from giftcards.text.display import bdi, filled, moment, money
+from giftcards.rules.states import Status
+from giftcards.text.display import bdi, filled, moment, money, worked_out
 
 
 class OnHoldForm(forms.Form):
@@ -36,7 +38,7 @@ class OnHoldForm(forms.Form):
     """
 
     APPROVE = "approve"
-    REJECT = "reject"
+    CANCEL = "cancel"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
 
@@ -44,7 +46,7 @@ class OnHoldForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             (self.APPROVE, buying),
-            (self.REJECT, _("Do not buy it: reject the order.")),
+            (self.CANCEL, _("Do not buy it: cancel the order.")),
         ]
 
 
@@ -59,9 +61,30 @@ def _price_of(order: Order) -> Decimal:
     return on_hold_price(order) or Decimal(0)
 
 
-def _decide(attempt: Attempt, approve: Callable[..., Problem | None]) -> Problem | None:
-    is_approved = attempt.form.cleaned_data["outcome"] == OnHoldForm.APPROVE
-    return (approve if is_approved else reject_order)(attempt.order, by=attempt.by)
+def _decide(attempt: Attempt, approve: Callable[..., Problem | None], *, log: str = "") -> Outcome:
+    if attempt.form.cleaned_data["outcome"] == OnHoldForm.CANCEL:
+        return _cancel(attempt)
+    return decided(approve(attempt.order, by=attempt.by), log=log)
+
+
+def _cancel(attempt: Attempt) -> Outcome:
+    if cancel_order(attempt.order, by=attempt.by):
+        return Outcome(gettext("The order was cancelled. Nothing was bought."), CANCELLED)
+    return _why_too_late(attempt) or LATE
+
+
+#: The entry in the history of a cancelled order.
+CANCELLED = "Cancelled the order."
+
+
+def _why_too_late(attempt: Attempt) -> Outcome | None:
+    """Return the outcome if the order cannot be cancelled any more; ``None`` if it still can."""
+    if attempt.order.status == Status.PENDING:
+        return None
+    if attempt.order.is_final:
+        return LATE
+    text = gettext("Too late: the order is being bought. It was not cancelled.")
+    return Outcome(text, level=messages.ERROR)
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
@@ -101,9 +124,7 @@ PRICE = OrderAction(
     form=_price_form,
     template="on_hold",
     context=_price_context,
-    act=lambda attempt: decided(
-        _decide(attempt, partial(approve_price, price=_price_of(attempt.order)))
-    ),
+    act=lambda attempt: _decide(attempt, partial(approve_price, price=_price_of(attempt.order))),
 )
 
 
@@ -124,16 +145,10 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
     return _on_hold_context(order, consequence, known)
 
 
-def _decide_review(attempt: Attempt) -> Outcome:
-    # The log leaves out why the shop wants a decision: the text may name the customer.
-    log = f"Decided about the review: {attempt.form.cleaned_data['outcome']}."
-    return decided(_decide(attempt, approve_review), log=log)
-
-
 REVIEW = OrderAction(
     name="order_review",
     route="<key>/review/",
-    label=_("Approve or reject this order"),
+    label=_("Approve or cancel this order"),
     permission=may("giftcards.resolve_order"),
     takes=("giftcards.resolve_order",),
     is_offered=lambda order: on_hold_objection(order) is not None,
@@ -141,7 +156,8 @@ REVIEW = OrderAction(
     form=lambda _attempt, data: OnHoldForm(gettext("Buy it."), data),
     template="on_hold",
     context=_review_context,
-    act=_decide_review,
+    # The log leaves out why the shop wants a decision: the text may name the customer.
+    act=lambda attempt: _decide(attempt, approve_review, log="Approved the order after a review."),
 )
 
 
@@ -165,5 +181,40 @@ WAIT = OrderAction(
     form=lambda _attempt, data: OnHoldForm(gettext("Buy it now."), data),
     template="on_hold",
     context=_wait_context,
-    act=lambda attempt: decided(_decide(attempt, send_at_once)),
+    act=lambda attempt: _decide(attempt, send_at_once),
+)
+
+
+def _cancel_context(attempt: Attempt) -> Mapping[str, Any]:
+    order = attempt.order
+    paid = worked_out(order.quantity, order.sale_price, order.sale_amount)
+    amount = [(gettext("paid by the customer"), paid)] if order.sale_amount is not None else []
+    return {
+        "consequence": gettext(
+            "Nothing has been bought yet. The order is then never sent, and the customer is owed"
+            " what they paid. This cannot be undone."
+        ),
+        "heading": gettext("The order"),
+        "facts": [*about(order), *amount],
+        "action": attempt.action.label,
+    }
+
+
+CANCEL_ORDER = OrderAction(
+    name="order_cancel",
+    route="<key>/cancel-order/",
+    label=_("Cancel the order"),
+    permission=may("giftcards.resolve_order"),
+    takes=("giftcards.resolve_order",),
+    is_offered=lambda order: order.status == Status.PENDING,
+    is_minor=True,
+    is_final=True,
+    # A form that was opened earlier is harmless: while the order waits, nothing is bought.
+    token=None,
+    before=_why_too_late,
+    form=lambda _attempt, data: forms.Form(data),
+    template="ask",
+    title=_("Cancel the order?"),
+    context=_cancel_context,
+    act=_cancel,
 )

@@ -114,7 +114,7 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_on_hold:
-        # An order on hold keeps its problem until somebody approves or rejects the order.
+        # An order on hold keeps its problem until somebody approves or cancels the order.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None

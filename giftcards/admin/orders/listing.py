@@ -8,6 +8,8 @@ from itertools import chain
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db import router, transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -19,8 +21,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame import extensions
 from giftcards.admin.frame.extensions import Html
-from giftcards.admin.frame.pages import OrderPages, customer_of
+from giftcards.admin.frame.pages import OrderPages, about, customer_of
 from giftcards.admin.frame.rows import LongList
+from giftcards.admin.orders.approval import CANCELLED
 from giftcards.admin.orders.filters import (
     AttentionFilter,
     ChoicesFilter,
@@ -37,9 +40,10 @@ from giftcards.admin.orders.filters import (
 )
 from giftcards.admin.orders.follow_up import left_alone
 from giftcards.admin.orders.searching import MOST_FOUND, SearchForm
+from giftcards.engine.approvals import cancel_order
 from giftcards.models import Order, OrderQuerySet
 from giftcards.rules.money import CustomerBreakdown, customer_breakdown, refund_breakdown
-from giftcards.rules.states import STATES, NotChecked
+from giftcards.rules.states import STATES, NotChecked, Status
 from giftcards.text.display import (
     bdi,
     distance_text,
@@ -51,6 +55,9 @@ from giftcards.text.display import (
     status_badge,
 )
 from giftcards.watch.conditions import Standing, above_list
+
+# The most orders that are cancelled at once.
+_MOST_CANCELLED = 100
 
 # Columns that reveal the provider's prices. Some are columns of the database, which a subclass may
 # list.
@@ -103,7 +110,7 @@ class OrderList(LongList, OrderPages):
         "A reference or its number, a group, the provider's order id, or the name, phone number or"
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
-    actions = ("check_now",)
+    actions = ("check_now", "cancel_selected")
     # The theme unfold reads this attribute before it shows "Add".
     show_add_link = True
     changelist_mixin = OrderChangeList
@@ -148,6 +155,53 @@ class OrderList(LongList, OrderPages):
             self.message_user(request, text % {"count": due})
         for text in _reasons_left_alone(selected, due):
             self.message_user(request, text, messages.WARNING)
+
+    @admin.action(description=_("Cancel selected orders"), permissions=["resolve"])
+    def cancel_selected(self, request: HttpRequest, queryset: OrderQuerySet) -> HttpResponse | None:
+        """Ask about the selected orders that still wait, then cancel them."""
+        waiting = list(queryset.filter(status=Status.PENDING).order_by("pk")[:_MOST_CANCELLED])
+        if waiting and "is_confirmed" not in request.POST:
+            consequence = ngettext(
+                "Nothing has been bought yet for this order. It is then never sent, and the"
+                " customer is owed what they paid. This cannot be undone.",
+                "Nothing has been bought yet for these %(count)d orders. They are then never sent,"
+                " and the customers are owed what they paid. This cannot be undone.",
+                len(waiting),
+            )
+            return self.render_page(
+                request,
+                "cancel_selected",
+                title=gettext("Cancel the selected orders?"),
+                consequence=consequence % {"count": len(waiting)},
+                orders=[(order, [value for _label, value in about(order)]) for order in waiting],
+                action=gettext("Cancel selected orders"),
+                checkbox=ACTION_CHECKBOX_NAME,
+                back=request.get_full_path(),
+            )
+        selected = len(request.POST.getlist(ACTION_CHECKBOX_NAME))
+        cancelled = sum(self._cancel(request, order) for order in waiting)
+        if cancelled:
+            text = ngettext(
+                "%(count)d order was cancelled. Nothing was bought.",
+                "%(count)d orders were cancelled. Nothing was bought.",
+                cancelled,
+            )
+            self.message_user(request, text % {"count": cancelled})
+        if left := selected - cancelled:
+            text = ngettext(
+                "%(count)d order was not cancelled: it is being bought, or it is final.",
+                "%(count)d orders were not cancelled: they are being bought, or they are final.",
+                left,
+            )
+            self.message_user(request, text % {"count": left}, messages.WARNING)
+        return None
+
+    def _cancel(self, request: HttpRequest, order: Order) -> bool:
+        with transaction.atomic(using=router.db_for_write(Order)):
+            is_done = cancel_order(order, by=request.user.get_username())
+            if is_done:
+                self.log_change(request, order, CANCELLED)
+        return is_done
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

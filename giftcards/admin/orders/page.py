@@ -21,7 +21,7 @@ from giftcards.admin.frame import extensions
 from giftcards.admin.frame.forms import state_token
 from giftcards.admin.frame.pages import OrderPages
 from giftcards.admin.frame.rows import SEES_HINTS, column, order_link
-from giftcards.admin.orders.approval import PRICE, REVIEW, WAIT
+from giftcards.admin.orders.approval import CANCEL_ORDER, PRICE, REVIEW, WAIT
 from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.admin.orders.customer import double_of, other_orders, people
@@ -93,6 +93,7 @@ _ACTIONS = (
     PAY_BACK,
     REORDER,
     SALE,
+    CANCEL_ORDER,
     DISPUTE,
     RELEASE,
     CUSTOMER,
@@ -210,7 +211,7 @@ class OrderPage(OrderPages):
                 for entry in order.problems
                 if not (order.is_on_hold and entry.get("code") in _ON_HOLD_FOR)
             ],
-            # An order on hold keeps its problem until somebody approves or rejects the order.
+            # An order on hold keeps its problem until somebody approves or cancels the order.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_on_hold,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),

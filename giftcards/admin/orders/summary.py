@@ -111,7 +111,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
     if objection is not None:
         text = gettext("The order is on hold: a person has to look at it, because “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
-        yield gettext("Nothing is bought until a person approves or rejects the order.")
+        yield gettext("Nothing is bought until a person approves or cancels the order.")
         return
     if not shows_costs or price is None or ceiling is None:
         yield gettext("The order is on hold: a card costs more than your limit.")
@@ -119,7 +119,7 @@ def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
         text = gettext("The order is on hold: a card costs %(price)s; your limit is %(ceiling)s.")
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext(
-        "Nothing is bought until a person approves the price or rejects the order, or the price"
+        "Nothing is bought until a person approves the price or cancels the order, or the price"
         " falls to the limit."
     )
 
