@@ -1,8 +1,9 @@
 """The signals to which a shop connects its receivers.
 
-``order_status_changed``, ``order_finalized`` and ``offer_changed`` are sent after the commit, at
-least once and in order. Their receivers have to be idempotent: they may be called twice for a
-change. They may even run in two processes at once, if they take more than two minutes.
+``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and ``offer_changed`` are sent
+after the commit, at least once and in order. Their receivers have to be idempotent: they may be
+called twice for a change. They may even run in two processes at once, if they take more than two
+minutes.
 
 If one of these receivers raises an error, nothing else is affected. It is called again, up to 32
 times within about a day. Then the change is given up, and the admin shows this.
@@ -74,6 +75,11 @@ def _definition(receiver: Any) -> str:
 order_status_changed = OutboxSignal()
 #: Sent for a change to a final status, after ``order_status_changed`` and with the same arguments.
 order_finalized = OutboxSignal()
+#: Sent once for an order that the provider has not accepted within ``POLL_TIMEOUT`` after it was
+#: recorded, with the same arguments: it is on hold, cannot be sent, or is unconfirmed. The status
+#: stays as it is, and ``change`` has it twice. If the order is accepted and becomes ``DELAYED``
+#: later, ``order_status_changed`` is sent, too. Orders that ``REORDER_MISSING`` made are left out.
+order_kept_waiting = OutboxSignal()
 #: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
 #: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in
 #: :class:`~giftcards.models.OfferChange`), and ``at``, the time when the change was noticed. The

@@ -433,6 +433,16 @@ def test_resolving_a_lost_order_reads_no_whole_table(open_orders: dict[Status, O
         list(Order.objects.sent_as(f"cart-{number}" for number in range(5)))
 
 
+def test_noting_who_is_kept_waiting_reads_no_whole_table(
+    open_orders: dict[Status, Order],
+) -> None:
+    make_order(due_at=None, created_at=ago(301))
+    with no_scans():
+        found = list(Order.objects.all().kept_waiting(recorded_by=ago(300)))
+        assert all(order.note_wait() for order in found)
+    assert {order.status for order in found} >= {Status.PENDING}
+
+
 def test_passing_over_orders_on_hold_reads_no_whole_table(simulator: Simulator) -> None:
     simulator.price_factor = 2
     orders = [record_order(**LINE, max_price=490) for _order in range(20)]

@@ -86,8 +86,8 @@ MODELS = (
     " fulfilled_quantity fulfilled_amount price_per_card sale_price sale_amount max_price group"
     " metadata customer_email customer_name customer_phone customer_language recipient_email"
     " recipient_name recipient_language gift_message deliver_at problems repeats created_at"
-    " finalized_at paid_back_amount open_amount cards changes refunds is_final is_settled is_gift"
-    " is_on_hold provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_reorders()",
+    " finalized_at paid_back_amount open_amount cards changes refunds is_final is_gift"
+    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_reorders()",
     "giftcards.models Card: order position value serial sealed received_at",
     "giftcards.models StatusChange: order from_status to_status at source details announced_at",
     "giftcards.models CustomerRefund: order amount state method reference executed_at created_by"

@@ -83,7 +83,8 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
         return order.type_name or order.type_id
 
     def get_state(self, order: Order) -> str:
-        return _STATES.get(Status(order.status), "in_progress")
+        status = Status.DELAYED if order.is_late else Status(order.status)
+        return _STATES.get(status, "in_progress")
 
     def get_delivered(self, order: Order) -> int:
         return order.fulfilled_quantity if order.is_final else 0

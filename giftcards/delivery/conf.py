@@ -29,7 +29,7 @@ from giftcards.conf import (
 )
 from giftcards.models import Order
 from giftcards.rules.roles import ROLES
-from giftcards.rules.states import STATES
+from giftcards.rules.states import STATES, Status
 
 
 class Kind(models.TextChoices):
@@ -70,6 +70,16 @@ def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
         # Only the recipient gets the cards; the customer gets a receipt.
         return Kind.GIFT, Kind.RECEIPT
     return () if kind is None else (kind,)
+
+
+def kinds_now(order: Order) -> tuple[Kind, ...]:
+    """The kinds of messages that fit the present state of ``order``."""
+    return kinds_of(status_for_customer(order), is_gift=order.is_gift)
+
+
+def status_for_customer(order: Order) -> str:
+    """The status of ``order`` for its customer: to them, every late order is ``DELAYED``."""
+    return Status.DELAYED if order.is_late else order.status
 
 
 def _mode(setting: str, value: Any) -> dict[str, Mode]:

@@ -12,7 +12,7 @@ from typing import Self
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext
 
-from giftcards.delivery.conf import KIND_OF_STATUS
+from giftcards.delivery.conf import KIND_OF_STATUS, status_for_customer
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
 from giftcards.models.customer_refunds import RefundState
@@ -65,7 +65,7 @@ class Facts:
     quantity: int
     delivered: int
     missing: int
-    #: A :class:`~giftcards.delivery.conf.Kind`; "" while the order is open and not delayed.
+    #: A :class:`~giftcards.delivery.conf.Kind`; "" while the order is open and not late.
     kind: str
     ordered_at: datetime
     #: The amount paid for all the cards.
@@ -185,7 +185,7 @@ def facts_of(order: Order) -> Facts:
         quantity=order.quantity,
         delivered=order.fulfilled_quantity if order.is_final else 0,
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,
-        kind=KIND_OF_STATUS.get(order.status, ""),
+        kind=KIND_OF_STATUS.get(status_for_customer(order), ""),
         ordered_at=order.created_at,
         paid=None if breakdown is None else breakdown.paid_amount,
         owed=None if breakdown is None else breakdown.owed_amount,

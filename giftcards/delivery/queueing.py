@@ -17,7 +17,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from giftcards.delivery.channels import Channel, describe, make_channels
-from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS, Kind, Mode, conf, kinds_of
+from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS, Kind, Mode, conf, kinds_now, kinds_of
 from giftcards.delivery.facts import has_cards, language_of
 from giftcards.delivery.models import (
     OPEN,
@@ -34,10 +34,11 @@ from giftcards.engine.task_queue import queue_once
 from giftcards.models import CustomerChange, CustomerRefund, Lease, Order, StatusChange
 from giftcards.models.customer_refunds import RefundState
 from giftcards.models.orders import CORRECTABLE
-from giftcards.rules.states import FINAL
+from giftcards.rules.states import FINAL, UNSERVED
 from giftcards.signals import (
     customer_changed,
     customer_refund_changed,
+    order_kept_waiting,
     order_status_changed,
 )
 
@@ -57,8 +58,26 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
         if kind == Kind.NOT_DELIVERED and _is_being_reordered(order):
             continue
+        if kind == Kind.DELAYED:
+            _ask_to_wait(order, change)
+            continue
         what = "gift" if kind in TO_RECIPIENT else "change"
         _queue(order, kind, f"{what} {change.pk}", change=change)
+
+
+def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
+    """Queue the message that asks a customer to wait whose order is not sent, or not found.
+
+    This function receives a signal. An order that went on meanwhile needs no message: if it is
+    late again, :func:`tell_of_change` queues one.
+    """
+    if change.at >= Installation.begin() and order.status in UNSERVED:
+        _ask_to_wait(order, change)
+
+
+def _ask_to_wait(order: Order, change: StatusChange) -> None:
+    # The key names the order, not the change: a customer is asked only once for each order.
+    _queue(order, Kind.DELAYED, f"late {order.pk}", change=change)
 
 
 def _is_being_reordered(order: Order) -> bool:
@@ -183,7 +202,7 @@ def kinds_that_fit(order: Order) -> list[Kind]:
 
     Kinds that hand over cards need cards.
     """
-    kinds = [*kinds_of(order.status, is_gift=order.is_gift)]
+    kinds = [*kinds_now(order)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
         kinds = [kind for kind in kinds if kind not in WITH_CARDS]
     if _last_paid(order):
@@ -437,6 +456,7 @@ def connect_always() -> None:
 def connect() -> None:
     """Connect the receivers that queue messages or take reports; called once, at the start."""
     order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
+    order_kept_waiting.connect(tell_of_wait, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)
     with contextlib.suppress(ImportError):
         from anymail.signals import tracking

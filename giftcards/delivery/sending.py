@@ -31,7 +31,7 @@ from giftcards.delivery.channels import (
     make_channels,
     send_over,
 )
-from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf, kinds_of
+from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf, kinds_now
 from giftcards.delivery.facts import is_destroyed
 from giftcards.delivery.messages import compose, needs_link
 from giftcards.delivery.models import CardLink, Delivery, DeliveryStatus, stored_id
@@ -170,7 +170,7 @@ def is_wanted(delivery: Delivery) -> bool:
     if delivery.kind == Kind.PAID_BACK:
         return delivery.refund is None or delivery.refund.state == RefundState.DONE
     order = delivery.order
-    is_true = delivery.kind in kinds_of(order.status, is_gift=order.is_gift)
+    is_true = delivery.kind in kinds_now(order)
     return is_true and not (delivery.kind in WITH_CARDS and is_destroyed(order))
 
 

@@ -31,7 +31,13 @@ from giftcards.keys.secrecy import contained, place_of
 from giftcards.models import Lease, OfferChange, Order, ProductType, StatusChange
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.rules.states import FINAL
-from giftcards.signals import OutboxSignal, offer_changed, order_finalized, order_status_changed
+from giftcards.signals import (
+    OutboxSignal,
+    offer_changed,
+    order_finalized,
+    order_kept_waiting,
+    order_status_changed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +80,8 @@ class Outbox(Generic[E]):
 
 
 def _signals_of_move(change: StatusChange) -> Mapping[str, OutboxSignal]:
+    if not change.is_move:
+        return {"order_kept_waiting": order_kept_waiting}
     signals = {"order_status_changed": order_status_changed}
     if change.to_status in FINAL:
         signals["order_finalized"] = order_finalized

@@ -130,6 +130,7 @@ class _Sweep:
         self._gateway.flush()
         if self._should_continue():
             self._mark_delayed()
+            self._note_waits()
         failed, is_paused = done.failed + self._unsent, not self._gateway.is_open
         return replace(done, sent=self._sent, failed=failed, is_paused=is_paused)
 
@@ -151,6 +152,13 @@ class _Sweep:
         for order in overdue[:_SLICE] if failed else ():
             with isolate_failures(order):
                 move(overdue.filter(pk=order.pk))
+
+    def _note_waits(self) -> None:
+        poll_timeout = timedelta(seconds=conf.poll_timeout)
+        recorded_by = self._gateway.clock.long_ago(poll_timeout)
+        for order in self._scope.kept_waiting(recorded_by=recorded_by)[:_SLICE]:
+            with isolate_failures(order):
+                order.note_wait()
 
     def _send(self) -> None:
         now, began = timezone.now(), time.monotonic()

@@ -143,6 +143,7 @@ class Migration(migrations.Migration):
                 ('finalized_at', models.DateTimeField(editable=False, null=True, verbose_name='settled')),
                 ('queued_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('due_at', models.DateTimeField(default=django.utils.timezone.now, editable=False, null=True)),
+                ('kept_waiting_at', models.DateTimeField(editable=False, null=True)),
                 ('check_wanted_at', models.DateTimeField(editable=False, null=True)),
                 ('failures', models.PositiveIntegerField(default=0, editable=False)),
                 ('absent_since', models.DateTimeField(editable=False, null=True)),

@@ -64,7 +64,10 @@ class OutboxEntry(models.Model):
 
 
 class StatusChange(OutboxEntry):
-    """One move of an order to another status, and the entry of this move in the outbox."""
+    """One move of an order to another status, and the entry of this move in the outbox.
+
+    An entry with twice the same status is no move: it records that the customer was kept waiting.
+    """
 
     class Source(models.TextChoices):
         PLACING = "placing", _("Sending")
@@ -99,6 +102,11 @@ class StatusChange(OutboxEntry):
 
     def __str__(self) -> str:
         return f"{self.from_status} → {self.to_status}"
+
+    @property
+    def is_move(self) -> bool:
+        """False if the entry records only that the customer was kept waiting."""
+        return self.from_status != self.to_status
 
 
 class Acknowledgement(models.Model):

@@ -16,7 +16,15 @@ from django.db.models.functions import Coalesce
 
 from giftcards.models.lines import Kind, lines_of
 from giftcards.models.searching import OrderSearch, Row
-from giftcards.rules.states import PATIENT, STATES, UNBOUGHT, URGENT, Review, Status
+from giftcards.rules.states import (
+    PATIENT,
+    STATES,
+    UNBOUGHT,
+    UNSERVED,
+    URGENT,
+    Review,
+    Status,
+)
 from giftcards.rules.times import LONGEST_HOLD, LONGEST_WAIT, SLACK, past
 
 T = TypeVar("T")
@@ -155,6 +163,15 @@ class OrderQueries(OrderSearch[Row]):
         """Return orders accepted by ``accepted_by`` and not settled, the earliest due first."""
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
+
+    def kept_waiting(self, *, recorded_by: datetime) -> Self:
+        """Return orders recorded by ``recorded_by`` that wait, and whose wait is not noted yet.
+
+        Orders that ``REORDER_MISSING`` made are left out: their customer has heard that the missing
+        cards were ordered again.
+        """
+        waiting = self.open().filter(status__in=UNSERVED, created_at__lte=recorded_by)
+        return waiting.filter(kept_waiting_at=None, send_before=None).order_by()
 
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
         """Return open orders whose due time is too far in the future.

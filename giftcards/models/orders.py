@@ -572,6 +572,9 @@ class Order(models.Model):
     # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then on hold, see
     # `is_on_hold`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
+    # The time when it was noted that the customer was kept waiting: the provider had not accepted
+    # the order within POLL_TIMEOUT after it was recorded. NULL if that never happened.
+    kept_waiting_at = models.DateTimeField(null=True, editable=False)
     # The last time when somebody asked for an early check.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
     # The number of failed attempts in a row to send, check or find the order.
@@ -791,6 +794,12 @@ class Order(models.Model):
     def is_on_hold(self) -> bool:
         """True if the order waits until staff decide, the price falls, or its time comes."""
         return self.status == Status.PENDING and self.due_at is None
+
+    @property
+    def is_late(self) -> bool:
+        """True if the order is open, and its customer has waited for longer than POLL_TIMEOUT."""
+        is_kept_waiting = self.kept_waiting_at is not None and not self.is_final
+        return is_kept_waiting or self.status == Status.DELAYED
 
     @property
     def is_waiting(self) -> bool:
@@ -1110,6 +1119,24 @@ class Order(models.Model):
             along()
         assign(self, values)
         return change
+
+    def note_wait(self) -> bool:
+        """Record that the customer was kept waiting; the status stays as it is.
+
+        Returns False, and changes nothing, if that is recorded already, or if the order has moved.
+        """
+        values = {"kept_waiting_at": timezone.now()}
+        source = StatusChange.Source.CLOCK
+        entry = StatusChange(
+            order=self, from_status=self.status, to_status=self.status, source=source
+        )
+        with transaction.atomic():
+            row = Order.objects.filter(pk=self.pk, status=self.status, kept_waiting_at=None)
+            if not row.update(**values):
+                return False
+            entry.save(force_insert=True)
+        assign(self, values)
+        return True
 
 
 def _among(orders: models.QuerySet[Order]) -> Q:

@@ -287,6 +287,8 @@ ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
 # Open orders that are not accepted. A worker sends them, or sends them again once they are proven
 # absent.
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
+# Open orders that wait to be sent, or to be found at the provider.
+UNSERVED: Final = _statuses_where(lambda state: state.request is not None and not state.is_accepted)
 # Orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
 # URGENT has the statuses of open orders that normally change within seconds, PATIENT the others.

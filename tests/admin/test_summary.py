@@ -173,6 +173,36 @@ def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("status", "values"),
+    [
+        (Status.PENDING, {"due_at": None}),
+        (Status.PENDING, {"due_at": LATER, "kept_waiting_at": AT}),
+        (Status.UNCONFIRMED, {"due_at": LATER, "kept_waiting_at": AT}),
+        (Status.DELAYED, {"due_at": LATER}),
+    ],
+)
+def test_staff_read_how_long_a_customer_has_waited(status: Status, values: dict[str, Any]) -> None:
+    since = timezone.now() - timedelta(minutes=12, seconds=5)
+    told = tell(build_guide_order(status, created_at=since, **values))
+    assert "The customer has been waiting for 12 minutes." in told
+
+
+@pytest.mark.parametrize(
+    ("status", "values"),
+    [
+        (Status.PENDING, {"due_at": LATER}),
+        (Status.HANDLING, {"due_at": LATER}),
+        (Status.FULFILLED, {"kept_waiting_at": AT}),
+    ],
+)
+def test_nothing_is_said_about_the_wait_for_orders_that_are_not_late(
+    status: Status, values: dict[str, Any]
+) -> None:
+    since = timezone.now() - timedelta(minutes=12)
+    assert "waiting" not in tell(build_guide_order(status, created_at=since, **values))
+
+
 def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
     at = datetime(timezone.now().year, 11, 24, 12, 30, tzinfo=UTC)
     order = build_guide_order(Status.PENDING, due_at=None, send_after=at, **SOLD)

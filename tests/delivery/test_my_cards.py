@@ -299,6 +299,16 @@ class TestTags:
         assert [text for text in (SOON, LATE, TOLD) if text in html] == said
         assert ("gc-wait" in html) == bool(said)
 
+    @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED, Status.HANDLING])
+    def test_a_customer_who_is_kept_waiting_reads_so(self, settings: Any, status: Status) -> None:
+        order = make_guide_order(
+            status, customer_email="lina@example.com", kept_waiting_at=timezone.now()
+        )
+        settings.GIFTCARDS_DELIVERY |= {"OWNED_ORDERS": "tests.delivery.test_my_cards.all_orders"}
+        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        assert [text in html for text in (SOON, LATE, TOLD)] == [False, True, True]
+        assert "Please wait" in html
+
     def test_a_page_of_the_shop_lists_the_orders_of_its_user_and_of_nobody_else(
         self, order: Order
     ) -> None:

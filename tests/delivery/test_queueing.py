@@ -11,8 +11,9 @@ from django.utils import timezone
 from giftcards.delivery.channels import Channel
 from giftcards.delivery.models import Delivery, Installation
 from giftcards.delivery.queueing import tell_of_lost_refunds
+from giftcards.delivery.sending import is_wanted
 from giftcards.engine import outbox
-from giftcards.fulfilment import cancel_order
+from giftcards.fulfilment import cancel_order, change_customer
 from giftcards.models import Order, StatusChange
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
@@ -198,3 +199,101 @@ def test_a_refund_is_told_of_and_not_after_it_was_taken_back() -> None:
     assert (message.kind, message.refund, message.change) == ("paid_back", refund, None)
     cancel_refund(refund, by="amina", reason="wrong account")
     assert Delivery.objects.get().status == "cancelled"
+
+
+def kept_waiting(status: Status = Status.PENDING, **values: Any) -> Order:
+    order = make_guide_order(status, due_at=None, **CUSTOMER | values)
+    assert order.note_wait()
+    return order
+
+
+def asked() -> list[tuple[str, str, str]]:
+    messages = Delivery.objects.order_by("pk")
+    return list(messages.values_list("kind", "address", "status"))
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED])
+def test_a_customer_who_is_kept_waiting_is_asked_to_wait_once(status: Status) -> None:
+    order = kept_waiting(status)
+    outbox.announce()
+    assert asked() == [("delayed", "lina@example.com", "queued")]
+    assert is_wanted(Delivery.objects.get())
+    # The receiver is called again, and the order is sent and late again.
+    order.changes.update(announced_at=None, announce_at=timezone.now(), announced_to=None)
+    outbox.announce()
+    Order.objects.filter(pk=order.pk).update(
+        status=Status.DELAYED, provider_order_id="6901616f", accepted_at=timezone.now()
+    )
+    source = StatusChange.Source.CLOCK
+    for origin in (Status.HANDLING, Status.HANDLING):
+        order.changes.create(from_status=origin, to_status=Status.DELAYED, source=source)
+        outbox.announce()
+    assert asked() == [("delayed", "lina@example.com", "queued")]
+
+
+def test_the_message_fits_until_the_order_is_final() -> None:
+    order = kept_waiting()
+    outbox.announce()
+    message = Delivery.objects.get()
+    Order.objects.filter(pk=order.pk).update(
+        status=Status.HANDLING, provider_order_id="6901616f", accepted_at=timezone.now()
+    )
+    message.order.refresh_from_db()
+    assert is_wanted(message)
+    assert cancel_waiting(order) == ["cancelled", "queued"]
+
+
+def cancel_waiting(order: Order) -> list[str]:
+    """The statuses of the messages once the order is refunded."""
+    order.changes.create(
+        from_status=Status.HANDLING, to_status=Status.REFUNDED, source=StatusChange.Source.CHECK
+    )
+    outbox.announce()
+    return list(Delivery.objects.order_by("pk").values_list("status", flat=True))
+
+
+@pytest.mark.parametrize("status", [Status.HANDLING, Status.FULFILLED])
+def test_an_order_that_goes_on_before_the_message_is_queued_needs_none_yet(
+    status: Status,
+) -> None:
+    order = kept_waiting()
+    moved = make_guide_order(status)
+    columns = ("status", "provider_order_id", "accepted_at", "finalized_at", "fulfilled_quantity")
+    values = {name: getattr(moved, name) for name in columns}
+    moved.delete()
+    Order.objects.filter(pk=order.pk).update(**values)
+    outbox.announce()
+    assert asked() == []
+
+
+def test_the_recipient_of_a_gift_is_told_nothing_while_its_giver_waits() -> None:
+    kept_waiting(recipient_email="amir@example.com")
+    outbox.announce()
+    assert asked() == [("delayed", "lina@example.com", "queued")]
+
+
+def test_who_was_kept_waiting_before_the_installation_is_not_asked_to_wait() -> None:
+    change = kept_waiting().changes.get()
+    Installation.objects.update_or_create(pk=1, defaults={"at": change.at + timedelta(seconds=1)})
+    outbox.announce()
+    assert asked() == []
+
+
+def test_after_a_correction_the_customer_is_asked_to_wait_at_the_new_address() -> None:
+    order = kept_waiting()
+    outbox.announce()
+    assert change_customer(order, email="amina@example.com")
+    assert asked() == [
+        ("delayed", "lina@example.com", "cancelled"),
+        ("delayed", "amina@example.com", "queued"),
+    ]
+
+
+def test_a_cancelled_order_needs_no_waiting_any_more() -> None:
+    order = kept_waiting()
+    outbox.announce()
+    assert cancel_order(order, by="amina")
+    outbox.announce()
+    assert [(kind, status) for kind, _address, status in asked()] == [
+        ("delayed", "cancelled"), ("not_delivered", "queued"),
+    ]  # fmt: skip

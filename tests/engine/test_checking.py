@@ -134,7 +134,7 @@ class TestList:
         with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
             assert sweep(gateway) == Swept(checked=100)
         assert [request.path for request in simulator.requests] == ["/v3/gift-cards/list"]
-        assert len(queries) <= 17, "\n".join(query["sql"] for query in queries)
+        assert len(queries) <= 18, "\n".join(query["sql"] for query in queries)
 
     def test_orders_of_others_on_the_account_are_never_stored(self, simulator: Simulator) -> None:
         buy_many(simulator, 9)

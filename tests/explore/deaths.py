@@ -161,6 +161,7 @@ SCENARIOS: dict[str, Scenario] = {
     "cancelling one on hold": Scenario(
         lambda _shop: cancel_order(the_order(), by="amina"), (buying(max_price=480),)
     ),
+    "a customer kept waiting": Scenario(TICK, waiting=(buying(max_price=480), wait)),
     "approving a price": Scenario(approve, (buying(max_price=480),)),
 }
 

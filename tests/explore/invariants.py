@@ -28,6 +28,7 @@ from giftcards.exceptions import DecryptionError
 from giftcards.models import Card, Order, ProductType, Reservation, StatusChange
 from giftcards.refunds import refund_breakdown
 from giftcards.rules.problems import Problem
+from giftcards.rules.states import UNSERVED
 from giftcards.rules.times import within
 from giftcards.rules.verdict import most_cards
 from giftcards.settlement import customer_breakdown
@@ -407,10 +408,12 @@ def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
     for each in shop.heard:
         heard[each.reference].append(each.change)
     for order in Order.objects.all():
-        changes = list(order.changes.order_by("pk").values_list("pk", flat=True))
         told = list(dict.fromkeys(heard[order.reference]))
-        if told != changes:
-            yield f"{order} made the changes {changes}, and the shop heard {told}"
+        # A wait is told by a signal of its own, whose receivers do not wait for those of moves.
+        for is_move in (True, False):
+            made = [each.pk for each in order.changes.order_by("pk") if each.is_move == is_move]
+            if (found := [key for key in told if key in made]) != made:
+                yield f"{order} made the changes {made}, and the shop heard {found}"
 
 
 def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
@@ -477,11 +480,29 @@ def each_customer_is_told(shop: Shop) -> Iterator[str]:
     """
     if waiting := Delivery.objects.filter(status__in=OPEN):
         yield f"{waiting.count()} messages wait"
-    told = set(Delivery.objects.values_list("order", flat=True))
+    told = set(Delivery.objects.exclude(kind=Kind.DELAYED).values_list("order", flat=True))
     for order in Order.objects.filter(status__in=SETTLED).exclude(pk__in=told):
         is_news = order.send_before is None or order.reordered_amount is None
         if order.customer_email and (is_news or order.fulfilled_quantity):
             yield f"the customer of {order} got no message"
+
+
+def who_is_kept_waiting_is_told_once(shop: Shop) -> Iterator[str]:
+    """The customer of an order that still waits, or waited for long, was asked to wait, once."""
+    asked = Counter(Delivery.objects.filter(kind=Kind.DELAYED).values_list("order", flat=True))
+    for order in Order.objects.all():
+        noted = [each for each in order.changes.all() if not each.is_move]
+        if len(noted) != (order.kept_waiting_at is not None):
+            yield f"it was noted {len(noted)} times that the customer of {order} was kept waiting"
+        waits = order.status in UNSERVED and order.send_before is None
+        if waits and order.kept_waiting_at is None and not shop.is_clock_set:
+            yield f"{order} is {order.status}, and nobody has noted that its customer waits"
+        is_certain = waits and order.customer_email and not order.customer_changes.exists()
+        if is_certain and order.kept_waiting_at and not asked[order.pk]:
+            yield f"the customer of {order} was not asked to wait"
+        # After a correction, the message goes to the new address, too.
+        if asked[order.pk] > 1 + order.customer_changes.count():
+            yield f"the customer of {order} was asked to wait {asked[order.pk]} times"
 
 
 def cards_of_gifts_go_to_their_recipients(shop: Shop) -> Iterator[str]:
@@ -602,6 +623,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     what_settles_while_it_is_watched_is_settled,
     whatever_needs_a_person_is_told,
     each_customer_is_told,
+    who_is_kept_waiting_is_told_once,
     cards_of_gifts_go_to_their_recipients,
     no_gift_is_destroyed_before_its_delivery,
     what_counts_as_told_is_in_a_digest,

@@ -50,7 +50,7 @@ from giftcards.fulfilment import (
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.privacy.retention import purge
 from giftcards.settlement import cancel_refund, record_refund
-from giftcards.signals import order_status_changed
+from giftcards.signals import order_kept_waiting, order_status_changed
 from giftcards.statuses import FINAL, FOLLOWED, Status
 from tests.builders import PRODUCT
 from tests.explore.provider import LIES, SCARCE, Provider, Spell
@@ -170,7 +170,8 @@ class Shop:
     def open(self) -> None:
         """Begin to listen to the app."""
         _shops[:] = [self]
-        order_status_changed.connect(self._hear, weak=False, dispatch_uid="explore")
+        for signal in (order_status_changed, order_kept_waiting):
+            signal.connect(self._hear, weak=False, dispatch_uid="explore")
         self.keys = {*self.provider.keys, *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
 
     def lowest_factor(self, since: datetime, until: datetime) -> Decimal:

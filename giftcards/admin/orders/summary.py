@@ -26,7 +26,17 @@ from giftcards.rules.money import (
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import FOLLOWED, STATES, Status
 from giftcards.settlement import is_past, promised_day
-from giftcards.text.display import bdi, day_text, explained, filled, moment, money, when, worked_out
+from giftcards.text.display import (
+    bdi,
+    day_text,
+    duration_text,
+    explained,
+    filled,
+    moment,
+    money,
+    when,
+    worked_out,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
     order = story.order
     yield from _next_look(story)
+    yield from _waited(order)
     yield from _paid(order)
     if order.deliver_at and order.is_put_off:
         yield filled(
@@ -162,6 +173,8 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
+# How long a customer has waited is not told before this time has passed.
+_SHORTEST_WAIT = timedelta(minutes=1)
 # A time that is nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
@@ -189,6 +202,13 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
         yield gettext("A person has to say what happened to it.")
     elif not any(problem.code == "watch_ended" for problem in order.open_problems):
         yield gettext("The order is no longer checked automatically: ask the provider's support.")
+
+
+def _waited(order: Order) -> Iterator[str]:
+    waited = timezone.now() - order.created_at
+    if (order.is_late or order.is_on_hold) and waited >= _SHORTEST_WAIT:
+        text = gettext("The customer has been waiting for %(time)s.")
+        yield filled(text, time=duration_text(waited))
 
 
 def _paid(order: Order) -> Iterator[str]:

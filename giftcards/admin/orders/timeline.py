@@ -104,7 +104,7 @@ class Timeline:
     @property
     def reason(self) -> Problem | None:
         """The recorded reason for the last status change or decision; ``None`` if there is none."""
-        moves = [(move.change.at, move.reason) for move in self._moves]
+        moves = [(move.change.at, move.reason) for move in self._moves if move.change.is_move]
         # Decisions about a final order are left out: they came after its status, and cannot have
         # caused it.
         ticks = () if self._order.is_final else self._ticks
@@ -210,6 +210,9 @@ def _read(change: StatusChange, *, shows_costs: bool) -> _Move:
 
 def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     change = move.change
+    if not change.is_move:
+        text = gettext("The customer was kept waiting: the provider has not accepted the order.")
+        return Event(change.at, text, warning=_trouble(change))
     text = move.text or _move_in_words(order, change)
     details = [*move.details, *(map(for_developer, move.hints) if shows_hints else ())]
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))

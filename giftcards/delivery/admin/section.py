@@ -33,7 +33,7 @@ from giftcards.delivery.admin.labels import (
 )
 from giftcards.delivery.admin.resending import CANCEL, SEND_AGAIN, SEND_LINK, SEND_NOW, TRY_NOW
 from giftcards.delivery.channels import make_channels
-from giftcards.delivery.conf import TO_RECIPIENT, Kind, Mode, conf, kinds_of
+from giftcards.delivery.conf import TO_RECIPIENT, Kind, Mode, conf, kinds_now
 from giftcards.delivery.models import (
     CardLink,
     Delivery,
@@ -116,11 +116,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
     """The reason why no message tells of the order's status; "" if no message is missing."""
-    untold = [
-        kind
-        for kind in kinds_of(order.status, is_gift=order.is_gift)
-        if kind not in told and conf.mode[kind] != Mode.OFF
-    ]
+    untold = [kind for kind in kinds_now(order) if kind not in told and conf.mode[kind] != Mode.OFF]
     if not untold:
         return ""
     if not any(_is_reached(order, kind) for kind in untold):
