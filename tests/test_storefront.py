@@ -335,7 +335,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("when", ["buying", "paying late"])
 @pytest.mark.parametrize("why", REFUSALS)
-def test_what_cannot_be_sold_is_neither_held_nor_paid_and_the_customer_reads_why(
+def test_what_cannot_be_sold_is_neither_reserved_nor_paid_and_the_customer_reads_why(
     why: str, when: str, shop: Simulator
 ) -> None:
     browser = Client(headers={"accept-language": "fr"})
@@ -409,7 +409,7 @@ def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
     assert Order.objects.get().sale_amount == 5 * 680
 
 
-def test_what_is_held_keeps_its_price_and_what_is_cheaper_is_asked_about_by_nobody(
+def test_what_is_reserved_keeps_its_price_and_what_is_cheaper_is_asked_about_by_nobody(
     shop: Simulator,
 ) -> None:
     for cost, is_on_hold in ((600, True), (400, False)):
@@ -517,7 +517,7 @@ def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
     assert told(browser, first) == ["This card is sold out at the moment."]
 
 
-def test_the_page_of_a_payment_says_until_when_cards_are_held_with_or_without_scripts(
+def test_the_page_of_a_payment_says_until_when_cards_are_reserved_with_or_without_scripts(
     browser: Client,
 ) -> None:
     payment = begun(browser, "type_001")

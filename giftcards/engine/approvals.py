@@ -77,13 +77,15 @@ def objection(order: Order) -> str:
 def put_on_hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
     """Put a PENDING order on hold that costs too much, unless another process has changed it."""
     problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
-    if _hold(order, problem):
+    if _put_on_hold(order, problem):
         logger.warning("Order %s is on hold. %s", order.reference, problem)
 
 
 def put_on_hold_for_review(order: Order, *, objection: str) -> None:
     """Put a PENDING order on hold for review, unless another process has changed it."""
-    if _hold(order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED):
+    if _put_on_hold(
+        order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED
+    ):
         # The objection is not logged: it may be about the customer.
         logger.warning("Order %s is on hold for review.", order.reference)
 
@@ -105,11 +107,11 @@ def put_unreviewed_on_hold(order: Order) -> bool:
 
 def put_on_hold_until(order: Order, moment: datetime) -> None:
     """Put a PENDING order on hold until ``moment``, unless another process has changed it."""
-    if _hold(order, None, send_after=moment):
+    if _put_on_hold(order, None, send_after=moment):
         logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
 
 
-def _hold(
+def _put_on_hold(
     order: Order, problem: Problem | None, *, send_after: datetime | None = None, **values: Any
 ) -> bool:
     return order.stay_pending(problem, due_at=None, failures=0, send_after=send_after, **values)

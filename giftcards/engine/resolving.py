@@ -245,7 +245,7 @@ def _adopt_named(
     if not rows:
         return False
     first, *repeated = rows
-    return _hold(order, rows, provider_reference=first.reference) and adopt(
+    return _put_on_hold(order, rows, provider_reference=first.reference) and adopt(
         order,
         first.provider_id,
         source=StatusChange.Source.RECOVERY,
@@ -255,7 +255,7 @@ def _adopt_named(
 
 def _hold_alike(order: Order, rows: Sequence[OrderAnswer], owners: Mapping[str, Order]) -> bool:
     found = [row for row in rows if _may_be(row, order, owners.get(row.reference))]
-    is_on_hold = bool(found) and _hold(order, found)
+    is_on_hold = bool(found) and _put_on_hold(order, found)
     if is_on_hold:
         logger.warning("Order %s is on hold. %s", order.reference, order.open_problems[-1])
     return is_on_hold
@@ -270,7 +270,7 @@ def _may_be(row: OrderAnswer, order: Order, owner: Order | None) -> bool:
     return is_later and find_difference(row, order.line) is None
 
 
-def _hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
+def _put_on_hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bool:
     problem = Problem("restored", {"count": len(rows)})
     values: dict[str, Any] = {
         "candidates": [describe_row(row) for row in rows[: tuning.candidates]],

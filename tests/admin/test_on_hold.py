@@ -206,7 +206,7 @@ def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staf
     assert f"{fell} automatically." in show(staff, order)
 
 
-def test_the_page_about_the_price_of_an_order_that_is_not_held_leads_to_the_order(
+def test_the_page_about_the_price_of_an_order_that_is_not_on_hold_leads_to_the_order(
     staff: Client,
 ) -> None:
     order = make_order()

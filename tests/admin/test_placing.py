@@ -472,7 +472,7 @@ def test_nobody_pays_more_than_the_button_said_without_being_asked(
 
 
 @pytest.mark.parametrize(("given", "limit"), [({}, 490), ({"max_price": "600"}, 600)])
-def test_an_order_whose_price_rises_after_the_button_above_its_limit_is_held(
+def test_an_order_whose_price_rises_after_the_button_above_its_limit_is_on_hold(
     boss: Client, read_in: Simulator, given: dict[str, str], limit: int
 ) -> None:
     confirmed = hidden(read(boss.post(ADD, {**CHOSEN, **given})))

@@ -163,7 +163,7 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     assert discreet == (f"The order is on hold: a card costs more than your limit. {decision}")
 
 
-def test_an_order_that_is_held_for_review_tells_why_to_everybody() -> None:
+def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
     wanted = Problem("review_wanted", {"objection": "Third order today"})
     order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
     for shows_costs in (True, False):

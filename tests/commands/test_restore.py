@@ -83,7 +83,7 @@ ON_HOLD = (Status.UNCONFIRMED, 1)
 
 
 class TestHolding:
-    def test_orders_that_were_bought_after_the_dump_are_held_and_never_bought_again(
+    def test_orders_that_were_bought_after_the_dump_are_on_hold_and_never_bought_again(
         self, call: Call, simulator: Simulator
     ) -> None:
         bought = record_order(**LINE, reference="bought")
@@ -121,7 +121,7 @@ class TestHolding:
         assert posts(simulator) == 3
 
     @pytest.mark.parametrize("status", [Status.PLACING, Status.UNCONFIRMED])
-    def test_orders_that_were_proven_absent_and_sent_again_after_the_dump_are_held(
+    def test_orders_that_were_proven_absent_and_sent_again_after_the_dump_are_on_hold(
         self, call: Call, simulator: Simulator, status: Status
     ) -> None:
         order = record_order(**LINE)
@@ -143,7 +143,7 @@ class TestHolding:
         work()
         assert (state(order), posts(simulator)) == (ON_HOLD, 1)
 
-    def test_an_order_that_waited_for_a_price_and_was_bought_after_the_dump_is_held(
+    def test_an_order_that_waited_for_a_price_and_was_bought_after_the_dump_is_on_hold(
         self, call: Call, simulator: Simulator
     ) -> None:
         order = record_order(**LINE, max_price=400)
@@ -168,7 +168,7 @@ class TestHolding:
         assert (found["on_hold"], found["waiting"], code) == ([], 1, 1)
         assert state(order) == (Status.PENDING, 0)
 
-    def test_an_order_that_was_recorded_long_after_the_purchase_is_not_held(
+    def test_an_order_that_was_recorded_long_after_the_purchase_is_not_on_hold(
         self, call: Call, simulator: Simulator
     ) -> None:
         with undone():

@@ -699,7 +699,7 @@ class TestLateAnswers:
         assert history(order) == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", "HANDLING"]
 
     @pytest.mark.parametrize("decision", ["held", "approved"])
-    def test_a_late_acceptance_keeps_an_absent_order_that_is_held_from_being_resent(
+    def test_a_late_acceptance_keeps_an_absent_order_that_is_on_hold_from_being_resent(
         self, decision: str, wire: Wire
     ) -> None:
         """Approving the price, or having approved it, would buy it twice."""

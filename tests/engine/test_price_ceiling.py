@@ -94,7 +94,7 @@ class TestSending:
             (0, Decimal(0), True),
         ],
     )
-    def test_an_order_is_sent_up_to_its_price_ceiling_and_held_above_it(
+    def test_an_order_is_sent_up_to_its_price_ceiling_and_put_on_hold_above_it(
         self, ceiling: str, price: Any, limit: Decimal, is_sent: bool, wire: Any
     ) -> None:
         wire.replace("GET", URL, json=prices_of(float(price)))
@@ -105,7 +105,7 @@ class TestSending:
         assert order.is_on_hold is not is_sent
         wire.assert_call_count(PLACE, int(is_sent))
 
-    def test_an_order_at_a_hundred_times_its_price_is_held_for_a_person(
+    def test_an_order_at_a_hundred_times_its_price_is_on_hold_for_a_person(
         self, simulator: Simulator, caplog: Log
     ) -> None:
         simulator.price_factor = 100
@@ -176,7 +176,7 @@ class TestSending:
         assert len(messages(caplog)) == 1
         assert problems(one) == [ABOVE]
 
-    def test_a_process_that_read_an_order_before_it_was_held_does_not_send_it(
+    def test_a_process_that_read_an_order_before_it_was_on_hold_does_not_send_it(
         self, simulator: Simulator
     ) -> None:
         place_order(**LINE, sale_price=550)
@@ -238,7 +238,7 @@ class TestCurrentPrice:
             assert (order.status, order.problems, order.price_at_placing) == ("FULFILLED", [], 490)
         assert questions(simulator) == 1
 
-    def test_many_orders_above_their_ceiling_are_held_by_one_more_question(
+    def test_many_orders_above_their_ceiling_are_put_on_hold_by_one_more_question(
         self, simulator: Simulator
     ) -> None:
         know_price(simulator, seconds=60)
@@ -249,7 +249,7 @@ class TestCurrentPrice:
         assert [order.is_on_hold for order in Order.objects.all()] == [True] * 5
         assert questions(simulator) == 1
 
-    def test_without_a_slot_no_order_is_held_by_the_price_known_from_before(
+    def test_without_a_slot_no_order_is_put_on_hold_by_the_price_known_from_before(
         self, simulator: Simulator
     ) -> None:
         know_price(simulator, seconds=60)
@@ -321,7 +321,7 @@ class TestFallenPrice:
         assert (fresh(order).status, questions(simulator)) == ("FULFILLED", 0)
 
     @pytest.mark.parametrize("lines", [{"type_id": "type_003"}, {"sale_price": 489}])
-    def test_an_order_whose_own_price_has_not_fallen_stays_held(
+    def test_an_order_whose_own_price_has_not_fallen_stays_on_hold(
         self, lines: dict[str, Any], simulator: Simulator
     ) -> None:
         order = held(simulator, **lines)
@@ -331,7 +331,7 @@ class TestFallenPrice:
         assert fresh(order).is_on_hold
         assert posts(simulator) == 0
 
-    def test_an_order_that_waits_for_a_person_for_another_reason_stays_held(
+    def test_an_order_that_waits_for_a_person_for_another_reason_stays_on_hold(
         self, simulator: Simulator
     ) -> None:
         order = make_order(sale_price=550, due_at=None, problems=[Problem("not_sent")])
@@ -590,7 +590,9 @@ class TestTypesForTests:
         assert [problem.code for problem in problems(order)] == ["price_unknown"]
         assert posts(simulator) == 0
 
-    def test_a_listed_type_for_tests_is_held_above_its_ceiling(self, simulator: Simulator) -> None:
+    def test_a_listed_type_for_tests_is_on_hold_above_its_ceiling(
+        self, simulator: Simulator
+    ) -> None:
         order = self.place(simulator, "TEST_REFUND", sale_price=489)
         assert order.is_on_hold
         assert posts(simulator) == 0
@@ -659,7 +661,7 @@ class TestApproving:
         assert OrmQ.objects.count() == 1
 
     @pytest.mark.parametrize("is_price_known_from_before", [True, False])
-    def test_an_order_that_costs_more_than_approved_is_held_again(
+    def test_an_order_that_costs_more_than_approved_is_on_hold_again(
         self, is_price_known_from_before: bool, simulator: Simulator
     ) -> None:
         order = held(simulator)
@@ -717,7 +719,9 @@ class TestApproving:
         assert sorted(map(bool, done)) == [False, False, False, True]
 
     @pytest.mark.parametrize("status", [Status.PENDING, Status.PLACING, Status.HANDLING])
-    def test_deciding_about_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
+    def test_deciding_about_an_order_that_is_not_on_hold_changes_nothing(
+        self, status: Status
+    ) -> None:
         order = make_order(status)
         assert not approve_price(order, 49_000, by="amina")
         assert (fresh(order).status, order.approved_price) == (status, None)

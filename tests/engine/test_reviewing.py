@@ -140,7 +140,7 @@ class TestAsking:
         [bought] = simulator.orders.values()
         assert (bought.quantity, order.quantity) == (2, 2)
 
-    def test_an_order_placed_by_the_command_is_held(
+    def test_an_order_placed_by_the_command_is_on_hold(
         self, call: Call, simulator: Simulator, shop: Rule
     ) -> None:
         shop.says = REASON
@@ -240,7 +240,7 @@ class TestFailing:
         assert shop.asked == [order.reference, later.reference]
 
     @pytest.mark.parametrize("failures", [1, 4, 5])
-    def test_an_order_whose_rule_fails_until_send_timeout_is_held_for_a_person(
+    def test_an_order_whose_rule_fails_until_send_timeout_is_on_hold_for_a_person(
         self, failures: int, simulator: Simulator, shop: Rule, caplog: pytest.LogCaptureFixture
     ) -> None:
         shop.says = ValueError(f"no such customer: {CODE}")
@@ -297,7 +297,7 @@ class TestOnHold:
         assert problems(order) == [WANTED]
         assert order.acknowledgements.count() == 0
 
-    def test_an_order_stays_held_when_the_setting_is_taken_away(
+    def test_an_order_stays_on_hold_when_the_setting_is_taken_away(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
         order = held()
@@ -319,7 +319,7 @@ class TestApproving:
         assert shop.asked == [order.reference]
 
     @pytest.mark.usefixtures("simulator")
-    def test_the_timeline_says_who_approved_the_order_and_why_it_was_held(self) -> None:
+    def test_the_timeline_says_who_approved_the_order_and_why_it_was_on_hold(self) -> None:
         order = held()
         decision = approve_review(order, by="amina")
         trace = order.acknowledgements.get()
@@ -328,7 +328,7 @@ class TestApproving:
             f"amina looked at the order and approved it. It was on hold because “{REASON}”."
         )
 
-    def test_an_approved_order_can_still_cost_too_much_and_is_then_held_for_its_price(
+    def test_an_approved_order_can_still_cost_too_much_and_is_then_on_hold_for_its_price(
         self, simulator: Simulator, shop: Rule
     ) -> None:
         order = held(sale_price=550)
@@ -360,7 +360,7 @@ class TestApproving:
         assert (fresh(order).status, order.price_per_card) == ("FULFILLED", 49_000)
 
     @pytest.mark.parametrize("status", [Status.PENDING, Status.PLACING, Status.HANDLING])
-    def test_approving_an_order_that_is_not_held_changes_nothing(self, status: Status) -> None:
+    def test_approving_an_order_that_is_not_on_hold_changes_nothing(self, status: Status) -> None:
         order = make_order(status)
         assert not approve_review(order, by="amina")
         assert (fresh(order).status, order.review) == (status, "")
@@ -404,7 +404,7 @@ class TestMeanwhile:
         else:
             assert order.review == Review.APPROVED
 
-    def test_an_order_that_is_held_meanwhile_is_not_sent(
+    def test_an_order_that_is_on_hold_meanwhile_is_not_sent(
         self, simulator: Simulator, shop: Rule
     ) -> None:
         order = place_order(**LINE)

@@ -558,7 +558,7 @@ class TestQuestions:
         assert Order.objects.to_check(now=NOW, due_by=NOW, limit=2) == orders[:2]
         assert Order.objects.to_check(now=NOW, due_by=NOW, limit=4) == [*orders, late]
 
-    def test_held_gives_orders_whose_claim_is_still_theirs(self) -> None:
+    def test_still_claimed_gives_orders_whose_claim_is_still_theirs(self) -> None:
         for _ in range(4):
             make_guide_order()
         orders = claim(*Order.objects.order_by("pk"))

@@ -358,7 +358,7 @@ class Rules(ShopTestCase):
         assert self.buy(19) == [reason]
         assert [order.quantity for order in Order.objects.filter(status="FULFILLED")] == [19, 18]
 
-    def test_orders_that_are_too_much_within_a_day_are_held(self) -> None:
+    def test_orders_that_are_too_much_within_a_day_are_on_hold(self) -> None:
         reason = "More than 50000 DA within 24 hours"
         assert self.buy(1) == []
         # The first of these would be too much with the others, which are not too much without it.

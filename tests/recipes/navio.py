@@ -80,7 +80,7 @@ class Beginning(NavioTestCase):
         }
         assert not Order.objects.exists()
 
-    def test_cards_are_held_for_longer_than_a_link_lives(self) -> None:
+    def test_cards_are_reserved_for_longer_than_a_link_lives(self) -> None:
         self.begun()
         assert Reservation.objects.get().until > timezone.now() + timedelta(minutes=24)
 
@@ -131,7 +131,7 @@ class Beginning(NavioTestCase):
         assert self.begin(cart).status_code == 302
         assert len(self.provider.payments) == 1
 
-    def test_cards_stay_held_for_an_earlier_link_that_can_still_be_paid(self) -> None:
+    def test_cards_stay_reserved_for_an_earlier_link_that_can_still_be_paid(self) -> None:
         payment = self.begun()
         self.pass_time(minutes=11)
         self.provider.outage = True

@@ -130,7 +130,7 @@ class Beginning(PayingTestCase):
         self.tell(Payment.objects.get(), "paid")
         assert Order.objects.get().sale_amount == 1050
 
-    def test_cards_are_held_for_longer_than_a_checkout_lives(self) -> None:
+    def test_cards_are_reserved_for_longer_than_a_checkout_lives(self) -> None:
         self.begun()
         assert Reservation.objects.get().until > timezone.now() + timedelta(minutes=34)
 
@@ -151,7 +151,9 @@ class Beginning(PayingTestCase):
                     Payment.objects.filter(pk=payment.pk).update(created_at=long_ago)
                 assert self.begin(payment.cart).url != payment.url
 
-    def test_cards_that_cannot_be_had_are_not_paid_for_and_none_of_the_cart_is_held(self) -> None:
+    def test_cards_that_cannot_be_had_are_not_paid_for_and_none_of_the_cart_is_reserved(
+        self,
+    ) -> None:
         self.leave(stock=3)
         cart = self.make_cart(quantity=2)
         cart.lines.create(product=Product.objects.get(), quantity=2, amount=Decimal(1100))
@@ -179,7 +181,7 @@ class Beginning(PayingTestCase):
         assert not Reservation.objects.exists()
         assert not Payment.objects.exists()
 
-    def test_cards_stay_held_for_another_attempt_if_chargily_does_not_answer(self) -> None:
+    def test_cards_stay_reserved_for_another_attempt_if_chargily_does_not_answer(self) -> None:
         payment = self.begun()
         payment.cart.payments.update(created_at=timezone.now() - timedelta(minutes=21))
         self.chargily.is_silent_about.add("")

@@ -75,7 +75,7 @@ def state_token(order: Order) -> str:
     sent_at = order.sent_at and order.sent_at.isoformat()
     # An order on hold may be approved and later be put on hold again for the same reason, so the
     # hash also has the time since which it waits.
-    held_for = [order.queued_at.isoformat(), order.problems] if order.is_on_hold else []
+    on_hold_for = [order.queued_at.isoformat(), order.problems] if order.is_on_hold else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
-    seen += [held_for, f"{order.paid_back_amount:.2f}"]
+    seen += [on_hold_for, f"{order.paid_back_amount:.2f}"]
     return token("state_token", seen)

@@ -71,7 +71,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
     elif status in FOLLOWED:
         yield from _followed(story.order)
     elif status == Status.PENDING and story.order.is_on_hold:
-        yield from _held(story.order, shows_costs=story.shows_costs)
+        yield from _on_hold(story.order, shows_costs=story.shows_costs)
     elif status == Status.PENDING:
         yield _pending(story)
     elif status == Status.PLACING:
@@ -113,7 +113,7 @@ def _pending(story: SummaryInput) -> str:
     return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
 
 
-def _held(order: Order, *, shows_costs: bool) -> Iterator[str]:
+def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
     if order.is_waiting and order.send_after:
         text = gettext("The order waits until %(at)s, and is sent automatically then.")
         yield filled(text, at=moment(order.send_after))
