@@ -212,7 +212,6 @@ GIFTCARDS_DELIVERY = {
     "SHOP_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
     "FROM_EMAIL": "Example Shop <shop@example.com>",
     "SHOP_NAME": "Example Shop",
-    "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
 }
 
 # The API, for a front end on another origin: docs/recipes/drf.md.

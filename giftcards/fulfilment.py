@@ -61,9 +61,11 @@ def place_order(
 
     ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
     Customers read it in place of the reference. ``metadata`` is a dict of JSON values for the
-    shop's own use: at most 4,096 bytes and 8 levels. The customer's name has at most 200
-    characters. The phone number has digits, and at most 50 characters. Texts must not have control
-    characters.
+    shop's own use: at most 4,096 bytes and 8 levels.
+
+    ``user`` is the account that owns the order, and sees its cards; ``None`` or an
+    ``AnonymousUser`` for a guest. The customer's name has at most 200 characters. The phone number
+    has digits, and at most 50 characters. Texts must not have control characters.
 
     With a ``recipient_email``, the order is a gift. Its cards are bought without delay, and go to
     that address at ``deliver_at``, or else as soon as they come. ``deliver_at`` is within a year,

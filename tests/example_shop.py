@@ -33,7 +33,6 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
         "SHOP_URL": url,
         "FROM_EMAIL": "Example Shop <shop@example.com>",
         "SHOP_NAME": "Example Shop",
-        "OWNED_ORDERS": "example_project.storefront.models.owned_orders",
     }
     # Emptied tables do not know that the app was there before.
     Installation.begin()

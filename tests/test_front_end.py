@@ -261,7 +261,7 @@ def test_the_list_has_the_customers_own_orders_and_those_that_order_again(
 ) -> None:
     amina.bought()
     again = reorder_missing(Order.objects.get(), by="support")
-    make_order(repeats=again, quantity=1)
+    make_order(repeats=again, quantity=1, user=amina.user)
     karim.bought("type_001")
     assert [order["quantity"] for order in amina.get("orders/").json()] == [1, 3, 5]
     assert amina.get(f"orders/{again.reference}/").status_code == 200
@@ -322,7 +322,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("path", ["token/", "orders/", "orders/shop-1/cards/"])
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_cannot_be_read_is_refused(path: str, body: str, amina: Customer) -> None:
-    make_order(reference="shop-1")
+    make_order(reference="shop-1", user=amina.user)
     Purchase.objects.create(
         pk=1, user=amina.user, key=key(), quantity=2, amount=1, product_id="p", type_id="t"
     )

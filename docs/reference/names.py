@@ -59,7 +59,6 @@ _PYTHON = (
     "giftcards.oscar.checkout check_cards",
     "giftcards.oscar.checkout release_cards",
     "giftcards.oscar.checkout reserve_cards",
-    "giftcards.oscar.lines owned_orders",
     "giftcards.payments PaymentAnswer(status amount currency is_sandbox)",
     "giftcards.payments PaymentLink(ref url is_sandbox)",
     "giftcards.privacy.person CUSTOMER",
@@ -84,10 +83,10 @@ _PYTHON = (
 MODELS = (
     "giftcards.models Order: reference provider_order_id product_id type_id quantity status"
     " fulfilled_quantity fulfilled_amount price_per_card sale_price sale_amount max_price group"
-    " metadata customer_email customer_name customer_phone customer_language recipient_email"
+    " metadata user customer_email customer_name customer_phone customer_language recipient_email"
     " recipient_name recipient_language gift_message deliver_at problems repeats created_at"
     " finalized_at paid_back_amount open_amount cards changes refunds is_final is_gift"
-    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_reorders()",
+    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_reorders() of_user()",
     "giftcards.models Card: order position value serial sealed received_at",
     "giftcards.models StatusChange: order from_status to_status at source details announced_at",
     "giftcards.models CustomerRefund: order amount state method reference executed_at created_by"

@@ -43,9 +43,7 @@ _SEE = {
         "METRICS_TOKEN": "monitoring",
         "CODES_KEPT_DAYS": "keys",
     },
-    "GIFTCARDS_DELIVERY": dict.fromkeys(
-        ("MODE", "CHANNELS", "PIN", "OWNED_ORDERS", "RECEIVED_GIFTS", "STAFF_EMAILS"), "delivery"
-    ),
+    "GIFTCARDS_DELIVERY": dict.fromkeys(("MODE", "CHANNELS", "PIN", "STAFF_EMAILS"), "delivery"),
     "GIFTCARDS_OSCAR": dict.fromkeys(("PAID_STATUSES", "LINE_STATUSES"), "oscar"),
 }
 

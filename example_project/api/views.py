@@ -34,7 +34,7 @@ from example_project.api.serializers import (
     OrderSerializer,
 )
 from example_project.storefront import catalogue, checkout
-from example_project.storefront.models import Purchase, owned_orders
+from example_project.storefront.models import Purchase
 from giftcards.catalogue import price_of
 from giftcards.exceptions import CodeDestroyed, DecryptionError, NotForSale, ReferenceConflict
 from giftcards.models import Card, Order, ProductType
@@ -89,7 +89,7 @@ class ShopView(APIView):
 
     @staticmethod
     def orders_of(request: Request) -> QuerySet[Order]:
-        return owned_orders(request.user).select_related("api_reveal").order_by("-pk")
+        return Order.objects.of_user(request.user).select_related("api_reveal").order_by("-pk")
 
 
 class OffersView(ShopView):

@@ -106,10 +106,13 @@ def pay(purchase: Purchase, *, customer: str | Guest) -> None:
         unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
         forgotten = {name: None if name == "deliver_at" else "" for name in OF_GIFT}
         if unpaid.update(paid_at=timezone.now(), reserved_until=None, **forgotten):
+            # A guest who logs in meanwhile takes the purchase along to another account.
+            purchase.refresh_from_db(fields=["user"])
             place_order(
                 **purchase.line,
                 reference=purchase.reference,
                 sale_amount=purchase.amount,
+                user=purchase.user,
                 customer_email=purchase.email,
                 customer_language=purchase.language,
                 **purchase.gift,

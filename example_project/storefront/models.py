@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import QuerySet
 from django.utils import timezone
 
 from giftcards.models import Order
@@ -108,12 +107,3 @@ class Purchase(models.Model):
         if key == order.reference or not key.isdecimal():
             return None
         return cls.objects.filter(pk=key).first()
-
-
-def owned_orders(user: Any) -> QuerySet[Order]:
-    """The orders of a customer, for ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]``.
-
-    Includes the orders by which missing cards were ordered again.
-    """
-    references = [purchase.reference for purchase in Purchase.objects.filter(user=user)]
-    return Order.objects.filter(reference__in=references).with_reorders()

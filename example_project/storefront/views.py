@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 from example_project.storefront import catalogue, checkout, mailbox, visitors
 from example_project.storefront.forms import BuyForm
 from example_project.storefront.mailbox import Mail
-from example_project.storefront.models import Purchase, PurchaseQuerySet, owned_orders
+from example_project.storefront.models import Purchase, PurchaseQuerySet
 from giftcards.delivery.models import Delivery
 from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.models import Order
@@ -184,7 +184,7 @@ def _mails_of(request: HttpRequest) -> list[Mail]:
     """The customer's mails, the newest first; all mails for staff who may see all codes."""
     if _sees_all(request):
         return mailbox.read(settings.MAIL_DIR)
-    return _mails(request, owned_orders(request.user))
+    return _mails(request, Order.objects.of_user(request.user))
 
 
 def _mails(request: HttpRequest, about: QuerySet[Order]) -> list[Mail]:

@@ -1,7 +1,7 @@
 """Guest accounts: a customer without an account gets one that only their browser can use.
 
-When a guest logs in to another account, such as that of the shop's staff, their purchases move to
-it. So the whole demo fits into one window.
+When a guest logs in to another account, such as that of the shop's staff, their purchases and
+orders move to it. So the whole demo fits into one window.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.signals import user_logged_in
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 
 from example_project.storefront.models import Purchase
 from giftcards.catalogue import Guest, client_network, customer_of
+from giftcards.models import Order
 
 _COOKIE = "visitor"
 _SALT = "example_project.storefront.visitors"
@@ -70,4 +72,6 @@ def _name(request: HttpRequest) -> str:
 def _take_along(request: HttpRequest | None, user: Any, **_: Any) -> None:
     name = "" if request is None else _name(request)
     if name and user.get_username() != name:
-        Purchase.objects.filter(user__username=name).update(user=user)
+        with transaction.atomic():
+            for orders in (Purchase.objects, Order.objects):
+                orders.filter(user__username=name).update(user=user)

@@ -58,12 +58,7 @@ def check_sending(**_: object) -> list[CheckMessage]:
 
 
 def _check_paths() -> Iterator[CheckMessage]:
-    single = {
-        "PIN": conf.pin,
-        "OWNED_ORDERS": conf.owned_orders,
-        "RECEIVED_GIFTS": conf.received_gifts,
-    }
-    paths = [(f"GIFTCARDS_DELIVERY[{name!r}]", path) for name, path in single.items() if path]
+    paths = [("GIFTCARDS_DELIVERY['PIN']", conf.pin)] if conf.pin else []
     paths += [("GIFTCARDS_DELIVERY['CHANNELS']", path) for path in conf.channels]
     for setting, path in paths:
         yield from check_path(setting, path, id="giftcards_delivery.E010")

@@ -13,7 +13,6 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import models
-from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext_lazy as _
 
@@ -122,7 +121,7 @@ def _line(setting: str, value: Any) -> str:
     raise Unusable("text", f"{setting} is not one line of text.", hint)
 
 
-_path = dotted_path("shop.gifts.owned_orders")
+_path = dotted_path("shop.gifts.pin")
 _channel = dotted_path("giftcards.delivery.channels.Mail")
 
 
@@ -226,15 +225,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
         optional(_path, None),
         help="It returns what a customer types before the cards of an order are shown.",
     )
-    owned_orders = Setting(
-        optional(_path, None),
-        help="It returns the orders of a user, for the page of their cards. Without it, nobody is"
-        " shown any.",
-    )
-    received_gifts = Setting(
-        optional(_path, None),
-        help="It returns the gifts that a user got. Without it, recipients have the link only.",
-    )
     staff_emails = Setting(
         _staff_emails, help="Who gets digests, and over which channel.", default=()
     )
@@ -266,16 +256,6 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     def pin_of(self) -> Callable[[Order], str] | None:
         """The function that returns an order's PIN, or ""; ``None`` if the shop uses no PINs."""
         return None if self.pin is None else import_string(self.pin)
-
-    @property
-    def orders_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The shop's function that returns a user's orders; ``None`` without ``OWNED_ORDERS``."""
-        return None if self.owned_orders is None else import_string(self.owned_orders)
-
-    @property
-    def gifts_of(self) -> Callable[[Any], QuerySet[Order]] | None:
-        """The shop's function that returns a user's gifts; ``None`` without ``RECEIVED_GIFTS``."""
-        return None if self.received_gifts is None else import_string(self.received_gifts)
 
 
 conf = Conf()

@@ -1,4 +1,4 @@
-"""The customer's pages: the page behind a link, and the list of a customer's orders and gifts."""
+"""The customer's pages: the page behind a link, and the list of a customer's orders."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import SuspiciousOperation
-from django.core.paginator import Page, Paginator
+from django.core.paginator import Paginator
 from django.db import Error as DatabaseFailure
 from django.db import transaction
-from django.db.models import Min, Q, QuerySet
+from django.db.models import Min
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.http.multipartparser import MultiPartParserError
 from django.middleware.csrf import get_token
 from django.template.loader import render_to_string
-from django.utils import timezone, translation
+from django.utils import translation
 from django.utils.crypto import salted_hmac
 from django.utils.http import content_disposition_header, url_has_allowed_host_and_scheme
 from django.utils.translation import gettext
@@ -77,30 +77,22 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """The orders and gifts of the logged-in user; POST shows the cards of the posted ``order``."""
+    """The orders of the logged-in user; POST shows the cards of the posted ``order``."""
     if request.method not in METHODS:
         return refuse_method()
-    if conf.orders_of is None and conf.gifts_of is None:
-        return gone(request)
     user = getattr(request, "user", None)
     if user is None or not user.is_authenticated:
         return redirect_to_login(request.path)
     if request.method == "POST":
         return _kept_in(request, lambda: _show_owned(request, user))
-    orders = _page_of(orders_of(user).prefetch_related("refunds"), request, "page")
-    gifts = _page_of(gifts_of(user).prefetch_related("refunds"), request, "gifts")
+    listed = Order.objects.of_user(user).prefetch_related("refunds")
+    orders = Paginator(listed, _PER_PAGE).get_page(request.GET.get("page"))
     context = {
         "orders": shown_orders(user, orders),
         "paginated": orders,
-        "gifts": shown_gifts(user, gifts),
-        "paginated_gifts": gifts,
         "back": request.get_full_path(),
     }
     return owned(request, context)
-
-
-def _page_of(listed: QuerySet[Order], request: HttpRequest, parameter: str) -> Page[Order]:
-    return Paginator(listed, _PER_PAGE).get_page(request.GET.get(parameter))
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
@@ -436,7 +428,7 @@ _LONGEST_KEY = 18
 
 @dataclass(frozen=True, slots=True)
 class OwnedOrder:
-    """An entry in a list of orders, for the customer or for the recipient of a gift."""
+    """An entry in a customer's list of orders."""
 
     order: Order
     facts: Facts
@@ -445,8 +437,6 @@ class OwnedOrder:
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
     gift: Gift | None = None
-    #: True if the list is for the recipient of the gift, not for the customer.
-    is_received: bool = False
     #: The time when the recipient was first told; ``None`` before that.
     sent_at: datetime | None = None
 
@@ -456,9 +446,6 @@ class OwnedOrder:
             return gettext("In progress")
         if self.facts.kind not in WITH_CARDS:
             return str(Kind(self.facts.kind).label)
-        if self.is_received:
-            # The recipient is not told of missing cards.
-            return str(Status.FULFILLED.label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
         # The label is that of the order's status, because the kind's label describes a message.
@@ -477,36 +464,15 @@ class OwnedOrder:
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
 
 
-def orders_of(user: Any) -> QuerySet[Order]:
-    """The orders that ``user`` owns, newest first; no orders if nobody is logged in."""
-    return _found_by(conf.orders_of, user)
-
-
-def gifts_of(user: Any) -> QuerySet[Order]:
-    """The gifts that ``user`` has received, newest first; no gifts if nobody is logged in.
-
-    A gift is left out until its cards have come and its ``deliver_at`` has passed.
-    """
-    is_time = Q(deliver_at=None) | Q(deliver_at__lte=timezone.now())
-    come = {"finalized_at__isnull": False, "fulfilled_quantity__gt": 0}
-    return _found_by(conf.gifts_of, user).filter(is_time, recipient_email__gt="", **come)
-
-
-def _found_by(hook: Callable[[Any], QuerySet[Order]] | None, user: Any) -> QuerySet[Order]:
-    if hook is None or not getattr(user, "is_authenticated", False):
-        return Order.objects.none()
-    return hook(user).order_by("-created_at", "-pk")
-
-
 def order_with_cards(user: Any, key: str) -> Order | None:
     """The order with this primary key, if its cards belong to ``user`` and can be shown.
 
-    The cards of a gift belong to its recipient, not to the customer.
+    The cards of a gift belong to its recipient, who has a link to them. The customer is not shown
+    them.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None
-    order = orders_of(user).filter(pk=key, recipient_email="").first()
-    order = order or gifts_of(user).filter(pk=key).first()
+    order = Order.objects.of_user(user).filter(pk=key, recipient_email="").first()
     return order if order is not None and has_cards(order) else None
 
 
@@ -523,23 +489,6 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
             page=links.make(place_of(user, order))[0],
             gift=Gift.of(order),
             sent_at=sent.get(order.pk),
-        )
-        for order in listed
-    ]
-
-
-def shown_gifts(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The list entries for gifts that ``user`` has received."""
-    listed = list(orders)
-    showing = with_cards(listed)
-    return [
-        OwnedOrder(
-            order,
-            facts_for_recipient(order),
-            order.pk in showing,
-            page=links.make(place_of(user, order))[0],
-            gift=Gift.of(order),
-            is_received=True,
         )
         for order in listed
     ]

@@ -38,6 +38,7 @@ _COPIED = (
     "sale_price",
     "group",
     "metadata",
+    "user_id",
     *CORRECTABLE,
 )
 
@@ -48,8 +49,8 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     All calls return the same new order, whose ``repeats`` is ``order``. If the new order lacks
     cards, too, these can be ordered again. ``by`` is named in the timeline of ``order``.
 
-    The new order has a UUID as its reference; product, group, metadata, customer and gift are those
-    of ``order``. A card may cost at most ``max_price`` (default: that of ``order``).
+    The new order has a UUID as its reference; product, group, metadata, user, customer and gift are
+    those of ``order``. A card may cost at most ``max_price`` (default: that of ``order``).
     ``REVIEW_ORDER`` is called only if ``order`` was rejected after a review.
 
     The amount owed for the missing cards becomes the ``sale_amount`` of the new order; nothing is

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Self, TypedDict, Unpack, cast
 
+from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, models, router, transaction
@@ -92,6 +94,15 @@ _LONGEST_AHEAD = timedelta(days=366)
 
 
 class OrderQuerySet(OrderQueries["Order"]):
+    def of_user(self, user: Any) -> Self:
+        """Return the orders that ``user`` owns.
+
+        Guests, deactivated users, and users of another model than ``AUTH_USER_MODEL`` own none: two
+        models may have users with the same primary key.
+        """
+        is_owner = _is_account(user) and user.is_authenticated and getattr(user, "is_active", True)
+        return self.filter(user=user) if is_owner else self.none()
+
     def with_reorders(self) -> OrderQuerySet:
         """Return these orders and all orders that repeat their missing cards; fails for slices."""
         found = set(self.order_by().values_list("pk", flat=True))
@@ -283,6 +294,12 @@ class OrderUpdate:
         return columns | _status_columns(self.order, self.target, columns, now)
 
 
+def _is_account(user: Any) -> bool:
+    """True if ``user`` is a saved row of ``AUTH_USER_MODEL``, or of a model that inherits it."""
+    concrete: Any = get_user_model()._meta.concrete_model  # noqa: SLF001
+    return isinstance(user, concrete) and user.pk is not None
+
+
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """Return the value of ``due_at`` for orders whose check began at ``checked_at``.
 
@@ -419,6 +436,19 @@ class Order(models.Model):
         blank=True,
     )
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
+    # The account that owns the order, and sees it among its cards. NULL for guests, and after the
+    # account was deleted or the customer erased.
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("account"),
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        # The index below begins with this column.
+        db_index=False,
+    )
     customer_email: models.CharField[str, str] = ExactEmailField(
         _("customer e-mail"), blank=True, validators=[plain_line]
     )
@@ -636,6 +666,8 @@ class Order(models.Model):
             _newest("credited", "is_credited"),
             _newest("has_paid_back", "has_paid_back"),
             _newest("owing", "is_owing"),
+            # For the page of a customer's own orders.
+            _newest("user", "user"),
             # For the shop's own queries about a person or a cart.
             models.Index(fields=("customer_email",), name="giftcards_order_email"),
             models.Index(fields=("recipient_email",), name="giftcards_order_recipient"),
@@ -835,13 +867,15 @@ class Order(models.Model):
     def was_given_as(self, other: Order) -> bool:
         """True if ``other``, a new order, has the values with which this order was placed.
 
-        The present values of a corrected order are accepted, too.
+        The present values of a corrected order are accepted, too. So is any user for an order
+        without one, because the user's account may have been deleted meanwhile.
         """
         return (
             # Python compares the references, because the database may take different references for
             # equal.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
+            and self.user_id in {None, other.user_id}
             and self._is_sold_as(other)
             and is_same_json(other.metadata, self.metadata)
             and self._is_or_was_for(other)
@@ -897,7 +931,9 @@ class Order(models.Model):
         Also converts messages and moments to the form in which they are stored.
         """
         self._check_types()
-        self.clean_fields(exclude=set(but))
+        # Django's check of the user is a query. SQLite may fail a transaction that reads before it
+        # writes.
+        self.clean_fields(exclude={"user", *but})
         self.check_gift()
 
     def check_gift(self) -> None:
@@ -1165,6 +1201,7 @@ class OrderDetails(TypedDict, total=False):
     max_price: Decimal | int | None
     group: str
     metadata: dict[str, Any] | None
+    user: Any
     customer_email: str
     customer_name: str
     customer_phone: str
@@ -1181,7 +1218,8 @@ def new_order(
 ) -> Order:
     """Return an order with these values, which is neither checked nor saved.
 
-    A missing ``reference`` is generated. Raises ``TypeError`` for an unknown detail.
+    A missing ``reference`` is generated, and an ``AnonymousUser`` counts as no user. Raises
+    ``TypeError`` for an unknown detail, and ``ValidationError`` for a user without an account.
     """
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
         raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
@@ -1190,4 +1228,9 @@ def new_order(
         values["reference"] = new_reference()
     if values.get("metadata") is None:
         values["metadata"] = {}
+    user = values.get("user")
+    if getattr(user, "is_anonymous", False):
+        values["user"] = None
+    elif user is not None and not _is_account(user):
+        raise ValidationError({"user": gettext("This must be a user who has an account.")})
     return Order(product_id=product_id, type_id=type_id, quantity=quantity, **values)

@@ -146,6 +146,7 @@ def _place(line: Any) -> None:
             reference=reference_of(line),
             sale_amount=line.line_price_incl_tax,
             group=order.number,
+            user=order.user,
             customer_email=order.email or "",
             customer_language=notes.removeprefix(_LANGUAGE) if notes.startswith(_LANGUAGE) else "",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 
@@ -31,7 +30,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 def check_shop(**_: object) -> list[CheckMessage]:
     """Report settings and views of the shop that do not fit this app."""
     try:
-        return [*_check_statuses(), *_check_currency(), *_check_view(), *_check_owners()]
+        return [*_check_statuses(), *_check_currency(), *_check_view()]
     except ConfigurationError:
         return []  # reported by check_settings
 
@@ -73,15 +72,4 @@ def _check_view() -> Iterator[CheckMessage]:
             hint="Make it the first base class of the view, or call reserve_cards() where your shop"
             " takes the payment, and silence this warning.",
             id="giftcards_oscar.W002",
-        )
-
-
-def _check_owners() -> Iterator[CheckMessage]:
-    has_messages = apps.is_installed("giftcards.delivery")
-    if has_messages and not getattr(settings, "GIFTCARDS_DELIVERY", {}).get("OWNED_ORDERS"):
-        yield Warning(
-            "GIFTCARDS_DELIVERY['OWNED_ORDERS'] is not set: customers see no cards in their"
-            " account.",
-            hint="Set it to 'giftcards.oscar.lines.owned_orders'.",
-            id="giftcards_oscar.W003",
         )

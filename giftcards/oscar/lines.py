@@ -13,7 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F
 from django.utils import translation
 from django.utils.translation import gettext
 from oscar.apps.order.signals import order_line_status_changed
@@ -74,19 +74,6 @@ def parts_of(line: Any) -> list[Order]:
     """The order for the line, if any, followed by the new orders for its missing cards."""
     first = Order.objects.filter(reference=reference_of(line), group=line.order.number).first()
     return first.parts if first else []
-
-
-def owned_orders(user: Any) -> QuerySet[Order]:
-    """The orders for the lines that ``user`` has bought; for the setting ``OWNED_ORDERS``."""
-    bought = card_lines(order__user=user).values_list("pk", "order__number")
-    groups = {f"{PREFIX}{pk}": number for pk, number in bought}
-    orders = Order.objects.filter(reference__in=groups).order_by()
-    owned = {
-        key
-        for key, reference, group in orders.values_list("pk", "reference", "group")
-        if groups[reference] == group
-    }
-    return Order.objects.filter(pk__in=owned).with_reorders()
 
 
 def follow_order(order: Order, **_: Any) -> None:

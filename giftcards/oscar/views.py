@@ -9,16 +9,16 @@ from django.utils.translation import gettext_lazy as _
 from django.views.generic import TemplateView
 from oscar.apps.customer.mixins import PageTitleMixin
 
-from giftcards.oscar.lines import owned_orders
+from giftcards.models import Order
 
 
 class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
-    """The list of orders and gifts from ``giftcards.delivery``, with buttons for the cards."""
+    """The list of orders from ``giftcards.delivery``, with buttons for the cards."""
 
     template_name = "giftcards_oscar/my_cards.html"
     page_title = _("Gift cards")
     active_tab = "giftcards"
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        has_orders = owned_orders(self.request.user).exists()
+        has_orders = Order.objects.of_user(self.request.user).exists()
         return super().get_context_data(has_orders=has_orders, **kwargs)

@@ -26,11 +26,11 @@ from giftcards.privacy.person import (
     CUSTOMER,
     ERASED,
     RECIPIENT,
-    ROLES,
     Person,
     Role,
     Traces,
     all_keepers,
+    is_anonymous,
     keepers,
 )
 from giftcards.privacy.retention import empty_log
@@ -54,6 +54,7 @@ _ALSO_WRITTEN = (
     "problems",
     "codes_destroyed_at",
     "customer_erased_at",
+    "user",
 )
 
 
@@ -90,11 +91,12 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
 
     Staff have to decide about a doubtful order. An order is doubtful for one of these reasons:
 
-    - It has an address or number in common with the person's orders.
+    - It has an address, number or account in common with the person's orders.
     - It named the person before a correction.
     - A message about it went to the person.
 
-    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses.
+    Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses, unless the
+    person is known by an account.
     """
     named = _read(person.orders())
     _check_not_shared(person, named)
@@ -109,6 +111,8 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
 
 
 def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
+    if person.users:
+        return
     parts = person.parts_of(named)
     bought = [order for order, role in parts if role == CUSTOMER and order.customer_email]
     count = len({folded(order.customer_email) for order in bought})
@@ -121,7 +125,7 @@ def _is_only_sent_to(person: Person, order: Order) -> bool:
 
     If a message went to anybody else, the codes may be somebody else's.
     """
-    if any(role.contacts_in(order) for role in ROLES):
+    if not is_anonymous(order):
         return False
     addresses = chain.from_iterable(keeper.addresses(order) for keeper in all_keepers())
     return all(map(person.is_named_by, addresses))
@@ -150,37 +154,53 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
 
 
 def erase(
-    person: Person, orders: Sequence[Order], *, on_order: Callable[[], object] = lambda: None
+    person: Person,
+    orders: Sequence[Order],
+    *,
+    should_continue: Callable[[], bool] = lambda: True,
+    record: Callable[[Order], object] = lambda _order: None,
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders for which :func:`why_kept` has a reason are left alone. ``on_order`` is called after each
-    order.
+    Orders for which :func:`why_kept` has a reason are left alone. ``should_continue`` is called
+    before each order, and ``record`` in the transaction of each order that was erased.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next one finds only the orders that
     # still name the person.
     _erase_log(orders, traces)
     for order in orders:
+        if not should_continue():
+            break
         with transaction.atomic(using=router.db_for_write(Order)):
-            # The lock keeps everybody from adding a refund, note, correction or complaint.
-            order.lock()
-            order.refresh_from_db()
-            # The person has no role any more if a correction meanwhile has named somebody else.
-            roles = person.roles_in(order)
+            roles = _roles_under_lock(person, order)
             if reason := why_kept(order, roles):
                 done.kept[order.reference] = reason
             elif roles:
                 _erase_order(order, roles, traces)
                 done.erased.append(order.reference)
                 done.roles.update(roles)
+                record(order)
                 for role in roles:
                     logger.info("The %s of order %s was erased.", role.label, order.reference)
         if traces.are_in(order.reference):
             done.telling.append(order.reference)
-        on_order()
     empty_log(router.db_for_write(Order))
     return done
+
+
+def _roles_under_lock(person: Person, order: Order) -> list[Role]:
+    """Lock and read ``order``; return the person's roles in it, which may have changed.
+
+    There is none if a correction has named somebody else, or if another process has erased the
+    customer.
+    """
+    erased_at = order.customer_erased_at
+    # The lock keeps everybody from adding a refund, note, correction or complaint.
+    order.lock()
+    order.refresh_from_db()
+    is_late = is_anonymous(order) and order.customer_erased_at != erased_at
+    return [] if is_late else person.roles_in(order)
 
 
 def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
@@ -193,6 +213,7 @@ def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
     _empty(order, roles)
     if CUSTOMER in roles:
         order.customer_erased_at = timezone.now()
+        order.user = None
     order.metadata = {} if CUSTOMER in roles else traces.erased(order.metadata)
     order.group = "" if traces.are_in(order.group) else order.group
     order.problems = traces.erased(order.problems)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from django.db import models
 from django.utils import timezone, translation
@@ -51,6 +51,7 @@ _ORDER = (
     "finalized_at",
     "codes_destroyed_at",
     *OF_CUSTOMER,
+    "user",
     "gift_message",
     "deliver_at",
     "group",
@@ -148,6 +149,8 @@ def _readable(row: models.Model, field: Any) -> Any:
             return _local_time(value)
         case Decimal():
             return f"{value:.2f} {CURRENCY}"
+        case models.Model():
+            return cast("Any", value).get_username()
     return value
 
 

@@ -1,4 +1,4 @@
-"""Recognising a person by e-mail addresses or phone numbers.
+"""Recognising a person by e-mail addresses, phone numbers or accounts.
 
 A gift's customer and its recipient are two persons. Each app with personal data has a
 :class:`Keeper`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol, Self
 
@@ -21,6 +21,8 @@ from giftcards.keys.secrecy import Masked
 from giftcards.models import CustomerChange, Order
 from giftcards.models.order_queries import batches
 from giftcards.models.orders import OF_CUSTOMER, OF_GIFT
+from giftcards.models.searching import OrderTerm
+from giftcards.text.search_terms import terms_of_contact
 from giftcards.text.spelling import (
     COUNTRY,
     TELLING_DIGITS,
@@ -78,10 +80,14 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person's addresses and numbers, in the forms of :func:`folded` and :func:`dialled`."""
+    """A person's addresses and numbers, in the forms of :func:`folded` and :func:`dialled`.
+
+    ``users`` are the primary keys of the person's accounts. Only customers have accounts.
+    """
 
     emails: frozenset[str] = frozenset()
     phones: frozenset[str] = frozenset()
+    users: frozenset[Any] = frozenset()
 
     @classmethod
     def of(cls, *texts: str) -> Self:
@@ -94,12 +100,18 @@ class Person:
         )
 
     @classmethod
-    def behind(cls, parts: Iterable[Part]) -> Self:
-        """Return the person with all addresses and numbers of ``parts``, including former ones.
+    def of_user(cls, user: Any) -> Self:
+        """Return the person with the account ``user``."""
+        return cls(users=frozenset({user.pk}))
 
-        Unlike :meth:`of`, this reads texts with words around a number.
+    @classmethod
+    def behind(cls, parts: Collection[Part]) -> Self:
+        """Return the person with all addresses, numbers and accounts of ``parts``.
+
+        Former addresses and numbers are included. Unlike :meth:`of`, this reads texts with words
+        around a number.
         """
-        return cls._named_in(contacts(parts))
+        return replace(cls._named_in(contacts(parts)), users=owners(parts))
 
     @classmethod
     def _named_in(cls, texts: Collection[str]) -> Self:
@@ -108,10 +120,12 @@ class Person:
         return cls(frozenset(emails), frozenset(chain.from_iterable(phones)))
 
     def __bool__(self) -> bool:
-        return bool(self.emails or self.phones)
+        return bool(self.emails or self.phones or self.users)
 
     def without(self, other: Person) -> Person:
-        return Person(self.emails - other.emails, self.phones - other.phones)
+        return Person(
+            self.emails - other.emails, self.phones - other.phones, self.users - other.users
+        )
 
     def is_named_by(self, *texts: str) -> bool:
         """True if one of ``texts`` is the person's address, or contains the person's number."""
@@ -127,7 +141,7 @@ class Person:
 
         It reads these columns of all rows, in batches.
         """
-        if not self:
+        if not (self.emails or self.phones):
             return
         last = 0
         while found := list(
@@ -138,16 +152,31 @@ class Person:
 
     def roles_in(self, order: Order) -> list[Role]:
         """Return the person's roles in ``order``; the customer's role if ``order`` names nobody."""
-        named = [role for role in ROLES if self.is_named_by(*role.contacts_in(order))]
-        is_anonymous = not any(role.contacts_in(order) for role in ROLES)
-        return [CUSTOMER] if is_anonymous else named
+        named = [
+            role
+            for role in ROLES
+            if self.is_named_by(*role.contacts_in(order))
+            or (role is CUSTOMER and order.user_id in self.users)
+        ]
+        return [CUSTOMER] if is_anonymous(order) else named
 
     def parts_of(self, orders: Iterable[Order]) -> list[Part]:
         return [(order, role) for order in orders for role in self.roles_in(order)]
 
     def orders(self) -> set[int]:
         """Return the primary keys of the orders whose customer or recipient is the person."""
-        return set(self.rows(Order.objects.all(), *_CONTACTS))
+        owned = Order.objects.filter(user__in=self.users).order_by()
+        found = set(owned.values_list("pk", flat=True)) if self.users else set()
+        for keys in batches(sorted(self._keys_by_terms())):
+            found.update(self.rows(Order.objects.filter(pk__in=keys), *_CONTACTS))
+        return found
+
+    def _keys_by_terms(self) -> set[int]:
+        """Return the primary keys of orders that may name the person, found by an index."""
+        contacts = chain(self.emails, self.phones)
+        terms = set(chain.from_iterable(map(terms_of_contact, contacts)))
+        rows = (OrderTerm.objects.filter(term__in=some) for some in batches(sorted(terms)))
+        return {key for some in rows for key in some.values_list("order_id", flat=True)}
 
     def former_orders(self) -> set[int]:
         """Return the primary keys of orders that named the person until they were corrected.
@@ -178,22 +207,39 @@ def contacts(parts: Iterable[Part]) -> set[str]:
     }
 
 
-def is_staff(name: str) -> bool:
-    """True if ``name`` is the user name of an account of staff."""
-    return bool(getattr(_account(name), "is_staff", False))
+def owners(parts: Iterable[Part]) -> frozenset[Any]:
+    """Return the primary keys of the accounts that own the orders of customers in ``parts``."""
+    return frozenset(order.user_id for order, role in parts if role is CUSTOMER) - {None}
 
 
-def _account(name: str) -> Any:
+def is_anonymous(order: Order) -> bool:
+    """True if ``order`` names nobody: it has no account, and neither addresses nor numbers."""
+    return order.user_id is None and not any(role.contacts_in(order) for role in ROLES)
+
+
+def find_account(name: str) -> Any:
+    """Return the user with this user name, or ``None``."""
     users = get_user_model()
     return users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()  # noqa: SLF001
 
 
+def is_staff(name: str) -> bool:
+    """True if ``name`` is the user name of an account of staff."""
+    return bool(getattr(find_account(name), "is_staff", False))
+
+
+def _account_names(users: Collection[Any]) -> set[str]:
+    model = get_user_model()
+    accounts = model._base_manager.filter(pk__in=users).order_by() if users else ()  # noqa: SLF001
+    return {account.get_username() for account in accounts}
+
+
 class Traces:
-    """The texts that name a person in their orders: addresses, numbers and names."""
+    """The texts that name a person in their orders: addresses, numbers, names and user names."""
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
         parts = person.parts_of(orders)
-        typed = contacts(parts)
+        typed = contacts(parts) | _account_names(person.users | owners(parts))
         names = {getattr(row, role.name) for order, role in parts for row in _with_former(order)}
         # People often leave out the country code, so numbers are compared without it.
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
@@ -258,7 +304,7 @@ class Traces:
         """
         if not (isinstance(name, str) and self.are_in(name)):
             return name
-        account = _account(name)
+        account = find_account(name)
         if account is None:
             # Customers without an account are named by an address or a number.
             return ERASED if self.are_whole_in(name) else name

@@ -146,6 +146,18 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
     }
 
 
+def terms_of_contact(contact: str) -> set[str]:
+    """Return terms; an order with this address or number, however spelt, has at least one of them.
+
+    ``contact`` is in the form of :func:`folded` or :func:`dialled`.
+    """
+    if "@" not in contact:
+        return {_number(contact.removeprefix(COUNTRY))[:LONGEST]}
+    # Somebody may have written the address into the field for phone numbers.
+    terms = {contact, *(term for kind, term in _phone(contact) if kind != TermKind.PHONE_PART)}
+    return {term[:LONGEST] for term in terms}
+
+
 class Word(NamedTuple):
     """A word of a search.
 

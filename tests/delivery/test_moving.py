@@ -275,28 +275,6 @@ class TestChannels:
         assert "is reached by phone is not known: KeyError" in caplog.text
 
 
-def of_account(user: Any) -> Any:
-    return Order.objects.filter(customer_email=user.email)
-
-
-def test_the_order_moves_to_the_account_of_the_right_address(
-    settings: Any, django_user_model: Any
-) -> None:
-    hook = f"{__name__}.of_account"
-    settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "OWNED_ORDERS": hook}
-    order = bought()
-
-    def listed(address: str) -> bool:
-        browser = Client()
-        browser.force_login(django_user_model.objects.create_user(address, email=address))
-        return order.reference in browser.get("/cards/").content.decode()
-
-    assert listed(WRONG)
-    change_customer(order, email=RIGHT)
-    django_user_model.objects.all().delete()
-    assert (listed(WRONG), listed(RIGHT)) == (False, True)
-
-
 @contextmanager
 def just_before(statement: str, act: Callable[[], object]) -> Iterator[None]:
     """``act`` once, right before the first statement of this kind."""

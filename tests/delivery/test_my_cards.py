@@ -10,7 +10,6 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.db import connection
-from django.db.models import QuerySet
 from django.template import Context, Template
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
@@ -18,8 +17,11 @@ from django.utils import timezone, translation
 
 from giftcards.delivery.models import CardLink, LinkVisit
 from giftcards.delivery.revealing import Visitor
+from giftcards.fulfilment import change_customer, reorder_missing
 from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Order
+from giftcards.privacy.erasure import erase, find_orders
+from giftcards.privacy.person import Person
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order, settled
@@ -38,15 +40,6 @@ pytestmark = pytest.mark.django_db
 PAGE = "/cards/"
 
 
-def orders_by_mail(user: Any) -> QuerySet[Order]:
-    """The hook of a shop whose users have the address that they order with."""
-    return Order.objects.filter(customer_email=user.email)
-
-
-def all_orders(_user: Any) -> QuerySet[Order]:
-    return Order.objects.all()
-
-
 # What a customer reads who waits.
 SOON = "The cards mostly come within a minute."
 LATE = "Your order is taking longer than usual. We are still on it."
@@ -54,19 +47,18 @@ TOLD = "You may close this page: we will write to you."
 
 
 @pytest.fixture(autouse=True)
-def _hook(settings: Any) -> Iterator[None]:
-    settings.GIFTCARDS_DELIVERY = {
-        **settings.GIFTCARDS_DELIVERY,
-        "OWNED_ORDERS": "tests.delivery.test_my_cards.orders_by_mail",
-    }
+def _language() -> Iterator[None]:
     yield
     translation.deactivate()
 
 
+def user_of(name: str) -> Any:
+    return get_user_model().objects.get_or_create(username=name)[0]
+
+
 def log_in(name: str, **options: Any) -> Client:
-    user = get_user_model().objects.create_user(name, f"{name}@example.com")
     browser = Client(**options)
-    browser.force_login(user)
+    browser.force_login(user_of(name))
     return browser
 
 
@@ -81,7 +73,7 @@ def lina() -> Client:
 
 @pytest.fixture
 def order() -> Order:
-    return make_settled(customer_email="lina@example.com", sale_price=550)
+    return make_settled(user=user_of("lina"), sale_price=550)
 
 
 def show(browser: Client, order: Order, **posted: str) -> Any:
@@ -91,11 +83,9 @@ def show(browser: Client, order: Order, **posted: str) -> Any:
 class TestList:
     def test_it_lists_the_orders_of_the_user_newest_first(self, lina: Client, order: Order) -> None:
         record_refund(order, amount=600, reference="R1", method="CCP")
-        make_guide_order(reference="web-2", customer_email="lina@example.com")
-        make_guide_order(
-            Status.REFUNDED, reference="web-3", customer_email="lina@example.com", sale_price=10
-        )
-        make_guide_order(reference="of-somebody-else", customer_email="sami@example.com")
+        make_guide_order(reference="web-2", user=user_of("lina"))
+        make_guide_order(Status.REFUNDED, reference="web-3", user=user_of("lina"), sale_price=10)
+        make_guide_order(reference="of-somebody-else", user=user_of("sami"))
         Order.objects.filter(pk=order.pk).update(created_at=timezone.now() - timedelta(days=1))
         response = lina.get(PAGE)
         text = words(response).replace("\N{NO-BREAK SPACE}", " ")
@@ -115,7 +105,7 @@ class TestList:
         assert "default-src 'none'" in response["Content-Security-Policy"]
 
     def test_who_has_ordered_nothing_is_told_so(self, lina: Client, order: Order) -> None:
-        Order.objects.update(customer_email="sami@example.com")
+        Order.objects.update(user=user_of("sami"))
         assert "You have not ordered any gift cards yet." in words(lina.get(PAGE))
 
     def test_who_is_not_logged_in_logs_in_first(self, order: Order) -> None:
@@ -124,19 +114,11 @@ class TestList:
             assert response["Location"] == "/orders/?next=/cards/"
         assert not LinkVisit.objects.exists()
 
-    def test_without_the_hook_there_is_no_such_page(
-        self, lina: Client, order: Order, settings: Any
-    ) -> None:
-        del settings.GIFTCARDS_DELIVERY["OWNED_ORDERS"]
-        for response in (lina.get(PAGE), show(lina, order), Client().get(PAGE)):
-            assert response.status_code == 404
-            assert codes_in(response) == []
-
     def test_many_orders_are_paged_with_a_fixed_number_of_queries(self, lina: Client) -> None:
         counts = []
         for first, last in ((0, 2), (2, 23)):
             for number in range(first, last):
-                make_settled(f"web-{number:02}", customer_email="lina@example.com")
+                make_settled(f"web-{number:02}", user=user_of("lina"))
             with CaptureQueriesContext(connection) as queries:
                 newest = words(lina.get(PAGE))
             counts.append(len(queries))
@@ -149,8 +131,8 @@ class TestList:
         assert "2 / 2" in oldest
 
     def test_an_order_whose_codes_were_destroyed_has_no_button(self, lina: Client) -> None:
-        order = make_old(customer_email="lina@example.com")
-        younger = make_settled("younger", customer_email="lina@example.com")
+        order = make_old(user=user_of("lina"))
+        younger = make_settled("younger", user=user_of("lina"))
         assert purge_old().orders == 1
         response = lina.get(PAGE)
         text = words(response)
@@ -186,7 +168,7 @@ class TestReveal:
         assert response.status_code == 404
         assert codes_in(response) == []
         # Ownership is asked for again when the button is pressed.
-        Order.objects.update(customer_email="sami@example.com")
+        Order.objects.update(user=user_of("sami"))
         assert show(lina, order, token=token).status_code == 404
         assert not LinkVisit.objects.exists()
 
@@ -196,7 +178,7 @@ class TestReveal:
         assert response.status_code == 404
         assert codes_in(response) == []
         # Nor does an order without cards, and neither leaves a trace.
-        other = make_guide_order(Status.REFUNDED, customer_email="lina@example.com")
+        other = make_guide_order(Status.REFUNDED, user=user_of("lina"))
         assert show(lina, other).status_code == 404
         assert not CardLink.objects.exists()
 
@@ -232,7 +214,7 @@ class TestReveal:
     def test_the_file_of_many_cards_is_fetched_with_the_form_of_the_page(self) -> None:
         cards = [CardSecret(f"MANY-{number:04}", "") for number in range(101)]
         answer = settled("FULFILLED", cards, quantity=101)
-        order = make_settled("m", answer, quantity=101, customer_email="lina@example.com")
+        order = make_settled("m", answer, quantity=101, user=user_of("lina"))
         lina = log_in("lina", enforce_csrf_checks=True)
         html = lina.get(PAGE).content.decode()
         for _ in range(2):
@@ -257,18 +239,15 @@ class TestTags:
         source = "{% load giftcards_delivery %}" + template
         return Template(source).render(Context({"request": request, **context}))
 
-    def user(self, name: str) -> Any:
-        return get_user_model().objects.create_user(name, f"{name}@example.com")
-
     def test_a_page_of_the_shop_links_to_orders_beyond_the_newest(self) -> None:
         for number in range(21):
-            make_guide_order(reference=f"web-{number:02}", customer_email="lina@example.com")
-        html = self.render("{% my_cards %}", self.user("lina"))
+            make_guide_order(reference=f"web-{number:02}", user=user_of("lina"))
+        html = self.render("{% my_cards %}", user_of("lina"))
         assert "web-00" not in html
         assert '<a href="/cards/">' in html
 
     def test_a_page_of_the_shop_shows_the_state_of_one_order(self, order: Order) -> None:
-        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        html = self.render("{% order_cards order %}", user_of("lina"), order=order)
         assert "Partly delivered" in html
         assert "Show 3 cards" in html
         assert not any(card.value in html for card in CARDS)
@@ -290,40 +269,116 @@ class TestTags:
     def test_a_waiting_customer_is_told_what_to_expect_and_nobody_else(
         self, settings: Any, status: Status, setting: dict[str, Any], email: str, said: list[str]
     ) -> None:
-        order = make_guide_order(status, customer_email=email)
-        settings.GIFTCARDS_DELIVERY |= {
-            "OWNED_ORDERS": "tests.delivery.test_my_cards.all_orders",
+        order = make_guide_order(status, user=user_of("lina"), customer_email=email)
+        settings.GIFTCARDS_DELIVERY = {
+            **settings.GIFTCARDS_DELIVERY,
             **{name.upper(): value for name, value in setting.items()},
         }
-        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        html = self.render("{% order_cards order %}", user_of("lina"), order=order)
         assert [text for text in (SOON, LATE, TOLD) if text in html] == said
         assert ("gc-wait" in html) == bool(said)
 
     @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED, Status.HANDLING])
-    def test_a_customer_who_is_kept_waiting_reads_so(self, settings: Any, status: Status) -> None:
+    def test_a_customer_who_is_kept_waiting_reads_so(self, status: Status) -> None:
         order = make_guide_order(
-            status, customer_email="lina@example.com", kept_waiting_at=timezone.now()
+            status,
+            user=user_of("lina"),
+            customer_email="lina@example.com",
+            kept_waiting_at=timezone.now(),
         )
-        settings.GIFTCARDS_DELIVERY |= {"OWNED_ORDERS": "tests.delivery.test_my_cards.all_orders"}
-        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
+        html = self.render("{% order_cards order %}", user_of("lina"), order=order)
         assert [text in html for text in (SOON, LATE, TOLD)] == [False, True, True]
         assert "Please wait" in html
 
     def test_a_page_of_the_shop_lists_the_orders_of_its_user_and_of_nobody_else(
         self, order: Order
     ) -> None:
-        html = self.render("{% my_cards %}", self.user("lina"))
+        html = self.render("{% my_cards %}", user_of("lina"))
         assert "web-1042" in html
         assert 'action="/cards/"' in html
-        for user in (self.user("sami"), AnonymousUser()):
+        for user in (user_of("sami"), AnonymousUser()):
             html = self.render("{% order_cards order %}{% my_cards %}", user, order=order)
             assert html.strip() == ""
 
-    def test_without_the_hook_or_the_request_nothing_is_shown(
-        self, order: Order, settings: Any
-    ) -> None:
+    def test_without_the_request_nothing_is_shown(self, order: Order) -> None:
         template = Template("{% load giftcards_delivery %}{% order_cards order %}{% my_cards %}")
         assert template.render(Context({"order": order})).strip() == ""
-        del settings.GIFTCARDS_DELIVERY["OWNED_ORDERS"]
-        html = self.render("{% order_cards order %}", self.user("lina"), order=order)
-        assert html.strip() == ""
+
+
+class TestOwner:
+    """Whose an order is: the account that ``place_order`` was given, and nobody else's."""
+
+    def sees(self, browser: Client, order: Order) -> bool:
+        is_listed = order.reference in words(browser.get(PAGE))
+        assert (codes_in(show(browser, order)) == CODES[:3]) == is_listed
+        return is_listed
+
+    def test_the_same_address_makes_nobody_the_owner(self, lina: Client, order: Order) -> None:
+        users = get_user_model().objects
+        users.update(email="family@example.com")
+        Order.objects.update(customer_email="family@example.com", customer_name="lina")
+        sister = users.create_user("sister", "family@example.com")
+        boss = users.create_superuser("boss", "family@example.com")
+        for user in (sister, boss):
+            browser = Client()
+            browser.force_login(user)
+            assert not self.sees(browser, order)
+        assert self.sees(lina, order)
+
+    def test_an_order_of_a_guest_is_in_no_account(self, lina: Client) -> None:
+        order = make_settled(customer_email="lina@example.com")
+        assert not self.sees(lina, order)
+
+    def test_a_deactivated_user_is_shown_nothing(
+        self, lina: Client, order: Order, settings: Any
+    ) -> None:
+        # Some sites let such users log in.
+        backend = "django.contrib.auth.backends.AllowAllUsersModelBackend"
+        settings.AUTHENTICATION_BACKENDS = [backend]
+        lina.force_login(user_of("lina"), backend=backend)
+        assert self.sees(lina, order)
+        get_user_model().objects.update(is_active=False)
+        assert lina.get(PAGE).status_code == 200
+        assert not self.sees(lina, order)
+
+    def test_an_order_outlives_the_account_and_belongs_to_nobody_afterwards(
+        self, lina: Client, order: Order
+    ) -> None:
+        get_user_model().objects.all().delete()
+        order.refresh_from_db()
+        assert order.user is None
+        assert order.cards.count() == 3
+        # An account made later is another one, even under the same name.
+        assert not self.sees(log_in("lina"), order)
+
+    def test_an_erased_order_is_in_no_account(self, lina: Client, order: Order) -> None:
+        record_refund(order, amount=order.open_amount, reference="R1")
+        person = Person.of_user(user_of("lina"))
+        assert erase(person, find_orders(person)[0]).erased == [order.reference]
+        assert not self.sees(lina, order)
+
+    def test_an_order_may_move_to_another_account(self, lina: Client, order: Order) -> None:
+        sami = log_in("sami")
+        Order.objects.filter(user=user_of("lina")).update(user=user_of("sami"))
+        assert (self.sees(lina, order), self.sees(sami, order)) == (False, True)
+
+    def test_a_correction_of_the_address_leaves_the_account(
+        self, lina: Client, order: Order
+    ) -> None:
+        change_customer(order, email="sami@example.com")
+        assert self.sees(lina, order)
+
+    def test_cards_that_are_ordered_again_are_in_the_same_account(
+        self, lina: Client, order: Order
+    ) -> None:
+        assert reorder_missing(order, by="amina").user == user_of("lina")
+
+    def test_a_user_of_another_model_with_the_same_key_owns_nothing(self, order: Order) -> None:
+        class Stranger:
+            pk = order.user_id
+            is_authenticated = is_active = True
+
+        assert order.user_id
+        assert list(Order.objects.of_user(user_of("lina"))) == [order]
+        for nobody in (Stranger(), AnonymousUser(), None, get_user_model()(), user_of("lina").pk):
+            assert not Order.objects.of_user(nobody).exists()

@@ -12,7 +12,9 @@ from typing import Any
 
 import requests
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.core.management import call_command
+from django.http import HttpRequest
 from django.test import RequestFactory
 
 from giftcards.models import Order, ProviderState
@@ -24,12 +26,18 @@ from tests.docs.pages import PAGES, Block, all_blocks
 NAMES: dict[str, Callable[[Simulator], Any]] = {
     "app": lambda _simulator: SimpleNamespace(autodiscover_tasks=lambda **_options: None),
     "cart": lambda _simulator: SimpleNamespace(
-        pk=1042, amount=1100, email="amina@example.com", name="Amina"
+        pk=1042, amount=1100, email="amina@example.com", name="Amina", user=None
     ),
     "order": lambda _simulator: make_guide_order(),
-    "request": lambda _simulator: RequestFactory().get("/"),
+    "request": lambda _simulator: _request_of_guest(),
     "simulator": lambda simulator: simulator,
 }
+
+
+def _request_of_guest() -> HttpRequest:
+    request = RequestFactory().get("/")
+    request.user = AnonymousUser()
+    return request
 
 
 def bought(reference: str, *arguments: str) -> Callable[[Simulator], None]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 from django.test import Client, override_settings
 from django.urls import clear_url_caches
 
 from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order
-from giftcards.oscar.lines import owned_orders
 from giftcards.simulator import Simulator
 from tests.oscar.shop import Customer, bought, card, order_for, work
 
@@ -63,20 +59,6 @@ def test_cards_that_are_ordered_again_are_the_customers_too(shop: Simulator) -> 
     again = reorder_missing(order_for(line), by="amina")
     work()
     third = reorder_missing(again, by="amina")
-    assert {*owned_orders(line.order.user)} == {order_for(line), again, third}
-
-
-@pytest.mark.parametrize("whose", ["another order's", "another customer's", "nobody's"])
-def test_orders_of_others_are_not_shown(shop: Simulator, whose: str) -> None:
-    line = bought(card())
-    user: Any = line.order.user
-    match whose:
-        case "another order's":
-            # A line of that number in a shop that has begun anew.
-            Order.objects.update(group="100000")
-        case "another customer's":
-            user = Customer().user
-        case _:
-            line.order.user = None
-            line.order.save()
-    assert not owned_orders(user).exists()
+    user = line.order.user
+    assert {*Order.objects.of_user(user)} == {order_for(line), again, third}
+    assert not Order.objects.of_user(Customer().user).exists()

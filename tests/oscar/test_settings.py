@@ -97,7 +97,6 @@ def test_what_is_wrong_with_a_setting_is_told(settings: Any, given: Any, complai
     [
         ({"GIFTCARDS_OSCAR": {"PAID_STATUSES": ["Paied"]}}, "giftcards_oscar.E004"),
         ({"OSCAR_DEFAULT_CURRENCY": "GBP"}, "giftcards_oscar.W001"),
-        ({"GIFTCARDS_DELIVERY": {"SHOP_URL": "https://shop.example"}}, "giftcards_oscar.W003"),
     ],
 )
 def test_a_shop_whose_settings_do_not_fit_is_told(

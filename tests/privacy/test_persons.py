@@ -36,6 +36,7 @@ from giftcards.models import (
     StatusChange,
 )
 from giftcards.privacy.erasure import SharedNumber, erase, find_orders
+from giftcards.privacy.export import describe
 from giftcards.privacy.person import ERASED, Person, Traces
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
@@ -328,8 +329,8 @@ class TestErasing:
     )
     def test_what_the_log_says_of_others_stays(self, person: dict[str, str], text: str) -> None:
         get_user_model().objects.create(username="staff")
-        Order.objects.filter(pk=make_guide_order(Status.FULFILLED, customer_name=NAME).pk).update(
-            **{"customer_email": EMAIL, **person}
+        make_guide_order(
+            Status.FULFILLED, **{"customer_name": NAME, "customer_email": EMAIL, **person}
         )
         _log(make_guide_order(Status.FULFILLED, **OTHER), text)
         assert run_erasure(person.get("customer_email", EMAIL))
@@ -383,13 +384,34 @@ class TestErasing:
         orders = [make_bought() for _number in range(3)]
         person = Person.of(EMAIL)
 
-        def die() -> None:
-            raise KeyboardInterrupt
+        def die(order: Order) -> None:
+            # What is recorded of an order is rolled back together with its erasure.
+            if order != orders[0]:
+                raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            erase(person, find_orders(person)[0], on_order=die)
+            erase(person, find_orders(person)[0], record=die)
         assert run_erasure() == [order.reference for order in orders[1:]]
         assert traces_of(*SPELLINGS) == set()
+
+    def test_an_erasure_that_is_ended_goes_on_with_the_orders_that_are_left(self) -> None:
+        orders = [make_bought() for _number in range(3)]
+        person, turns = Person.of(EMAIL), iter([True, True, False])
+        done = erase(person, find_orders(person)[0], should_continue=lambda: next(turns))
+        assert done.erased == [order.reference for order in orders[:2]]
+        assert run_erasure() == [orders[2].reference]
+        assert traces_of(*SPELLINGS) == set()
+
+    def test_of_two_erasures_at_once_one_erases_an_order(self) -> None:
+        order = make_bought()
+        person = Person.of(EMAIL)
+        seen = [find_orders(person)[0] for _process in range(2)]
+        assert erase(person, seen[0]).erased == [order.reference]
+        order.refresh_from_db()
+        records: list[Order] = []
+        assert erase(person, seen[1], record=records.append).erased == []
+        assert records == []
+        assert Order.objects.get().customer_erased_at == order.customer_erased_at
 
     def test_an_order_about_which_something_begins_meanwhile_is_kept(self) -> None:
         order = make_bought()
@@ -399,6 +421,91 @@ class TestErasing:
         assert erase(person, orders).kept == {order.reference: "problem"}
         order.refresh_from_db()
         assert order.customer_email == EMAIL
+
+
+class TestAccount:
+    """A customer who is known by an account."""
+
+    @pytest.fixture
+    def amina(self) -> Any:
+        return get_user_model().objects.create(username="amina-1984")
+
+    def test_all_orders_of_the_account_are_the_customers_under_any_address(
+        self, amina: Any
+    ) -> None:
+        bought = [
+            make_bought(user=amina),
+            make_guide_order(Status.FULFILLED, user=amina, customer_email="work@example.dz"),
+            make_guide_order(Status.FULFILLED, user=amina),
+        ]
+        guest = make_guide_order(Status.FULFILLED, **PERSON)
+        other = get_user_model().objects.create(username="karim")
+        make_guide_order(Status.FULFILLED, user=other, **OTHER)
+        assert find_orders(Person.of_user(amina)) == (bought, [guest])
+        assert find_orders(Person.of_user(other))[1] == []
+
+    def test_an_address_does_not_take_along_the_other_orders_of_its_account(
+        self, amina: Any
+    ) -> None:
+        mine = make_guide_order(Status.FULFILLED, user=amina, **PERSON)
+        others = [
+            make_guide_order(Status.FULFILLED, user=amina, **values) for values in (OTHER, {})
+        ]
+        # For staff to decide about.
+        assert find_orders(Person.of(EMAIL)) == ([mine], others)
+
+    def test_an_order_that_names_only_an_account_belongs_to_nobody_else(self, amina: Any) -> None:
+        order = make_guide_order(Status.FULFILLED, user=amina)
+        Delivery.objects.create(order=order, kind="delivered", address=EMAIL, key=uuid4().hex)
+        assert find_orders(Person.of(EMAIL)) == ([], [order])
+
+    def test_the_recipient_of_a_gift_is_not_its_customers_account(self, amina: Any) -> None:
+        order = make_guide_order(Status.FULFILLED, user=amina, recipient_email=EMAIL)
+        roles = {
+            person: [role.label for role in Person.roles_in(who, order)]
+            for person, who in {"account": Person.of_user(amina), "mail": Person.of(EMAIL)}.items()
+        }
+        assert roles == {"account": ["customer"], "mail": ["recipient"]}
+        erase(Person.of(EMAIL), [order])
+        order.refresh_from_db()
+        assert order.user == amina
+
+    def test_no_trace_of_the_account_is_left(self, amina: Any) -> None:
+        order = make_bought(user=amina, group="cart of amina-1984")
+        order.customer_changes.update(by="amina-1984")
+        LinkVisit.objects.update(user="amina-1984")
+        person = Person.of_user(amina)
+        names = (*SPELLINGS, "amina-1984")
+        assert "giftcards_customerchange.by" in traces_of("amina-1984")
+        assert erase(person, find_orders(person)[0]).erased == [order.reference]
+        assert traces_of(*names) == set()
+        order.refresh_from_db()
+        assert order.user is None
+        assert find_orders(person) == ([], [])
+
+    def test_the_export_names_the_account(self, amina: Any) -> None:
+        order = make_guide_order(Status.FULFILLED, user=amina)
+        [bought] = describe(Person.of_user(amina), [order], language="en")["Orders"]
+        assert bought["Account"] == "amina-1984"
+
+    def test_the_command_takes_the_user_name(self, amina: Any, call: Call, tmp_path: Path) -> None:
+        make_bought(user=amina)
+        path = tmp_path / "amina.json"
+        args = ("--user", "amina-1984", "--export", str(path), "--erase", "--yes")
+        outcome = call("giftcards_customer", *args)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert EMAIL in path.read_text()
+        assert traces_of(*SPELLINGS) == set()
+
+    @pytest.mark.parametrize(
+        "args", [("--user", "nobody", "--erase"), (EMAIL, "--user", "amina-1984", "--erase")]
+    )
+    def test_the_command_refuses_a_name_of_nobody_and_two_ways_at_once(
+        self, amina: Any, call: Call, args: tuple[str, ...]
+    ) -> None:
+        make_bought(user=amina)
+        assert call("giftcards_customer", *args, "--yes").code == 2
+        assert traces_of(EMAIL)
 
 
 class TestFinding:
@@ -716,8 +823,8 @@ class TestCommand:
         assert outcome.code == 1
         assert outcome.out == (
             "0 orders of this customer.\n"
-            "Left alone: 1 order with another address or number as well: web-1. If that is the same"
-            " customer's, run the command for it, too.\n"
+            "Left alone: 1 order with another address, number or account as well: web-1. If that is"
+            " the same customer's, run the command for it, too.\n"
         )
         assert "No order of this customer was found. Nothing was done." in outcome.err
         assert not path.exists()

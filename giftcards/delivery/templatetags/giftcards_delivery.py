@@ -1,6 +1,6 @@
 """Tags and filters for the templates of a shop: ``{% load giftcards_delivery %}``.
 
-The tags need ``GIFTCARDS_DELIVERY["OWNED_ORDERS"]`` and the request in the context.
+The tags need the request in the context.
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ _MOST_LISTED = 20
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
-    """The newest orders of the logged-in user, and the newest gifts that this user received."""
+    """The newest orders of the logged-in user."""
     user, back = _person_and_page(context)
-    found, gifts = (
-        list(orders.prefetch_related("refunds")[: _MOST_LISTED + 1])
-        for orders in (views.orders_of(user), views.gifts_of(user))
-    )
+    found = list(Order.objects.of_user(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
     return {
         "orders": views.shown_orders(user, found[:_MOST_LISTED]),
-        "gifts": views.shown_gifts(user, gifts[:_MOST_LISTED]),
-        "has_more": max(len(found), len(gifts)) > _MOST_LISTED,
+        "has_more": len(found) > _MOST_LISTED,
         "back": back,
     }
 
@@ -45,7 +41,7 @@ def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
     """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
     user, back = _person_and_page(context)
     # The order is read again, because the template's instance may be out of date.
-    found = views.orders_of(user).filter(pk=order.pk)[:1]
+    found = Order.objects.of_user(user).filter(pk=order.pk)[:1]
     return {"orders": views.shown_orders(user, found), "back": back}
 
 

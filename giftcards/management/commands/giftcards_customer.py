@@ -15,7 +15,7 @@ from giftcards.management.output import counted
 from giftcards.models import Order
 from giftcards.privacy.erasure import REASONS, Erasure, SharedNumber, erase, find_orders, why_kept
 from giftcards.privacy.export import describe, write_new
-from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person
+from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, find_account
 
 # The maximum number of references that a message lists.
 _NAMED = 20
@@ -39,12 +39,23 @@ class Command(GiftcardsCommand):
         ),
         ("What an erasure would do:", "'0555 12 34 56' --erase --dry-run"),
         ("Export, then erase:", "amina@example.com --export amina.json --erase"),
+        ("The customer with an account:", "--user amina --erase"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "customer", metavar="EMAIL", help="The customer's e-mail address, or phone number."
+            "customer",
+            metavar="EMAIL",
+            nargs="?",
+            default="",
+            help="The customer's e-mail address, or phone number.",
+        )
+        parser.add_argument(
+            "--user",
+            default="",
+            metavar="NAME",
+            help="The user name of the customer's account, in place of EMAIL (default: none).",
         )
         parser.add_argument(
             "--export",
@@ -91,9 +102,9 @@ class Command(GiftcardsCommand):
         other_references = [order.reference for order in others]
         if others:
             text = (
-                f"Left alone: {counted(len(others), 'order')} with another address or number as"
-                f" well: {_some(other_references)}. If that is the same customer's, run the command"
-                " for it, too."
+                f"Left alone: {counted(len(others), 'order')} with another address, number or"
+                f" account as well: {_some(other_references)}. If that is the same customer's, run"
+                " the command for it, too."
             )
             self.say(text, options)
         done = Erasure()
@@ -155,20 +166,25 @@ class Command(GiftcardsCommand):
             return
         if options["json"] or not sys.stdin.isatty():
             raise refuse("Nothing was erased: add --yes if you are sure.")
-        self.put("What is erased does not come back. Type the address or number again:", ending=" ")
+        what = "user name" if options["user"] else "address or number"
+        self.put(f"What is erased does not come back. Type the {what} again:", ending=" ")
         try:
             typed = input()
         except EOFError:
             typed = ""
-        if Person.of(typed) != person:
+        is_same = typed == options["user"] if options["user"] else Person.of(typed) == person
+        if not is_same:
             raise refuse("That is another one. Nothing was erased.")
 
     def _erase(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
         text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
         with self.progress(options) as progress:
-            done = erase(
-                person, orders, on_order=lambda: progress.advance(text, next(number), len(orders))
-            )
+
+            def should_continue() -> bool:
+                progress.advance(text, next(number), len(orders))
+                return True
+
+            done = erase(person, orders, should_continue=should_continue)
         lines = [
             f"The {role.label} of {counted(done.roles[role], noun)} was erased."
             for role, noun in ((CUSTOMER, "order"), (RECIPIENT, "gift"))
@@ -181,7 +197,9 @@ class Command(GiftcardsCommand):
 
 
 def _person(options: Mapping[str, Any]) -> Person:
-    person = Person.of(options["customer"])
+    if options["user"] and options["customer"]:
+        raise refuse("Give EMAIL or --user, not both.")
+    person = _with_account(options["user"]) if options["user"] else Person.of(options["customer"])
     if not person:
         raise refuse("Give an e-mail address, or a phone number of at least six digits.")
     if not options["export"] and not options["erase"]:
@@ -189,6 +207,13 @@ def _person(options: Mapping[str, Any]) -> Person:
     if (options["dry_run"] or options["yes"]) and not options["erase"]:
         raise refuse("--dry-run and --yes belong to --erase.")
     return person
+
+
+def _with_account(name: str) -> Person:
+    account = find_account(name)
+    if account is None:
+        raise refuse("No account has this user name.")
+    return Person.of_user(account)
 
 
 def _found(person: Person, orders: Sequence[Order]) -> str:
