@@ -166,6 +166,21 @@ def correct_customer(boss: Client) -> Button:
     )
 
 
+def erase_customer(boss: Client) -> Button:
+    make_guide_order(Status.FULFILLED, customer_email="lina@example.com")
+    page = to("customer_data")
+    asked = {"by": "contact", "customer": "lina@example.com", "what": "erase"}
+    return Button(
+        page,
+        {**hidden(read(boss.post(page, asked))), "typed": "lina@example.com"},
+        logged=["Erased the customer."],
+        rows={},
+        told="the person was erased: \u20681\u2069.",
+        tellings=1,
+        status_codes=[200] * CLICKS,
+    )
+
+
 def dispute(_boss: Client) -> Button:
     order = make_guide_order(Status.PARTIALLY_FILLED)
     store_cards([Arrival(order, CARDS[:3])])
@@ -414,6 +429,7 @@ def resume(boss: Client) -> Button:
 BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_tick_off": [tick_off],
     "giftcards_order_customer": [correct_customer],
+    "giftcards_customer_data": [erase_customer],
     "giftcards_order_dispute": [dispute],
     "giftcards_order_check": [check_now],
     "giftcards_order_changelist": [check_selected, cancel_selected],

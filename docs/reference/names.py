@@ -86,7 +86,7 @@ MODELS = (
     " metadata user customer_email customer_name customer_phone customer_language recipient_email"
     " recipient_name recipient_language gift_message deliver_at problems repeats created_at"
     " finalized_at paid_back_amount open_amount cards changes refunds is_final is_gift"
-    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention() with_reorders() of_user()",
+    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention()",
     "giftcards.models Card: order position value serial sealed received_at",
     "giftcards.models StatusChange: order from_status to_status at source details announced_at",
     "giftcards.models CustomerRefund: order amount state method reference executed_at created_by"
@@ -130,6 +130,8 @@ _PERMISSIONS = (
     "settle_refund",
     "export_order",
     "view_cost",
+    "export_customer",
+    "erase_customer",
     "resume_provider",
 )
 _TEMPLATES = (
@@ -158,7 +160,7 @@ def names() -> str:
         "Metrics, with their label": (f"{it.name} {it.label}".strip() for it in FAMILIES),
         "Groups of staff": ROLES,
         "Permissions": (f"giftcards.{codename}" for codename in _PERMISSIONS),
-        "Names of URLs": ["admin:giftcards_card_reveal", *_urls()],
+        "Names of URLs": ["admin:giftcards_card_reveal", "admin:giftcards_customer_data", *_urls()],
         "Templates, with blocks": _templates(),
         "Template tags and filters": {**tags.tags, **tags.filters, "giftcards_desk": None},
     }

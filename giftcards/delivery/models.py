@@ -17,6 +17,7 @@ from giftcards.delivery.tuning import tuning
 from giftcards.models import Card, CustomerRefund, Order, StatusChange
 from giftcards.models.fields import ExactCharField, plain_line
 from giftcards.rules.states import FINAL
+from giftcards.text.spelling import contact_of
 
 _LONGEST_WAIT = timedelta(days=1)
 # A message that waits longer than this is late. Staff need not know of shorter delays.
@@ -186,6 +187,11 @@ def stored_id(message_id: str) -> str:
     return message_id.replace("\0", "")[:200]
 
 
+def stored_contact(contact: str) -> str:
+    """A contact, as it is stored and looked up."""
+    return contact[:254]
+
+
 class Delivery(models.Model):
     """A message to a customer: for one occasion, over one channel, to one address."""
 
@@ -210,6 +216,8 @@ class Delivery(models.Model):
     kind = models.CharField(_("message"), max_length=20, choices=Kind)
     channel = models.CharField(_("channel"), max_length=40, default="mail")
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254)
+    # The address as ``contact_of`` returns it, by which the messages to a person are found.
+    contact: models.CharField[str, str] = ExactCharField(max_length=254, blank=True, editable=False)
     language = models.CharField(_("language"), max_length=20)
     status = models.CharField(
         _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
@@ -261,6 +269,7 @@ class Delivery(models.Model):
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
+            models.Index(fields=("contact",), name="giftcards_delivery_contact"),
             # For the hourly limit of each member of staff.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
             # For the condition "untold": the messages that failed within the last day.
@@ -269,6 +278,12 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return str(self.get_kind_display())
+
+    def save(self, *args: Any, **named: Any) -> None:
+        """Save the row; a new one gets its ``contact``, because an address changes no more."""
+        if self._state.adding:
+            self.contact = stored_contact(contact_of(self.address))
+        super().save(*args, **named)
 
     @property
     def is_open(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from giftcards.delivery.conf import WITH_CARDS
+from giftcards.delivery.conf import TO_RECIPIENT, WITH_CARDS
 from giftcards.delivery.models import (
     OPEN,
     CardLink,
@@ -19,10 +19,11 @@ from giftcards.delivery.models import (
     DeliveryStatus,
     LinkVisit,
     key_of,
+    stored_contact,
 )
 from giftcards.models import Order
 from giftcards.models.order_queries import batches
-from giftcards.privacy.export import described, heading, several
+from giftcards.privacy.export import described, heading, rows, several
 from giftcards.privacy.person import CUSTOMER, ERASED, RECIPIENT, Person, Role, Traces, is_staff
 
 _MESSAGE = ("kind", "channel", "address", "language", "status", "created_at", "sent_at", "reason")
@@ -34,14 +35,15 @@ class Messages:
     """The messages and links of the people in one role, for :mod:`giftcards.privacy`."""
 
     app_label = "giftcards_delivery"
+    prefetched = ("deliveries", "card_links__visits")
 
     def __init__(self, role: Role = CUSTOMER) -> None:
         self._is_of_recipients = role == RECIPIENT
 
     def orders(self, person: Person) -> Iterator[int]:
-        for keys in batches(person.rows(self._of(Delivery.objects.all()), "address")):
-            rows = Delivery.objects.filter(pk__in=keys).order_by()
-            yield from rows.values_list("order_id", flat=True)
+        for contacts in batches(map(stored_contact, (*person.emails, *person.phones))):
+            found = self._of(Delivery.objects.filter(contact__in=contacts)).order_by()
+            yield from found.values_list("order_id", flat=True)
 
     def addresses(self, order: Order) -> Iterator[str]:
         # The address of an erased message is empty.
@@ -49,13 +51,16 @@ class Messages:
         return rows.values_list("address", flat=True).iterator()
 
     def describe(self, order: Order) -> dict[str, Any]:
-        messages = self._of(order.deliveries.all()).order_by("pk")
-        links = self._links(order).order_by("pk")
+        messages = [
+            message
+            for message in rows(order.deliveries)
+            if (message.kind in TO_RECIPIENT) == self._is_of_recipients
+        ]
+        links = rows(order.card_links) if self._has_links(order) else []
         return {
             heading(Delivery): several(messages, *_MESSAGE),
             heading(CardLink): [
-                described(link, *_LINK)
-                | {heading(LinkVisit): several(link.visits.order_by("pk"), *_VISIT)}
+                described(link, *_LINK) | {heading(LinkVisit): several(rows(link.visits), *_VISIT)}
                 for link in links
             ],
         }
@@ -72,6 +77,7 @@ class Messages:
             by = traces.erased_name(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
                 address="",
+                contact="",
                 language="",
                 message_id="",
                 key=key,
@@ -99,7 +105,11 @@ class Messages:
 
     def _links(self, order: Order) -> CardLinkQuerySet:
         links = CardLink.objects.filter(order=order)
-        return links if self._is_of_recipients or not order.is_gift else links.none()
+        return links if self._has_links(order) else links.none()
+
+    def _has_links(self, order: Order) -> bool:
+        """True if the links to the cards are for the people in this role."""
+        return self._is_of_recipients or not order.is_gift
 
 
 def untold() -> Q:

@@ -636,6 +636,8 @@ class Order(models.Model):
             ("settle_refund", "Can record what was paid back to customers"),
             ("export_order", "Can export orders and reports"),
             ("view_cost", "Can see what the provider charges, and margins"),
+            ("export_customer", "Can download the data of customers"),
+            ("erase_customer", "Can erase customers"),
         )
         # Each index serves a query that would be slow without it. No index is partial, because
         # MariaDB has no partial indexes.

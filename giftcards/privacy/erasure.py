@@ -132,8 +132,9 @@ def _is_only_sent_to(person: Person, order: Order) -> bool:
 
 
 def _read(keys: Iterable[int]) -> list[Order]:
-    found = [Order.objects.filter(pk__in=some).order_by("pk") for some in batches(sorted(keys))]
-    return list(chain.from_iterable(found))
+    # The corrections have former addresses.
+    rows = Order.objects.prefetch_related("customer_changes").order_by("pk")
+    return list(chain.from_iterable(rows.filter(pk__in=some) for some in batches(sorted(keys))))
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
@@ -158,12 +159,13 @@ def erase(
     orders: Sequence[Order],
     *,
     should_continue: Callable[[], bool] = lambda: True,
-    record: Callable[[Order], object] = lambda _order: None,
+    record: Callable[[Order, Collection[Role]], object] = lambda _order, _roles: None,
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
     Orders for which :func:`why_kept` has a reason are left alone. ``should_continue`` is called
-    before each order, and ``record`` in the transaction of each order that was erased.
+    before each order. ``record`` is called in the transaction of each order that was erased, with
+    the roles of the person.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next one finds only the orders that
@@ -180,7 +182,7 @@ def erase(
                 _erase_order(order, roles, traces)
                 done.erased.append(order.reference)
                 done.roles.update(roles)
-                record(order)
+                record(order, roles)
                 for role in roles:
                     logger.info("The %s of order %s was erased.", role.label, order.reference)
         if traces.are_in(order.reference):

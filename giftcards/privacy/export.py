@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from django.db import models
+from django.db.models import Prefetch, prefetch_related_objects
 from django.utils import timezone, translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext
@@ -25,8 +26,9 @@ from giftcards.models import (
     Order,
     StatusChange,
 )
+from giftcards.models.order_queries import batches
 from giftcards.models.orders import OF_CUSTOMER
-from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, Role, keepers
+from giftcards.privacy.person import CUSTOMER, RECIPIENT, Person, Role, all_keepers, keepers
 from giftcards.rules.problems import Entry, Problem
 from giftcards.rules.times import with_zone
 from giftcards.text.display import supported_language
@@ -56,6 +58,16 @@ _ORDER = (
     "deliver_at",
     "group",
     "metadata",
+)
+# The rows that are read for a hundred orders at a time. No code is read.
+_READ = (
+    "user",
+    Prefetch("cards", Card.objects.defer("sealed")),
+    "cards__reveals",
+    "customer_changes",
+    "refunds",
+    "changes",
+    "notes",
 )
 # The columns that the recipient of a gift may read: none about the customer or about money.
 _GIFT = (
@@ -87,6 +99,9 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
     The result has no codes, no costs at the provider, no names of staff, and nothing about the
     other person of a gift.
     """
+    orders = list(orders)
+    for some in batches(orders):
+        prefetch_related_objects(some, *_READ, *_read_by_keepers())
     parts = person.parts_of(orders)
     given = (getattr(order, role.language) for order, role in reversed(parts))
     known = next(filter(None, given), "")
@@ -101,16 +116,24 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
         }
 
 
+def _read_by_keepers() -> set[str]:
+    return {name for keeper in all_keepers() for name in getattr(keeper, "prefetched", ())}
+
+
+def as_json(value: Any) -> str:
+    """Return ``value`` as JSON that a person can read."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON into a new file that only its owner may read.
 
     Raises ``FileExistsError`` if ``path`` exists. Any other ``OSError`` leaves no new file.
     """
-    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(file, "w", encoding="utf-8") as out:
-            out.write(text)
+            out.write(as_json(value))
             out.flush()
             os.fsync(out.fileno())
     except BaseException:
@@ -129,9 +152,14 @@ def described(row: models.Model, *names: str) -> Described:
     return found
 
 
-def several(rows: Iterable[models.Model], *names: str) -> list[Described]:
+def rows(related: Any) -> list[Any]:
+    """Return the rows of a related manager, oldest first; takes no query if they are prefetched."""
+    return sorted(related.all(), key=lambda row: row.pk)
+
+
+def several(found: Iterable[models.Model], *names: str) -> list[Described]:
     """Return the columns of each row: see :func:`described`."""
-    return [described(row, *names) for row in rows]
+    return [described(row, *names) for row in found]
 
 
 def heading(model: type[models.Model]) -> str:
@@ -159,17 +187,18 @@ def _local_time(moment: datetime) -> str:
 
 
 def _describe_order(order: Order) -> Described:
-    reveals = CardReveal.objects.filter(card__order=order).select_related("card").order_by("pk")
+    cards = order.cards.all()
+    reveals = [(card.position, reveal) for card in cards for reveal in rows(card.reveals)]
     parts: dict[str, Any] = {
-        heading(Card): several(order.cards.order_by("position"), "position", "received_at"),
+        heading(Card): _cards(order),
         heading(CustomerChange): _corrections(order, CUSTOMER),
-        heading(CustomerRefund): several(order.refunds.order_by("pk"), *_REFUND),
-        heading(StatusChange): list(map(_change, order.changes.order_by("pk"))),
+        heading(CustomerRefund): several(rows(order.refunds), *_REFUND),
+        heading(StatusChange): list(map(_change, rows(order.changes))),
         capfirst(gettext("problems")): list(map(_text, order.problems)),
-        heading(Note): several(order.notes.order_by("pk"), "at", "text"),
+        heading(Note): several(rows(order.notes), "at", "text"),
         heading(CardReveal): [
-            {capfirst(gettext("card")): reveal.card.position} | described(reveal, "at", "reason")
-            for reveal in reveals
+            {capfirst(gettext("card")): position} | described(reveal, "at", "reason")
+            for position, reveal in sorted(reveals, key=lambda each: each[1].pk)
         ],
     }
     return _whole(order, _ORDER, parts, CUSTOMER)
@@ -177,14 +206,19 @@ def _describe_order(order: Order) -> Described:
 
 def _describe_gift(order: Order) -> Described:
     parts: dict[str, Any] = {
-        heading(Card): several(order.cards.order_by("position"), "position", "received_at"),
+        heading(Card): _cards(order),
         heading(CustomerChange): _corrections(order, RECIPIENT),
     }
     return _whole(order, _GIFT, parts, RECIPIENT)
 
 
+def _cards(order: Order) -> list[Described]:
+    in_order = sorted(order.cards.all(), key=lambda card: card.position)
+    return several(in_order, "position", "received_at")
+
+
 def _corrections(order: Order, role: Role) -> list[Described]:
-    return several(order.customer_changes.order_by("pk"), "at", *role.columns, "reason")
+    return several(rows(order.customer_changes), "at", *role.columns, "reason")
 
 
 def _whole(order: Order, names: Iterable[str], parts: dict[str, Any], role: Role) -> Described:

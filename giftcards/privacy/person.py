@@ -347,7 +347,11 @@ class Keeper(Protocol):
         """Return the e-mail addresses and phone numbers in the app's rows about ``order``."""
 
     def describe(self, order: Order) -> dict[str, Any]:
-        """Return the app's data about ``order``, as JSON with headings in the active language."""
+        """Return the app's data about ``order``, as JSON with headings in the active language.
+
+        The keeper may have an attribute ``prefetched``, with the names of relations of orders. They
+        are read for many orders at once before this method is called.
+        """
 
     def erase(self, order: Order, traces: Traces) -> None:
         """Erase the person from the app's rows about ``order``, under the lock of ``order``."""

@@ -34,6 +34,8 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_customerrefund",
         "export_order",
         "view_cost",
+        "export_customer",
+        "erase_customer",
         "view_product",
         "view_producttype",
         "view_providerstate",

@@ -262,6 +262,15 @@ def numbers(text: str) -> frozenset[str]:
     return frozenset(map(dialled, several)) - {""}
 
 
+def contact_of(address: str) -> str:
+    """Return an e-mail address or phone number in the form by which people are compared.
+
+    This is the form of :func:`folded` or :func:`dialled`; "" for another text. Of several numbers
+    in one text, it is the first in the order of their digits.
+    """
+    return folded(address) if "@" in address else min(numbers(address), default="")
+
+
 def numbers_among_words(text: str) -> frozenset[str]:
     """Return the phone numbers in a sentence, in the form of :func:`dialled`."""
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

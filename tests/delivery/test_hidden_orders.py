@@ -151,6 +151,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
         {"secret": each}
         for each in (f"{HIDDEN}1", "lina", EMAIL, CODE, f"{CODE}-S", f"code: {CODE[-4:]}")
     ),
+    "customer_data": ("", {"by": "contact", "customer": EMAIL}),
     "order_add": ("",),
     "order_report": ("", "?start=2020-01-01"),
     "order_report_download": ({"format": "csv"},),

@@ -11,8 +11,12 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.delivery.models import CardLink, LinkVisit
-from giftcards.models import CustomerRefund, Order
+from giftcards.delivery.links import issue
+from giftcards.delivery.models import CardLink, Delivery, LinkVisit
+from giftcards.models import Card, CardReveal, CustomerRefund, Note, Order
+from giftcards.privacy.erasure import erase, find_orders
+from giftcards.privacy.export import describe
+from giftcards.privacy.person import Person
 from tests.delivery.gifts import make_gift
 from tests.delivery.pages import CODES, address_of_new_link, codes_in, fetch, make_settled, press
 from tests.delivery.pages import page_token as token_of
@@ -36,9 +40,9 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
         add_history(ORDERS)
         _add_links()
         yield
-        LinkVisit.objects.all().delete()
-        CardLink.objects.all().delete()
-        CustomerRefund.objects.all().delete()
+        for model in (LinkVisit, CardLink, Delivery, CustomerRefund, Note, CardReveal):
+            model.objects.all().delete()
+        get_user_model().objects.all().delete()
         remove_history()
 
 
@@ -49,8 +53,19 @@ def _statistics(request: pytest.FixtureRequest, _history: None, django_db_blocke
 
 
 def _add_links() -> None:
-    """A link for each order, opened by the same program a moment ago, revealed; and a refund."""
+    """A link for each order, opened by the same program a moment ago, revealed; and the rest."""
     now = timezone.now()
+    boss = get_user_model().objects.create_user("boss")
+    orders = Order.objects.values_list("pk", "customer_email")
+    Delivery.objects.bulk_create(
+        Delivery(order_id=key, kind=kind, status="sent", contact=contact, key=f"{kind} {key}")
+        for key, contact in orders
+        for kind in ("delivered", "gift")
+    )
+    Note.objects.bulk_create(Note(order_id=key, text="Called.", by="boss") for key, _ in orders)
+    CardReveal.objects.bulk_create(
+        CardReveal(card_id=key, user=boss) for key in Card.objects.values_list("pk", flat=True)
+    )
     CardLink.objects.bulk_create(
         CardLink(order_id=key, origin="message", token_hash=f"{key:064}", expires_at=now, reveals=1)
         for key in Order.objects.values_list("pk", flat=True)
@@ -88,6 +103,22 @@ def test_the_cards_of_an_account_are_shown_without_reading_others() -> None:
     with explained() as statements:
         assert "web-7" in lina.get("/cards/").content.decode()
         assert codes_in(lina.post("/cards/", {"order": str(bought.pk)})) == CODES[:3]
-        user.delete()
+        Order.objects.filter(user=user).update(user=None)
     assert len(statements) > 12
+    assert [statement for statement in statements if statement.scans] == []
+
+
+def test_a_person_is_found_described_and_erased_without_reading_others() -> None:
+    user = get_user_model().objects.create_user("lina")
+    contacts = {"customer_email": "Lina@example.com", "customer_phone": "0550 12 34 56"}
+    order = make_settled(created_at=timezone.now() - timedelta(days=1), user=user, **contacts)
+    Delivery.objects.create(order=order, kind="delivered", address="LINA@example.com", key="lina")
+    issue(order, origin=CardLink.Origin.MESSAGE)
+    people = [Person.of("lina@example.com"), Person.of("+213550123456"), Person.of_user(user)]
+    with explained() as statements:
+        for person in people:
+            assert find_orders(person) == ([order], [])
+            assert len(describe(person, [order])) == 2
+        assert erase(people[0], [order]).erased == [order.reference]
+    assert len(statements) > 40
     assert [statement for statement in statements if statement.scans] == []

@@ -82,10 +82,11 @@ WITHOUT_ADDRESS = {
     *("refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
     *("card_ask", "delivery_withdraw", "delivery_dispute"),
     *("delivery_try_now", "delivery_send_now", "delivery_cancel"),
-    *("order_report", "order_report_download", "order_close_month"),
+    *("order_report", "order_report_download", "order_close_month", "customer_data"),
 }
 ABOUT_NO_ORDER = {
     *("order_search", "order_report", "order_report_download", "order_close_month"),
+    "customer_data",
 }
 
 

@@ -1,3 +1,5 @@
+"""A user model of a shop: with a UUID as its key, an address as its name, a proxy and an heir."""
+
 from __future__ import annotations
 
 import uuid

@@ -5,8 +5,7 @@ Only orders that the person may see are counted, up to a limit.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -20,8 +19,9 @@ from django.utils.translation import get_language_info, gettext, ngettext
 
 from giftcards.admin.frame.actions import Pages
 from giftcards.admin.frame.rows import order_link
+from giftcards.admin.orders.customer_data import ERASES, EXPORTS, links
 from giftcards.models import Order
-from giftcards.privacy.person import ROLES, Person
+from giftcards.rules.roles import whom_to_ask
 from giftcards.rules.states import Status
 from giftcards.text.display import bdi, count_text, filled, moment, money
 from giftcards.text.spelling import digits, numbers
@@ -41,7 +41,7 @@ class Someone(NamedTuple):
         return any(self[1:])
 
 
-def people(order: Order) -> dict[str, Any]:
+def people(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
     """Return the people of ``order`` as template context."""
     customer = Someone(
         gettext("customer"),
@@ -60,17 +60,9 @@ def people(order: Order) -> dict[str, Any]:
     return {
         "people": [one for one in (customer, recipient) if one.is_known],
         "nobody": "" if customer.is_known else _why_nobody(order),
-        "privacy_commands": list(_privacy_commands(order)),
+        "data_links": links(pages, request, order),
+        "whom_to_ask_for_data": whom_to_ask(request.user.has_perm, (EXPORTS, ERASES)),
     }
-
-
-def _privacy_commands(order: Order) -> Iterator[str]:
-    for role in ROLES:
-        named = next(filter(Person.of, role.contacts_in(order)), None)
-        if named is not None:
-            command = f"python manage.py giftcards_customer {shlex.quote(named)}"
-            yield f"{command} --export customer.json"
-            yield f"{command} --erase"
 
 
 def _why_nobody(order: Order) -> str:

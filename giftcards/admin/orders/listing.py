@@ -24,6 +24,7 @@ from giftcards.admin.frame.extensions import Html
 from giftcards.admin.frame.pages import OrderPages, about, customer_of
 from giftcards.admin.frame.rows import LongList
 from giftcards.admin.orders.approval import CANCELLED
+from giftcards.admin.orders.customer_data import may_hand_out
 from giftcards.admin.orders.filters import (
     AttentionFilter,
     ChoicesFilter,
@@ -213,6 +214,7 @@ class OrderList(LongList, OrderPages):
                 above_list(request.user.has_perm, standing, self.get_queryset(request))
             ),
             "has_report_permission": self.has_report_permission(request),
+            "may_hand_out": may_hand_out(self, request),
             "search_form": SearchForm(
                 initial={"filters": request.GET.urlencode()}, auto_id="giftcards-search-%s"
             ),

@@ -25,6 +25,7 @@ from giftcards.admin.orders.approval import CANCEL_ORDER, PRICE, REVIEW, WAIT
 from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, provider_lines
 from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.admin.orders.customer import double_of, other_orders, people
+from giftcards.admin.orders.customer_data import DATA
 from giftcards.admin.orders.follow_up import (
     CHECK,
     DISPUTE,
@@ -81,6 +82,7 @@ _DETAILS = (
     ("provider_id", "last_checked"),
     ("reference_there",),
     ("in_group", "metadata_given"),
+    ("account",),
 )
 _GIFT = (("delivery",), ("words",))
 # The buttons of the page have the sequence of these actions, so rare actions come last.
@@ -101,7 +103,7 @@ _ACTIONS = (
     NOTE,
     CANCEL,
 )
-_PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL)
+_PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL, DATA)
 # Codes of the problems because of which an order is on hold. The top of the page describes them
 # already.
 _ON_HOLD_FOR = {"price_above", "review_wanted"}
@@ -131,6 +133,7 @@ class OrderPage(OrderPages):
     reference_there = column(Order, "provider_reference")
     last_checked = column(Order, "checked_at", lambda _order, at: moment(at))
     in_group = column(Order, "group")
+    account = column(Order, "user", lambda _order, user: bdi(user.get_username()))
     metadata_given = column(Order, "metadata", _metadata)
     delivery = column(Order, "deliver_at", lambda _order, at: moment(at))
     words = column(Order, "gift_message", lambda _order, text: lines(text))
@@ -201,7 +204,7 @@ class OrderPage(OrderPages):
             "has_history": past.has_history,
             "summary": summarise(story),
             "badge": status_badge(order.status, is_received=False) if not_received else "",
-            **people(order),
+            **people(self, request, order),
             **other_orders(self, request, order),
             "double": double_of(self, request, order),
             "buttons": self.get_order_buttons(request, order),

@@ -69,13 +69,17 @@ class SearchForm(forms.Form):
         return Masked(self.cleaned_data["secret"])
 
 
+# The ends of the paths of pages to which codes, passwords or addresses of customers are posted.
+_HIDDEN = (f"/{SearchForm.path}", "/reveal/", "/customer-data/")
+
+
 @receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
-    """Keep posted codes and passwords out of Django's error mail.
+    """Keep posted codes, passwords and addresses out of Django's error mail.
 
     This also covers failures in middleware, before ``sensitive_post_parameters`` takes effect.
     """
-    if getattr(request, "path_info", "").endswith((f"/{SearchForm.path}", "/reveal/")):
+    if getattr(request, "path_info", "").endswith(_HIDDEN):
         request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
 
 

@@ -60,6 +60,7 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('delivered', 'Cards delivered'), ('partly_delivered', 'Cards delivered in part'), ('not_delivered', 'Not delivered'), ('delayed', 'Please wait'), ('paid_back', 'Paid back'), ('gift', 'Gift'), ('receipt', 'Receipt for a gift')], max_length=20, verbose_name='message')),
                 ('channel', models.CharField(default='mail', max_length=40, verbose_name='channel')),
                 ('address', giftcards.models.fields.ExactCharField(max_length=254, verbose_name='address')),
+                ('contact', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=254)),
                 ('language', models.CharField(max_length=20, verbose_name='language')),
                 ('status', models.CharField(choices=[('queued', 'Waiting to be sent'), ('sending', 'Being sent'), ('retrying', 'Waiting for another try'), ('sent', 'Sent'), ('failed', 'Not sent'), ('cancelled', 'Not needed any more')], default='queued', max_length=10, verbose_name='status')),
                 ('attempts', models.PositiveIntegerField(default=0, verbose_name='attempts')),
@@ -87,7 +88,7 @@ class Migration(migrations.Migration):
                 'ordering': ('-pk',),
                 'permissions': (('resend_delivery', 'Can have messages sent again, and links withdrawn'),),
                 'default_permissions': ('view',),
-                'indexes': [models.Index(fields=['next_attempt_at', 'id'], name='giftcards_delivery_due'), models.Index(fields=['status', '-id'], name='giftcards_delivery_status'), models.Index(fields=['kind', '-id'], name='giftcards_delivery_kind'), models.Index(fields=['channel', '-id'], name='giftcards_delivery_channel'), models.Index(fields=['message_id'], name='giftcards_delivery_message'), models.Index(fields=['address'], name='giftcards_delivery_address'), models.Index(fields=['requested_by', 'created_at'], name='giftcards_delivery_by'), models.Index(fields=['failed_at'], name='giftcards_delivery_failed')],
+                'indexes': [models.Index(fields=['next_attempt_at', 'id'], name='giftcards_delivery_due'), models.Index(fields=['status', '-id'], name='giftcards_delivery_status'), models.Index(fields=['kind', '-id'], name='giftcards_delivery_kind'), models.Index(fields=['channel', '-id'], name='giftcards_delivery_channel'), models.Index(fields=['message_id'], name='giftcards_delivery_message'), models.Index(fields=['address'], name='giftcards_delivery_address'), models.Index(fields=['contact'], name='giftcards_delivery_contact'), models.Index(fields=['requested_by', 'created_at'], name='giftcards_delivery_by'), models.Index(fields=['failed_at'], name='giftcards_delivery_failed')],
             },
         ),
         migrations.CreateModel(
