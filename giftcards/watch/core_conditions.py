@@ -425,7 +425,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
         headline=_("orders or notices wait for too long"),
-        remedy=_("They go on by themselves. If they do not, ask your developer."),
+        remedy=_("They go on automatically. If they do not, ask your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
