@@ -130,7 +130,9 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     bought = [order.type for order in simulator.orders.values()]
     assert bought.count("SIM_LOST") == 1
     window.open("/mailbox/")
-    assert len(window.texts(MAILS)) == 6
+    # The lost order may have been looked for so long that its customer was asked to wait.
+    others = [text for text in window.texts(MAILS) if "أطول من المعتاد" not in text]
+    assert len(others) == 5
     # Some of the cards come: the customer is told what is missing.
     order = buy(window, "TEST_PARTIAL")
     page = window.path()

@@ -210,6 +210,12 @@ PAGES: dict[str, Visit] = {
     "take back": taking_back,
     "take back, wrong": sent(here),
     "refunds": at("/admin/giftcards/customerrefund/"),
+    "a customer's data": at(f"{LIST}customer-data/"),
+    "a customer's data, wrong": sent(here, "#content-main .submit-row button", customer="x"),
+    "a customer's data, found": sent(
+        at(f"{LIST}customer-data/"), ".submit-row button", customer="customer-42@example.com"
+    ),
+    "cancel": about("web-1044", "cancel"),
     "ordered again": sent(about("web-1042", "reorder")),
     "what happened": about("web-1040", "resolve"),
     "what happened, wrong": sent(here),
