@@ -18,7 +18,7 @@ from benchmarks.stage import configure, say
 from giftcards.catalogue import check_offer, offers
 from giftcards.models import Order, Product, ProductType, Reservation
 from giftcards.statuses import Status
-from tests.builders import build_guide_order
+from tests.builders import build_guide_order, category, set_shelf
 from tests.history import add_history, analyze
 
 PRODUCTS, TYPES = 100, 10
@@ -30,7 +30,8 @@ MOST = 300
 
 def run(*args: str, is_quick: bool) -> None:
     count = int(args[-1]) if args and args[-1].isdigit() else 20_000 if is_quick else 1_000_000
-    configure(PRICING={"margin_percent": 10, "round_to": 10}, CATALOGUE_INTERVAL=3600)
+    configure(CATALOGUE_INTERVAL=3600)
+    set_shelf(margin_percent=10, round_to=10)
     add_history(count)
     _fill()
     analyze(Product, ProductType)
@@ -47,7 +48,8 @@ def _fill() -> None:
     names = [f"product-{number:03}" for number in range(PRODUCTS)]
     read = {"listed_at": now, "types_read_at": now, "asked_at": now}
     products = Product.objects.bulk_create(
-        Product(product_id=name, name=name, category="Games", **read) for name in reversed(names)
+        Product(product_id=name, name=name, category=category("Games"), **read)
+        for name in reversed(names)
     )
     ProductType.objects.bulk_create(
         ProductType(
@@ -82,6 +84,7 @@ def _rush() -> None:
             type_id=type_id,
             quantity=1,
             until=now + timedelta(minutes=20),
+            left=timedelta(minutes=40),
         )
         for number, (product_id, type_id) in enumerate(chosen)
     )

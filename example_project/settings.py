@@ -184,16 +184,7 @@ GIFTCARDS = {
     "REQUESTS_PER_MINUTE": int(os.environ.get("GIFTCARDS_REQUESTS_PER_MINUTE", "60")),
     "SEND_REFERENCE": os.environ.get("GIFTCARDS_SEND_REFERENCE") == "1",
     "CATALOGUE_INTERVAL": float(os.environ.get("GIFTCARDS_CATALOGUE_INTERVAL", "3600")),
-    # The provider also tops up phones, which this shop does not sell.
-    "CATALOGUE_SKIP": [
-        title
-        for title in os.environ.get("GIFTCARDS_CATALOGUE_SKIP", "Mobile & Internet").split(",")
-        if title.strip()
-    ],
     "METRICS_TOKEN": METRICS_TOKEN or None,
-    "STOCK_BUFFER": int(os.environ.get("GIFTCARDS_STOCK_BUFFER", "0")),
-    # The shop adds 12 % to what a card costs it, and rounds up to 10 DA.
-    "PRICING": {"margin_percent": 12, "round_to": 10},
 }
 
 # The mails to customers are files in a folder that only its owner may enter: they lead to cards.

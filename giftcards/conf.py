@@ -15,7 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from operator import is_not
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
 
 from django.apps import apps
@@ -253,57 +253,6 @@ def dotted_path(example: str) -> Parser[str]:
     return parse
 
 
-class Margin(NamedTuple):
-    """The margin on the cost of a card: in per cent, or fixed; amounts are in dinars.
-
-    Prices are rounded up to a multiple of ``round_to`` (0: to whole centimes). A card that earns
-    less than ``least_margin`` is not for sale.
-    """
-
-    margin_percent: Decimal = Decimal(0)
-    margin_fixed: Decimal = Decimal(0)
-    round_to: int = 0
-    least_margin: Decimal = Decimal(0)
-
-
-def _hundredths(most: int) -> Parser[Decimal]:
-    def parse(setting: str, value: Any) -> Decimal:
-        if not isinstance(value, int | Decimal) or isinstance(value, bool):
-            message = f"{setting} must be a whole number or a Decimal."
-            raise Unusable("type", message, CORRECT)
-        amount = Decimal(value)
-        if amount.is_finite() and 0 <= amount <= most and amount == round(amount, 2):
-            return amount
-        message = f"{setting} must be from 0 to {most}, with at most two decimals."
-        raise Unusable("range", message, CORRECT)
-
-    return parse
-
-
-_OF_MARGIN: Mapping[str, Parser[Any]] = {
-    "margin_percent": _hundredths(1_000),
-    "margin_fixed": _hundredths(1_000_000),
-    "round_to": number(int, 0, 10_000),
-    "least_margin": _hundredths(1_000_000),
-}
-
-
-def _pricing(setting: str, value: Any) -> Margin | str:
-    """a dict, or the dotted path of a function"""
-    hint = "See PRICING on the settings page of the documentation."
-    if isinstance(value, str):
-        return dotted_path("shop.prices.price")(setting, value)
-    if not isinstance(value, Mapping):
-        message = f"{setting} must be a dict, or the dotted path of a function."
-        raise Unusable("type", message, hint)
-    if unknown := [str(key) for key in value if key not in _OF_MARGIN]:
-        raise Unusable("type", f"{setting} has an unknown key {unknown[0]!r}.", hint)
-    if ("margin_percent" in value) == ("margin_fixed" in value):
-        message = f"{setting} needs one of 'margin_percent' and 'margin_fixed'."
-        raise Unusable("type", message, hint)
-    return Margin(**{key: _OF_MARGIN[key](f"{setting}[{key!r}]", it) for key, it in value.items()})
-
-
 def _switch(setting: str, value: Any) -> bool:
     """`True` or `False`"""
     if isinstance(value, bool):
@@ -453,19 +402,6 @@ def _url_name(setting: str, value: Any) -> str:
     return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
 
 
-def _titles(setting: str, value: Any) -> tuple[str, ...]:
-    """a list of texts that are not empty"""
-    hint = "List titles of categories, such as ['Mobile & Internet']."
-    if not isinstance(value, list | tuple):
-        raise Unusable("type", f"{setting} must be a list of texts.", hint)
-    texts = [text(f"A title in {setting}", title, hint) for title in value]
-    # The catalogue stores titles with single spaces, too.
-    titles = tuple(" ".join(title.split()) for title in texts)
-    if not all(titles):
-        raise Unusable("range", f"A title in {setting} is empty.", hint)
-    return titles
-
-
 _backend = dotted_path("django_auth_ldap.backend.LDAPBackend")
 
 
@@ -582,24 +518,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
         " `giftcards_catalogue` reads it.",
         default=3600,
     )
-    catalogue_skip = Setting(
-        _titles,
-        help="The titles of the provider's categories that you neither read nor sell, such as"
-        ' `"Mobile & Internet"`; upper and lower case are the same.',
-        default=(),
-        is_working=True,
-    )
-    stock_buffer = Setting(
-        number(int, 0, 100_000),
-        help="Cards of each type that you leave at the provider. A type with no more than these,"
-        " after open orders and reservations, is sold out.",
-        default=0,
-    )
     pricing = Setting(
-        optional(_pricing, None),
-        help="The rule for the prices of your shop: a margin, or a function that takes a"
-        " `ProductType` and returns its price, which the worker stores. Without it, offers have no"
-        " price of yours.",
+        optional(dotted_path("shop.prices.price"), None),
+        help="A function that takes a `ProductType` and returns its price, which the worker stores."
+        " It replaces the margin of the shop: types that inherit no margin have its price.",
     )
     low_balance = Setting(
         optional(_amount, None),

@@ -6,10 +6,15 @@ An app declares one plugin, and installs it when the app is ready.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from django.apps import apps
+from django.apps.registry import Apps
 from django.core.checks import CheckMessage, register
+from django.db import router
 from django.db.backends.signals import connection_created
+from django.db.models.signals import post_migrate
 
 from giftcards.catalogue import keep_current, keep_prices
 from giftcards.checks import TAG
@@ -72,6 +77,16 @@ def install(plugin: Plugin) -> None:
 def _connect() -> None:
     clock_set_back.connect(follow_clock, dispatch_uid="giftcards.follow_clock")
     connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
+    core = apps.get_app_config("giftcards")
+    post_migrate.connect(_make_shelf, sender=core, dispatch_uid="giftcards.make_shelf")
+
+
+def _make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
+    # Without the app's migrations, there is no table yet.
+    with suppress(LookupError):
+        shelf = apps.get_model("giftcards", "Shelf")
+        if router.allow_migrate_model(using, shelf):
+            shelf.objects.using(using).get_or_create(pk=1)
 
 
 def _announce_offers(may_go_on: MayGoOn) -> None:
@@ -92,7 +107,7 @@ CORE = Plugin(
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the count of final orders", do=count_final_orders),
         # The prices come before the work of other apps, which needs them.
-        Work(name="the prices by the shop's function", do=keep_prices),
+        Work(name="the prices of the shelf", do=keep_prices),
         # The catalogue is read last: some product is always due, so later work would get no
         # request.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),

@@ -6,7 +6,7 @@ The guide's order is for five cards at 490 DA, of which three are delivered.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from giftcards.engine.recording import record_answers
 from giftcards.keys.secrecy import CardSecret
-from giftcards.models import Order, Product, ProductType, StatusChange
+from giftcards.models import Category, Order, Product, ProductType, Shelf, StatusChange
+from giftcards.models.fields import assign
 from giftcards.provider.answers import Flaw, OrderAnswer
 from giftcards.rules.money import final_figures
 from giftcards.rules.problems import Problem
@@ -105,12 +106,46 @@ def make_order(
     )
 
 
+def category(title: str = "") -> Category:
+    """The category of the provider's products with this title."""
+    return Category.objects.named([title])[title]
+
+
+def hide(title: str) -> Category:
+    """Take the category with this title off the shelf."""
+    hidden = category(title)
+    hidden.is_sold = False
+    hidden.save()
+    return hidden
+
+
+def change_cost(type_id: str, cost: Any) -> None:
+    """Have the provider charge this for a card."""
+    for kind in ProductType.objects.filter(type_id=type_id):
+        kind.cost = cost
+        kind.save()
+
+
+def set_shelf(**values: Any) -> None:
+    """Set values of the whole shop, as its owner does."""
+    shelf = Shelf.objects.current()
+    assign(shelf, values)
+    shelf.save()
+
+
+def set_rule(set_conf: Callable[..., None], rule: dict[str, Any] | str | None) -> None:
+    """Give the shop a margin, or a function for its prices; without either, it has none."""
+    set_conf(PRICING=rule if isinstance(rule, str) else None)
+    values = {"margin_percent": None, "margin_fixed": None, "round_to": 0, "least_margin": 0}
+    set_shelf(**{**values, **(rule if isinstance(rule, dict) else {})})
+
+
 def make_offer(type_id: str = TYPE, *, product_id: str = PRODUCT, **values: Any) -> ProductType:
     """A type of the catalogue as read just now: 490 DA, ten in stock."""
     now = timezone.now()
+    read = {"listed_at": now, "types_read_at": now, "asked_at": now}
     product, _is_new = Product.objects.get_or_create(
-        product_id=product_id,
-        defaults={"name": "PlayStation", "listed_at": now, "types_read_at": now, "asked_at": now},
+        product_id=product_id, defaults={"name": "PlayStation", "category": category(), **read}
     )
     values = {"name": "PSN 500 DA", "cost": PRICE, "stock": 10, "read_at": now, **values}
     return ProductType.objects.create(product=product, type_id=type_id, **values)

@@ -11,10 +11,18 @@ from django.core.management import CommandError, call_command
 from django.db.models import Model
 from django.utils import timezone
 
-from example_project import settings as example
+from example_project.storefront.catalogue import open_shop
 from giftcards.delivery.models import Installation
 from giftcards.delivery.tasks import deliver
-from giftcards.models import ApiKey, Product, ProductType, ProviderState
+from giftcards.models import (
+    ApiKey,
+    Category,
+    Product,
+    ProductType,
+    ProviderState,
+    Shelf,
+    ShelfChange,
+)
 from tests.delivery.connecting import connect, disconnect
 from tests.fakes.mail import file_settings
 from tests.stage import fill_catalogue
@@ -25,7 +33,6 @@ _SHELF: list[list[Model]] = []
 @contextmanager
 def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> Iterator[None]:
     """The shop at ``url`` sells by its own rule, and tells its customers by files in ``folder``."""
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": example.GIFTCARDS["PRICING"]}
     settings.MAIL_DIR = folder
     for name, value in file_settings(folder).items():
         setattr(settings, name, value)
@@ -46,10 +53,13 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
 def fill_shelf() -> None:
     """Have the shelf as a worker fills it; what the first one has read is copied after that."""
     if not _SHELF:
+        open_shop()
         fill_catalogue()
-        models = (ApiKey, ProviderState, Product, ProductType)
+        models = (ApiKey, ProviderState, Category, Product, ProductType, Shelf, ShelfChange)
         _SHELF.extend(list(model._base_manager.all()) for model in models)
         return
+    for model in (Product, Category, Shelf):
+        model._base_manager.all().delete()
     for rows in _SHELF:
         type(rows[0])._base_manager.bulk_create(rows)
     now = timezone.now()

@@ -20,6 +20,6 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # The name of Django 6.1 and later for what error mails are sent with.
 # Tests of the core run without messages; see tests/delivery/conftest.py.
 GIFTCARDS_DELIVERY = {"MODE": "off"}
-# Only tests of the catalogue have a worker that reads it, and only those of prices a rule for them.
-GIFTCARDS = {**GIFTCARDS, "CATALOGUE_INTERVAL": 0, "PRICING": None}  # noqa: F405
+# Only tests of the catalogue have a worker that reads it.
+GIFTCARDS = {**GIFTCARDS, "CATALOGUE_INTERVAL": 0}  # noqa: F405
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
 from example_project.demo import shop
 from example_project.demo.__main__ import OFFER_CHANGES
+from example_project.storefront.catalogue import open_shop
 from giftcards.simulator import OfferChange, Simulator
 from tests.site import Demo
 from tests.stage import fill_catalogue
@@ -156,9 +156,9 @@ def test_the_site_of_the_demo_shows_its_pages_without_debug(
 
 @pytest.mark.django_db
 def test_the_demo_tells_only_of_changes_that_are_to_come_and_of_each_that_is_noticed_once(
-    simulator: Simulator, settings: Any
+    simulator: Simulator,
 ) -> None:
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": {"margin_percent": 12, "round_to": 10}}
+    open_shop()
     fill_catalogue()
     price = "PSN 500 DA: price 520.00 instead of 490.00"
     stock = "Steam 5 USD: stock 0 instead of 100000"

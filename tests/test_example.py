@@ -83,21 +83,6 @@ def test_the_example_makes_up_secrets_for_the_simulator_once(
         assert second[name] == first[name]
 
 
-@pytest.mark.parametrize(
-    ("variables", "skipped", "least"),
-    [
-        ({}, ["Mobile & Internet"], 0),
-        ({"GIFTCARDS_CATALOGUE_SKIP": "", "GIFTCARDS_STOCK_BUFFER": "5"}, [], 5),
-        ({"GIFTCARDS_CATALOGUE_SKIP": "Internet,,Music"}, ["Internet", "Music"], 0),
-    ],
-)
-def test_what_the_example_leaves_at_the_provider_is_in_its_environment(
-    variables: dict[str, str], skipped: list[str], least: int, load: Load
-) -> None:
-    shop = load(**variables)["GIFTCARDS"]
-    assert (shop["CATALOGUE_SKIP"], shop["STOCK_BUFFER"]) == (skipped, least)
-
-
 def test_files_of_the_example_are_readable_by_their_owner_only(load: Load, tmp_path: Path) -> None:
     load()
     folder = tmp_path / "files"

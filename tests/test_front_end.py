@@ -27,7 +27,7 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order, ProductType
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
-from tests.builders import CARDS, make_order
+from tests.builders import CARDS, change_cost, make_order
 from tests.docs.pages import blocks, page, rows, section
 from tests.example_shop import fill_shelf, kind, opened, work
 from tests.site import Demo
@@ -106,7 +106,7 @@ def karim(shop: Simulator) -> Customer:
 
 
 def change_price(_amina: Customer) -> None:
-    ProductType.objects.filter(type_id=PARTIAL).update(cost=600)
+    change_cost(PARTIAL, 600)
 
 
 def take_off_the_shelf(_amina: Customer) -> None:
@@ -183,7 +183,8 @@ def test_a_key_that_was_refused_buys_at_the_price_of_today(amina: Customer) -> N
     sent = {**line(), "key": key()}
     ProductType.objects.filter(type_id=PARTIAL).update(stock=0)
     assert amina.post("orders/", **sent).status_code == 409
-    ProductType.objects.filter(type_id=PARTIAL).update(stock=9, cost=600)
+    ProductType.objects.filter(type_id=PARTIAL).update(stock=9)
+    change_cost(PARTIAL, 600)
     for _try in range(2):
         answer = amina.post("orders/", **sent)
         assert (answer.status_code, answer.json()["detail"]) == (409, "The price has changed.")

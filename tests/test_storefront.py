@@ -28,6 +28,7 @@ from giftcards.fulfilment import change_customer
 from giftcards.models import ApiKey, Order, ProductType, ProviderState, Reservation
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
+from tests.builders import change_cost, set_shelf
 from tests.catalogues import (
     LANGUAGES,
     assert_same_texts,
@@ -150,10 +151,9 @@ def test_a_card_is_sold_out_when_all_that_the_provider_has_are_taken(
 
 @pytest.mark.parametrize("least_margin", [60, 61])
 def test_a_card_that_earns_too_little_is_not_on_the_shelf(
-    least_margin: int, shop: Simulator, settings: Any
+    least_margin: int, shop: Simulator
 ) -> None:
-    rule = {**settings.GIFTCARDS["PRICING"], "least_margin": least_margin}
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": rule}
+    set_shelf(least_margin=least_margin)
     is_sold = least_margin == 60
     shown = Client().get("/").content.decode()
     assert ("PSN 500 DA" in shown, "Steam 5 USD" in shown) == (is_sold, True)
@@ -295,7 +295,7 @@ def test_a_gift_that_cannot_be_ordered_is_not_paid(browser: Client, wrong: dict[
 
 def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
-    ProductType.objects.filter(type_id="type_001").update(cost=600)
+    change_cost("type_001", 600)
     answer = browser.post(page, form)
     assert "The price has changed" in answer.content.decode()
     # The page shows the new one, and accepts it.
@@ -398,7 +398,8 @@ def test_whoever_comes_back_later_is_asked_again_if_the_cards_are_dearer(
         browser.post(payment, {"cancel": "1"})
     else:
         end_reservations()
-    ProductType.objects.filter(type_id="type_001").update(cost=600, read_at=timezone.now())
+    ProductType.objects.update(read_at=timezone.now())
+    change_cost("type_001", 600)
     other_window = {"amount": "2750.00"}
     for _press in range(2):
         shown = browser.post(payment, other_window).content.decode()
@@ -418,9 +419,9 @@ def test_what_is_reserved_keeps_its_price_and_what_is_cheaper_is_asked_about_by_
         if not is_on_hold:
             end_reservations()
         before = ProductType.objects.get(pk=kind("type_001").pk).cost
-        ProductType.objects.filter(type_id="type_001").update(cost=cost)
+        change_cost("type_001", cost)
         assert browser.post(payment).status_code == 302
-        ProductType.objects.filter(type_id="type_001").update(cost=before)
+        change_cost("type_001", before)
     assert [order.sale_amount for order in Order.objects.all()] == [2750, 2750]
 
 
@@ -435,7 +436,7 @@ def test_a_customer_who_is_refused_can_buy_fewer_with_the_same_page(browser: Cli
 
 def test_what_is_not_for_sale_cannot_be_bought(browser: Client) -> None:
     page, form = form_of(browser, kind("type_001"))
-    ProductType.objects.filter(type_id="type_001").update(cost=None)
+    change_cost("type_001", None)
     assert browser.post(page, form).status_code == 404
 
 

@@ -39,7 +39,8 @@ API: Mapping[str, tuple[str, ...]] = {
     ),
     "The shelf": (
         "giftcards.catalogue offers",
-        "giftcards.catalogue price_of",
+        "giftcards.catalogue preview",
+        "giftcards.catalogue save_rows",
         "giftcards.catalogue quote",
         "giftcards.catalogue Quote: is_for_sale total_cost",
         "giftcards.catalogue check_offer",

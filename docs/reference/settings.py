@@ -34,8 +34,6 @@ _SEE = {
         "REVIEW_ORDER": "placing",
         "REORDER_MISSING": "placing",
         "CATALOGUE_INTERVAL": "shelf",
-        "CATALOGUE_SKIP": "shelf",
-        "STOCK_BUFFER": "shelf",
         "PRICING": "shelf",
         "REAUTHENTICATE": "admin",
         "PASSWORD_BACKENDS": "admin",

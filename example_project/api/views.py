@@ -35,7 +35,6 @@ from example_project.api.serializers import (
 )
 from example_project.storefront import catalogue, checkout
 from example_project.storefront.models import Purchase
-from giftcards.catalogue import price_of
 from giftcards.exceptions import CodeDestroyed, DecryptionError, NotForSale, ReferenceConflict
 from giftcards.models import Card, Order, ProductType
 
@@ -138,7 +137,7 @@ def _buy(
     # Only among the customer's own. The reference of the order comes from the row.
     purchase = Purchase.objects.filter(user=user, key=key).first()
     if purchase is None:
-        if price_of(offer) != price:
+        if offer.price != price:
             raise Conflict(_DEARER)
         purchase = checkout.begin(
             user,

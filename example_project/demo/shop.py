@@ -21,6 +21,7 @@ from django_q.models import Task
 from django_q.tasks import async_task
 
 from example_project.storefront import mailbox
+from example_project.storefront.catalogue import open_shop
 from giftcards import catalogue
 from giftcards.conf import CURRENCY
 from giftcards.delivery.models import Delivery, DeliveryStatus
@@ -104,6 +105,7 @@ def prepare(password_file: Path) -> str:
     """Create the tables, the schedule and the user ``admin``; return the user's password."""
     call_command("migrate", verbosity=0)
     call_command("giftcards_setup", verbosity=0)
+    open_shop()
     password_file.touch(mode=0o600)
     password = password_file.read_text() or secrets.token_urlsafe(9)
     password_file.write_text(password)
@@ -273,8 +275,7 @@ def noticed() -> Iterator[list[str]]:
         for change in new.select_related("type").order_by("pk"):
             last = change.pk
             difference = _difference(change.type, change.what, change.old_value, change.new_value)
-            price = catalogue.price_of(change.type)
-            shown = "sold out" if change.type.stock == 0 else f"at {_money(price)}"
+            shown = "sold out" if change.type.stock == 0 else f"at {_money(change.type.price)}"
             lines.append(
                 f"  {timezone.localtime(change.at):%H:%M:%S}  {difference}; on the shelf, {shown}"
             )

@@ -10,7 +10,8 @@ from typing import Any
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.catalogue import offers, price_of
+from giftcards import models
+from giftcards.catalogue import offers
 from giftcards.models import ProductType
 
 #: The types of the sandbox and the simulator that show special outcomes, by name and note.
@@ -61,6 +62,21 @@ class Shelf:
     trials: list[Item]
 
 
+def open_shop() -> None:
+    """Add 12 % to what a card costs, rounded up to 10 DA, and sell no top-ups for phones.
+
+    What the owner has changed meanwhile stays.
+    """
+    if models.ShelfChange.objects.exists():
+        return
+    shelf = models.Shelf.objects.current()
+    shelf.margin_percent, shelf.round_to = Decimal(12), 10
+    shelf.save()
+    top_ups = models.Category.objects.named(["Mobile & Internet"])["Mobile & Internet"]
+    top_ups.is_sold = False
+    top_ups.save()
+
+
 def read() -> Shelf:
     items = list(_items())
     # Every product has the same trials: keep one of each.
@@ -80,6 +96,5 @@ def _items(**wanted: Any) -> Iterator[Item]:
     """The cards on the shelf, in two queries; those that are sold out stay there."""
     on_sale = {kind.pk for kind in offers().filter(**wanted)}
     for kind in ProductType.objects.for_sale().filter(**wanted):
-        price = price_of(kind)
-        if price is not None:
-            yield Item(kind, price, is_sold_out=kind.pk not in on_sale)
+        if kind.price is not None:
+            yield Item(kind, kind.price, is_sold_out=kind.pk not in on_sale)

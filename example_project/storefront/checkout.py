@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from example_project.storefront.models import OF_GIFT, Purchase
-from giftcards.catalogue import Guest, check_offer, price_of, release, reserve
+from giftcards.catalogue import Guest, check_offer, release, reserve
 from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
@@ -121,7 +121,7 @@ def pay(purchase: Purchase, *, customer: str | Guest) -> None:
 
 def _compare_price(purchase: Purchase) -> None:
     kinds = ProductType.objects.for_sale().filter(product__product_id=purchase.product_id)
-    price = price_of(kinds.get(type_id=purchase.type_id))
+    price = kinds.get(type_id=purchase.type_id).price
     if price is not None and price * purchase.quantity > purchase.amount:
         purchase.amount = price * purchase.quantity
         Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(amount=purchase.amount)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Self, Unpack
@@ -18,7 +18,6 @@ from django.db.models.sql.constants import LOUTER
 from django.utils import timezone
 from django.utils.translation import gettext, ngettext
 
-from giftcards.catalogue import pricing
 from giftcards.conf import conf
 from giftcards.engine.balance import free_balance
 from giftcards.engine.gateway import Gateway
@@ -33,10 +32,12 @@ from giftcards.models import (
     ProductType,
     ProviderState,
     Reservation,
+    Shelf,
     new_order,
 )
 from giftcards.models.catalogue import Names
 from giftcards.models.provider import Environment, is_test_type
+from giftcards.rules.prices import PriceSource
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
@@ -58,20 +59,21 @@ def offers() -> QuerySet[ProductType]:
     """Return the types that can be sold now, sorted by product; one query.
 
     Each type comes with its product. Show ``price`` to your customers: it is what a customer pays
-    for one card by the rule ``PRICING``, or ``None`` if there is no rule. ``cost`` is what the
+    for one card, or ``None`` if no margin or rule decides about it. ``cost`` is what the
     provider charges you. ``stock`` is the provider's stock at ``read_at``, or ``None`` if unknown.
     ``available`` is the part of the stock that can still be sold.
 
-    A type is left out if it is sold out, if it was read too long ago, or if ``CATALOGUE_SKIP`` or
-    ``PRICING`` takes it off the shelf.
+    A type is left out if it is sold out, if it was read too long ago, if the shop does not sell it,
+    or if it would earn too little.
 
-    If ``PRICING`` is a function, a type appears once a worker has priced it at its present cost.
-    This takes about a minute after a new cost was read.
+    A type that is priced by the function ``PRICING`` appears once a worker has priced it at its
+    present cost. This takes about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
     kinds = with_available(ProductType.objects.for_sale().filter(recent), now=now)
-    return pricing.priced(kinds.filter(Q(stock=None) | Q(available__gt=0)))
+    has_price = Q(price__isnull=False) | Q(price_source=PriceSource.OWN)
+    return kinds.filter(has_price, Q(stock=None) | Q(available__gt=0))
 
 
 def is_on_shelf(column: str = "pk") -> Q:
@@ -82,7 +84,9 @@ def is_on_shelf(column: str = "pk") -> Q:
     return Q(pk__in=offers().order_by().values(column))
 
 
-def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60) -> Quote:
+def quote(
+    product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60, reference: str = ""
+) -> Quote:
     """Quote ``quantity`` cards, if possible with facts of the last ``max_age`` seconds.
 
     If the known facts are older, the provider gets one request at most, limited to
@@ -90,12 +94,15 @@ def quote(product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 
     facts that are known: see ``read_at`` and ``no_answer``. While one caller asks the provider,
     other callers wait for a second at most.
 
+    ``reference`` is the one of the customer's own reservation, if any. Its cards are available, and
+    its price holds until it expires.
+
     Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
     :exc:`RuntimeError` in a transaction.
     """
-    line = Line(product_id, type_id, quantity)
+    line = Line(product_id, type_id, quantity, reference)
     line.check_values()
-    return line.quote(max_age=max_age).with_price()
+    return line.quote(max_age=max_age)
 
 
 def check_offer(
@@ -129,9 +136,8 @@ def check_offer(
 
 def check_stock(line: Line, known: Quote) -> None:
     """Raise :exc:`NotForSale` if the card is not sold at all, or if too few cards are left."""
-    if known.is_skipped:
-        text = gettext("Your settings leave out this card's category.")
-        raise refusal("delisted", known, text)
+    if not known.is_sold_here:
+        raise refusal("delisted", known, gettext("Your shop does not sell this card."))
     if not (known.is_listed and known.cost) and not _is_test(line):
         raise refusal("delisted", known, gettext("The provider does not sell this card."))
     left = known.available
@@ -142,9 +148,9 @@ def check_stock(line: Line, known: Quote) -> None:
             left,
         )
         text %= {"count": count_text(left)}
-        if conf.stock_buffer:
-            kept = gettext("Your settings leave %(count)s more at the provider.")
-            text = f"{text} {kept % {'count': count_text(conf.stock_buffer)}}"
+        if buffer := Shelf.objects.current().stock_buffer:
+            kept = gettext("Your stock buffer leaves %(count)s more at the provider.")
+            text = f"{text} {kept % {'count': count_text(buffer)}}"
         raise refusal("out_of_stock", known, text)
 
 
@@ -156,11 +162,11 @@ def _check_sale(order: Order, known: Quote) -> None:
         text = gettext("A card costs %(cost)s; your limit is %(limit)s.")
         raise refusal("above_ceiling", known, _amounts(text, cost=cost, limit=limit))
     paid = order.sale_amount
-    if paid is not None and paid < total_cost:
+    if paid is not None and paid < total_cost - known.accepted_loss * order.quantity:
         text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
         raise refusal("below_cost", known, _amounts(text, cost=total_cost, paid=paid))
-    if paid is None and conf.pricing is not None and known.with_price().price is None:
-        text = gettext("Your price rule takes this card off the shelf: it would not earn enough.")
+    if paid is None and known.price is None and known.has_rule:
+        text = gettext("This card has no price: it would not earn enough.")
         raise refusal("below_cost", known, text)
 
 
@@ -235,10 +241,10 @@ class Quote:
     """The known facts about a card before it is bought; ``None`` means unknown.
 
     ``cost`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
-    ``available`` and ``price`` are as in :func:`~giftcards.catalogue.offers`. ``is_skipped``
-    is True if ``CATALOGUE_SKIP`` leaves the card out; then the provider is not asked. ``balance``
-    is the account's balance. ``no_answer`` is the reason why the provider, when asked, did not
-    answer.
+    ``available`` and ``price`` are as in :func:`~giftcards.catalogue.offers`. ``is_sold_here`` is
+    False if the shop does not sell the card; then the provider is not asked. ``accepted_loss`` is
+    how much less than its cost the card may be sold for. ``balance`` is the account's balance.
+    ``no_answer`` is the reason why the provider, when asked, did not answer.
     """
 
     names: Names
@@ -246,22 +252,24 @@ class Quote:
     stock: int | None = None
     available: int | None = None
     price: Decimal | None = None
+    accepted_loss: Decimal = Decimal(0)
     read_at: datetime | None = None
     is_listed: bool = True
-    is_skipped: bool = False
+    is_sold_here: bool = True
+    # False if the shop sets the price elsewhere.
+    has_rule: bool = False
     balance: Decimal | None = None
     balance_read_at: datetime | None = None
     no_answer: NoAnswer | None = None
     quantity: int = 1
-    _kind: ProductType | None = field(default=None, repr=False)
 
     @property
     def is_for_sale(self) -> bool:
-        """False if ``CATALOGUE_SKIP`` leaves the card out, or the provider does not sell it.
+        """False if the shop or the provider does not sell the card.
 
         The provider does not sell a card that it does not list, or lists at a price of 0.
         """
-        return self.is_listed and not self.is_skipped and self.cost != 0
+        return self.is_listed and self.is_sold_here and self.cost != 0
 
     @property
     def total_cost(self) -> Decimal | None:
@@ -270,13 +278,6 @@ class Quote:
 
     def is_read_within(self, seconds: float) -> bool:
         return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
-
-    def with_price(self) -> Quote:
-        """Return this quote with the shop's price.
-
-        Do not call this in a transaction or lock: the shop's price function may be slow.
-        """
-        return self if self._kind is None else replace(self, price=pricing.price_of(self._kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +294,7 @@ class Line:
         new_order(self.product_id, self.type_id, self.quantity).check_values()
 
     def known(self) -> Quote:
-        """Return the quote from the database alone, without the shop's price."""
+        """Return the quote from the database alone."""
         state = ProviderState.objects.current()
         known = Quote(
             names=Names(),
@@ -301,40 +302,43 @@ class Line:
             balance_read_at=state.balance_read_at,
             quantity=self.quantity,
         )
-        kinds = ProductType.objects.select_related("product").filter(
+        kinds = ProductType.objects.select_related("product__category").filter(
             product__product_id=self.product_id, type_id=self.type_id
         )
         kind = with_available(kinds, now=timezone.now(), reference=self.reference).first()
         if kind is not None:
+            kept = Reservation.objects.price_of(self.reference, kind) if self.reference else None
             return replace(
                 known,
                 names=Names(kind.product.name, kind.name),
                 cost=kind.cost,
                 stock=kind.stock,
                 available=kind.available,
+                price=kind.price if kept is None else kept,
+                accepted_loss=kind.accepted_loss,
                 read_at=kind.read_at,
                 is_listed=kind.product.is_enabled,
-                is_skipped=kind.product.is_skipped,
-                _kind=kind,
+                is_sold_here=kind.is_sold_here,
+                has_rule=kind.price_source != PriceSource.OWN,
             )
         # An earlier quote may have got the price of a product that the catalogue does not list.
         told = ProductPrices.objects.filter(pk=self.product_id).first()
         cost = told.prices.get(self.type_id) if told else None
         names = Product.objects.names(self.product_id, self.type_id)
-        product = Product.objects.filter(product_id=self.product_id).first()
+        product = Product.objects.filter(product_id=self.product_id).select_related("category")
         return replace(
             known,
             names=names,
             cost=cost,
             read_at=told.asked_at if told and cost else None,
-            is_skipped=product is not None and product.is_skipped,
+            is_sold_here=all(each.is_sold_here for each in product),
         )
 
     def quote(self, *, max_age: float) -> Quote:
-        """Return the quote as :func:`quote` does, but without the shop's price."""
+        """Return the quote as :func:`quote` does."""
         with transaction.atomic(durable=True):
             known = self.known()
-        if known.is_skipped or known.is_read_within(max_age):
+        if not known.is_sold_here or known.is_read_within(max_age):
             return known
         try:
             with Gateway() as gateway:
@@ -399,11 +403,12 @@ def with_available(
     * all cards of open orders, and the delivered cards of settled orders, unless the provider
       accepted the order before it reported the stock;
     * reserved cards, except those of the reservation with this ``reference``;
-    * ``STOCK_BUFFER`` cards of each type, which are never sold.
+    * the shop's stock buffer.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
-    left = Greatest(F("stock") - taken - conf.stock_buffer, 0)
+    buffer = Coalesce(Subquery(Shelf.objects.filter(pk=1).values("stock_buffer")), 0)
+    left = Greatest(F("stock") - taken - buffer, 0)
     # GREATEST(NULL, 0) is NULL in SQLite and MariaDB, but 0 in PostgreSQL.
     known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
     return kinds.annotate(available=known)  # type: ignore[no-redef]

@@ -1,131 +1,135 @@
-"""The shop's prices by the rule ``PRICING``, and the changes that a new cost brings."""
+"""The shop's prices: keeping them right, previews of changes, and the moves of costs."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-from django.db.models import (
-    BigIntegerField,
-    DecimalField,
-    Expression,
-    ExpressionWrapper,
-    F,
-    Q,
-    QuerySet,
-    Value,
-)
-from django.db.models.functions import Cast, Least, Round
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from giftcards.conf import Margin, conf
+from giftcards.conf import LARGEST_AMOUNT, conf
 from giftcards.engine.tuning import tuning
 from giftcards.keys.secrecy import place_of
-from giftcards.models import OfferChange, ProductType
-from giftcards.models.fields import MONEY
+from giftcards.models import Category, OfferChange, Product, ProductType, Shelf
+from giftcards.models.fields import assign
+from giftcards.models.pricing import ShelfRow, keeping_prices
+from giftcards.rules.prices import (
+    Margin,
+    NoPrice,
+    PriceSource,
+    ShelfTerms,
+    Terms,
+    find_price,
+    find_source,
+)
 from giftcards.rules.times import ahead, begin_of, today
 
 logger = logging.getLogger(__name__)
 
-N = TypeVar("N", int, Any)
-
-# Arithmetic is in whole units, because SQLite has no decimal numbers. A unit is 1/10,000 of a
-# centime, so that hundredths of a per cent stay whole numbers.
-_CENTIME = 10_000
-_DINAR = 100 * _CENTIME
 _CENT = Decimal("0.01")
-# The largest cost that gets a price (dinars): the limit keeps the database's numbers small.
-_DEAREST = 10**8
-# A price of the shop's function that is farther from 0 is a mistake (dinars).
-_HIGHEST = 10**11
 # The shop's price function is called again after this time, because its result may depend on more
 # than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 # The number of types that are priced before their prices are stored.
 _BATCH = 200
-
-
-def price_of(product_type: ProductType) -> Decimal | None:
-    """Return what a customer pays for one card of the type at its present cost, in dinars.
-
-    The price is ``None`` if ``PRICING`` is not set, if the cost is unknown, or if the card is off
-    the shelf. A card is off the shelf if, for example, it would earn too little, or the shop's
-    function has failed.
-
-    Do not call this in a transaction: it may call the shop's function.
-    """
-    rule, cost = conf.pricing, product_type.cost
-    if rule is None or not cost or cost > _DEAREST:
-        return None
-    if isinstance(rule, str):
-        return _ask_function(rule, product_type)[0]
-    found = Decimal(_units(int(cost * 100), rule)) / _DINAR
-    return found.quantize(_CENT) if found - cost >= rule.least_margin else None
-
-
-def price_on_shelf(kind: ProductType) -> Decimal | None:
-    """Return the shop's price of the type without a call of the shop's function.
-
-    If ``PRICING`` is a function, the result is the price that :func:`keep_prices` stored for the
-    present cost, or ``None``.
-    """
-    rule = conf.pricing
-    if kind.product.is_skipped:
-        return None
-    if not isinstance(rule, str):
-        return price_of(kind)
-    is_current = kind.priced_by == rule and kind.priced_cost == kind.cost
-    return kind.function_price if is_current else None
+# The columns from which a price follows, and the stored price.
+_OF_TERMS = (
+    "cost",
+    "fixed_price",
+    "accepted_loss",
+    "margin_percent",
+    "margin_fixed",
+    "product__margin_percent",
+    "product__margin_fixed",
+    "product__category__margin_percent",
+    "product__category__margin_fixed",
+)
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Price types by the shop's function, and store the prices; workers call this once a minute.
+    """Mend wrong prices, and call the shop's function ``PRICING``; workers do this once a minute.
 
-    Types with a new cost come first. Other types follow, because the function's result may depend
-    on more than the cost. Does nothing if ``PRICING`` is not a function.
+    Prices are wrong if a cost or margin was changed without ``save()``, or if ``PRICING`` was set
+    or removed. The function is called first for types without a price of it. It is called again for
+    the others, because its result may depend on more than the cost.
     """
-    rule = conf.pricing
-    if not isinstance(rule, str):
+    _mend()
+    path = conf.pricing
+    if path is None:
         return
-    keys = list(_due(rule))
+    keys = list(_due())
     while keys and may_go_on():
         batch, keys = keys[:_BATCH], keys[_BATCH:]
-        kinds = ProductType.objects.select_related("product").in_bulk(batch)
+        kinds = ProductType.objects.select_related("product__category").in_bulk(batch)
         in_turn = (kinds[key] for key in batch if key in kinds)
         asked = takewhile(lambda _kind: may_go_on(), in_turn)
-        _store(rule, [(kind, *_ask_function(rule, kind)) for kind in asked])
+        _store([(kind, *_ask_function(path, kind)) for kind in asked])
 
 
-def _due(rule: str) -> Iterator[int]:
-    kinds = ProductType.objects.for_sale().filter(cost__lte=_DEAREST)
-    is_asked = Q(priced_by=rule, priced_cost=F("cost"))
+def _mend() -> None:
+    shelf = Shelf.objects.current().terms
+    is_told = Q(price_source=PriceSource.FUNCTION, pricing_due_at__isnull=False)
+    for are_told in (True, False):
+        kinds = ProductType.objects.filter(is_told if are_told else ~is_told)
+        wrong = [row for row in _distinct(kinds) if not _is_right(row, shelf, is_told=are_told)]
+        if wrong:
+            logger.info("Prices were changed without save(); they are stored anew.")
+            with keeping_prices():
+                ProductType.objects.all().store_prices()
+            return
+
+
+def _distinct(kinds: QuerySet[ProductType]) -> Iterator[tuple[Any, ...]]:
+    # Many types have the same cost and margins, so there are far fewer rows than types.
+    columns = kinds.order_by().values_list(*_OF_TERMS, "price", "price_source")
+    return columns.distinct().iterator(chunk_size=2_000)
+
+
+def _is_right(row: tuple[Any, ...], shelf: ShelfTerms, *, is_told: bool) -> bool:
+    cost, fixed, loss, *margins, price, source = row
+    terms = Terms(cost, fixed, loss, *(Margin(*margins[n : n + 2]) for n in (0, 2, 4)))
+    found = find_price(terms, shelf, told=price if is_told else None)
+    return (found.price, found.source) == (price, source)
+
+
+def _due() -> Iterator[int]:
+    kinds = ProductType.objects.for_sale().filter(price_source=PriceSource.FUNCTION)
     is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
-    others = kinds.filter(is_asked).exclude(is_early).order_by("pricing_due_at", "pk")
-    for due in (kinds.exclude(is_asked).order_by("pk"), others):
+    others = kinds.exclude(pricing_due_at=None).exclude(is_early).order_by("pricing_due_at", "pk")
+    for due in (kinds.filter(pricing_due_at=None).order_by("pk"), others):
         yield from due.values_list("pk", flat=True)
 
 
-def _store(rule: str, asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
+def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
     now = timezone.now()
-    for kind, found, is_usable in asked:
-        kind.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
-        stored = (kind.priced_by, kind.priced_cost, kind.function_price)
-        if stored != (rule, kind.cost, found):
-            kind.priced_at = now
-            kind.priced_by, kind.priced_cost, kind.function_price = rule, kind.cost, found
-    ProductType.objects.bulk_update(
-        [kind for kind, *_ in asked],
-        ["pricing_due_at", "priced_at", "priced_by", "priced_cost", "function_price"],
-    )
+    with keeping_prices():
+        # Costs and margins may have changed while the function was called.
+        kinds = ProductType.objects.select_related("product__category")
+        stored = kinds.in_bulk([kind.pk for kind, *_ in asked])
+        shelf = Shelf.objects.current().terms
+        changed = []
+        for kind, told, is_usable in asked:
+            row = stored.get(kind.pk)
+            if row is None or row.cost != kind.cost:
+                continue
+            price, source, _why_not = find_price(row.terms, shelf, told=told)
+            if row.price_source != source or source != PriceSource.FUNCTION:
+                continue
+            row.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
+            if row.price != price:
+                row.price, row.priced_at = price, now
+            changed.append(row)
+        ProductType.objects.bulk_update(changed, ["pricing_due_at", "priced_at", "price"])
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
@@ -143,9 +147,7 @@ def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
     if failure:
         logger.error("PRICING %s (%s/%s)", failure, kind.product.product_id, kind.type_id)
         return None, False
-    found = None if answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP)
-    is_loss = found is not None and kind.cost is not None and found < kind.cost
-    return (None if is_loss else found), True
+    return None if answer is None else Decimal(answer).quantize(_CENT, ROUND_HALF_UP), True
 
 
 def _find_fault(answer: object, *, seconds: float) -> str:
@@ -156,66 +158,103 @@ def _find_fault(answer: object, *, seconds: float) -> str:
     if isinstance(answer, bool) or not isinstance(answer, int | Decimal):
         return f"returned no price, but {type(answer).__name__}"
     amount = Decimal(answer)
-    is_price = amount.is_finite() and amount.copy_abs() <= _HIGHEST
+    is_price = amount.is_finite() and amount.copy_abs() <= LARGEST_AMOUNT
     return "" if is_price else f"returned no price, but {amount:.0E}"
 
 
-def _units(centimes: N, margin: Margin) -> N:
-    """Return the price in units of 1/10,000 centime; ``centimes`` may be an expression."""
-    exact = centimes * int(_CENTIME + margin.margin_percent * 100)
-    exact = exact + int(margin.margin_fixed * _DINAR)
-    step = margin.round_to * _DINAR or _CENTIME
-    return exact + (step - exact % step) % step
+class PricePreview(NamedTuple):
+    """What saving a change would do to a type.
 
-
-def priced(kinds: QuerySet[ProductType]) -> QuerySet[ProductType]:
-    """Return the ``kinds`` on the shelf, each annotated with its :func:`price_on_shelf`.
-
-    If ``PRICING`` is not set, all ``kinds`` are on the shelf.
+    ``source`` decides about the new price. ``why_not`` is the reason why there is none.
     """
-    match conf.pricing:
-        case None:
-            unknown = Value(None, output_field=DecimalField(**MONEY))
-            return kinds.annotate(price=unknown)  # type: ignore[no-redef]
-        case Margin() as margin:
-            return _priced_by_margin(kinds, margin)
-        case path:
-            told = kinds.filter(priced_by=path, priced_cost=F("cost"), function_price__gt=0)
-            return told.annotate(price=F("function_price"))  # type: ignore[no-redef]
+
+    kind: ProductType
+    old_price: Decimal | None
+    new_price: Decimal | None
+    source: PriceSource
+    why_not: NoPrice | None
+    was_sold: bool
+    is_sold: bool
+
+    @property
+    def is_below_cost(self) -> bool:
+        """True if the card could only be sold at a loss that the owner has not accepted."""
+        return self.why_not == NoPrice.LOSS
 
 
-def _priced_by_margin(kinds: QuerySet[ProductType], margin: Margin) -> QuerySet[ProductType]:
-    cost: Expression = Least("cost", _DEAREST, output_field=DecimalField(**MONEY))
-    centimes = Cast(Round(cost * 100), BigIntegerField())
-    found = ExpressionWrapper(
-        Cast(_units(centimes, margin), BigIntegerField()) * Value(Decimal(1) / _DINAR),
-        output_field=DecimalField(**MONEY),
-    )
-    least = int(margin.least_margin * _DINAR)
-    earned = ExpressionWrapper(
-        _units(centimes, margin) - centimes * _CENTIME, output_field=BigIntegerField()
-    )
-    on_shelf = kinds.filter(cost__lte=_DEAREST).alias(earned=earned).filter(earned__gte=least)
-    return on_shelf.annotate(price=found)  # type: ignore[no-redef]
+def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
+    """Return what saving ``rows`` would do to the types whose cost is known; nothing is saved.
+
+    ``rows`` are the shop, categories, products and types with values that are not saved yet. The
+    result has the types whose price, source of the price, or sale here would change.
+    """
+    if not rows:
+        return []
+    changes = {(type(row), row.pk): row.unsaved() for row in rows}
+    shelf = _with(Shelf.objects.current(), changes).terms
+    concerned = Q(*(row.scope() for row in rows), _connector=Q.OR)
+    kinds = ProductType.objects.select_related("product__category").filter(concerned, cost__gt=0)
+    found = []
+    for kind in kinds:
+        was_sold = kind.is_sold_here
+        for row in (kind, kind.product, kind.product.category):
+            _with(row, changes)
+        new = find_price(kind.terms, shelf, told=kind.told_price)
+        before, after = (kind.price, kind.price_source, was_sold), (*new[:2], kind.is_sold_here)
+        if before != after:
+            found.append(PricePreview(kind, kind.price, *new, was_sold, kind.is_sold_here))
+    return found
+
+
+def _with(row: Any, changes: Mapping[tuple[type, Any], Mapping[str, Any]]) -> Any:
+    assign(row, changes.get((type(row), row.pk), {}))
+    return row
+
+
+def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
+    """Save ``rows`` with the prices that follow, in one transaction; ``by`` has changed them.
+
+    Raises :exc:`~django.core.exceptions.ValidationError` for values that a row cannot have, and if
+    somebody else has changed the same value since the row was read. Then nothing is saved.
+    """
+    with keeping_prices():
+        for row in rows:
+            row.full_clean()
+            row.check_unchanged()
+            row.save(by=by)
+
+
+def inherited(row: Product | ProductType | Category) -> tuple[PriceSource, Margin]:
+    """Return what decides about prices if ``row`` has no margin or fixed price of its own."""
+    of_product = of_category = Margin()
+    if isinstance(row, ProductType):
+        of_product, of_category = row.product.margin, row.product.category.margin
+    elif isinstance(row, Product):
+        of_category = row.category.margin
+    terms = Terms(None, of_product=of_product, of_category=of_category)
+    return find_source(terms, Shelf.objects.current().terms)
 
 
 @dataclass(frozen=True, slots=True)
 class PriceMove:
     """A change of a type's cost, with the shop's prices before and after.
 
-    A price is ``None`` if ``PRICING`` is not set, or if it takes the card off the shelf.
+    A price is ``None`` if there was, or is, none.
     """
 
     kind: ProductType
     at: datetime
     old_cost: Decimal
     old_price: Decimal | None
-    price: Decimal | None
 
     @property
     def cost(self) -> Decimal:
         assert self.kind.cost is not None  # noqa: S101 (see price_moves)
         return self.kind.cost
+
+    @property
+    def price(self) -> Decimal | None:
+        return self.kind.price
 
     @property
     def old_margin(self) -> Decimal | None:
@@ -231,9 +270,9 @@ class PriceMove:
         return self.old_price is not None and self.price is None
 
 
-def since_yesterday() -> Q:
-    """Return the condition that a price changed yesterday or today, in the site's time zone."""
-    return Q(what=OfferChange.What.PRICE, at__gte=begin_of(today() - timedelta(days=1)))
+def since_yesterday(what: OfferChange.What) -> Q:
+    """Return the condition for such changes of yesterday or today, in the site's time zone."""
+    return Q(what=what, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
@@ -243,12 +282,11 @@ def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}
-    for change in changes.order_by("pk").select_related("type__product"):
+    for change in changes.order_by("pk").select_related("type__product__category"):
         first.setdefault(change.type_id, change)
         last[change.type_id] = change
     for key, change in last.items():
-        kind, old = change.type, first[key].old_value
+        kind, began = change.type, first[key]
+        old = began.old_value
         if kind.offer.cost and isinstance(old, Decimal) and kind.cost != old:
-            before = copy(kind)
-            before.cost = old
-            yield PriceMove(kind, change.at, old, price_of(before), price_of(kind))
+            yield PriceMove(kind, change.at, old, began.price)

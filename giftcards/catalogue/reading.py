@@ -243,12 +243,12 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
 def counts() -> dict[str, int]:
     """Count the products and types in the catalogue, for sale, and still to be read.
 
-    ``left_out`` counts the products that are left out by ``CATALOGUE_SKIP``.
+    ``hidden`` counts the products that the provider sells and the shop does not.
     """
     return {
         "products": Product.objects.count(),
         "on_sale": Product.objects.on_sale().count(),
-        "left_out": Product.objects.left_out().count(),
+        "hidden": Product.objects.hidden().count(),
         "types": ProductType.objects.count(),
         "types_for_sale": ProductType.objects.for_sale().count(),
         "to_read": Product.objects.to_read().count(),

@@ -41,7 +41,8 @@ def reserve(
     """Reserve cards for a customer until the order with this ``reference`` is placed.
 
     The reservation expires after ``minutes``, which is a day at most. Until then, other customers
-    can buy only what it leaves of the stock and of the balance.
+    can buy only what it leaves of the stock and of the balance. It keeps the present price of the
+    card; ``quote`` and ``check_offer`` use that price if they get the same reference.
 
     If the reference already has a reservation, the new cards replace its cards, and it lasts
     ``minutes`` from now. A reservation can be extended to three times its first ``minutes`` in
@@ -94,7 +95,7 @@ def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservatio
         kept = Reservation.objects.filter(reference=line.reference).first()
         kept = kept or Reservation(reference=line.reference)
         kept.product_id, kept.type_id, kept.quantity = line.product_id, line.type_id, line.quantity
-        kept.cost = known.cost
+        kept.cost, kept.price = known.cost, known.price
         if not kept.keep(length, customer=named, network=network):
             text = gettext("They were reserved for %(times)s times as long as at first.")
             raise refusal("reserved_too_long", known, text % {"times": MOST_TIMES})

@@ -1,12 +1,20 @@
 """The models, under the names by which Django and shops import them."""
 
 from giftcards.models.cards import Card
-from giftcards.models.catalogue import OfferChange, Product, ProductPrices, ProductType
+from giftcards.models.catalogue import (
+    Category,
+    OfferChange,
+    Product,
+    ProductPrices,
+    ProductType,
+    Shelf,
+)
 from giftcards.models.customer_refunds import CustomerRefund
 from giftcards.models.fields import new_reference
 from giftcards.models.history import Acknowledgement, StatusChange, StatusChangeQuerySet
 from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderDetails, OrderQuerySet, new_order
+from giftcards.models.pricing import ShelfChange
 from giftcards.models.provider import ApiKey, Desk, ProviderState
 from giftcards.models.reservations import Reservation
 from giftcards.models.searching import OrderTerm
@@ -18,6 +26,7 @@ __all__ = [
     "ApiKey",
     "Card",
     "CardReveal",
+    "Category",
     "CustomerChange",
     "CustomerRefund",
     "Desk",
@@ -34,6 +43,8 @@ __all__ = [
     "ProviderState",
     "RequestSlot",
     "Reservation",
+    "Shelf",
+    "ShelfChange",
     "StatusChange",
     "StatusChangeQuerySet",
     "new_order",

@@ -1,4 +1,4 @@
-"""The provider's catalogue and prices as last read, and the changes of its offers."""
+"""The provider's catalogue as last read, what the shop sells of it, and the changes of offers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, Self
 
-from django.db import models, transaction
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
 from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
+from giftcards.models.pricing import MarginRow, keeping_prices, reprice, told
+from giftcards.rules.prices import MOST_FIXED, MOST_ROUNDING, PriceSource, ShelfTerms, Terms
 from giftcards.rules.times import SLACK, is_ahead, is_recent, past
 from giftcards.text.brands import words_of_product
 from giftcards.text.spelling import folded
@@ -29,18 +33,28 @@ _LATE = timedelta(minutes=5)
 # The time for which changes of offers are kept, and the most that are deleted at once.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
+# The largest stock buffer, and the longest title of a category.
+_MOST_BUFFER = 100_000
+_LONGEST_TITLE = 200
 # The most words of a search: SQLite fails for conditions that are too deep.
 _MOST_WORDS = 8
 
 
-def _is_on_sale(path: str = "") -> Q:
-    """Return the condition that a product is on sale; ``path`` is a prefix like ``product__``."""
-    condition = Q((f"{path}is_enabled", True))
-    for title in conf.catalogue_skip:
-        # SQLite folds the case of ASCII letters only.
-        for spelling in (title.lower(), title.upper()):
-            condition &= ~Q((f"{path}category__iexact", spelling))
+def _is_sold_here(*levels: str) -> Q:
+    """Return the condition that a row is sold here: the first level with a value decides.
+
+    ``levels`` are prefixes like ``product__``, the most specific first.
+    """
+    condition = Q()
+    inherited: dict[str, None] = {}
+    for level in levels:
+        condition |= Q(**inherited, **{f"{level}is_sold": True})
+        inherited[f"{level}is_sold"] = None
     return condition
+
+
+# The types that are sold here.
+_SOLD = _is_sold_here("", "product__", "product__category__")
 
 
 def is_called(text: str, *columns: str) -> Q:
@@ -63,23 +77,35 @@ class Names(NamedTuple):
     type: str = ""
 
 
+def _with_categories(
+    listed: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of products with their categories; an unknown one stays as it was."""
+    listed = list(listed)
+    categories = Category.objects.named(columns.get("category", "") for columns in listed)
+    for columns in listed:
+        category = categories[columns.get("category", "")]
+        before = known.get(columns["product_id"])
+        if before is not None and not category.title:
+            category = before.category
+        yield {**columns, "category": category}
+
+
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(
         self, listed: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
     ) -> None:
         """Store a catalogue that was requested at ``at``.
 
-        Each item of ``listed`` has the columns of a product. A product is no longer on sale if it
-        is missing from two complete catalogues that are an hour apart. ``is_whole`` is False for an
-        incomplete catalogue. An empty text does not replace an earlier text. If a later catalogue
-        is stored already, nothing changes.
+        Each item of ``listed`` has the columns of a product; ``category`` is a title. A product is
+        no longer on sale if it is missing from two complete catalogues that are an hour apart.
+        ``is_whole`` is False for an incomplete catalogue. An empty text does not replace an earlier
+        text. If a later catalogue is stored already, nothing changes.
         """
-        told = {columns["product_id"]: columns for columns in listed}
-        with transaction.atomic():
-            # The transaction begins with a write. This makes a second process wait, and SQLite may
-            # fail a transaction that reads before it writes.
-            self.update(listed_at=F("listed_at"))
-            known = {product.product_id: product for product in self.all()}
+        # A second process waits.
+        with keeping_prices():
+            known = {each.product_id: each for each in self.select_related("category")}
+            told = {columns["product_id"]: columns for columns in _with_categories(listed, known)}
             new = [
                 Product(**columns, listed_at=at)
                 for product_id, columns in told.items()
@@ -101,7 +127,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
             listed_before = past("listed_at", at, longest=_LATE)
             heard = self.filter(listed_before, missing_since=None).exclude(pk__in=unknown)
             heard.update(listed_at=at)
-            _record_changes_of_products(changed, at=at)
+            _follow_changes_of_products(changed, at=at)
 
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
@@ -114,10 +140,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
-        with transaction.atomic():
+        with keeping_prices():
             if not self.filter(older, product_id=product_id).update(types_read_at=at, asked_at=at):
                 return
-            product = self.get(product_id=product_id)
+            product = self.select_related("category").get(product_id=product_id)
             kinds = list(product.types.all())
             changes: list[OfferChange] = []
             for kind in kinds:
@@ -127,20 +153,24 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 changes += changes_between(kind, before, at=at)
             ProductType.objects.bulk_update(kinds, _TOLD, batch_size=_BATCH)
             for columns in told.values():
-                kind = ProductType.objects.create(product=product, **columns, read_at=at)
+                kind = ProductType(product=product, **columns, read_at=at)
+                kind.save_base(force_insert=True)
                 changes += changes_between(kind, None, at=at)
             OfferChange.objects.bulk_create(changes)
+            product.store_prices()
 
     def last_listed_at(self) -> datetime | None:
         at: datetime | None = self.aggregate(last=models.Max("listed_at"))["last"]
         return at
 
     def on_sale(self) -> Self:
-        return self.filter(_is_on_sale())
+        """Return products that are sold here, or have a type that is, and by the provider."""
+        sold = ProductType.objects.filter(is_sold=True).order_by().values("product")
+        return self.filter(_is_sold_here("", "category__") | Q(pk__in=sold), is_enabled=True)
 
-    def left_out(self) -> Self:
-        """Return the products that would be on sale without ``CATALOGUE_SKIP``."""
-        return self.filter(is_enabled=True).exclude(_is_on_sale())
+    def hidden(self) -> Self:
+        """Return the products of the provider that the shop does not sell."""
+        return self.filter(is_enabled=True).exclude(pk__in=self.on_sale().order_by().values("pk"))
 
     def to_read(self) -> Self:
         """Return products on sale whose types were not read since the catalogue was last stored."""
@@ -199,19 +229,204 @@ _FOR_TESTS = ("TEST_", "SIM_")
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """Return types with a known cost above 0, of products on sale; sorted by product."""
-        sold = self.filter(_is_on_sale("product__"), cost__gt=0).select_related("product")
-        return sold.order_by("product__category", "product__name", "product", "cost", "pk")
+        """Return the types that are sold here, of products on sale, with a known cost above 0.
+
+        They are sorted by product.
+        """
+        sold = self.filter(_SOLD, product__is_enabled=True, cost__gt=0)
+        sold = sold.select_related("product__category")
+        by_product = ("product__category__title", "product__name", "product_id")
+        return sold.order_by(*by_product, "cost", "pk")
+
+    def store_prices(self) -> int:
+        """Store the prices by the rule, in ``keeping_prices()``; return how many have changed."""
+        return reprice(self, Shelf.objects.current().terms)
 
 
-class Product(models.Model):
-    """A product of the provider's catalogue, such as a brand's gift cards for one country."""
+class ShelfQuerySet(models.QuerySet["Shelf"]):
+    def current(self) -> Shelf:
+        return self.filter(pk=1).first() or Shelf(pk=1)
+
+
+class Shelf(MarginRow):
+    """What holds for the whole shop: one row.
+
+    The margin is for all types that inherit it. Without a margin, the shop has prices of its own.
+    Prices from margins are rounded up to a multiple of ``round_to`` dinars (0: to whole centimes).
+    A card that would earn less than ``least_margin`` dinars is not for sale. ``stock_buffer``
+    cards of each type are left at the provider.
+    """
+
+    SET_BY_SHOP = ("margin_percent", "margin_fixed", "round_to", "least_margin", "stock_buffer")
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    round_to = models.IntegerField(
+        _("round up to a multiple of"),
+        default=0,
+        validators=[MinValueValidator(0), MaxValueValidator(MOST_ROUNDING)],
+    )
+    least_margin = models.DecimalField(
+        _("least margin"),
+        max_digits=9,
+        decimal_places=2,
+        default=0,
+        validators=[MinValueValidator(0), MaxValueValidator(MOST_FIXED)],
+    )
+    stock_buffer = models.IntegerField(
+        _("stock buffer"),
+        default=0,
+        validators=[MinValueValidator(0), MaxValueValidator(_MOST_BUFFER)],
+    )
+
+    objects = ShelfQuerySet.as_manager()
+
+    class Meta(MarginRow.Meta):
+        verbose_name = _("shop")
+        verbose_name_plural = _("shop")
+        # It is for the categories, products and types, too.
+        default_permissions = ("change",)
+        constraints = (
+            *MarginRow.Meta.constraints,
+            models.CheckConstraint(condition=Q(pk=1), name="giftcards_shelf_one_row"),
+            models.CheckConstraint(
+                condition=Q(
+                    round_to__gte=0,
+                    round_to__lte=MOST_ROUNDING,
+                    least_margin__gte=0,
+                    stock_buffer__gte=0,
+                ),
+                name="giftcards_shelf_values",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return gettext("shop")
+
+    @property
+    def terms(self) -> ShelfTerms:
+        has_function = conf.pricing is not None
+        return ShelfTerms(self.margin, self.round_to, self.least_margin, has_function)
+
+    def scope(self) -> Q:
+        return ~Q(pk=None)
+
+    def store_prices(self) -> None:
+        ProductType.objects.store_prices()
+
+
+class SoldRow(MarginRow):
+    """A row that can be taken off the shelf; its changes of ``is_sold`` are changes of offers."""
+
+    class Meta(MarginRow.Meta):
+        abstract = True
+
+    def store_prices(self) -> None:
+        ProductType.objects.filter(self.scope()).store_prices()
+
+    def _save_with_prices(self, *args: Any, **kwargs: Any) -> None:
+        is_hidden_or_shown = not self._state.adding and "is_sold" in self.unsaved()
+        before = self._offers() if is_hidden_or_shown else []
+        super()._save_with_prices(*args, **kwargs)
+        if not is_hidden_or_shown:
+            return
+        after, now = {kind.pk: kind for kind in self._offers()}, timezone.now()
+        OfferChange.objects.bulk_create(
+            [
+                change
+                for kind in before
+                for change in changes_between(after[kind.pk], kind.offer, at=now)
+            ],
+            batch_size=_BATCH,
+        )
+        # What is sold again is read again soon.
+        Product.objects.filter(pk__in=self.products_of_row()).update(asked_at=None)
+
+    def products_of_row(self) -> Iterable[int]:
+        """Return the keys of the products that this row concerns."""
+        raise NotImplementedError
+
+    def _offers(self) -> list[ProductType]:
+        kinds = ProductType.objects.filter(self.scope())
+        return list(kinds.select_related("product__category"))
+
+
+class CategoryQuerySet(models.QuerySet["Category"]):
+    def named(self, titles: Iterable[str]) -> dict[str, Category]:
+        """Return the category of each title; categories that are new are sold."""
+        keys = {title: _key_of(title) for title in titles}
+        known = {category.key: category for category in self.filter(key__in=keys.values())}
+        for title, key in keys.items():
+            if key not in known:
+                known[key] = self.create(key=key, title=title)
+        return {title: known[key] for title, key in keys.items()}
+
+
+def _key_of(title: str) -> str:
+    return folded(title)[:_LONGEST_TITLE]
+
+
+class Category(SoldRow):
+    """A category of the provider's products.
+
+    Titles that differ only by case are one category. The title is "" for the products without a
+    category. Its products and their types inherit whether they are sold, and the margin.
+    """
+
+    SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed")
+    NAMED = "category"
+
+    title = models.CharField(_("title"), max_length=_LONGEST_TITLE, blank=True, editable=False)
+    # The title for comparisons.
+    key: models.CharField[str, str] = ExactCharField(
+        max_length=_LONGEST_TITLE, unique=True, blank=True, editable=False
+    )
+    is_sold = models.BooleanField(_("sold here"), default=True)
+
+    objects = CategoryQuerySet.as_manager()
+
+    class Meta(SoldRow.Meta):
+        verbose_name = _("category")
+        verbose_name_plural = _("categories")
+        ordering = ("title", "pk")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.title or gettext("Without a category")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self._state.adding:
+            self.key = _key_of(self.title)
+        super().save(*args, **kwargs)
+
+    def scope(self) -> Q:
+        return Q(product__category=self)
+
+    def products_of_row(self) -> Iterable[int]:
+        return list(self.products.order_by().values_list("pk", flat=True))
+
+
+class Product(SoldRow):
+    """A product of the provider's catalogue, such as a brand's gift cards for one country.
+
+    ``is_sold`` and the margin are inherited from the category if they are ``None``.
+    """
+
+    SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed")
+    DECISIVE = ("category", "category_id")
+    NAMED = "product"
 
     product_id: models.CharField[str, str] = ExactCharField(
         _("product"), max_length=100, unique=True, editable=False
     )
     name = models.CharField(_("name"), max_length=200, blank=True, editable=False)
-    category = models.CharField(_("category"), max_length=200, blank=True, editable=False)
+    category = models.ForeignKey(
+        Category,
+        verbose_name=_("category"),
+        on_delete=models.PROTECT,
+        related_name="products",
+        editable=False,
+    )
+    is_sold = models.BooleanField(_("sold here"), null=True, blank=True)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
     # False if the provider does not sell the product, or if the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
@@ -229,27 +444,24 @@ class Product(models.Model):
 
     objects = ProductQuerySet.as_manager()
 
-    class Meta:
+    class Meta(SoldRow.Meta):
         verbose_name = _("product")
         verbose_name_plural = _("products")
-        ordering = ("category", "name", "pk")
+        ordering = ("category__title", "name", "pk")
         default_permissions = ("view",)
-        # The index serves the first page of offers, and the first page of the admin's list.
-        indexes = (
-            models.Index(fields=("category", "name", "id"), name="giftcards_product_sorted"),
-        )
 
     def __str__(self) -> str:
         return self.name or self.product_id
 
     @property
-    def is_skipped(self) -> bool:
-        """True if ``CATALOGUE_SKIP`` leaves out the product's category."""
-        return folded(self.category) in map(folded, conf.catalogue_skip)
+    def is_sold_here(self) -> bool:
+        return self.category.is_sold if self.is_sold is None else self.is_sold
 
-    @property
-    def is_on_sale(self) -> bool:
-        return self.is_enabled and not self.is_skipped
+    def scope(self) -> Q:
+        return Q(product=self)
+
+    def products_of_row(self) -> Iterable[int]:
+        return (self.pk,)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
         """Take over ``columns`` from a catalogue requested at ``at``.
@@ -273,8 +485,21 @@ class Offer(NamedTuple):
     stock: int | None
 
 
-class ProductType(models.Model):
-    """A type of a product: its denomination, what a card costs this account, and the stock."""
+class ProductType(SoldRow):
+    """A type of a product: its denomination, what a card costs this account, and the stock.
+
+    ``price`` is what a customer pays for a card. It follows from ``cost`` by the most specific of
+    these: ``fixed_price``, the margin of the type, the product, the category, ``PRICING``, the
+    shop. It is ``None`` if none gives a price, or if the price would be a loss. ``is_sold`` and the
+    margin are inherited from the product if they are ``None``.
+
+    With ``accepted_loss``, the owner confirms that a card with a fixed price, or a price of
+    ``PRICING``, may be sold for at most as many dinars less than it costs.
+    """
+
+    SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "fixed_price", "accepted_loss")
+    DECISIVE = ("cost", "product", "product_id", "price", "price_source")
+    NAMED = "type"
 
     product = models.ForeignKey(
         Product,
@@ -294,32 +519,54 @@ class ProductType(models.Model):
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     # The time since when answers have not contained the type. NULL if the last one contains it.
     missing_since = models.DateTimeField(null=True, editable=False)
-    # The last price from the function PRICING. NULL if the function returned no usable price, or
-    # does not offer the card.
-    function_price = models.DecimalField(null=True, editable=False, **MONEY)
-    # The dotted path of this function, and the cost for which it was called.
-    priced_by = models.CharField(max_length=255, editable=False, blank=True)
-    priced_cost = models.DecimalField(null=True, editable=False, **MONEY)
-    # The time when the function is to be called next. NULL if it was never called.
+    is_sold = models.BooleanField(_("sold here"), null=True, blank=True)
+    fixed_price = models.DecimalField(
+        _("fixed price"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal("0.01"))],
+        **MONEY,
+    )
+    accepted_loss = models.DecimalField(
+        _("accepted loss"), default=0, validators=[MinValueValidator(0)], **MONEY
+    )
+    # The price by the rule and what has decided about it; see ``rules/prices.py``.
+    price = models.DecimalField(_("price"), null=True, editable=False, **MONEY)
+    price_source = models.CharField(
+        _("source of the price"),
+        max_length=10,
+        choices=PriceSource,
+        default=PriceSource.OWN,
+        blank=True,
+        editable=False,
+    )
+    # The time when the function PRICING is to be called next. NULL if it was not called at this
+    # cost.
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # The time when ``function_price`` or ``priced_cost`` last changed. NULL if neither was ever
-    # set.
+    # The time when the price last changed. NULL if there never was one.
     priced_at = models.DateTimeField(null=True, editable=False)
 
     #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
     available: int | None
-    price: Decimal | None
     #: True if the type is among the offers; set only by the admin.
     is_on_shelf: bool
 
     objects = ProductTypeQuerySet.as_manager()
 
-    class Meta:
+    class Meta(SoldRow.Meta):
         verbose_name = _("type")
         verbose_name_plural = _("types")
         ordering = ("product", "cost", "pk")
         default_permissions = ("view",)
         constraints = (
+            *SoldRow.Meta.constraints,
+            models.CheckConstraint(
+                condition=Q(fixed_price=None) | Q(fixed_price__gt=0),
+                name="giftcards_type_fixed_price",
+            ),
+            models.CheckConstraint(
+                condition=Q(accepted_loss__gte=0), name="giftcards_type_accepted_loss"
+            ),
             models.UniqueConstraint(
                 fields=("product", "type_id"), name="giftcards_type_of_product"
             ),
@@ -335,8 +582,30 @@ class ProductType(models.Model):
         return self.type_id.startswith(_FOR_TESTS)
 
     @property
+    def is_sold_here(self) -> bool:
+        return self.product.is_sold_here if self.is_sold is None else self.is_sold
+
+    @property
+    def terms(self) -> Terms:
+        product = self.product
+        return Terms(
+            cost=self.cost,
+            fixed_price=self.fixed_price,
+            accepted_loss=self.accepted_loss,
+            of_type=self.margin,
+            of_product=product.margin,
+            of_category=product.category.margin,
+        )
+
+    @property
+    def told_price(self) -> Decimal | None:
+        """The price that the function ``PRICING`` gave at this cost."""
+        is_told = self.price_source == PriceSource.FUNCTION and self.pricing_due_at is not None
+        return self.price if is_told else None
+
+    @property
     def offer(self) -> Offer:
-        is_for_sale = self.product.is_on_sale and self.cost
+        is_for_sale = self.product.is_enabled and self.is_sold_here and self.cost
         return Offer(f"{self.product} – {self}", self.cost if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
@@ -344,6 +613,7 @@ class ProductType(models.Model):
 
         ``columns`` is ``None`` if the answer does not list the type.
         """
+        cost = self.cost
         if columns is not None:
             _take(self, columns)
             self.read_at, self.missing_since = at, None
@@ -351,11 +621,29 @@ class ProductType(models.Model):
             self.missing_since = at
         elif at - self.missing_since >= _GONE_AFTER:
             self.cost, self.stock = None, 0
+        if self.cost != cost:
+            self.pricing_due_at = None
+
+    def scope(self) -> Q:
+        return Q(pk=self.pk)
+
+    def products_of_row(self) -> Iterable[int]:
+        return (self.product_id,)
+
+    def _save_with_prices(self, *args: Any, **kwargs: Any) -> None:
+        if self._state.adding or "cost" in self.unsaved():
+            # The function is called again.
+            self.pricing_due_at = None
+            names = kwargs.get("update_fields")
+            if names is not None:
+                kwargs["update_fields"] = {*names, "pricing_due_at"}
+        super()._save_with_prices(*args, **kwargs)
+        super().refresh_from_db(fields=["price", "price_source", "pricing_due_at", "priced_at"])
 
 
 # The columns that a catalogue may change, and the columns that an answer about types may change.
 _LISTED = ("name", "category", "region", "is_enabled", "missing_since")
-_TOLD = ("name", "cost", "stock", "read_at", "missing_since")
+_TOLD = ("name", "cost", "stock", "read_at", "missing_since", "pricing_due_at")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
@@ -400,6 +688,8 @@ class OfferChange(OutboxEntry):
     # If the change is about a price, both values are texts with the decimals.
     old = models.JSONField(null=True)
     new = models.JSONField(null=True)
+    # What a customer paid for a card before the change. NULL if there was no price.
+    price = models.DecimalField(null=True, **MONEY)
 
     objects = OfferChangeQuerySet.as_manager()
 
@@ -452,15 +742,13 @@ def changes_between(
             if old[column] != new[column]
         }
     for each, values in found.items():
-        before_it, after_it = map(_stored, values)
-        yield OfferChange(type=kind, what=each, at=at, old=before_it, new=after_it)
+        before_it, after_it = map(told, values)
+        yield OfferChange(
+            type=kind, what=each, at=at, old=before_it, new=after_it, price=kind.price
+        )
 
 
-def _stored(value: object) -> object:
-    return f"{value:.2f}" if isinstance(value, Decimal) else value
-
-
-def _record_changes_of_products(
+def _follow_changes_of_products(
     changed: Sequence[tuple[Product, Product]], *, at: datetime
 ) -> None:
     pairs = {after.pk: (before, after) for before, after in changed}
@@ -471,6 +759,8 @@ def _record_changes_of_products(
         kind.product = after
         found += changes_between(kind, offer, at=at)
     OfferChange.objects.bulk_create(found, batch_size=_BATCH)
+    moved = [after.pk for before, after in changed if before.category != after.category]
+    ProductType.objects.filter(product__in=moved).store_prices()
 
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):

@@ -88,6 +88,8 @@ class Lease(models.Model):
     #: The lease on the request for the prices of orders on hold. It is not released, so that the
     #: next request comes later.
     ON_HOLD_PRICES = "on hold prices"
+    #: A row for locking prices, not a lease.
+    PRICES = "prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
     #: A row for locking reservations, not a lease.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Self
 
 from django.db import models
@@ -10,6 +11,7 @@ from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
+from giftcards.models.catalogue import ProductType
 from giftcards.models.fields import MONEY, ExactCharField
 from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
@@ -44,6 +46,13 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
     def of_network(self, network: str) -> Self:
         return self.filter(network=_hash(network))
 
+    def price_of(self, reference: str, kind: ProductType) -> Decimal | None:
+        """Return the price at which the type is reserved; ``None`` if it is not."""
+        line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
+        until = ahead("until", timezone.now(), longest=LONGEST)
+        kept = self.filter(until, reference=reference, **line)
+        return kept.values_list("price", flat=True).first()
+
     def forget(self) -> int:
         """Delete some reservations that ended an hour ago or earlier; return the number deleted."""
         over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
@@ -55,8 +64,9 @@ class Reservation(models.Model):
     """Cards of one type that count as taken until ``until``, or until the order is placed.
 
     ``reference`` is the reference that the order will have. ``cost`` is what the provider charged
-    for a card, in dinars, when the reservation was made; ``None`` if unknown. ``left`` is the total
-    time by which the reservation can still be extended.
+    for a card, in dinars, when the reservation was made; ``None`` if unknown. ``price`` is what the
+    customer pays for a card until then; ``None`` if the shop sets prices elsewhere. ``left`` is the
+    total time by which the reservation can still be extended.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -64,6 +74,7 @@ class Reservation(models.Model):
     type_id: models.CharField[str, str] = ExactCharField(max_length=100)
     quantity = models.PositiveIntegerField()
     cost = models.DecimalField(null=True, **MONEY)
+    price = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
     left = models.DurationField()
     # A keyed hash of the shop's name for the customer; "" if the shop gave no name.

@@ -16,8 +16,17 @@ from oscar.core.loading import get_model
 
 from giftcards.catalogue import offers, stale_after
 from giftcards.conf import CURRENCY
-from giftcards.conf import conf as core
-from giftcards.models import Lease, OfferChange, Order, ProductType, ProviderState, Reservation
+from giftcards.models import (
+    Category,
+    Lease,
+    OfferChange,
+    Order,
+    ProductType,
+    ProviderState,
+    Reservation,
+    Shelf,
+)
+from giftcards.models import Product as ProviderProduct
 from giftcards.models.orders import MAX_QUANTITY
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.oscar.lines import PARTNER_CODE, StockRecord, ids_of, sku_of, stock_records
@@ -45,7 +54,8 @@ _BATCH = 1_000
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Update the stock records of cards whose offer has changed since the last run.
 
-    After a change of a setting about the shelf, and once a day, all stock records are written.
+    After a change of what is sold or of the stock buffer, and once a day, all stock records are
+    written.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -75,8 +85,11 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """A fingerprint of the settings that decide which cards are on the shelf, and their prices."""
-    decisive = (core.pricing, core.catalogue_skip, core.stock_buffer)
+    """A fingerprint of what decides which cards are on the shelf, beside their prices."""
+    decisive: list[object] = [Shelf.objects.current().stock_buffer]
+    for rows in (Category.objects, ProviderProduct.objects, ProductType.objects):
+        decided = rows.exclude(is_sold=None).order_by("pk")
+        decisive.append(list(decided.values_list("pk", "is_sold")))
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:12]
 
 
@@ -224,7 +237,7 @@ def _create(kind: ProductType) -> None:
         product_class=product_class,
         title=kind.offer.name[: Product._meta.get_field("title").max_length],  # noqa: SLF001
     )
-    product.categories.add(create_from_breadcrumbs(kind.product.category or _CATEGORY))
+    product.categories.add(create_from_breadcrumbs(kind.product.category.title or _CATEGORY))
     StockRecord.objects.create(
         product=product,
         partner=partner,

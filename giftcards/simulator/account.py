@@ -52,7 +52,7 @@ CATALOGUE: Mapping[str, Product] = {
     "507f1f77bcf86cd799439012": Product(
         "Steam", "GLOBAL", {"type_101": Denomination("Steam 5 USD", Decimal("1250.50"))}
     ),
-    # A shop of gift cards leaves this category out with CATALOGUE_SKIP.
+    # A shop of gift cards does not sell this category.
     "507f1f77bcf86cd799439013": Product(
         "Mobilis",
         "DZ",

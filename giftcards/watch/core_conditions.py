@@ -231,7 +231,19 @@ def _is_low(standing: Standing) -> Finding | None:
 
 
 def _moves(_standing: Standing) -> Sequence[QuerySet[OfferChange]]:
-    return [OfferChange.objects.filter(since_yesterday())]
+    return [OfferChange.objects.filter(since_yesterday(OfferChange.What.PRICE))]
+
+
+def _news(_standing: Standing) -> Sequence[QuerySet[OfferChange]]:
+    return [OfferChange.objects.filter(since_yesterday(OfferChange.What.NEW))]
+
+
+def _are_new(changes: QuerySet[OfferChange]) -> Finding | None:
+    return Finding.of_rows(
+        len(changes.order_by().values("type__product").distinct()[: MOST + 1]),
+        one="1 product has new types since yesterday.",
+        many="%s products have new types since yesterday.",
+    )
 
 
 def _have_moved(changes: QuerySet[OfferChange]) -> Finding | None:
@@ -480,6 +492,22 @@ CONDITIONS: Sequence[Condition] = [
         ended=_("No price has changed since yesterday."),
         page=_PRODUCTS,
         query="?price=changed",
+    ),
+    Condition(
+        code="products_new",
+        holds="a product of the provider is new since yesterday, or has a new type.",
+        severity=Severity.NOTE,
+        permission="giftcards.view_product",
+        judge=OfRows(_news, _are_new),
+        headline=ngettext_lazy(
+            "%(count)s product has new cards since yesterday",
+            "%(count)s products have new cards since yesterday",
+            "count",
+        ),
+        remedy=_("Check their prices, and whether you want to sell them."),
+        ended=_("No product is new since yesterday."),
+        page=_PRODUCTS,
+        query="?price=new",
     ),
     Condition(
         code="encryption_keys",

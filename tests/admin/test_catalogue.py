@@ -12,11 +12,11 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.catalogue import offers
+from giftcards.catalogue import keep_prices, offers
 from giftcards.models import OfferChange, Product, ProductType
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
-from tests.builders import make_offer, make_order
+from tests.builders import make_offer, make_order, set_rule, set_shelf
 from tests.pages import plain, read, sign_in, text
 from tests.stage import ago
 
@@ -36,11 +36,11 @@ def page(kind: ProductType) -> str:
     return f"{LIST}{kind.product_id}/change/"
 
 
-def move(kind: ProductType, old: Any, new: Any, *, days: int = 0) -> None:
-    """The provider has changed the price of the type so many days ago."""
+def move(kind: ProductType, old: Any, new: Any, *, days: int = 0, price: Any = None) -> None:
+    """The provider has changed the cost of the type so many days ago; customers paid ``price``."""
     at = timezone.now() - timedelta(days=days)
     old, new = (None if price is None else f"{price:.2f}" for price in (old, new))
-    OfferChange.objects.create(type=kind, what="price", old=old, new=new, at=at)
+    OfferChange.objects.create(type=kind, what="price", old=old, new=new, at=at, price=price)
 
 
 def fail(kind: ProductType) -> Decimal:
@@ -62,41 +62,42 @@ def fail(kind: ProductType) -> Decimal:
 def test_who_may_see_costs_sees_the_margin(
     set_conf: Conf, permissions: list[str], pricing: Any, seen: list[str], unseen: list[str]
 ) -> None:
-    set_conf(PRICING=pricing)
-    html = look(sign_in("view_product", *permissions), page(make_offer()))
+    set_rule(set_conf, pricing)
+    kind = make_offer()
+    keep_prices()
+    html = look(sign_in("view_product", *permissions), page(kind))
     assert [each for each in seen if each not in html] == []
     assert [each for each in unseen if each in html.replace("540 DA", "", not seen)] == []
 
 
-# For each reason: the settings, the product, the type, and whether it is on the shelf.
+# For each reason: the shop's values, the product, the type, and whether it is on the shelf.
 SHELF: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = {
     "in stock": ({}, {}, {}, True),
-    "stock unknown": ({"STOCK_BUFFER": 9}, {}, {"stock": None}, True),
-    "another category skipped": ({"CATALOGUE_SKIP": ["Music"]}, {}, {}, True),
-    "more than is to be left": ({"STOCK_BUFFER": 9}, {}, {"stock": 10}, True),
-    "priced by the rule": ({"PRICING": RULE}, {}, {}, True),
+    "stock unknown": ({"stock_buffer": 9}, {}, {"stock": None}, True),
+    "more than is to be left": ({"stock_buffer": 9}, {}, {"stock": 10}, True),
+    "priced by the rule": (RULE, {}, {}, True),
     "disabled": ({}, {"is_enabled": False}, {}, False),
-    "category skipped": ({"CATALOGUE_SKIP": ["gaming"]}, {}, {}, False),
-    "no more than is to be left": ({"STOCK_BUFFER": 10}, {}, {"stock": 10}, False),
+    "product hidden": ({}, {"is_sold": False}, {}, False),
+    "type hidden": ({}, {}, {"is_sold": False}, False),
+    "no more than is to be left": ({"stock_buffer": 10}, {}, {"stock": 10}, False),
     "sold out": ({}, {}, {"stock": 0}, False),
     "without a price": ({}, {}, {"cost": None}, False),
     "read long ago": ({}, {}, {"read_at": ago(8 * 24 * 3600)}, False),
-    "taken off by the rule": ({"PRICING": {**RULE, "least_margin": 400}}, {}, {}, False),
-    "not priced yet": ({"PRICING": f"{__name__}.fail"}, {}, {}, False),
+    "taken off by the rule": ({**RULE, "least_margin": 400}, {}, {}, False),
+    "at a loss": ({}, {}, {"fixed_price": 480}, False),
 }
 
 
-@pytest.mark.parametrize(("conf", "product", "values", "is_on_shelf"), SHELF.values(), ids=SHELF)
+@pytest.mark.parametrize(("shelf", "product", "values", "is_on_shelf"), SHELF.values(), ids=SHELF)
 def test_the_list_its_filter_and_the_page_agree_with_the_shelf(
-    set_conf: Conf,
-    conf: dict[str, Any],
+    shelf: dict[str, Any],
     product: dict[str, Any],
     values: dict[str, Any],
     is_on_shelf: bool,
 ) -> None:
-    set_conf(**conf)
+    set_shelf(**shelf)
     kind = make_offer(**values)
-    Product.objects.update(**{"name": "PlayStation", "category": "Gaming", **product})
+    Product.objects.update(**{"name": "PlayStation", **product})
     staff = sign_in("view_product")
     assert offers().exists() == is_on_shelf
     for choice, is_listed in (("yes", is_on_shelf), ("no", not is_on_shelf)):
@@ -116,13 +117,13 @@ def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_
         assert count in text(html)
 
 
-def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Conf) -> None:
-    set_conf(PRICING=RULE)
+def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin() -> None:
+    set_shelf(**RULE)
     kind = make_offer(cost=Decimal(530))
-    move(kind, 480, 490)
-    move(kind, 490, 530)
+    move(kind, 480, 490, price=530)
+    move(kind, 490, 530, price=540)
     dear = make_offer("type_002", name="PSN 100 DA", cost=Decimal(110))
-    move(dear, 400, 110)
+    move(dear, 400, 110, price=440)
     same = make_offer("type_003", name="PSN 900 DA", cost=Decimal(900))
     move(same, 900, 910)
     move(same, 910, 900)
@@ -133,13 +134,14 @@ def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin(set_conf: Con
     assert "PSN 100 DA: 400 DA → 110 DA" in html
     assert "Margin: 40 DA → off the shelf." in html
     assert "PSN 900 DA: " not in html
-    set_conf(PRICING=None)
+    OfferChange.objects.update(price=None)
+    set_shelf(margin_percent=None)
     assert "Margin" not in look(boss, page(kind))
     assert "noticed on" not in look(sign_in("view_product"), page(kind))
 
 
-def test_what_is_not_known_of_a_product_is_shown_as_a_dash(set_conf: Conf) -> None:
-    set_conf(PRICING=RULE)
+def test_what_is_not_known_of_a_product_is_shown_as_a_dash() -> None:
+    set_shelf(**RULE)
     kind = make_offer(cost=None, read_at=None)
     Product.objects.update(types_read_at=None)
     shown = look(sign_in("view_product", "view_cost"), page(kind))
@@ -176,9 +178,9 @@ def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> N
     ],
 )
 def test_staff_are_told_of_prices_that_changed(
-    set_conf: Conf, moves: list[tuple[int, int, int]], sentence: str, detail: str
+    moves: list[tuple[int, int, int]], sentence: str, detail: str
 ) -> None:
-    set_conf(PRICING=RULE)
+    set_shelf(**RULE)
     for number, (old, new, days) in enumerate(moves):
         move(make_offer(f"type-{number}", cost=Decimal(new)), old, new, days=days)
     finding = CONDITIONS["costs_changed"].judge(Standing())
@@ -186,11 +188,25 @@ def test_staff_are_told_of_prices_that_changed(
     assert (finding.explain() if finding else "") == detail
 
 
-@pytest.mark.parametrize("why", ["", "disabled", "skipped"])
-def test_a_price_of_what_is_not_sold_any_more_has_not_moved(set_conf: Conf, why: str) -> None:
+def test_staff_are_told_of_new_products_and_find_them() -> None:
+    assert CONDITIONS["products_new"].judge(Standing()) is None
+    now = timezone.now()
+    for name, days in (("new", 0), ("old", 3)):
+        kind = make_offer(product_id=name)
+        Product.objects.filter(product_id=name).update(name=f"Product {name}")
+        at = now - timedelta(days=days)
+        OfferChange.objects.create(type=kind, what="new", new="490.00", at=at)
+    finding = CONDITIONS["products_new"].judge(Standing())
+    assert finding is not None
+    assert finding.sentence == "1 product has new types since yesterday."
+    html = look(sign_in("view_product"), f"{LIST}?price=new")
+    assert ("Product new" in html, "Product old" in html) == (True, False)
+
+
+@pytest.mark.parametrize("why", ["", "disabled", "hidden"])
+def test_a_price_of_what_is_not_sold_any_more_has_not_moved(why: str) -> None:
     kind = make_offer()
     move(kind, 480, 490)
-    Product.objects.update(is_enabled=why != "disabled", category="Gaming")
-    set_conf(CATALOGUE_SKIP=["Gaming"] if why == "skipped" else [])
+    Product.objects.update(is_enabled=why != "disabled", is_sold=why != "hidden")
     html = look(sign_in("view_product", "view_cost"), page(kind))
     assert ("480 DA → 490 DA" in html) == (why == "")

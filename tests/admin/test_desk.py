@@ -152,6 +152,7 @@ def test_every_condition_of_the_core_that_staff_are_told_of_is_tried_here_or_els
         "encryption_keys",
         "balance",
         "costs_changed",
+        "products_new",
         "reference_refused",
     }
     told = {each.code for each in CORE if each.headline and each.is_on_start_page}

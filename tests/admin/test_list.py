@@ -19,7 +19,7 @@ from giftcards.models import Order, OrderTerm, Product
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
+from tests.builders import PRICE, PRODUCT, TYPE, build_guide_order, category, make_guide_order
 from tests.pages import LIST, count_queries, element, orders, read, references, rows, sign_in, text
 
 pytestmark = pytest.mark.django_db
@@ -422,8 +422,8 @@ def test_the_list_filters_by_environment(boss: Client) -> None:
 
 def test_the_list_filters_by_the_products_of_the_catalogue_by_name(boss: Client) -> None:
     now = timezone.now()
-    Product.objects.create(product_id="p-2", name="Steam", listed_at=now)
-    Product.objects.create(product_id=PRODUCT, name="PSN <US>", listed_at=now)
+    Product.objects.create(product_id="p-2", name="Steam", category=category(), listed_at=now)
+    Product.objects.create(product_id=PRODUCT, name="PSN <US>", category=category(), listed_at=now)
     make_guide_order(reference="web-1")
     make_guide_order(reference="web-2", product_id="p-2")
     shown = filters(read(boss.get(LIST)))["Product"]
@@ -444,7 +444,12 @@ def test_a_product_that_the_catalogue_does_not_name_is_shown_once_it_is_asked_fo
 
 def test_of_a_large_catalogue_only_the_product_that_is_asked_for_is_offered(boss: Client) -> None:
     Product.objects.bulk_create(
-        Product(product_id=f"p-{number}", name=f"Product {number}", listed_at=timezone.now())
+        Product(
+            product_id=f"p-{number}",
+            name=f"Product {number}",
+            category=category(),
+            listed_at=timezone.now(),
+        )
         for number in range(101)
     )
     make_guide_order(reference="web-1", product_id="p-7")

@@ -23,7 +23,7 @@ from giftcards.models.orders import OF_GIFT
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE
+from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE, category, hide
 from tests.pages import (
     ADD,
     FORM,
@@ -198,8 +198,9 @@ def read_in(simulator: Simulator) -> Simulator:
     """Catalogue and balance were read a moment ago; the provider goes on answering."""
     now = timezone.now()
     read = {"listed_at": now, "types_read_at": now, "asked_at": now}
+    hide("Mobile & Internet")
     for key, sold in simulator.catalogue.items():
-        named = {"product_id": key, "name": sold.title, "category": sold.category}
+        named = {"product_id": key, "name": sold.title, "category": category(sold.category)}
         product = Product.objects.create(**named, **read)
         for type_id, kind in sold.types.items():
             values = {"name": kind.name, "cost": kind.price, "stock": kind.stock}

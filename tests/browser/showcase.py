@@ -25,7 +25,7 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, claim, settled
+from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, category, claim, settled
 from tests.delivery.staff import link, message, visit
 from tests.stage import record_order
 
@@ -95,7 +95,7 @@ def _read_catalogue() -> None:
     product = Product.objects.create(
         product_id=PRODUCT,
         name="PlayStation Network",
-        category="Gaming",
+        category=category("Gaming"),
         listed_at=now,
         types_read_at=now,
     )

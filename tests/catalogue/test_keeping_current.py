@@ -31,7 +31,7 @@ from giftcards.models import (
 from giftcards.signals import offer_changed
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
-from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.builders import PRODUCT, TYPE, category, hide, make_offer, make_order
 from tests.stage import PROVIDER, ago, hold_lease, run_sweep
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -123,18 +123,18 @@ class TestReading:
         keep()
         assert asked(simulator) == ["catalog", "p"] * (2 if minutes else 0)
 
-    def test_a_category_that_is_skipped_is_listed_and_neither_read_nor_gone(
-        self, simulator: Simulator, set_conf: Callable[..., None]
+    def test_a_category_that_is_not_sold_is_listed_and_neither_read_nor_gone(
+        self, simulator: Simulator
     ) -> None:
-        set_conf(CATALOGUE_SKIP=[])
         top_ups = SoldProduct("Q", "DZ", {"b": CARD}, category="Mobile & Internet")
         simulator.catalogue = ONE | {"q": top_ups}
         keep()
         assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a", "b"]
         changes()
-        set_conf(CATALOGUE_SKIP=["  mobile &  INTERNET "])
-        # At once, and although it sells.
+        hidden = hide("mobile & INTERNET")
+        # At once, although it sells; and who follows the offers is told.
         assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a"]
+        assert changes() == [("b", "gone", Decimal(490), None)]
         sell("q")
         asked(simulator)
         for _hour in range(3):
@@ -143,18 +143,21 @@ class TestReading:
         assert changes() == []
         product = Product.objects.get(product_id="q")
         assert (product.is_enabled, product.missing_since) == (True, None)
-        # Without the setting, it is sold again once it was read.
-        set_conf(CATALOGUE_SKIP=[])
+        # When it is sold again, it is read first, and is then on the shelf.
         pass_time(hours=24)
+        hidden.is_sold = True
+        hidden.save()
+        assert changes() == [("b", "back", None, Decimal(490))]
         assert not offers().exists()
         keep()
+        assert asked(simulator) == ["catalog", "q", "p"]
         assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a", "b"]
         assert changes() == []
 
-    def test_a_product_that_moves_to_a_category_that_is_skipped_is_gone(
-        self, known: None, simulator: Simulator, set_conf: Callable[..., None]
+    def test_a_product_that_moves_to_a_category_that_is_not_sold_is_gone(
+        self, known: None, simulator: Simulator
     ) -> None:
-        set_conf(CATALOGUE_SKIP=["Mobile & Internet"])
+        hide("Mobile & Internet")
         changes()
         simulator.catalogue = {"p": SoldProduct("P", "DZ", {"a": CARD}, "MOBILE & INTERNET")}
         keep_an_hour_later()
@@ -246,7 +249,7 @@ class TestReading:
     def test_a_product_that_cannot_be_read_is_asked_for_again_with_the_next_list(
         self, known: None, simulator: Simulator
     ) -> None:
-        Product.objects.create(product_id="x", listed_at=timezone.now())
+        Product.objects.create(product_id="x", category=category(), listed_at=timezone.now())
         asked(simulator)
         for _minute in range(3):
             keep()

@@ -14,13 +14,23 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, Max, Sum
 from django.utils import timezone, translation
 
-from giftcards.catalogue import check_offer, offers, price_on_shelf, reserve
+from giftcards.catalogue import check_offer, offers, reserve
 from giftcards.exceptions import NotForSale
 from giftcards.models import ApiKey, Order, Product, ProductType, ProviderState, Reservation
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import PRICE, PRODUCT, TYPE, make_offer, make_order
+from tests.builders import (
+    PRICE,
+    PRODUCT,
+    TYPE,
+    category,
+    hide,
+    make_offer,
+    make_order,
+    set_rule,
+    set_shelf,
+)
 from tests.stage import PROVIDER, ago, fill_catalogue, prove_key, refuse_key
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -94,7 +104,7 @@ class TestOffers:
         assert not offers().exists()
 
     @pytest.mark.parametrize(
-        ("title", "category", "is_skipped"),
+        ("title", "other", "is_same"),
         [
             ("Mobile & Internet", "MOBILE & internet", True),
             ("Mobile", "Mobile & Internet", False),
@@ -105,23 +115,51 @@ class TestOffers:
             ("Gaming", "", False),
         ],
     )
-    def test_a_category_that_is_skipped_is_off_the_shelf(
-        self, offer: None, set_conf: Conf, title: str, category: str, is_skipped: bool
+    def test_a_category_has_one_row_however_its_title_is_written(
+        self, offer: None, title: str, other: str, is_same: bool
     ) -> None:
-        Product.objects.update(category=category)
-        set_conf(CATALOGUE_SKIP=["Others", title], PRICING={"margin_percent": 10})
-        assert offers().exists() != is_skipped
-        assert (price_on_shelf(ProductType.objects.get()) is None) == is_skipped
-        assert refusal() == ("delisted" if is_skipped else "")
+        Product.objects.update(category=category(title))
+        hide(other)
+        assert offers().exists() != is_same
+        assert refusal() == ("delisted" if is_same else "")
+
+    @pytest.mark.parametrize(
+        ("of_category", "of_product", "of_type", "is_offered"),
+        [
+            (True, None, None, True),
+            (False, None, None, False),
+            (False, True, None, True),
+            (True, False, None, False),
+            (True, True, False, False),
+            (False, False, True, True),
+            (False, None, True, True),
+        ],
+    )
+    def test_the_most_specific_value_says_whether_a_type_is_sold_here(
+        self, of_category: bool, of_product: Any, of_type: Any, is_offered: bool
+    ) -> None:
+        kind = make_offer()
+        for row, value in (
+            (kind.product.category, of_category),
+            (kind.product, of_product),
+            (kind, of_type),
+        ):
+            row.is_sold = value
+            row.save()
+        assert offers().exists() == is_offered
+        assert refusal() == ("" if is_offered else "delisted")
+        # Other types of a product that is sold may be on sale.
+        is_read = is_offered or of_product is True
+        assert Product.objects.on_sale().exists() == is_read
 
     @pytest.mark.parametrize(
         ("stock", "least", "available"),
         [(10, 0, 8), (10, 3, 5), (10, 8, None), (10, 9, None), (None, 9, None)],
     )
     def test_the_least_stock_is_left_at_the_provider(
-        self, set_conf: Conf, stock: int | None, least: int, available: int | None
+        self, stock: int | None, least: int, available: int | None
     ) -> None:
-        set_conf(STOCK_BUFFER=least)
+        set_shelf(stock_buffer=least)
         make_offer(stock=stock)
         order(Status.PENDING)
         wanted = [] if stock and available is None else [available]
@@ -257,7 +295,7 @@ class TestCheck:
     def test_what_the_rule_takes_off_the_shelf_has_no_price(
         self, offer: None, set_conf: Conf, pricing: dict[str, Any], sale: dict[str, Any], code: str
     ) -> None:
-        set_conf(PRICING=pricing)
+        set_rule(set_conf, pricing)
         assert refusal(**sale) == code
 
     @pytest.mark.parametrize(
@@ -376,21 +414,22 @@ class TestCheck:
         assert "880 DA" in plain(str(refused.value))
 
     @pytest.mark.parametrize(
-        ("values", "told"),
+        ("buffer", "told"),
         [
             (
-                {"STOCK_BUFFER": 7},
+                7,
                 "3 cards are left of those in stock, less open orders and reservations. Your"
-                " settings leave 7 more at the provider.",
+                " stock buffer leaves 7 more at the provider.",
             ),
-            ({"CATALOGUE_SKIP": ["gaming"]}, "Your settings leave out this card's category."),
+            (0, "Your shop does not sell this card."),
         ],
     )
-    def test_staff_read_which_setting_keeps_a_card_from_being_sold(
-        self, offer: None, set_conf: Conf, values: dict[str, Any], told: str
+    def test_staff_read_which_value_keeps_a_card_from_being_sold(
+        self, offer: None, buffer: int, told: str
     ) -> None:
-        Product.objects.update(category="Gaming")
-        set_conf(**values)
+        set_shelf(stock_buffer=buffer)
+        if not buffer:
+            hide("")
         with pytest.raises(NotForSale) as refused:
             check_offer(PRODUCT, TYPE, 4)
         assert plain(str(refused.value)) == f"PlayStation – PSN 500 DA: {told}"

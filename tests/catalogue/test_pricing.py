@@ -1,4 +1,4 @@
-"""The shop's prices by the rule in PRICING, computed here and by the database."""
+"""The shop's prices: stored with each cost and margin, and by the shop's function."""
 
 from __future__ import annotations
 
@@ -8,31 +8,43 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from giftcards.catalogue import (
     check_offer,
+    inherited,
     keep_current,
     keep_prices,
     offers,
-    price_of,
+    preview,
     quote,
     reserve,
+    save_rows,
 )
 from giftcards.exceptions import NotForSale
-from giftcards.models import ProductType
+from giftcards.models import Product, ProductType, Reservation, Shelf, ShelfChange
+from giftcards.rules.prices import (
+    Margin,
+    NoPrice,
+    PriceSource,
+    ShelfTerms,
+    Terms,
+    find_price,
+)
 from giftcards.simulator import Simulator
-from tests.builders import PRODUCT, make_offer
+from tests.builders import PRODUCT, TYPE, make_offer, set_rule, set_shelf
 from tests.laws import examples
+from tests.stage import ago
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 Conf = Callable[..., None]
-TWENTY = {"margin_percent": 20}
 
 
 def by_category(kind: ProductType) -> Decimal | None:
@@ -108,12 +120,12 @@ async def coroutine() -> int:
     ],
 )
 def test_price_by_rule(set_conf: Conf, rule: Any, cost: str | None, price: str | None) -> None:
-    set_conf(PRICING=rule)
+    set_rule(set_conf, rule)
     kind = make_offer(cost=None if cost is None else Decimal(cost))
-    wanted = None if price is None else Decimal(price)
-    kind.refresh_from_db()
-    assert price_of(kind) == wanted
     keep_prices()
+    kind.refresh_from_db()
+    wanted = None if price is None else Decimal(price)
+    assert kind.price == wanted
     is_on_shelf = bool(kind.cost) and (rule is None or wanted is not None)
     assert [offer.price for offer in offers()] == [wanted] * is_on_shelf
 
@@ -128,14 +140,243 @@ def test_rule_of_the_shop_takes_a_product_off_the_shelf(set_conf: Conf) -> None:
     assert [offer.type_id for offer in offers()] == ["type_001"]
 
 
-def test_offers_can_be_sorted_and_chosen_by_price(set_conf: Conf) -> None:
-    set_conf(PRICING={"margin_percent": 10, "round_to": 10})
+def test_offers_can_be_sorted_and_chosen_by_price() -> None:
+    set_shelf(margin_percent=10, round_to=10)
     make_offer("a", cost=Decimal(100))
     make_offer("b", cost=Decimal(900))
     make_offer("c", cost=Decimal(400))
     dearest_first = offers().order_by("-price").values_list("type_id", "price")
     assert list(dearest_first) == [("b", 990), ("c", 440), ("a", 110)]
     assert offers().filter(price__lte=440).count() == 2
+
+
+# For each edit of a shop with a margin of 10 %: the values, the price of 490 DA, and its source.
+EDITS: dict[str, tuple[dict[str, dict[str, Any]], Decimal | None, str]] = {
+    "nothing": ({}, Decimal(539), "shelf"),
+    "the shop": ({"shelf": {"margin_percent": 20}}, Decimal(588), "shelf"),
+    "the category": ({"category": {"margin_fixed": 60}}, Decimal(550), "category"),
+    "the product": (
+        {"category": {"margin_fixed": 60}, "product": {"margin_fixed": 50}},
+        Decimal(540),
+        "product",
+    ),
+    "the type": (
+        {"product": {"margin_fixed": 50}, "type": {"margin_percent": 0}},
+        Decimal(490),
+        "type",
+    ),
+    "a fixed price": (
+        {"type": {"fixed_price": Decimal("499.90"), "margin_fixed": 1}},
+        Decimal("499.90"),
+        "fixed",
+    ),
+    # Neither the rounding nor the least margin are for it.
+    "a fixed price of the cost": (
+        {"shelf": {"round_to": 50, "least_margin": 20}, "type": {"fixed_price": 490}},
+        Decimal(490),
+        "fixed",
+    ),
+    "a loss": ({"type": {"fixed_price": 480}}, None, "fixed"),
+    "a loss that was accepted": (
+        {"type": {"fixed_price": 480, "accepted_loss": 10}},
+        Decimal(480),
+        "fixed",
+    ),
+    "a larger loss than was accepted": (
+        {"type": {"fixed_price": 479, "accepted_loss": 10}},
+        None,
+        "fixed",
+    ),
+    "a cost": ({"type": {"cost": Decimal(500)}}, Decimal(550), "shelf"),
+    "an unknown cost": ({"type": {"cost": None}}, None, "shelf"),
+    "a cost above the fixed price": (
+        {"type": {"fixed_price": 495, "cost": Decimal("495.01")}},
+        None,
+        "fixed",
+    ),
+}
+
+
+def rows_of(kind: ProductType) -> dict[str, Any]:
+    return {
+        "shelf": Shelf.objects.current(),
+        "category": kind.product.category,
+        "product": kind.product,
+        "type": kind,
+    }
+
+
+def assert_priced_alike() -> None:
+    """The stored price of each type is the rule's, from what is stored of its cost and margins."""
+    shelf = Shelf.objects.current().terms
+    for kind in ProductType.objects.select_related("product__category"):
+        found = find_price(kind.terms, shelf, told=kind.told_price)
+        assert (kind.price, kind.price_source) == (found.price, found.source)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("how", ["saved", "updated"])
+def test_each_value_reaches_the_price(edit: str, how: str) -> None:
+    set_shelf(margin_percent=10)
+    kind = make_offer()
+    values, price, source = EDITS[edit]
+    for name, columns in values.items():
+        row = rows_of(ProductType.objects.get())[name]
+        if how == "saved":
+            for column, value in columns.items():
+                setattr(row, column, value)
+            row.save()
+        else:
+            type(row).objects.update(**columns)
+    if how == "updated":
+        keep_prices()
+    kind.refresh_from_db()
+    assert (kind.price, kind.price_source) == (price, source)
+    is_dear = kind.cost is not None and price is not None and price < kind.cost
+    assert offers().exists() == (price is not None)
+    if is_dear:
+        check_offer(PRODUCT, TYPE, 2, sale_price=price)
+        with pytest.raises(NotForSale):
+            check_offer(PRODUCT, TYPE, 2, sale_price=price - 1)
+
+
+WRONG: dict[str, dict[str, dict[str, Any]]] = {
+    "a margin below zero": {"category": {"margin_percent": -1}},
+    "a huge margin": {"product": {"margin_percent": Decimal("1000.01")}},
+    "a huge margin in dinars": {"shelf": {"margin_fixed": 1_000_001}},
+    "two margins": {"type": {"margin_percent": 1, "margin_fixed": 1}},
+    "a price of 0": {"type": {"fixed_price": 0}},
+    "a huge price": {"type": {"fixed_price": 10**12}},
+    "a loss below zero": {"type": {"accepted_loss": -1}},
+    "a rounding below zero": {"shelf": {"round_to": -1}},
+    "a least margin below zero": {"shelf": {"least_margin": -1}},
+    "a buffer below zero": {"shelf": {"stock_buffer": -1}},
+    "three decimals": {"type": {"fixed_price": Decimal("500.001")}},
+}
+# The database would store these, or has types that do not hold them.
+NOT_CONSTRAINED = {"a huge price", "three decimals"}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_value_that_cannot_be_meant_is_refused(wrong: str) -> None:
+    set_shelf(margin_percent=10)
+    [(name, values)] = WRONG[wrong].items()
+    row = rows_of(make_offer())[name]
+    for column, value in values.items():
+        setattr(row, column, value)
+    with pytest.raises(ValidationError):
+        save_rows([row], by="amina")
+    if wrong not in NOT_CONSTRAINED:
+        with pytest.raises(IntegrityError), transaction.atomic():
+            type(row).objects.update(**values)
+    assert ProductType.objects.get().price == 539
+    assert ShelfChange.objects.count() == 1
+
+
+def test_of_two_people_who_edit_the_same_margin_the_second_is_told() -> None:
+    set_shelf(margin_percent=10)
+    kind = make_offer()
+    mine, theirs = (Product.objects.get(), Product.objects.get())
+    theirs.margin_fixed = Decimal(20)
+    save_rows([theirs], by="karim")
+    mine.margin_fixed = Decimal(30)
+    with pytest.raises(ValidationError, match="Somebody else has changed this"):
+        save_rows([kind.product.category, mine], by="amina")
+    # Another value of the same row is left as it was stored.
+    again = Product.objects.get()
+    Product.objects.update(name="Other")
+    again.margin_fixed = Decimal(40)
+    save_rows([again], by="amina")
+    assert Product.objects.get().name == "Other"
+    assert ProductType.objects.get().price == 530
+
+
+def test_each_change_is_recorded_with_who_and_what() -> None:
+    kind = make_offer()
+    kind.fixed_price = Decimal(600)
+    kind.save(by="amina")
+    kind.fixed_price, kind.is_sold = Decimal(610), False
+    kind.save(by="karim")
+    # A cost is the provider's.
+    kind.cost = Decimal(500)
+    kind.save()
+    set_shelf(stock_buffer=3)
+    changes = ShelfChange.objects.values_list("type", "what", "old", "new", "by")
+    assert [*changes] == [
+        (kind.pk, "fixed_price", None, "600.00", "amina"),
+        (kind.pk, "is_sold", None, False, "karim"),
+        (kind.pk, "fixed_price", "600.00", "610.00", "karim"),
+        (None, "stock_buffer", 0, 3, ""),
+    ]
+
+
+def test_a_preview_says_what_a_change_would_do_and_saves_nothing() -> None:
+    set_shelf(margin_percent=10, least_margin=30)
+    cheap, dear = make_offer("cheap", cost=Decimal(400)), make_offer("dear", cost=Decimal(900))
+    make_offer("fixed", fixed_price=500)
+    make_offer("unknown", cost=None)
+    make_offer("other", product_id="other")
+    games = dear.product
+    games.margin_percent = Decimal(5)
+    dear.fixed_price = Decimal(890)
+    found = preview([games, dear])
+    assert [(each.kind.type_id, each.old_price, *each[2:5]) for each in found] == [
+        ("cheap", Decimal(440), None, PriceSource.PRODUCT, NoPrice.MARGIN),
+        ("dear", Decimal(990), None, PriceSource.FIXED, NoPrice.LOSS),
+    ]
+    assert [each.is_below_cost for each in found] == [False, True]
+    dear.is_sold = False
+    assert [(each.was_sold, each.is_sold) for each in preview([dear])] == [(True, False)]
+    shelf = Shelf.objects.current()
+    shelf.margin_percent = Decimal(20)
+    assert [each.new_price for each in preview([shelf])] == [480, 1_080, 588]
+    assert preview([]) == preview([cheap]) == []
+    assert ProductType.objects.get(type_id="dear").price == 990
+
+
+def test_what_an_empty_field_inherits_is_told_with_its_source(set_conf: Conf) -> None:
+    set_shelf(margin_percent=10)
+    kind = make_offer()
+    kind.product.margin_fixed = Decimal(5)
+    kind.product.save()
+    kind = ProductType.objects.get()
+    assert inherited(kind) == (PriceSource.PRODUCT, Margin(None, Decimal(5)))
+    assert inherited(kind.product) == (PriceSource.SHELF, Margin(Decimal(10), None))
+    set_conf(PRICING=f"{__name__}.at_a_loss")
+    assert inherited(kind.product.category)[0] == PriceSource.FUNCTION
+
+
+def test_a_reservation_keeps_its_price() -> None:
+    set_shelf(margin_percent=10)
+    kind = make_offer()
+    cart = {"product_id": PRODUCT, "type_id": TYPE}
+    reserve(reference="cart-1", quantity=1, **cart)
+    set_shelf(margin_percent=20)
+    kind.fixed_price = Decimal(400)
+    for price in (588, None):
+        assert quote(**cart).price == price
+        assert quote(**cart, reference="cart-1").price == 539
+        check_offer(**cart, quantity=1, reference="cart-1")
+        # Longer, and still at this price.
+        assert reserve(reference="cart-1", quantity=2, **cart).price == 539
+        kind.save()
+    # Below the cost, nothing is sold.
+    kind.cost = Decimal(600)
+    kind.save()
+    with pytest.raises(NotForSale):
+        check_offer(**cart, quantity=2, reference="cart-1", sale_price=539)
+    Reservation.objects.update(until=ago(1))
+    assert quote(**cart, reference="cart-1").price is None
+
+
+def test_who_sells_at_prices_of_their_own_has_none_here() -> None:
+    kind = make_offer()
+    assert (kind.price, kind.price_source) == (None, PriceSource.OWN)
+    assert offers().get().price is None
+    check_offer(PRODUCT, TYPE, 1)
+    kind.margin_fixed = Decimal(60)
+    kind.save()
+    assert offers().get().price == 550
 
 
 FAILURES: dict[str, tuple[Any, str]] = {
@@ -166,7 +407,7 @@ def test_a_function_that_fails_for_one_type_takes_that_one_off_the_shelf(
     assert {offer.type_id for offer in offers()} == {*odd.asked} - {odd.ODD}
     sizes = [len(offers()[start : start + 5]) for start in (0, 5, 10)]
     assert (offers().count(), sizes) == (12, [5, 5, 2])
-    assert price_of(ProductType.objects.get(type_id=odd.ODD)) is None
+    assert ProductType.objects.get(type_id=odd.ODD).price is None
     assert quote(PRODUCT, odd.ODD, max_age=60).price is None
     with pytest.raises(NotForSale) as refused:
         check_offer(PRODUCT, odd.ODD, 1)
@@ -202,13 +443,27 @@ def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
         ProductType.objects.update(pricing_due_at=F("pricing_due_at") - later)
         assert prices() == [before, (odd.ODD, price)][: 2 if price else 1]
         assert len(odd.asked) == count
-    ProductType.objects.filter(type_id=odd.ODD).update(cost=500)
+    dearer = ProductType.objects.get(type_id=odd.ODD)
+    dearer.cost = Decimal(500)
+    dearer.save()
     assert offers().count() == 12
     assert len(prices()) == 2
-    # Another function.
+    # A price below the cost is never sold, however the cost has risen.
+    ProductType.objects.filter(type_id=odd.ODD).update(cost=700)
+    assert prices() == [before]
+    ProductType.objects.filter(type_id=odd.ODD).update(cost=500)
+    # Another function is called when it is due.
     set_conf(PRICING=f"{__name__}.by_category")
-    assert not offers().exists()
+    ProductType.objects.update(pricing_due_at=F("pricing_due_at") - timedelta(minutes=1.1))
     assert prices() == [before, (odd.ODD, 560)]
+    # A margin comes first, and afterwards the function is asked again.
+    for margin, price in ((Decimal(1), 501), (None, None)):
+        dearer.margin_fixed = margin
+        dearer.save()
+        assert dearer.price == price
+    assert prices() == [before, (odd.ODD, 560)]
+    set_rule(set_conf, {"margin_fixed": 70})
+    assert prices() == [("type_004", 560), (odd.ODD, 570)]
 
 
 def test_the_worker_prices_what_it_has_read(odd: Rule, simulator: Simulator) -> None:
@@ -220,8 +475,10 @@ def test_the_worker_prices_what_it_has_read(odd: Rule, simulator: Simulator) -> 
 def test_a_price_that_comes_too_late_does_not_count(
     odd: Rule, shorten: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    ProductType.objects.exclude(type_id="type_001").delete()
     shorten(pricing_slow=0.0)
-    assert price_of(ProductType.objects.get(type_id="type_001")) is None
+    keep_prices()
+    assert ProductType.objects.get().price is None
     assert caplog.messages == [f"PRICING took longer than 0 seconds ({PRODUCT}/type_001)"]
 
 
@@ -231,51 +488,134 @@ def test_a_price_that_comes_too_late_does_not_count(
 )
 def test_the_price_of_a_function_is_in_centimes(odd: Rule, told: Any, price: str) -> None:
     odd.says = told
-    assert str(price_of(ProductType.objects.get(type_id=odd.ODD))) == price
+    keep_prices()
+    assert str(ProductType.objects.get(type_id=odd.ODD).price) == price
 
 
 @pytest.mark.django_db(transaction=True)
 def test_nobody_waits_for_a_function_of_the_shop(odd: Rule) -> None:
     reserve(reference="cart-1", product_id=PRODUCT, type_id=odd.ODD, quantity=1)
-    check_offer(PRODUCT, odd.ODD, 1, sale_amount=550, reference="cart-1")
-    assert odd.asked == []
     quote(PRODUCT, odd.ODD)
-    check_offer(PRODUCT, "type_001", 1)
-    assert odd.asked == [odd.ODD, "type_001"]
+    with pytest.raises(NotForSale):
+        check_offer(PRODUCT, "type_001", 1)
+    set_shelf(round_to=5)
+    assert odd.asked == []
+    keep_prices()
+    assert len(odd.asked) == 13
     assert not odd.was_atomic
 
 
-amounts = st.decimals(0, 1_000, places=2)
+def test_a_margin_that_is_saved_while_the_function_is_asked_wins(odd: Rule) -> None:
+    def save_margin() -> int:
+        kind = ProductType.objects.get(type_id=odd.ODD)
+        kind.margin_fixed = Decimal(7)
+        kind.save()
+        return 600
+
+    odd.says = save_margin
+    keep_prices()
+    assert ProductType.objects.get(type_id=odd.ODD).price == 497
+    assert_priced_alike()
 
 
-@settings(
-    max_examples=examples(60),
+amounts = st.decimals(0, 1_000, places=2, allow_nan=False)
+margins = st.one_of(
+    st.just(Margin()),
+    st.builds(Margin, percent=amounts, fixed=st.none()),
+    st.builds(Margin, percent=st.none(), fixed=amounts),
+)
+everything = settings(
+    max_examples=examples(100),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+@everything
 @given(
-    cost=st.decimals("0.01", 10**8, places=2),
-    margin=st.one_of(
-        st.fixed_dictionaries({"margin_percent": amounts}),
-        st.fixed_dictionaries({"margin_fixed": amounts}),
+    terms=st.builds(
+        Terms,
+        cost=st.decimals("0.01", 10**11, places=2, allow_nan=False),
+        fixed_price=st.none(),
+        accepted_loss=st.just(Decimal(0)),
+        of_type=margins,
+        of_product=margins,
+        of_category=margins,
     ),
-    round_to=st.sampled_from([0, 1, 5, 10, 50, 10_000]),
-    least=amounts,
+    shelf=st.builds(
+        ShelfTerms,
+        margin=margins,
+        round_to=st.sampled_from([0, 1, 3, 5, 10, 50, 10_000]),
+        least_margin=amounts,
+        has_function=st.just(False),
+    ),
 )
-def test_the_database_computes_the_same_price(
-    set_conf: Conf, cost: Decimal, margin: dict[str, Decimal], round_to: int, least: Decimal
+def test_a_price_earns_the_margin_and_at_most_the_rounding_more(
+    terms: Terms, shelf: ShelfTerms
 ) -> None:
-    set_conf(PRICING={**margin, "round_to": round_to, "least_margin": least})
-    kind = ProductType.objects.first() or make_offer()
-    kind.cost = cost
-    kind.save()
-    price = price_of(kind)
-    assert [offer.price for offer in offers()] == ([] if price is None else [price])
-    if price is not None:
-        assert price - cost >= max(least, margin.get("margin_fixed", Decimal(0)))
-        assert price % (round_to or Decimal("0.01")) == 0
-        assert price - cost <= (
-            margin.get("margin_fixed", Decimal(0))
-            + cost * margin.get("margin_percent", Decimal(0)) / 100
-            + (round_to or Decimal("0.01"))
+    found = find_price(terms, shelf)
+    decisive = next(filter(None, (*terms[3:], shelf.margin)), Margin())
+    if found.price is None:
+        assert found.why_not in {NoPrice.OWN, NoPrice.MARGIN, NoPrice.LARGE}
+        assert (found.why_not == NoPrice.OWN) == (not decisive)
+        return
+    assert terms.cost is not None
+    wanted = (decisive.fixed or 0) + terms.cost * (decisive.percent or 0) / 100
+    earned, step = found.price - terms.cost, shelf.round_to or Decimal("0.01")
+    assert earned >= shelf.least_margin
+    assert 0 <= earned - wanted < step
+    assert found.price % step == 0
+
+
+values = {
+    "cost": st.none() | amounts,
+    "margin": margins,
+    "fixed_price": st.none() | st.decimals("0.01", 1_000, places=2, allow_nan=False),
+    "accepted_loss": amounts,
+    "round_to": st.sampled_from([0, 10]),
+    "least_margin": amounts,
+}
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["shelf", "category", "product", "type", "reading", "other reading"]),
+        st.sampled_from([*values]).flatmap(lambda name: st.tuples(st.just(name), values[name])),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@everything
+@given(edits=edits)
+def test_whatever_was_edited_and_read_the_stored_price_follows_from_the_rule(edits: Any) -> None:
+    ProductType.objects.all().delete()
+    make_offer()
+    make_offer("other")
+    for name, (what, value), is_saved in edits:
+        if name.endswith("reading"):
+            read(name, value if what == "cost" else Decimal(490))
+            assert_priced_alike()
+            continue
+        row = rows_of(ProductType.objects.get(type_id=TYPE))[name]
+        changes = (
+            {"margin_percent": value[0], "margin_fixed": value[1]}
+            if what == "margin"
+            else {what: value}
         )
+        columns = {column: it for column, it in changes.items() if hasattr(row, column)}
+        if is_saved:
+            for column, it in columns.items():
+                setattr(row, column, it)
+            row.save()
+        elif columns:
+            type(row).objects.filter(pk=row.pk).update(**columns)
+            keep_prices()
+        assert_priced_alike()
+
+
+def read(name: str, cost: Decimal | None) -> None:
+    """The provider's answer has this cost of one of the two types."""
+    at = timezone.now()
+    types = [{"type_id": TYPE, "cost": Decimal(490)}, {"type_id": "other", "cost": Decimal(490)}]
+    types[name == "other reading"]["cost"] = cost
+    Product.objects.keep_types(PRODUCT, types, at=at)

@@ -14,11 +14,11 @@ from django.utils import timezone
 
 from giftcards.catalogue import check_offer, quote, reserve
 from giftcards.engine.resolving import NoAnswer
-from giftcards.models import Product, ProviderState
+from giftcards.models import Category, Product, ProviderState
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.builders import PRODUCT, TYPE, make_offer, make_order, set_rule
 from tests.stage import ago, in_threads, refill_budget, refuse_key, spend_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -53,21 +53,20 @@ class TestQuote:
         assert told.no_answer is None
 
     @pytest.mark.parametrize("type_id", [TYPE, "other"])
-    def test_a_category_that_is_skipped_is_not_asked_about(
-        self, simulator: Simulator, set_conf: Callable[..., None], type_id: str
+    def test_a_category_that_is_not_sold_is_not_asked_about(
+        self, simulator: Simulator, type_id: str
     ) -> None:
         make_offer(read_at=ago(120))
-        Product.objects.update(category="Gaming")
-        set_conf(CATALOGUE_SKIP=["Gaming"])
+        Category.objects.update(is_sold=False)
         told = quote(PRODUCT, type_id, max_age=0)
-        assert (told.is_skipped, told.is_for_sale) == (True, False)
+        assert (told.is_sold_here, told.is_for_sale) == (False, False)
         assert told.cost == (490 if type_id == TYPE else None)
         assert asked(simulator) == []
 
     def test_says_all_there_is_to_know(
         self, simulator: Simulator, set_conf: Callable[..., None]
     ) -> None:
-        set_conf(PRICING={"margin_percent": 10, "round_to": 10})
+        set_rule(set_conf, {"margin_percent": 10, "round_to": 10})
         make_offer(read_at=ago(120))
         make_order(Status.PENDING)
         reserve(reference="cart-1", product_id=PRODUCT, type_id=TYPE, quantity=1)

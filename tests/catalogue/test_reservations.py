@@ -26,7 +26,7 @@ from giftcards.catalogue import check_offer, customer_of, keep_current, offers, 
 from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.fulfilment import place_order
 from giftcards.models import Order, ProviderState, Reservation, new_reference
-from tests.builders import PRODUCT, TYPE, make_offer
+from tests.builders import PRODUCT, TYPE, make_offer, set_shelf
 from tests.stage import ago, in_threads
 from tests.wall import Wall
 
@@ -77,10 +77,8 @@ class TestReserving:
         assert reserved("cart-2", 6)
         assert not reserved("cart-3")
 
-    def test_the_least_stock_is_not_reserved(
-        self, offer: None, set_conf: Callable[..., None]
-    ) -> None:
-        set_conf(STOCK_BUFFER=4)
+    def test_the_least_stock_is_not_reserved(self, offer: None) -> None:
+        set_shelf(stock_buffer=4)
         assert reserved("cart-1", 4)
         assert available() == [2]
         assert not reserved("cart-2", 3)

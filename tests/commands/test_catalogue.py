@@ -10,31 +10,39 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from giftcards.models import Product, ProductType, ProviderState
+from giftcards.models import Category, Product, ProductType, ProviderState
 from giftcards.simulator import Simulator
+from tests.builders import hide
 from tests.conftest import Call
-from tests.stage import PSN, Setter, end_pause, refill_budget, spend_budget, wait_until
+from tests.stage import PSN, end_pause, refill_budget, spend_budget, wait_until
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def top_ups(db: None) -> Category:
+    """The category that the shop does not sell."""
+    return hide("Mobile & Internet")
 
 
 def test_the_command_reads_the_catalogue_and_counts_it(call: Call, simulator: Simulator) -> None:
     assert call("giftcards_catalogue") == (
         "2 products read, 0 failed, 0 still to read.\n"
         "The catalogue has 3 products, 2 on sale, and 21 types, 21 for sale.\n"
-        "CATALOGUE_SKIP leaves out 1 product.\n",
+        "Your shop does not sell 1 product.\n",
         "",
         0,
     )
     assert ProductType.objects.get(type_id="type_001").name == "PSN 500 DA"
 
 
-def test_no_setting_is_named_if_it_leaves_nothing_out(
-    call: Call, simulator: Simulator, set_conf: Setter
+def test_a_shop_that_sells_everything_is_told_nothing_more(
+    call: Call, simulator: Simulator, top_ups: Category
 ) -> None:
-    set_conf(CATALOGUE_SKIP=[])
-    assert "CATALOGUE_SKIP" not in call("giftcards_catalogue").out
+    top_ups.is_sold = True
+    top_ups.save()
+    assert "does not sell" not in call("giftcards_catalogue").out
 
 
 def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None:
@@ -42,7 +50,7 @@ def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None
     assert json.loads(out) == {
         "products": 3,
         "on_sale": 2,
-        "left_out": 1,
+        "hidden": 1,
         "types": 21,
         "types_for_sale": 21,
         "to_read": 0,

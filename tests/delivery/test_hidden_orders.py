@@ -159,6 +159,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
     "desk_changelist": ("",),
     "providerstate_changelist": ("", "?cards=all"),
     "providerstate_resume": ("",),
+    "catalogue_read": ("",),
     "customerrefund_changelist": (*_OF_LISTS, f"?q={HIDDEN}CCP", "?state__exact=done"),
     "cardreveal_changelist": _OF_LISTS,
     "product_changelist": ("",),
@@ -312,6 +313,7 @@ OF_THE_SHOP = {
         "api_keys",
         "balance",
         "costs_changed",
+        "products_new",
         "encryption_keys",
     ),
     *(

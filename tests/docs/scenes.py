@@ -75,6 +75,10 @@ def ticked(_simulator: Simulator) -> None:
     ProviderState.objects.note_tick()
 
 
+def with_a_catalogue(_simulator: Simulator) -> None:
+    call_command("giftcards_catalogue", verbosity=0)
+
+
 def with_a_mail_server(_simulator: Simulator) -> None:
     """Since Django 6.1, its checks for a deployment refuse the mail backend of tests."""
     settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}
@@ -88,6 +92,7 @@ SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/privacy.md", "Handing it out"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
     ("docs/restoring.md", "Before the workers start"): restored,
+    ("docs/shelf.md", "What you sell"): with_a_catalogue,
 }
 
 # The page with the shop that others build on: they add to its files, or import them.

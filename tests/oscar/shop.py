@@ -20,7 +20,7 @@ from giftcards.engine import background
 from giftcards.models import Order, ProductType
 from giftcards.models import Product as ProviderProduct
 from giftcards.oscar.lines import sku_of, stock_records
-from tests.builders import PRODUCT, TYPE, make_offer
+from tests.builders import PRODUCT, TYPE, make_offer, set_shelf
 from tests.stage import ago, run_sweep
 
 Basket = get_model("basket", "Basket")
@@ -38,6 +38,7 @@ _numbers = itertools.count(1)
 
 def open_shop() -> None:
     """The cards of the provider as read just now, 100 of each, and products of oscar for them."""
+    set_shelf(margin_percent=8, round_to=10)
     for type_id in (TYPE, "TEST_PARTIAL", "TEST_REFUND", "SIM_REJECT"):
         make_offer(type_id, name=type_id, stock=100)
     call_command("giftcards_oscar_sync", "--create", "--with-tests", verbosity=0)

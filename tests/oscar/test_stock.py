@@ -14,13 +14,13 @@ from oscar.core.loading import get_model
 from giftcards.catalogue import release, reserve
 from giftcards.engine import outbox
 from giftcards.fulfilment import place_order
-from giftcards.models import ApiKey, Lease, ProductType, Reservation
+from giftcards.models import ApiKey, Category, Lease, ProductType, Reservation, Shelf
 from giftcards.models import Product as ProviderProduct
 from giftcards.models.catalogue import OfferChange, changes_between
 from giftcards.oscar.stock import follow_changes, follow_offers
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
-from tests.builders import PRODUCT, TYPE, make_offer, make_order
+from tests.builders import PRODUCT, TYPE, category, make_offer, make_order, set_shelf
 from tests.conftest import Call
 from tests.oscar.shop import (
     PRICE,
@@ -58,6 +58,7 @@ def can_buy(type_id: str = TYPE) -> bool:
 
 class TestCreating:
     def test_products_are_created_if_asked_for_and_once(self, db: None, call: Call) -> None:
+        set_shelf(margin_percent=8, round_to=10)
         make_offer(stock=7)
         make_offer("type_101", product_id=OTHER, name="Steam 5 USD")
         make_offer("sold_out", stock=0)
@@ -86,14 +87,13 @@ class TestCreating:
 
     def test_a_product_goes_into_the_category_of_the_provider(self, db: None, call: Call) -> None:
         make_offer()
-        ProviderProduct.objects.update(category="Games")
+        ProviderProduct.objects.update(category=category("Games"))
         call("giftcards_oscar_sync", "--create")
         assert [str(category) for category in card().categories.all()] == ["Games"]
 
     def test_without_a_rule_nothing_is_for_sale_until_the_shop_sets_a_price(
-        self, db: None, call: Call, settings: Any
+        self, db: None, call: Call
     ) -> None:
-        settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": None}
         make_offer(stock=7)
         told = call("giftcards_oscar_sync", "--create").out
         assert told.endswith("Without a price, and so not for sale: 1.\n")
@@ -156,14 +156,11 @@ def test_reservations_and_orders_take_from_the_stock_and_give_back(shop: Simulat
     assert record_of().num_allocated == 0
 
 
-def test_a_new_rule_for_prices_reaches_the_stock_records(shop: Simulator, settings: Any) -> None:
-    settings.GIFTCARDS = {
-        **settings.GIFTCARDS,
-        "PRICING": {"margin_fixed": 100, "least_margin": 50},
-    }
+def test_a_new_margin_reaches_the_stock_records(shop: Simulator) -> None:
+    set_shelf(margin_percent=None, margin_fixed=100, least_margin=50)
     work()
     assert record_of().price == 590
-    settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": {"margin_fixed": 10, "least_margin": 50}}
+    set_shelf(margin_fixed=10)
     work()
     assert (record_of().price, record_of().net_stock_level) == (590, 0)
 
@@ -173,7 +170,7 @@ def start_from(*, minutes: float) -> None:
     follow_changes(lambda: True)
     Lease.objects.filter(name="oscar's stock").update(until=ago(60 * minutes))
     StockRecord.objects.update(date_updated=ago(7_200))
-    ProductType.objects.update(read_at=ago(7_200))
+    ProductType.objects.update(read_at=ago(7_200), priced_at=ago(7_200))
     # Nobody knows that this is wrong.
     StockRecord.objects.filter(partner_sku=f"{PRODUCT}/TEST_PARTIAL").update(num_in_stock=1)
 
@@ -221,19 +218,22 @@ def test_the_worker_looks_at_the_records_of_which_something_has_changed(
     assert record_of("TEST_PARTIAL").net_stock_level == 1
 
 
-# A change of a setting, or a day later; and what it makes of the price and of the trial's stock.
-TURNS: dict[str, tuple[dict[str, Any], Decimal | int, int]] = {
-    "another day": ({}, PRICE, 100),
-    "another rule": ({"PRICING": {"margin_fixed": 100}}, 590, 100),
-    "a reserve": ({"STOCK_BUFFER": 60}, PRICE, 40),
+# A change by other means than save(), or a day later; and what it makes of the price and of the
+# trial's stock.
+TURNS: dict[str, tuple[Callable[[], object], Decimal | int, int]] = {
+    "another day": (lambda: None, PRICE, 100),
+    "another buffer": (lambda: Shelf.objects.update(stock_buffer=60), PRICE, 40),
+    "a hidden category": (lambda: Category.objects.update(is_sold=False), PRICE, 0),
+    "a hidden product": (lambda: ProviderProduct.objects.update(is_sold=False), PRICE, 0),
+    "a hidden type": (lambda: ProductType.objects.update(is_sold=False), PRICE, 0),
 }
 
 
 @pytest.mark.parametrize("why", TURNS)
-def test_all_records_get_their_turn(shop: Simulator, settings: Any, why: str) -> None:
+def test_all_records_get_their_turn(shop: Simulator, why: str) -> None:
     start_from(minutes=1_441 if why == "another day" else 2)
     change, price, left = TURNS[why]
-    settings.GIFTCARDS = {**settings.GIFTCARDS, **change}
+    change()
     # There is time for none of them, and then for all.
     follow_changes(lambda: False)
     assert record_of("TEST_PARTIAL").net_stock_level == 1
@@ -281,6 +281,7 @@ def test_a_record_that_cannot_be_written_holds_up_no_other(
 def test_a_rule_that_fails_takes_the_card_off_the_shelf(
     shop: Simulator, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    set_shelf(margin_percent=None)
     settings.GIFTCARDS = {**settings.GIFTCARDS, "PRICING": "tests.oscar.test_stock.broken_rule"}
     work()
     work()
@@ -309,9 +310,6 @@ def test_nothing_is_written_while_nothing_changes(
 ) -> None:
     with django_assert_max_num_queries(5):
         assert follow_offers() == 0
-    ProviderProduct.objects.create(
-        product_id=OTHER, name="Steam", listed_at=ProductType.objects.first().read_at
-    )  # type: ignore[union-attr]
     for number in range(20):
         make_offer(f"type_{number}", product_id=OTHER)
     with django_assert_max_num_queries(5):

@@ -19,7 +19,7 @@ from giftcards.fulfilment import change_customer, place_order, reorder_missing
 from giftcards.models import Note, OfferChange, Order, ProductType
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.simulator import Simulator
-from tests.builders import PRODUCT
+from tests.builders import PRODUCT, set_shelf
 from tests.delivery.staff import message
 from tests.stage import run_sweep
 
@@ -32,6 +32,7 @@ def fill(simulator: Simulator) -> None:
     The provider settles at once; GIFTCARDS points at it.
     """
     call_command("giftcards_catalogue", verbosity=0)
+    set_shelf(margin_percent=10)
     OfferChange.objects.create(type=ProductType.objects.all()[0], what="stock", old=2, new=1)
     settled = [
         _place("delivered", "type_001", 2),

@@ -247,7 +247,8 @@ def test_every_condition_to_be_alarmed_by_is_tried() -> None:
         "on_hold_review",
         "old_charges_unmatched",
     }
-    without |= {"costs_changed", "orders_delayed", "customers_owed", "reference_refused"}
+    without |= {"costs_changed", "products_new", "orders_delayed", "customers_owed"}
+    without |= {"reference_refused"}
     # Digests tell these to staff.
     without |= {"cards_missing", "links_locked", "cards_not_shown", "reveals_refused"}
     assert TROUBLES.keys() == CONDITIONS.keys() - without

@@ -24,13 +24,12 @@ from giftcards.catalogue import (
     PriceMove,
     is_on_shelf,
     price_moves,
-    price_on_shelf,
     since_yesterday,
     with_available,
 )
-from giftcards.conf import conf
 from giftcards.models import OfferChange, Product, ProductType
 from giftcards.models.catalogue import is_called
+from giftcards.rules.prices import PriceSource
 from giftcards.text.display import bdi, count_text, filled, moment, money, named
 
 _LONGEST_NAME = 200
@@ -62,12 +61,12 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
         hidden = set() if _may_see_costs(request) else {"cost_per_card", "margin"}
-        if conf.pricing is None:
+        if obj is not None and not obj.types.exclude(price_source=PriceSource.OWN).exists():
             hidden |= {"price_in_shop", "margin"}
         return [name for name in self.readonly_fields if name not in hidden]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProductType]:
-        kinds = super().get_queryset(request).select_related("product")
+        kinds = super().get_queryset(request).select_related("product__category")
         kinds = with_available(kinds, now=timezone.now())
         return kinds.annotate(is_on_shelf=is_on_shelf())  # type: ignore[no-redef]
 
@@ -77,13 +76,14 @@ class ProductTypes(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
     @admin.display(description=_("price in the shop"))
     def price_in_shop(self, kind: ProductType) -> str:
-        price = price_on_shelf(kind)
-        return gettext("off the shelf") if price is None else money(price)
+        if kind.price is None:
+            return _NOTHING if kind.price_source == PriceSource.OWN else gettext("off the shelf")
+        return money(kind.price)
 
     @admin.display(description=_("margin"))
     def margin(self, kind: ProductType) -> str:
-        price = price_on_shelf(kind)
-        return _NOTHING if price is None or kind.cost is None else money(price - kind.cost)
+        price, cost = kind.price, kind.cost
+        return _NOTHING if price is None or cost is None else money(price - cost)
 
     @admin.display(description=_("last read"))
     def read(self, kind: ProductType) -> str:
@@ -117,19 +117,23 @@ class ShelfFilter(admin.SimpleListFilter):
         return queryset.filter(Q(("is_on_shelf", self.value() == "yes")))
 
 
+_MOVES = {"changed": OfferChange.What.PRICE, "new": OfferChange.What.NEW}
+
+
 class MovedFilter(admin.SimpleListFilter):
-    """A filter for products with a type whose price has changed since yesterday."""
+    """A filter for products with a type that is new, or costs more or less, since yesterday."""
 
     title = _("price")
     parameter_name = "price"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
-        return [("changed", _("Changed since yesterday"))]
+        return [("changed", _("Changed since yesterday")), ("new", _("New since yesterday"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Product]) -> QuerySet[Product]:
-        if self.value() != "changed":
+        what = _MOVES.get(self.value() or "")
+        if what is None:
             return queryset
-        changes = OfferChange.objects.filter(since_yesterday())
+        changes = OfferChange.objects.filter(since_yesterday(what))
         return queryset.filter(pk__in=changes.values("type__product"))
 
 
@@ -199,7 +203,9 @@ class ProductAdmin(ReadOnlyRows):
 
     @admin.display(description=_("prices changed since yesterday"))
     def moves(self, product: Product) -> str:
-        changes = OfferChange.objects.filter(since_yesterday(), type__product=product)
+        changes = OfferChange.objects.filter(
+            since_yesterday(OfferChange.What.PRICE), type__product=product
+        )
         lines = [(_told(move),) for move in price_moves(changes)]
         return format_html_join(mark_safe("<br>"), "{}", lines) or _NOTHING
 
@@ -220,7 +226,7 @@ def _told(move: PriceMove) -> str:
     text = gettext("%(type)s: %(old)s → %(new)s, noticed on %(date)s.")
     names = {"type": bdi(move.kind), "date": moment(move.at)}
     told = filled(text, old=money(move.old_cost), new=money(move.cost), **names)
-    if conf.pricing is None:
+    if move.old_price is None and move.kind.price_source == PriceSource.OWN:
         return told
     text = gettext("Margin: %(old)s → %(new)s.")
     margin = filled(text, old=_margin(move.old_margin), new=_margin(move.margin))

@@ -87,7 +87,7 @@ def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any
             (f"{product.product_id} {kind.type_id}", _card(kind, with_prices=with_prices))
             for kind in of_product
         ]
-        names = filter(None, (product.category, str(product)))
+        names = filter(None, (product.category.title, str(product)))
         groups.append((" – ".join(map(isolated, names)), texts))
     return groups
 
@@ -563,8 +563,8 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])
-    if known.is_skipped:
-        yield gettext("Your settings leave out this card's category.")
+    if not known.is_sold_here:
+        yield gettext("Your shop does not sell this card.")
     elif not known.is_for_sale:
         yield gettext("The provider does not sell this card at present.")
     if known.stock is not None and known.stock < order.quantity:

@@ -50,11 +50,11 @@ def _wait(reading: CatalogueReading) -> str:
 
 
 def _text(found: dict[str, int]) -> str:
-    left_out = found["left_out"]
-    leaves_out = f"\nCATALOGUE_SKIP leaves out {counted(left_out, 'product')}." if left_out else ""
+    hidden = found["hidden"]
+    not_sold = f"\nYour shop does not sell {counted(hidden, 'product')}." if hidden else ""
     return (
         f"{counted(found['read'], 'product')} read, {found['failed']} failed,"
         f" {found['to_read']} still to read.\n"
         f"The catalogue has {counted(found['products'], 'product')}, {found['on_sale']} on sale,"
-        f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale.{leaves_out}"
+        f" and {counted(found['types'], 'type')}, {found['types_for_sale']} for sale.{not_sold}"
     )

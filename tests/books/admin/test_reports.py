@@ -27,7 +27,7 @@ from giftcards.rules.roles import ROLES
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
 from giftcards.text.display import exact_duration_text
-from tests.builders import PRODUCT, TYPE, build_guide_order, make_guide_order, receive
+from tests.builders import PRODUCT, TYPE, build_guide_order, category, make_guide_order, receive
 from tests.pages import (
     LIST,
     count_queries,
@@ -176,7 +176,9 @@ def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
 def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one(
     boss: Client,
 ) -> None:
-    Product.objects.create(product_id=PRODUCT, name="<b>PSN</b>", listed_at=timezone.now())
+    Product.objects.create(
+        product_id=PRODUCT, name="<b>PSN</b>", category=category(), listed_at=timezone.now()
+    )
     settled(4)
     settled(4, product_id="other")
     for product, shown in ((PRODUCT, "\u2068&lt;b&gt;PSN&lt;/b&gt;\u2069"), ("other", "")):
@@ -202,7 +204,8 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one
 def test_a_product_of_a_large_catalogue_is_typed(boss: Client, typed: str, told: str) -> None:
     names = {f"p-{number}": f"PSN {number}" for number in range(101)} | {"p-7": "Steam"}
     Product.objects.bulk_create(
-        Product(product_id=key, name=name, listed_at=timezone.now()) for key, name in names.items()
+        Product(product_id=key, name=name, category=category(), listed_at=timezone.now())
+        for key, name in names.items()
     )
     settled(4, product_id="p-7")
     settled(5, product_id="p-8")

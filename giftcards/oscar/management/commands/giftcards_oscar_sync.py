@@ -13,15 +13,13 @@ class Command(GiftcardsCommand):
         " django-oscar. The worker does this, too, every minute."
     )
     notes = (
-        'New products get the class "Gift cards", the provider\'s category and the price of'
-        " PRICING.",
+        'New products get the class "Gift cards", the provider\'s category and the stored price.',
     )
     examples = (
         ("The stock records that there are:", ""),
         ("A product for each card on the shelf that has none:", "--create"),
         ("The same for the cards of one product:", "--create 507f1f77bcf86cd799439011"),
     )
-    needs = ("PRICING",)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)

@@ -1,0 +1,143 @@
+"""The price of a card, from its cost and from the margins of the shop."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Context, Decimal
+from typing import NamedTuple
+
+from django.db.models import TextChoices
+from django.utils.translation import gettext_lazy as _
+
+#: The largest values of margins (per cent, dinars) and of ``round_to`` (dinars).
+MOST_PERCENT, MOST_FIXED, MOST_ROUNDING = 1_000, 1_000_000, 10_000
+
+_LARGEST = Decimal("999999999999.99")
+# The site may have set another precision for its own arithmetic.
+_EXACT = Context(prec=50)
+_CENTIME = Decimal("0.01")
+
+
+class PriceSource(TextChoices):
+    """What decides about the price of a type; the most specific value comes first."""
+
+    FIXED = "fixed", _("fixed price")
+    TYPE = "type", _("margin of the type")
+    PRODUCT = "product", _("margin of the product")
+    CATEGORY = "category", _("margin of the category")
+    FUNCTION = "function", _("rule in your settings")
+    SHELF = "shelf", _("margin of the shop")
+    #: The shop sets its prices elsewhere.
+    OWN = "", _("none")
+
+
+class NoPrice(TextChoices):
+    """Why a type has no price."""
+
+    OWN = "own", _("The shop sets the price elsewhere.")
+    COST = "cost", _("The cost is unknown.")
+    LOSS = "loss", _("The card would be sold below its cost.")
+    MARGIN = "margin", _("The card would earn less than the least margin.")
+    FUNCTION = "function", _("The rule in your settings has given no price.")
+    LARGE = "large", _("The price would be too large.")
+
+
+class Margin(NamedTuple):
+    """A margin on the cost, in per cent or in dinars; both are ``None`` if it is inherited."""
+
+    percent: Decimal | None = None
+    fixed: Decimal | None = None
+
+    def __bool__(self) -> bool:
+        return self.percent is not None or self.fixed is not None
+
+    def added_to(self, cost: Decimal) -> Decimal:
+        share = _EXACT.divide(_EXACT.multiply(cost, self.percent or Decimal(0)), Decimal(100))
+        return _EXACT.add(_EXACT.add(cost, share), self.fixed or Decimal(0))
+
+
+class Terms(NamedTuple):
+    """What is known of one type: its cost, and the values set for it, its product and category.
+
+    ``accepted_loss`` is how many dinars the card may be sold below its cost, by the owner's
+    confirmation.
+    """
+
+    cost: Decimal | None
+    fixed_price: Decimal | None = None
+    accepted_loss: Decimal = Decimal(0)
+    of_type: Margin = Margin()
+    of_product: Margin = Margin()
+    of_category: Margin = Margin()
+
+
+class ShelfTerms(NamedTuple):
+    """What holds for all types. If ``has_function``, a function of the shop replaces ``margin``."""
+
+    margin: Margin = Margin()
+    round_to: int = 0
+    least_margin: Decimal = Decimal(0)
+    has_function: bool = False
+
+
+class Priced(NamedTuple):
+    """A price in dinars with its source, or the reason ``why_not`` there is no price."""
+
+    price: Decimal | None
+    source: PriceSource
+    why_not: NoPrice | None = None
+
+
+def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
+    """Return what decides about the price, and the margin if it is one."""
+    if terms.fixed_price is not None:
+        return PriceSource.FIXED, Margin()
+    for source, margin in (
+        (PriceSource.TYPE, terms.of_type),
+        (PriceSource.PRODUCT, terms.of_product),
+        (PriceSource.CATEGORY, terms.of_category),
+    ):
+        if margin:
+            return source, margin
+    if shelf.has_function:
+        return PriceSource.FUNCTION, Margin()
+    return (PriceSource.SHELF if shelf.margin else PriceSource.OWN), shelf.margin
+
+
+def find_price(terms: Terms, shelf: ShelfTerms, *, told: Decimal | None = None) -> Priced:
+    """Return the price of a card.
+
+    ``told`` is the price that the shop's function gave for this cost, if any. Prices from margins
+    are rounded up to a multiple of ``round_to`` (0: to whole centimes), and have to earn the least
+    margin. A fixed price and the function's price are not rounded; they have to cover the cost,
+    less the accepted loss.
+    """
+    source, margin = find_source(terms, shelf)
+    price, why_not = _price(terms, shelf, source, margin, told)
+    return Priced(None if why_not else price, source, why_not)
+
+
+def _price(
+    terms: Terms, shelf: ShelfTerms, source: PriceSource, margin: Margin, told: Decimal | None
+) -> tuple[Decimal | None, NoPrice | None]:
+    cost = terms.cost
+    if source == PriceSource.OWN:
+        return None, NoPrice.OWN
+    if not cost or cost < 0:
+        return None, NoPrice.COST
+    least = _EXACT.subtract(cost, terms.accepted_loss)
+    price, too_little = terms.fixed_price, NoPrice.LOSS
+    if source == PriceSource.FUNCTION:
+        if told is None or told <= 0:
+            return None, NoPrice.FUNCTION
+        price = told
+    elif price is None:
+        least, too_little = _EXACT.add(cost, shelf.least_margin), NoPrice.MARGIN
+        price = _rounded_up(margin.added_to(cost), Decimal(shelf.round_to) or _CENTIME)
+    if price > _LARGEST:
+        return None, NoPrice.LARGE
+    return price, (too_little if price < least else None)
+
+
+def _rounded_up(amount: Decimal, step: Decimal) -> Decimal:
+    steps = _EXACT.divide(amount, step).to_integral_value(ROUND_CEILING)
+    return _EXACT.quantize(_EXACT.multiply(steps, step), _CENTIME)
