@@ -27,6 +27,7 @@ PARTS = (
     "memory",
     "history",
     "shelf",
+    "pricing",
     "reports",
     "links",
     "keys",

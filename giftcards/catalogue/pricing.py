@@ -21,12 +21,11 @@ from giftcards.engine.tuning import tuning
 from giftcards.keys.secrecy import place_of
 from giftcards.models import Category, OfferChange, Product, ProductType, Shelf
 from giftcards.models.fields import assign
-from giftcards.models.pricing import ShelfRow, keeping_prices
+from giftcards.models.pricing import OF_PRICE, ShelfRow, keeping_prices, terms_of
 from giftcards.rules.prices import (
     Margin,
     NoPrice,
     PriceSource,
-    ShelfTerms,
     Terms,
     find_price,
     find_source,
@@ -42,18 +41,6 @@ _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
 # The number of types that are priced before their prices are stored.
 _BATCH = 200
-# The columns from which a price follows, and the stored price.
-_OF_TERMS = (
-    "cost",
-    "fixed_price",
-    "accepted_loss",
-    "margin_percent",
-    "margin_fixed",
-    "product__margin_percent",
-    "product__margin_fixed",
-    "product__category__margin_percent",
-    "product__category__margin_fixed",
-)
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
@@ -80,26 +67,16 @@ def _mend() -> None:
     shelf = Shelf.objects.current().terms
     is_told = Q(price_source=PriceSource.FUNCTION, pricing_due_at__isnull=False)
     for are_told in (True, False):
-        kinds = ProductType.objects.filter(is_told if are_told else ~is_told)
-        wrong = [row for row in _distinct(kinds) if not _is_right(row, shelf, is_told=are_told)]
-        if wrong:
-            logger.info("Prices were changed without save(); they are stored anew.")
-            with keeping_prices():
-                ProductType.objects.all().store_prices()
-            return
-
-
-def _distinct(kinds: QuerySet[ProductType]) -> Iterator[tuple[Any, ...]]:
-    # Many types have the same cost and margins, so there are far fewer rows than types.
-    columns = kinds.order_by().values_list(*_OF_TERMS, "price", "price_source")
-    return columns.distinct().iterator(chunk_size=2_000)
-
-
-def _is_right(row: tuple[Any, ...], shelf: ShelfTerms, *, is_told: bool) -> bool:
-    cost, fixed, loss, *margins, price, source = row
-    terms = Terms(cost, fixed, loss, *(Margin(*margins[n : n + 2]) for n in (0, 2, 4)))
-    found = find_price(terms, shelf, told=price if is_told else None)
-    return (found.price, found.source) == (price, source)
+        kinds = ProductType.objects.filter(is_told if are_told else ~is_told).order_by()
+        # Many types have the same cost and margins, so there are far fewer rows than types.
+        for facts in kinds.values_list(*OF_PRICE).distinct():
+            price, source = facts[-2:]
+            found = find_price(terms_of(facts), shelf, told=price if are_told else None)
+            if (found.price, found.source) != (price, source):
+                logger.info("Prices were changed without save(), and are stored anew.")
+                with keeping_prices():
+                    ProductType.objects.store_prices()
+                return
 
 
 def _due() -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, ClassVar, Self
@@ -17,8 +17,30 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.models.fields import plain_line
 from giftcards.models.leases import Lease
-from giftcards.rules.prices import MOST_FIXED, MOST_PERCENT, Margin, ShelfTerms, find_price
+from giftcards.rules.prices import (
+    MOST_FIXED,
+    MOST_PERCENT,
+    Margin,
+    PriceSource,
+    ShelfTerms,
+    Terms,
+    find_price,
+)
 
+#: The columns of types from which a price follows, and the stored price with its source.
+OF_PRICE = (
+    "cost",
+    "fixed_price",
+    "accepted_loss",
+    "margin_percent",
+    "margin_fixed",
+    "product__margin_percent",
+    "product__margin_fixed",
+    "product__category__margin_percent",
+    "product__category__margin_fixed",
+    "price",
+    "price_source",
+)
 _WRITTEN = ("price", "price_source", "pricing_due_at", "priced_at", "id")
 
 
@@ -37,13 +59,22 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
     Call this in :func:`keeping_prices`.
     """
     now, changed = timezone.now(), []
-    for kind in kinds.select_related("product__category").order_by().iterator(chunk_size=2_000):
-        found = find_price(kind.terms, shelf, told=kind.told_price)
-        if (found.price, found.source) != (kind.price, kind.price_source):
-            due_at = kind.pricing_due_at if found.source == kind.price_source else None
-            changed.append((found.price, found.source.value, due_at, now, kind.pk))
+    for row in kinds.order_by().values_list(*OF_PRICE, "pricing_due_at", "id"):
+        *facts, due_at, key = row
+        price, source = facts[-2:]
+        is_told = source == PriceSource.FUNCTION and due_at is not None
+        found = find_price(terms_of(facts), shelf, told=price if is_told else None)
+        if (found.price, found.source) != (price, source):
+            due_at = due_at if found.source == source else None
+            changed.append((found.price, found.source.value, due_at, now, key))
     _write(kinds.model, changed)
     return len(changed)
+
+
+def terms_of(facts: Sequence[Any]) -> Terms:
+    """Return the terms of a type from values of the columns :data:`OF_PRICE`."""
+    margins = (Margin(*facts[first : first + 2]) for first in (3, 5, 7))
+    return Terms(*facts[:3], *margins)
 
 
 def _write(model: type[models.Model], rows: Collection[tuple[Any, ...]]) -> None:
