@@ -19,14 +19,15 @@ from django.utils import timezone
 from giftcards.books.models import MonthClosing
 from giftcards.books.months import differences, month_figures
 from giftcards.books.reports import By, last_day
-from giftcards.catalogue.offers import with_available
+from giftcards.catalogue.offers import offers, with_available
 from giftcards.conf import conf
 from giftcards.delivery.conf import Kind
 from giftcards.delivery.models import OPEN, Delivery, DeliveryStatus, LinkVisit, StaffDigest
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import DecryptionError
-from giftcards.models import Card, Order, ProductType, Reservation, StatusChange
+from giftcards.models import Card, Order, ProductType, Reservation, Shelf, StatusChange
 from giftcards.refunds import refund_breakdown
+from giftcards.rules.prices import find_price
 from giftcards.rules.problems import Problem
 from giftcards.rules.states import UNSERVED
 from giftcards.rules.times import within
@@ -220,16 +221,36 @@ def the_shelf_has_what_nobody_else_gets(shop: Shop) -> Iterator[str]:
     """
     if shop.is_clock_set:
         return
-    now = timezone.now()
+    now, buffer = timezone.now(), Shelf.objects.current().stock_buffer
     for kind in with_available(ProductType.objects.filter(read_at__gt=now - _DAY), now=now):
         line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
         taken = sum(held.quantity for held in Reservation.objects.current(now).filter(**line))
         for order in Order.objects.filter(**line):
             if order.accepted_at is None or order.accepted_at > kind.read_at:
                 taken += order.fulfilled_quantity if order.is_final else order.quantity
-        left = None if kind.stock is None else max(kind.stock - taken - conf.stock_buffer, 0)
+        left = None if kind.stock is None else max(kind.stock - taken - buffer, 0)
         if kind.available != left:
             yield f"{kind.available} cards of {kind.type_id} are on the shelf, and {left} are left"
+
+
+def each_price_follows_from_its_cost(shop: Shop) -> Iterator[str]:
+    """The stored price is the rule's, whatever was edited, updated and read, and who died."""
+    terms = Shelf.objects.current().terms
+    for kind in ProductType.objects.select_related("product__category"):
+        price = find_price(kind.terms, terms).price
+        if kind.price != price:
+            yield f"{kind.type_id} of {kind.cost} is sold at {kind.price}, and not {price}"
+
+
+def nothing_hidden_is_offered(shop: Shop) -> Iterator[str]:
+    """What the owner does not sell is not on the shelf, and whoever follows the offers knows it."""
+    for kind in offers():
+        if not kind.is_sold_here:
+            yield f"{kind.type_id} is hidden, and offered"
+    for kind in ProductType.objects.select_related("product__category"):
+        last = kind.changes.exclude(what__in=["stock", "name"]).last()
+        if last is not None and not kind.is_sold_here and last.what != "gone":
+            yield f"{kind.type_id} is hidden, and its last change is {last.what}"
 
 
 def orders_are_sent_in_sequence(shop: Shop) -> Iterator[str]:
@@ -605,6 +626,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     stored_figures_are_those_of_the_order,
     no_more_cards_are_held_than_are_left,
     the_shelf_has_what_nobody_else_gets,
+    each_price_follows_from_its_cost,
+    nothing_hidden_is_offered,
     orders_are_sent_in_sequence,
     a_month_is_the_sum_of_its_orders,
     never_paid_back_above_what_is_owed,

@@ -47,7 +47,7 @@ from giftcards.fulfilment import (
     place_order,
     reorder_missing,
 )
-from giftcards.models import Card, CustomerRefund, Order
+from giftcards.models import Card, Category, CustomerRefund, Order, Product, ProductType, Shelf
 from giftcards.privacy.retention import purge
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.signals import order_kept_waiting, order_status_changed
@@ -518,6 +518,32 @@ def read_ledger(shop: Shop, random: Random) -> None:
     run(shop, "giftcards_ledger")
 
 
+def edit_the_shelf(shop: Shop, random: Random) -> None:
+    """The owner changes a margin, or what is sold; or a developer does it without ``save()``."""
+    models = [*([Shelf, Category, Product] if random.random() < 0.5 else []), ProductType]
+    rows = list(random.choice(models).objects.order_by("pk"))
+    if not rows:
+        return
+    row: Any = random.choice(rows)
+    values: dict[str, Any] = random.choice(
+        [
+            {
+                "margin_percent": random.choice([None, Decimal(5), Decimal(12)]),
+                "margin_fixed": None,
+            },
+            {"margin_fixed": random.choice([None, Decimal(20)]), "margin_percent": None},
+        ]
+    )
+    if isinstance(row, Product | ProductType) and random.random() < 0.4:
+        values = {"is_sold": random.choice([None, True, False])}
+    if "is_sold" not in values and random.random() < 0.3:
+        type(row).objects.filter(pk=row.pk).update(**values)
+        return
+    for name, value in values.items():
+        setattr(row, name, value)
+    row.save(by="amina")
+
+
 def run(shop: Shop, command: str, *args: str) -> None:
     """Run a command; what it prints may hold no secret."""
     output = _Output(shop)
@@ -560,6 +586,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "erase a customer": (1, erase),
     "read the ledger": (1, read_ledger),
     "close the month": (1, close_last_month),
+    "edit the shelf": (2, edit_the_shelf),
 }
 
 
@@ -791,6 +818,8 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("close the month", "read the ledger", "pay back", "settle oddly", "refund with", "ledger:"),
     # Customers who cannot wait, and a provider that answers late or not.
     ("refresh", "check:", "slow down", "small pages", "halt"),
+    # Margins that are edited while costs change.
+    ("edit the shelf", "move a price", "price:", "halt", "kill"),
     # What things cost.
     ("move a price", "decide", "price:", "ledger:", "odd books", "read the ledger"),
 )
