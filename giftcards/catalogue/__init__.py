@@ -19,7 +19,14 @@ from giftcards.catalogue.pricing import (
     save_rows,
     since_yesterday,
 )
-from giftcards.catalogue.reading import CatalogueReading, counts, keep_current, read_catalogue
+from giftcards.catalogue.reading import (
+    CatalogueReading,
+    counts,
+    keep_current,
+    read_catalogue,
+    read_soon,
+    reading_wanted,
+)
 from giftcards.catalogue.reservations import release, reserve
 from giftcards.catalogue.visitors import Guest, customer_of
 from giftcards.text.addresses import client_network
@@ -43,6 +50,8 @@ __all__ = [
     "price_moves",
     "quote",
     "read_catalogue",
+    "read_soon",
+    "reading_wanted",
     "release",
     "reserve",
     "save_rows",

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ _RESUMABLE = timedelta(hours=6)
 # Products that were ordered within _LATELY, or are reserved, are read _TIMES times as often.
 _LATELY = timedelta(days=1)
 _TIMES = 4
+# The token of a wanted reading whose list of products was read.
+_LISTED = "listed"
 # A worker's reading makes no further request after this time (seconds).
 _SECONDS = 5.0
 # The pause between two checks whether another reading has ended (seconds).
@@ -83,7 +85,8 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     Also deletes old reservations, and old changes of the catalogue that were announced.
     """
     every = timedelta(seconds=conf.catalogue_interval)
-    if every and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
+    is_wanted = reading_wanted() is not None
+    if (every or is_wanted) and not Lease.objects.is_taken(Lease.CATALOGUE_PAUSE):
         _read_part(every, has_time)
     # The shop's receivers may read the offers, so the prices are stored before any receiver is
     # called.
@@ -91,6 +94,26 @@ def keep_current(has_time: Callable[[], bool]) -> None:
     keep_prices(lambda: time.monotonic() < ends_at and has_time())
     OfferChange.objects.all().forget()
     Reservation.objects.all().forget()
+
+
+def read_soon() -> None:
+    """Have a worker read the whole catalogue, beginning within a minute, within the budget."""
+    Lease.objects.get_or_create(name=Lease.CATALOGUE_WANTED)
+    Lease.objects.revoke(Lease.CATALOGUE_PAUSE)
+
+
+def reading_wanted() -> tuple[int, int] | None:
+    """Return how many products were read, and of how many, since somebody wanted them read.
+
+    Both are 0 until the list of products is read. The result is ``None`` if nobody waits.
+    """
+    wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED).first()
+    if wanted is None:
+        return None
+    if not wanted.token:
+        return 0, 0
+    total = Product.objects.on_sale().count()
+    return total - Product.objects.to_ask(timezone.now()).count(), total
 
 
 def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
@@ -157,10 +180,23 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the catalogue's list and the types, if due; types that sell are due more often."""
-        if not _is_listed(every):
+        """Read the catalogue's list and the types, if due; types that sell are due more often.
+
+        If somebody wants the catalogue to be read, all of it is due. With ``every`` 0, nothing else
+        is.
+        """
+        wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
+        if wanted.filter(token="").exists() or (every and not _is_listed(every)):
             self._read_list()
+            wanted.update(token=_LISTED)
         now = timezone.now()
+        self._read_products(self._due_products(every, now))
+        if not Product.objects.to_ask(now).exists():
+            wanted.filter(token=_LISTED).delete()
+
+    def _due_products(self, every: timedelta, now: datetime) -> Iterable[Product]:
+        if not every:
+            return Product.objects.to_ask(now)
         sold = Order.objects.filter(created_at__gte=now - _LATELY).order_by().values("product_id")
         reserved = Reservation.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(
@@ -169,7 +205,7 @@ class _Reader:
         selling = wanted.filter(asked_at__lt=now - every / _TIMES)
         # Products that sell and other due products take turns, so neither group starves.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
-        self._read_products(dict.fromkeys(filter(None, chain.from_iterable(both))))
+        return dict.fromkeys(filter(None, chain.from_iterable(both)))
 
     def _read_products(self, products: Iterable[Product]) -> None:
         products = list(products)

@@ -92,6 +92,8 @@ class Lease(models.Model):
     PRICES = "prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
+    #: A row that exists while a person waits for a new reading of the catalogue, not a lease.
+    CATALOGUE_WANTED = "catalogue wanted"
     #: A row for locking reservations, not a lease.
     RESERVATIONS = "reservations"
     #: The lease on the creation or repair of the task queue's schedule.

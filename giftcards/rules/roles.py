@@ -38,6 +38,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "erase_customer",
         "view_product",
         "view_producttype",
+        "change_shelf",
         "view_providerstate",
         "resume_provider",
     ),

@@ -12,13 +12,14 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from giftcards.catalogue import keep_prices, offers
+from giftcards.catalogue import keep_current, keep_prices, offers
 from giftcards.models import OfferChange, Product, ProductType
+from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import make_offer, make_order, set_rule, set_shelf
 from tests.pages import plain, read, sign_in, text
-from tests.stage import ago
+from tests.stage import ago, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -186,6 +187,33 @@ def test_staff_are_told_of_prices_that_changed(
     finding = CONDITIONS["costs_changed"].judge(Standing())
     assert (finding.sentence if finding else "") == sentence
     assert (finding.explain() if finding else "") == detail
+
+
+def test_a_person_has_the_catalogue_read_by_the_worker(
+    simulator: Simulator, set_conf: Conf
+) -> None:
+    set_conf(CATALOGUE_INTERVAL=0)
+    button, read_it = "Read the catalogue now", f"{LIST}read/"
+    viewer, owner = sign_in("view_product"), sign_in("view_product", "change_shelf")
+    assert button not in look(viewer, LIST)
+    assert viewer.post(read_it).status_code == 403
+    assert owner.get(read_it).status_code == 405
+    keep_current(lambda: True)
+    assert simulator.requests == []
+    assert button in look(owner, LIST)
+    assert "within the next minutes" in plain(text(read(owner.post(read_it, follow=True))))
+    html = look(owner, LIST)
+    assert "The catalogue is being read: 0 of 0 products." in html
+    assert button not in html
+    # There is time for one product, and then for the others.
+    turns = iter([True])
+    keep_current(lambda: next(turns, False))
+    assert "The catalogue is being read: 1 of 3 products." in look(owner, LIST)
+    for _minute in range(2):
+        refill_budget()
+        keep_current(lambda: True)
+    assert len(simulator.requests) == 1 + 3
+    assert button in look(owner, LIST)
 
 
 def test_staff_are_told_of_new_products_and_find_them() -> None:

@@ -9,10 +9,11 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
@@ -24,6 +25,8 @@ from giftcards.catalogue import (
     PriceMove,
     is_on_shelf,
     price_moves,
+    read_soon,
+    reading_wanted,
     since_yesterday,
     with_available,
 )
@@ -156,9 +159,36 @@ class ProductAdmin(ReadOnlyRows):
     )
     inlines = (ProductTypes,)
     actions = None
+    change_list_template = "admin/giftcards/products.html"
 
     listed = column(Product, "listed_at", lambda _product, at: moment(at))
     identifier = column(Product, "product_id")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.read_view)
+        return [path("read/", view, name="giftcards_catalogue_read"), *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        wanted = reading_wanted()
+        progress = ""
+        if wanted is not None:
+            text = gettext("The catalogue is being read: %(read)s of %(total)s products.")
+            progress = text % dict(zip(("read", "total"), map(count_text, wanted), strict=True))
+        more = {"may_read": _may_read(request), "reading": progress}
+        return super().changelist_view(request, {**(extra_context or {}), **more})
+
+    def read_view(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not (self.has_view_permission(request) and _may_read(request)):
+            raise PermissionDenied
+        read_soon()
+        text = gettext("The catalogue will be read within the next minutes.")
+        self.message_user(request, text, messages.SUCCESS)
+        url = reverse("admin:giftcards_product_changelist", current_app=self.admin_site.name)
+        return HttpResponseRedirect(url)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
         products: QuerySet[Product] = super().get_queryset(request)
@@ -208,6 +238,10 @@ class ProductAdmin(ReadOnlyRows):
         )
         lines = [(_told(move),) for move in price_moves(changes)]
         return format_html_join(mark_safe("<br>"), "{}", lines) or _NOTHING
+
+
+def _may_read(request: HttpRequest) -> bool:
+    return request.user.has_perm("giftcards.change_shelf")
 
 
 def _may_see_costs(request: HttpRequest) -> bool:
