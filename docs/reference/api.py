@@ -39,8 +39,6 @@ API: Mapping[str, tuple[str, ...]] = {
     ),
     "The shelf": (
         "giftcards.catalogue offers",
-        "giftcards.catalogue preview",
-        "giftcards.catalogue save_rows",
         "giftcards.catalogue quote",
         "giftcards.catalogue Quote: is_for_sale total_cost",
         "giftcards.catalogue check_offer",
