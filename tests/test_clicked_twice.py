@@ -452,6 +452,8 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
 # The pages that decide nothing, or that nobody may use.
 UNDECIDING = {
     "giftcards_card_ask",
+    # A second click only says again that the catalogue is to be read.
+    "giftcards_catalogue_read",
     "giftcards_order_change",
     # Tried in tests/books, with two people.
     "giftcards_order_close_month",

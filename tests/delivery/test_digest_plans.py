@@ -126,5 +126,5 @@ def test_a_tick_asks_one_small_question(settings: Any, django_assert_num_queries
         assert digests.send_due(Limits()) == 0
     assert statements == []
     StaffDigest.objects.update(next_attempt_at=None)
-    with django_assert_num_queries(24):
+    with django_assert_num_queries(25):
         assert digests.send_due(Limits()) == 0
