@@ -150,6 +150,8 @@ class Condition:
     stops_sales: bool = False
     #: True if cards can still be bought while the condition holds, but not for long.
     limits_sales: bool = False
+    #: True if the start page shows the condition beside the figures, because it is about products.
+    is_about_shelf: bool = False
     #: True if staff see ``Finding.explain`` above the list of orders.
     is_above_list: bool = False
 

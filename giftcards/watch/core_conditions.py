@@ -491,6 +491,7 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Compare them with your own prices."),
         ended=_("No price has changed since yesterday."),
         page=_PRODUCTS,
+        is_about_shelf=True,
         query="?price=changed",
     ),
     Condition(
@@ -507,6 +508,7 @@ CONDITIONS: Sequence[Condition] = [
         remedy=_("Check their prices, and whether you want to sell them."),
         ended=_("No product is new since yesterday."),
         page=_PRODUCTS,
+        is_about_shelf=True,
         query="?price=new",
     ),
     Condition(

@@ -18,7 +18,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import make_offer, make_order, set_rule, set_shelf
-from tests.pages import plain, read, sign_in, text
+from tests.pages import START, element, plain, read, sign_in, text, tiles
 from tests.stage import ago, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -224,6 +224,10 @@ def test_staff_are_told_of_new_products_and_find_them() -> None:
         Product.objects.filter(product_id=name).update(name=f"Product {name}")
         at = now - timedelta(days=days)
         OfferChange.objects.create(type=kind, what="new", new="490.00", at=at)
+    # On the start page, beside the figures.
+    start = read(sign_in("view_product").get(START))
+    assert "product has new cards since yesterday" in text(element(start, "desk-lines", "ul"))
+    assert tiles(start) == {}
     finding = CONDITIONS["products_new"].judge(Standing())
     assert finding is not None
     assert finding.sentence == "1 product has new types since yesterday."

@@ -210,7 +210,7 @@ def test_the_day_is_told_in_one_line_and_the_margin_to_those_who_may_see_costs(
         (("view_order",), set()),
         (("view_order", "check_order"), {"1 order with a problem"}),
         (("view_order", "settle_refund"), {"1 order whose customer is owed money"}),
-        (("view_product",), None),
+        (("view_cardreveal",), None),
     ],
 )
 def test_each_role_sees_its_own_tiles(

@@ -58,6 +58,7 @@ class Tile:
     unnamed: int = 0
     #: The roles that can act, if the person cannot; otherwise "".
     roles: str = ""
+    is_about_shelf: bool = False
 
     @property
     def is_urgent(self) -> bool:
@@ -86,8 +87,9 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
         "is_shown": True,
         **_search_box(request, site),
         "standstill": _standstill(request, site, standing),
-        "tiles": [tile for tile in tiles if not tile.roles],
+        "tiles": [tile for tile in tiles if not (tile.roles or tile.is_about_shelf)],
         "for_others": [tile for tile in tiles if tile.roles],
+        "shelf": [tile for tile in tiles if tile.is_about_shelf and not tile.roles],
         "today": _today(request, site),
         "figures": _figures(request, site, standing),
     }
@@ -162,6 +164,7 @@ def _tiles(
                 named,
                 finding.count - len(named) if named else 0,
                 "" if all(map(may, condition.takes)) else roles_with(condition.takes),
+                condition.is_about_shelf,
             )
 
 
