@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from docs.manual_pages import with_manual
 from giftcards.conf import VERSION
 
 project = "django-giftcards"
@@ -24,3 +27,11 @@ html_theme = "furo"
 html_title = f"django-giftcards {release}"
 html_show_sphinx = False
 html_copy_source = False
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", _include_manual)
+
+
+def _include_manual(_app: Sphinx, _page: str, source: list[str]) -> None:
+    source[0] = with_manual(source[0])

@@ -52,7 +52,7 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
 
     from giftcards.books.models import LedgerEntry
     from giftcards.delivery.models import CardLink, Delivery
-    from giftcards.models import Card, CustomerRefund, Order, Product
+    from giftcards.models import Card, CustomerRefund, Order, Product, ProviderState
     from tests.browser import showcase
     from tests.browser.chromium import chromium, photograph, prefer, resize
 
@@ -60,11 +60,24 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
     showcase.fill()
     client = Client()
     client.force_login(get_user_model().objects.create_superuser("amina", password=None))
+    ProviderState.objects.note_tick()
     order_list = "admin/giftcards/order/"
+    ledger = "admin/giftcards_books/ledgerentry/"
+
+    def page_of(reference: str, name: str = "change") -> str:
+        return f"{order_list}{Order.objects.get(reference=reference).pk}/{name}/"
+
+    # Those that the documentation shows.
     pages = {
         "order-list": order_list,
-        "order-page": f"{order_list}{Order.objects.get(reference='web-1042').pk}/change/",
+        "order-page": page_of("web-1042"),
         "report": f"{order_list}report/",
+        "start": "admin/giftcards/",
+        "order-add": f"{order_list}add/",
+        "resolve": page_of("web-1040", "resolve"),
+        "pay-back": page_of("web-1042", "pay-back"),
+        "ledger-period": f"{ledger}?period=week",
+        "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
     }
     if everything:
         other = {
@@ -73,10 +86,7 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
             "held": "web-1035",
             "paid-back": "web-1038",
         }
-        pages |= {
-            name: f"{order_list}{Order.objects.get(reference=reference).pk}/change/"
-            for name, reference in other.items()
-        }
+        pages |= {name: page_of(reference) for name, reference in other.items()}
         # The tests send no messages.
         settings.GIFTCARDS_DELIVERY = {
             "SHOP_URL": "https://shop.example",
@@ -86,25 +96,19 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
         messages = "admin/giftcards_delivery/"
         about_told = f"{order_list}{told.pk}/"
         paid = CustomerRefund.objects.get(reference="cart-38")
-        ledger = "admin/giftcards_books/ledgerentry/"
         pages |= {
-            "start": "admin/giftcards/",
-            "order-add": f"{order_list}add/",
+            "help": "admin/giftcards/desk/help/",
             "report-products": f"{order_list}report/?by=product",
-            "resolve": pages["unconfirmed"].replace("/change/", "/resolve/"),
             "correct-customer": pages["order-page"].replace("/change/", "/customer/"),
             "price": pages["held"].replace("/change/", "/price/"),
             "order-again": pages["order-page"].replace("/change/", "/reorder/"),
-            "pay-back": pages["order-page"].replace("/change/", "/pay-back/"),
             "refund-take-back": f"{order_list}refunds/{paid.pk}/take-back/",
             "refunds": "admin/giftcards/customerrefund/",
             "reveal": f"{order_list}cards/{Card.objects.first().pk}/",
             "provider": "admin/giftcards/providerstate/",
             "products": "admin/giftcards/product/",
-            "product": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
             "reveals": "admin/giftcards/cardreveal/",
             "ledger": ledger,
-            "ledger-period": f"{ledger}?period=week",
             "ledger-entry": f"{ledger}{LedgerEntry.objects.first().pk}/change/",
             "messages": f"{messages}delivery/",
             "message": f"{messages}delivery/{Delivery.objects.get(status='retrying').pk}/change/",

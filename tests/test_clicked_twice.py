@@ -458,6 +458,7 @@ UNDECIDING = {
     # Tried in tests/books, with two people.
     "giftcards_order_close_month",
     "giftcards_desk_changelist",
+    "giftcards_help",
     "giftcards_order_delete",
     "giftcards_order_search",
     "giftcards_order_fingerprint",

@@ -275,7 +275,7 @@ def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> No
     text = metadata(wheel)
     required = re.findall(r"^Requires-Dist: ([\w-]+)(.*)$", text, re.MULTILINE)
     optional = [library for library, condition in required if "extra ==" in condition]
-    expected = ["cryptography", "django", "requests", "urllib3"]
+    expected = ["cryptography", "django", "markdown-it-py", "requests", "urllib3"]
     assert sorted({library for library, _condition in required} - {*optional}) == expected
     [version] = re.findall(r"^Version: (.*)$", text, re.MULTILINE)
     # Where git is missing, the build does not know it.

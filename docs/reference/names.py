@@ -160,7 +160,12 @@ def names() -> str:
         "Metrics, with their label": (f"{it.name} {it.label}".strip() for it in FAMILIES),
         "Groups of staff": ROLES,
         "Permissions": (f"giftcards.{codename}" for codename in _PERMISSIONS),
-        "Names of URLs": ["admin:giftcards_card_reveal", "admin:giftcards_customer_data", *_urls()],
+        "Names of URLs": [
+            "admin:giftcards_card_reveal",
+            "admin:giftcards_customer_data",
+            "admin:giftcards_help",
+            *_urls(),
+        ],
         "Templates, with blocks": _templates(),
         "Template tags and filters": {**tags.tags, **tags.filters, "giftcards_desk": None},
     }

@@ -1,4 +1,4 @@
-"""The tag ``{% giftcards_desk %}``, which puts the tiles of the start page on any admin page."""
+"""The tags of admin pages: ``{% giftcards_desk %}`` and ``{% giftcards_help %}``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """Return the context of the start page: search box, tiles and the line about today."""
+    """Return the context of the tiles of the start page, which may stand on any admin page."""
     # Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 
     return show_desk(context["request"])
+
+
+@register.inclusion_tag("admin/giftcards/help_link.html", takes_context=True)
+def giftcards_help(context: RequestContext, topic: str = "") -> dict[str, Any]:
+    """Return the context of the link to the manual, by default to the topic of the page."""
+    from giftcards.admin.frame.manual import help_url
+
+    return {"url": help_url(context["request"], topic)}

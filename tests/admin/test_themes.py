@@ -37,26 +37,27 @@ SHOWN = {
     "adopted": "Release it from its order at the provider",
     "resolve": "What was sent Reference: web-1040",
     "resolve, wrong": "This field is required.",
-    "release": "Is it another order? This order was taken for the provider's order",
+    "release": "Is it another order? Help This order was taken for the provider's order",
     "adopt": "It does not match what was sent.",
     "held": "What may a card cost?",
     "price": "Buy it: at most 570 DA a card, 1,710 DA in all.",
     "price, wrong": "This field is required.",
-    "reorder": "Order the missing cards again 2 cards of this order did not come.",
+    "reorder": "Order the missing cards again Help 2 cards of this order did not come.",
     "report": "What customers paid, in DA Kept Paid back Still owed",
     "report by product": "PlayStation Network",
     "close a month": "to the end of the month ! To do It has not been read yet.",
     "report, wrong": "Enter a valid date.",
     "start": "1 order on hold because of its price",
     "app index": "Report",
+    "help": 'Adding an order Use "Add order" for a customer who orders on the phone',
     "pay back": "Owed to the customer 2 × 550 1,100 DA",
     "pay back, confirm": "550 DA will be recorded as paid back to أمينة بن علي.",
     "pay back, wrong": "Only \u20681,100 DA\u2069 can still be paid back, not",
     "paid back": "The customer was paid back 1,375.50 DA.",
-    "cancel refund": "Take back the refund Its amount is owed again;",
+    "cancel refund": "Take back the refund Help Its amount is owed again;",
     "refunds": "CCP 0021-88",
     "found": "Found web-1042, card 1",
-    "ask": "Reveal card 1 The code of card 1 of order web-1042 is shown for a minute.",
+    "ask": "Reveal card 1 Help The code of card 1 of order web-1042 is shown for a minute.",
     "ask, wrong": "This field is required.",
     "revealed": "Code AAAA-AAAA-AAAA-AAAA Copy Serial 111111111",
     "reveals": "Lost the e-mail",
@@ -99,6 +100,11 @@ def test_every_page_opens_under_a_theme_and_shows_what_matters(pages: Pages) -> 
         name: text(html)[-300:] for name, html in pages.items() if SHOWN[name] not in text(html)
     }
     assert missing == {}
+
+
+def test_every_page_leads_to_the_manual_under_a_theme(pages: Pages) -> None:
+    link = 'class="giftcards-help"><a href="/admin/giftcards/desk/help/#'
+    assert [name for name, html in pages.items() if html.count(link) != 1] == ["help", "index"]
 
 
 def test_every_page_about_an_order_names_it_under_a_theme(pages: Pages) -> None:

@@ -246,6 +246,7 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
 ) -> None:
     shop.open(page_of("web-1042"))
     assert [plain(control.accessible_name) for control in walk(keyboard)] == [
+        "Help",
         "+213 550 12 34 56",
         "customer-42@example.com",
         "Other orders of this customer: 9",

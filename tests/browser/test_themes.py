@@ -66,6 +66,7 @@ SEEN = {
     "lost": "web-1040",
     "provider": "Balance",
     "report": "Key figures",
+    "help": "Finding an order or a card",
     "placing": "Your sale",
     "resolve": "web-1040",
     "pay back": "web-1042",

@@ -159,6 +159,7 @@ def waiting(browser: Browser) -> None:
 PAGES: dict[str, Visit] = {
     "start": at("/admin/giftcards/desk/"),
     "start, with the list of pages": at("/admin/giftcards/"),
+    "help": at("/admin/giftcards/desk/help/"),
     "list": at(LIST),
     "search, nothing": sent(here, SEARCH_BUTTON, secret="nobody"),
     "search, found": sent(at(LIST), SEARCH_BUTTON, secret=CARDS[0].value),

@@ -157,6 +157,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
     "order_report_download": ({"format": "csv"},),
     "order_close_month": ("", "?month=2025-01"),
     "desk_changelist": ("",),
+    "help": ("",),
     "providerstate_changelist": ("", "?cards=all"),
     "providerstate_resume": ("",),
     "catalogue_read": ("",),

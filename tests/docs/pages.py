@@ -14,10 +14,12 @@ from django.apps import apps
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand
 
+from docs.manual_pages import with_manual
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text()
+    path.relative_to(ROOT).as_posix(): with_manual(path.read_text())
     for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
     if "_build" not in path.parts
 }
@@ -171,13 +173,14 @@ def resolve(name: str) -> Any:
 
 
 def slugs(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MyST make them."""
+    """The anchors of a page: those of headings, as GitHub and MyST make them, and named ones."""
     headings = re.findall(
         r"^#+ (.*)$",
         re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE),
         re.MULTILINE,
     )
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
 
 
 def options_of(command: str) -> set[str]:

@@ -32,6 +32,7 @@ def main(theme: str) -> None:
         "lost": page_of("web-1040"),
         "provider": PROVIDER_PAGE,
         "report": f"{LIST}report/",
+        "help": "/admin/giftcards/desk/help/",
         "placing": ADD,
         "resolve": page_of("web-1040", "resolve"),
         "pay back": page_of("web-1042", "pay_back"),

@@ -107,6 +107,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "report, wrong", seen(browser.get(report, {"from": "2026-11-31"}))
     yield "start", seen(browser.get("/admin/giftcards/desk/", follow=True))
     yield "app index", seen(browser.get("/admin/giftcards/"))
+    yield "help", seen(browser.get("/admin/giftcards/desk/help/"))
     pay_back = page("web-1042", "pay-back")
     yield "pay back", (shown := seen(browser.get(pay_back)))
     payment = {**hidden(shown), "amount": "550", "reference": "CCP 12"}

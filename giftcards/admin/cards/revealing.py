@@ -347,7 +347,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     transaction.on_commit(tell, robust=True)
 
 
-ASK = Page("card_ask", "cards/<int:key>/", _ask_view)
+ASK = Page("card_ask", "cards/<int:key>/", _ask_view, help_topic="revealing")
 REVEAL = Page(
     "card_reveal",
     "cards/<int:key>/reveal/",
@@ -359,11 +359,13 @@ REVEAL = Page(
         sensitive_post_parameters(),
         transaction.non_atomic_requests(using=router.db_for_write(CardReveal)),
     ),
+    "revealing",
 )
 
 
 @admin.register(CardReveal)
 class CardRevealAdmin(OrderRows):
+    help_topic = "revealing"
     order_lookup = "card__order"
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")

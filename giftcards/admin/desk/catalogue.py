@@ -142,6 +142,7 @@ class MovedFilter(admin.SimpleListFilter):
 
 @admin.register(Product)
 class ProductAdmin(ReadOnlyRows):
+    help_topic = "products"
     list_display = ("title", "category", "region", "on_shelf", "read", "orders")
     list_filter = (ShelfFilter, MovedFilter, "category")
     search_fields = ("name", "product_id")

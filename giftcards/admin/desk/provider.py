@@ -473,6 +473,7 @@ class ProviderStateAdmin(ReadOnlyRows):
     """The provider's page. To use a subclass, unregister this class first."""
 
     change_list_template = "admin/giftcards/provider.html"
+    help_topic = "provider"
 
     def has_resume_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("giftcards.resume_provider")

@@ -25,6 +25,7 @@ from django.utils.translation import gettext, ngettext
 
 from giftcards.admin.frame import extensions
 from giftcards.admin.frame.extensions import Html
+from giftcards.admin.frame.manual import manual, may_read
 from giftcards.admin.frame.pages import OrderPages
 from giftcards.admin.frame.rows import ReadOnlyRows, order_link, sees_orders, visible_orders
 from giftcards.admin.orders.searching import SearchForm
@@ -236,6 +237,7 @@ class DeskAdmin(ReadOnlyRows):
     """The start page as an entry in menus, for themes that replace the template ``app_index``."""
 
     change_list_template = "admin/giftcards/start.html"
+    help_topic = "start"
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return sees_orders(request, self.admin_site)
@@ -258,10 +260,28 @@ class DeskAdmin(ReadOnlyRows):
         }
         return TemplateResponse(request, self.change_list_template, context)
 
+    def help_view(self, request: HttpRequest) -> HttpResponse:
+        if not may_read(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("Help"),
+            "media": self.media,
+            "manual": manual(),
+        }
+        return TemplateResponse(request, "admin/giftcards/help.html", context)
+
     def get_urls(self) -> list[URLPattern]:
         # The start page has no rows, so it needs no pages to add or change one.
         view: Any = self.admin_site.admin_view(self.changelist_view)
         # :func:`_site_of` reads ``admin_site``, which Django sets only on views of the AdminSite
         # itself.
         view.admin_site = self.admin_site
-        return [path("", view, name="giftcards_desk_changelist")]
+        view.help_topic = self.help_topic
+        help_view = self.admin_site.admin_view(self.help_view)
+        return [
+            path("", view, name="giftcards_desk_changelist"),
+            path("help/", help_view, name="giftcards_help"),
+        ]

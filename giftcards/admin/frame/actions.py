@@ -168,12 +168,14 @@ class Page(NamedTuple):
 
     The name of its URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` has to
     check what the person may do. The ``decorators`` wrap the result of ``AdminSite.admin_view``.
+    ``help_topic`` is the topic of the page in the manual.
     """
 
     name: str
     route: str
     view: Callable[..., Any]
     decorators: tuple[Callable[[Any], Any], ...] = ()
+    help_topic: str = "order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,7 @@ class OrderAction:
     template: str = ""
     context: Callable[[Attempt], Mapping[str, Any]] = lambda _attempt: {}
     decorators: tuple[Callable[[Any], Any], ...] = ()
+    help_topic: str = "order"
 
     def __post_init__(self) -> None:
         if self.is_final and self.is_post:
@@ -229,7 +232,8 @@ class OrderAction:
     def page(self) -> Page:
         kind = "path" if self.of is None else "int"
         route = self.route.replace("<key>", f"<{kind}:key>")
-        return Page(self.name, route, self.view or partial(carry_out, self), self.decorators)
+        view = self.view or partial(carry_out, self)
+        return Page(self.name, route, view, self.decorators, self.help_topic)
 
     def label_for(self, subject: models.Model) -> str:
         return str(self.label(subject) if callable(self.label) else self.label)

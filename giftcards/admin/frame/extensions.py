@@ -63,6 +63,8 @@ class Extension:
     provider_sections: Callable[[HttpRequest], Sequence[Section]] | None = None
     #: Figures of the start page, as HTML; "" to show none.
     on_start: Callable[[Pages, HttpRequest, Standing], Html] | None = None
+    #: The topics that the app adds to the manual.
+    help_topics: tuple[str, ...] = ()
     #: Filters of the list of orders, for people who may see costs.
     filters: tuple[type[ListFilter], ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -41,6 +41,9 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     #: The actions and pages of the core.
     core_actions: tuple[OrderAction, ...] = ()
     core_pages: tuple[Page, ...] = ()
+    #: The topic of the pages in the manual, and the topics of other views, by name.
+    help_topic = "order"
+    help_topics: ClassVar = {"changelist_view": "list", "add_view": "adding"}
 
     @cached_property
     def order_actions(self) -> tuple[OrderAction, ...]:
@@ -61,6 +64,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         view = self.admin_site.admin_view(partial(page.view, self))
         for decorate in page.decorators:
             view = decorate(view)
+        vars(view)["help_topic"] = page.help_topic
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:

@@ -115,6 +115,7 @@ def _known(amounts: Mapping[str, Decimal | None]) -> list[tuple[str, object]]:
 
 PRICE = OrderAction(
     name="order_price",
+    help_topic="holding",
     route="<key>/price/",
     label=_("What may a card cost?"),
     permission=may("giftcards.resolve_order", "giftcards.view_cost"),
@@ -147,6 +148,7 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
 
 REVIEW = OrderAction(
     name="order_review",
+    help_topic="holding",
     route="<key>/review/",
     label=_("Approve or cancel this order"),
     permission=may("giftcards.resolve_order"),
@@ -172,6 +174,7 @@ def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
 
 WAIT = OrderAction(
     name="order_wait",
+    help_topic="holding",
     route="<key>/wait/",
     label=_("Do not wait any longer"),
     permission=may("giftcards.resolve_order"),
@@ -202,6 +205,7 @@ def _cancel_context(attempt: Attempt) -> Mapping[str, Any]:
 
 CANCEL_ORDER = OrderAction(
     name="order_cancel",
+    help_topic="cancelling",
     route="<key>/cancel-order/",
     label=_("Cancel the order"),
     permission=may("giftcards.resolve_order"),

@@ -163,6 +163,7 @@ def _label(order: Order) -> str:
 
 CUSTOMER = OrderAction(
     name="order_customer",
+    help_topic="correcting",
     route="<key>/customer/",
     label=_label,
     permission=may("giftcards.correct_customer"),

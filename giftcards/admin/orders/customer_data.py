@@ -362,4 +362,4 @@ def _erasure_page(
     )
 
 
-DATA = Page("customer_data", "customer-data/", _view, HIDING)
+DATA = Page("customer_data", "customer-data/", _view, HIDING, "person")

@@ -207,6 +207,7 @@ def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
 
 DISPUTE = OrderAction(
     name="order_dispute",
+    help_topic="complaints",
     route="<key>/dispute/",
     label=_("The customer complains about a code"),
     permission=may("giftcards.check_order"),
@@ -364,6 +365,7 @@ def _obstacle(order: Order) -> str:
 
 REORDER = OrderAction(
     name="order_reorder",
+    help_topic="reordering",
     route="<key>/reorder/",
     label=_("Order the missing cards again"),
     permission=lambda pages, request: pages.has_add_permission(request),

@@ -334,6 +334,7 @@ class PlacingPage(OrderPages):
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))
+        vars(view)["model_admin"] = self
         return [path("add/", view, name="giftcards_order_add"), *super().get_urls()]
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:

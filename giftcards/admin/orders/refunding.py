@@ -93,6 +93,7 @@ def _why_no_sale(attempt: Attempt) -> Outcome | None:
 
 SALE = OrderAction(
     name="order_sale",
+    help_topic="refunds",
     route="<key>/sale/",
     label=_("Say what the customer paid"),
     permission=may("giftcards.settle_refund"),
@@ -201,6 +202,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
 
 PAY_BACK = OrderAction(
     name="order_pay_back",
+    help_topic="refunds",
     route="<key>/pay-back/",
     label=_("Pay back the customer"),
     permission=may("giftcards.settle_refund"),
@@ -255,6 +257,7 @@ def _late_if_cancelled(attempt: Attempt) -> Outcome | None:
 
 CANCEL = OrderAction(
     name="refund_cancel",
+    help_topic="refunds",
     route="refunds/<key>/take-back/",
     label=_("Take back the refund"),
     permission=may("giftcards.settle_refund"),
@@ -319,6 +322,7 @@ _MOST_FOUND = 1_000
 class CustomerRefundAdmin(OrderRows):
     """The list of refunds to customers; staff record refunds on the pages of orders."""
 
+    help_topic = "refunds"
     list_display = (
         "when",
         "its_order",

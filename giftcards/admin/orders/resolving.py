@@ -382,6 +382,7 @@ def _release(attempt: Attempt) -> Outcome:
 
 RELEASE = OrderAction(
     name="order_release",
+    help_topic="lost",
     route="<key>/release/",
     label=_("Release it from its order at the provider"),
     permission=may("giftcards.resolve_order"),
@@ -398,6 +399,7 @@ RELEASE = OrderAction(
 # The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
 RESOLVE = OrderAction(
     name="order_resolve",
+    help_topic="lost",
     route="<key>/resolve/",
     label=_("What happened to this order?"),
     permission=may("giftcards.resolve_order"),
@@ -408,4 +410,4 @@ RESOLVE = OrderAction(
     view=_resolve_view,
     decorators=(transaction.non_atomic_requests(using=router.db_for_write(Order)),),
 )
-ADOPT = Page("order_adopt", "<path:key>/adopt/", _adopt_view)
+ADOPT = Page("order_adopt", "<path:key>/adopt/", _adopt_view, help_topic="lost")

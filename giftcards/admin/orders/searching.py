@@ -217,4 +217,4 @@ def _to_list(pages: Pages, filters: str, text: str = "") -> HttpResponse:
     return HttpResponseRedirect(f"{url}?{query.urlencode()}" if query else url)
 
 
-SEARCH = Page("order_search", SearchForm.path, _search, HIDING)
+SEARCH = Page("order_search", SearchForm.path, _search, HIDING, "finding")

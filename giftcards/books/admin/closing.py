@@ -390,4 +390,4 @@ def _change(then: Value, now: Value) -> str:
     return format_html('<bdi dir="ltr">{}{}</bdi>', sign, count_text(abs(change)))
 
 
-PAGES = (Page("order_close_month", "report/close/", closing_view),)
+PAGES = (Page("order_close_month", "report/close/", closing_view, help_topic="closing"),)

@@ -154,6 +154,7 @@ class PeriodFilter(admin.SimpleListFilter):
 class LedgerEntryAdmin(OrderRows):
     """The entries of the provider's ledger, latest first."""
 
+    help_topic = "ledger"
     has_order = False
     list_display = ("when", "kind", "change", "balance", "its_order")
     list_display_links = ("when",)

@@ -151,6 +151,7 @@ def _on_start(pages: Pages, request: HttpRequest, standing: Standing) -> SafeStr
 
 
 EXTENSION = Extension(
+    help_topics=("reports", "closing", "ledger"),
     on_start=_on_start,
     on_order=_on_order,
     on_list=_on_list,

@@ -568,6 +568,6 @@ def _text(percent: Decimal) -> str:
 
 
 PAGES = (
-    Page("order_report", "report/", report_view),
-    Page("order_report_download", "report/download/", download_view),
+    Page("order_report", "report/", report_view, help_topic="reports"),
+    Page("order_report_download", "report/download/", download_view, help_topic="reports"),
 )

@@ -191,6 +191,7 @@ def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Ite
 
 PROOF = OrderAction(
     name="delivery_dispute",
+    help_topic="complaints",
     route="<key>/proof/",
     label=_("Proof of delivery"),
     permission=may("giftcards_delivery.view_delivery"),

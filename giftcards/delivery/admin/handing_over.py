@@ -161,6 +161,7 @@ def _in_words(done: Withdrawn) -> str:
 
 WITHDRAW = OrderAction(
     name="delivery_withdraw",
+    help_topic="messages",
     route="<key>/withdraw/",
     label=_("Withdraw all links"),
     permission=MAY_RESEND,
@@ -225,6 +226,7 @@ def _new_link_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse
 
 NEW_LINK = OrderAction(
     name="delivery_new_link",
+    help_topic="messages",
     route="<key>/new-link/",
     label=_("New link to hand over"),
     permission=MAY_RESEND,

@@ -130,6 +130,7 @@ class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(Delivery)
 class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
+    help_topic = "messages"
     list_display = ("when", "its_kind", "its_status", "its_order", "to", "tries", "last_error")
     list_filter = (
         CustomersFilter,
@@ -206,6 +207,7 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
 
 @admin.register(CardLink)
 class CardLinkAdmin(DeliveryRows):
+    help_topic = "messages"
     list_display = ("when", "its_order", "made", "its_state", "times_shown")
     fields = readonly_fields = (
         "its_order",
@@ -254,6 +256,7 @@ class CardLinkAdmin(DeliveryRows):
 class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     """The list of digests, with a row for each person."""
 
+    help_topic = "messages"
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "last_error", "next_try")
     list_display_links = None
     fields = readonly_fields = list_display

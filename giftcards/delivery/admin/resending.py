@@ -200,6 +200,7 @@ def _send_again(attempt: Attempt) -> Answer:
 
 SEND_AGAIN = OrderAction(
     name="delivery_send_again",
+    help_topic="messages",
     route="<key>/send-again/",
     label=_("Send a message again"),
     permission=handing_over.MAY_RESEND,
@@ -264,6 +265,7 @@ def _hand_over_now(attempt: Attempt) -> Outcome:
 
 TRY_NOW = OrderAction(
     name="delivery_try_now",
+    help_topic="messages",
     route="messages/<key>/try-now/",
     label=_("Try now"),
     permission=handing_over.MAY_RESEND,
@@ -311,6 +313,7 @@ SEND_NOW = replace(
 )
 CANCEL = OrderAction(
     name="delivery_cancel",
+    help_topic="messages",
     route="messages/<key>/cancel/",
     label=_("Do not send it"),
     permission=handing_over.MAY_RESEND,

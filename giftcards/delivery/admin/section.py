@@ -267,6 +267,7 @@ def _provider_sections(request: HttpRequest) -> list[Section]:
 
 
 EXTENSION = Extension(
+    help_topics=("messages",),
     actions=(*ABOUT_ORDER, *ABOUT_MESSAGE),
     on_order=_on_order,
     on_list=_on_list,
