@@ -15,7 +15,15 @@ from giftcards.engine.approvals import approve_price, approve_review, cancel_ord
 from giftcards.engine.reordering import reorder_missing
 from giftcards.engine.task_queue import wake_worker
 from giftcards.engine.tuning import tuning
-from giftcards.models import CustomerChange, Order, OrderDetails, customer_refunds, new_order
+from giftcards.models import (
+    CustomerChange,
+    Order,
+    OrderDetails,
+    ProductType,
+    customer_refunds,
+    new_order,
+)
+from giftcards.models.catalogue import ids_of
 from giftcards.models.fields import assign
 from giftcards.signals import customer_changed
 
@@ -37,9 +45,10 @@ __all__ = [
 
 def place_order(
     *,
-    product_id: str,
-    type_id: str,
     quantity: int,
+    product_type: ProductType | None = None,
+    product_id: str | None = None,
+    type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
     """Record an order; a worker sends it once the caller's transaction commits.
@@ -47,10 +56,11 @@ def place_order(
     The function makes no request. It is idempotent: the same ``reference`` with the same values
     returns the same order, also after :func:`change_customer`.
 
-    ``product_id`` and ``type_id`` are the provider's ids: 1 to 100 printable ASCII characters
-    without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is the shop's own unique name
-    for the order, in the same format; ``None`` generates a UUID. Never take a reference from a
-    customer, who could get another customer's order.
+    ``product_type`` is the card to buy, a row of the catalogue. For a card that the catalogue does
+    not list, pass the provider's ids instead, as ``product_id`` and ``type_id``: each has 1 to 100
+    printable ASCII characters without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is
+    the shop's own unique name for the order, in the same format; ``None`` generates a UUID. Never
+    take a reference from a customer, who could get another customer's order.
 
     Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
     ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
@@ -76,18 +86,20 @@ def place_order(
     is not in the catalogue although this was read within two hours. Raises
     :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
     and :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
-    ``default``.
+    ``default``. Raises :exc:`TypeError` if the card is given in both ways, or in neither.
     """
-    order = Order.objects.record(new_order(product_id, type_id, quantity, **details))
+    ids = ids_of(product_type, product_id, type_id)
+    order = Order.objects.record(new_order(*ids, quantity, **details))
     wake_worker()
     return order
 
 
 async def aplace_order(
     *,
-    product_id: str,
-    type_id: str,
     quantity: int,
+    product_type: ProductType | None = None,
+    product_id: str | None = None,
+    type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
     """:func:`place_order` for async code.
@@ -97,7 +109,13 @@ async def aplace_order(
     order may have been recorded: repeat the call with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
-    return await place(product_id=product_id, type_id=type_id, quantity=quantity, **details)
+    return await place(
+        quantity=quantity,
+        product_type=product_type,
+        product_id=product_id,
+        type_id=type_id,
+        **details,
+    )
 
 
 def check_soon(reference: str) -> bool:

@@ -325,7 +325,7 @@ UNREADABLE = {
 def test_what_cannot_be_read_is_refused(path: str, body: str, amina: Customer) -> None:
     make_order(reference="shop-1", user=amina.user)
     Purchase.objects.create(
-        pk=1, user=amina.user, key=key(), quantity=2, amount=1, product_id="p", type_id="t"
+        pk=1, user=amina.user, key=key(), quantity=2, amount=1, product_type=kind(PARTIAL)
     )
     answer = amina.client.post(f"/api/{path}", body, "application/json")
     assert answer.status_code == 400, answer.content

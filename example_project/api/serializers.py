@@ -52,10 +52,11 @@ class LineSerializer(KeySerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         # The framework answers 400 to values that no order can have. The view answers 409 to cards
         # that cannot be sold.
-        kind = attrs["offer"]
         with suppress(NotForSale):
             check_offer(
-                kind.product.product_id, kind.type_id, attrs["quantity"], sale_price=attrs["price"]
+                product_type=attrs["offer"],
+                quantity=attrs["quantity"],
+                sale_price=attrs["price"],
             )
         return attrs
 

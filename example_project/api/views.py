@@ -149,9 +149,9 @@ def _buy(
             email=user.email,
             language=get_language(),
         )
-    wanted = {"product_id": offer.product.product_id, "type_id": offer.type_id}
+    wanted = {"product_type": offer, "quantity": quantity}
     is_new, is_dearer = purchase.paid_at is None, purchase.amount != quantity * price
-    if purchase.line != {**wanted, "quantity": quantity} or (is_dearer and not is_new):
+    if purchase.line != wanted or (is_dearer and not is_new):
         raise Conflict("This key was used for another purchase.")
     if is_dearer:
         raise Conflict(_DEARER)

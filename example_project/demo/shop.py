@@ -285,7 +285,7 @@ def noticed() -> Iterator[list[str]]:
 def _difference(kind: ProductType, what: str, old: Any, new: Any) -> str:
     if what == OfferChange.What.PRICE:
         old, new = _money(old), _money(new)
-    return f"{kind}: {what} {new} instead of {old}"
+    return f"{kind.title}: {what} {new} instead of {old}"
 
 
 def _money(amount: Decimal | None) -> str:

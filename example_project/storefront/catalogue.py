@@ -48,7 +48,7 @@ class Item:
 
     @property
     def name(self) -> str | Promise:
-        return TRIALS[self.kind.type_id][0] if self.kind.type_id in TRIALS else str(self.kind)
+        return TRIALS[self.kind.type_id][0] if self.kind.type_id in TRIALS else self.kind.title
 
     @property
     def note(self) -> str | Promise:

@@ -70,8 +70,7 @@ def begin(
         user=user,
         key=key,
         defaults={
-            "product_id": kind.product.product_id,
-            "type_id": kind.type_id,
+            "product_type": kind,
             "quantity": quantity,
             "amount": quantity * price,
             "reserved_until": timezone.now(),
@@ -120,8 +119,7 @@ def pay(purchase: Purchase, *, customer: str | Guest) -> None:
 
 
 def _compare_price(purchase: Purchase) -> None:
-    kinds = ProductType.objects.for_sale().filter(product__product_id=purchase.product_id)
-    price = kinds.get(type_id=purchase.type_id).price
+    price = ProductType.objects.for_sale().get(pk=purchase.product_type_id).price
     if price is not None and price * purchase.quantity > purchase.amount:
         purchase.amount = price * purchase.quantity
         Purchase.objects.filter(pk=purchase.pk, paid_at=None).update(amount=purchase.amount)

@@ -104,9 +104,8 @@ class BuyForm(forms.Form):
 
     def _check(self) -> None:
         check_offer(
-            self.item.kind.product.product_id,
-            self.item.kind.type_id,
-            self.cleaned_data["quantity"],
+            product_type=self.item.kind,
+            quantity=self.cleaned_data["quantity"],
             sale_price=self.item.price,
             customer_email=self.cleaned_data["email"],
             customer_language=self.cleaned_data["language"],

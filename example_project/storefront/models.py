@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
-from giftcards.models import Order
+from giftcards.models import Order, ProductType
 
 #: What a purchase has of a gift, by the names of an order.
 OF_GIFT = ("recipient_email", "recipient_name", "customer_name", "gift_message", "deliver_at")
@@ -46,9 +46,9 @@ class Purchase(models.Model):
     )
     # The key of the form that was sent, so that sending it twice buys once.
     key = models.UUIDField()
-    # The provider's ids.
-    product_id = models.CharField(max_length=100)
-    type_id = models.CharField(max_length=100)
+    product_type = models.ForeignKey(
+        ProductType, on_delete=models.PROTECT, related_name="purchases"
+    )
     quantity = models.PositiveIntegerField()
     # What the customer pays for all of it.
     amount = models.DecimalField(max_digits=12, decimal_places=2)
@@ -80,8 +80,7 @@ class Purchase(models.Model):
     @property
     def line(self) -> dict[str, Any]:
         """The cards, as ``check_offer``, ``reserve`` and ``place_order`` take them."""
-        names = ("product_id", "type_id", "quantity")
-        return {name: getattr(self, name) for name in names}
+        return {"product_type": self.product_type, "quantity": self.quantity}
 
     @property
     def gift(self) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def payment(request: HttpRequest, pk: int) -> HttpResponse:
         return redirect("storefront:order", purchase.pk)
     context = {
         "purchase": purchase,
-        "item": catalogue.find(product__product_id=purchase.product_id, type_id=purchase.type_id),
+        "item": catalogue.find(pk=purchase.product_type_id),
         "errors": errors,
     }
     return render(request, "storefront/payment.html", context)

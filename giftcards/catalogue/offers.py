@@ -35,7 +35,7 @@ from giftcards.models import (
     Shelf,
     new_order,
 )
-from giftcards.models.catalogue import Names
+from giftcards.models.catalogue import Names, ids_of
 from giftcards.models.provider import Environment, is_test_type
 from giftcards.rules.prices import PriceSource
 from giftcards.rules.purposes import Purpose
@@ -85,9 +85,17 @@ def is_on_shelf(column: str = "pk") -> Q:
 
 
 def quote(
-    product_id: str, type_id: str, quantity: int = 1, *, max_age: float = 60, reference: str = ""
+    product_id: str | None = None,
+    type_id: str | None = None,
+    quantity: int = 1,
+    *,
+    product_type: ProductType | None = None,
+    max_age: float = 60,
+    reference: str = "",
 ) -> Quote:
     """Quote ``quantity`` cards, if possible with facts of the last ``max_age`` seconds.
+
+    Pass the card as ``product_type``, or by the provider's ids.
 
     If the known facts are older, the provider gets one request at most, limited to
     ten seconds, if the request budget allows one. Without an answer, the quote has the
@@ -100,16 +108,17 @@ def quote(
     Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
     :exc:`RuntimeError` in a transaction.
     """
-    line = Line(product_id, type_id, quantity, reference)
+    line = Line(*ids_of(product_type, product_id, type_id), quantity, reference)
     line.check_values()
     return line.quote(max_age=max_age)
 
 
 def check_offer(
-    product_id: str,
-    type_id: str,
-    quantity: int,
+    product_id: str | None = None,
+    type_id: str | None = None,
+    quantity: int = 0,
     *,
+    product_type: ProductType | None = None,
     fresh: bool = False,
     **details: Unpack[OrderDetails],
 ) -> None:
@@ -124,9 +133,10 @@ def check_offer(
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have. With
     ``fresh``, raises :exc:`RuntimeError` in a transaction.
     """
-    order = new_order(product_id, type_id, quantity, **details)
+    ids = ids_of(product_type, product_id, type_id)
+    order = new_order(*ids, quantity, **details)
     order.check_values()
-    line = Line(product_id, type_id, quantity, details.get("reference") or "")
+    line = Line(*ids, quantity, details.get("reference") or "")
     known = line.quote(max_age=_FRESH) if fresh else line.known()
     check_stock(line, known)
     _check_sale(order, known)

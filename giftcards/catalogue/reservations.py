@@ -20,8 +20,8 @@ from giftcards.catalogue.visitors import Guest
 from giftcards.engine.database import waiting_at_most
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import ReferenceConflict
-from giftcards.models import Lease, Order, Reservation, new_order
-from giftcards.models.catalogue import Names
+from giftcards.models import Lease, Order, ProductType, Reservation, new_order
+from giftcards.models.catalogue import Names, ids_of
 from giftcards.models.reservations import LONGEST, MOST_TIMES, ReservationQuerySet
 
 # SQLite may refuse its lock to a waiting transaction. The reservation is then tried again every
@@ -32,13 +32,17 @@ _PAUSE = 0.05
 def reserve(
     *,
     reference: str,
-    product_id: str,
-    type_id: str,
     quantity: int,
+    product_type: ProductType | None = None,
+    product_id: str | None = None,
+    type_id: str | None = None,
     minutes: float = 20,
     customer: str | Guest = "",
 ) -> Reservation:
     """Reserve cards for a customer until the order with this ``reference`` is placed.
+
+    Pass the card as ``product_type``, or by the provider's ids, as in
+    :func:`~giftcards.fulfilment.place_order`.
 
     The reservation expires after ``minutes``, which is a day at most. Until then, other customers
     can buy only what it leaves of the stock and of the balance. It keeps the present price of the
@@ -60,8 +64,8 @@ def reserve(
     Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
     :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
     """
-    line = Line(product_id, type_id, quantity, reference)
-    new_order(product_id, type_id, quantity, reference=reference).check_values()
+    line = Line(*ids_of(product_type, product_id, type_id), quantity, reference)
+    new_order(line.product_id, line.type_id, quantity, reference=reference).check_values()
     length = timedelta(minutes=minutes)
     if not timedelta(0) < length <= LONGEST:
         raise ValidationError(gettext("Cards can be reserved for a day at most."))

@@ -91,6 +91,24 @@ def _with_categories(
         yield {**columns, "category": category}
 
 
+def ids_of(
+    product_type: ProductType | None, product_id: str | None, type_id: str | None
+) -> tuple[str, str]:
+    """Return the provider's ids of a card, which is given as a type or by these ids.
+
+    Raises ``TypeError`` unless it is given in exactly one of these ways.
+    """
+    if product_type is None:
+        if product_id is None or type_id is None:
+            raise TypeError("Pass the card as product_type, or as product_id and type_id.")
+        return product_id, type_id
+    if product_id is not None or type_id is not None:
+        raise TypeError("Pass either product_type, or product_id and type_id, but not both.")
+    if not isinstance(product_type, ProductType):
+        raise TypeError(f"product_type must be a ProductType, not {type(product_type).__name__}.")
+    return product_type.product.product_id, product_type.type_id
+
+
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(
         self, listed: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
@@ -574,6 +592,11 @@ class ProductType(SoldRow):
         indexes = (models.Index(fields=("read_at",), name="giftcards_type_read"),)
 
     def __str__(self) -> str:
+        return f"{self.product} – {self.title}"
+
+    @property
+    def title(self) -> str:
+        """The name without that of the product."""
         return self.name or self.type_id
 
     @property
@@ -606,7 +629,7 @@ class ProductType(SoldRow):
     @property
     def offer(self) -> Offer:
         is_for_sale = self.product.is_enabled and self.is_sold_here and self.cost
-        return Offer(f"{self.product} – {self}", self.cost if is_for_sale else None, self.stock)
+        return Offer(str(self), self.cost if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
         """Take over ``columns`` from an answer requested at ``at``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -148,6 +149,47 @@ def test_what_is_not_known_of_a_product_is_shown_as_a_dash() -> None:
     shown = look(sign_in("view_product", "view_cost"), page(kind))
     assert "None" not in shown
     assert "Prices changed since yesterday: -" in shown
+
+
+FOUND: dict[str, list[str]] = {
+    "": ["PlayStation – PSN 1000 DA", "PlayStation – PSN 500 DA", "Steam – Steam 5 USD"],
+    "psn 1000": ["PlayStation – PSN 1000 DA"],
+    "type_101": ["Steam – Steam 5 USD"],
+    "بلايستيشن": ["PlayStation – PSN 1000 DA", "PlayStation – PSN 500 DA"],
+    "xbox": [],
+    "500%": [],
+}
+
+
+@pytest.mark.parametrize(("typed", "found"), FOUND.items())
+def test_the_shop_chooses_a_type_for_its_product_by_a_part_of_the_name(
+    typed: str, found: list[str]
+) -> None:
+    make_offer("type_002", name="PSN 1000 DA", cost=980)
+    make_offer()
+    make_offer("type_101", name="Steam 5 USD", product_id="steam")
+    Product.objects.filter(product_id="steam").update(name="Steam")
+    # Django asks for any foreign key to a type, also of a shop's model.
+    asked = {"app_label": "storefront", "model_name": "purchase", "field_name": "product_type"}
+    address = "/admin/autocomplete/"
+    for permission in ("view_product", "view_producttype"):
+        viewer = sign_in(permission)
+        answer = read(viewer.get(address, {**asked, "term": typed}))
+        assert sorted(row["text"] for row in json.loads(answer)["results"]) == found
+        assert "490" not in answer
+    assert sign_in("view_order").get(address, {**asked, "term": typed}).status_code == 403
+
+
+def test_the_page_of_a_type_is_that_of_its_product() -> None:
+    kind = make_offer()
+    viewer, list_of_types = sign_in("view_product"), "/admin/giftcards/producttype/"
+    assert viewer.get(list_of_types).url == LIST
+    assert viewer.get(f"{list_of_types}{kind.pk}/change/").url == page(kind)
+    assert viewer.get(f"{list_of_types}0/change/").status_code == 404
+    stranger = sign_in("view_order")
+    for address in (list_of_types, f"{list_of_types}{kind.pk}/change/"):
+        assert stranger.get(address).status_code == 403
+    assert list_of_types not in read(viewer.get("/admin/"))
 
 
 def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> None:

@@ -43,6 +43,7 @@ ASKED = {
     "cardreveal": set(),
     "product": {"shelf", "category", "category__isnull"},
     "ledgerentry": {"period", "type", "order"},
+    "producttype": set(),
     "providerstate": set(),
     "delivery": {
         *("customers", "status__exact", "status__isnull", "kind__exact", "kind__isnull"),
@@ -58,8 +59,8 @@ PAGES = [
     if model._meta.app_label in LABELS and not model._meta.proxy
 ]
 NAMES = [page.opts.model_name for page in PAGES]
-# The provider's page shows one row, whatever the address asks.
-LISTS = [page for page in PAGES if page.opts.model_name != "providerstate"]
+# The provider's page shows one row, whatever the address asks. The list of types leads to products.
+LISTS = [page for page in PAGES if page.opts.model_name not in {"producttype", "providerstate"}]
 each_list = pytest.mark.parametrize("page", LISTS, ids=lambda page: page.opts.model_name)
 
 

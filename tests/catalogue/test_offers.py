@@ -76,8 +76,8 @@ class TestOffers:
         before = timezone.now()
         fill_catalogue()
         offer = offers().get(type_id=TYPE)
-        expected = ("PlayStation Network", "PSN 500 DA", Decimal(490))
-        assert (str(offer.product), str(offer), offer.cost) == expected
+        expected = ("PlayStation Network – PSN 500 DA", "PSN 500 DA", Decimal(490))
+        assert (str(offer), offer.title, offer.cost) == expected
         assert (offer.stock, offer.available, offer.price) == (100_000, 100_000, None)
         assert offer.read_at is not None
         assert before <= offer.read_at <= timezone.now()

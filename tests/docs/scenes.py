@@ -17,16 +17,21 @@ from django.core.management import call_command
 from django.http import HttpRequest
 from django.test import RequestFactory
 
-from giftcards.models import Order, ProviderState
+from giftcards.models import Order, ProductType, ProviderState
 from giftcards.simulator import Simulator
-from tests.builders import LINE, PRODUCT, make_guide_order
+from tests.builders import LINE, PRODUCT, make_guide_order, make_offer
 from tests.docs.pages import PAGES, Block, all_blocks
 
 # What Python on any page may begin with; each is made when a page first uses it.
 NAMES: dict[str, Callable[[Simulator], Any]] = {
     "app": lambda _simulator: SimpleNamespace(autodiscover_tasks=lambda **_options: None),
     "cart": lambda _simulator: SimpleNamespace(
-        pk=1042, amount=1100, email="amina@example.com", name="Amina", user=None
+        pk=1042,
+        amount=1100,
+        email="amina@example.com",
+        name="Amina",
+        product_type=ProductType.objects.first() or make_offer(),
+        user=None,
     ),
     "order": lambda _simulator: make_guide_order(),
     "request": lambda _simulator: _request_of_guest(),

@@ -111,7 +111,14 @@ def test_every_check_of_the_core_is_in_the_table_of_words() -> None:
 def test_every_error_that_a_docstring_names_exists() -> None:
     text = page("reference/api")
     named = set(re.findall(r"`(\w+(?:Error|Conflict|ForSale))`", text))
-    known = {*vars(exceptions), "ValidationError", "ValueError", "RuntimeError", "ImportError"}
+    known = {
+        *vars(exceptions),
+        "TypeError",
+        "ValidationError",
+        "ValueError",
+        "RuntimeError",
+        "ImportError",
+    }
     assert named
     assert named <= known
 

@@ -27,6 +27,7 @@ from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order, reorder_missing
 from giftcards.models import Card, Order, ProductType, Reservation
 from giftcards.simulator import Simulator
+from tests.builders import make_offer
 from tests.fakes.mail import REFUSING, backend_settings
 
 DAY = timedelta(days=1)
@@ -37,6 +38,11 @@ def provider() -> Iterator[Simulator]:
     with Simulator(delay=(0, 0), rate_limit=0) as running, override_settings():
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": running.url}
         yield running
+
+
+def type_called(type_id: str) -> ProductType:
+    """The type with this id, also if the catalogue has not been read."""
+    return ProductType.objects.filter(type_id=type_id).first() or make_offer(type_id, stock=None)
 
 
 class ShopTestCase(TestCase):
@@ -51,8 +57,7 @@ class ShopTestCase(TestCase):
         product = Product.objects.create(
             name="PSN 500 DA",
             price=Decimal(550),
-            provider_product="507f1f77bcf86cd799439011",
-            provider_type=provider_type,
+            product_type=type_called(provider_type),
         )
         cart = Cart.objects.create(user=self.user, email="customer@example.com")
         cart.lines.create(product=product, quantity=quantity, amount=quantity * product.price)

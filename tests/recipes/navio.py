@@ -13,7 +13,7 @@ from django.utils import timezone
 from shop import navio
 from shop.coupons import apply_coupon
 from shop.models import Cart, NavioPayment, Product
-from shop.test_more import PaymentTestCase
+from shop.test_more import PaymentTestCase, type_called
 
 from giftcards.models import Order, RequestSlot, Reservation
 from giftcards.payments import PaymentAnswer
@@ -242,8 +242,9 @@ class Confirming(NavioTestCase):
         assert self.outcome(payment)[:2] == ("unclear", 0)
 
     def test_other_cards_are_not_had_for_the_same_amount(self) -> None:
+        other = type_called("type_101")
         for change in (
-            {"product": Product.objects.create(name="Other", price=1, provider_type="type_002")},
+            {"product": Product.objects.create(name="Other", price=1, product_type=other)},
             {"quantity": 1},
         ):
             with self.subTest(change):

@@ -10,6 +10,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
+        ('giftcards', '0001_initial'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
@@ -19,8 +20,6 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('key', models.UUIDField()),
-                ('product_id', models.CharField(max_length=100)),
-                ('type_id', models.CharField(max_length=100)),
                 ('quantity', models.PositiveIntegerField()),
                 ('amount', models.DecimalField(decimal_places=2, max_digits=12)),
                 ('email', models.EmailField(max_length=254)),
@@ -32,6 +31,7 @@ class Migration(migrations.Migration):
                 ('deliver_at', models.DateTimeField(null=True)),
                 ('reserved_until', models.DateTimeField(null=True)),
                 ('paid_at', models.DateTimeField(null=True)),
+                ('product_type', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='purchases', to='giftcards.producttype')),
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='purchases', to=settings.AUTH_USER_MODEL)),
             ],
             options={

@@ -10,9 +10,16 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -239,6 +246,49 @@ class ProductAdmin(ReadOnlyRows):
         )
         lines = [(_told(move),) for move in price_moves(changes)]
         return format_html_join(mark_safe("<br>"), "{}", lines) or _NOTHING
+
+
+@admin.register(ProductType)
+class ProductTypeAdmin(ReadOnlyRows):
+    """The types for ``autocomplete_fields`` of a shop's models; their pages are the product's."""
+
+    search_fields = ("name", "type_id", "product__name", "product__product_id")
+    ordering = ("product__name", "product_id", "cost", "pk")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        is_allowed: bool = super().has_view_permission(request, obj)
+        return is_allowed or request.user.has_perm("giftcards.view_product")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProductType]:
+        return super().get_queryset(request).select_related("product")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[ProductType], search_term: str
+    ) -> tuple[QuerySet[ProductType], bool]:
+        typed = search_term[:_LONGEST_NAME].strip()
+        found = queryset.filter(is_called(typed, *self.search_fields)) if typed else queryset
+        return found, False
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        return self._to_product(request, "changelist")
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        kind = self.get_object(request, unquote(object_id))
+        if kind is None:
+            raise Http404
+        return self._to_product(request, "change", kind.product_id)
+
+    def _to_product(self, request: HttpRequest, page: str, *args: Any) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        site = self.admin_site.name
+        url = reverse(f"admin:giftcards_product_{page}", args=args, current_app=site)
+        return HttpResponseRedirect(url)
 
 
 def _may_read(request: HttpRequest) -> bool:

@@ -93,7 +93,7 @@ def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any
 
 
 def _card(kind: ProductType, *, with_prices: bool) -> str:
-    parts = [isolated(kind)]
+    parts = [isolated(kind.title)]
     if with_prices:
         parts.append(money_text(kind.cost))
     if kind.stock == 0:
