@@ -107,6 +107,10 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
             "reveal": f"{order_list}cards/{Card.objects.first().pk}/",
             "provider": "admin/giftcards/providerstate/",
             "products": "admin/giftcards/product/",
+            "product-texts": f"admin/giftcards/product/{Product.objects.get().pk}/redemption/",
+            "category-texts": (
+                f"admin/giftcards/product/category/{Product.objects.get().category_id}/redemption/"
+            ),
             "reveals": "admin/giftcards/cardreveal/",
             "ledger": ledger,
             "ledger-entry": f"{ledger}{LedgerEntry.objects.first().pk}/change/",

@@ -33,12 +33,22 @@ from giftcards.models import (
     Note,
     Order,
     ProviderState,
+    RedemptionInstructions,
     StatusChange,
 )
 from giftcards.rules.problems import Problem
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, PRODUCT, TYPE, make_guide_order, make_order, settle, settled
+from tests.builders import (
+    CARDS,
+    PRODUCT,
+    TYPE,
+    make_guide_order,
+    make_offer,
+    make_order,
+    settle,
+    settled,
+)
 from tests.pages import ADD, LIST, hidden, plain, read, sign_in
 from tests.stage import ago, fill_catalogue, in_threads, refuse_key
 
@@ -55,6 +65,7 @@ TRACES: tuple[type[Model], ...] = (
     Note,
     Order,
     OrmQ,
+    RedemptionInstructions,
     StatusChange,
 )
 NAME = "web-1042"
@@ -426,6 +437,18 @@ def resume(boss: Client) -> Button:
     )
 
 
+def write_texts(boss: Client) -> Button:
+    address = to("product_redemption", make_offer().product_id)
+    seen = hidden(read(boss.get(address)))["seen"]
+    return Button(
+        address,
+        {"seen": seen, "text_en": "Open https://psn.example"},
+        logged=["Changed How to redeem a card (English)."],
+        rows={RedemptionInstructions: 1},
+        told="The texts were saved.",
+    )
+
+
 BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_tick_off": [tick_off],
     "giftcards_order_customer": [correct_customer],
@@ -448,6 +471,7 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_order_add": [place],
     "giftcards_card_reveal": [reveal],
     "giftcards_providerstate_resume": [resume],
+    "giftcards_product_redemption": [write_texts],
 }
 # The pages that decide nothing, or that nobody may use.
 UNDECIDING = {
@@ -457,6 +481,8 @@ UNDECIDING = {
     "giftcards_order_change",
     # Tried in tests/books, with two people.
     "giftcards_order_close_month",
+    # The same as the page of a product.
+    "giftcards_category_redemption",
     "giftcards_desk_changelist",
     "giftcards_help",
     "giftcards_order_delete",
@@ -467,7 +493,7 @@ UNDECIDING = {
     "giftcards_order_report_download",
     *(
         f"giftcards_{model}_{page}"
-        for model in ("cardreveal", "customerrefund", "product", "providerstate")
+        for model in ("cardreveal", "customerrefund", "product", "producttype", "providerstate")
         for page in ("add", "change", "changelist", "delete", "history")
     ),
 }

@@ -27,7 +27,7 @@ from giftcards.fulfilment import reorder_missing
 from giftcards.models import Card, Order, ProductType
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
-from tests.builders import CARDS, change_cost, make_order
+from tests.builders import CARDS, TYPE, change_cost, make_order
 from tests.docs.pages import blocks, page, rows, section
 from tests.example_shop import fill_shelf, kind, opened, work
 from tests.site import Demo
@@ -329,6 +329,14 @@ def test_what_cannot_be_read_is_refused(path: str, body: str, amina: Customer) -
     )
     answer = amina.client.post(f"/api/{path}", body, "application/json")
     assert answer.status_code == 400, answer.content
+
+
+def test_an_offer_says_where_and_how_a_card_is_redeemed(amina: Customer) -> None:
+    card = kind(TYPE)
+    card.product.redemption_instructions.create(language="fr", text="<b>Ouvrez</b> le site.")
+    answer = amina.client.get("/api/offers/", headers={"Accept-Language": "fr"})
+    told = {offer["id"]: (offer["region"], offer["instructions"]) for offer in answer.json()}
+    assert told[card.pk] == ("Algérie", "<b>Ouvrez</b> le site.")
 
 
 @pytest.mark.parametrize("path", ["orders/%00/", "orders/%00/cards/", "orders/%FF/"])

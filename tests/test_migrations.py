@@ -87,6 +87,10 @@ OF_A_TYPE = {
 }
 
 
+# Columns that may be empty, but not all at once.
+NEEDED = {"RedemptionInstructions": ("product",)}
+
+
 def models_of(label: str, name: str) -> dict[str, Any]:
     """The models with tables of an app, as its version with this migration has them."""
     found = MigrationLoader(connection).project_state((label, name)).apps
@@ -99,7 +103,9 @@ def insert(model: Any, rows: dict[Any, Any]) -> Any:
     if model not in rows:
         values: dict[str, Any] = {}
         for field in model._meta.concrete_fields:
-            if field.null or field.blank or field.has_default() or field.generated:
+            is_needed = field.name in NEEDED.get(model.__name__, ())
+            is_optional = field.null or field.blank or field.has_default() or field.generated
+            if is_optional and not is_needed:
                 continue
             if field.related_model:
                 values[field.name] = insert(field.related_model, rows)

@@ -25,7 +25,7 @@ from example_project.storefront.models import OF_GIFT, Purchase
 from giftcards.delivery.models import Delivery
 from giftcards.engine.tuning import tuning
 from giftcards.fulfilment import change_customer
-from giftcards.models import ApiKey, Order, ProductType, ProviderState, Reservation
+from giftcards.models import ApiKey, Order, Product, ProductType, ProviderState, Reservation
 from giftcards.settlement import record_refund
 from giftcards.simulator import Simulator
 from tests.builders import change_cost, set_shelf
@@ -39,7 +39,7 @@ from tests.catalogues import (
     run,
 )
 from tests.example_shop import fill_shelf, kind, opened, work
-from tests.pages import text
+from tests.pages import plain, read, text
 from tests.stage import ago, in_threads, sharing_database
 
 PACKAGE = Path(storefront.__file__).parent
@@ -122,10 +122,10 @@ def test_a_visitor_without_a_purchase_is_led_from_the_page_of_cards_to_one_that_
     assert (answer.status_code, answer.redirect_chain) == (200, [("/orders/?next=/cards/", 302)])
 
 
-def test_the_shelf_has_the_shops_prices_and_what_is_sold_out_in_two_queries(
+def test_the_shelf_has_the_shops_prices_and_what_is_sold_out_in_three_queries(
     shop: Simulator, django_assert_num_queries: Any
 ) -> None:
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(3):
         cards = shelf.read().cards
     assert [(item.name, item.price, item.is_sold_out) for item in cards] == [
         ("PSN 500 DA", 550, False),
@@ -767,3 +767,29 @@ def test_no_text_of_the_storefront_is_left_untranslated(tmp_path: Path) -> None:
         fresh = tmp_path / "django.mo"
         run("msgfmt", "--check", "-o", fresh, po, cwd=PACKAGE)
         assert fresh.read_bytes() == catalogue(language, "mo", PACKAGE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("language", "region", "heading"),
+    [
+        ("en", "Region: Turkey", "How to redeem the card"),
+        ("fr", "Région : Turquie", "Comment utiliser la carte"),
+        ("ar", "المنطقة: تركيا", "طريقة استخدام البطاقة"),
+    ],
+)
+def test_customers_read_where_and_how_a_card_is_redeemed_before_they_buy(
+    shop: Simulator, language: str, region: str, heading: str
+) -> None:
+    card = kind("type_101")
+    Product.objects.filter(pk=card.product_id).update(region="TR", own_name="Steam Wallet")
+    markup = "<script>alert(1)</script> https://steam.example"
+    card.product.redemption_instructions.create(language=language, text=markup)
+    client = Client(headers={"Accept-Language": language})
+    shelf, page = read(client.get("/")), read(client.get(f"/buy/{card.pk}/"))
+    for html in (shelf, page):
+        assert region in plain(text(html)).replace("\u00a0", " ")
+        assert "Steam Wallet" in html
+    assert heading in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert '<a href="https://steam.example" rel="noopener noreferrer" dir="ltr">' in page
+    assert "<script>alert(1)" not in page

@@ -39,6 +39,9 @@ API: Mapping[str, tuple[str, ...]] = {
     ),
     "The shelf": (
         "giftcards.catalogue offers",
+        "giftcards.catalogue descriptions",
+        "giftcards.catalogue Description",
+        "giftcards.catalogue redemption_instructions",
         "giftcards.catalogue quote",
         "giftcards.catalogue Quote: is_for_sale total_cost",
         "giftcards.catalogue check_offer",
@@ -87,6 +90,7 @@ MODELS = {
         "StatusChange",
         "Product",
         "ProductType",
+        "RedemptionInstructions",
         "OfferChange",
         "ProviderState",
         "CardReveal",

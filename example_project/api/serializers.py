@@ -32,6 +32,8 @@ class OfferSerializer(serializers.Serializer[Any]):
     note = serializers.CharField()
     price = serializers.DecimalField(max_digits=12, decimal_places=2)
     is_sold_out = serializers.BooleanField()
+    region = serializers.CharField(source="told.region")
+    instructions = serializers.CharField(source="told.instructions")
 
 
 class KeySerializer(serializers.Serializer[Any]):

@@ -108,7 +108,8 @@ async function fillShelf() {
 
 function describe() {
   const chosen = offers.find(offer => offer.id === Number($("#buy select").value));
-  $("#note").textContent = chosen?.note ?? "";
+  const {note, region, instructions} = chosen ?? {};
+  $("#note").textContent = [note, region && `Region: ${region}`, instructions].filter(Boolean).join("\n");
 }
 
 /** Show the customer's orders; the newest one. */

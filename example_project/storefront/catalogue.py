@@ -11,7 +11,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from giftcards import models
-from giftcards.catalogue import offers
+from giftcards.catalogue import Description, descriptions, offers
 from giftcards.models import ProductType
 
 #: The types of the sandbox and the simulator that show special outcomes, by name and note.
@@ -41,6 +41,8 @@ class Item:
     kind: ProductType
     price: Decimal
     is_sold_out: bool
+    #: The product's name, its region, and how a card is redeemed, in the customer's language.
+    told: Description
 
     @property
     def is_trial(self) -> bool:
@@ -93,8 +95,11 @@ def find(**wanted: Any) -> Item | None:
 
 
 def _items(**wanted: Any) -> Iterator[Item]:
-    """The cards on the shelf, in two queries; those that are sold out stay there."""
+    """The cards on the shelf, in three queries; those that are sold out stay there."""
     on_sale = {kind.pk for kind in offers().filter(**wanted)}
-    for kind in ProductType.objects.for_sale().filter(**wanted):
+    kinds = list(ProductType.objects.for_sale().filter(**wanted))
+    told = descriptions(kinds)
+    for kind in kinds:
         if kind.price is not None:
-            yield Item(kind, kind.price, is_sold_out=kind.pk not in on_sale)
+            is_sold_out = kind.pk not in on_sale
+            yield Item(kind, kind.price, is_sold_out=is_sold_out, told=told[kind.pk])

@@ -24,8 +24,9 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.figures import FIGURES, Line, Side
 from giftcards.books.reports import By, Report, settled_between
+from giftcards.catalogue.descriptions import Description, of_catalogue
 from giftcards.engine.tuning import tuning
-from giftcards.models import Order
+from giftcards.models import Order, Product
 from giftcards.models.provider import Environment
 from giftcards.rules.states import Status
 from giftcards.rules.times import local
@@ -171,6 +172,11 @@ def _of_orders(*sides: Side) -> Iterator[_Column]:
 def _order_columns() -> list[_Column]:
     # The labels are in the language of the call, because the rows are read later.
     labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
+    products = of_catalogue(Product.objects.all())
+
+    def told(line: Line) -> Description:
+        return products.get(line.order.product_id, Description())
+
     return [
         _Column(_("reference"), attrgetter("order.reference")),
         _Column(_("group"), attrgetter("order.group")),
@@ -185,6 +191,8 @@ def _order_columns() -> list[_Column]:
         ),
         _Column(_("product"), attrgetter("order.product_id")),
         _Column(_("product's name"), attrgetter("order.product_name")),
+        _Column(_("region"), lambda line: told(line).region),
+        _Column(_("redemption instructions"), lambda line: told(line).instructions),
         _Column(_("type"), attrgetter("order.type_id")),
         _Column(_("type's name"), attrgetter("order.type_name")),
         *_of_orders(Side.CARDS),

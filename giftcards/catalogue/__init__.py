@@ -1,5 +1,6 @@
 """The shelf: the provider's catalogue, the cards that can be sold, and reservations."""
 
+from giftcards.catalogue.descriptions import Description, descriptions, redemption_instructions
 from giftcards.catalogue.offers import (
     Quote,
     check_offer,
@@ -33,6 +34,7 @@ from giftcards.text.addresses import client_network
 
 __all__ = [
     "CatalogueReading",
+    "Description",
     "Guest",
     "PriceMove",
     "PricePreview",
@@ -41,6 +43,7 @@ __all__ = [
     "client_network",
     "counts",
     "customer_of",
+    "descriptions",
     "inherited",
     "is_on_shelf",
     "keep_current",
@@ -52,6 +55,7 @@ __all__ = [
     "read_catalogue",
     "read_soon",
     "reading_wanted",
+    "redemption_instructions",
     "release",
     "reserve",
     "save_rows",

@@ -320,7 +320,7 @@ class Line:
             kept = Reservation.objects.price_of(self.reference, kind) if self.reference else None
             return replace(
                 known,
-                names=Names(kind.product.name, kind.name),
+                names=Names(kind.product.title, kind.name),
                 cost=kind.cost,
                 stock=kind.stock,
                 available=kind.available,
@@ -382,7 +382,7 @@ class Line:
         # By now, the prices are stored. The type is stored, too, if the catalogue ever listed its
         # product.
         new = self.known()
-        names = Names(told.title or new.names.product, kind.name or new.names.type)
+        names = Names(new.names.product or told.title, new.names.type or kind.name)
         return replace(new, names=names, stock=kind.stock if new.stock is None else new.stock)
 
     def _answer_to_other(self, known: Quote) -> Quote:

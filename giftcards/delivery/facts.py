@@ -12,6 +12,7 @@ from typing import Self
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext
 
+from giftcards.catalogue.descriptions import Description, of_orders
 from giftcards.delivery.conf import KIND_OF_STATUS, status_for_customer
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
@@ -62,6 +63,9 @@ class Facts:
     #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
     product: str
     type: str
+    #: The region in which a card can be used, and how a card is redeemed; each may be "".
+    region: str
+    instructions: str
     quantity: int
     delivered: int
     missing: int
@@ -166,11 +170,13 @@ def known_as(order: Order) -> str:
     return order.group or order.reference
 
 
-def facts_of(order: Order) -> Facts:
-    """The present facts of ``order`` for its customer.
+def facts_of(order: Order, told: Description | None = None) -> Facts:
+    """The present facts of ``order`` for its customer, in the active language.
 
-    A final order takes one query, or two if it was recorded before the catalogue was read.
+    ``told`` is the description of the product, which is otherwise read by two queries. A final
+    order takes one more query, or two if it was recorded before the catalogue was read.
     """
+    told = told or of_orders([order]).get(order.product_id, Description())
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
@@ -182,6 +188,8 @@ def facts_of(order: Order) -> Facts:
         known_as=known_as(order),
         product=names.product or gettext("Gift card"),
         type=names.type,
+        region=told.region,
+        instructions=told.instructions,
         quantity=order.quantity,
         delivered=order.fulfilled_quantity if order.is_final else 0,
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,

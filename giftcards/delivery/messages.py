@@ -41,6 +41,7 @@ from giftcards.text.display import (
     count_text,
     day_text,
     isolated,
+    linked,
     moment_text,
     money,
     money_text,
@@ -171,6 +172,8 @@ class _Form:
     exact: Callable[[str], str]
     #: Formats foreign text in a line of its own.
     line: Callable[[str], str]
+    #: Formats foreign text of several lines, in which people click addresses.
+    lines: Callable[[str], str]
 
 
 def _isolated(text: str) -> str:
@@ -192,11 +195,11 @@ def _short_amount(amount: Decimal) -> str:
 
 # Old programs show direction marks as visible signs in subjects and short messages. The alphabet of
 # short messages lacks these marks and no-break spaces: a single one doubles the message's length.
-_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim)
-_SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim)
-_PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated)
+_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim, _Verbatim)
+_SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim, _Verbatim)
+_PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated, _Verbatim)
 # In HTML, a line is an element with a direction of its own.
-_RICH = _Form(bdi, money, Masked, str)
+_RICH = _Form(bdi, money, Masked, str, linked)
 _FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
 
 
@@ -223,6 +226,8 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "reference": form.foreign(facts.known_as),
         "product": form.foreign(facts.product),
         "type": _known(form.foreign, facts.type),
+        "region": _known(form.foreign, facts.region),
+        "instructions": form.lines(facts.instructions) if content.kind in WITH_CARDS else "",
         "owed": _shown(facts.owed, form),
         "to_pay_back": _shown(facts.to_pay_back, form),
         "paid_back": form.amount(facts.paid_back_amount),
@@ -254,6 +259,8 @@ def _rows(content: Content, form: _Form) -> list[MessageRow]:
     rows.append(MessageRow(gettext("Product"), form.foreign(facts.product)))
     if facts.type:
         rows.append(MessageRow(gettext("Denomination"), form.foreign(facts.type)))
+    if facts.region:
+        rows.append(MessageRow(capfirst(gettext("region")), form.foreign(facts.region)))
     rows.append(MessageRow(capfirst(gettext("quantity")), count_text(facts.quantity)))
     if content.kind == Kind.PARTLY_DELIVERED or (content.kind == Kind.RECEIPT and facts.missing):
         rows += [
@@ -318,6 +325,8 @@ def _without_hidden_characters(content: Content) -> Content:
             facts,
             product=_name(facts.product),
             type=_name(facts.type),
+            region=_name(facts.region),
+            instructions="\n".join(map(_line, facts.instructions.splitlines())),
             known_as=_line(facts.known_as),
         ),
         customer_name=_name(content.customer_name),

@@ -29,6 +29,7 @@ from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
+from giftcards.catalogue.descriptions import Description, of_orders
 from giftcards.delivery import links
 from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf
 from giftcards.delivery.facts import (
@@ -277,7 +278,8 @@ def show(
 
 
 def _facts(order: Order) -> Facts:
-    return facts_for_recipient(order) if order.is_gift else facts_of(order)
+    with translation.override(_language(order)):
+        return facts_for_recipient(order) if order.is_gift else facts_of(order)
 
 
 def _language(order: Order) -> str:
@@ -323,7 +325,7 @@ def file_of(order: Order, shown: list[Code]) -> HttpResponse:
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}
         head = render_to_string("giftcards_delivery/page/file.txt", context)
-    text = Masked("\r\n".join([*head.strip().splitlines(), "", *lines, ""]))
+    text = Masked("\r\n".join([*filter(None, head.splitlines()), "", *lines, ""]))
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")
     kept = "".join(sign if sign.isalnum() else "-" for sign in known_as(order))
     response["Content-Disposition"] = content_disposition_header(True, f"cards-{kept}.txt")
@@ -479,12 +481,13 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
     """The list entries for ``orders``, which ``user`` owns."""
     listed = list(orders)
+    told = of_orders(listed)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
     return [
         OwnedOrder(
             order,
-            facts_of(order),
+            facts_of(order, told.get(order.product_id, Description())),
             order.pk in showing,
             page=links.make(place_of(user, order))[0],
             gift=Gift.of(order),

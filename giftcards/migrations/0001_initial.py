@@ -314,6 +314,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(blank=True, editable=False, max_length=200, verbose_name='name')),
                 ('is_sold', models.BooleanField(blank=True, null=True, verbose_name='sold here')),
                 ('region', models.CharField(blank=True, editable=False, max_length=100, verbose_name='region')),
+                ('own_name', models.CharField(blank=True, max_length=200, validators=[giftcards.models.fields.plain_line], verbose_name='own name')),
                 ('is_enabled', models.BooleanField(default=True, editable=False, verbose_name='sold by the provider')),
                 ('listed_at', models.DateTimeField(db_index=True, editable=False, verbose_name='last listed')),
                 ('missing_since', models.DateTimeField(editable=False, null=True)),
@@ -547,6 +548,24 @@ class Migration(migrations.Migration):
                 'ordering': ('-at', '-pk'),
                 'default_permissions': ('view',),
                 'indexes': [models.Index(fields=['user', 'at'], name='giftcards_reveal_user')],
+            },
+        ),
+        migrations.CreateModel(
+            name='RedemptionInstructions',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('language', models.CharField(max_length=20, verbose_name='language')),
+                ('region', models.CharField(blank=True, max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='region')),
+                ('text', giftcards.models.fields.PlainTextField(blank=True, max_length=2000, verbose_name='redemption instructions')),
+                ('category', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='redemption_instructions', to='giftcards.category')),
+                ('product', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='redemption_instructions', to='giftcards.product')),
+            ],
+            options={
+                'verbose_name': 'redemption instructions',
+                'verbose_name_plural': 'redemption instructions',
+                'ordering': ('pk',),
+                'default_permissions': (),
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('category', None), ('product__isnull', False)), models.Q(('category__isnull', False), ('product', None), ('region', '')), _connector='OR'), name='giftcards_instructions_of_one'), models.UniqueConstraint(fields=('category', 'language'), name='giftcards_instructions_category'), models.UniqueConstraint(fields=('product', 'language'), name='giftcards_instructions_product')],
             },
         ),
     ]

@@ -16,6 +16,7 @@ from giftcards.models.leases import Lease, RequestSlot
 from giftcards.models.orders import MAX_QUANTITY, Order, OrderDetails, OrderQuerySet, new_order
 from giftcards.models.pricing import ShelfChange
 from giftcards.models.provider import ApiKey, Desk, ProviderState
+from giftcards.models.redemption import RedemptionInstructions
 from giftcards.models.reservations import Reservation
 from giftcards.models.searching import OrderTerm
 from giftcards.models.staff_records import CardReveal, CustomerChange, Note
@@ -41,6 +42,7 @@ __all__ = [
     "ProductPrices",
     "ProductType",
     "ProviderState",
+    "RedemptionInstructions",
     "RequestSlot",
     "Reservation",
     "Shelf",

@@ -16,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.conf import conf
-from giftcards.models.fields import MONEY, ExactCharField
+from giftcards.models.fields import MONEY, ExactCharField, plain_line
 from giftcards.models.history import OutboxEntry, OutboxQuerySet
 from giftcards.models.pricing import MarginRow, keeping_prices, reprice, told
 from giftcards.rules.prices import MOST_FIXED, MOST_ROUNDING, PriceSource, ShelfTerms, Terms
@@ -238,8 +238,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         named = self.filter(product_id=product_id).annotate(
             type_name=Subquery(kinds.order_by().values("name"))
         )
-        found = named.order_by().values_list("name", "type_name")[:1]
-        return Names(*((name or "") for name in found[0])) if found else Names()
+        found = named.order_by().values_list("own_name", "name", "type_name")[:1]
+        for own, name, of_type in found:
+            return Names(own or name, of_type or "")
+        return Names()
 
 
 _FOR_TESTS = ("TEST_", "SIM_")
@@ -333,7 +335,7 @@ class Shelf(MarginRow):
 
 
 class SoldRow(MarginRow):
-    """A row that can be taken off the shelf; its changes of ``is_sold`` are changes of offers."""
+    """A row that can be taken off the shelf; its changes of what is offered are recorded."""
 
     class Meta(MarginRow.Meta):
         abstract = True
@@ -342,10 +344,10 @@ class SoldRow(MarginRow):
         ProductType.objects.filter(self.scope()).store_prices()
 
     def _save_with_prices(self, *args: Any, **kwargs: Any) -> None:
-        is_hidden_or_shown = not self._state.adding and "is_sold" in self.unsaved()
-        before = self._offers() if is_hidden_or_shown else []
+        changed = set() if self._state.adding else self.unsaved().keys() & {"is_sold", "own_name"}
+        before = self._offers() if changed else []
         super()._save_with_prices(*args, **kwargs)
-        if not is_hidden_or_shown:
+        if not changed:
             return
         after, now = {kind.pk: kind for kind in self._offers()}, timezone.now()
         OfferChange.objects.bulk_create(
@@ -356,8 +358,9 @@ class SoldRow(MarginRow):
             ],
             batch_size=_BATCH,
         )
-        # What is sold again is read again soon.
-        Product.objects.filter(pk__in=self.products_of_row()).update(asked_at=None)
+        if "is_sold" in changed:
+            # What is sold again is read again soon.
+            Product.objects.filter(pk__in=self.products_of_row()).update(asked_at=None)
 
     def products_of_row(self) -> Iterable[int]:
         """Return the keys of the products that this row concerns."""
@@ -426,10 +429,11 @@ class Category(SoldRow):
 class Product(SoldRow):
     """A product of the provider's catalogue, such as a brand's gift cards for one country.
 
-    ``is_sold`` and the margin are inherited from the category if they are ``None``.
+    ``is_sold`` and the margin are inherited from the category if they are ``None``. ``own_name`` is
+    the shop's name for the product; "" leaves it to the provider.
     """
 
-    SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed")
+    SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "own_name")
     DECISIVE = ("category", "category_id")
     NAMED = "product"
 
@@ -446,6 +450,7 @@ class Product(SoldRow):
     )
     is_sold = models.BooleanField(_("sold here"), null=True, blank=True)
     region = models.CharField(_("region"), max_length=100, blank=True, editable=False)
+    own_name = models.CharField(_("own name"), max_length=200, blank=True, validators=[plain_line])
     # False if the provider does not sell the product, or if the catalogue no longer lists it.
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
     # The time of the last catalogue that lists the product.
@@ -469,7 +474,12 @@ class Product(SoldRow):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return self.name or self.product_id
+        return self.title or self.product_id
+
+    @property
+    def title(self) -> str:
+        """The shop's own name, or else the provider's."""
+        return self.own_name or self.name
 
     @property
     def is_sold_here(self) -> bool:

@@ -273,6 +273,31 @@ def lines(text: str) -> SafeString:
     return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
 
 
+# The addresses in a text that become links, and the signs after an address that are not part of it.
+_ADDRESS = re.compile(r"https?://[^\s<>\"'`]+", re.IGNORECASE)
+_AFTER_ADDRESS = ".,;:!?…)»]”’،؛؟"
+
+
+def linked(text: str) -> SafeString:
+    """Return foreign text of several lines as HTML, like :func:`lines`, with links to addresses.
+
+    The text is escaped. Only addresses with http and https become links.
+    """
+    line = '<div class="giftcards-line" dir="auto">{}</div>'
+    parts = ((_with_links(part) or "\u00a0",) for part in text.split("\n"))
+    return format_html_join("", line, parts) if text else SafeString("")
+
+
+def _with_links(line: str) -> SafeString:
+    shown, end = SafeString(""), 0
+    for found in _ADDRESS.finditer(line):
+        address = found[0].rstrip(_AFTER_ADDRESS)
+        link = '{}<a href="{}" rel="noopener noreferrer" dir="ltr">{}</a>'
+        shown += format_html(link, line[end : found.start()], address, address)
+        end = found.start() + len(address)
+    return shown + escape(line[end:])
+
+
 def labelled(label: str, figure: str) -> SafeString:
     """Return ``label`` and ``figure`` as HTML; a column with a heading hides the label."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)

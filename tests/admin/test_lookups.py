@@ -41,7 +41,7 @@ ASKED = {
     },
     "customerrefund": {"state__exact", "state__isnull", "executed_at__gte", "executed_at__lt"},
     "cardreveal": set(),
-    "product": {"shelf", "category", "category__isnull"},
+    "product": {"shelf", "price", "category__id__exact", "category__isnull"},
     "ledgerentry": {"period", "type", "order"},
     "producttype": set(),
     "providerstate": set(),

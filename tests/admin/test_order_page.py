@@ -30,7 +30,17 @@ from giftcards.keys.secrecy import CardSecret
 from giftcards.models import Card, CardReveal, Note, Order, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
-from tests.builders import CARDS, PARTIAL, PRICE, PRODUCT, TYPE, make_guide_order, settle, settled
+from tests.builders import (
+    CARDS,
+    PARTIAL,
+    PRICE,
+    PRODUCT,
+    TYPE,
+    make_guide_order,
+    make_offer,
+    settle,
+    settled,
+)
 from tests.pages import (
     FORM,
     LIST,
@@ -761,10 +771,12 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
     )
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
     # changes, what was ticked off, its history in the admin, notes, corrections, reveals, refunds,
-    # cards and the ledger; its messages and links, and whether its cards were received.
-    assert count_queries(boss, order_page(small)) == 16
+    # cards and the ledger; its messages and links, and whether its cards were received; the product
+    # and its texts.
+    make_offer()
+    assert count_queries(boss, order_page(small)) == 18
     Order.objects.update(group="cart")
-    assert count_queries(boss, order_page(small)) == 17
-    assert count_queries(boss, order_page(large)) == 17
+    assert count_queries(boss, order_page(small)) == 19
+    assert count_queries(boss, order_page(large)) == 19
     html = read(boss.get(order_page(large)))
     assert (len(cards(html)), len(timeline(html))) == (25, 26)

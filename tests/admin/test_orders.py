@@ -14,7 +14,16 @@ from django.test import Client
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from giftcards.models import ApiKey, CardReveal, CustomerRefund, Desk, Order, Product, ProviderState
+from giftcards.models import (
+    ApiKey,
+    CardReveal,
+    CustomerRefund,
+    Desk,
+    Order,
+    Product,
+    ProductType,
+    ProviderState,
+)
 from giftcards.rules.problems import Problem
 from giftcards.statuses import Status
 from tests.builders import make_guide_order
@@ -146,7 +155,7 @@ def test_no_order_can_be_edited_or_deleted(permission: str) -> None:
 
 def test_cards_notes_and_what_the_engine_keeps_have_no_pages() -> None:
     ours = [model for model in admin.site._registry if model._meta.app_label == "giftcards"]
-    shown = {CardReveal, CustomerRefund, Desk, Order, Product, ProviderState}
+    shown = {CardReveal, CustomerRefund, Desk, Order, Product, ProductType, ProviderState}
     assert set(ours) == shown
 
 

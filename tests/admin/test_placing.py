@@ -23,7 +23,7 @@ from giftcards.models.orders import OF_GIFT
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE, category, hide
+from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE, category, hide, make_offer
 from tests.pages import (
     ADD,
     FORM,
@@ -363,7 +363,8 @@ def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(boss: Clie
     add_types(80)
     assert count_queries(boss, ADD) == few
     add_types(300)
-    assert count_queries(boss, ADD) == few
+    # Of so many, none is offered before the person searches: no region is read.
+    assert count_queries(boss, ADD) == few - 1
 
 
 def add_types(count: int) -> None:
@@ -700,3 +701,18 @@ def test_the_transaction_that_records_the_order_begins_with_a_write(boss: Client
     begin = max(n for n, sql in enumerate(statements[:insert]) if sql.startswith("BEGIN"))
     # Others are checks of constraints, which read no table.
     assert [sql for sql in statements[begin:insert] if " FROM " in sql] == []
+
+
+def test_whoever_places_an_order_reads_where_and_how_the_card_is_redeemed(boss: Client) -> None:
+    product = make_offer().product
+    Product.objects.filter(pk=product.pk).update(region="TR", own_name="PSN Türkiye")
+    told = "<script>alert(1)</script> https://psn.example"
+    product.redemption_instructions.create(language="en", text=told)
+    form = read(boss.get(ADD))
+    assert re.search(r'<optgroup label="[^"]*PSN Türkiye[^"]*Turkey', form)
+    card = {"card": f"{PRODUCT} {TYPE}", "quantity": 2, "reference": "web-9"}
+    confirmation = read(boss.post(ADD, card))
+    assert "Region" in text(confirmation)
+    assert "Turkey" in text(confirmation)
+    assert '<a href="https://psn.example" rel="noopener noreferrer" dir="ltr">' in confirmation
+    assert "<script>alert(1)" not in confirmation

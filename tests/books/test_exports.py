@@ -27,10 +27,18 @@ from giftcards.books.exports import (
 from giftcards.books.reports import By, report
 from giftcards.engine.storing_cards import Arrival, store_cards
 from giftcards.fulfilment import reorder_missing
-from giftcards.models import Order
+from giftcards.models import Order, RedemptionInstructions
 from giftcards.settlement import record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, PRICE, PRODUCT, TYPE, build_guide_order, make_guide_order
+from tests.builders import (
+    CARDS,
+    PRICE,
+    PRODUCT,
+    TYPE,
+    build_guide_order,
+    make_guide_order,
+    make_offer,
+)
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -128,6 +136,12 @@ class TestCsv:
 @pytest.mark.django_db
 class TestOrders:
     def test_the_guides_order_is_a_row_with_both_sides(self) -> None:
+        product = make_offer().product
+        product.region = "DZ"
+        product.save()
+        RedemptionInstructions.objects.create(
+            product=product, language="en", text="Open https://psn.example"
+        )
         settled(
             reference="cart-1042",
             group="Facture 12",
@@ -151,6 +165,8 @@ class TestOrders:
                 "Replaces missing cards of": "",
                 "Product": PRODUCT,
                 "Product's name": "PlayStation Network",
+                "Region": "Algeria",
+                "Redemption instructions": "Open https://psn.example",
                 "Type": TYPE,
                 "Type's name": "PSN 500 DA",
                 "Cards ordered": "5",
@@ -268,7 +284,8 @@ class TestOrders:
             rows = lines(order_rows(DAY, DAY))
         assert sorted(row["Reference"] for row in rows) == sorted(o.reference for o in orders)
         assert [row["Settled"] for row in rows] == sorted(row["Settled"] for row in rows)
-        assert len(queries) == 3
+        # Among them, that of the products.
+        assert len(queries) == 4
 
 
 @pytest.mark.django_db

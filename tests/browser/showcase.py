@@ -37,6 +37,14 @@ _SETTLED: tuple[tuple[str, timedelta, int, OrderAnswer], ...] = (
     ("web-1038", timedelta(hours=9), 5, REFUNDED),
     ("web-1042", timedelta(minutes=42), 5, settled("PARTIALLY_FILLED", CARDS[:3])),
 )
+_INSTRUCTIONS = {
+    "en": "Open https://psn.example/redeem in a browser, sign in, and enter the code.\n"
+    "Your account has to be an Algerian one.",
+    "fr": "Ouvrez https://psn.example/redeem dans un navigateur, connectez-vous et saisissez le"
+    " code.\nVotre compte doit être algérien.",
+    "ar": "افتح https://psn.example/redeem في المتصفح، وسجّل الدخول، ثم أدخل الرمز.\n"
+    "يجب أن يكون حسابك جزائريًا.",
+}
 _REFUSAL = Problem("refused", {"reason": "out_of_stock", "provider_code": "OUT_OF_STOCK"})
 _SILENCE = Problem("answer_lost", {"detail": "no complete answer within 10 s"})
 
@@ -98,7 +106,10 @@ def _read_catalogue() -> None:
         category=category("Gaming"),
         listed_at=now,
         types_read_at=now,
+        region="DZ",
     )
+    for language, text in _INSTRUCTIONS.items():
+        product.redemption_instructions.create(language=language, text=text)
     for type_id, name, price, stock in (
         (TYPE, "PSN 500 DA", PRICE, 150),
         ("type_003", "PSN 2000 DA", 1960, 0),

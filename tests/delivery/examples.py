@@ -28,6 +28,10 @@ _DELIVERED = {
     Kind.GIFT: 5,
     Kind.RECEIPT: 5,
 }
+INSTRUCTIONS = (
+    "Open https://redeem.example/?game=pubg&lang=en and enter the code."
+    "\nYour account has to be of this region."
+)
 _GIFT = Gift("lina@example.com", "Lina", "Happy birthday!\nYours, Amina")
 
 
@@ -62,6 +66,8 @@ def _facts(kind: str, now: datetime) -> Facts:
         known_as="web-1042",
         product="PUBG Mobile",
         type="325 UC",
+        region="Turkey",
+        instructions=INSTRUCTIONS,
         quantity=_QUANTITY,
         delivered=delivered,
         missing=missing,

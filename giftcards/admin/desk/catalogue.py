@@ -27,6 +27,7 @@ from django.utils.safestring import mark_safe
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from giftcards.admin.desk.redemption import RedemptionPages, may_write
 from giftcards.admin.frame.rows import ReadOnly, ReadOnlyRows, column
 from giftcards.catalogue import (
     PriceMove,
@@ -37,10 +38,11 @@ from giftcards.catalogue import (
     since_yesterday,
     with_available,
 )
+from giftcards.catalogue.descriptions import of_products
 from giftcards.models import OfferChange, Product, ProductType
 from giftcards.models.catalogue import is_called
 from giftcards.rules.prices import PriceSource
-from giftcards.text.display import bdi, count_text, filled, moment, money, named
+from giftcards.text.display import bdi, count_text, filled, linked, moment, money, named
 
 _LONGEST_NAME = 200
 # On the page of a row, Django shows None as "None", whatever the ``empty_value`` is.
@@ -148,16 +150,17 @@ class MovedFilter(admin.SimpleListFilter):
 
 
 @admin.register(Product)
-class ProductAdmin(ReadOnlyRows):
+class ProductAdmin(RedemptionPages, ReadOnlyRows):
     help_topic = "products"
     list_display = ("title", "category", "region", "on_shelf", "read", "orders")
     list_filter = (ShelfFilter, MovedFilter, "category")
-    search_fields = ("name", "product_id")
+    search_fields = ("name", "own_name", "product_id")
     readonly_fields = (
         "title",
         "identifier",
         "category",
         "region",
+        "texts",
         "on_shelf",
         "is_enabled",
         "listed",
@@ -222,6 +225,16 @@ class ProductAdmin(ReadOnlyRows):
     def on_shelf(self, product: Product) -> bool:
         return product.is_on_shelf
 
+    @admin.display(description=_("texts for customers"))
+    def texts(self, product: Product) -> str:
+        told = of_products([product])[product.pk]
+        parts = [bdi(told.region)] if told.region else []
+        parts += [linked(told.instructions)] if told.instructions else []
+        name, site = "admin:giftcards_product_redemption", self.admin_site.name
+        url = reverse(name, args=[product.pk], current_app=site)
+        change = format_html('<a href="{}">{}</a>', url, _("Change the texts"))
+        return format_html_join(mark_safe("<br>"), "{}", ((part,) for part in (*parts, change)))
+
     @admin.display(description=_("orders"))
     def orders(self, product: Product) -> str:
         name, site = "admin:giftcards_order_changelist", self.admin_site.name
@@ -235,6 +248,8 @@ class ProductAdmin(ReadOnlyRows):
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> Any:
         hidden = set() if _may_see_costs(request) else {"moves"}
+        if not may_write(request):
+            hidden.add("texts")
         if not _may_see_orders(request):
             hidden.add("orders")
         return [name for name in self.readonly_fields if name not in hidden]
@@ -252,7 +267,14 @@ class ProductAdmin(ReadOnlyRows):
 class ProductTypeAdmin(ReadOnlyRows):
     """The types for ``autocomplete_fields`` of a shop's models; their pages are the product's."""
 
-    search_fields = ("name", "type_id", "product__name", "product__product_id")
+    help_topic = "products"
+    search_fields = (
+        "name",
+        "type_id",
+        "product__name",
+        "product__own_name",
+        "product__product_id",
+    )
     ordering = ("product__name", "product_id", "cost", "pk")
 
     def has_module_permission(self, request: HttpRequest) -> bool:

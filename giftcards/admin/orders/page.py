@@ -26,6 +26,7 @@ from giftcards.admin.orders.breakdown import bar, customer_lines, margin_lines, 
 from giftcards.admin.orders.correcting import CUSTOMER
 from giftcards.admin.orders.customer import double_of, other_orders, people
 from giftcards.admin.orders.customer_data import DATA
+from giftcards.admin.orders.describing import told_to_customers
 from giftcards.admin.orders.follow_up import (
     CHECK,
     DISPUTE,
@@ -199,6 +200,7 @@ class OrderPage(OrderPages):
             # The title names the order, because not every theme shows a subtitle. It is plain text,
             # because the browser's window has the same title.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
+            "told": told_to_customers(order),
             "subtitle": None,
             "state_token": state_token(order),
             "has_history": past.has_history,

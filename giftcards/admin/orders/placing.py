@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
@@ -38,7 +38,9 @@ from giftcards.admin.frame.pages import OrderPages, column_label, log_entries, r
 from giftcards.admin.frame.reauthentication import is_confirmed, url_of_proof
 from giftcards.admin.orders.breakdown import earned, earned_in_words
 from giftcards.admin.orders.customer import double_of
+from giftcards.admin.orders.describing import told_to_customers
 from giftcards.catalogue import Quote, quote
+from giftcards.catalogue.descriptions import Description, of_products
 from giftcards.engine.approvals import confirm_price
 from giftcards.engine.resolving import NoAnswer
 from giftcards.exceptions import ReferenceConflict
@@ -79,15 +81,20 @@ class CardField(forms.ChoiceField):
         return tuple(chosen.split(" ")) if chosen else None
 
 
-def card_choices(kinds: Iterable[ProductType], *, with_prices: bool) -> list[Any]:
-    """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product."""
+def card_choices(
+    kinds: Iterable[ProductType], told: Mapping[int, Description], *, with_prices: bool
+) -> list[Any]:
+    """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product.
+
+    ``told`` has the descriptions of the products.
+    """
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
         texts = [
             (f"{product.product_id} {kind.type_id}", _card(kind, with_prices=with_prices))
             for kind in of_product
         ]
-        names = filter(None, (product.category.title, str(product)))
+        names = filter(None, (product.category.title, str(product), told[product.pk].region))
         groups.append((" – ".join(map(isolated, names)), texts))
     return groups
 
@@ -340,7 +347,7 @@ class PlacingPage(OrderPages):
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         if obj is not None:
             return super().get_fieldsets(request, obj)
-        kinds, is_whole = _offered(request)
+        kinds, is_whole, _told = _offered(request)
         if is_whole and not kinds:
             return self.add_fieldsets
         description = gettext("Find the card above, by a part of its name.")
@@ -366,10 +373,10 @@ class PlacingPage(OrderPages):
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
             )
 
-        kinds, is_whole = ([], True) if obj else _offered(request)
+        kinds, is_whole, told = _Offered([], True, {}) if obj else _offered(request)
         is_empty = is_whole and not kinds
         shows_prices = self.may_see_costs(request)
-        cards = [] if is_empty else card_choices(kinds, with_prices=shows_prices)
+        cards = [] if is_empty else card_choices(kinds, told, with_prices=shows_prices)
         is_proven = is_confirmed(request)
         named = {"is_known": is_known, "cards": cards, "is_proven": is_proven}
         return type(form.__name__, (form,), named)
@@ -429,6 +436,7 @@ class PlacingPage(OrderPages):
                 (column_label("type_id"), named(known.names.type, order.type_id)),
                 (column_label("quantity"), order.quantity),
             ],
+            told=told_to_customers(order),
             costs=_costs(order, known) if sees_costs else None,
             sale=_sale(form),
             warnings=[
@@ -475,11 +483,13 @@ class _Offered(NamedTuple):
 
     kinds: list[ProductType]
     is_whole: bool
+    #: The descriptions of the products.
+    told: Mapping[int, Description]
 
 
 # The maximum number of types on offer.
 _OFFERED = 100
-_NAMES = ("name", "type_id", "product__name", "product__product_id")
+_NAMES = ("name", "type_id", "product__name", "product__own_name", "product__product_id")
 
 
 def _offered(request: HttpRequest) -> _Offered:
@@ -496,7 +506,8 @@ def _read_offered(request: HttpRequest) -> _Offered:
         wanted = is_called(_typed(request), *_NAMES)
         product_id, _space, type_id = request.POST.get("card", "").partition(" ")
         sold = sold.filter(wanted | Q(product__product_id=product_id, type_id=type_id))
-    return _Offered(list(sold[:_OFFERED]), is_whole)
+    kinds = list(sold[:_OFFERED])
+    return _Offered(kinds, is_whole, of_products([kind.product for kind in kinds]))
 
 
 def _typed(request: HttpRequest) -> str:

@@ -19,6 +19,7 @@ from django.utils.translation import get_language_bidi, gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.actions import OrderAction, Pages, may
+from giftcards.admin.orders.describing import told_to_customers
 from giftcards.admin.orders.page import cards_shown
 from giftcards.admin.orders.timeline import Timeline
 from giftcards.delivery.admin.labels import (
@@ -109,6 +110,7 @@ def _bought(order: Order) -> list[tuple[str, object]]:
             (gettext("status"), status_badge(order.status)),
             (gettext("product"), named(order.product_name, order.product_id)),
             (gettext("type"), named(order.type_name, order.type_id)),
+            *told_to_customers(order),
             (gettext("delivered"), count),
             (gettext("paid by the customer"), money(sale.paid_amount) if sale else ""),
             (gettext("ordered"), _when(order.created_at)),

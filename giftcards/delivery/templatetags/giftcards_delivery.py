@@ -12,13 +12,14 @@ from django.template import RequestContext
 
 from giftcards.delivery import views
 from giftcards.models import Order
-from giftcards.text.display import day_text, moment, money
+from giftcards.text.display import day_text, linked, moment, money
 
 register = template.Library()
 
 register.filter("money", money)
 register.filter("moment", moment)
 register.filter("day", day_text)
+register.filter("linked", linked)
 
 # The most orders that the tag lists; the customer's page lists all.
 _MOST_LISTED = 20

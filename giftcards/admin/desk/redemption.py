@@ -1,0 +1,178 @@
+"""The pages on which staff write how cards are redeemed, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.forms import WORDS, token
+from giftcards.models import Category, Product, RedemptionInstructions
+from giftcards.models.leases import Lease
+from giftcards.text.display import isolated, supported_language
+from giftcards.text.regions import region_name
+
+_LINE = forms.TextInput({"dir": "auto"})
+
+
+class TextsForm(forms.Form):
+    """What customers read about a product, or about the products of a category, by language.
+
+    ``seen`` is a hash of the texts that the page has shown: if somebody else has changed them
+    meanwhile, the form is not valid.
+    """
+
+    seen = forms.CharField(widget=forms.HiddenInput)
+
+    def __init__(self, row: Product | Category, data: Any = None) -> None:
+        self.row = row
+        self.rows = {each.language: each for each in row.redemption_instructions.all()}
+        shown = [(code, each.region, each.text) for code, each in sorted(self.rows.items())]
+        own_name = getattr(row, "own_name", "")
+        self.state = token("redemption", [row.pk, own_name, shown])
+        super().__init__(data, initial={"seen": self.state}, label_suffix="")
+        #: The column of each text, by the name of the field.
+        self.columns: dict[str, Any] = {}
+        if isinstance(row, Product):
+            self._add("own_name", row, "own_name", label=_("Name in your shop"), value=own_name)
+            self.fields["own_name"].help_text = gettext("Empty: the provider's name, %(name)s.") % {
+                "name": isolated(row.name or row.product_id)
+            }
+        for code, name in settings.LANGUAGES:
+            text = self.rows.get(code) or RedemptionInstructions(language=code)
+            spoken = {"language": gettext(str(name))}
+            if isinstance(row, Product):
+                label = gettext("Region (%(language)s)") % spoken
+                self._add(f"region_{code}", text, "region", label=label, value=text.region)
+            label = gettext("How to redeem a card (%(language)s)") % spoken
+            self._add(f"text_{code}", text, "text", label=label, value=text.text)
+
+    def _add(self, name: str, row: Any, column: str, *, label: Any, value: str) -> None:
+        self.columns[name] = row._meta.get_field(column)  # noqa: SLF001 (documented)
+        field = self.columns[name].formfield(label=label, required=False)
+        field.widget = WORDS if column == "text" else _LINE
+        field.initial = value
+        self.fields[name] = field
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        for name in self.columns.keys() & cleaned.keys():
+            try:
+                # With the validators of the model.
+                cleaned[name] = self.columns[name].clean(cleaned[name], None)
+            except forms.ValidationError as error:
+                self.add_error(name, error)
+        # The second request of a double click changes nothing.
+        if cleaned.get("seen") != self.state and self.changed_texts:
+            raise forms.ValidationError(
+                gettext(
+                    "Somebody else has changed these texts meanwhile. Nothing was saved: below are"
+                    " your texts. Open the page again to see the others."
+                )
+            )
+        return cleaned
+
+    @property
+    def changed_texts(self) -> list[str]:
+        """The labels of the texts that differ from the stored ones."""
+        return [
+            str(self.fields[name].label)
+            for name in self.columns
+            if self.cleaned_data.get(name) != self.fields[name].initial
+        ]
+
+    def save(self, *, by: str) -> None:
+        """Save the texts; a language without any text has no row."""
+        if isinstance(self.row, Product) and self.row.own_name != self.cleaned_data["own_name"]:
+            self.row.own_name = self.cleaned_data["own_name"]
+            self.row.save(by=by)
+        of: dict[str, Any] = {"product" if isinstance(self.row, Product) else "category": self.row}
+        for code, _name in settings.LANGUAGES:
+            texts = {
+                "region": self.cleaned_data.get(f"region_{code}", ""),
+                "text": self.cleaned_data[f"text_{code}"],
+            }
+            rows = RedemptionInstructions.objects
+            if any(texts.values()):
+                rows.update_or_create(**of, language=code, defaults=texts)
+            else:
+                rows.filter(**of, language=code).delete()
+
+
+class RedemptionPages(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A mixin for the admin of products: the pages with the texts for customers."""
+
+    def get_urls(self) -> list[URLPattern]:
+        views = {
+            "<int:pk>/redemption/": (Product, "product"),
+            "category/<int:pk>/redemption/": (Category, "category"),
+        }
+        return [*self._urls(views), *super().get_urls()]
+
+    def _urls(self, views: dict[str, tuple[Any, str]]) -> Iterator[URLPattern]:
+        for route, (model, name) in views.items():
+            view = self.admin_site.admin_view(self.redemption_view)
+            # As Django does for its own views; the link to the manual needs it.
+            vars(view)["model_admin"] = self
+            yield path(route, view, {"model": model}, name=f"giftcards_{name}_redemption")
+
+    def redemption_view(self, request: HttpRequest, pk: int, model: Any) -> HttpResponse:
+        if not (self.has_view_permission(request) and may_write(request)):
+            raise PermissionDenied
+        row = get_object_or_404(model, pk=pk)
+        if request.method == "POST":
+            # The lock comes first: the form compares the texts with those that the page has shown.
+            Lease.objects.make(Lease.PRICES)
+            with transaction.atomic():
+                Lease.objects.lock(Lease.PRICES)
+                row.refresh_from_db()
+                form = TextsForm(row, request.POST)
+                if form.is_valid() and (changed := form.changed_texts):
+                    form.save(by=request.user.get_username())
+                    self.log_change(request, row, [{"changed": {"fields": changed}}])
+            if form.is_valid():
+                self.message_user(request, gettext("The texts were saved."))
+                return HttpResponseRedirect(request.path)
+        else:
+            form = TextsForm(row)
+        return self._render(request, row, form)
+
+    def _render(self, request: HttpRequest, row: Any, form: TextsForm) -> HttpResponse:
+        request.current_app = self.admin_site.name
+        site = self.admin_site.name
+        is_product = isinstance(row, Product)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": gettext("Texts for customers: %(name)s") % {"name": isolated(row)},
+            "has_view_permission": True,
+            "media": self.media,
+            "form": form,
+            "errors": [error for errors in form.errors.values() for error in errors],
+            "is_product": is_product,
+            "region": region_name(row.region) if is_product else "",
+            "site_language": gettext(str(dict(settings.LANGUAGES)[supported_language(None)])),
+            "category": row.category if is_product else None,
+            "back": reverse(
+                f"admin:giftcards_product_{'change' if is_product else 'changelist'}",
+                args=[row.pk] if is_product else [],
+                current_app=site,
+            ),
+        }
+        return TemplateResponse(request, "admin/giftcards/redemption.html", context)
+
+
+def may_write(request: HttpRequest) -> bool:
+    """True if the person may change what customers read about products."""
+    return request.user.has_perm("giftcards.change_shelf")

@@ -1,0 +1,20 @@
+"""What the customer of an order is told about its product, for pages of staff."""
+
+from __future__ import annotations
+
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+
+from giftcards.catalogue.descriptions import Description, of_orders
+from giftcards.models import Order
+from giftcards.text.display import bdi, linked
+
+
+def told_to_customers(order: Order) -> list[tuple[str, SafeString]]:
+    """Return the region and the redemption instructions, in the active language, with labels."""
+    told = of_orders([order]).get(order.product_id, Description())
+    facts = [
+        (gettext("region"), bdi(told.region) if told.region else SafeString("")),
+        (gettext("redemption instructions"), linked(told.instructions)),
+    ]
+    return [(label, value) for label, value in facts if value]

@@ -1,0 +1,101 @@
+"""What customers are told about a card: its name, its region, and how it is redeemed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from django.db.models import Q
+from django.utils import translation
+
+from giftcards.models import Order, Product, ProductType, RedemptionInstructions
+from giftcards.text.display import supported_language
+from giftcards.text.regions import region_name
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What customers are told about a product, in one language; each text is "" if unknown.
+
+    ``name`` is the shop's own name, or else the provider's. ``instructions`` may have several
+    lines, and are plain text: escape them, and make links of their addresses.
+    """
+
+    name: str = ""
+    region: str = ""
+    instructions: str = ""
+
+
+def descriptions(
+    product_types: Iterable[ProductType], language: str | None = None
+) -> dict[int, Description]:
+    """Return the description of each type's product by the type's primary key; one query.
+
+    The types should come with their products, as from :func:`offers`. ``language`` is by default
+    the active language. A text that is missing in it is taken from the site's default language.
+    """
+    kinds = list(product_types)
+    found = of_products([kind.product for kind in kinds], language)
+    return {kind.pk: found[kind.product_id] for kind in kinds}
+
+
+def redemption_instructions(product_type: ProductType, language: str | None = None) -> str:
+    """Return how a card of this type is redeemed, as plain text; "" if nobody has written it.
+
+    The text of the product comes before that of its category. ``language`` is by default the active
+    language. If the text is missing in it, the text in the site's default language is returned.
+    """
+    return descriptions([product_type], language)[product_type.pk].instructions
+
+
+def of_orders(orders: Iterable[Order], language: str | None = None) -> dict[str, Description]:
+    """Return the description of each order's product by the provider's id; two queries.
+
+    A product that the catalogue does not list is not in the result.
+    """
+    named = {order.product_id for order in orders}
+    products = Product.objects.filter(product_id__in=named)
+    return of_catalogue(products, language) if named else {}
+
+
+def of_catalogue(
+    products: Iterable[Product], language: str | None = None
+) -> dict[str, Description]:
+    """Return the descriptions of these products by the provider's id."""
+    listed = list(products)
+    found = of_products(listed, language)
+    return {product.product_id: found[product.pk] for product in listed}
+
+
+def of_products(
+    products: Collection[Product], language: str | None = None
+) -> dict[int, Description]:
+    """Return the descriptions of these products by primary key; one query."""
+    languages = _languages(language)
+    rows = RedemptionInstructions.objects.filter(
+        Q(product__in={product.pk for product in products})
+        | Q(category__in={product.category_id for product in products}),
+        language__in=languages,
+    )
+    known = {(row.product_id, row.category_id, row.language): row for row in rows}
+
+    def first(column: str, *places: tuple[int | None, int | None]) -> str:
+        told = (known.get((*place, code)) for place in places for code in languages)
+        return next((text for row in told if row and (text := getattr(row, column))), "")
+
+    with translation.override(languages[0]):
+        return {
+            product.pk: Description(
+                name=product.own_name or product.name,
+                region=first("region", (product.pk, None)) or region_name(product.region),
+                instructions=first("text", (product.pk, None), (None, product.category_id)),
+            )
+            for product in products
+        }
+
+
+def _languages(language: str | None) -> list[str]:
+    """Return the languages in which a text is looked for, the best first."""
+    wanted = supported_language(language or translation.get_language())
+    codes = (wanted, supported_language(None))
+    return list(dict.fromkeys(each for code in codes for each in (code, code.partition("-")[0])))

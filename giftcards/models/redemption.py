@@ -1,0 +1,54 @@
+"""Texts of the shop about its products: how a card is redeemed, and where."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.models.catalogue import Category, Product
+from giftcards.models.fields import PlainTextField, plain_line
+
+#: The longest instructions, in characters.
+LONGEST_INSTRUCTIONS = 2_000
+
+
+class RedemptionInstructions(models.Model):
+    """What customers read about a product, or about all products of a category, in one language.
+
+    ``text`` says how a card is redeemed; "" leaves it to the category. ``region`` is the shop's own
+    name for the product's region; "" leaves it to the provider.
+    """
+
+    category = models.ForeignKey(
+        Category, on_delete=models.CASCADE, null=True, related_name="redemption_instructions"
+    )
+    product = models.ForeignKey(
+        Product, on_delete=models.CASCADE, null=True, related_name="redemption_instructions"
+    )
+    language = models.CharField(_("language"), max_length=20)
+    region = models.CharField(_("region"), max_length=100, blank=True, validators=[plain_line])
+    text = PlainTextField(_("redemption instructions"), max_length=LONGEST_INSTRUCTIONS, blank=True)
+
+    class Meta:
+        verbose_name = verbose_name_plural = _("redemption instructions")
+        ordering = ("pk",)
+        default_permissions = ()
+        constraints = (
+            models.CheckConstraint(
+                condition=(
+                    Q(category=None, product__isnull=False)
+                    | Q(category__isnull=False, product=None, region="")
+                ),
+                name="giftcards_instructions_of_one",
+            ),
+            models.UniqueConstraint(
+                fields=("category", "language"), name="giftcards_instructions_category"
+            ),
+            models.UniqueConstraint(
+                fields=("product", "language"), name="giftcards_instructions_product"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.product or self.category}: {self.language}"
