@@ -54,6 +54,9 @@ _PYTHON = (
     "giftcards.delivery.channels SlowDown",
     "giftcards.delivery.pins last_digits_of_phone",
     "giftcards.delivery.tasks deliver",
+    "giftcards.models Category",
+    "giftcards.models RedemptionInstructions",
+    "giftcards.models Shelf",
     "giftcards.oscar.checkout BasketRefused: sentences",
     "giftcards.oscar.checkout GiftCardsCheckout: get_customer",
     "giftcards.oscar.checkout check_cards",
@@ -68,7 +71,7 @@ _PYTHON = (
     "giftcards.privacy.person add_keeper",
     "giftcards.refunds RefundBreakdown(ordered_amount charged_amount refunded_quantity"
     " refunded_amount is_consistent)",
-    "giftcards.rules.problems Problem(code parameters): text remedy hint",
+    "giftcards.rules.problems Problem(code parameters): text remedy",
     "giftcards.settlement CustomerBreakdown(paid_amount kept_amount owed_amount paid_back_amount"
     " open_amount)",
     "giftcards.simulator Simulator",
@@ -86,8 +89,8 @@ MODELS = (
     " metadata user customer_email customer_name customer_phone customer_language recipient_email"
     " recipient_name recipient_language gift_message deliver_at problems repeats created_at"
     " finalized_at paid_back_amount open_amount cards changes refunds is_final is_gift"
-    " is_on_hold is_late provider_reference product_name type_name needs_attention missing_quantity open() needing_attention()",
-    "giftcards.models Card: order position value serial sealed received_at",
+    " is_on_hold is_late provider_reference product_name type_name needs_attention open() needing_attention()",
+    "giftcards.models Card: order value serial sealed",
     "giftcards.models StatusChange: order from_status to_status at source details announced_at",
     "giftcards.models CustomerRefund: order amount state method reference executed_at created_by"
     " comment",
@@ -95,7 +98,7 @@ MODELS = (
     "giftcards.models Product: product_id name category",
     "giftcards.models ProductType: product type_id name cost stock price available read_at"
     " for_sale()",
-    "giftcards.models ProviderState: balance balance_read_at pause paused_until",
+    "giftcards.models ProviderState: balance balance_read_at",
     "giftcards.books.models LedgerEntry: provider_id type amount balance_after time order is_guess",
     "giftcards.delivery.models Delivery: order change kind address language status attempts"
     " next_attempt_at error",
