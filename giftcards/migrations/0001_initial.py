@@ -120,6 +120,7 @@ class Migration(migrations.Migration):
                 ('fulfilled_amount', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='cost')),
                 ('price_per_card', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='price per card')),
                 ('price_at_placing', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, verbose_name='price at placing')),
+                ('accepted_loss', models.DecimalField(decimal_places=2, default=0, editable=False, max_digits=14)),
                 ('approved_price', models.DecimalField(decimal_places=2, editable=False, max_digits=14, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))], verbose_name='approved price')),
                 ('review', models.CharField(blank=True, choices=[('wanted', 'Wanted'), ('approved', 'Approved')], editable=False, max_length=10)),
                 ('sent_with', models.CharField(blank=True, editable=False, max_length=32)),

@@ -77,6 +77,14 @@ class Names(NamedTuple):
     type: str = ""
 
 
+class Recorded(NamedTuple):
+    """What an order keeps of the catalogue: the names, and the loss that the owner accepts."""
+
+    product_name: str = ""
+    type_name: str = ""
+    accepted_loss: Decimal = Decimal(0)
+
+
 def _with_categories(
     listed: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
 ) -> Iterator[dict[str, Any]]:
@@ -234,14 +242,19 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return not found["known"] and is_recent(found["last"], timezone.now(), within=_FRESH)
 
     def names(self, product_id: str, type_id: str) -> Names:
-        kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id)
-        named = self.filter(product_id=product_id).annotate(
-            type_name=Subquery(kinds.order_by().values("name"))
+        return Names(*self.recorded(product_id, type_id)[:2])
+
+    def recorded(self, product_id: str, type_id: str) -> Recorded:
+        """Return what a new order keeps of its card; one query."""
+        kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id).order_by()
+        told = self.filter(product_id=product_id).annotate(
+            type_name=Subquery(kinds.values("name")),
+            accepted_loss=Subquery(kinds.values("accepted_loss")),
         )
-        found = named.order_by().values_list("own_name", "name", "type_name")[:1]
-        for own, name, of_type in found:
-            return Names(own or name, of_type or "")
-        return Names()
+        columns = ("own_name", "name", "type_name", "accepted_loss")
+        for own, name, of_type, loss in told.order_by().values_list(*columns)[:1]:
+            return Recorded(own or name, of_type or "", loss or Decimal(0))
+        return Recorded()
 
 
 _FOR_TESTS = ("TEST_", "SIM_")

@@ -127,12 +127,12 @@ class OrderQuerySet(OrderQueries["Order"]):
         try:
             with transaction.atomic():
                 order.save(force_insert=True)
-                # The names are read after the INSERT, because SQLite may fail a transaction that
+                # The catalogue is read after the INSERT, because SQLite may fail a transaction that
                 # reads before it writes.
-                names = Product.objects.names(order.product_id, order.type_id)
-                if any(names):
-                    order.product_name, order.type_name = names
-                    order.save(update_fields=["product_name", "type_name"])
+                recorded = Product.objects.recorded(order.product_id, order.type_id)
+                if any(recorded):
+                    assign(order, recorded._asdict())
+                    order.save(update_fields=recorded._fields)
                 else:
                     order.check_product()
         except IntegrityError:
@@ -532,6 +532,8 @@ class Order(models.Model):
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
+    # How many dinars below its cost the owner sells a card, as the catalogue said at the sale.
+    accepted_loss = models.DecimalField(default=0, editable=False, **MONEY)
     # The highest price per card that staff have approved; it replaces any other limit.
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
@@ -844,7 +846,7 @@ class Order(models.Model):
         """The highest cost of one card that needs no decision of staff; ``None`` without a limit.
 
         The limit is the price that staff have approved, or else ``max_price``. If both are missing,
-        it is the customer's payment for one card.
+        it is the customer's payment for one card, and the loss that the owner accepts.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -852,6 +854,7 @@ class Order(models.Model):
             sale_price=self.sale_price,
             sale_amount=self.sale_amount,
             quantity=self.quantity,
+            accepted_loss=self.accepted_loss,
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:

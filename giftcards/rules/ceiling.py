@@ -14,6 +14,7 @@ def price_ceiling(
     sale_price: Decimal | None,
     sale_amount: Decimal | None,
     quantity: int,
+    accepted_loss: Decimal = Decimal(0),
 ) -> Decimal | None:
     """Return the ceiling for one card; ``None`` if there is none.
 
@@ -21,7 +22,8 @@ def price_ceiling(
 
     - ``approved``, which staff approved;
     - ``given``, which the shop set;
-    - the customer's payment for one card.
+    - the customer's payment for one card, and ``accepted_loss``, by which the owner sells it below
+      its cost.
 
     The payment for one card is ``sale_price``, or else ``sale_amount`` divided by ``quantity`` and
     rounded down to two decimals.
@@ -30,7 +32,9 @@ def price_ceiling(
         return approved
     if given is not None:
         return given
-    if sale_price is not None or sale_amount is None:
-        return sale_price
-    # The amount of a new order may be an ``int``, as the shop gave it.
-    return (Decimal(sale_amount) / quantity).quantize(_CENTIME, ROUND_DOWN)
+    # The amounts of a new order may be an ``int``, as the shop gave them.
+    if sale_price is not None:
+        return Decimal(sale_price) + accepted_loss
+    if sale_amount is None:
+        return None
+    return (Decimal(sale_amount) / quantity).quantize(_CENTIME, ROUND_DOWN) + accepted_loss

@@ -22,12 +22,12 @@ from giftcards.engine.loop import is_work_left
 from giftcards.engine.placing import send
 from giftcards.engine.sweep import check_now
 from giftcards.fulfilment import place_order
-from giftcards.models import Lease, Order, ProductPrices, ProviderState, StatusChange
+from giftcards.models import Lease, Order, ProductPrices, ProductType, ProviderState, StatusChange
 from giftcards.rules.problems import Problem
 from giftcards.simulator import Denomination, Product, Simulator
 from giftcards.statuses import Status
 from giftcards.tasks import tick
-from tests.builders import make_order, problems
+from tests.builders import make_offer, make_order, problems
 from tests.conftest import Call
 from tests.stage import (
     LINE,
@@ -103,6 +103,24 @@ class TestSending:
         run_sweep()
         assert fresh(order).status == ("HANDLING" if is_sent else "PENDING")
         assert order.is_on_hold is not is_sent
+        wire.assert_call_count(PLACE, int(is_sent))
+
+    @pytest.mark.parametrize("sold", [{"sale_price": 470}, {"sale_amount": 940}])
+    @pytest.mark.parametrize(
+        ("accepted_loss", "cost", "is_sent"),
+        [(0, 490, False), (19, 490, False), (20, 490, True), (20, 490.01, False)],
+    )
+    def test_an_order_below_its_cost_is_sent_up_to_the_loss_that_the_owner_accepts(
+        self, sold: dict[str, Any], accepted_loss: int, cost: float, is_sent: bool, wire: Any
+    ) -> None:
+        make_offer(product_id=PSN, accepted_loss=accepted_loss)
+        wire.replace("GET", URL, json=prices_of(cost))
+        wire.post(PLACE, json=ACCEPTED)
+        order = place_order(**{**LINE, "quantity": 2}, **sold)
+        # What the owner accepts later is for later orders.
+        ProductType.objects.update(accepted_loss=1_000)
+        run_sweep()
+        assert fresh(order).status == ("HANDLING" if is_sent else "PENDING")
         wire.assert_call_count(PLACE, int(is_sent))
 
     def test_an_order_at_a_hundred_times_its_price_is_on_hold_for_a_person(

@@ -70,6 +70,7 @@ COSTS = frozenset(
         "price_per_card",
         "price_at_placing",
         "approved_price",
+        "accepted_loss",
         "max_price",
     }
 )
