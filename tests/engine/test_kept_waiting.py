@@ -20,8 +20,8 @@ from tests.stage import ago, fresh, in_threads, out_of_service, receiving, run_s
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LATE = ago(301)
-LATER = ago(-240)
+# From now on; a test may run long after this module was read.
+LATE, EARLY, SOON, LATER = (timedelta(seconds=seconds) for seconds in (-301, -280, 60, 240))
 ON_HOLD = {"due_at": None}
 OUTAGE = {"due_at": LATER}
 
@@ -29,6 +29,14 @@ OUTAGE = {"due_at": LATER}
 def noted() -> list[tuple[str, str, str]]:
     changes = StatusChange.objects.order_by("pk")
     return list(changes.values_list("from_status", "to_status", "source"))
+
+
+def moments(values: dict[str, Any]) -> dict[str, Any]:
+    now = timezone.now()
+    return {
+        name: now + value if isinstance(value, timedelta) else value
+        for name, value in values.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,7 @@ def noted() -> list[tuple[str, str, str]]:
 def test_a_long_wait_is_noted_once_and_the_status_stays(
     status: Status, values: dict[str, Any], simulator: Simulator
 ) -> None:
-    order = make_order(status, created_at=LATE, **values)
+    order = make_order(status, **moments({"created_at": LATE, **values}))
     assert not order.is_late
     for _sweep in range(3):
         run_sweep()
@@ -56,10 +64,10 @@ def test_a_long_wait_is_noted_once_and_the_status_stays(
 @pytest.mark.parametrize(
     ("status", "values"),
     [
-        (Status.PENDING, {"created_at": ago(280), **ON_HOLD}),
+        (Status.PENDING, {"created_at": EARLY, **ON_HOLD}),
         # It replaces missing cards by rule, and the customer knows.
         (Status.PENDING, {"created_at": LATE, "send_before": LATER, **ON_HOLD}),
-        (Status.PLACING, {"created_at": LATE, "claimed_until": ago(-60)}),
+        (Status.PLACING, {"created_at": LATE, "claimed_until": SOON}),
         (Status.HANDLING, {"created_at": LATE, **OUTAGE}),
         (Status.DELAYED, {"created_at": LATE, **OUTAGE}),
         (Status.REJECTED, {"created_at": LATE}),
@@ -69,19 +77,19 @@ def test_a_long_wait_is_noted_once_and_the_status_stays(
 def test_other_orders_are_left_alone(
     status: Status, values: dict[str, Any], simulator: Simulator
 ) -> None:
-    make_guide_order(status, **values)
+    make_guide_order(status, **moments(values))
     run_sweep()
     assert noted() == []
 
 
 def test_an_order_that_is_sent_in_the_same_sweep_is_not_noted(simulator: Simulator) -> None:
-    order = make_order(created_at=LATE)
+    order = make_order(created_at=ago(301))
     run_sweep()
     assert fresh(order).kept_waiting_at is None
 
 
 def test_waits_are_noted_while_the_provider_is_away(simulator: Simulator) -> None:
-    order = make_order(created_at=LATE, max_price=500)
+    order = make_order(created_at=ago(301), max_price=500)
     with out_of_service(simulator):
         run_sweep()
         run_sweep()
@@ -99,7 +107,7 @@ def test_a_clock_that_was_set_forward_makes_no_customer_wait(
 
 
 def test_receivers_hear_of_a_wait_by_a_signal_of_its_own_and_once() -> None:
-    order = make_order(created_at=LATE, **ON_HOLD)
+    order = make_order(created_at=ago(301), **ON_HOLD)
     heard: list[tuple[str, str]] = []
 
     def receiver(name: str) -> Callable[..., None]:
@@ -132,7 +140,7 @@ def test_only_open_orders_are_late(status: Status) -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("shared_database")
 def test_of_several_workers_at_the_same_moment_one_notes_the_wait() -> None:
-    order = make_order(created_at=LATE, **ON_HOLD)
+    order = make_order(created_at=ago(301), **ON_HOLD)
     copies = [Order.objects.get(pk=order.pk) for _worker in range(4)]
     done = in_threads(4, lambda: copies.pop().note_wait())
     assert sorted(done) == [False, False, False, True]

@@ -16,7 +16,7 @@ from giftcards.delivery.models import CardLink, LinkVisit, StaffDigest
 from giftcards.delivery.tasks import deliver
 from giftcards.engine.outbox import announce
 from giftcards.fulfilment import change_customer, place_order, reorder_missing
-from giftcards.models import Note, OfferChange, Order, ProductType
+from giftcards.models import Note, OfferChange, Order, ProductType, RedemptionInstructions
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.simulator import Simulator
 from tests.builders import PRODUCT, set_shelf
@@ -33,6 +33,8 @@ def fill(simulator: Simulator) -> None:
     """
     call_command("giftcards_catalogue", verbosity=0)
     set_shelf(margin_percent=10)
+    category = ProductType.objects.all()[0].product.category
+    RedemptionInstructions.objects.create(category=category, language="en", text="Redeem it.")
     OfferChange.objects.create(type=ProductType.objects.all()[0], what="stock", old=2, new=1)
     settled = [
         _place("delivered", "type_001", 2),
