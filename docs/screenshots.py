@@ -19,6 +19,26 @@ IMAGES = Path(__file__).parent / "images"
 LANGUAGES = ("en", "fr", "ar")
 WINDOWS = {"desktop": (1280, 600), "phone": (390, 844)}
 THEMES = ("light", "dark")
+# What is typed and pressed before the picture.
+BEFORE = {
+    "product-preview": """
+        const type = (end, value) => { document.querySelector(`[name$="${end}"]`).value = value; };
+        type("-margin_percent", "15");
+        type("-fixed_price", "480");
+        document.querySelector(".giftcards-shelf").submit();
+    """,
+    "products-many": """
+        document.querySelector(".action-select").click();
+        document.querySelector("[name=action]").value = "change_shelf";
+        document.querySelector("#changelist-form .actions button").click();
+    """,
+    "order-confirm": """
+        const card = document.querySelector("[name=card]");
+        card.value = card.querySelector("optgroup option").value;
+        document.querySelector("[name=quantity]").value = "2";
+        document.querySelector("[name=_save]").click();
+    """,
+}
 # The beginning of the page about a partial refund, for the README.
 FIRST_SCREEN = (1080, 732)
 
@@ -98,6 +118,9 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
         paid = CustomerRefund.objects.get(reference="cart-38")
         pages |= {
             "help": "admin/giftcards/desk/help/",
+            "start": "admin/giftcards/",
+            "order-add": f"{order_list}add/",
+            "order-confirm": f"{order_list}add/",
             "report-products": f"{order_list}report/?by=product",
             "correct-customer": pages["order-page"].replace("/change/", "/customer/"),
             "price": pages["held"].replace("/change/", "/price/"),
@@ -111,6 +134,10 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
             "category-texts": (
                 f"admin/giftcards/product/category/{Product.objects.get().category_id}/redemption/"
             ),
+            "product-preview": f"admin/giftcards/product/{Product.objects.get().pk}/change/",
+            "products-many": "admin/giftcards/product/",
+            "shop": "admin/giftcards/shelf/",
+            "categories": "admin/giftcards/category/",
             "reveals": "admin/giftcards/cardreveal/",
             "ledger": ledger,
             "ledger-entry": f"{ledger}{LedgerEntry.objects.first().pk}/change/",
@@ -143,6 +170,8 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
                     # Django shows the site's index instead of an object that does not exist.
                     if driver.current_url != site + address:
                         raise LookupError(address)
+                    if name in BEFORE:
+                        driver.execute_script(BEFORE[name])
                     if not everything:
                         photograph(driver, directory / f"{name}.png")
                         if name == "order-page":

@@ -126,11 +126,11 @@ def change_cost(type_id: str, cost: Any) -> None:
         kind.save()
 
 
-def set_shelf(**values: Any) -> None:
+def set_shelf(*, by: str = "", **values: Any) -> None:
     """Set values of the whole shop, as its owner does."""
     shelf = Shelf.objects.current()
     assign(shelf, values)
-    shelf.save()
+    shelf.save(by=by)
 
 
 def set_rule(set_conf: Callable[..., None], rule: dict[str, Any] | str | None) -> None:

@@ -114,6 +114,25 @@ def rows(html: str, table: str) -> list[list[str]]:
     ]
 
 
+def section(html: str, name: str) -> list[dict[str, str]]:
+    """The rows of the table in a section of a page: the texts of the cells by column."""
+    found = element(html, f'aria-labelledby="giftcards-{name}"', "section")
+    return [
+        {
+            unescape(label): plain(text(cell))
+            for label, cell in re.findall(r'<td data-label="(.*?)">(.*?)</td>', row, re.DOTALL)
+        }
+        for row in re.findall(r"<tr>.*?</tr>", found, re.DOTALL)[1:]
+    ]
+
+
+def facts_of(html: str, name: str) -> dict[str, str]:
+    """The facts in a section of a page, by label."""
+    found = element(html, f'aria-labelledby="giftcards-{name}"', "section")
+    pairs = re.findall(r"<dt>(.*?)</dt><dd.*?>(.*?)</dd>", found, re.DOTALL)
+    return {plain(text(label)): plain(text(value)) for label, value in pairs}
+
+
 def orders(html: str) -> list[list[str]]:
     """The list's rows without its heading, the boxes to tick, and what is hidden on a desktop."""
     shown = re.sub(r'<span class="giftcards-(label|unseen)">.*?</span>', "", html)
@@ -141,7 +160,7 @@ def told(response: Any) -> list[str]:
 
 def errors(html: str) -> list[str]:
     """The errors of the fields of the page's form."""
-    found = re.findall(r'<ul class="errorlist"[^>]*>.*?</ul>', html, re.DOTALL)
+    found = re.findall(r'<ul class="errorlist[^>]*>.*?</ul>', html, re.DOTALL)
     return [text(item) for item in found]
 
 

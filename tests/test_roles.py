@@ -29,13 +29,14 @@ from giftcards.models import (
     CustomerRefund,
     Note,
     Order,
+    Product,
     ProviderState,
     StatusChange,
 )
 from giftcards.rules.problems import Problem
 from giftcards.rules.roles import ROLES
 from giftcards.statuses import ACCEPTED, SETTLED, Status
-from tests.builders import CARDS, make_guide_order
+from tests.builders import CARDS, make_guide_order, make_offer, set_shelf
 from tests.pages import ADD, LIST, PROVIDER_PAGE, SEARCH, hidden, order_page, read, sign_in
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -251,6 +252,31 @@ class TestListAndOrderWithoutCosts:
         assert costs_in(read(browser.get(order_page(order, "history")))) == []
         assert costs_in(read(browser.get(order_page(order)))) == []
 
+    def test_the_pages_of_the_shelf_tell_none(self, browser: Client) -> None:
+        for page in (*shelf_pages(), SHELF_LIST):
+            assert costs_in(read(browser.get(page))) == []
+        product = Product.objects.get()
+        chosen = {"action": "change_shelf", "_selected_action": [product.pk]}
+        asked = browser.post(SHELF_LIST, {**chosen, "is_asked": "1", "sold": "no"})
+        assert "Network" in (html := read(asked))
+        assert costs_in(html) == []
+
+
+SHELF_LIST = "/admin/giftcards/product/"
+
+
+def shelf_pages() -> list[str]:
+    """The pages of the shelf, whose values and history name amounts that nobody else has."""
+    set_shelf(least_margin=COSTS["price above"])
+    kind = make_offer(cost=PRICE, fixed_price=SALE)
+    kind.accepted_loss = COSTS["another figure"]
+    kind.save()
+    kind.product.name = "Network"
+    kind.product.margin_fixed = COSTS["highest price"]
+    kind.product.save()
+    page = f"{SHELF_LIST}{kind.product_id}/change/"
+    return ["/admin/giftcards/shelf/", "/admin/giftcards/category/", page]
+
 
 class TestWithCosts:
     """The other side of it: the same person with the permission sees what the others do not."""
@@ -269,6 +295,10 @@ class TestWithCosts:
         assert costs_in(read(browser.get(PROVIDER_PAGE))) == ["balance"]
         resolve = read(browser.get(order_page(bought(Status.UNCONFIRMED), "resolve")))
         assert costs_in(resolve) == ["price per card", "another figure"]
+
+    def test_the_pages_of_the_shelf_show_costs_and_margins(self) -> None:
+        shown = [costs_in(read(person().get(page))) for page in shelf_pages()]
+        assert shown == [["price above"], [], ["price per card", "highest price", "another figure"]]
 
 
 def _set_balance() -> None:

@@ -7,6 +7,7 @@ from giftcards.catalogue.offers import (
     is_on_shelf,
     offers,
     quote,
+    sold_out_by_buffer,
     stale_after,
     with_available,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "reserve",
     "save_rows",
     "since_yesterday",
+    "sold_out_by_buffer",
     "stale_after",
     "with_available",
 ]

@@ -403,7 +403,11 @@ def stale_after() -> timedelta:
 
 
 def with_available(
-    kinds: QuerySet[ProductType], *, now: datetime, reference: str = ""
+    kinds: QuerySet[ProductType],
+    *,
+    now: datetime,
+    reference: str = "",
+    stock_buffer: int | None = None,
 ) -> QuerySet[ProductType]:
     """Annotate ``kinds`` with ``available``, the number of cards that can still be sold.
 
@@ -413,15 +417,31 @@ def with_available(
     * all cards of open orders, and the delivered cards of settled orders, unless the provider
       accepted the order before it reported the stock;
     * reserved cards, except those of the reservation with this ``reference``;
-    * the shop's stock buffer.
+    * ``stock_buffer``, which is the shop's by default.
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
-    buffer = Coalesce(Subquery(Shelf.objects.filter(pk=1).values("stock_buffer")), 0)
+    stored = Coalesce(Subquery(Shelf.objects.filter(pk=1).values("stock_buffer")), 0)
+    buffer = stored if stock_buffer is None else Value(stock_buffer)
     left = Greatest(F("stock") - taken - buffer, 0)
     # GREATEST(NULL, 0) is NULL in SQLite and MariaDB, but 0 in PostgreSQL.
     known = Case(When(stock=None, then=Value(None)), default=left, output_field=IntegerField())
     return kinds.annotate(available=known)  # type: ignore[no-redef]
+
+
+def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
+    """Return how many types another stock buffer would sell out, and how many it would bring back.
+
+    Types that are not for sale for another reason do not count.
+    """
+    now = timezone.now()
+    kinds = ProductType.objects.for_sale().filter(stock__gt=0).order_by()
+    left = Q(("available__gt", 0))
+    before, after = (
+        {*with_available(kinds, now=now, stock_buffer=each).filter(left).values_list("pk")}
+        for each in (None, stock_buffer)
+    )
+    return len(before - after), len(after - before)
 
 
 _TAKEN = "giftcards_taken"

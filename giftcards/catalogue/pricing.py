@@ -154,9 +154,21 @@ class PricePreview(NamedTuple):
     is_sold: bool
 
     @property
-    def is_below_cost(self) -> bool:
-        """True if the card could only be sold at a loss that the owner has not accepted."""
-        return self.why_not == NoPrice.LOSS
+    def loss(self) -> Decimal | None:
+        """How many dinars less than its cost the card would be sold for; ``None`` for no loss."""
+        cost, price = self.kind.cost, self.new_price
+        return cost - price if price is not None and cost is not None and price < cost else None
+
+    @property
+    def was_on_shelf(self) -> bool:
+        """True if the shop sells the type now, if it is in stock."""
+        is_priced = self.old_price is not None or self.kind.price_source == PriceSource.OWN
+        return self.was_sold and is_priced
+
+    @property
+    def is_on_shelf(self) -> bool:
+        """True if the shop would sell the type, if it is in stock."""
+        return self.is_sold and self.why_not in {None, NoPrice.OWN}
 
 
 def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
@@ -201,15 +213,20 @@ def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
             row.save(by=by)
 
 
-def inherited(row: Product | ProductType | Category) -> tuple[PriceSource, Margin]:
-    """Return what decides about prices if ``row`` has no margin or fixed price of its own."""
+def inherited(
+    row: Product | ProductType | Category, shelf: Shelf | None = None
+) -> tuple[PriceSource, Margin]:
+    """Return what decides about prices if ``row`` has no margin or fixed price of its own.
+
+    ``shelf`` is the shop's row, if the caller has read it.
+    """
     of_product = of_category = Margin()
     if isinstance(row, ProductType):
         of_product, of_category = row.product.margin, row.product.category.margin
     elif isinstance(row, Product):
         of_category = row.category.margin
     terms = Terms(None, of_product=of_product, of_category=of_category)
-    return find_source(terms, Shelf.objects.current().terms)
+    return find_source(terms, (shelf or Shelf.objects.current()).terms)
 
 
 @dataclass(frozen=True, slots=True)

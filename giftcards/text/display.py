@@ -239,8 +239,13 @@ def count_text(number: int) -> str:
 
 def share_text(share: Decimal) -> str:
     """Return ``share``, from 0 to 1, as a percentage rounded down: 98.5%; only 1 is 100%."""
-    percent = (share * 100).quantize(Decimal("0.1"), ROUND_DOWN)
-    return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=1)})
+    return percent_text((share * 100).quantize(Decimal("0.1"), ROUND_DOWN))
+
+
+def percent_text(percent: Decimal) -> str:
+    """Return a percentage, with decimals if there are any: 12% or 7.5%."""
+    decimals = 1 if percent == percent.quantize(Decimal("0.1"), ROUND_DOWN) else 2
+    return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=decimals)})
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:

@@ -19,7 +19,7 @@ from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from giftcards.watch.conditions import CONDITIONS, Standing
 from tests.builders import make_offer, make_order, set_rule, set_shelf
-from tests.pages import START, element, plain, read, sign_in, text, tiles
+from tests.pages import START, element, facts_of, plain, read, section, sign_in, text, tiles
 from tests.stage import ago, refill_budget
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -54,8 +54,8 @@ def fail(kind: ProductType) -> Decimal:
     ("permissions", "pricing", "seen", "unseen"),
     [
         (["view_cost"], RULE, ["490 DA", "540 DA", "50 DA"], []),
-        (["view_cost"], None, ["490 DA"], ["540 DA", "Margin", "Price in the shop"]),
-        ([], RULE, ["540 DA"], ["490 DA", "50 DA", "Margin"]),
+        (["view_cost"], None, ["490 DA"], ["540 DA", "Earned", "Price in the shop"]),
+        ([], RULE, ["540 DA"], ["490 DA", "50 DA", "Margin", "Earned", "10%"]),
         ([], None, [], ["490 DA", "540 DA", "Price in the shop"]),
         (["view_cost"], {"margin_percent": 1, "least_margin": 5}, ["490 DA", "off the shelf"], []),
         (["view_cost"], f"{__name__}.fail", ["490 DA", "off the shelf"], []),
@@ -104,9 +104,12 @@ def test_the_list_its_filter_and_the_page_agree_with_the_shelf(
     assert offers().exists() == is_on_shelf
     for choice, is_listed in (("yes", is_on_shelf), ("no", not is_on_shelf)):
         assert ("PlayStation" in look(staff, f"{LIST}?shelf={choice}")) == is_listed
-    for address in (LIST, page(kind)):
-        column = re.findall(r"field-on_shelf.*?icon-(yes|no)", read(staff.get(address)), re.DOTALL)
-        assert set(column) == {"yes" if is_on_shelf else "no"}
+    column = re.findall(r"field-on_shelf.*?icon-(yes|no)", read(staff.get(LIST)), re.DOTALL)
+    assert column == ["yes" if is_on_shelf else "no"]
+    html = read(staff.get(page(kind)))
+    word = "Yes" if is_on_shelf else "No"
+    assert facts_of(html, "product")["On the shelf"] == word
+    assert [row["On the shelf"] for row in section(html, "types")] == [word]
 
 
 def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_are_left() -> None:
@@ -114,9 +117,11 @@ def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_
     kind = make_offer("type_002", stock=1_234)
     make_order(Status.PENDING, type_id="type_002")
     html = read(sign_in("view_product").get(page(kind)))
-    assert re.findall(r"field-on_shelf.*?icon-(yes|no)", html, re.DOTALL) == ["yes", "no", "yes"]
-    for count in ("1,234", "1,232"):
-        assert count in text(html)
+    assert facts_of(html, "product")["On the shelf"] == "Yes"
+    shown = [
+        (row["On the shelf"], row["In stock"], row["Available"]) for row in section(html, "types")
+    ]
+    assert shown == [("No", "0", "0"), ("Yes", "1,234", "1,232")]
 
 
 def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin() -> None:
@@ -138,7 +143,7 @@ def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin() -> None:
     assert "PSN 900 DA: " not in html
     OfferChange.objects.update(price=None)
     set_shelf(margin_percent=None)
-    assert "Margin" not in look(boss, page(kind))
+    assert "Margin:" not in look(boss, page(kind))
     assert "noticed on" not in look(sign_in("view_product"), page(kind))
 
 
@@ -146,9 +151,9 @@ def test_what_is_not_known_of_a_product_is_shown_as_a_dash() -> None:
     set_shelf(**RULE)
     kind = make_offer(cost=None, read_at=None)
     Product.objects.update(types_read_at=None)
-    shown = look(sign_in("view_product", "view_cost"), page(kind))
-    assert "None" not in shown
-    assert "Prices changed since yesterday: -" in shown
+    html = read(sign_in("view_product", "view_cost").get(page(kind)))
+    assert "None" not in text(html)
+    assert facts_of(html, "product")["Prices changed since yesterday"] == "-"
 
 
 FOUND: dict[str, list[str]] = {

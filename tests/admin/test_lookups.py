@@ -45,6 +45,8 @@ ASKED = {
     "ledgerentry": {"period", "type", "order"},
     "producttype": set(),
     "providerstate": set(),
+    "shelf": set(),
+    "category": set(),
     "delivery": {
         *("customers", "status__exact", "status__isnull", "kind__exact", "kind__isnull"),
         *("channel__exact", "channel__isnull"),
@@ -59,8 +61,9 @@ PAGES = [
     if model._meta.app_label in LABELS and not model._meta.proxy
 ]
 NAMES = [page.opts.model_name for page in PAGES]
-# The provider's page shows one row, whatever the address asks. The list of types leads to products.
-LISTS = [page for page in PAGES if page.opts.model_name not in {"producttype", "providerstate"}]
+# These pages show all rows, whatever the address asks. The list of types leads to products.
+WHOLE = {"producttype", "providerstate", "shelf", "category"}
+LISTS = [page for page in PAGES if page.opts.model_name not in WHOLE]
 each_list = pytest.mark.parametrize("page", LISTS, ids=lambda page: page.opts.model_name)
 
 

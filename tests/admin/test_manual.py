@@ -59,6 +59,8 @@ ADDRESSES = {
     LIST: "list",
     f"{LIST}add/": "adding",
     "/admin/giftcards/product/": "products",
+    "/admin/giftcards/category/": "prices",
+    "/admin/giftcards/shelf/": "prices",
     "/admin/giftcards/customerrefund/": "refunds",
     "/admin/giftcards/cardreveal/": "revealing",
     PROVIDER_PAGE: "provider",

@@ -657,7 +657,7 @@ SALE = "Say what the customer paid"
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (Status.PENDING, [CORRECT]),
+        (Status.PENDING, [CORRECT, "Cancel the order"]),
         (Status.PLACING, [CORRECT]),
         (Status.UNCONFIRMED, ["What happened to this order?", CORRECT]),
         (Status.HANDLING, ["Check now", CORRECT]),

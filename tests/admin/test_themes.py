@@ -31,6 +31,8 @@ SHOWN = {
     "change": "The catalogue was read on",
     "product": "PSN 500 DA",
     "products": "PlayStation Network",
+    "shop": "Round up to a multiple of",
+    "categories": "Gaming",
     "add, wrong": "Ensure this value is greater than or equal to 1.",
     "settled": "Credited back 2 × 490 980 DA",
     "lost": "What happened to this order?",

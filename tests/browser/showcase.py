@@ -25,7 +25,17 @@ from giftcards.provider.answers import OrderAnswer
 from giftcards.rules.problems import Problem
 from giftcards.settlement import cancel_refund, record_refund
 from giftcards.statuses import Status
-from tests.builders import CARDS, PRICE, PRODUCT, REFUNDED, TYPE, category, claim, settled
+from tests.builders import (
+    CARDS,
+    PRICE,
+    PRODUCT,
+    REFUNDED,
+    TYPE,
+    category,
+    claim,
+    set_shelf,
+    settled,
+)
 from tests.delivery.staff import link, message, visit
 from tests.stage import record_order
 
@@ -98,7 +108,8 @@ def _pay_back(order: Order) -> None:
 
 
 def _read_catalogue() -> None:
-    """Orders have the names of what they buy from it."""
+    """Orders have the names of what they buy from it, and the shop a margin."""
+    set_shelf(margin_percent=12, round_to=5, by="amina")
     now = timezone.now()
     product = Product.objects.create(
         product_id=PRODUCT,

@@ -33,6 +33,7 @@ UNSEEN = {
     "giftcards_providerstate_change": "nobody edits it",
     "giftcards_providerstate_delete": "nobody deletes it",
     "giftcards_providerstate_history": "nothing leads there",
+    "giftcards_catalogue_read": "a POST that leads to the list of products",
     **{
         f"giftcards_{model}_{page}": "catalogue, ledger, refunds and trace are read only"
         for model in ("product", "cardreveal", "customerrefund", "books_ledgerentry")

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 SEEN = (
     "list", "new order", "new order, before it is bought", "report", "search, several cards",
     "delayed", "reveal", "revealed", "what happened", "provider, paused",
+    "product", "product, before it is saved", "many products", "shop", "categories",
 )  # fmt: skip
 # No page needs more presses of a key than this to get from one control to another.
 FAR = 60

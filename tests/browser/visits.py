@@ -120,6 +120,26 @@ def a_product(browser: Browser) -> None:
     browser.open(f"{PRODUCTS}{Product.objects.get(product_id=PRODUCT).pk}/change/")
 
 
+def product_with(column: str, value: str) -> Visit:
+    """The page that answers the one of a product, with a value for the product or its types."""
+
+    def visit(browser: Browser) -> None:
+        a_product(browser)
+        name = browser.find(f"[name$={column}]").get_attribute("name")
+        browser.fill(**{str(name): value})
+        browser.press(SUBMIT)
+
+    return visit
+
+
+def many_products(browser: Browser) -> None:
+    """The page that asks what to do with the selected products."""
+    browser.open(PRODUCTS)
+    browser.find(".action-select").click()
+    browser.choose("action", "change_shelf")
+    browser.press("#changelist-form .actions button")
+
+
 def first_entry(browser: Browser) -> None:
     browser.open(LEDGER)
     browser.press("#result_list .field-when a")
@@ -171,6 +191,11 @@ PAGES: dict[str, Visit] = {
     "new order, before it is bought": chosen,
     "catalogue": at(PRODUCTS),
     "product": a_product,
+    "product, wrong": product_with("margin_percent", "-1"),
+    "product, before it is saved": product_with("fixed_price", "480"),
+    "many products": many_products,
+    "shop": at("/admin/giftcards/shelf/"),
+    "categories": at("/admin/giftcards/category/"),
     "report": at(f"{LIST}report/"),
     "report by product": at(f"{LIST}report/?by=product"),
     "report, wrong": at(f"{LIST}report/?from=2026-11-31"),

@@ -324,7 +324,13 @@ def test_a_preview_says_what_a_change_would_do_and_saves_nothing() -> None:
         ("cheap", Decimal(440), None, PriceSource.PRODUCT, NoPrice.MARGIN),
         ("dear", Decimal(990), None, PriceSource.FIXED, NoPrice.LOSS),
     ]
-    assert [each.is_below_cost for each in found] == [False, True]
+    assert [(each.was_on_shelf, each.is_on_shelf, each.loss) for each in found] == [
+        (True, False, None),
+        (True, False, None),
+    ]
+    dear.accepted_loss = Decimal(10)
+    [lossy] = preview([dear])
+    assert (lossy.new_price, lossy.is_on_shelf, lossy.loss) == (890, True, 10)
     dear.is_sold = False
     assert [(each.was_sold, each.is_sold) for each in preview([dear])] == [(True, False)]
     shelf = Shelf.objects.current()

@@ -79,6 +79,8 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "change", seen(browser.post(ADD, {**hidden(shown), "_change": "1"}))
     yield "product", seen(browser.get(f"/admin/giftcards/product/{product.pk}/change/"))
     yield "products", seen(browser.get("/admin/giftcards/product/"))
+    yield "shop", seen(browser.get("/admin/giftcards/shelf/"))
+    yield "categories", seen(browser.get("/admin/giftcards/category/"))
     yield "add, wrong", seen(browser.post(ADD, {"quantity": "0"}))
     yield "settled", seen(browser.get(page("web-1042")))
     yield "lost", seen(browser.get(page("web-1040")))

@@ -39,6 +39,7 @@ TOPICS = (
     "reordering",
     "refunds",
     "products",
+    "prices",
     "provider",
     "person",
 )

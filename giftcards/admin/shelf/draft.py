@@ -1,0 +1,170 @@
+"""Changes of the shelf that wait for a person's confirmation.
+
+The page that shows what they do carries them, signed. What is saved is what the person has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+from django.apps import apps
+from django.core import signing
+from django.db.models import Model
+from django.http import HttpRequest
+
+from giftcards.admin.frame.forms import token
+from giftcards.admin.shelf.words import column_label, column_text, name_of
+from giftcards.catalogue import PricePreview, preview, save_rows, sold_out_by_buffer
+from giftcards.models import Product, ProductType, Shelf
+from giftcards.models.pricing import ShelfRow, told
+
+# A page that was opened longer ago has to be opened again (seconds).
+_LASTS = 3600
+
+
+class Change(NamedTuple):
+    """A change of one row: the value that was seen before, and the new one, for each column.
+
+    Both are values as JSON stores them: amounts are texts.
+    """
+
+    model: str
+    pk: Any
+    values: Mapping[str, tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, row: ShelfRow, values: Mapping[str, tuple[Any, Any]]) -> Self:
+        return cls(_name(type(row)), row.pk, values)
+
+
+def _name(model: type[Model]) -> str:
+    return model._meta.model_name or ""  # noqa: SLF001 (documented)
+
+
+def _with_names() -> dict[str, Any]:
+    return {
+        _name(Product): Product.objects.select_related("category"),
+        _name(ProductType): ProductType.objects.select_related("product__category"),
+    }
+
+
+class Draft:
+    """The ``changes`` that a person wants, on the rows as they are stored now."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+        self.rows: list[ShelfRow] = []
+        self._before: list[dict[str, Any]] = []
+        stored = {model: self._stored(model) for model in {change.model for change in changes}}
+        for change in changes:
+            row = stored[change.model].get(change.pk)
+            if row is not None:
+                self._set(row, change)
+
+    def _stored(self, model: str) -> dict[Any, Any]:
+        if model == _name(Shelf):
+            return {1: Shelf.objects.current()}
+        rows = _with_names().get(model) or apps.get_model("giftcards", model)._base_manager  # noqa: SLF001
+        found: dict[Any, Any] = rows.in_bulk(
+            [each.pk for each in self.changes if each.model == model]
+        )
+        return found
+
+    def _set(self, row: Any, change: Change) -> None:
+        self.rows.append(row)
+        self._before.append({name: told(getattr(row, name)) for name in change.values})
+        for name, (_seen, new) in change.values.items():
+            setattr(row, name, row._meta.get_field(name).to_python(new))  # noqa: SLF001 (documented)
+        if "fixed_price" in change.values:
+            # Nobody has to save this loss: the page shows it, and asks.
+            is_loss = row.fixed_price is not None and row.cost and row.fixed_price < row.cost
+            row.accepted_loss = row.cost - row.fixed_price if is_loss else 0
+
+    @classmethod
+    def posted(cls, request: HttpRequest) -> Self | None:
+        """Return the draft that the page of this request carried; ``None`` if it is too old."""
+        try:
+            changes = signing.loads(
+                request.POST.get("draft", ""), salt=_salt(request), max_age=_LASTS
+            )
+        except signing.BadSignature:
+            return None
+        return cls([Change(*change) for change in changes])
+
+    def signed(self, request: HttpRequest) -> str:
+        return signing.dumps(list(self.changes), salt=_salt(request), compress=True)
+
+    @property
+    def is_whole(self) -> bool:
+        """False if a row has been deleted meanwhile."""
+        return len(self.rows) == len(self.changes)
+
+    @property
+    def is_done(self) -> bool:
+        """True if all values are stored already, as after the first of two clicks."""
+        return self.is_whole and all(
+            before[name] == new
+            for change, before in zip(self.changes, self._before, strict=True)
+            for name, (_seen, new) in change.values.items()
+        )
+
+    @property
+    def conflicts(self) -> Iterator[str]:
+        """The values that somebody else has changed since this person has seen them."""
+        for row, change, before in zip(self.rows, self.changes, self._before, strict=True):
+            for name, (seen, _new) in change.values.items():
+                if before[name] != seen:
+                    label = column_label(type(row), name)
+                    yield f"{name_of(row)}, {label}: {column_text(name, before[name])}"
+
+    @cached_property
+    def effects(self) -> list[PricePreview]:
+        """What saving does to each type, the most important first."""
+        return sorted(preview(self.rows), key=_importance)
+
+    @property
+    def losses(self) -> list[PricePreview]:
+        """The types that would be sold below their cost."""
+        return [effect for effect in self.effects if effect.loss]
+
+    @cached_property
+    def sold_out(self) -> tuple[int, int]:
+        """How many types another stock buffer sells out, and how many it brings back."""
+        changed = (row for row in self.rows if isinstance(row, Shelf))
+        return next((sold_out_by_buffer(row.stock_buffer) for row in changed), (0, 0))
+
+    @property
+    def token(self) -> str:
+        """A hash of what the page shows: a confirmation of something else is refused."""
+        shown = [
+            [effect.kind.pk, told(effect.kind.cost), *map(told, effect[1:3]), *effect[3:]]
+            for effect in sorted(self.effects, key=lambda effect: effect.kind.pk)
+        ]
+        return token("shelf", shown)
+
+    def table(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each value that changes: what it is, the value before, and the new one."""
+        for row, change, before in zip(self.rows, self.changes, self._before, strict=True):
+            for name, (_seen, new) in change.values.items():
+                if new != before[name]:
+                    label = f"{name_of(row)}: {column_label(type(row), name)}"
+                    yield label, column_text(name, before[name]), column_text(name, new)
+
+    def save(self, *, by: str) -> None:
+        """Save the rows with the prices that follow, or raise ``ValidationError``."""
+        save_rows(self.rows, by=by)
+
+
+def _salt(request: HttpRequest) -> str:
+    return f"giftcards.shelf.{request.user.pk}"
+
+
+def _importance(effect: PricePreview) -> tuple[bool, ...]:
+    return (
+        not effect.loss,
+        not (effect.was_on_shelf and not effect.is_on_shelf),
+        not (effect.is_on_shelf and not effect.was_on_shelf),
+        not effect.is_on_shelf,
+    )

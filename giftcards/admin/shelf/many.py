@@ -1,0 +1,126 @@
+"""The action on the list of products that changes many of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.text import capfirst
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.admin.frame.forms import AmountField
+from giftcards.admin.shelf.draft import Change
+from giftcards.admin.shelf.editing import MARGIN, sees_costs
+from giftcards.admin.shelf.pages import ShelfPages
+from giftcards.models import Product
+from giftcards.models.pricing import told
+from giftcards.text.display import bdi, count_text
+
+# The most products of one change. For more, the margin of a category is the better place.
+_MOST = 500
+_SOLD = {"inherited": None, "yes": True, "no": False}
+
+
+class ManyForm(forms.Form):
+    """What to do with all selected products."""
+
+    sold = forms.ChoiceField(
+        label=capfirst(_("sold here")),
+        choices=(
+            ("", _("Leave as it is")),
+            ("yes", _("Yes")),
+            ("no", _("No")),
+            ("inherited", _("As the category")),
+        ),
+        required=False,
+    )
+    unit = forms.ChoiceField(label=_("Margin"), required=False)
+    margin = AmountField(
+        label=_("New margin"),
+        required=False,
+        widget=forms.TextInput({"inputmode": "decimal", "size": 7, "autocomplete": "off"}),
+    )
+
+    def __init__(self, data: Any = None, *, sets_margins: bool) -> None:
+        super().__init__(data)
+        if not sets_margins:
+            del self.fields["unit"], self.fields["margin"]
+            return
+        self.fields["unit"].choices = (  # type: ignore[attr-defined]
+            ("", _("Leave as it is")),
+            ("margin_percent", _("In per cent")),
+            ("margin_fixed", _("In dinars")),
+            ("inherited", _("As the category, or the shop")),
+        )
+
+    def clean(self) -> None:
+        unit, margin = self.cleaned_data.get("unit"), self.cleaned_data.get("margin")
+        if unit in MARGIN:
+            if margin is None:
+                if "margin" not in self.errors:
+                    self.add_error("margin", gettext("Write the new margin."))
+                return
+            field: Any = Product._meta.get_field(unit)  # noqa: SLF001 (documented)
+            try:
+                field.clean(margin, Product())
+            except forms.ValidationError as error:
+                self.add_error("margin", error)
+        elif margin is not None:
+            self.add_error("unit", gettext("Is this in per cent, or in dinars?"))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The new values of each product, by column."""
+        cleaned, values = self.cleaned_data, dict[str, Any]()
+        if cleaned["sold"]:
+            values["is_sold"] = _SOLD[cleaned["sold"]]
+        if unit := cleaned.get("unit"):
+            values |= dict.fromkeys(MARGIN)
+            if unit in MARGIN:
+                values[unit] = cleaned["margin"]
+        return values
+
+
+def ask_about(
+    pages: ShelfPages, request: HttpRequest, selected: QuerySet[Product]
+) -> HttpResponse | None:
+    """Ask what to do with the selected products, then show what it changes."""
+    products = list(selected.order_by("pk")[: _MOST + 1])
+    if len(products) > _MOST:
+        text = gettext("Select at most %(count)s products, or change their category.")
+        pages.message_user(request, text % {"count": count_text(_MOST)}, messages.ERROR)
+        return None
+    is_asked = "is_asked" in request.POST
+    form = ManyForm(request.POST if is_asked else None, sets_margins=sees_costs(request))
+    if is_asked and form.is_valid():
+        return pages.ask(request, _changes(products, form.values))
+    text = ngettext(
+        "This changes %(count)s product:", "This changes %(count)s products:", len(products)
+    )
+    return pages.render_page(
+        request,
+        title=gettext("Change margin or sale"),
+        template="many",
+        form=form,
+        errors=form.errors,
+        consequence=text % {"count": count_text(len(products))},
+        products=[(product.pk, bdi(product)) for product in products],
+        checkbox=ACTION_CHECKBOX_NAME,
+        back=request.get_full_path(),
+    )
+
+
+def _changes(products: list[Product], values: dict[str, Any]) -> list[Change]:
+    """Return the changes of the products that do not have these values yet."""
+    found = []
+    for product in products:
+        seen = {name: told(getattr(product, name)) for name in values}
+        new = {name: told(value) for name, value in values.items()}
+        if seen != new:
+            found.append(Change.of(product, {name: (seen[name], new[name]) for name in new}))
+    return found

@@ -1,0 +1,107 @@
+"""The words for margins, for what is sold, and for where both come from."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.utils.text import capfirst
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from giftcards.catalogue import inherited
+from giftcards.models import Category, Product, ProductType, Shelf
+from giftcards.models.pricing import ShelfRow
+from giftcards.rules.prices import Margin, PriceSource, find_source
+from giftcards.text.display import isolated, money_text, percent_text
+
+_YES_OR_NO = {True: _("Yes"), False: _("No")}
+
+
+def name_of(row: Any) -> str:
+    """Return the name of a row in a sentence or a heading."""
+    if isinstance(row, ProductType):
+        return f"{isolated(row.product)} – {isolated(row.title)}"
+    return str(row) if isinstance(row, Shelf) else isolated(row)
+
+
+def margin_text(margin: Margin) -> str:
+    """Return the margin as a person writes it: 12% or 50 DA."""
+    if margin.percent is not None:
+        return percent_text(margin.percent)
+    return money_text(margin.fixed)
+
+
+def column_text(name: str, value: Any) -> str:
+    """Return the value of a column that the shop sets; a text is read as an amount."""
+    if value is None:
+        return gettext("inherited") if name == "is_sold" else gettext("none")
+    if isinstance(value, bool):
+        return str(_YES_OR_NO[value])
+    if name == "margin_percent":
+        return percent_text(Decimal(value))
+    if name == "own_name":
+        return value or gettext("none")
+    return str(value) if name == "stock_buffer" else money_text(Decimal(value))
+
+
+def column_label(model: type[ShelfRow], name: str) -> str:
+    return capfirst(str(model._meta.get_field(name).verbose_name))  # type: ignore[union-attr]  # noqa: SLF001
+
+
+def inherited_margin(row: Product | ProductType | Category, shelf: Shelf) -> str:
+    """Return what decides about prices without a margin of ``row``, and where it comes from."""
+    source, margin = inherited(row, shelf)
+    return _from(source, margin, row)
+
+
+def margin_of(row: Product | Category, shelf: Shelf) -> str:
+    """Return the margin that holds for ``row``, and where it comes from."""
+    if row.margin:
+        return margin_text(row.margin)
+    return inherited_margin(row, shelf)
+
+
+def rule_of(kind: ProductType, shelf: Shelf) -> str:
+    """Return what decides about the price of ``kind``, and where it comes from."""
+    source, margin = find_source(kind.terms, shelf.terms)
+    if source == PriceSource.FIXED:
+        return gettext("fixed price")
+    return margin_text(margin) if source == PriceSource.TYPE else _from(source, margin, kind)
+
+
+def _from(source: PriceSource, margin: Margin, row: Any) -> str:
+    product = row.product if isinstance(row, ProductType) else row
+    match source:
+        case PriceSource.PRODUCT:
+            text = gettext("%(margin)s, from the product")
+        case PriceSource.CATEGORY:
+            text = gettext("%(margin)s, from the category %(name)s")
+            if not product.category.title:
+                text = gettext("%(margin)s, as for products without a category")
+            return text % {"margin": margin_text(margin), "name": isolated(product.category)}
+        case PriceSource.SHELF:
+            text = gettext("%(margin)s, from the shop")
+        case PriceSource.FUNCTION:
+            return gettext("the rule in your settings")
+        case _:
+            return gettext("none: your shop sets its prices elsewhere")
+    return text % {"margin": margin_text(margin)}
+
+
+def inherited_sale(row: Product | ProductType) -> str:
+    """Return whether ``row`` is sold if it says nothing itself, and where that comes from."""
+    of_product = row.product if isinstance(row, ProductType) else None
+    if of_product is not None and of_product.is_sold is not None:
+        text, is_sold = gettext("%(yes_or_no)s, from the product"), of_product.is_sold
+        return text % {"yes_or_no": _YES_OR_NO[is_sold]}
+    category = (of_product or row).category  # type: ignore[union-attr]
+    text = gettext("%(yes_or_no)s, from the category %(name)s")
+    if not category.title:
+        text = gettext("%(yes_or_no)s, as for products without a category")
+    return text % {"yes_or_no": _YES_OR_NO[category.is_sold], "name": isolated(category)}
+
+
+def sale_of(row: Product | ProductType) -> str:
+    """Return whether ``row`` is sold here, and where that comes from."""
+    return inherited_sale(row) if row.is_sold is None else str(_YES_OR_NO[row.is_sold])
