@@ -23,7 +23,7 @@ from giftcards.models.orders import OF_GIFT
 from giftcards.simulator import Denomination, Simulator
 from giftcards.simulator import Product as SoldProduct
 from giftcards.statuses import Status
-from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE, category, hide, make_offer
+from tests.builders import ODD_AMOUNTS, PRODUCT, TYPE, category, hide, make_offer, set_shelf
 from tests.pages import (
     ADD,
     FORM,
@@ -253,16 +253,69 @@ def test_cards_are_chosen_by_name_with_price_and_stock(boss: Client, read_in: Si
     html = read(boss.get(ADD))
     shown = options(html)
     assert list(shown) == ["Gaming – PlayStation Network", "Gaming – Steam"]
-    assert "PSN 500 DA · 490 DA · 100,000 in stock" in shown["Gaming – PlayStation Network"]
-    assert "PSN 2000 DA · 1,960 DA · none in stock" in shown["Gaming – PlayStation Network"]
-    assert "Steam 5 USD · 1,250.50 DA · 100,000 in stock" in shown["Gaming – Steam"]
+    psn = shown["Gaming – PlayStation Network"]
+    assert "PSN 500 DA · costs 490 DA · 100,000 in stock" in psn
+    assert "PSN 2000 DA · costs 1,960 DA · none in stock" in psn
+    assert "Steam 5 USD · costs 1,250.50 DA · 100,000 in stock" in shown["Gaming – Steam"]
     assert "The catalogue was read on" in text(html)
     assert "By id" in text(html)
     assert read_in.requests == []
 
 
 @pytest.mark.usefixtures("read_in")
-def test_who_may_not_see_costs_sees_no_price_in_the_form_nor_the_confirmation() -> None:
+def test_who_may_not_see_costs_sees_the_price_of_the_shop_alone() -> None:
+    set_shelf(margin_percent=10, round_to=10)
+    browser = sign_in("add_order", "view_order")
+    psn = options(read(browser.get(ADD)))["Gaming – PlayStation Network"]
+    assert "PSN 500 DA · 540 DA · 100,000 in stock" in psn
+    html = read(browser.post(ADD, CHOSEN))
+    assert 'name="sale_price" value="540"' in html
+    assert not re.search(r"490|980|1,960|1,000,000", text(html).replace("type_", ""))
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "expected"),
+    [
+        ({}, {}, ("540.00", None)),
+        ({}, {"sale_price": "600"}, ("600.00", None)),
+        ({}, {"sale_price": ""}, ("None", None)),
+        # This is below the cost: the order waits, as if the price had been given before.
+        ({}, {"sale_price": "400"}, ("400.00", "price_above")),
+        ({"sale_price": "500"}, {}, ("500.00", None)),
+        ({"sale_amount": "1010"}, {}, ("None", None)),
+    ],
+)
+def test_the_confirmation_proposes_the_price_of_the_shop(
+    boss: Client,
+    read_in: Simulator,
+    given: dict[str, str],
+    left: dict[str, str],
+    expected: tuple[str, str | None],
+) -> None:
+    set_shelf(margin_percent=10, round_to=10)
+    html = read(boss.post(ADD, {**CHOSEN, **given}))
+    field = re.search(r'<input type="number" name="sale_price" value="(.*?)"', html)
+    assert bool(field) == (not given)
+    proposed = {"sale_price": field[1]} if field else {}
+    boss.post(ADD, {**hidden(html), **proposed, **left})
+    run_sweep()
+    order = Order.objects.get()
+    held = [problem["code"] for problem in order.problems]
+    assert (str(order.sale_price), next(iter(held), None)) == expected
+
+
+def test_a_proposed_price_that_is_no_amount_is_asked_for_again(
+    boss: Client, read_in: Simulator
+) -> None:
+    set_shelf(margin_percent=10)
+    html = read(boss.post(ADD, CHOSEN))
+    answer = read(boss.post(ADD, {**hidden(html), "sale_price": "5,40"}))
+    assert errors(answer) == [WRITE_IT]
+    assert not Order.objects.exists()
+
+
+@pytest.mark.usefixtures("read_in")
+def test_who_may_not_see_costs_sees_no_cost_in_the_form_nor_the_confirmation() -> None:
     browser = sign_in("add_order", "view_order")
     form = read(browser.get(ADD))
     assert "PSN 500 DA · 100,000 in stock" in options(form)["Gaming – PlayStation Network"]
@@ -680,8 +733,10 @@ def test_the_catalogue_can_be_looked_at_and_not_edited(read_in: Simulator) -> No
     assert "490" not in text(html)
     assert "490 DA" in text(read(manager.get(address)))
     assert 'name="_save"' not in html
+    assert viewer.post(address, {"name": "x"}).status_code == 403
     boss = sign_in(superuser=True)
-    assert boss.post(address, {"name": "x"}).status_code == 403
+    boss.post(address, {"name": "x", f"product-{product.pk}-name": "x"})
+    assert Product.objects.get(pk=product.pk).name == product.name
     assert boss.get("/admin/giftcards/product/add/").status_code == 403
     assert boss.get(f"/admin/giftcards/product/{product.pk}/delete/").status_code == 403
 

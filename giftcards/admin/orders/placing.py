@@ -54,6 +54,7 @@ from giftcards.text.display import (
     count_text,
     duration_text,
     filled,
+    is_whole,
     isolated,
     moment,
     money,
@@ -82,7 +83,7 @@ class CardField(forms.ChoiceField):
 
 
 def card_choices(
-    kinds: Iterable[ProductType], told: Mapping[int, Description], *, with_prices: bool
+    kinds: Iterable[ProductType], told: Mapping[int, Description], *, with_costs: bool
 ) -> list[Any]:
     """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product.
 
@@ -91,7 +92,7 @@ def card_choices(
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
         texts = [
-            (f"{product.product_id} {kind.type_id}", _card(kind, with_prices=with_prices))
+            (f"{product.product_id} {kind.type_id}", _card(kind, with_costs=with_costs))
             for kind in of_product
         ]
         names = filter(None, (product.category.title, str(product), told[product.pk].region))
@@ -99,10 +100,12 @@ def card_choices(
     return groups
 
 
-def _card(kind: ProductType, *, with_prices: bool) -> str:
+def _card(kind: ProductType, *, with_costs: bool) -> str:
     parts = [isolated(kind.title)]
-    if with_prices:
-        parts.append(money_text(kind.cost))
+    if kind.price is not None:
+        parts.append(money_text(kind.price))
+    if with_costs:
+        parts.append(gettext("costs %(cost)s") % {"cost": money_text(kind.cost)})
     if kind.stock == 0:
         parts.append(gettext("none in stock"))
     elif kind.stock is not None:
@@ -211,12 +214,9 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
             with transaction.atomic():
                 self.placed = place_order(**given)
-                # By confirming, the person approves the maximum price or, without it, the price
-                # that was shown.
                 shown = self.cleaned_data.get("confirmed_price")
                 if self.placed.is_new and shown is not None:
-                    ceiling = self.placed.max_price
-                    confirm_price(self.placed, shown if ceiling is None else ceiling)
+                    _approve(self.placed, shown)
         except ValidationError as error:
             self.add_error(None, error)
         except ReferenceConflict:
@@ -248,6 +248,34 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def validate_unique(self) -> None:
         """Do nothing: the second request of a double click must not be an error."""
+
+
+def _approve(order: Order, shown: Decimal) -> None:
+    """Approve the maximum price of ``order`` or, without it, the price that was shown.
+
+    If the sale price was lowered on the confirmation page, below the cost, nothing is approved.
+    """
+    if not _is_too_dear(order, shown):
+        confirm_price(order, shown if order.max_price is None else order.max_price)
+
+
+class ProposalForm(forms.Form):
+    """The sale price that the confirmation page proposes, if none was given: that of the shop."""
+
+    sale_price = AmountField(
+        label=capfirst(_("sale price")),
+        required=False,
+        help_text=_(
+            "What the customer pays for a card. This is the shop's price: you may change it."
+        ),
+    )
+
+    @classmethod
+    def of(cls, order: Order, price: Decimal | None) -> ProposalForm | None:
+        """Return the form with the shop's ``price``; ``None`` if there is nothing to propose."""
+        if price is None or order.sale_price is not None or order.sale_amount is not None:
+            return None
+        return cls(initial={"sale_price": int(price) if is_whole(price) else price})
 
 
 # Prices and balances that are younger than this are shown without their age.
@@ -375,8 +403,8 @@ class PlacingPage(OrderPages):
 
         kinds, is_whole, told = _Offered([], True, {}) if obj else _offered(request)
         is_empty = is_whole and not kinds
-        shows_prices = self.may_see_costs(request)
-        cards = [] if is_empty else card_choices(kinds, told, with_prices=shows_prices)
+        sees_costs = self.may_see_costs(request)
+        cards = [] if is_empty else card_choices(kinds, told, with_costs=sees_costs)
         is_proven = is_confirmed(request)
         named = {"is_known": is_known, "cards": cards, "is_proven": is_proven}
         return type(form.__name__, (form,), named)
@@ -416,11 +444,15 @@ class PlacingPage(OrderPages):
         order: Order = form.instance
         known = quote(order.product_id, order.type_id, order.quantity, max_age=0)
         sees_costs = self.may_see_costs(request)
+        proposal = ProposalForm.of(order, known.price)
+        if proposal is not None:
+            # The warnings are about this price.
+            order.sale_price = known.price
         price = known.cost if sees_costs and known.is_for_sale else None
         posted = [
             (name, value)
             for name, values in request.POST.lists()
-            if name not in _NOT_HANDED_ON
+            if name not in _NOT_HANDED_ON and not (proposal and name in proposal.fields)
             for value in values
         ]
         posted.append(("confirmed_card", f"{order.product_id} {order.type_id}"))
@@ -439,6 +471,7 @@ class PlacingPage(OrderPages):
             told=told_to_customers(order),
             costs=_costs(order, known) if sees_costs else None,
             sale=_sale(form),
+            proposal=proposal,
             warnings=[
                 *filter(None, [double_of(self, request, order)]),
                 *_warnings(order, known, sees_costs=sees_costs),
