@@ -49,7 +49,7 @@ class Command(GiftcardsCommand):
             metavar="EMAIL",
             nargs="?",
             default="",
-            help="The customer's e-mail address, or phone number.",
+            help="The customer's e-mail address, or phone number (default: none; give --user).",
         )
         parser.add_argument(
             "--user",
