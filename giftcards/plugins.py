@@ -78,10 +78,11 @@ def _connect() -> None:
     clock_set_back.connect(follow_clock, dispatch_uid="giftcards.follow_clock")
     connection_created.connect(overwrite_deleted, dispatch_uid="giftcards.overwrite_deleted")
     core = apps.get_app_config("giftcards")
-    post_migrate.connect(_make_shelf, sender=core, dispatch_uid="giftcards.make_shelf")
+    post_migrate.connect(make_shelf, sender=core, dispatch_uid="giftcards.make_shelf")
 
 
-def _make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
+def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
+    """Create the row of the shop, unless it is there. This function receives a signal."""
     # Without the app's migrations, there is no table yet.
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")

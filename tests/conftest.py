@@ -191,6 +191,7 @@ def _fill_database() -> None:
     """The rows that migrations make in a new database, and the request slots."""
     from giftcards.conf import conf
     from giftcards.models import RequestSlot
+    from giftcards.plugins import make_shelf
 
     RequestSlot.objects.make(conf.requests_per_minute)
     # Tests set the clock back, by years at most.
@@ -199,6 +200,7 @@ def _fill_database() -> None:
         from giftcards.delivery.models import Installation
 
         Installation.begin()
+    make_shelf(connection.alias)
 
 
 @pytest.hookimpl(wrapper=True)
