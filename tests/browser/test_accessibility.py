@@ -39,6 +39,10 @@ UNSEEN = {
         for model in ("product", "cardreveal", "customerrefund", "books_ledgerentry")
         for page in ("add", "delete", "history")
     },
+    **{
+        f"giftcards_producttype_{page}": "types are shown on the pages of their products"
+        for page in ("add", "change", "changelist", "delete", "history")
+    },
     "giftcards_cardreveal_change": "nothing leads there",
     "giftcards_customerrefund_change": "nothing leads there",
 }

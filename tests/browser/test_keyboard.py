@@ -261,6 +261,7 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
         "Reveal card 1",
         "Reveal card 2",
         "Reveal card 3",
+        "https://psn.example/redeem",
         "A note for your colleagues",
         "Add the note",
         "Close",

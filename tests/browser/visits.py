@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
+from django.urls import reverse
 from django.utils import timezone
 
 from giftcards.conf import conf
@@ -140,6 +141,17 @@ def many_products(browser: Browser) -> None:
     browser.press("#changelist-form .actions button")
 
 
+def redemption_of(name: str) -> Visit:
+    """The page on which the shop writes how cards of the product, or the category, are redeemed."""
+
+    def visit(browser: Browser) -> None:
+        product = Product.objects.get(product_id=PRODUCT)
+        key = product.pk if name == "product" else product.category_id
+        browser.open(reverse(f"admin:giftcards_{name}_redemption", args=[key]))
+
+    return visit
+
+
 def first_entry(browser: Browser) -> None:
     browser.open(LEDGER)
     browser.press("#result_list .field-when a")
@@ -194,6 +206,8 @@ PAGES: dict[str, Visit] = {
     "product, wrong": product_with("margin_percent", "-1"),
     "product, before it is saved": product_with("fixed_price", "480"),
     "many products": many_products,
+    "redemption": redemption_of("product"),
+    "redemption of a category": redemption_of("category"),
     "shop": at("/admin/giftcards/shelf/"),
     "categories": at("/admin/giftcards/category/"),
     "report": at(f"{LIST}report/"),
