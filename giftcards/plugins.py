@@ -87,7 +87,8 @@ def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")
         if router.allow_migrate_model(using, shelf):
-            shelf.objects.using(using).get_or_create(pk=1)
+            # Without save(), which would take the lock of prices: there are no prices to store.
+            shelf.objects.using(using).bulk_create([shelf(pk=1)], ignore_conflicts=True)
 
 
 def _announce_offers(may_go_on: MayGoOn) -> None:
