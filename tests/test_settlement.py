@@ -337,7 +337,11 @@ class TestInvalid:
 
     @pytest.mark.parametrize(
         ("name", "values"),
-        [("by", {"by": "x" * 255}), ("by", {"by": None}), ("why", {"by": "a", "why": "x" * 201})],
+        [
+            ("by", {"by": "x" * 255}),
+            ("by", {"by": None}),
+            ("reason", {"by": "a", "reason": "x" * 201}),
+        ],
     )
     def test_a_refund_is_not_taken_back_with_invalid_texts(
         self, name: str, values: dict[str, Any]

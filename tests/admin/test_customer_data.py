@@ -41,7 +41,7 @@ from tests.pages import (
 )
 
 pytest_plugins = ["tests.stage_fixtures"]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.all_apps]
 
 PAGE = f"{LIST}customer-data/"
 EMAIL, PHONE = "Lina.K@example.dz", "0555 12 34 56"
