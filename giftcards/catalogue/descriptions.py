@@ -1,4 +1,4 @@
-"""What customers are told about a card: its name, its region, and how it is redeemed."""
+"""The texts for customers about a card: its name, its region, and how it is redeemed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from giftcards.text.regions import region_name
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What customers are told about a product, in one language; each text is "" if unknown.
+    """The texts for customers about a product, in one language; each is "" if unknown.
 
     ``name`` is the shop's own name, or else the provider's. ``instructions`` may have several
     lines, and are plain text: escape them, and make links of their addresses.

@@ -579,16 +579,12 @@ class ProviderState(models.Model):
         is_lasting = not is_recent(self.succeeded_at, now, within=_DISTURBANCE)
         return is_lasting and self.fails_in_a_row(now)
 
-    @property
-    def is_silent(self) -> bool:
-        """True if the last request of this or another process has failed, or calls are refused."""
-        is_refused = self.paused_because == self.Pause.ACCESS
-        return is_refused or (bool(self.outages) and not self.is_of_one_machine)
-
     def explain_silence(self) -> str:
-        """Return why orders wait, as a sentence for staff."""
-        is_refused = self.paused_because == self.Pause.ACCESS
-        return str((self.Pause.ACCESS if is_refused else self.Pause.OUTAGE).label)
+        """Return a sentence for staff if the last sweep has failed, or calls are refused, or ""."""
+        if self.paused_because == self.Pause.ACCESS:
+            return str(self.Pause.ACCESS.label)
+        is_away = self.outages and not self.is_of_one_machine
+        return str(self.Pause.OUTAGE.label) if is_away else ""
 
     def fails_in_a_row(self, now: datetime) -> bool:
         """True if several sweeps in a row failed, or the provider asks for fewer requests."""

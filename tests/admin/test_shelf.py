@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from giftcards.catalogue import keep_prices, offers
 from giftcards.models import Category, Product, ProductType, Shelf, ShelfChange
@@ -496,6 +497,23 @@ def test_a_permission_that_was_taken_back_meanwhile_ends_the_change() -> None:
     Permission.objects.get(codename="view_cost").user_set.clear()
     assert browser.post(page_of(kind), fields(read(asked))).status_code == 403
     assert ProductType.objects.get().fixed_price is None
+
+
+def test_a_type_that_was_deleted_meanwhile_keeps_the_others_from_being_saved() -> None:
+    set_shelf(margin_percent=10)
+    kind = make_offer()
+    browser = owner()
+    changes = {**typed(kind.product, margin_percent="20"), **typed(kind, fixed_price="600")}
+    asked = ask(browser, page_of(kind), changes)
+    kind.delete()
+    assert told(save(browser, asked)) == [NOTHING_SAVED]
+    assert Product.objects.get().margin_percent is None
+
+
+def test_the_categories_lead_to_their_texts_for_customers() -> None:
+    kind = make_offer()
+    html = read(owner().get(page_of(kind.product.category)))
+    assert reverse("admin:giftcards_category_redemption", args=[kind.product.category_id]) in html
 
 
 def test_a_page_without_the_values_it_has_shown_saves_nothing() -> None:

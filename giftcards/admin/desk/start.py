@@ -101,7 +101,8 @@ def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> st
 
     A single failed request is enough, because customers wait from then on.
     """
-    if not (standing.state.is_silent and sees_orders(request, site)):
+    silence = standing.state.explain_silence()
+    if not (silence and sees_orders(request, site)):
         return ""
     waiting = visible_orders(request, site).filter(pk__in=Order.objects.unsent().values("pk"))
     count = waiting.order_by()[: MOST + 1].count()
@@ -110,15 +111,21 @@ def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> st
         "Nothing can be bought at the moment; %(count)s orders wait.",
         count,
     )
-    return f"{text % {'count': count_text(count)}} {standing.state.explain_silence()}"
+    return f"{text % {'count': count_text(count)}} {silence}"
 
 
 def _figures(request: HttpRequest, site: AdminSite, standing: Standing) -> list[Html]:
     """Return the figures of the optional apps, for people who may see the report."""
-    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
-    if not isinstance(pages, OrderPages):
+    pages = _order_pages(site)
+    if pages is None:
         return []
     return [html for html in extensions.called("on_start", pages, request, standing) if html]
+
+
+def _order_pages(site: AdminSite) -> OrderPages | None:
+    """Return our pages about orders; ``None`` if the shop has its own."""
+    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
+    return pages if isinstance(pages, OrderPages) else None
 
 
 def _search_box(request: HttpRequest, site: AdminSite) -> dict[str, Any]:
@@ -182,8 +189,8 @@ def _list_url(request: HttpRequest, site: AdminSite, name: str) -> str:
 
 
 def _today(request: HttpRequest, site: AdminSite) -> str:
-    pages = site.get_model_admin(Order) if site.is_registered(Order) else None
-    if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
+    pages = _order_pages(site)
+    if pages is None or not pages.has_report_permission(request):
         return ""
     since = begin_of(today())
     placed = Order.objects.filter(created_at__gte=since).order_by().count()

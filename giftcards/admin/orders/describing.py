@@ -1,4 +1,4 @@
-"""What the customer of an order is told about its product, for pages of staff."""
+"""The texts that the customer of an order reads about its product, for pages of staff."""
 
 from __future__ import annotations
 

@@ -39,6 +39,18 @@ class Change(NamedTuple):
         return cls(_name(type(row)), row.pk, values)
 
 
+class _Entry(NamedTuple):
+    """A row with its new values, its change, and the values that are stored now, by column."""
+
+    row: Any
+    change: Change
+    before: Mapping[str, Any]
+
+    @property
+    def is_done(self) -> bool:
+        return all(self.before[name] == new for name, (_seen, new) in self.change.values.items())
+
+
 def _name(model: type[Model]) -> str:
     return model._meta.model_name or ""  # noqa: SLF001 (documented)
 
@@ -55,13 +67,15 @@ class Draft:
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
-        self.rows: list[ShelfRow] = []
-        self._before: list[dict[str, Any]] = []
         stored = {model: self._stored(model) for model in {change.model for change in changes}}
-        for change in changes:
-            row = stored[change.model].get(change.pk)
-            if row is not None:
-                self._set(row, change)
+        found = ((stored[change.model].get(change.pk), change) for change in changes)
+        # A row that has been deleted meanwhile has no entry.
+        self._entries = [_set(row, change) for row, change in found if row is not None]
+
+    @property
+    def rows(self) -> list[ShelfRow]:
+        """The rows with their new values."""
+        return [entry.row for entry in self._entries]
 
     def _stored(self, model: str) -> dict[Any, Any]:
         if model == _name(Shelf):
@@ -71,16 +85,6 @@ class Draft:
             [each.pk for each in self.changes if each.model == model]
         )
         return found
-
-    def _set(self, row: Any, change: Change) -> None:
-        self.rows.append(row)
-        self._before.append({name: told(getattr(row, name)) for name in change.values})
-        for name, (_seen, new) in change.values.items():
-            setattr(row, name, row._meta.get_field(name).to_python(new))  # noqa: SLF001 (documented)
-        if "fixed_price" in change.values:
-            # Nobody has to save this loss: the page shows it, and asks.
-            is_loss = row.fixed_price is not None and row.cost and row.fixed_price < row.cost
-            row.accepted_loss = row.cost - row.fixed_price if is_loss else 0
 
     @classmethod
     def posted(cls, request: HttpRequest) -> Self | None:
@@ -99,21 +103,17 @@ class Draft:
     @property
     def is_whole(self) -> bool:
         """False if a row has been deleted meanwhile."""
-        return len(self.rows) == len(self.changes)
+        return len(self._entries) == len(self.changes)
 
     @property
     def is_done(self) -> bool:
         """True if all values are stored already, as after the first of two clicks."""
-        return self.is_whole and all(
-            before[name] == new
-            for change, before in zip(self.changes, self._before, strict=True)
-            for name, (_seen, new) in change.values.items()
-        )
+        return self.is_whole and all(entry.is_done for entry in self._entries)
 
     @property
     def conflicts(self) -> Iterator[str]:
         """The values that somebody else has changed since this person has seen them."""
-        for row, change, before in zip(self.rows, self.changes, self._before, strict=True):
+        for row, change, before in self._entries:
             for name, (seen, _new) in change.values.items():
                 if before[name] != seen:
                     label = column_label(type(row), name)
@@ -121,7 +121,7 @@ class Draft:
 
     @cached_property
     def effects(self) -> list[PricePreview]:
-        """What saving does to each type, the most important first."""
+        """The effect of saving on each type, the most important first."""
         return sorted(preview(self.rows), key=_importance)
 
     @property
@@ -131,7 +131,7 @@ class Draft:
 
     @cached_property
     def sold_out(self) -> tuple[int, int]:
-        """How many types another stock buffer sells out, and how many it brings back."""
+        """The numbers of types that another stock buffer sells out, and that it brings back."""
         changed = (row for row in self.rows if isinstance(row, Shelf))
         return next((sold_out_by_buffer(row.stock_buffer) for row in changed), (0, 0))
 
@@ -146,15 +146,32 @@ class Draft:
 
     def table(self) -> Iterator[tuple[str, str, str]]:
         """Yield each value that changes: what it is, the value before, and the new one."""
-        for row, change, before in zip(self.rows, self.changes, self._before, strict=True):
+        for row, change, before in self._entries:
             for name, (_seen, new) in change.values.items():
                 if new != before[name]:
                     label = f"{name_of(row)}: {column_label(type(row), name)}"
                     yield label, column_text(name, before[name]), column_text(name, new)
 
+    @property
+    def columns(self) -> Iterator[tuple[type[ShelfRow], str]]:
+        """The columns that change, each with its model."""
+        for row, change, _before in self._entries:
+            yield from ((type(row), name) for name in change.values)
+
     def save(self, *, by: str) -> None:
         """Save the rows with the prices that follow, or raise ``ValidationError``."""
         save_rows(self.rows, by=by)
+
+
+def _set(row: Any, change: Change) -> _Entry:
+    before = {name: told(getattr(row, name)) for name in change.values}
+    for name, (_seen, new) in change.values.items():
+        setattr(row, name, row._meta.get_field(name).to_python(new))  # noqa: SLF001 (documented)
+    if "fixed_price" in change.values:
+        # Nobody has to save this loss: the page shows it, and asks.
+        is_loss = row.fixed_price is not None and row.cost and row.fixed_price < row.cost
+        row.accepted_loss = row.cost - row.fixed_price if is_loss else 0
+    return _Entry(row, change, before)
 
 
 def _salt(request: HttpRequest) -> str:

@@ -27,7 +27,7 @@ _SOLD = {"inherited": None, "yes": True, "no": False}
 
 
 class ManyForm(forms.Form):
-    """What to do with all selected products."""
+    """The values to set for all selected products."""
 
     sold = forms.ChoiceField(
         label=capfirst(_("sold here")),

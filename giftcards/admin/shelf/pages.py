@@ -87,9 +87,8 @@ class ShelfPages(ReadOnlyRows):
             text = gettext("This page is too old. Nothing was saved: make the change again.")
             self.message_user(request, text, messages.ERROR)
             return _again(request)
-        for row, change in zip(draft.rows, draft.changes, strict=False):
-            if not change.values.keys() <= {*columns_to_set(request, type(row))}:
-                raise PermissionDenied
+        if not all(name in columns_to_set(request, model) for model, name in draft.columns):
+            raise PermissionDenied
         if draft.is_done:
             return self._tell_saved(request)
         if not draft.is_whole or any(draft.conflicts):

@@ -18,6 +18,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.forms import WORDS, token
+from giftcards.admin.shelf.editing import may_change
 from giftcards.models import Category, Product, RedemptionInstructions
 from giftcards.models.leases import Lease
 from giftcards.text.display import isolated, supported_language
@@ -27,7 +28,7 @@ _LINE = forms.TextInput({"dir": "auto"})
 
 
 class TextsForm(forms.Form):
-    """What customers read about a product, or about the products of a category, by language.
+    """The texts for customers about a product, or about a category's products, by language.
 
     ``seen`` is a hash of the texts that the page has shown: if somebody else has changed them
     meanwhile, the form is not valid.
@@ -128,7 +129,7 @@ class RedemptionPages(admin.ModelAdmin):  # type: ignore[type-arg]
             yield path(route, view, {"model": model}, name=f"giftcards_{name}_redemption")
 
     def redemption_view(self, request: HttpRequest, pk: int, model: Any) -> HttpResponse:
-        if not (self.has_view_permission(request) and may_write(request)):
+        if not (self.has_view_permission(request) and may_change(request)):
             raise PermissionDenied
         row = get_object_or_404(model, pk=pk)
         if request.method == "POST":
@@ -171,8 +172,3 @@ class RedemptionPages(admin.ModelAdmin):  # type: ignore[type-arg]
             ),
         }
         return TemplateResponse(request, "admin/giftcards/redemption.html", context)
-
-
-def may_write(request: HttpRequest) -> bool:
-    """True if the person may change what customers read about products."""
-    return request.user.has_perm("giftcards.change_shelf")

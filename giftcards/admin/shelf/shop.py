@@ -70,7 +70,7 @@ class _OnePage(ShelfPages):
 
 @admin.register(Shelf)
 class ShelfAdmin(_OnePage):
-    """What holds for the whole shop."""
+    """The page of the values that hold for the whole shop."""
 
     def rows(self) -> list[Shelf]:
         return [Shelf.objects.current()]
@@ -122,13 +122,14 @@ class CategoryAdmin(_OnePage):
 
     def shown(self, request: HttpRequest, forms: RowForms, rows: list[Any]) -> dict[str, Any]:
         shelf, shows_costs = Shelf.objects.current(), sees_costs(request)
-        columns = [_("category"), _("Products"), _("sold here")]
+        columns = [_("category"), _("Products"), _("texts for customers"), _("sold here")]
         if shows_costs:
             columns += [_("Margin"), _("At present")]
         cells = []
         for row in rows:
             form = forms[row]
-            line = [bdi(row), self._products(request, row), form.cell("is_sold")]
+            products, texts = self._products(request, row), self._texts(request, row)
+            line = [bdi(row), products, texts, form.cell("is_sold")]
             if shows_costs:
                 line += [form.margin, margin_of(row, shelf)]
             cells.append(line)
@@ -145,6 +146,13 @@ class CategoryAdmin(_OnePage):
             ],
             "below": [history(request, changes, of=_("category"))],
         }
+
+    def _texts(self, request: HttpRequest, row: Category) -> str:
+        if not request.user.has_perm("giftcards.view_product"):
+            return ""
+        name = "admin:giftcards_category_redemption"
+        address = reverse(name, args=[row.pk], current_app=self.admin_site.name)
+        return format_html('<a href="{}">{}</a>', address, _("Change the texts"))
 
     def _products(self, request: HttpRequest, row: Any) -> str:
         count = count_text(row.products_count)
