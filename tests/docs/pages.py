@@ -63,33 +63,6 @@ def rows(text: str) -> list[list[str]]:
     return [row for number, row in enumerate(cells) if not {number, number + 1} & set(rules)]
 
 
-def prose(text: str) -> list[str]:
-    """The paragraphs, list items and table cells of the text, without headings and blocks.
-
-    Links and emphasis are reduced to their text. ``X`` stands for what is in backticks or quotation
-    marks, also for several of these in a row.
-    """
-    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(
-        r"^(?:#+ |:::).*$|^\|[-:| ]+\|$|!\[[^\]]*\]\([^)]*\)", "", text, flags=re.MULTILINE
-    )
-    quoted = r"(?:[^\"”\n]|\n(?!\n))+?"
-    text = re.sub(rf"`[^`]+`|\"{quoted}([.!?]?)\"|“{quoted}([.!?]?)”", r"X\1\2", text)
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("*", "")
-    text = re.sub(r"\bX(?:,?\s+(?:and |or )?X\b)+", "X", text)
-    return re.split(r"\n\s*\n|\n *(?:[-+>]|\d+\.) |\||\n(?=\|)", f"\n{text}")
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of the :func:`prose`, each as one line."""
-    found = (re.split(r"(?<=[.!?…])\)?\s+", part) for part in prose(text))
-    return [" ".join(sentence.split()) for part in found for sentence in part]
-
-
-def words(sentence: str) -> int:
-    return sum(any(map(str.isalnum, word)) for word in sentence.split())
-
-
 def code(text: str) -> list[str]:
     """The texts between backticks in running text."""
     return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))

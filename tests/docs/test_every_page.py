@@ -35,9 +35,7 @@ from tests.docs.pages import (
     options_of,
     resolve,
     rows,
-    sentences,
     slugs,
-    words,
 )
 
 
@@ -169,27 +167,3 @@ def test_every_page_is_listed_in_the_index() -> None:
 def test_every_make_target_exists() -> None:
     targets = found(r"^(\w+):", (ROOT / "Makefile").read_text())
     assert strange(targets, partial(found, r"(?:^\$ |`)(?:\w+=\S+ )*make (\w+)")) == {}
-
-
-# Generated from texts of the code, included from elsewhere, or in another language.
-WRITTEN_ELSEWHERE = {
-    *(f"docs/reference/{name}.md" for name in ("api", "checks", "commands", "names", "settings")),
-    "docs/reference/signals.md",
-    "docs/changelog.md",
-    "docs/security-policy.md",
-    "docs/privacy.fr.md",
-    "docs/manual.fr.md",
-    "docs/manual.ar.md",
-}
-
-
-def test_no_sentence_is_longer_than_twenty_words() -> None:
-    ours = {name for name in PAGES if "/" in name} - WRITTEN_ELSEWHERE
-    long = {page: [each for each in sentences(PAGES[page]) if words(each) > 20] for page in ours}
-    assert {page: found for page, found in long.items() if found} == {}
-
-
-@pytest.mark.parametrize("around", ["{}", "Short. {} Short.", "- {}\n- Short.", "| X. | {} |"])
-def test_a_long_sentence_is_found_wherever_it_stands(around: str) -> None:
-    text = around.format("Word `code` **word** [word](page.md) and a “quoted text”.")
-    assert [words(sentence) for sentence in sentences(text) if "word" in sentence] == [7]
