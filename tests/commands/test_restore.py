@@ -120,6 +120,16 @@ class TestHolding:
         assert other.status == Status.PARTIALLY_FILLED
         assert posts(simulator) == 3
 
+    def test_orders_are_found_if_the_clock_of_this_server_is_an_hour_behind(
+        self, call: Call, simulator: Simulator
+    ) -> None:
+        simulator._time_zero += timedelta(hours=1)
+        order = record_order(**LINE)
+        with undone():
+            work()
+        assert after_restore(call)[0]["on_hold"] == [order.reference]
+        assert state(order) == ON_HOLD
+
     @pytest.mark.parametrize("status", [Status.PLACING, Status.UNCONFIRMED])
     def test_orders_that_were_proven_absent_and_sent_again_after_the_dump_are_on_hold(
         self, call: Call, simulator: Simulator, status: Status

@@ -27,7 +27,7 @@ from giftcards.management.base import (
 )
 from giftcards.management.output import Progress, counted, iso
 from giftcards.models import Lease, Order, OrderQuerySet, ProviderState
-from giftcards.rules.identity import CLOCK_SKEW
+from giftcards.rules.identity import FARTHEST_CLOCK
 from giftcards.rules.states import Status
 
 
@@ -133,7 +133,7 @@ def _beat(progress: Progress) -> Callable[[], None]:
 def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
     if not gateway.try_open():
         return None
-    listing = read_listing(gateway, pulse, start=since, end=timezone.now() + CLOCK_SKEW)
+    listing = read_listing(gateway, pulse, start=since, end=timezone.now() + FARTHEST_CLOCK)
     gateway.flush()
     return None if listing.has_failed else listing
 
