@@ -155,9 +155,14 @@ class PricePreview(NamedTuple):
 
     @property
     def loss(self) -> Decimal | None:
-        """How many dinars less than its cost the card would be sold for; ``None`` for no loss."""
+        """How many dinars less than its cost the card would be sold for; ``None`` for no loss.
+
+        A change that leaves the price of a hidden card as it is loses nothing.
+        """
         cost, price = self.kind.cost, self.new_price
-        return cost - price if price is not None and cost is not None and price < cost else None
+        if price is None or cost is None or (price == self.old_price and not self.is_sold):
+            return None
+        return cost - price if price < cost else None
 
     @property
     def was_on_shelf(self) -> bool:

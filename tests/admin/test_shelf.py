@@ -204,6 +204,12 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     assert told(save(browser, refused, accepts_loss="on")) == ["Saved. 1 price has changed."]
     kind = ProductType.objects.get()
     assert (kind.price, kind.accepted_loss) == (480, 10)
+    # To hide the card loses nothing; to price or sell it while it is hidden is asked about again.
+    assert told(change(browser, kind, is_sold="false")) == ["Saved. 0 prices have changed."]
+    for values in ({"fixed_price": "470"}, {"is_sold": "true"}):
+        assert "Sold below their cost" in facts_of(
+            read(ask(browser, page_of(kind), typed(kind, **values))), "effects"
+        )
     # A larger loss is another decision.
     change_cost(kind.type_id, Decimal(500))
     assert ProductType.objects.get().price is None
