@@ -134,6 +134,12 @@ def test_the_add_form_offers_a_new_reference_that_can_be_read_out(boss: Client) 
     assert offered() != first
 
 
+def test_numbers_and_references_are_not_turned_round_on_a_page_in_arabic(boss: Client) -> None:
+    inputs = re.findall(r'<input type="(?:text|email)" name="(?!find)[^>]+>', read(boss.get(ADD)))
+    assert len(inputs) > 8
+    assert [each for each in inputs if ' dir="auto"' not in each] == []
+
+
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [

@@ -149,6 +149,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         kwargs["initial"] = {"reference": _readable_reference(), **given}
         super().__init__(*args, **kwargs)
         self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
+        for field in self.fields.values():
+            # On a page from right to left, a reference or a phone number would be turned round.
+            if isinstance(field.widget, forms.TextInput | forms.EmailInput):
+                field.widget.attrs["dir"] = "auto"
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
