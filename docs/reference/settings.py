@@ -29,8 +29,8 @@ _SEE = {
     "GIFTCARDS": {
         "BASE_URL": "simulator",
         "ENCRYPTION_KEYS": "keys",
-        "REQUESTS_PER_MINUTE": "failures",
-        "SEND_REFERENCE": "failures",
+        "REQUESTS_PER_MINUTE": "following",
+        "SEND_REFERENCE": "following",
         "REVIEW_ORDER": "placing",
         "REORDER_MISSING": "placing",
         "CATALOGUE_INTERVAL": "shelf",
