@@ -92,7 +92,6 @@ def with_a_mail_server(_simulator: Simulator) -> None:
 # What has happened before what stands under a heading of a page.
 SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/going-live.md", "Before you go live"): with_a_mail_server,
-    ("docs/howto.md", "Money came back"): bought("web-1042"),
     ("docs/installation.md", "8. See that it works"): ticked,
     ("docs/privacy.md", "Handing it out"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
