@@ -96,7 +96,7 @@ SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/privacy.md", "Handing it out"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
     ("docs/restoring.md", "Before the workers start"): restored,
-    ("docs/shelf.md", "What you sell"): with_a_catalogue,
+    ("docs/shelf.md", "A shelf in ten lines"): with_a_catalogue,
 }
 
 # The page with the shop that others build on: they add to its files, or import them.
