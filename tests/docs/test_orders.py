@@ -52,7 +52,8 @@ def test_every_code_is_in_the_row_of_the_words_that_staff_see() -> None:
 
 
 def test_every_other_code_stands_in_the_timeline_only() -> None:
-    [named] = re.findall(r"^In the timeline only: (.*?)\.$", ATTENTION, re.DOTALL | re.MULTILINE)
+    sentence = r"^These codes appear only in the timeline: (.*?)\.$"
+    [named] = re.findall(sentence, ATTENTION, re.DOTALL | re.MULTILINE)
     assert sorted(code(named)) == sorted(WORDINGS.keys() - IN_SHORT.keys())
 
 
