@@ -304,7 +304,7 @@ class Events(PayingTestCase):
             for status in ("paid", "failed"):
                 assert self.send(*self.chargily.event("01hjjjunknown", status)) == 200
         [line] = logs.output
-        assert line.endswith("somebody has paid the unknown checkout 01hjjjunknown.")
+        assert line.endswith("the checkout 01hjjjunknown was paid, but is unknown.")
 
     def test_an_event_whose_order_cannot_be_placed_is_refused_and_works_when_it_can(self) -> None:
         payment = self.begun()
