@@ -382,7 +382,7 @@ class Rules(ShopTestCase):
             place_order(**{**line, "reference": name, "sale_price": price})
         assert self.review() == {
             "dear": "A first order above 10000 DA",
-            "unknown": "What the customer pays is not known",
+            "unknown": "The sale amount is not known",
         }
 
     def test_orders_of_others_do_not_count(self) -> None:
