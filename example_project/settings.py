@@ -133,7 +133,7 @@ match DATABASES["default"]["ENGINE"]:
         DATABASES["default"]["OPTIONS"] = {
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",
+            "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;",
         }
     case "django.db.backends.mysql":
         DATABASES["default"]["OPTIONS"] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -49,6 +50,10 @@ _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # The isolation level that Django uses by default.
 _READ_COMMITTED = "READ COMMITTED"
+# The options with which a database does not wait until what it has committed is on the disk.
+_LOSES_COMMITS = re.compile(
+    r"synchronous(_commit)?['\"]?\s*[=:]\s*['\"]?(normal|off|0|1)\b", re.IGNORECASE
+)
 # In django-q2: the default of ``retry`` in seconds, and the ``timeout`` that means no time limit.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
@@ -111,6 +116,24 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
     return IsolationLevel(level).name.replace("_", " ")
+
+
+@register(TAG)
+def check_durability(**_: object) -> list[CheckMessage]:
+    """Warn of options with which the database can lose what it has committed."""
+    found = _LOSES_COMMITS.search(str(connections[DEFAULT_DB_ALIAS].settings_dict["OPTIONS"]))
+    if found is None:
+        return []
+    return [
+        Warning(
+            f"The OPTIONS of the database {DEFAULT_DB_ALIAS!r} have {found[0]!r}. If the server"
+            " loses power, the database can forget an order that was just sent, and the worker"
+            " buys it a second time.",
+            hint="Remove this option, or use 'synchronous = FULL' (SQLite) or"
+            " 'synchronous_commit = on' (PostgreSQL).",
+            id="giftcards.W013",
+        )
+    ]
 
 
 @register(TAG)

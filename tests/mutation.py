@@ -1,7 +1,8 @@
 """Mutation testing of the modules that decide about money and purchases: ``make mutation``.
 
 mutmut changes the code of a module in hundreds of small ways, one at a time, and runs the module's
-tests each time. A change that no test notices is a survivor. docs/maintaining.md says how to read them.
+tests each time. A change that no test notices is a survivor. docs/maintaining.md says how to read
+them.
 """
 
 from __future__ import annotations

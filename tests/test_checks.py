@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from giftcards import checks
 from giftcards.admin import OrderAdmin
-from giftcards.checks import check_isolation, check_staff_without_password
+from giftcards.checks import check_durability, check_isolation, check_staff_without_password
 from giftcards.conf import problems
 from giftcards.models import ApiKey, Order, ProviderState
 from giftcards.privacy.rotation import rotate
@@ -287,6 +287,7 @@ def test_each_mistake_in_the_settings_gives_one_error(
 def test_every_check_id_has_exactly_one_case() -> None:
     others = [NO_CLUSTER, ROUTED, OVERRIDDEN, LOST_KEY, LOST_CARDS, UNNEEDED, NO_PASSWORDS]
     others += [SEVERAL_KEYS, UNREAD, WITHOUT_PASSWORD, other_isolation("SERIALIZABLE")]
+    others += [forgetful("")]
     messages = [*(case.message for case in CASES), *others]
     ids = [str(message.id) for message in messages]
     assert sorted([*ids, *(f"giftcards.{number}" for number in IN_SETTINGS)]) == sorted(IDS)
@@ -679,6 +680,40 @@ def test_an_isolation_level_that_was_not_tried_is_warned_of(
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "isolation_level", level)
     message = other_isolation(named)
     assert check_isolation() == ([message] if named else [])
+
+
+def forgetful(option: str) -> Warning:
+    return Warning(
+        f"The OPTIONS of the database 'default' have {option!r}. If the server loses power, the"
+        " database can forget an order that was just sent, and the worker buys it a second time.",
+        hint="Remove this option, or use 'synchronous = FULL' (SQLite) or 'synchronous_commit = on'"
+        " (PostgreSQL).",
+        id="giftcards.W013",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        (
+            "init_command",
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",
+            "synchronous = NORMAL",
+        ),
+        ("init_command", "pragma synchronous=off", "synchronous=off"),
+        ("init_command", "PRAGMA synchronous=1;", "synchronous=1"),
+        ("init_command", "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;", ""),
+        ("init_command", None, ""),
+        ("options", "-c synchronous_commit=off", "synchronous_commit=off"),
+        ("server_settings", {"synchronous_commit": "off"}, "synchronous_commit': 'off"),
+        ("options", "-c synchronous_commit=on", ""),
+    ],
+)
+def test_a_database_that_can_forget_what_it_has_committed_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: Any, found: str
+) -> None:
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], name, value)
+    assert check_durability() == ([forgetful(found)] if found else [])
 
 
 SEVERAL_KEYS = Warning(

@@ -212,4 +212,5 @@ CHECKS = {
     "giftcards.W010": "isolation level",
     "giftcards.W011": "passwords",
     "giftcards.W012": "queue",
+    "giftcards.W013": "synchronous",
 }
