@@ -141,8 +141,8 @@ def test_an_address_that_asks_for_no_order_finds_nothing(boss: Client, key: str)
     assert references(read(boss.get(LIST, {"customer_of": key}))) == []
 
 
-LATER = "Looks like a double of web-2, placed 4 minutes later."
-EARLIER = "Looks like a double of web-2, placed 4 minutes earlier."
+LATER = "Possible duplicate: order web-2 was placed 4 minutes after this order."
+EARLIER = "Possible duplicate: order web-2 was placed 4 minutes before this order."
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,12 @@ EARLIER = "Looks like a double of web-2, placed 4 minutes earlier."
     [
         (8, {"minutes": 4}, LATER),
         (0, {"minutes": 4}, EARLIER),
-        (0, {"minutes": 1}, "Looks like a double of web-2, placed 1 minute earlier."),
-        (0, {"minutes": 0}, "Looks like a double of web-2, placed within the same minute."),
+        (
+            0,
+            {"minutes": 1},
+            "Possible duplicate: order web-2 was placed 1 minute before this order.",
+        ),
+        (0, {"minutes": 0}, "Possible duplicate: order web-2 was placed in the same minute."),
         (0, {"minutes": 61}, ""),
         (0, {"minutes": 4, "type_id": "other"}, ""),
         (0, {"minutes": 4, "status": Status.REJECTED}, ""),

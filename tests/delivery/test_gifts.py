@@ -46,7 +46,7 @@ LANGUAGES = ("en", "fr", "ar")
 # Over the words of a gift: the customer's own, and another's, of whom a name is known or not.
 HEADINGS = {
     "en": ("Your message:", "Karim writes:", "The message to you:"),
-    "fr": ("Votre message :", "Karim vous écrit :", "Le message pour vous :"),
+    "fr": ("Votre message\u00a0:", "Karim vous écrit\u00a0:", "Le message pour vous\u00a0:"),
     "ar": ("رسالتك:", "رسالة من Karim:", "رسالة إليك:"),
 }
 # Of five at 600, three come; a card costs 490.

@@ -176,17 +176,17 @@ def _is_double(order: Order, other: Order) -> bool:
 def _in_words(order: Order, other: Order, link: str) -> SafeString:
     minutes = round(abs(other.created_at - order.created_at) / timedelta(minutes=1))
     if not minutes:
-        text = gettext("Looks like a double of %(order)s, placed within the same minute.")
+        text = gettext("Possible duplicate: order %(order)s was placed in the same minute.")
     elif other.created_at < order.created_at:
         text = ngettext(
-            "Looks like a double of %(order)s, placed %(count)s minute earlier.",
-            "Looks like a double of %(order)s, placed %(count)s minutes earlier.",
+            "Possible duplicate: order %(order)s was placed %(count)s minute before this order.",
+            "Possible duplicate: order %(order)s was placed %(count)s minutes before this order.",
             minutes,
         )
     else:
         text = ngettext(
-            "Looks like a double of %(order)s, placed %(count)s minute later.",
-            "Looks like a double of %(order)s, placed %(count)s minutes later.",
+            "Possible duplicate: order %(order)s was placed %(count)s minute after this order.",
+            "Possible duplicate: order %(order)s was placed %(count)s minutes after this order.",
             minutes,
         )
     return filled(text, order=link, count=minutes)
