@@ -56,7 +56,8 @@ _SPACES = re.compile(r"[ \t\r\n]+")
 # stay: Persian words and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
-_BREAKING = str.maketrans(dict.fromkeys(NO_BREAKS, " "))
+# What the alphabet of short messages lacks: a single such character doubles the message's length.
+_FOR_SMS = str.maketrans({**dict.fromkeys(NO_BREAKS, " "), "\u2019": "'"})
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
 
@@ -128,8 +129,8 @@ def render(content: Content, *, language: str, address: str) -> Message:
     kind = content.kind
     with translation.override(language), timezone.override(timezone.get_default_timezone()):
         seen = _without_hidden_characters(content)
-        subject, short, plain, rich = (_words(seen, language, form) for form in _FORMS)
-        title = _line(_rendered(kind, "subject.txt", subject))
+        unmarked, plain, rich = (_words(seen, language, form) for form in _FORMS)
+        title = _line(_rendered(kind, "subject.txt", unmarked))
         plain |= {"subject": title, "paragraphs": _paragraphs(kind, plain)}
         rich |= {"subject": title, "paragraphs": _paragraphs(kind, rich)}
         return Message(
@@ -140,7 +141,7 @@ def render(content: Content, *, language: str, address: str) -> Message:
             subject=title,
             text=Masked(_tidied(_rendered(kind, "message.txt", plain))),
             html=Masked(_rendered(kind, "message.html", rich)),
-            short=Masked(_directed(_compact(_rendered(kind, "short.txt", short)))),
+            short=Masked(_directed(_compact(_rendered(kind, "short.txt", unmarked)))),
             link=content.link,
         )
 
@@ -188,19 +189,12 @@ def _unmarked_amount(amount: Decimal) -> str:
     return _Verbatim(_line(money_text(amount)))
 
 
-def _short_amount(amount: Decimal) -> str:
-    text = _unmarked_amount(amount)
-    return _Verbatim(text if translation.get_language_bidi() else text.translate(_BREAKING))
-
-
-# Old programs show direction marks as visible signs in subjects and short messages. The alphabet of
-# short messages lacks these marks and no-break spaces: a single one doubles the message's length.
-_SUBJECT = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim, _Verbatim)
-_SHORT = _Form(_Verbatim, _short_amount, _Verbatim, _Verbatim, _Verbatim)
+# For subjects and short messages, in which old programs show direction marks as visible signs.
+_UNMARKED = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated, _Verbatim)
 # In HTML, a line is an element with a direction of its own.
 _RICH = _Form(bdi, money, Masked, str, linked)
-_FORMS = (_SUBJECT, _SHORT, _PLAIN, _RICH)
+_FORMS = (_UNMARKED, _PLAIN, _RICH)
 
 
 def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
@@ -361,7 +355,9 @@ def _tidied(text: str) -> str:
 
 
 def _compact(text: str) -> str:
-    return "\n".join(filter(None, _lines(text)))
+    text = "\n".join(filter(None, _lines(text)))
+    # No text in Arabic fits the alphabet of short messages anyway.
+    return text if translation.get_language_bidi() else text.translate(_FOR_SMS)
 
 
 def _directed(text: str) -> str:
