@@ -12,7 +12,7 @@ from tests.docs.pages import MODULES
 
 # To raise a number is a decision: remove something else, or say in the commit why it is worth it.
 MOST_NAMES = 500
-MOST_SETTINGS = 32
+MOST_SETTINGS = 31
 MOST_COMMANDS = 18
 HEALTH_CHECKS = 1
 

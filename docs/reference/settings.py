@@ -42,7 +42,7 @@ _SEE = {
         "CODES_KEPT_DAYS": "keys",
     },
     "GIFTCARDS_DELIVERY": dict.fromkeys(("MODE", "CHANNELS", "PIN", "STAFF_EMAILS"), "delivery"),
-    "GIFTCARDS_OSCAR": dict.fromkeys(("PAID_STATUSES", "LINE_STATUSES"), "oscar"),
+    "GIFTCARDS_OSCAR": {"PAID_STATUSES": "oscar"},
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from django.conf import settings
@@ -20,7 +21,6 @@ from oscar.apps.order.signals import order_line_status_changed
 from oscar.core.loading import get_model
 
 from giftcards.models import CustomerRefund, Order
-from giftcards.oscar.conf import LineState, conf
 from giftcards.rules.states import Status
 from giftcards.text.display import count_text, money_text
 
@@ -32,6 +32,16 @@ PARTNER_CODE = "oneclickdz"
 PREFIX = "oscar-line-"
 # A primary key with more than 18 digits may be too large for the database.
 _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
+
+
+class LineState(StrEnum):
+    """The state of a line's cards; the line's status has the same name."""
+
+    ORDERED = "Ordered"
+    DELAYED = "Delayed"
+    DELIVERED = "Delivered"
+    PARTLY_DELIVERED = "Partly delivered"
+    NOT_DELIVERED = "Not delivered"
 
 
 def sku_of(product_id: str, type_id: str) -> str:
@@ -101,7 +111,7 @@ def set_status(line: Any, state: LineState) -> None:
 
     The shop's pipeline need not allow the status, because it cannot undo what the provider did.
     """
-    old, new = line.status, conf.line_statuses[state]
+    old, new = line.status, state.value
     if new == old:
         return
     line.status = new

@@ -12,7 +12,7 @@ from oscar.core.loading import get_class
 from giftcards.exceptions import ConfigurationError
 from giftcards.oscar.checkout import GiftCardsCheckout
 from giftcards.oscar.checks import check_settings, check_shop
-from giftcards.oscar.conf import LineState, conf
+from giftcards.oscar.conf import conf
 from tests.oscar.guide import ROOT, block_of
 from tests.oscar.shop import payment_view
 
@@ -52,9 +52,8 @@ def test_the_checks_are_among_those_of_manage_py(settings: Any) -> None:
     assert {"giftcards_oscar.E001", "giftcards_oscar.W001"} <= ids
 
 
-def test_settings_that_are_not_given_have_their_defaults() -> None:
+def test_a_setting_that_is_not_given_has_its_default() -> None:
     assert conf.paid_statuses == ("Paid",)
-    assert conf.line_statuses == {state: state.value for state in LineState}
 
 
 @pytest.mark.parametrize(
@@ -71,14 +70,9 @@ def test_settings_that_are_not_given_have_their_defaults() -> None:
             "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one text.",
         ),
         ({"PAID_STATUSES": [None]}, "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must be a text."),
-        ({"LINE_STATUSES": ["Livrée"]}, "GIFTCARDS_OSCAR['LINE_STATUSES'] must be a dict."),
         (
-            {"LINE_STATUSES": {"Delivered": "Livrée"}},
-            "GIFTCARDS_OSCAR['LINE_STATUSES'] has an unknown key 'Delivered'.",
-        ),
-        (
-            {"LINE_STATUSES": {"DELIVERED": "x" * 101}},
-            "GIFTCARDS_OSCAR['LINE_STATUSES']['DELIVERED'] must have from 1 to 100 characters.",
+            {"PAID_STATUSES": ["x" * 101]},
+            "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must have from 1 to 100 characters.",
         ),
     ],
 )
