@@ -16,7 +16,7 @@ from django.urls import reverse
 
 from giftcards.catalogue import keep_prices, offers
 from giftcards.models import Category, Product, ProductType, Shelf, ShelfChange
-from tests.builders import category, change_cost, make_offer, set_rule, set_shelf
+from tests.builders import PRICE, TYPE, category, change_cost, make_offer, set_rule, set_shelf
 from tests.pages import errors, facts_of, plain, read, section, sign_in, text, told
 from tests.stage import in_threads
 
@@ -77,12 +77,21 @@ def ask(browser: Client, address: str, values: dict[str, Any], **options: Any) -
 
 def save(browser: Client, asked: Any, **values: Any) -> Any:
     """Press "Save" on the preview."""
-    address = asked.request["PATH_INFO"]
+    address = f"{asked.request['PATH_INFO']}?{asked.request['QUERY_STRING']}"
     return browser.post(address, {**fields(read(asked)), **values}, follow=True)
 
 
 def change(browser: Client, row: Any, **values: Any) -> Any:
     return save(browser, ask(browser, page_of(row), typed(row, **values)))
+
+
+def page_numbers(html: str) -> list[int]:
+    return [int(number) for number in re.findall(r'<a href="\?p=(\d+)"', html)]
+
+
+def copied(kind: ProductType, **values: Any) -> ProductType:
+    kept = {field.attname: getattr(kind, field.attname) for field in kind._meta.concrete_fields}
+    return ProductType(**{**kept, "id": None, **values})
 
 
 def test_a_margin_of_the_shop_is_previewed_and_then_saved() -> None:
@@ -532,6 +541,37 @@ def test_a_page_without_the_values_it_has_shown_saves_nothing() -> None:
         )
         assert told(answer)[0].startswith(NOTHING_SAVED)
     assert ProductType.objects.get().fixed_price is None
+
+
+def test_each_of_two_thousand_types_can_be_set() -> None:
+    set_shelf(margin_percent=10)
+    first = make_offer()
+    ProductType.objects.bulk_create(
+        copied(first, type_id=f"T{n}", cost=PRICE + n) for n in range(1, 2_000)
+    )
+    browser, last = owner(), ProductType.objects.order_by("cost")[1_999]
+    for kind, page in ((first, 1), (last, 10)):
+        asked = ask(browser, f"{page_of(kind)}?p={page}", typed(kind, fixed_price="9999"))
+        assert told(save(browser, asked)) == ["Saved. 1 price has changed."]
+    assert {kind.type_id for kind in offers().filter(price=9_999)} == {TYPE, "T1999"}
+    html = read(browser.get(page_of(first)))
+    assert [row["Value"] for row in section(html, "history")] == ["Fixed price"] * 2
+    assert page_numbers(html) == [*range(1, 11)]
+
+
+def test_each_of_a_thousand_categories_can_be_set() -> None:
+    Category.objects.named([f"Games {n:04}" for n in range(1_000)])
+    browser, row = owner(), Category.objects.get(title="Games 0999")
+    address = f"{CATEGORIES}?p=5"
+    answer = save(browser, ask(browser, address, typed(row, margin_percent="12")))
+    assert told(answer) == ["Saved. 0 prices have changed."]
+    assert answer.redirect_chain == [(address, 302)]
+    row.refresh_from_db()
+    assert row.margin_percent == 12
+
+
+def test_a_page_with_few_rows_has_no_other_pages() -> None:
+    assert page_numbers(read(owner().get(page_of(make_offer())))) == []
 
 
 @pytest.mark.parametrize(

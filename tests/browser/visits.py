@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from giftcards.conf import conf
 from giftcards.engine.approvals import put_on_hold_for_review
-from giftcards.models import CustomerRefund, Order, Product, ProviderState
+from giftcards.models import Category, CustomerRefund, Order, Product, ProviderState
 from giftcards.provider.client import Client
 from giftcards.rules.times import today
 from tests.browser.axe import NARROW, Look, load, violations
@@ -141,6 +141,12 @@ def many_products(browser: Browser) -> None:
     browser.press("#changelist-form .actions button")
 
 
+def more_categories(browser: Browser) -> None:
+    """The second page of many categories."""
+    Category.objects.named([f"Games {number:03}" for number in range(201)])
+    browser.open("/admin/giftcards/category/?p=2")
+
+
 def redemption_of(name: str) -> Visit:
     """The page on which the shop writes how cards of the product, or the category, are redeemed."""
 
@@ -210,6 +216,7 @@ PAGES: dict[str, Visit] = {
     "redemption of a category": redemption_of("category"),
     "shop": at("/admin/giftcards/shelf/"),
     "categories": at("/admin/giftcards/category/"),
+    "categories, second page": more_categories,
     "report": at(f"{LIST}report/"),
     "report by product": at(f"{LIST}report/?by=product"),
     "report, wrong": at(f"{LIST}report/?from=2026-11-31"),

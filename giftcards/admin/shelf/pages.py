@@ -9,6 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -33,6 +34,9 @@ from giftcards.models import Category, Product, ProductType, Shelf, ShelfChange
 from giftcards.rules.prices import NoPrice
 from giftcards.text.display import bdi, count_text, moment, money, signed_money
 
+# The most rows with fields on a page. Each has up to four fields, and Django accepts 1,000 in a
+# request (DATA_UPLOAD_MAX_NUMBER_FIELDS).
+_PER_PAGE = 200
 # The most rows of a table of the preview, and of a history.
 _SHOWN = 100
 _HISTORY = 30
@@ -44,6 +48,10 @@ class ShelfPages(ReadOnlyRows):
 
     def has_shelf_permission(self, request: HttpRequest) -> bool:
         return may_change(request)
+
+    def page(self, request: HttpRequest, rows: Any) -> Page[Any]:
+        """Return the rows on the page that the URL asks for."""
+        return Paginator(rows, _PER_PAGE).get_page(request.GET.get("p"))
 
     def render_page(
         self, request: HttpRequest, *, title: str, template: str = "edit", **context: Any

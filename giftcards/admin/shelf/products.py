@@ -195,13 +195,14 @@ class ProductAdmin(RedemptionPages, ShelfPages):
             raise Http404
         types = ProductType.objects.filter(product=product).select_related("product__category")
         found = with_available(types, now=timezone.now())
-        kinds = list(found.annotate(is_on_shelf=is_on_shelf()))  # type: ignore[no-redef]
+        page = self.page(request, found.annotate(is_on_shelf=is_on_shelf()))  # type: ignore[no-redef]
+        kinds = list(page)
         forms = RowForms(request, [product, *kinds])
         answer = self.edit(request, forms)
         if answer is not None:
             return answer
         changes = ShelfChange.objects.filter(
-            Q(product=product) | Q(type__in=[kind.pk for kind in kinds])
+            Q(product=product) | Q(type__in=types.order_by().values("pk"))
         )
         return self.render_page(
             request,
@@ -209,6 +210,7 @@ class ProductAdmin(RedemptionPages, ShelfPages):
             list_url=self._list_url(),
             seen=forms.seen if may_change(request) else "",
             errors=forms.errors,
+            page=page,
             sections=[_sale(request, product, forms), _types(request, kinds, forms)],
             below=[
                 Section("product", _("Product"), list(self._facts(request, product))),

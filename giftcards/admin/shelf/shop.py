@@ -41,7 +41,8 @@ class _OnePage(ShelfPages):
     ) -> HttpResponse:
         if not may_change(request):
             raise PermissionDenied
-        rows: list[Any] = list(self.rows())
+        page = self.page(request, self.rows())
+        rows = list(page)
         forms = RowForms(request, rows)
         answer = self.edit(request, forms)
         if answer is not None:
@@ -51,6 +52,7 @@ class _OnePage(ShelfPages):
             title=capfirst(str(self.opts.verbose_name_plural)),
             seen=forms.seen,
             errors=forms.errors,
+            page=page,
             **self.shown(request, forms, rows),
         )
 
