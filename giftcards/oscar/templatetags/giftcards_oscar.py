@@ -1,13 +1,15 @@
-"""A tag for the templates of an oscar shop: ``{% load giftcards_oscar %}``."""
+"""Tags for the templates of an oscar shop: ``{% load giftcards_oscar %}``."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django import template
 
-from giftcards.catalogue import Description, descriptions
-from giftcards.models import ProductType
+from giftcards.catalogue import Description
+from giftcards.catalogue.descriptions import of_catalogue
+from giftcards.models import Product
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.text.display import linked
 
@@ -16,13 +18,22 @@ register.filter("linked", linked)
 
 
 @register.inclusion_tag("giftcards_oscar/redemption.html")
-def redemption(product: Any) -> dict[str, Description]:
+def redemption(product: Any) -> dict[str, Any]:
     """The region of a gift card, and how it is redeemed; nothing for oscar's other products."""
-    record = stock_records().filter(product=product.pk).first()
-    if record is None:
-        return {}
-    product_id, type_id = ids_of(record.partner_sku)
-    kinds = ProductType.objects.select_related("product").filter(
-        product__product_id=product_id, type_id=type_id
-    )
-    return {"told": next(iter(descriptions(kinds).values()), Description())}
+    return {"told": _descriptions([product.pk]).get(product.pk)}
+
+
+@register.inclusion_tag("giftcards_oscar/basket_redemption.html")
+def basket_redemption(basket: Any) -> dict[str, Any]:
+    """The same for each gift card in the basket, below its name."""
+    products = {line.product_id: line.product for line in basket.all_lines()}
+    told = _descriptions(products)
+    return {"cards": [(products[key].get_title(), each) for key, each in told.items()]}
+
+
+def _descriptions(products: Collection[int]) -> dict[int, Description]:
+    """The descriptions of the gift cards among oscar's products by primary key; three queries."""
+    records = stock_records().filter(product__in=products).order_by("product")
+    ids = {key: ids_of(sku)[0] for key, sku in records.values_list("product", "partner_sku")}
+    told = of_catalogue(Product.objects.filter(product_id__in=ids.values()))
+    return {key: told[product_id] for key, product_id in ids.items() if product_id in told}
