@@ -17,7 +17,9 @@ import pytest
 import requests
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from rest_framework.authtoken.models import Token
 
 from example_project.api.models import Reveal
@@ -253,7 +255,7 @@ def test_an_order_is_told_in_the_customers_words_and_says_when_to_ask_again(
     # No word of what it costs the shop, or of what is wrong with it.
     assert {*answer.json()} == {
         *("reference", "name", "quantity", "state", "is_final", "delivered", "codes"),
-        *("paid", "paid_back", "to_pay_back", "is_reordered"),
+        *("paid", "paid_back", "to_pay_back", "is_reordered", "region", "instructions"),
     }
 
 
@@ -331,12 +333,33 @@ def test_what_cannot_be_read_is_refused(path: str, body: str, amina: Customer) -
     assert answer.status_code == 400, answer.content
 
 
-def test_an_offer_says_where_and_how_a_card_is_redeemed(amina: Customer) -> None:
+def test_offers_and_orders_say_where_and_how_a_card_is_redeemed(amina: Customer) -> None:
     card = kind(TYPE)
     card.product.redemption_instructions.create(language="fr", text="<b>Ouvrez</b> le site.")
-    answer = amina.client.get("/api/offers/", headers={"Accept-Language": "fr"})
-    told = {offer["id"]: (offer["region"], offer["instructions"]) for offer in answer.json()}
-    assert told[card.pk] == ("Algérie", "<b>Ouvrez</b> le site.")
+    path = amina.place(TYPE)
+
+    def told(address: str, key: str, value: Any) -> list[tuple[str, str]]:
+        found = amina.client.get(f"/api/{address}", headers={"Accept-Language": "fr"}).json()
+        listed = found if isinstance(found, list) else [found]
+        return [(it["region"], it["instructions"]) for it in listed if it[key] == value]
+
+    expected = [("Algérie", "<b>Ouvrez</b> le site.")]
+    assert told("offers/", "id", card.pk) == expected
+    reference = Order.objects.get().reference
+    assert told(path, "reference", reference) == told("orders/", "reference", reference) == expected
+
+
+def test_orders_are_listed_with_the_same_number_of_queries(amina: Customer) -> None:
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert amina.get("orders/").status_code == 200
+        return len(queries)
+
+    make_order(user=amina.user)
+    few = count()
+    for _each in range(9):
+        make_order(user=amina.user)
+    assert count() == few
 
 
 @pytest.mark.parametrize("path", ["orders/%00/", "orders/%00/cards/", "orders/%FF/"])

@@ -6,9 +6,10 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from django.utils.functional import cached_property
 from rest_framework import serializers
 
-from giftcards.catalogue import check_offer
+from giftcards.catalogue import Description, check_offer, descriptions
 from giftcards.exceptions import NotForSale
 from giftcards.models import Order, ProductType
 from giftcards.settlement import customer_breakdown
@@ -67,6 +68,8 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
     """An order as its customer may see it. With ``fields = "__all__"``, it would show the costs."""
 
     name = serializers.SerializerMethodField()
+    region = serializers.SerializerMethodField()
+    instructions = serializers.SerializerMethodField()
     state = serializers.SerializerMethodField()
     delivered = serializers.SerializerMethodField()
     paid = serializers.SerializerMethodField()
@@ -78,12 +81,24 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
     class Meta:
         model = Order
         fields = (
-            *("reference", "name", "quantity", "state", "is_final", "delivered"),
-            *("paid", "paid_back", "to_pay_back", "is_reordered", "codes"),
+            *("reference", "name", "region", "quantity", "state", "is_final", "delivered"),
+            *("paid", "paid_back", "to_pay_back", "is_reordered", "codes", "instructions"),
         )
+
+    @cached_property
+    def told(self) -> dict[int, Description]:
+        """What customers are told about the products, read once for all orders of an answer."""
+        shown: Any = self.root.instance
+        return descriptions([shown] if isinstance(shown, Order) else shown)
 
     def get_name(self, order: Order) -> str:
         return order.type_name or order.type_id
+
+    def get_region(self, order: Order) -> str:
+        return self.told[order.pk].region
+
+    def get_instructions(self, order: Order) -> str:
+        return self.told[order.pk].instructions
 
     def get_state(self, order: Order) -> str:
         status = Status.DELAYED if order.is_late else Status(order.status)

@@ -158,7 +158,7 @@ function show(order) {
   $("#order").hidden = false;
   $("#order-name").replaceChildren(`${order.quantity} × `, element("bdi", order.name));
   $("#state").textContent = SAID[order.state];
-  const facts = [];
+  const facts = order.region ? [`Region: ${order.region}`] : [];
   const missing = order.quantity - order.delivered;
   if (order.is_final && missing) facts.push(`${order.delivered} of ${order.quantity} cards have come.`);
   if (order.is_reordered) facts.push("The missing cards were ordered again: see your newest order.");
@@ -171,6 +171,7 @@ function show(order) {
   $("#hint").textContent = order.codes === "ready"
     ? "They are shown once. Have something ready to keep them in."
     : "The codes were shown. If you do not have them, use the link in our e-mail.";
+  $("#instructions").textContent = order.instructions;
   $("#codes").hidden = true;
   $("#codes").replaceChildren();
   return true;

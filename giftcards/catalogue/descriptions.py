@@ -27,16 +27,27 @@ class Description:
 
 
 def descriptions(
-    product_types: Iterable[ProductType], language: str | None = None
+    rows: Iterable[ProductType | Order], language: str | None = None
 ) -> dict[int, Description]:
-    """Return the description of each type's product by the type's primary key; one query.
+    """Return the description of each row's product by the row's primary key.
 
-    The types should come with their products, as from :func:`offers`. ``language`` is by default
-    the active language. A text that is missing in it is taken from the site's default language.
+    ``rows`` are types or orders. The types should come with their products, as from :func:`offers`;
+    then all of them take one query. All orders take two queries. An order whose product is not in
+    the catalogue has an empty description. ``language`` is by default the active language. A text
+    that is missing in it is taken from the site's default language.
     """
-    kinds = list(product_types)
+    listed = list(rows)
+    named = {row.product_id for row in listed if isinstance(row, Order)}
+    products = Product.objects.filter(product_id__in=named)
+    ordered = of_catalogue(products, language) if named else {}
+    kinds = [row for row in listed if isinstance(row, ProductType)]
     found = of_products([kind.product for kind in kinds], language)
-    return {kind.pk: found[kind.product_id] for kind in kinds}
+    return {
+        row.pk: found[row.product_id]
+        if isinstance(row, ProductType)
+        else ordered.get(row.product_id, Description())
+        for row in listed
+    }
 
 
 def redemption_instructions(product_type: ProductType, language: str | None = None) -> str:
@@ -46,16 +57,6 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
     language. If the text is missing in it, the text in the site's default language is returned.
     """
     return descriptions([product_type], language)[product_type.pk].instructions
-
-
-def of_orders(orders: Iterable[Order], language: str | None = None) -> dict[str, Description]:
-    """Return the description of each order's product by the provider's id; two queries.
-
-    A product that the catalogue does not list is not in the result.
-    """
-    named = {order.product_id for order in orders}
-    products = Product.objects.filter(product_id__in=named)
-    return of_catalogue(products, language) if named else {}
 
 
 def of_catalogue(

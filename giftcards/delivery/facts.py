@@ -12,7 +12,7 @@ from typing import Self
 from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext
 
-from giftcards.catalogue.descriptions import Description, of_orders
+from giftcards.catalogue import Description, descriptions
 from giftcards.delivery.conf import KIND_OF_STATUS, status_for_customer
 from giftcards.models import Card, CustomerRefund, Order
 from giftcards.models.cards import CardQuerySet
@@ -176,7 +176,7 @@ def facts_of(order: Order, told: Description | None = None) -> Facts:
     ``told`` is the description of the product, which is otherwise read by two queries. A final
     order takes one more query, or two if it was recorded before the catalogue was read.
     """
-    told = told or of_orders([order]).get(order.product_id, Description())
+    told = told or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:

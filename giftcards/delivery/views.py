@@ -29,7 +29,7 @@ from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 
-from giftcards.catalogue.descriptions import Description, of_orders
+from giftcards.catalogue import descriptions
 from giftcards.delivery import links
 from giftcards.delivery.conf import WITH_CARDS, Kind, Mode, conf
 from giftcards.delivery.facts import (
@@ -481,13 +481,13 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
     """The list entries for ``orders``, which ``user`` owns."""
     listed = list(orders)
-    told = of_orders(listed)
+    told = descriptions(listed)
     showing = with_cards(order for order in listed if not order.is_gift)
     sent = _sent(listed)
     return [
         OwnedOrder(
             order,
-            facts_of(order, told.get(order.product_id, Description())),
+            facts_of(order, told[order.pk]),
             order.pk in showing,
             page=links.make(place_of(user, order))[0],
             gift=Gift.of(order),

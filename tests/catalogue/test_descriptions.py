@@ -13,7 +13,7 @@ from giftcards.catalogue import Description, descriptions, offers, redemption_in
 from giftcards.fulfilment import place_order
 from giftcards.models import Category, OfferChange, Product, RedemptionInstructions, ShelfChange
 from giftcards.models.redemption import LONGEST_INSTRUCTIONS
-from tests.builders import category, make_offer
+from tests.builders import category, make_offer, make_order
 
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
@@ -90,6 +90,17 @@ def test_a_list_of_any_length_takes_one_query(django_assert_num_queries: Any) ->
     assert sorted(each.instructions for each in told.values()) == ["all"] * 9 + ["enter"] * 3
     with django_assert_num_queries(0):
         assert descriptions([]) == {}
+
+
+def test_any_number_of_orders_takes_two_queries(django_assert_num_queries: Any) -> None:
+    kind = make_offer()
+    write(kind.product, "fr", "entrez", region="Turquie")
+    orders = [make_order(quantity=number) for number in (1, 2, 3)]
+    other = make_order(product_id="unlisted")
+    with django_assert_num_queries(2):
+        told = descriptions([*orders, other], "fr")
+    description = Description("PlayStation", "Turquie", "entrez")
+    assert told == {**{order.pk: description for order in orders}, other.pk: Description()}
 
 
 def test_a_product_has_the_name_that_its_shop_gives_it_and_an_order_keeps_it() -> None:

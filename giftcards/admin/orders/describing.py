@@ -5,14 +5,14 @@ from __future__ import annotations
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
-from giftcards.catalogue.descriptions import Description, of_orders
+from giftcards.catalogue import descriptions
 from giftcards.models import Order
 from giftcards.text.display import bdi, linked
 
 
 def told_to_customers(order: Order) -> list[tuple[str, SafeString]]:
     """Return the region and the redemption instructions, in the active language, with labels."""
-    told = of_orders([order]).get(order.product_id, Description())
+    told = descriptions([order])[order.pk]
     facts = [
         (gettext("region"), bdi(told.region) if told.region else SafeString("")),
         (gettext("redemption instructions"), linked(told.instructions)),
