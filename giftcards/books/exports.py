@@ -24,7 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.books.figures import FIGURES, Line, Side
 from giftcards.books.reports import By, Report, settled_between
-from giftcards.catalogue.descriptions import Description, of_catalogue
+from giftcards.catalogue.descriptions import Description, of_products
 from giftcards.engine.tuning import tuning
 from giftcards.models import Order, Product
 from giftcards.models.provider import Environment
@@ -172,7 +172,7 @@ def _of_orders(*sides: Side) -> Iterator[_Column]:
 def _order_columns() -> list[_Column]:
     # The labels are in the language of the call, because the rows are read later.
     labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
-    products = of_catalogue(Product.objects.all())
+    products = of_products(Product.objects.all())
 
     def told(line: Line) -> Description:
         return products.get(line.order.product_id, Description())

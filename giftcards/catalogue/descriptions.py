@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.db.models import Q
@@ -37,17 +37,15 @@ def descriptions(
     that is missing in it is taken from the site's default language.
     """
     listed = list(rows)
-    named = {row.product_id for row in listed if isinstance(row, Order)}
-    products = Product.objects.filter(product_id__in=named)
-    ordered = of_catalogue(products, language) if named else {}
-    kinds = [row for row in listed if isinstance(row, ProductType)]
-    found = of_products([kind.product for kind in kinds], language)
-    return {
-        row.pk: found[row.product_id]
-        if isinstance(row, ProductType)
-        else ordered.get(row.product_id, Description())
+    ids = {
+        row.pk: row.product_id if isinstance(row, Order) else row.product.product_id
         for row in listed
     }
+    products = {row.product for row in listed if isinstance(row, ProductType)}
+    if ordered := {row.product_id for row in listed if isinstance(row, Order)}:
+        products |= {*Product.objects.filter(product_id__in=ordered)}
+    found = of_products(products, language)
+    return {key: found.get(product_id, Description()) for key, product_id in ids.items()}
 
 
 def redemption_instructions(product_type: ProductType, language: str | None = None) -> str:
@@ -59,23 +57,13 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
     return descriptions([product_type], language)[product_type.pk].instructions
 
 
-def of_catalogue(
-    products: Iterable[Product], language: str | None = None
-) -> dict[str, Description]:
-    """Return the descriptions of these products by the provider's id."""
+def of_products(products: Iterable[Product], language: str | None = None) -> dict[str, Description]:
+    """Return the descriptions of these products by the provider's id; one query."""
     listed = list(products)
-    found = of_products(listed, language)
-    return {product.product_id: found[product.pk] for product in listed}
-
-
-def of_products(
-    products: Collection[Product], language: str | None = None
-) -> dict[int, Description]:
-    """Return the descriptions of these products by primary key; one query."""
     languages = _languages(language)
     rows = RedemptionInstructions.objects.filter(
-        Q(product__in={product.pk for product in products})
-        | Q(category__in={product.category_id for product in products}),
+        Q(product__in={product.pk for product in listed})
+        | Q(category__in={product.category_id for product in listed}),
         language__in=languages,
     )
     known = {(row.product_id, row.category_id, row.language): row for row in rows}
@@ -86,12 +74,12 @@ def of_products(
 
     with translation.override(languages[0]):
         return {
-            product.pk: Description(
+            product.product_id: Description(
                 name=product.own_name or product.name,
                 region=first("region", (product.pk, None)) or region_name(product.region),
                 instructions=first("text", (product.pk, None), (None, product.category_id)),
             )
-            for product in products
+            for product in listed
         }
 
 

@@ -83,11 +83,11 @@ class CardField(forms.ChoiceField):
 
 
 def card_choices(
-    kinds: Iterable[ProductType], told: Mapping[int, Description], *, with_costs: bool
+    kinds: Iterable[ProductType], told: Mapping[str, Description], *, with_costs: bool
 ) -> list[Any]:
     """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product.
 
-    ``told`` has the descriptions of the products.
+    ``told`` has the descriptions of the products, by the provider's ids.
     """
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
@@ -95,7 +95,9 @@ def card_choices(
             (f"{product.product_id} {kind.type_id}", _card(kind, with_costs=with_costs))
             for kind in of_product
         ]
-        names = filter(None, (product.category.title, str(product), told[product.pk].region))
+        names = filter(
+            None, (product.category.title, str(product), told[product.product_id].region)
+        )
         groups.append((" – ".join(map(isolated, names)), texts))
     return groups
 
@@ -521,7 +523,7 @@ class _Offered(NamedTuple):
     kinds: list[ProductType]
     is_whole: bool
     #: The descriptions of the products.
-    told: Mapping[int, Description]
+    told: Mapping[str, Description]
 
 
 # The maximum number of types on offer.
@@ -544,7 +546,7 @@ def _read_offered(request: HttpRequest) -> _Offered:
         product_id, _space, type_id = request.POST.get("card", "").partition(" ")
         sold = sold.filter(wanted | Q(product__product_id=product_id, type_id=type_id))
     kinds = list(sold[:_OFFERED])
-    return _Offered(kinds, is_whole, of_products([kind.product for kind in kinds]))
+    return _Offered(kinds, is_whole, of_products({kind.product for kind in kinds}))
 
 
 def _typed(request: HttpRequest) -> str:

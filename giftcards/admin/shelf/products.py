@@ -227,7 +227,7 @@ class ProductAdmin(RedemptionPages, ShelfPages):
         return HttpResponseRedirect(f"{url}#giftcards-history")
 
     def _texts(self, product: Product) -> str:
-        told = of_products([product])[product.pk]
+        told = of_products([product])[product.product_id]
         parts = [bdi(told.region)] if told.region else []
         parts += [linked(told.instructions)] if told.instructions else []
         name, site = "admin:giftcards_product_redemption", self.admin_site.name

@@ -8,7 +8,7 @@ from typing import Any
 from django import template
 
 from giftcards.catalogue import Description
-from giftcards.catalogue.descriptions import of_catalogue
+from giftcards.catalogue.descriptions import of_products
 from giftcards.models import Product
 from giftcards.oscar.lines import ids_of, stock_records
 from giftcards.text.display import linked
@@ -35,5 +35,5 @@ def _descriptions(products: Collection[int]) -> dict[int, Description]:
     """The descriptions of the gift cards among oscar's products by primary key; three queries."""
     records = stock_records().filter(product__in=products).order_by("product")
     ids = {key: ids_of(sku)[0] for key, sku in records.values_list("product", "partner_sku")}
-    told = of_catalogue(Product.objects.filter(product_id__in=ids.values()))
+    told = of_products(Product.objects.filter(product_id__in=ids.values()))
     return {key: told[product_id] for key, product_id in ids.items() if product_id in told}
