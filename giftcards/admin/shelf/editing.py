@@ -32,6 +32,8 @@ _SET_ELSEWHERE = {"accepted_loss", "own_name"}
 #: The two columns of a row's margin. At most one of them has a value.
 MARGIN = ("margin_percent", "margin_fixed")
 _EMPTY = SafeString("")
+# What was seen of a column that the page has not shown: no column of a form has this value.
+_UNSEEN = ""
 #: The name of the field that has the values a page has shown.
 SEEN = "seen"
 
@@ -67,8 +69,6 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         self.seen = seen
         self.changed: dict[str, Any] = {}
-        # Validation assigns the new values to the row.
-        self._stored = {name: told(getattr(self.instance, name)) for name in self.fields}
         for name, value in self.initial.items():
             if isinstance(value, Decimal) and is_whole(value):
                 self.initial[name] = int(value)
@@ -77,22 +77,19 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         """Return the values that were changed; the others may be older than the stored ones."""
         cleaned, new = self.cleaned_data, set[str]()
         for name, value in cleaned.items():
-            if told(value) != self.seen.get(name, ...):
+            if told(value) != self.seen.get(name, _UNSEEN):
                 new |= {*MARGIN} if name in MARGIN else {name}
         self.changed = {name: value for name, value in cleaned.items() if name in new}
         return self.changed
-
-    @property
-    def is_outdated(self) -> bool:
-        """True if somebody else has changed a value since this person has seen it."""
-        return any(self._stored[name] != self.seen.get(name, ...) for name in self.changed)
 
     @property
     def change(self) -> Change | None:
         """The change of the row; ``None`` if there is none."""
         if not self.changed:
             return None
-        values = {name: (self.seen.get(name), told(new)) for name, new in self.changed.items()}
+        values = {
+            name: (self.seen.get(name, _UNSEEN), told(new)) for name, new in self.changed.items()
+        }
         return Change.of(self.instance, values)
 
     def cell(self, name: str) -> SafeString:
@@ -171,11 +168,6 @@ class RowForms:
     @property
     def are_valid(self) -> bool:
         return not [form for form in self if not form.is_valid()]
-
-    @property
-    def are_outdated(self) -> bool:
-        """True if somebody else has changed a value since this person has seen it."""
-        return any(form.is_outdated for form in self)
 
     @property
     def errors(self) -> list[str]:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.forms import AmountField
-from giftcards.admin.shelf.draft import Change
+from giftcards.admin.shelf.draft import Change, Draft
 from giftcards.admin.shelf.editing import MARGIN, sees_costs
 from giftcards.admin.shelf.pages import ShelfPages
 from giftcards.models import Product
@@ -98,7 +98,7 @@ def ask_about(
     is_asked = "is_asked" in request.POST
     form = ManyForm(request.POST if is_asked else None, sets_margins=sees_costs(request))
     if is_asked and form.is_valid():
-        return pages.ask(request, _changes(products, form.values))
+        return pages.ask(request, Draft(_changes(products, form.values)))
     text = ngettext(
         "This changes %(count)s product:", "This changes %(count)s products:", len(products)
     )

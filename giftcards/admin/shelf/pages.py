@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.rows import ReadOnlyRows
 from giftcards.admin.frame.sections import Fact, Section
-from giftcards.admin.shelf.draft import Change, Draft
+from giftcards.admin.shelf.draft import Draft
 from giftcards.admin.shelf.editing import (
     RowForms,
     columns_to_set,
@@ -75,15 +75,14 @@ class ShelfPages(ReadOnlyRows):
         if "draft" in request.POST:
             return self.confirm(request)
         are_valid = forms.are_valid
-        if forms.are_outdated:
-            # The rows are read again for the message.
-            return self.show_conflicts(request, Draft(forms.changes))
-        return self.ask(request, forms.changes) if are_valid else None
+        draft = Draft(forms.changes)
+        if any(draft.conflicts):
+            return self.show_conflicts(request, draft)
+        return self.ask(request, draft) if are_valid else None
 
-    def ask(self, request: HttpRequest, changes: Sequence[Change]) -> HttpResponse:
+    def ask(self, request: HttpRequest, draft: Draft) -> HttpResponse:
         """Show what the changes do, and ask whether to save them."""
-        draft = Draft(changes)
-        if not changes:
+        if not draft.changes:
             self.message_user(request, gettext("You have changed nothing."), messages.INFO)
             return _again(request)
         return self._preview(request, draft)
