@@ -29,7 +29,7 @@ from giftcards.admin.frame.rows import ReadOnlyRows
 from giftcards.admin.frame.sections import Fact, Section
 from giftcards.admin.shelf.editing import RowForms, may_change, sees_costs
 from giftcards.admin.shelf.many import ask_about
-from giftcards.admin.shelf.pages import ShelfPages, history
+from giftcards.admin.shelf.pages import history
 from giftcards.admin.shelf.redemption import RedemptionPages
 from giftcards.admin.shelf.words import (
     inherited_margin,
@@ -94,7 +94,7 @@ class MovedFilter(admin.SimpleListFilter):
 
 
 @admin.register(Product)
-class ProductAdmin(RedemptionPages, ShelfPages):
+class ProductAdmin(RedemptionPages):
     help_topic = "products"
     list_display = ("title", "category", "region", "sold_here", "on_shelf", "read", "orders")
     list_select_related = ("category",)
@@ -128,7 +128,7 @@ class ProductAdmin(RedemptionPages, ShelfPages):
         read_soon()
         text = gettext("The catalogue will be read within the next minutes.")
         self.message_user(request, text, messages.SUCCESS)
-        return HttpResponseRedirect(self._list_url())
+        return HttpResponseRedirect(self.list_url())
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
         products: QuerySet[Product] = super().get_queryset(request)
@@ -207,7 +207,7 @@ class ProductAdmin(RedemptionPages, ShelfPages):
         return self.render_page(
             request,
             title=str(product),
-            list_url=self._list_url(),
+            list_url=self.list_url(),
             seen=forms.seen if may_change(request) else "",
             errors=forms.errors,
             page=page,
@@ -234,9 +234,6 @@ class ProductAdmin(RedemptionPages, ShelfPages):
         url = reverse(name, args=[product.pk], current_app=site)
         change = format_html('<a href="{}">{}</a>', url, _("Change the texts"))
         return format_html_join(mark_safe("<br>"), "{}", ((part,) for part in (*parts, change)))
-
-    def _list_url(self) -> str:
-        return reverse("admin:giftcards_product_changelist", current_app=self.admin_site.name)
 
     def _facts(self, request: HttpRequest, product: Product) -> Iterator[Fact]:
         yield Fact(_("Name"), bdi(product))

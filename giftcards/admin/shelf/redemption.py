@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from giftcards.admin.frame.forms import WORDS, token
 from giftcards.admin.shelf.editing import may_change
+from giftcards.admin.shelf.pages import ShelfPages
 from giftcards.models import Category, Product, RedemptionInstructions
 from giftcards.models.leases import Lease
 from giftcards.text.display import isolated, supported_language
@@ -111,22 +109,22 @@ class TextsForm(forms.Form):
                 rows.filter(**of, language=code).delete()
 
 
-class RedemptionPages(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin for the admin of products: the pages with the texts for customers."""
+class RedemptionPages(ShelfPages):
+    """The base class for the admin of products: the pages with the texts for customers."""
 
     def get_urls(self) -> list[URLPattern]:
-        views = {
-            "<int:pk>/redemption/": (Product, "product"),
-            "category/<int:pk>/redemption/": (Category, "category"),
-        }
-        return [*self._urls(views), *super().get_urls()]
+        view = self.admin_site.admin_view(self.redemption_view)
+        # As Django does for its own views; the link to the manual needs it.
+        vars(view)["model_admin"] = self
+        names = "giftcards_product_redemption", "giftcards_category_redemption"
+        return [
+            path("<int:pk>/redemption/", view, {"model": Product}, name=names[0]),
+            path("category/<int:pk>/redemption/", view, {"model": Category}, name=names[1]),
+            *super().get_urls(),
+        ]
 
-    def _urls(self, views: dict[str, tuple[Any, str]]) -> Iterator[URLPattern]:
-        for route, (model, name) in views.items():
-            view = self.admin_site.admin_view(self.redemption_view)
-            # As Django does for its own views; the link to the manual needs it.
-            vars(view)["model_admin"] = self
-            yield path(route, view, {"model": model}, name=f"giftcards_{name}_redemption")
+    def list_url(self) -> str:
+        return reverse("admin:giftcards_product_changelist", current_app=self.admin_site.name)
 
     def redemption_view(self, request: HttpRequest, pk: int, model: Any) -> HttpResponse:
         if not (self.has_view_permission(request) and may_change(request)):
@@ -150,25 +148,19 @@ class RedemptionPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return self._render(request, row, form)
 
     def _render(self, request: HttpRequest, row: Any, form: TextsForm) -> HttpResponse:
-        request.current_app = self.admin_site.name
-        site = self.admin_site.name
-        is_product = isinstance(row, Product)
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": gettext("Texts for customers: %(name)s") % {"name": isolated(row)},
-            "has_view_permission": True,
-            "media": self.media,
-            "form": form,
-            "errors": [error for errors in form.errors.values() for error in errors],
-            "is_product": is_product,
-            "region": region_name(row.region) if is_product else "",
-            "site_language": gettext(str(dict(settings.LANGUAGES)[supported_language(None)])),
-            "category": row.category if is_product else None,
-            "back": reverse(
-                f"admin:giftcards_product_{'change' if is_product else 'changelist'}",
-                args=[row.pk] if is_product else [],
-                current_app=site,
-            ),
-        }
-        return TemplateResponse(request, "admin/giftcards/redemption.html", context)
+        of_product, back = {}, self.list_url()
+        if isinstance(row, Product):
+            of_product = {"category": row.category, "region": region_name(row.region)}
+            name, site = "admin:giftcards_product_change", self.admin_site.name
+            back = reverse(name, args=[row.pk], current_app=site)
+        return self.render_page(
+            request,
+            title=gettext("Texts for customers: %(name)s") % {"name": isolated(row)},
+            template="redemption",
+            list_url=self.list_url(),
+            form=form,
+            errors=[error for errors in form.errors.values() for error in errors],
+            site_language=gettext(str(dict(settings.LANGUAGES)[supported_language(None)])),
+            back=back,
+            **of_product,
+        )
