@@ -199,14 +199,12 @@ def _effects(draft: Draft, *, shows_costs: bool) -> Section:
     if not effects and not any(draft.sold_out):
         note = gettext("No price changes, and the same cards stay on the shelf.")
         return Section("effects", _("What follows"), note=note)
-    columns = [_("Card"), _("Price now"), _("New price"), _("Effect")]
-    if shows_costs:
-        columns[1:1] = [_("cost per card")]
+    costs = [_("cost per card")] if shows_costs else []
     return Section(
         "effects",
         _("What follows"),
         facts=list(_counts(draft, shows_costs=shows_costs)),
-        columns=columns,
+        columns=[_("Card"), *costs, _("Price now"), _("New price"), _("Effect")],
         cells=[_line(effect, shows_costs=shows_costs) for effect in effects[:_SHOWN]],
         note=_more(len(effects)),
     )
@@ -238,10 +236,9 @@ def _counts(draft: Draft, *, shows_costs: bool) -> Iterator[Fact]:
 def _line(effect: PricePreview, *, shows_costs: bool) -> list[Any]:
     kind = effect.kind
     card = format_html("{} – {}", bdi(kind.product), bdi(kind.title))
-    cells = [card, _price(effect.old_price), _price(effect.new_price)]
-    if shows_costs:
-        cells[1:1] = [money(kind.cost)]
-    return [*cells, _result(effect, shows_costs=shows_costs)]
+    costs = [money(kind.cost)] if shows_costs else []
+    prices = _price(effect.old_price), _price(effect.new_price)
+    return [card, *costs, *prices, _result(effect, shows_costs=shows_costs)]
 
 
 def _price(price: Decimal | None) -> str:
@@ -282,23 +279,15 @@ def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, of: Any) ->
     shown = {name for model in models for name in shown_columns(request, model)}
     wanted = changes.filter(what__in=shown)
     rows = wanted.select_related("category", "product", "type__product").order_by("-pk")
-    columns: list[Any] = [_("When"), _("Who"), _("Value"), _("before"), _("after")]
-    if of:
-        columns[2:2] = [of]
+    columns: list[Any] = [_("When"), _("Who"), *filter(None, [of])]
+    columns += [_("Value"), _("before"), _("after")]
     cells = []
     for change in rows[:_HISTORY]:
         row = change.type or change.product or change.category
         model: Any = Shelf if row is None else type(row)
-        old, new = (column_text(change.what, value) for value in (change.old, change.new))
-        line = [
-            moment(change.at),
-            bdi(change.by) if change.by else _NOTHING,
-            column_label(model, change.what),
-            bdi(old),
-            bdi(new),
-        ]
-        if of:
-            line[2:2] = [bdi(row)]
-        cells.append(line)
+        values = (column_text(change.what, value) for value in (change.old, change.new))
+        line = [moment(change.at), bdi(change.by) if change.by else _NOTHING]
+        line += [bdi(row)] if of else []
+        cells.append([*line, column_label(model, change.what), *map(bdi, values)])
     note = "" if cells else gettext("Nothing has been changed yet.")
     return Section("history", _("Changes"), columns=columns, cells=cells, note=note)

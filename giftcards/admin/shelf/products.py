@@ -37,6 +37,7 @@ from giftcards.admin.shelf.words import (
     margin_of,
     rule_of,
     sale_of,
+    yes_or_no,
 )
 from giftcards.catalogue import (
     PriceMove,
@@ -93,8 +94,19 @@ class MovedFilter(admin.SimpleListFilter):
         return queryset.filter(pk__in=changes.values("type__product"))
 
 
+class _Named(ReadOnlyRows):
+    """A mixin for rows that are found by the words of their names."""
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        typed = search_term[:_LONGEST_NAME].strip()
+        found = queryset.filter(is_called(typed, *self.search_fields)) if typed else queryset
+        return found, False
+
+
 @admin.register(Product)
-class ProductAdmin(RedemptionPages):
+class ProductAdmin(_Named, RedemptionPages):
     help_topic = "products"
     list_display = ("title", "category", "region", "sold_here", "on_shelf", "read", "orders")
     list_select_related = ("category",)
@@ -133,14 +145,6 @@ class ProductAdmin(RedemptionPages):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Product]:
         products: QuerySet[Product] = super().get_queryset(request)
         return products.annotate(is_on_shelf=is_on_shelf("product"))  # type: ignore[no-redef]
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Product], search_term: str
-    ) -> tuple[QuerySet[Product], bool]:
-        typed = search_term[:_LONGEST_NAME].strip()
-        return (
-            queryset.filter(is_called(typed, *self.search_fields)) if typed else queryset
-        ), False
 
     @admin.display(description=_("name"), ordering="name")
     def title(self, product: Product) -> str:
@@ -243,10 +247,10 @@ class ProductAdmin(RedemptionPages):
             yield Fact(_("region"), bdi(product.region))
         if may_change(request):
             yield Fact(_("texts for customers"), self._texts(product))
-        yield Fact(_("on the shelf"), _yes_or_no(product.is_on_shelf))
+        yield Fact(_("on the shelf"), yes_or_no(product.is_on_shelf))
         yield Fact(
             _("sold by the provider"),
-            _yes_or_no(product.is_enabled),
+            yes_or_no(product.is_enabled),
             is_wrong=not product.is_enabled,
         )
         yield Fact(_("last listed"), moment(product.listed_at))
@@ -258,7 +262,7 @@ class ProductAdmin(RedemptionPages):
 
 
 @admin.register(ProductType)
-class ProductTypeAdmin(ReadOnlyRows):
+class ProductTypeAdmin(_Named):
     """The types for ``autocomplete_fields`` of a shop's models; their pages are the product's."""
 
     help_topic = "products"
@@ -280,13 +284,6 @@ class ProductTypeAdmin(ReadOnlyRows):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProductType]:
         return super().get_queryset(request).select_related("product")
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[ProductType], search_term: str
-    ) -> tuple[QuerySet[ProductType], bool]:
-        typed = search_term[:_LONGEST_NAME].strip()
-        found = queryset.filter(is_called(typed, *self.search_fields)) if typed else queryset
-        return found, False
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         return self._to_product(request, "changelist")
@@ -359,7 +356,7 @@ def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> S
         (has_rule and shows_costs, _("Earned per card"), _earned),
         (True, _("in stock"), lambda kind: _cards(kind.stock)),
         (True, _("available"), lambda kind: _cards(kind.available)),
-        (True, _("on the shelf"), lambda kind: _yes_or_no(kind.is_on_shelf)),
+        (True, _("on the shelf"), lambda kind: yes_or_no(kind.is_on_shelf)),
         (not is_open, _("sold here"), sale_of),
         (is_open, _("sold here"), lambda kind: forms[kind].cell("is_sold")),
         (is_open and shows_costs, _("Margin"), lambda kind: forms[kind].margin),
@@ -393,10 +390,6 @@ def _price(kind: ProductType, shelf: Shelf, shows_costs: bool) -> str:
 def _earned(kind: ProductType) -> str:
     price, cost = kind.price, kind.cost
     return _NOTHING if price is None or cost is None else money(price - cost)
-
-
-def _yes_or_no(is_so: bool) -> str:
-    return gettext("Yes") if is_so else gettext("No")
 
 
 def _may_see_orders(request: HttpRequest) -> bool:

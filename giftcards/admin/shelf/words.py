@@ -7,7 +7,6 @@ from typing import Any
 
 from django.utils.text import capfirst
 from django.utils.translation import gettext
-from django.utils.translation import gettext_lazy as _
 
 from giftcards.catalogue import inherited
 from giftcards.models import Category, Product, ProductType, Shelf
@@ -15,7 +14,9 @@ from giftcards.models.pricing import ShelfRow
 from giftcards.rules.prices import Margin, PriceSource, find_source
 from giftcards.text.display import isolated, money_text, percent_text
 
-_YES_OR_NO = {True: _("Yes"), False: _("No")}
+
+def yes_or_no(is_so: bool) -> str:
+    return gettext("Yes") if is_so else gettext("No")
 
 
 def name_of(row: Any) -> str:
@@ -37,7 +38,7 @@ def column_text(name: str, value: Any) -> str:
     if value is None:
         return gettext("inherited") if name == "is_sold" else gettext("none")
     if isinstance(value, bool):
-        return str(_YES_OR_NO[value])
+        return yes_or_no(value)
     if name == "margin_percent":
         return percent_text(Decimal(value))
     if name == "own_name":
@@ -94,14 +95,14 @@ def inherited_sale(row: Product | ProductType) -> str:
     of_product = row.product if isinstance(row, ProductType) else None
     if of_product is not None and of_product.is_sold is not None:
         text, is_sold = gettext("%(yes_or_no)s, from the product"), of_product.is_sold
-        return text % {"yes_or_no": _YES_OR_NO[is_sold]}
+        return text % {"yes_or_no": yes_or_no(is_sold)}
     category = (of_product or row).category  # type: ignore[union-attr]
     text = gettext("%(yes_or_no)s, from the category %(name)s")
     if not category.title:
         text = gettext("%(yes_or_no)s, as for products without a category")
-    return text % {"yes_or_no": _YES_OR_NO[category.is_sold], "name": isolated(category)}
+    return text % {"yes_or_no": yes_or_no(category.is_sold), "name": isolated(category)}
 
 
 def sale_of(row: Product | ProductType) -> str:
     """Return whether ``row`` is sold here, and where that comes from."""
-    return inherited_sale(row) if row.is_sold is None else str(_YES_OR_NO[row.is_sold])
+    return inherited_sale(row) if row.is_sold is None else yes_or_no(row.is_sold)
