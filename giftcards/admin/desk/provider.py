@@ -15,7 +15,6 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import Count, Min, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
@@ -28,6 +27,7 @@ from giftcards.admin.frame.extensions import called
 from giftcards.admin.frame.forms import token
 from giftcards.admin.frame.rows import (
     ReadOnlyRows,
+    framed,
     order_link,
     sees_orders,
     unhidden_orders,
@@ -498,16 +498,11 @@ class ProviderStateAdmin(ReadOnlyRows):
     ) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        request.current_app = self.admin_site.name
         standing = Standing()
         state = standing.state
         pause = state.explain_pause()
         context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
             "title": gettext("The provider"),
-            "media": self.media,
-            "has_view_permission": True,
             "verdict": _verdict(
                 standing,
                 visible_orders(request, self.admin_site),
@@ -522,7 +517,7 @@ class ProviderStateAdmin(ReadOnlyRows):
             "counts_all": "cards" in request.GET,
             **(extra_context or {}),
         }
-        return TemplateResponse(request, self.change_list_template, context)
+        return framed(self, request, self.change_list_template, **context)
 
     def change_view(self, request: HttpRequest, *args: Any, **named: Any) -> HttpResponse:
         if not self.has_view_permission(request):

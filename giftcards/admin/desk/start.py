@@ -18,7 +18,6 @@ from django.contrib.admin import AdminSite
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, resolve, reverse
 from django.utils.text import capfirst
 from django.utils.translation import gettext, ngettext
@@ -27,7 +26,7 @@ from giftcards.admin.frame import extensions
 from giftcards.admin.frame.extensions import Html
 from giftcards.admin.frame.manual import manual, may_read
 from giftcards.admin.frame.pages import OrderPages
-from giftcards.admin.frame.rows import ReadOnlyRows, order_link, sees_orders, visible_orders
+from giftcards.admin.frame.rows import ReadOnlyRows, framed, order_link, sees_orders, visible_orders
 from giftcards.admin.orders.searching import SearchForm
 from giftcards.models import Desk, Order
 from giftcards.rules.money import customer_breakdown, refund_breakdown
@@ -257,28 +256,15 @@ class DeskAdmin(ReadOnlyRows):
     ) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        request.current_app = self.admin_site.name
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": capfirst(self.opts.verbose_name_plural),
-            "media": self.media,
-            **(extra_context or {}),
-        }
-        return TemplateResponse(request, self.change_list_template, context)
+        title = capfirst(self.opts.verbose_name_plural)
+        context = {"title": title, **(extra_context or {})}
+        return framed(self, request, self.change_list_template, **context)
 
     def help_view(self, request: HttpRequest) -> HttpResponse:
         if not may_read(request):
             raise PermissionDenied
-        request.current_app = self.admin_site.name
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": gettext("Help"),
-            "media": self.media,
-            "manual": manual(),
-        }
-        return TemplateResponse(request, "admin/giftcards/help.html", context)
+        template, title = "admin/giftcards/help.html", gettext("Help")
+        return framed(self, request, template, title=title, manual=manual())
 
     def get_urls(self) -> list[URLPattern]:
         # The start page has no rows, so it needs no pages to add or change one.

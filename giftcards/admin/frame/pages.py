@@ -14,7 +14,6 @@ from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
@@ -23,6 +22,7 @@ from django.utils.translation import gettext
 
 from giftcards.admin.frame import extensions
 from giftcards.admin.frame.actions import OrderAction, OrderButton, Page, buttons
+from giftcards.admin.frame.rows import framed
 from giftcards.conf import conf
 from giftcards.engine.task_queue import wake_worker
 from giftcards.models import Order, OrderQuerySet, ProviderState
@@ -132,16 +132,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         **context: Any,
     ) -> HttpResponse:
         """Render the template ``name``, a short name or a path, in the frame of the admin."""
-        request.current_app = self.admin_site.name
         template = name if "/" in name else f"admin/giftcards/order/{name}.html"
-        frame = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": title,
-            "has_view_permission": self.has_view_permission(request),
-            "media": self.media,
-        }
-        return TemplateResponse(request, template, {**frame, **context}, status=status)
+        return framed(self, request, template, title=title, status=status, **context)
 
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
         """Schedule an early check of the ``orders`` that can be checked; return their number.

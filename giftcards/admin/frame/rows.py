@@ -19,6 +19,7 @@ from django.core.validators import EMPTY_VALUES
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.html import format_html
@@ -165,6 +166,27 @@ class LongList(OnlyFilters):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
+
+
+def framed(
+    pages: admin.ModelAdmin[Any],
+    request: HttpRequest,
+    template: str,
+    *,
+    title: Any,
+    status: int = 200,
+    **context: Any,
+) -> HttpResponse:
+    """Render ``template`` in the frame of the admin."""
+    request.current_app = pages.admin_site.name
+    frame = {
+        **pages.admin_site.each_context(request),
+        "opts": pages.opts,
+        "title": title,
+        "has_view_permission": pages.has_view_permission(request),
+        "media": pages.media,
+    }
+    return TemplateResponse(request, template, {**frame, **context}, status=status)
 
 
 class ReadOnly:

@@ -12,13 +12,12 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.utils.crypto import constant_time_compare
 from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from giftcards.admin.frame.rows import ReadOnlyRows
+from giftcards.admin.frame.rows import ReadOnlyRows, framed
 from giftcards.admin.frame.sections import Fact, Section
 from giftcards.admin.shelf.draft import Draft
 from giftcards.admin.shelf.editing import (
@@ -56,15 +55,8 @@ class ShelfPages(ReadOnlyRows):
     def render_page(
         self, request: HttpRequest, *, title: str, template: str = "edit", **context: Any
     ) -> HttpResponse:
-        request.current_app = self.admin_site.name
-        frame = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "title": title,
-            "media": self.media,
-        }
         name = f"admin/giftcards/shelf/{template}.html"
-        return TemplateResponse(request, name, {**frame, **context})
+        return framed(self, request, name, title=title, **context)
 
     def edit(self, request: HttpRequest, forms: RowForms) -> HttpResponse | None:
         """Answer a request that changes rows; ``None`` if the page is to be shown."""
