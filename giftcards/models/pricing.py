@@ -142,21 +142,17 @@ class ShelfRow(models.Model):
         self.note_stored()
 
     def note_stored(self) -> None:
-        names = {field.attname for field in self._meta.concrete_fields}
-        self._stored = {name: value for name, value in self.__dict__.items() if name in names}
+        self._stored = self._loaded()
 
     def unsaved(self) -> dict[str, Any]:
         """Return the values that were set since the row was read or saved, by column."""
         stored = self.__dict__.get("_stored", {})
-        return {
-            field.attname: self.__dict__[field.attname]
-            for field in self._meta.concrete_fields
-            if not field.primary_key
-            and field.attname in self.__dict__
-            and (
-                field.attname not in stored or stored[field.attname] != self.__dict__[field.attname]
-            )
-        }
+        loaded = self._loaded().items()
+        return {name: new for name, new in loaded if name not in stored or stored[name] != new}
+
+    def _loaded(self) -> dict[str, Any]:
+        columns = {field.attname for field in self._meta.concrete_fields if not field.primary_key}
+        return {name: value for name, value in self.__dict__.items() if name in columns}
 
     def check_unchanged(self) -> None:
         """Raise ``ValidationError`` if somebody else has changed a value that is to be saved."""

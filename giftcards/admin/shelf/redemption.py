@@ -7,7 +7,6 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
@@ -18,7 +17,7 @@ from giftcards.admin.frame.forms import WORDS, token
 from giftcards.admin.shelf.editing import may_change
 from giftcards.admin.shelf.pages import ShelfPages
 from giftcards.models import Category, Product, RedemptionInstructions
-from giftcards.models.leases import Lease
+from giftcards.models.pricing import keeping_prices
 from giftcards.text.display import isolated, supported_language
 from giftcards.text.regions import region_name
 
@@ -132,9 +131,7 @@ class RedemptionPages(ShelfPages):
         row = get_object_or_404(model, pk=pk)
         if request.method == "POST":
             # The lock comes first: the form compares the texts with those that the page has shown.
-            Lease.objects.make(Lease.PRICES)
-            with transaction.atomic():
-                Lease.objects.lock(Lease.PRICES)
+            with keeping_prices():
                 row.refresh_from_db()
                 form = TextsForm(row, request.POST)
                 if form.is_valid() and (changed := form.changed_texts):
