@@ -11,13 +11,12 @@ from typing import Any, NamedTuple, Self
 
 from django.apps import apps
 from django.core import signing
-from django.db.models import Model
 from django.http import HttpRequest
 
 from giftcards.admin.frame.forms import token
 from giftcards.admin.shelf.words import column_label, column_text, name_of
 from giftcards.catalogue import PricePreview, preview, save_rows, sold_out_by_buffer
-from giftcards.models import Product, ProductType, Shelf
+from giftcards.models import Shelf
 from giftcards.models.pricing import ShelfRow, told
 
 # A page that was opened longer ago has to be opened again (seconds).
@@ -36,7 +35,7 @@ class Change(NamedTuple):
 
     @classmethod
     def of(cls, row: ShelfRow, values: Mapping[str, tuple[Any, Any]]) -> Self:
-        return cls(_name(type(row)), row.pk, values)
+        return cls(row._meta.model_name or "", row.pk, values)  # noqa: SLF001 (documented)
 
 
 class _Entry(NamedTuple):
@@ -51,15 +50,8 @@ class _Entry(NamedTuple):
         return all(self.before[name] == new for name, (_seen, new) in self.change.values.items())
 
 
-def _name(model: type[Model]) -> str:
-    return model._meta.model_name or ""  # noqa: SLF001 (documented)
-
-
-def _with_names() -> dict[str, Any]:
-    return {
-        _name(Product): Product.objects.select_related("category"),
-        _name(ProductType): ProductType.objects.select_related("product__category"),
-    }
+# The relations of a model that the names and prices of its rows need.
+_RELATED = {"product": "category", "producttype": "product__category"}
 
 
 class Draft:
@@ -78,13 +70,11 @@ class Draft:
         return [entry.row for entry in self._entries]
 
     def _stored(self, model: str) -> dict[Any, Any]:
-        if model == _name(Shelf):
+        if model == "shelf":
             return {1: Shelf.objects.current()}
-        rows = _with_names().get(model) or apps.get_model("giftcards", model)._base_manager  # noqa: SLF001
-        found: dict[Any, Any] = rows.in_bulk(
-            [each.pk for each in self.changes if each.model == model]
-        )
-        return found
+        rows: Any = apps.get_model("giftcards", model)
+        keys = [each.pk for each in self.changes if each.model == model]
+        return dict(rows.objects.select_related(_RELATED.get(model)).in_bulk(keys))
 
     @classmethod
     def posted(cls, request: HttpRequest) -> Self | None:
