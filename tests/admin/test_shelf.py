@@ -102,8 +102,8 @@ def test_a_margin_of_the_shop_is_previewed_and_then_saved() -> None:
     asked = ask(browser, SHOP, typed(shelf, margin_percent="12", round_to="5"))
     html = read(asked)
     assert section(html, "changes") == [
-        {"Value": "shop: Margin in per cent", "Before": "10%", "After": "12%"},
-        {"Value": "shop: Round up to a multiple of", "Before": "0 DA", "After": "5 DA"},
+        {"Value": "shop – Margin in per cent", "Before": "10%", "After": "12%"},
+        {"Value": "shop – Round up to a multiple of", "Before": "0 DA", "After": "5 DA"},
     ]
     assert facts_of(html, "effects") == {"Become dearer": "2 cards"}
     card = {"Card": "PlayStation – PSN 500 DA", "Cost per card": "490 DA"}

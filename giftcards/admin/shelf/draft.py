@@ -139,7 +139,7 @@ class Draft:
         for row, change, before in self._entries:
             for name, (_seen, new) in change.values.items():
                 if new != before[name]:
-                    label = f"{name_of(row)}: {column_label(type(row), name)}"
+                    label = f"{name_of(row)} – {column_label(type(row), name)}"
                     yield label, column_text(name, before[name]), column_text(name, new)
 
     @property
