@@ -41,7 +41,12 @@ _SEE = {
         "METRICS_TOKEN": "monitoring",
         "CODES_KEPT_DAYS": "keys",
     },
-    "GIFTCARDS_DELIVERY": dict.fromkeys(("MODE", "CHANNELS", "PIN", "STAFF_EMAILS"), "delivery"),
+    "GIFTCARDS_DELIVERY": {
+        "MODE": "delivery",
+        "CHANNELS": "delivery",
+        "PIN": "delivery",
+        "STAFF_EMAILS": "digests",
+    },
     "GIFTCARDS_OSCAR": {"PAID_STATUSES": "oscar"},
 }
 

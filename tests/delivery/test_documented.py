@@ -1,4 +1,4 @@
-"""The examples of the page about messages, run as they stand there."""
+"""The examples of the pages about messages, run as they stand there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_documented_pin_is_that_of_the_order() -> None:
 def test_the_logo_of_the_shop_stands_in_its_mails_and_the_rest_stays(
     settings: Any, tmp_path: Path
 ) -> None:
-    [template] = blocks(section(page("delivery"), "Of messages"), "html")
+    [template] = blocks(page("templates"), "html")
     path = tmp_path / "giftcards_delivery" / "messages" / "message.html"
     path.parent.mkdir(parents=True)
     path.write_text(template)

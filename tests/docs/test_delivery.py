@@ -20,8 +20,10 @@ from tests.docs.pages import PAGES, ROOT, code, page, rows, section
 
 
 def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
-    table = rows(section(page("messages"), "What customers get"))
-    documented = {row[1].strip("`"): set(code(row[0])) for row in table}
+    table = rows(section(page("messages"), "When customers get a message"))
+    documented = {
+        row[0].strip("`"): {name for name in code(row[1]) if name.isupper()} for row in table
+    }
     told = {
         kind.value: {status for status, of in KIND_OF_STATUS.items() if of == kind}
         for kind in MessageKind
@@ -30,7 +32,7 @@ def test_every_kind_of_message_is_documented_with_what_it_tells_of() -> None:
 
 
 def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() -> None:
-    table = rows(section(page("delivery"), "Telling staff"))
+    table = rows(section(page("digests"), "What a digest says"))
     documented = {
         name: (permission.strip("`"), told)
         for permission, names, told in (row for row in table if len(row) == 3)
@@ -59,14 +61,14 @@ def test_every_template_of_a_message_or_page_is_documented() -> None:
         re.sub(rf"messages/({kinds})/", "messages/<kind>/", path.relative_to(folder).as_posix())
         for path in folder.rglob("*.*")
     }
-    named = re.findall(r"`((?:messages|page|tags|digest)/[\w<>/]+\.\w+)`", page("delivery"))
+    named = re.findall(r"`((?:messages|page|tags|digest)/[\w<>/]+\.\w+)`", page("templates"))
     assert set(named) == found
 
 
 def test_every_name_in_a_message_is_documented() -> None:
     documented = {
         name
-        for cells in rows(section(page("delivery"), "Of messages"))
+        for cells in rows(section(page("templates"), "Messages"))
         for name in code(cells[0])
         if name.isidentifier()
     }
