@@ -17,8 +17,8 @@ pytest_plugins = ["tests.themes.processes"]
 
 Pages = dict[str, str]
 
-# A process for each theme.
-pytestmark = pytest.mark.cluster
+# A process for each theme, on a copy of the test database, which has to exist.
+pytestmark = [pytest.mark.cluster, pytest.mark.django_db]
 
 # What has to be readable, wherever the theme puts it.
 SHOWN = {
@@ -51,7 +51,7 @@ SHOWN = {
     "report, wrong": "Enter a valid date.",
     "start": "1 order on hold because of its price",
     "app index": "Report",
-    "help": 'Adding an order Use "Add order" for a customer who orders on the phone',
+    "help": 'Adding an order Use "Add order" when a customer orders',
     "pay back": "Owed to the customer 2 × 550 1,100 DA",
     "pay back, confirm": "550 DA will be recorded as paid back to أمينة بن علي.",
     "pay back, wrong": "Only \u20681,100 DA\u2069 can still be paid back, not",
