@@ -183,7 +183,7 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
     assert customer.press_button() == codes
     done = f"أُعيد إليك مبلغ {owed}"
     assert done in customer.read()
-    assert "عُرضت من قبل" in customer.read()
+    assert "مرات العرض السابقة" in customer.read()
 
 
 def test_no_card_comes_and_the_customer_hears_of_money_only(customer: Customer) -> None:

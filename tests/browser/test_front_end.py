@@ -112,7 +112,11 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     work()
     window.wait_for_text("#state", "Some of your cards")
     partial.refresh_from_db()
-    assert window.texts("#facts li") == ["2 of 5 cards have come.", "We pay you back DZD 1,650.00."]
+    assert window.texts("#facts li") == [
+        "Region: Algeria",
+        "2 of 5 cards have come.",
+        "We pay you back DZD 1,650.00.",
+    ]
     codes = [card.value for card in partial.cards.all()]
     assert not any(code in window.driver.page_source for code in codes)
     assert not Reveal.objects.exists()
