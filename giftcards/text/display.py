@@ -11,7 +11,7 @@ from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
 from django.conf import settings
-from django.utils import numberformat, timezone
+from django.utils import numberformat, timezone, translation
 from django.utils.formats import date_format, get_format
 from django.utils.html import escape, format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString, mark_safe
@@ -176,7 +176,17 @@ def _local(at: datetime) -> datetime:
 
 
 def _formatted(at: date | datetime, form: str) -> str:
-    return date_format(_local(at) if isinstance(at, datetime) else at, form).replace(".", "")
+    at = _local(at) if isinstance(at, datetime) else at
+    match (translation.get_language() or "").partition("-")[0]:
+        case "fr":
+            # 1er déc. 2026 à 23:59
+            form = form.replace(" H:i", r" \à H:i")
+            return date_format(at, form.replace("j", r"1\e\r", 1) if at.day == 1 else form)
+        case "ar":
+            # Algeria has names of its own for half of the months.
+            with translation.override("ar-dz"):
+                return date_format(at, form)
+    return date_format(at, form).replace(".", "")
 
 
 _MINUTE = timedelta(minutes=1)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.utils import timezone, translation
 
-from giftcards.text.display import exact_moment, moment, moment_text, money, one_line, zoned_moment
+from giftcards.text.display import (
+    day_text,
+    exact_moment,
+    moment,
+    moment_text,
+    money,
+    one_line,
+    zoned_moment,
+)
 from tests.pages import plain, text
 
 
@@ -51,18 +59,27 @@ def test_an_unknown_amount_is_not_zero() -> None:
     assert ">0</span>" in read(Decimal(0), "en")
 
 
-def test_dates_have_one_form_without_full_stops_and_the_24_hour_clock(settings: Any) -> None:
+@pytest.mark.parametrize(
+    ("language", "november", "august"),
+    [
+        ("en", "24 Nov 2025 23:59", "1 Aug 2025"),
+        ("fr", "24 nov. 2025 à 23:59", "1er août 2025"),
+        ("fr-dz", "24 nov. 2025 à 23:59", "1er août 2025"),
+        ("ar", "24 نوفمبر 2025 23:59", "1 أوت 2025"),
+        ("ar-dz", "24 نوفمبر 2025 23:59", "1 أوت 2025"),
+    ],
+)
+def test_dates_are_written_as_in_algeria(
+    settings: Any, language: str, november: str, august: str
+) -> None:
     settings.TIME_ZONE = "Africa/Algiers"
     at = datetime(2025, 11, 24, 22, 59, 30, tzinfo=UTC)
-    with translation.override("en"):
-        assert text(moment(at)) == "24 Nov 2025 23:59"
-        assert text(exact_moment(at)) == "24 Nov 2025 23:59:30"
-        assert text(zoned_moment(at)) == "24 Nov 2025 23:59:30 (CET)"
-        assert plain(moment_text(at)) == "24 Nov 2025 23:59"
-    with translation.override("fr"):
-        assert text(exact_moment(at)) == "24 nov 2025 23:59:30"
-    with translation.override("ar"):
-        assert text(exact_moment(at)) == "24 نوفمبر 2025 23:59:30"
+    with translation.override(language):
+        assert text(moment(at)) == november
+        assert text(exact_moment(at)) == f"{november}:30"
+        assert text(zoned_moment(at)) == f"{november}:30 (CET)"
+        assert plain(moment_text(at)) == november
+        assert plain(day_text(date(2025, 8, 1))) == august
 
 
 def test_a_date_of_this_year_is_shown_without_it() -> None:

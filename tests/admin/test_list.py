@@ -157,7 +157,7 @@ def test_unknown_amounts_are_unknown_and_not_0(boss: Client) -> None:
 
 @pytest.mark.parametrize(
     ("language", "shown"),
-    [("en", "24 Nov 2025 23:59"), ("fr", "24 nov 2025 23:59"), ("ar", "24 نوفمبر 2025 23:59")],
+    [("en", "24 Nov 2025 23:59"), ("fr", "24 nov. 2025 à 23:59"), ("ar", "24 نوفمبر 2025 23:59")],
 )
 def test_the_time_is_local_and_reads_the_same_way_round_the_clock(
     boss: Client, settings: Any, language: str, shown: str

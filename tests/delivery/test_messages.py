@@ -471,7 +471,7 @@ class TestMoney:
         ("language", "days", "said"),
         [
             ("en", 3, "You get the money by 3 Dec 2026 at the latest."),
-            ("fr", 3, "Le remboursement vous parviendra au plus tard le 3 déc 2026."),
+            ("fr", 3, "Le remboursement vous parviendra au plus tard le 3 déc. 2026."),
             ("ar", 3, "يصلك المبلغ في أجل أقصاه 3 ديسمبر 2026."),
             # A day that has passed is promised to nobody.
             ("en", 1, "The money is late. We are sorry, and are on it."),

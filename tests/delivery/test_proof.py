@@ -118,7 +118,7 @@ def test_times_are_told_with_their_zone() -> None:
     assert "We ordered it on 1 March 2026 11:00:05 (CET)." in text(quote)
     assert "You delivered it on 1 March 2026 11:01:07 (CET)." in text(quote)
     assert 'dir="rtl"' in element(html, 'lang="ar"', "p")
-    assert "1 mars 2026 11:00:05 (CET)" in text(element(html, 'lang="fr"', "p"))
+    assert "1er mars 2026 à 11:00:05 (CET)" in text(element(html, 'lang="fr"', "p"))
 
 
 def test_the_provider_is_told_when_the_customer_first_saw_the_codes() -> None:
