@@ -1,7 +1,7 @@
-"""Every error that this package raises on purpose.
+"""All errors that this package raises on purpose.
 
-No error has an API key, a card's code or the body of an answer, because the texts of errors are
-logged, stored and shown to staff as they are.
+Error texts never contain an API key, a card code or the body of an answer, because they are logged,
+stored and shown to staff unchanged.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from decimal import Decimal
 
 
 class GiftcardsError(Exception):
-    """Base class of the errors below."""
+    """The base class of all errors of this app."""
 
 
 class ConfigurationError(GiftcardsError):
-    """A setting is missing or unusable; the text names the fix."""
+    """A setting is missing or invalid. The text says how to fix it."""
 
 
 class ReferenceConflict(GiftcardsError):
-    """The reference already names another order, or the same order with other details."""
+    """The reference belongs to another order, or to one with other values."""
 
 
 class CustomerConflict(GiftcardsError):
@@ -32,17 +32,24 @@ class CustomerConflict(GiftcardsError):
 
 
 class ReorderError(GiftcardsError):
-    """The missing cards of an order cannot be ordered again; the text says why."""
+    """The missing cards of an order cannot be ordered again.
+
+    The text gives the reason.
+    """
 
 
 class SaleError(GiftcardsError):
-    """A sale amount cannot be recorded; the text, in the active language, says why."""
+    """A sale amount cannot be recorded.
+
+    The text gives the reason in the active language.
+    """
 
 
 class RefundError(GiftcardsError):
-    """A refund to a customer cannot be recorded or paid; the text says why.
+    """A refund to a customer cannot be recorded or paid.
 
-    :meth:`shown` formats the amounts and references in the text.
+    The text gives the reason. The method :meth:`shown` formats the amounts and references in the
+    text.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -61,12 +68,12 @@ def _plainly(part: Decimal | str) -> str:
 
 
 class NotForSale(GiftcardsError):
-    """A card cannot be sold now, or not at this price; the text, for staff, says why.
+    """A card cannot be sold now, or cannot be sold at this price.
 
-    ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
+    The text gives the reason for staff. ``for_customer`` is a sentence that you can show to the
+    customer. ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
     ``balance``, ``paused``, ``stale``, ``busy``, ``too_many_reserved``, ``network_busy`` and
     ``reserved_too_long``.
-    ``for_customer`` is a sentence that may be shown to the customer.
     """
 
     def __init__(self, code: str, *, for_customer: str, for_staff: str) -> None:
@@ -76,26 +83,33 @@ class NotForSale(GiftcardsError):
 
 
 class DecryptionError(GiftcardsError):
-    """A card could not be decrypted: no key fits, or the sealed text is damaged or misplaced."""
+    """A card could not be decrypted.
+
+    Either no key in ``ENCRYPTION_KEYS`` fits, or the stored text is damaged or belongs to another
+    card.
+    """
 
 
 class CodeDestroyed(DecryptionError):
-    """The code of a card was destroyed on purpose: it was old, or its customer was erased."""
+    """The code of a card was destroyed on purpose.
+
+    The code was older than ``CODES_KEPT_DAYS``, or its customer was erased.
+    """
 
 
 class ProviderError(GiftcardsError):
-    """A call to the provider failed; the subclass decides what the caller does next.
+    """A call to the provider failed.
 
-    - ``status`` is the HTTP status; ``None`` if there was no answer.
-    - ``code`` is the provider's own error code; ``""`` if there is none or it is unreadable.
-    - ``request_id`` is the provider's name for the request; ``""`` if there is none.
-    - ``retry_after`` is the pause that the provider asked for, in seconds, never negative; ``None``
-      if there is none or it is unreadable.
-    - ``is_worth_repeating`` is True if the same request, made now, is likely to get an answer.
+    - ``status`` is the HTTP status, or ``None`` if there was no answer.
+    - ``code`` is the provider's own error code, or ``""`` if there is none or it cannot be read.
+    - ``request_id`` is the provider's id of the request, or ``""``.
+    - ``retry_after`` is the pause that the provider asked for, in seconds and never negative. It is
+      ``None`` if the provider did not ask for a pause, or if the value cannot be read.
+    - ``is_worth_repeating`` is True if a retry is likely to get an answer.
 
     The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` instead,
-    with ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's own words) and
-    ``detail`` (what failed, for developers). A missing one is "".
+    with these ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's own
+    words) and ``detail`` (what failed, for developers). A missing parameter is "".
     """
 
     reason = ""
@@ -135,7 +149,10 @@ class ProviderError(GiftcardsError):
 
 
 class TryLater(ProviderError):
-    """Nothing was done: the request was not sent, or the provider did not start on it."""
+    """The request had no effect, and can be made again later.
+
+    The request was not sent, or the provider did not start to process it.
+    """
 
     reason = "not_started"
 
@@ -147,37 +164,43 @@ class Withheld(TryLater):
 
 
 class RateLimited(TryLater):
-    """HTTP 429: nothing was done, and all other calls have to wait, too."""
+    """HTTP 429: the provider asks for fewer requests.
+
+    The request had no effect. All other requests have to wait, too.
+    """
 
     reason = "too_many_requests"
 
 
 class OutcomeUnknown(ProviderError):
-    """The request may have been processed. GETs are retried; a purchase never is."""
+    """The provider may have processed the request.
+
+    Requests that only read are retried. A purchase is never retried.
+    """
 
 
 class AccessDenied(ProviderError):
-    """The API key or the IP address is refused. Nothing was done.
+    """The provider refuses the API key or the IP address.
 
-    If refused calls are repeated, the provider blocks the IP address.
+    The request had no effect. If refused calls are repeated, the provider blocks the IP address.
     """
 
     reason = "key_refused"
 
 
 class Refused(ProviderError):
-    """The provider refused this request; a retry would not help."""
+    """The provider refused this request. A retry would not help."""
 
 
 class AlreadyPlaced(Refused):
-    """The provider knows the reference of the purchase: an earlier attempt was bought."""
+    """The provider knows the reference, because an earlier attempt was bought."""
 
 
 class NotFound(Refused):
-    """The provider knows no such order or product."""
+    """The provider does not know the order or the product."""
 
 
 class NotListed(NotFound):
-    """The provider knows the product, but does not list this type of it."""
+    """The provider knows the product, but does not list this product type."""
 
     reason = "no_price"

@@ -1,4 +1,4 @@
-"""Functions for a shop: buying cards, correcting customers, and deciding about waiting orders."""
+"""The functions with which a shop buys cards and manages its orders."""
 
 from __future__ import annotations
 
@@ -51,42 +51,63 @@ def place_order(
     type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
-    """Record an order; a worker sends it once the caller's transaction commits.
+    """Record an order, which a worker sends after the commit.
 
-    The function makes no request. It is idempotent: the same ``reference`` with the same values
-    returns the same order, also after :func:`change_customer`.
+    The function makes no request. When the caller's transaction commits, a worker sends the order
+    to the provider. If the transaction is rolled back, there is no order. The function is
+    idempotent: a second call with the same ``reference`` and the same values returns the existing
+    order, even if the customer was corrected with :func:`change_customer` in the meantime.
 
-    ``product_type`` is the card to buy, a row of the catalogue. For a card that the catalogue does
-    not list, pass the provider's ids instead, as ``product_id`` and ``type_id``: each has 1 to 100
-    printable ASCII characters without spaces. ``quantity`` is 1 to 2,000 cards. ``reference`` is
-    the shop's own unique name for the order, in the same format; ``None`` generates a UUID. Never
-    take a reference from a customer, who could get another customer's order.
+    The card and its quantity:
 
-    Amounts are in dinars, 0 or more with at most two decimals, and never floats. The customer pays
-    ``sale_price`` for one card, or ``sale_amount`` for all; if both are given, they have to agree.
-    The order's ``sale_amount`` is set in both cases.
+    - ``product_type`` is the card to buy, as a row of the catalogue.
+    - ``product_id`` and ``type_id`` are the provider's ids. Pass them instead of ``product_type``
+      if the catalogue does not contain the card. Each id has 1 to 100 printable ASCII characters
+      without spaces.
+    - ``quantity`` is the number of cards, from 1 to 2,000.
+    - ``reference`` is your shop's unique name for the order, in the same format as the ids. If it
+      is ``None``, the app generates a UUID. Never take the reference from a customer, because the
+      customer could pass the reference of somebody else and receive that order.
 
-    ``max_price`` is the most that one card may cost the shop. If a card costs more, the order waits
-    until staff decide. By default, ``max_price`` is what the customer pays for one card.
+    Amounts are in dinars. They must be 0 or more, have at most two decimals, and not be floats:
 
-    ``group`` is what the order belongs to in the shop, such as an invoice (at most 100 characters).
-    Customers read it in place of the reference. ``metadata`` is a dict of JSON values for the
-    shop's own use: at most 4,096 bytes and 8 levels.
+    - ``sale_price`` is the amount that the customer pays for one card.
+    - ``sale_amount`` is the amount that the customer pays for all cards. If you pass both, they
+      must agree. If you pass only ``sale_price``, the app calculates the order's ``sale_amount``.
+    - ``max_price`` is the price limit: the most that one card may cost your shop. If a card costs
+      more, the order is put on hold until staff decide. By default, the limit is the amount that
+      the customer pays for one card, plus the loss that your shop accepts for the product type.
 
-    ``user`` is the account that owns the order, and sees its cards; ``None`` or an
-    ``AnonymousUser`` for a guest. The customer's name has at most 200 characters. The phone number
-    has digits, and at most 50 characters. Texts must not have control characters.
+    The customer, and data of your shop:
 
-    With a ``recipient_email``, the order is a gift. Its cards are bought without delay, and go to
-    that address at ``deliver_at``, or else as soon as they come. ``deliver_at`` is within a year,
-    with a time zone unless ``USE_TZ`` is off. ``gift_message`` has at most 1,000 characters, and
-    may have several lines. ``recipient_language`` is by default the customer's.
+    - ``user`` is the account that owns the order and can see its cards. For a guest, pass ``None``
+      or an ``AnonymousUser``.
+    - ``customer_email``, ``customer_name``, ``customer_phone`` and ``customer_language`` describe
+      the customer. A name has at most 200 characters. A phone number contains digits and has at
+      most 50 characters.
+    - ``group`` is something that the order belongs to in your shop, for example an invoice. It has
+      at most 100 characters. Customers see it instead of the reference.
+    - ``metadata`` is a dict of JSON values for your own use. It has at most 4,096 bytes and 8
+      levels.
 
-    Raises :exc:`~django.core.exceptions.ValidationError` for invalid values, and for a product that
-    is not in the catalogue although this was read within two hours. Raises
-    :exc:`~giftcards.exceptions.ReferenceConflict` for a reference that was used with other values,
-    and :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
-    ``default``. Raises :exc:`TypeError` if the card is given in both ways, or in neither.
+    Texts must not contain control characters. If you pass a ``recipient_email``, the order is a
+    gift:
+
+    - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
+      receives the cards. By default, the language is the customer's.
+    - ``gift_message`` is a text of at most 1,000 characters. It may have several lines.
+    - ``deliver_at`` is the time at which the recipient gets the cards, at most a year from now. The
+      cards are bought immediately in any case. Without ``deliver_at``, the recipient gets them as
+      soon as they arrive. The time needs a time zone unless ``USE_TZ`` is off.
+
+    The function raises
+
+    - :exc:`~django.core.exceptions.ValidationError` if a value is invalid, or if the product is not
+      in the catalogue and the catalogue was read within the last two hours;
+    - :exc:`~giftcards.exceptions.ReferenceConflict` if the reference was used with other values;
+    - :exc:`~giftcards.exceptions.ConfigurationError` if the app's tables are not in the database
+      ``default``;
+    - :exc:`TypeError` if you pass both ``product_type`` and the ids, or neither.
     """
     ids = ids_of(product_type, product_id, type_id)
     order = Order.objects.record(new_order(*ids, quantity, **details))
@@ -102,11 +123,12 @@ async def aplace_order(
     type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
-    """:func:`place_order` for async code.
+    """Place an order from async code, like :func:`place_order`.
 
-    The order is committed when the call returns. To record it together with rows of your own, pass
-    ``sync_to_async`` a function that uses ``transaction.atomic()``. If the call is cancelled, the
-    order may have been recorded: repeat the call with the same ``reference``.
+    The order is committed when the call returns. To record the order together with rows of your
+    own, write a function that uses ``transaction.atomic()``, and call it with ``sync_to_async``. If
+    the call is cancelled, the order may already be recorded. In this case, repeat the call with the
+    same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(
@@ -119,17 +141,20 @@ async def aplace_order(
 
 
 def check_soon(reference: str) -> bool:
-    """Have an open order checked soon, before its next check is due.
+    """Ask a worker to check an open order before its next check is due.
 
-    Call this function when a customer presses "Refresh", or when somebody says that the status has
-    changed. The function makes no request: a worker checks the order in a moment, within the
-    request budget and after any pause. An order gets at most one such check in five seconds. Its
-    regular checks go on.
+    Call this function when a customer presses "Refresh", or when you hear that the status has
+    changed. The function makes no request. A worker checks the order within the request quota, and
+    after any pause of requests. An order gets at most one extra check in five seconds. Its regular
+    checks continue.
 
-    Returns True if the order will be checked; if a check is under way, it will be checked once
-    more. Returns False if the order does not exist, is final, or is not known to be at the provider
-    (pending, on hold, being sent or unconfirmed). Returns False, too, if the order was checked, or
-    this function was called for it, within the last five seconds.
+    Returns True if the order will be checked. If a check is in progress, the order will be checked
+    again afterwards. Returns False in these cases:
+
+    - The order does not exist, or is final.
+    - The provider has not accepted the order as far as is known: the order is pending, on hold,
+      being sent or unconfirmed.
+    - The order was checked within the last five seconds, or this function was called for it.
     """
     wanted = Order.objects.filter(reference=reference)
     if not wanted.want_check(now=timezone.now(), interval=tuning.check_soon_every):
@@ -153,17 +178,20 @@ def change_customer(
     by: str = "",
     reason: str = "",
 ) -> bool:
-    """Correct the customer or the gift of an open or final ``order``; False if nothing changed.
+    """Correct the customer or the gift details of ``order``.
 
-    ``None`` leaves a detail as it is, and ``""`` removes it; other values are validated as in
-    :func:`place_order`. A gift stays a gift, and no other order becomes one. ``by`` and ``reason``
-    (one line, at most 200 characters) are kept with the old values. ``order`` is updated in place.
-    Messages that are not sent yet go to the new address. Links in sent messages are withdrawn.
+    The order may be open or final. ``None`` leaves a detail unchanged, and ``""`` removes it. Other
+    values are validated as in :func:`place_order`. An order cannot become a gift or stop being one.
+    The app keeps the old values together with ``by`` and ``reason``, each one line of at most 200
+    characters. ``order`` is updated in place.
 
-    If a receiver of :data:`~giftcards.signals.customer_changed` raises, the correction is rolled
-    back. Raises :exc:`~django.core.exceptions.ValidationError` for invalid values, and
-    :exc:`~giftcards.exceptions.CustomerConflict` if the order was corrected, or its customer or
-    recipient erased, since ``order`` was read.
+    Messages that have not been sent yet go to the new address. Links in messages that were already
+    sent stop working.
+
+    Returns True if a detail has changed. Raises :exc:`~django.core.exceptions.ValidationError` if a
+    value is invalid. Raises :exc:`~giftcards.exceptions.CustomerConflict` if the order was
+    corrected, or its customer or recipient was erased, after ``order`` was read. If a receiver of
+    :data:`~giftcards.signals.customer_changed` raises an error, the correction is rolled back.
     """
     details = {
         "customer_email": email,
@@ -191,16 +219,17 @@ def change_customer(
 
 
 def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
-    """Record the ``amount`` that the customer paid for all cards; False if it is recorded already.
+    """Record the ``amount`` that the customer paid for all cards.
 
-    The order has to be final, and placed without ``sale_price`` and ``sale_amount``. The order's
-    timeline names ``by``, who stated the amount. ``order`` is updated in place. A second call of
-    :func:`place_order` without a sale amount still returns this order.
+    Use this function for a final order that was placed without ``sale_price`` and ``sale_amount``.
+    The timeline of the order shows ``by`` as the person who stated the amount. ``order`` is updated
+    in place. A repeated call of :func:`place_order` without a sale amount still returns this order.
 
+    Returns True if the amount was recorded, and False if the same amount was recorded before.
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if it has another sale
     amount, or if its missing cards were ordered again. Raises
-    :exc:`~django.core.exceptions.ValidationError` for an amount below 0 or with more than two
-    decimals, and for an empty name.
+    :exc:`~django.core.exceptions.ValidationError` if ``by`` is empty, or if the amount is below 0
+    or has more than two decimals.
     """
     is_new = customer_refunds.record_sale_amount(order, amount, by=by)
     if is_new:

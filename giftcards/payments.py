@@ -1,8 +1,8 @@
-"""Payments that customers make through the provider.
+"""Payments that customers make on pages of the provider.
 
-The money goes to the shop's account, which also pays for the cards. Requests about payments share
-the pauses and the request budget of all other requests. They leave half of the budget's shared
-slots to orders.
+The money goes to the shop's account at the provider, from which the cards are paid. Requests about
+payments obey the same pauses and the same request quota as all other requests. They leave half of
+the shared part of the quota to orders.
 """
 
 from __future__ import annotations
@@ -32,21 +32,25 @@ def create_payment_link(
     success_message: str = "",
     redirect_url: str = "",
 ) -> PaymentLink:
-    """Create a link with which a customer can make one payment of ``amount`` dinars.
+    """Create a link with which a customer pays ``amount`` dinars once.
 
-    The link opens a page of the provider, which has to validate the shop first. ``amount`` is from
-    500 to 500,000 dinars. ``title`` has 1 to 200 characters, ``description`` at most 1,000 and
-    ``success_message`` at most 500. ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
+    The link opens a payment page of the provider. The provider must have validated your shop
+    before.
 
-    Afterwards, the customer comes back to ``redirect_url``, also without having paid. Call
-    :func:`check_payment` to find out.
+    - ``title`` has 1 to 200 characters.
+    - ``amount`` is from 500 to 500,000 dinars.
+    - ``description`` has at most 1,000 characters, and ``success_message`` at most 500.
+    - ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
+    - ``redirect_url`` is the address to which the customer returns. Customers who have not paid
+      also return there. Call :func:`check_payment` to find out whether the customer has paid.
 
-    The call makes one request, takes at most ten seconds, and moves no money. If no
-    answer arrives, it is safe to create another link.
+    The function makes one request, which takes at most ten seconds. It does not move any money. If
+    no answer arrives, you can safely create another link.
 
     Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because
-    requests are paused or the budget is used up. Its subclass :exc:`~giftcards.exceptions.Refused`
-    means that the provider refuses. Raises :exc:`RuntimeError` in a transaction.
+    requests are paused or the request quota is used up. Raises its subclass
+    :exc:`~giftcards.exceptions.Refused` if the provider refused the request. Raises
+    :exc:`RuntimeError` inside a transaction.
     """
     product = {"title": title, "description": description, "amount": amount}
     link = {
@@ -62,8 +66,9 @@ def create_payment_link(
 def check_payment(ref: str) -> PaymentAnswer:
     """Ask the provider about the payment with this reference.
 
-    Before you place an order, compare the amount, the currency and ``is_sandbox`` with what you
-    expect. The time limit and the errors are those of :func:`create_payment_link`.
+    Compare the amount, the currency and ``is_sandbox`` with the values that you expect before you
+    place an order. The function has the same time limit as :func:`create_payment_link`, and raises
+    the same errors.
     """
     return _ask(lambda client: client.check_payment(ref))
 

@@ -1,7 +1,7 @@
-"""The provider's charges and refunds for orders, for shops to import.
+"""What the provider charged and credited back for an order.
 
-:func:`~giftcards.rules.money.customer_breakdown` in :mod:`giftcards.settlement` has what the shop
-owes a customer.
+:func:`~giftcards.rules.money.customer_breakdown` in :mod:`giftcards.settlement` returns what the
+shop owes a customer.
 """
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown

@@ -1,6 +1,6 @@
-"""The customer's side of an order's money: what is owed, and refunds.
+"""The customer's side of an order's money: amounts owed, and refunds.
 
-Refunds are only recorded here: the money itself moves outside this app.
+The app only records refunds. The shop pays them outside this app.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 def promised_day(order: Order) -> date | None:
     """Return the day by which the shop has promised to pay the customer back.
 
-    The day is ``REFUND_DAYS`` days after the order became final, in the site's time zone. It is
-    ``None`` if the order is open, or ``REFUND_DAYS`` is not set.
+    The day is ``REFUND_DAYS`` days after the order became final, in the site's time zone. Returns
+    ``None`` if the order is open or ``REFUND_DAYS`` is not set.
     """
     if conf.refund_days is None or order.finalized_at is None:
         return None
@@ -57,19 +57,20 @@ def record_refund(
     comment: str = "",
     source: str = "code",
 ) -> CustomerRefund:
-    """Record that the customer of ``order`` was paid back ``amount``; return the refund.
+    """Record that the customer of ``order`` was paid back ``amount``.
 
-    The function moves no money. ``reference`` names the payment, and is unique for the order. A
-    second call with the same ``reference``, amount and method returns the existing refund.
+    The function does not move any money. ``reference`` names the payment, and is unique within the
+    order. A second call with the same ``reference``, amount and method returns the existing refund.
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are updated in
-    place.
+    place. The signal :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
 
-    Raises :exc:`~giftcards.exceptions.RefundError` if ``amount`` is above ``open_amount``: what is
-    owed less what was paid back. Raises it, too, if nothing can be paid back, or if the reference
-    names another refund of the order. Raises
-    :exc:`~django.core.exceptions.ValidationError` for invalid values.
+    Returns the refund. Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid.
+    Raises :exc:`~giftcards.exceptions.RefundError` in these cases:
 
-    :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
+    - ``amount`` is above the order's ``open_amount``, which is the amount owed minus the amount
+      that was already paid back.
+    - You owe the customer nothing for this order.
+    - The reference names another refund of the order.
     """
     refund = order.refunds.record(
         order,
@@ -87,10 +88,11 @@ def record_refund(
 
 
 def cancel_refund(refund: CustomerRefund, *, by: str, reason: str = "") -> CustomerRefund:
-    """Take ``refund`` back, so that its amount is owed again.
+    """Cancel ``refund``, so that the customer is owed its amount again.
 
-    ``by`` names who took it back, and ``reason`` is recorded. Does nothing if it was taken back
-    already. Raises :exc:`~django.core.exceptions.ValidationError` for invalid texts.
+    The app records ``by``, the person who cancelled it, and ``reason``. If the refund was cancelled
+    before, the function does nothing. Raises :exc:`~django.core.exceptions.ValidationError` if a
+    text is invalid.
     """
     CustomerRefund.objects.cancel(refund, by=by, reason=reason)
     _announce(refund)

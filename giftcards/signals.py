@@ -1,23 +1,26 @@
 """The signals to which a shop connects its receivers.
 
-``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and ``offer_changed`` are sent
-after the commit, at least once and in order. Their receivers have to be idempotent: they may be
-called twice for a change. They may even run in two processes at once, if they take more than two
-minutes.
+The signals ``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and
+``offer_changed`` are sent after the commit. Each change is announced at least once, and changes are
+announced in order. Receivers of these signals must be idempotent, because they may be called twice
+for the same change. A receiver that takes more than two minutes may even run in two processes at
+the same time.
 
-If one of these receivers raises an error, nothing else is affected. It is called again, up to 32
-times within about a day. Then the change is given up, and the admin shows this.
+If a receiver of these signals raises an error, other receivers and the order are not affected. The
+worker calls the failed receiver again, up to 32 times within about a day. After that, the worker
+gives up, and the admin shows that the receiver was not notified.
 
-Give each of these receivers a ``dispatch_uid``. The app stores under this name which changes the
-receiver has taken. Receivers with the same name are retried together. Without a ``dispatch_uid``,
-the name is the module and name of the function. If you rename such a function, it is called again
-for each change that another receiver has not taken yet.
+Give each receiver of these signals a ``dispatch_uid``. The app uses this name to store which
+changes the receiver has processed. Receivers with the same name are retried together. If you do not
+set a ``dispatch_uid``, the name consists of the module and the name of the function. If you then
+rename the function, it is called again for each change that is still waiting for another receiver.
 
-The other signals are ordinary signals of Django. The process that made the change sends them once.
-``customer_changed`` is sent before the commit, and an error of a receiver rolls the correction
-back. All others are sent after the commit, and an error of a receiver is only logged.
+The other signals are ordinary Django signals. The process that made the change sends them once.
+``customer_changed`` is sent before the commit, and an error in a receiver rolls the correction
+back. ``customer_refund_changed`` is sent after the commit, and an error in a receiver is only
+logged.
 
-``sender`` is the class of the model that a signal is about, or ``None``.
+The ``sender`` is the model class that a signal is about, or ``None``.
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ _Receiver = Callable[..., Any]
 
 
 class OutboxSignal(Signal):
-    """A signal with named receivers, which the outbox calls one by one.
+    """A signal whose receivers have names, and are called one by one.
 
-    Django has no public API to call only some receivers, so this class reads Django's own list.
+    Django has no public API to call only some receivers. Therefore this class reads Django's own
+    list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
@@ -70,26 +74,28 @@ def _definition(receiver: Any) -> str:
     return f"{receiver.__module__}.{receiver.__qualname__}"
 
 
-#: Sent for every change of an order's status, with ``order`` (an :class:`~giftcards.models.Order`)
-#: and ``change`` (a :class:`~giftcards.models.StatusChange`).
+#: Sent for every change of an order's status. The arguments are ``order``, an
+#: :class:`~giftcards.models.Order`, and ``change``, a :class:`~giftcards.models.StatusChange`.
 order_status_changed = OutboxSignal()
-#: Sent for a change to a final status, after ``order_status_changed`` and with the same arguments.
+#: Sent when an order reaches a final status, after ``order_status_changed`` and with the same
+#: arguments.
 order_finalized = OutboxSignal()
 #: Sent once for an order that the provider has not accepted within ``POLL_TIMEOUT`` after it was
-#: recorded, with the same arguments: it is on hold, cannot be sent, or is unconfirmed. The status
-#: stays as it is, and ``change`` has it twice. If the order is accepted and becomes ``DELAYED``
-#: later, ``order_status_changed`` is sent, too. Orders that ``REORDER_MISSING`` made are left out.
+#: recorded, with the same arguments. The order is on hold, cannot be sent, or is unconfirmed. Its
+#: status does not change: ``from_status`` and ``to_status`` of ``change`` are equal. If the
+#: provider accepts the order and it becomes ``DELAYED`` later, ``order_status_changed`` is sent,
+#: too. The signal is not sent for orders that ``REORDER_MISSING`` created.
 order_kept_waiting = OutboxSignal()
-#: Sent when the provider's offer of a type changes; the changes of one type are sent one after the
-#: other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and ``new`` (as in
-#: :class:`~giftcards.models.OfferChange`), and ``at``, the time when the change was noticed. The
-#: signal is sent within a minute of that time. Amounts in ``old`` and ``new`` are what the provider
-#: charges for a card, also if ``what`` is ``price``.
+#: Sent when the provider's offer of a product type changes. The changes of one product type are
+#: sent one after the other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and
+#: ``new`` (see :class:`~giftcards.models.OfferChange`), and ``at``, the time when the app noticed
+#: the change. The signal is sent within a minute of that time. Amounts in ``old`` and ``new`` are
+#: always costs, also if ``what`` is ``price``.
 offer_changed = OutboxSignal()
-#: Sent with ``refund``, a :class:`~giftcards.models.CustomerRefund` that was recorded, paid or
-#: taken back: see its ``state``.
+#: Sent when a refund to a customer was recorded, paid or cancelled. The argument is ``refund``, a
+#: :class:`~giftcards.models.CustomerRefund`. Its ``state`` says which of these happened.
 customer_refund_changed = Signal()
-#: Sent inside the transaction of a correction, with ``order`` and ``change``, a
-#: :class:`~giftcards.models.CustomerChange` with the details before the correction. Effects outside
-#: the database have to wait for the commit, with ``transaction.on_commit``.
+#: Sent inside the transaction that corrects a customer. The arguments are ``order`` and ``change``,
+#: a :class:`~giftcards.models.CustomerChange` with the details before the correction. If your
+#: receiver has effects outside the database, use ``transaction.on_commit``.
 customer_changed = Signal()

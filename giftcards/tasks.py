@@ -1,8 +1,8 @@
-"""The tasks for a queue.
+"""The tasks that a queue such as django-q2 runs.
 
-Tasks take no arguments and return no details, because people without permissions may read their
-rows. They never raise: django-q2 would keep a failed task with its traceback for ever, and repeat
-it.
+Tasks take no arguments and return no details, because people without permissions may be able to
+read the queue's tables. Tasks never raise an error: django-q2 would keep a failed task with its
+traceback for ever, and run it again.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ FAILED = "failed"
 
 
 def sweep() -> str:
-    """Run the loop while orders are urgent, and queue the next run."""
+    """Follow urgent orders, and queue the next run if orders remain."""
     return _run(_stop(), patience=timedelta(0))
 
 
 def tick() -> str:
-    """Follow the orders unless another process does; then do all other work that is due.
+    """Follow the orders, and do all other work that is due.
 
-    Call :func:`tick` once a minute. It follows the orders for up to 40 seconds. Then it does the
-    other work that is due, such as the daily work, for at least some seconds, even if orders are
-    still open. It raises no error, and returns counts as a text.
+    Call this function once a minute. If no other process follows the orders, it follows them for up
+    to 40 seconds. Then it does the other work that is due, for example the daily work. The other
+    work gets at least a few seconds, even if orders are still open. The function raises no errors.
+    It returns counts as a text.
     """
     return tick_until(_stop())
 

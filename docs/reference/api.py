@@ -15,11 +15,15 @@ from giftcards import signals as core_signals
 from giftcards.exceptions import GiftcardsError, ProviderError
 
 _INTRO = """\
-The functions that your code calls, and what they return and raise. [The list of public names](names.md) has what
-other pages show. A function that takes `by`, the name of whoever decided, checks no permission: your code has to."""
+This page is for developers of shops. It describes the functions that your code calls, and what they return and raise.
+[The list of public names](names.md) also contains the names that other pages describe.
+
+Some functions take `by`, the name of the person who made the decision. These functions do not check permissions.
+Your code has to check them before the call."""
 _ERRORS = """\
-They are in `giftcards.exceptions`. None has a code, a key or the body of an answer in its text. Only
-`giftcards.payments` raises a `ProviderError`, such as `Refused`: elsewhere, statuses and problems tell of them."""
+All errors are in `giftcards.exceptions`. Their texts never contain a card code, an API key or the body of an answer.
+Only the functions of `giftcards.payments` raise `ProviderError` and its subclasses, such as `Refused`. The other
+functions do not raise errors of the provider: you see these errors in the status and the problems of an order."""
 # By heading, the module and the name of functions and classes. A class stands below the function
 # that returns it; after a colon, its methods and properties.
 API: Mapping[str, tuple[str, ...]] = {
@@ -180,10 +184,15 @@ def signals_of(module: str) -> dict[str, str]:
 
 
 def in_markdown(text: str) -> str:
-    """A docstring or comment; its roles are links if the reference has what they name."""
+    """Return a docstring or comment as Markdown, with links to names of the reference."""
     text = re.sub(r"``([^`]+)``", r"`\1`", inspect.cleandoc(text))
-    paragraphs = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    return re.sub(r":\w+:`~?([^`]+)`", lambda found: _link(found[1]), paragraphs)
+    text = "\n\n".join(_joined(part) for part in text.split("\n\n"))
+    return re.sub(r":\w+:`~?([^`]+)`", lambda found: _link(found[1]), text)
+
+
+def _joined(paragraph: str) -> str:
+    """Return the paragraph in one line, or a list with one line for each item."""
+    return "\n".join(" ".join(item.split()) for item in re.split(r"\n(?=- )", paragraph))
 
 
 def _link(path: str) -> str:

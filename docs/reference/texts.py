@@ -28,7 +28,13 @@ def _in_lines(text: str) -> Iterator[str]:
         if is_code or len(line) <= _WIDTH or line.startswith("|"):
             yield line
         else:
-            yield from textwrap.wrap(line, _WIDTH, break_long_words=False, break_on_hyphens=False)
+            yield from textwrap.wrap(
+                line,
+                _WIDTH,
+                subsequent_indent="  " if line.startswith("- ") else "",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
 
 
 def table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -62,10 +62,10 @@ def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]
 
 
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
-    """Return the headings, then the rows of ``report``, without a total.
+    """Return the headings, and then the rows of ``report`` without a total.
 
-    Without ``shows_costs``, no column shows what the provider charges. The headings are in the
-    language that is active at the call.
+    Without ``shows_costs``, the columns with the provider's charges are left out. The headings are
+    in the language that is active at the call.
     """
     columns = [
         *_KEYS[report.by],
@@ -100,11 +100,12 @@ def order_rows(
     shows_costs: bool = True,
     shows_contacts: bool = False,
 ) -> Iterator[Cells]:
-    """Return the headings, then a row for each order that became final from ``start`` to ``end``.
+    """Return the headings, and then a row for each order of a period.
 
-    The figures of :func:`~giftcards.books.reports.report` for the same period are the sums of these
-    columns. ``shows_contacts`` adds the customers' addresses and phone numbers. ``shows_costs`` and
-    the language work as in :func:`report_rows`.
+    The period contains the orders that became final from ``start`` to ``end``. The sums of the
+    columns equal the figures of :func:`~giftcards.books.reports.report` for the same period.
+    ``shows_contacts`` adds the customers' addresses and phone numbers. ``shows_costs`` and the
+    language work as in :func:`report_rows`.
     """
     columns = [
         *_order_columns(),
@@ -212,11 +213,11 @@ _CONTACTS = (
 
 
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
-    """Yield ``rows`` as a CSV file (RFC 4180) in UTF-8, a piece at a time.
+    """Yield ``rows`` in pieces as a CSV file (RFC 4180) in UTF-8.
 
-    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. An apostrophe
-    stands before each part of a text that a spreadsheet would take for a formula. This includes
-    spreadsheets that are told to separate cells at semicolons or tabs.
+    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. If a spreadsheet
+    would read a part of a text as a formula, an apostrophe is written before that part. This also
+    protects spreadsheets that separate cells at semicolons or tabs.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")
@@ -253,10 +254,10 @@ def can_write_xlsx() -> bool:
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write ``rows``, beginning with the row of headings, to ``file`` as an xlsx file.
+    """Write ``rows``, which begin with the headings, to ``file`` as xlsx.
 
-    Amounts become numbers, days and moments become dates, and no text becomes a formula. Raises
-    :exc:`ImportError` if openpyxl is not installed.
+    Amounts are written as numbers, and days and times as dates. Texts are never written as
+    formulas. Raises :exc:`ImportError` if openpyxl is not installed.
     """
     from openpyxl import Workbook
 

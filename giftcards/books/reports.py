@@ -52,11 +52,11 @@ class By(models.TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of a day, a week, a month, a product or a type.
+    """The figures of one day, week, month, product or product type.
 
-    For a day, week or month, ``key`` is its first day, even if that day is before the report's
-    start. Otherwise, ``key`` has the ids of product and type; a report by product has "" as the
-    type's id. ``label`` is for people.
+    For a day, week or month, ``key`` is its first day, even if this day is before the start of the
+    report. Otherwise ``key`` is the id of the product and the id of the type. In a report by
+    product, the id of the type is "". ``label`` is the text for people.
     """
 
     key: date | tuple[str, str]
@@ -73,11 +73,12 @@ class Settling(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The figures from ``start`` to ``end``, both included.
+    """The figures from ``start`` to ``end``, both days included.
 
-    Each of ``rows`` has ``key``, ``label`` and ``figures``. A day, week or month without orders has
-    no row. ``giftcards_report --json`` prints the figures under the same names. ``settling`` has
-    ``p50`` and ``p95`` in seconds; it is ``None`` if no order has settled.
+    Each of the ``rows`` has ``key``, ``label`` and ``figures``. Days, weeks and months without
+    orders have no row. ``giftcards_report --json`` prints the figures under the same names.
+    ``settling`` has the attributes ``p50`` and ``p95``, in seconds. It is ``None`` if no order has
+    settled.
     """
 
     start: date
@@ -89,11 +90,12 @@ class Report:
 
 
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
-    """Return the figures of the orders that became final from ``start`` to ``end``.
+    """Return the figures of orders that became final between two days.
 
-    Both days are included, in ``settings.TIME_ZONE``. ``By`` has ``DAY``, ``WEEK``, ``MONTH``,
-    ``PRODUCT`` and ``TYPE``. A week or month that extends beyond the period has only the orders of
-    the days inside it. Raises :exc:`ValueError` if ``end`` is before ``start``.
+    ``start`` and ``end`` are both included, in ``settings.TIME_ZONE``. ``by`` is one of ``By.DAY``,
+    ``By.WEEK``, ``By.MONTH``, ``By.PRODUCT`` and ``By.TYPE``. If a week or month extends beyond the
+    period, its row contains only the orders of the days inside the period. Raises :exc:`ValueError`
+    if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")

@@ -281,9 +281,10 @@ class Summary:
 
 
 def ledger_summary(start: date, end: date) -> Summary:
-    """Return the summary of the ledger from ``start`` to ``end``, both included.
+    """Return the summary of the ledger from ``start`` to ``end``.
 
-    Only entries that were read count. Raises :exc:`ValueError` if ``end`` is before ``start``.
+    Both days are included. The summary counts only entries that the app has read. Raises
+    :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("The period ends before it starts.")

@@ -1,4 +1,4 @@
-"""The texts for customers about a card: its name, its region, and how it is redeemed."""
+"""The texts for customers about a card: its name, region and instructions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from giftcards.text.regions import region_name
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The texts for customers about a product, in one language; each is "" if unknown.
+    """The texts for customers about a product, in one language.
 
-    ``name`` is the shop's own name, or else the provider's. ``instructions`` may have several
-    lines, and are plain text: escape them, and make links of their addresses.
+    A text that is unknown is "". ``name`` is the name that your shop gave the product, or else the
+    provider's name. ``instructions`` is plain text that may have several lines. Escape it for HTML,
+    and turn the addresses in it into links.
     """
 
     name: str = ""
@@ -49,10 +50,11 @@ def descriptions(
 
 
 def redemption_instructions(product_type: ProductType, language: str | None = None) -> str:
-    """Return how a card of this type is redeemed, as plain text; "" if nobody has written it.
+    """Return how a card of this product type is redeemed, as plain text.
 
-    The text of the product comes before that of its category. ``language`` is by default the active
-    language. If the text is missing in it, the text in the site's default language is returned.
+    Instructions for the product take precedence over those for its category. ``language`` is the
+    active language by default. If the text is missing in this language, the text in the site's
+    default language is used. Returns "" if there are no instructions.
     """
     return descriptions([product_type], language)[product_type.pk].instructions
 
@@ -84,7 +86,7 @@ def of_products(products: Iterable[Product], language: str | None = None) -> dic
 
 
 def _languages(language: str | None) -> list[str]:
-    """Return the languages in which a text is looked for, the best first."""
+    """Return the languages in which to look for a text, the best one first."""
     wanted = supported_language(language or translation.get_language())
     codes = (wanted, supported_language(None))
     return list(dict.fromkeys(each for code in codes for each in (code, code.partition("-")[0])))

@@ -56,18 +56,21 @@ _LOOK = 0.1
 
 
 def offers() -> QuerySet[ProductType]:
-    """Return the types that can be sold now, sorted by product; one query.
+    """Return the product types that can be sold now, sorted by product.
 
-    Each type comes with its product. Show ``price`` to your customers: it is what a customer pays
-    for one card, or ``None`` if no margin or rule decides about it. ``cost`` is what the
-    provider charges you. ``stock`` is the provider's stock at ``read_at``, or ``None`` if unknown.
-    ``available`` is the part of the stock that can still be sold.
+    The query set makes one query. Each product type comes with its product and these attributes:
 
-    A type is left out if it is sold out, if it was read too long ago, if the shop does not sell it,
-    or if it would earn too little.
+    - ``price`` is the amount that a customer pays for one card. Show it to your customers. It is
+      ``None`` if neither a margin nor another rule sets a price.
+    - ``cost`` is the amount that the provider charges you for one card.
+    - ``stock`` is the provider's stock at ``read_at``, or ``None`` if the stock is unknown.
+    - ``available`` is the part of the stock that you can still sell.
 
-    A type that is priced by the function ``PRICING`` appears once a worker has priced it at its
-    present cost. This takes about a minute after a new cost was read.
+    A product type is left out if it is sold out, if it was read too long ago, if your shop does not
+    sell it, or if it would earn too little.
+
+    If the function in ``PRICING`` sets the price, a product type appears after a worker has
+    calculated the price for its present cost. This takes about a minute after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -77,9 +80,9 @@ def offers() -> QuerySet[ProductType]:
 
 
 def is_on_shelf(column: str = "pk") -> Q:
-    """Return the condition for types that are among :func:`offers`.
+    """Return the condition for product types that :func:`offers` returns.
 
-    With the column "product", the condition is for products that have such a type.
+    With ``column="product"``, the condition is for products that have such a product type.
     """
     return Q(pk__in=offers().order_by().values(column))
 
@@ -93,20 +96,20 @@ def quote(
     max_age: float = 60,
     reference: str = "",
 ) -> Quote:
-    """Quote ``quantity`` cards, if possible with facts of the last ``max_age`` seconds.
+    """Return the cost, price and stock of a card, not older than ``max_age``.
 
-    Pass the card as ``product_type``, or by the provider's ids.
+    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. ``max_age`` is in
+    seconds. If the stored values are older, the function makes at most one request to the provider,
+    which takes at most ten seconds and counts against the request quota. If the provider does not
+    answer, or the quota is used up, the quote contains the stored values: see ``read_at`` and
+    ``no_answer``. While one caller waits for the provider, concurrent callers wait for at most one
+    second and then get the stored values.
 
-    If the known facts are older, the provider gets one request at most, limited to
-    ten seconds, if the request budget allows one. Without an answer, the quote has the
-    facts that are known: see ``read_at`` and ``no_answer``. While one caller asks the provider,
-    other callers wait for a second at most.
+    If the customer has a reservation, pass its ``reference``. The reserved cards then count as
+    available, and the quote has the reserved price until the reservation expires.
 
-    ``reference`` is the one of the customer's own reservation, if any. Its cards are available, and
-    its price holds until it expires.
-
-    Raises :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have, and
-    :exc:`RuntimeError` in a transaction.
+    Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. Raises
+    :exc:`RuntimeError` inside a transaction.
     """
     line = Line(*ids_of(product_type, product_id, type_id), quantity, reference)
     line.check_values()
@@ -122,16 +125,16 @@ def check_offer(
     fresh: bool = False,
     **details: Unpack[OrderDetails],
 ) -> None:
-    """Check that an order can be placed, and that the sale covers the cost of the cards.
+    """Check that an order can be placed and that its sale covers the cost.
 
-    Call this before the customer pays, with the values that
-    :func:`~giftcards.fulfilment.place_order` will get: its details are checked as well.
-    ``reference`` is the one of the customer's own reservation, if any. If ``fresh`` is True, facts
-    older than a minute are requested from the provider.
+    Call this function before the customer pays, with the values that you will pass to
+    :func:`~giftcards.fulfilment.place_order`. The function checks all of these values. If the
+    customer has a reservation, pass its ``reference``. If ``fresh`` is True and the stored values
+    are older than a minute, the function asks the provider for the current values.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
-    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have. With
-    ``fresh``, raises :exc:`RuntimeError` in a transaction.
+    :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. With
+    ``fresh``, raises :exc:`RuntimeError` inside a transaction.
     """
     ids = ids_of(product_type, product_id, type_id)
     order = new_order(*ids, quantity, **details)
@@ -248,13 +251,16 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The known facts about a card before it is bought; ``None`` means unknown.
+    """The known values of a card before it is bought; ``None`` means unknown.
 
-    ``cost`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
-    ``available`` and ``price`` are as in :func:`~giftcards.catalogue.offers`. ``is_sold_here`` is
-    False if the shop does not sell the card; then the provider is not asked. ``accepted_loss`` is
-    how much less than its cost the card may be sold for. ``balance`` is the account's balance.
-    ``no_answer`` is the reason why the provider, when asked, did not answer.
+    - ``cost`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
+    - ``available`` and ``price`` have the same meaning as in :func:`~giftcards.catalogue.offers`.
+    - ``accepted_loss`` is the amount by which the card may be sold below its cost.
+    - ``is_listed`` is False if the provider does not sell the card.
+    - ``is_sold_here`` is False if your shop does not sell the card. In this case, the provider is
+      not asked.
+    - ``balance`` is the balance of your account at the provider, at ``balance_read_at``.
+    - ``no_answer`` is the reason why the provider did not answer, if it was asked.
     """
 
     names: Names
@@ -275,7 +281,7 @@ class Quote:
 
     @property
     def is_for_sale(self) -> bool:
-        """False if the shop or the provider does not sell the card.
+        """True if both your shop and the provider sell the card.
 
         The provider does not sell a card that it does not list, or lists at a price of 0.
         """
@@ -300,11 +306,11 @@ class Line:
     reference: str = ""
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` for a product, type or quantity that no order can have."""
+        """Raise ``ValidationError`` if the product, type or quantity is invalid."""
         new_order(self.product_id, self.type_id, self.quantity).check_values()
 
     def known(self) -> Quote:
-        """Return the quote from the database alone."""
+        """Return the quote with the values in the database."""
         state = ProviderState.objects.current()
         known = Quote(
             names=Names(),

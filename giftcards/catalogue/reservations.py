@@ -1,6 +1,6 @@
-"""Reservations: cards kept for a customer who is about to pay.
+"""Reservations: cards that are kept for a customer who is about to pay.
 
-The provider has no reservations. They only keep this shop from selling a card twice.
+The provider has no reservations. A reservation only prevents your shop from selling a card twice.
 """
 
 from __future__ import annotations
@@ -39,30 +39,34 @@ def reserve(
     minutes: float = 20,
     customer: str | Guest = "",
 ) -> Reservation:
-    """Reserve cards for a customer until the order with this ``reference`` is placed.
+    """Reserve cards for a customer until the order is placed.
 
-    Pass the card as ``product_type``, or by the provider's ids, as in
-    :func:`~giftcards.fulfilment.place_order`.
+    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. Place the order with
+    the same ``reference``, which uses up the reservation.
 
-    The reservation expires after ``minutes``, which is a day at most. Until then, other customers
-    can buy only what it leaves of the stock and of the balance. It keeps the present price of the
-    card; ``quote`` and ``check_offer`` use that price if they get the same reference.
+    The reservation expires after ``minutes``, which may be at most a day. Until then, the cards and
+    their cost are subtracted from what other customers can buy. The reservation also keeps the
+    present price of the card: ``quote`` and ``check_offer`` use this price if you pass them the
+    same reference.
 
-    If the reference already has a reservation, the new cards replace its cards, and it lasts
-    ``minutes`` from now. A reservation can be extended to three times its first ``minutes`` in
-    total. An hour after it has ended, its reference can be reserved again.
+    If the reference already has a reservation, the new cards replace the old ones, and the
+    reservation lasts ``minutes`` from now. A reservation can be extended to three times its first
+    ``minutes`` in total. One hour after it has ended, the same reference can be reserved again.
 
-    ``customer`` names who wants the cards: an account, or a guest; ``customer_of(request)`` returns
-    it. One customer can reserve 100 cards in 20 reservations at a time. All guests of one network
-    together can reserve 20 times as many.
+    ``customer`` identifies the account or the guest who wants the cards. Pass the result of
+    ``customer_of(request)``. One customer can reserve at most 100 cards in 20 reservations at a
+    time. All guests of one network together can reserve 20 times as many.
 
-    In a transaction, this function blocks its other callers until the transaction ends.
+    Inside a transaction, other callers of this function wait until the transaction ends.
 
-    Raises :exc:`~giftcards.exceptions.NotForSale` (``delisted``, ``out_of_stock``, ``balance``,
-    ``too_many_reserved``, ``network_busy``, ``reserved_too_long``, or ``busy`` if SQLite was locked
-    for two seconds) if the cards cannot be reserved. An existing reservation then stays as it was.
-    Raises :exc:`~giftcards.exceptions.ReferenceConflict` if the order exists, and
-    :exc:`~django.core.exceptions.ValidationError` for values that an order cannot have.
+    The function raises
+
+    - :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be reserved. Its code is
+      ``delisted``, ``out_of_stock``, ``balance``, ``too_many_reserved``, ``network_busy``,
+      ``reserved_too_long``, or ``busy`` if SQLite was locked for two seconds. An existing
+      reservation does not change.
+    - :exc:`~giftcards.exceptions.ReferenceConflict` if an order with this reference exists.
+    - :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order.
     """
     line = Line(*ids_of(product_type, product_id, type_id), quantity, reference)
     new_order(line.product_id, line.type_id, quantity, reference=reference).check_values()
@@ -146,5 +150,5 @@ def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
 
 
 def release(reference: str) -> None:
-    """End the reservation with this reference, if any."""
+    """End the reservation with this reference, if there is one."""
     Reservation.objects.filter(reference=reference).delete()

@@ -1,4 +1,7 @@
-"""Customers who reserve cards: accounts, and guests, who are known by a session and a network."""
+"""Identification of the customers who reserve cards.
+
+An account is identified by its primary key, and a guest by a session and a network.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ _VISITOR = "giftcards_visitor"
 class Guest(NamedTuple):
     """A guest who reserves cards.
 
-    ``visitor`` names one browser. Anybody can get rid of this name, so all guests of a ``network``
-    share a higher limit. "" for no network.
+    ``visitor`` identifies one browser. Because a guest can easily delete this identifier, all
+    guests of one ``network`` share a second, higher limit. If ``network`` is "", only the first
+    limit applies.
     """
 
     visitor: str
@@ -24,10 +28,10 @@ class Guest(NamedTuple):
 
 
 def customer_of(request: HttpRequest) -> str | Guest:
-    """Return who asks for cards, for :func:`~giftcards.catalogue.reserve`.
+    """Return the customer of a request, for :func:`~giftcards.catalogue.reserve`.
 
-    That is the account that is logged in. A guest is known by a name in the session, and by the
-    network of ``REMOTE_ADDR``.
+    If the visitor has logged in, the customer is the account. A guest is identified by a name that
+    the function stores in the session, and by the network of ``REMOTE_ADDR``.
     """
     if request.user.is_authenticated:
         return f"user {request.user.pk}"

@@ -141,10 +141,11 @@ def _problems(order: Order) -> Iterator[Problem]:
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
     """Approve a price per card for an order that is on hold for its price.
 
-    The order is sent if a card then costs at most ``price``; otherwise, it is put on hold again.
-    Returns the recorded decision, in which ``by`` is named. Returns ``None`` if the order is not on
-    hold for its price any more. Raises ``ValidationError`` if ``price`` is below 0 or has more than
-    two decimals.
+    A worker sends the order if a card then costs at most ``price``. Otherwise it puts the order on
+    hold again. The timeline of the order shows ``by`` as the person who decided.
+
+    Returns the recorded decision, or ``None`` if the order is no longer on hold for its price.
+    Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = (
         order.check_amount("approved_price", price),
@@ -162,10 +163,12 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 
 
 def approve_review(order: Order, *, by: str) -> Problem | None:
-    """Approve an order that is on hold for review; it is sent without another review.
+    """Approve an order that is on hold for review.
 
-    The order can still be put on hold for its price. Returns the recorded decision, in which ``by``
-    is named. Returns ``None`` if the order is not on hold for review any more.
+    A worker sends the order without another review. It can still put the order on hold for its
+    price. The timeline of the order shows ``by`` as the person who decided.
+
+    Returns the recorded decision, or ``None`` if the order is no longer on hold for review.
     """
     wanted = _on_hold_for(order, "review_wanted")
     if wanted is None:
@@ -263,14 +266,17 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
 
 def cancel_order(order: Order, *, by: str) -> bool:
-    """Cancel an order that was not bought yet; return False if it is too late.
+    """Cancel an order that was not sent yet; return False if it is too late.
 
-    An order can be cancelled while its status is PENDING: it waits in the queue, for the provider,
-    for a price, or on hold. As soon as a worker has claimed the order, it is too late.
+    An order can be cancelled while its status is PENDING, whether it waits in the queue or is on
+    hold. As soon as a worker has claimed the order, it is too late.
 
-    The order becomes REJECTED, what the customer paid is owed, and the timeline names ``by``.
-    ``order`` is updated in place, also if it is too late. Only one call returns True, so pay the
-    customer back only after True: another call for a cancelled order returns False.
+    The cancelled order becomes REJECTED, and you owe the customer the whole payment. The timeline
+    of the order shows ``by`` as the person who decided. ``order`` is updated in place in both
+    cases.
+
+    Only one call for each order returns True. Therefore pay the customer back only after True. A
+    second call for a cancelled order returns False.
     """
     decision = Problem("staff_cancelled", {"by": by})
     with transaction.atomic():

@@ -1,6 +1,6 @@
-"""Reordering missing cards, in one new order that is linked to the old order.
+"""Reordering of missing cards, in a new order linked to the old one.
 
-Staff, the shop's code or the rule ``REORDER_MISSING`` make the new order.
+Staff, the shop's code or the setting ``REORDER_MISSING`` start a reorder.
 """
 
 from __future__ import annotations
@@ -44,26 +44,29 @@ _COPIED = (
 
 
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
-    """Order the missing cards of a final ``order`` again; return the new order.
+    """Order the missing cards of a final ``order`` again.
 
-    All calls return the same new order, whose ``repeats`` is ``order``. If the new order lacks
-    cards, too, these can be ordered again. ``by`` is named in the timeline of ``order``.
+    Returns the new order. The attribute ``repeats`` of the new order is ``order``. Further calls
+    for the same ``order`` return the same new order. If cards of the new order are missing, too,
+    call this function with the new order. The timeline of ``order`` shows ``by`` as the person who
+    decided.
 
-    The new order has a UUID as its reference; product, group, metadata, user, customer and gift are
-    those of ``order``. A card may cost at most ``max_price`` (default: that of ``order``).
-    ``REVIEW_ORDER`` is called only if ``order`` was rejected after a review.
+    The new order has a UUID as its reference. It has the same product, group, metadata, user,
+    customer and gift details as ``order``. Its price limit is ``max_price``, or by default the
+    ``max_price`` of ``order``. The function in ``REVIEW_ORDER`` is called for the new order only if
+    ``order`` was rejected after a review.
 
-    The amount owed for the missing cards becomes the ``sale_amount`` of the new order; nothing is
-    owed for ``order`` any more. Cards that came after ``order`` had settled are not missing.
+    The amount that you owe the customer for the missing cards becomes the ``sale_amount`` of the
+    new order. You then owe nothing for ``order``. Cards that arrived after ``order`` had settled do
+    not count as missing.
 
-    Raises :exc:`~giftcards.exceptions.ReorderError` if
+    Raises :exc:`~django.core.exceptions.ValidationError` if ``max_price`` is invalid. Raises
+    :exc:`~giftcards.exceptions.ReorderError` in these cases:
 
-    - ``order`` is open, or no card is missing;
-    - ``order`` belongs to another environment than the API key;
-    - a refund was paid;
-    - ``order`` has a problem that nobody has ticked off.
-
-    Raises :exc:`~django.core.exceptions.ValidationError` for an invalid ``max_price``.
+    - ``order`` is open, or all its cards were delivered.
+    - ``order`` was bought in another environment (sandbox or production) than that of the API key.
+    - The customer was paid back.
+    - ``order`` has a problem that staff have not marked as dealt with.
     """
     with transaction.atomic():
         order.lock()

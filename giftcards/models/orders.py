@@ -1198,7 +1198,7 @@ WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))
 
 
 class OrderDetails(TypedDict, total=False):
-    """The optional details of an order."""
+    """The optional details of an order; see :func:`place_order`."""
 
     reference: str | None
     sale_price: Decimal | int | None
@@ -1221,9 +1221,9 @@ class OrderDetails(TypedDict, total=False):
 def new_order(
     product_id: str, type_id: str, quantity: int, **details: Unpack[OrderDetails]
 ) -> Order:
-    """Return an order with these values, which is neither checked nor saved.
+    """Return an order with these values, without checking or saving it.
 
-    A missing ``reference`` is generated, and an ``AnonymousUser`` counts as no user. Raises
+    If ``reference`` is missing, a UUID is generated. An ``AnonymousUser`` counts as no user. Raises
     ``TypeError`` for an unknown detail, and ``ValidationError`` for a user without an account.
     """
     if unknown := details.keys() - OrderDetails.__annotations__.keys():

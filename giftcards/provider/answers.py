@@ -170,10 +170,11 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class PaymentLink:
-    """The provider's page on which a customer pays once; the link expires after 20 minutes.
+    """A page of the provider on which a customer can pay once.
 
-    ``ref`` is the provider's reference of the payment, ``url`` the page's address. ``is_sandbox``
-    is ``None`` if the provider does not say whether real money moves.
+    The link expires after 20 minutes. ``ref`` is the provider's reference of the payment, and
+    ``url`` is the address of the page. ``is_sandbox`` is ``None`` if the provider does not say
+    whether the payment moves real money.
     """
 
     ref: str
@@ -186,8 +187,8 @@ class PaymentAnswer:
     """The state of a payment, and the figures of its transaction.
 
     ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or another
-    word of the provider. ``amount`` is in units of ``currency``, such as ``DZD``. Without a
-    transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
+    word of the provider. ``amount`` is in units of ``currency``, for example ``DZD``. If there is
+    no transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
     """
 
     status: str

@@ -1,7 +1,8 @@
-"""Exact arithmetic for both sides of an order's money, on plain numbers.
+"""Calculation of the money of an order, for the provider and the customer.
 
-The provider charges for the cards that came, and credits back the rest. The customer paid for all
-cards, so the shop owes the payment for the cards that did not come.
+The provider charges for the cards that it delivered, and credits back the rest. The customer paid
+for all cards. Therefore the shop owes the customer the payment for the cards that were not
+delivered. All functions take plain numbers and calculate exactly.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ _CENTIME = Decimal("0.01")
 
 @dataclass(frozen=True, slots=True)
 class RefundBreakdown:
-    """The amounts that the provider charged and refunded for a settled order.
+    """The amounts that the provider charged and credited back for an order.
 
-    Amounts are in dinars; ``None`` means unknown, not 0. ``is_consistent`` is
-    False if the provider's figures are negative or contradict each other. A missing figure is no
-    contradiction.
+    Amounts are in dinars. ``None`` means that an amount is unknown, which is not the same as 0.
+    ``is_consistent`` is False if the provider's figures are negative or contradict each other. A
+    missing figure does not count as a contradiction.
     """
 
     ordered_amount: Decimal | None
@@ -45,9 +46,10 @@ class Settleable(Protocol):
 
 
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
-    """Return the breakdown of ``order``; ``None`` unless the provider has settled it.
+    """Return what the provider charged and credited back for ``order``.
 
-    An open order has no final figures yet. A rejected order has moved no money.
+    Returns ``None`` if the provider has not settled the order. The figures of an open order are not
+    final, and for a rejected order the provider charged nothing.
     """
     if order.status not in SETTLED:
         return None
@@ -68,11 +70,12 @@ def purchase_breakdown(
     price_per_card: Decimal | None,
     fulfilled_amount: Decimal | None,
 ) -> RefundBreakdown:
-    """Return the breakdown of a settled order; :exc:`ValueError` for any other status.
+    """Return the breakdown of a settled order from plain numbers.
 
-    By the provider's guide, the refund of a ``PARTIALLY_FILLED`` order is (quantity −
-    fulfilled_quantity) × price_per_card. It is 0 for ``FULFILLED`` and the whole price for
-    ``REFUNDED``. A refunded order without ``fulfilled_amount`` was charged 0.
+    According to the provider's guide, the provider credits back (quantity − fulfilled_quantity) ×
+    price_per_card for a ``PARTIALLY_FILLED`` order, nothing for a ``FULFILLED`` order, and the
+    whole price for a ``REFUNDED`` order. A refunded order without ``fulfilled_amount`` was charged
+    0. Raises :exc:`ValueError` for any other status.
     """
     cards = STATES[status].cards
     match cards:
@@ -109,7 +112,10 @@ def purchase_breakdown(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """True if the charge is the price of the delivered cards, as far as both are known."""
+    """True if the charge is the price of the delivered cards.
+
+    Unknown amounts do not count as a contradiction.
+    """
     if any(amount is not None and amount < 0 for amount in (price_per_card, charged)):
         return False
     if charged is None:
@@ -127,9 +133,12 @@ def _adds_up(
 class CustomerBreakdown:
     """The parts of the customer's payment for a final order, in dinars.
 
-    ``paid_amount`` is the sum of ``kept_amount`` (for delivered cards) and ``owed_amount`` (for
-    missing cards). ``paid_back_amount`` was paid back. ``open_amount`` is the rest of
-    ``owed_amount``; 0 if the missing cards were ordered again.
+    - ``paid_amount`` is the payment. It is the sum of ``kept_amount`` and ``owed_amount``.
+    - ``kept_amount`` is the part for the delivered cards.
+    - ``owed_amount`` is the part for the missing cards.
+    - ``paid_back_amount`` is the amount that the customer was paid back.
+    - ``open_amount`` is the rest of ``owed_amount`` that was not paid back. It is 0 if the missing
+      cards were ordered again.
     """
 
     paid_amount: Decimal
@@ -151,14 +160,15 @@ class Sold(Protocol):
 
 
 def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
-    """Return the breakdown of ``order``; ``None`` while it is open, or without a sale amount.
+    """Return how the customer's payment for ``order`` is divided.
 
-    For a rejected order, the whole payment is owed. Cards that come after the order has settled
-    change nothing.
+    Returns ``None`` if the order is open or has no sale amount. For a rejected order, you owe the
+    customer the whole payment. Cards that arrive after the order has settled do not change the
+    amounts.
 
-    If the missing cards are ordered again, their payment moves to the new order. So sums over
-    orders subtract :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and
-    ``owed_amount``.
+    If the missing cards were ordered again, their payment belongs to the new order. When you sum
+    over several orders, therefore subtract :attr:`~giftcards.models.Order.reordered_amount` from
+    ``paid_amount`` and ``owed_amount``.
     """
     if order.sale_amount is None or order.status not in FINAL:
         return None
@@ -174,9 +184,9 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
 
 
 def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
-    """The customer's payment for ``quantity`` missing cards; ``None`` if the payment is unknown.
+    """Return the customer's payment for ``quantity`` missing cards.
 
-    It is rounded like ``owed_amount``.
+    The amount is rounded like ``owed_amount``. Returns ``None`` if the payment is unknown.
     """
     if order.sale_amount is None:
         return None
@@ -191,7 +201,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 def payment_breakdown(
     *, paid: Decimal, quantity: int, fulfilled_quantity: int
 ) -> CustomerBreakdown:
-    """Split ``paid`` by the share of the cards that were delivered.
+    """Divide ``paid`` between the delivered and the missing cards.
 
     The kept amount is rounded half up to two decimals, and the rest is owed. Raises
     :exc:`ValueError` unless ``paid`` ≥ 0, ``quantity`` ≥ 1, and ``fulfilled_quantity`` is between 0

@@ -639,10 +639,11 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of an order, or an entry of its timeline; ``str()`` is English, for logs.
+    """A problem of an order, or an entry of its timeline.
 
-    ``text`` says what is wrong, ``remedy`` what staff can do, and ``hint`` what a developer can do,
-    in the active language; the last two may be "".
+    ``text`` says what is wrong, ``remedy`` says what staff can do, and ``hint`` says what a
+    developer can do. All three are in the active language, and the last two may be "". ``str()``
+    returns English text for logs.
     """
 
     code: str

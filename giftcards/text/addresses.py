@@ -23,10 +23,11 @@ _SUBSCRIBER = 64
 
 
 def client_network(request: HttpRequest) -> str:
-    """Return the network of the client: an IPv4 address, or the first 64 bits of an IPv6 address.
+    """Return the network of the client who sent the request.
 
-    Many people may share an IPv4 address, and one person has all IPv6 addresses of such a network.
-    Clients whose address is unusable count as one network.
+    The network is an IPv4 address, or the first 64 bits of an IPv6 address, because one person
+    usually controls all addresses with the same 64 bits. Many people may share an IPv4 address. All
+    clients without a usable address count as one network.
     """
     address = ip_address(request)
     if address is None:
