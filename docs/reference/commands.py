@@ -14,27 +14,31 @@ from docs.reference.texts import coded, page, table
 from giftcards.watch.conditions import CONDITIONS
 
 _INTRO = """\
-Run all commands as `python manage.py …`. `--help` has examples.
+This page is for people who run the shop's server. It describes the management commands. Run a command as
+`python manage.py NAME`; with `--help`, each command also prints examples.
 
-| exit code | means |
+| exit code | meaning |
 |---|---|
-| 0 | done |
-| 1 | something failed or is unfinished |
-| 2 | it could not start and has done nothing: wrong arguments, a missing setting, or no database |
+| 0 | The command did its work. |
+| 1 | A part of the work failed or was not completed. |
+| 2 | The command could not start and has changed nothing. For example, an argument is wrong, a setting is missing, \
+or the database does not answer. |
 
-If the database fails after a command has begun, the exit code is 1. Commands that run until they are stopped exit
-with 0 at Ctrl-C or SIGTERM.
+If the database fails after a command has started its work, the exit code is 1. A command that runs until you stop it
+exits with 0 after Ctrl-C or SIGTERM.
 
-With `--json`, a command prints [one JSON object](json.md) to standard output, and nothing else there. Errors go to
-standard error, as one sentence; `-v0` prints nothing else. All texts are in English, without codes and API keys. A
-command that waits says what for, and since when."""
+With `--json`, a command prints [one JSON object](json.md) to standard output, and nothing else. Every command prints
+an error as one sentence to standard error. With `-v0`, a command prints only errors. All texts are in English, and
+never contain a card code or an API key. While a command waits, it shows what it waits for, and since when."""
 _CONDITIONS = """\
 ### Conditions for monitors
 
-`--fail-on` names what holds, in one line on standard error. With `-v0`, nothing else is printed."""
+A monitor can call `giftcards_status --fail-on` with some of these conditions. If one of them holds, the command prints
+one line about it to standard error and exits with code 1. With `-v0`, it prints nothing else."""
 
 
-# Left out: the table of conditions has them, and without an option nothing else is expected.
+# Left out of the page: the table of conditions lists the conditions, and a reader expects these
+# defaults.
 _CONDITIONS_OF_STATUS = re.compile(r": attention, [^(.]*")
 _DEFAULT = re.compile(r" \(default: (?:none|all|create none|not \w+)[^)]*\)")
 _DEFAULT_OF_FLAG = re.compile(r" \(default:[^)]*\)")
@@ -46,14 +50,14 @@ def commands() -> str:
         command: Any = load_command_class(app, name)
         parts += [f"## {name}", coded(command.help)]
         if name == "giftcards_simulator":
-            parts.append("Its options are on [the page of the simulator](../simulator.md).")
+            parts.append("[Simulator](../simulator.md) describes its options.")
             continue
         if rows := [_row(action) for action in own_arguments(name) if action.dest != "json"]:
             parts.append(table(("argument", "meaning"), rows))
         parts += map(coded, command.notes)
         if name == "giftcards_status":
             held = [(f"`{code}`", it.severity, it.holds) for code, it in CONDITIONS.items()]
-            parts += [_CONDITIONS, table(("condition", "severity", "holds if"), held)]
+            parts += [_CONDITIONS, table(("condition", "severity", "meaning"), held)]
     return page("Commands", *parts)
 
 

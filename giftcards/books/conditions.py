@@ -272,7 +272,7 @@ _LEDGER, _LAST_DAYS = "giftcards_books_ledgerentry_changelist", "?period=week"
 CONDITIONS = (
     Condition(
         code="insufficient_funds",
-        holds="the orders still to be sent cost more than the balance, as last read. Top up the"
+        holds="The orders that wait to be sent cost more than the last known balance. Top up the"
         " account.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
@@ -287,8 +287,8 @@ CONDITIONS = (
     ),
     Condition(
         code="credits_missing",
-        holds="the provider's ledger lacks a refund that was promised, and nobody has ticked that"
-        " off. Ask the provider for it.",
+        holds="The provider's ledger does not contain a refund that the provider promised, and"
+        " staff have not ticked it off. Ask the provider for the refund.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_may_miss, _are_missing, is_enough=False),
@@ -305,7 +305,8 @@ CONDITIONS = (
     ),
     Condition(
         code="ledger_unmatched",
-        holds="in the last 7 days, the ledger has a charge or a refund of no order here.",
+        holds="In the last 7 days, the ledger contains a charge or a refund that belongs to none"
+        " of your orders.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_unknown, _are_unknown),
@@ -324,8 +325,9 @@ CONDITIONS = (
     ),
     Condition(
         code="old_charges_unmatched",
-        holds="the ledger has a charge of no order here that is older than 7 days, and nobody has"
-        " closed its month: this month, or one of the two before.",
+        holds="The ledger contains a charge that is older than 7 days and belongs to none of your"
+        " orders, and its month is not closed. The charge is from this month or from one of"
+        " the two months before.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_left_unknown, _are_left_unknown),
@@ -342,7 +344,8 @@ CONDITIONS = (
     ),
     Condition(
         code="ledger_gap",
-        holds="the ledger of the last 7 days does not explain the balance.",
+        holds="The entries of the ledger in the last 7 days do not explain the change of the"
+        " balance.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_gaps, _has_gap),
@@ -356,8 +359,8 @@ CONDITIONS = (
     ),
     Condition(
         code="closed_month_changed",
-        holds="one of the last three closed months had other figures when the ledger was read"
-        " last. Close it again.",
+        holds="The figures of one of the last three closed months have changed since the month was"
+        " closed. Close it again.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_changed, _have_closed_months_changed),

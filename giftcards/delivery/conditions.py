@@ -134,7 +134,7 @@ _MESSAGES = "giftcards_delivery_delivery_changelist"
 CONDITIONS = (
     Condition(
         code="messages_late",
-        holds="a message to a customer has waited to be sent for more than five minutes. See"
+        holds="A message to a customer has waited to be sent for more than five minutes. Check"
         " whether the mail server answers, and whether the worker runs.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
@@ -154,8 +154,8 @@ CONDITIONS = (
     ),
     Condition(
         code="messages_failed",
-        holds="a message to a customer was given up or came back within the last day, and no"
-        " later one makes up for it.",
+        holds="Within the last day, a message to a customer failed for good or was returned, and"
+        " no later message has replaced it.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=OfRows(_untold, _are_untold),
@@ -171,8 +171,8 @@ CONDITIONS = (
     ),
     Condition(
         code="cards_not_shown",
-        holds="within the last day, a card could not be opened when its customer wanted to see it."
-        " The log says why.",
+        holds="Within the last day, a customer wanted to see a card that could not be opened. Read"
+        " the log.",
         severity=Severity.WARNING,
         permission="giftcards.reveal_card",
         judge=OfRows(
@@ -194,8 +194,8 @@ CONDITIONS = (
     ),
     Condition(
         code="links_locked",
-        holds="within the last day, a link was locked after wrong PINs, and nobody has withdrawn it"
-        " or sent a new one.",
+        holds="Within the last day, a link was locked after wrong PINs, and staff have neither"
+        " withdrawn it nor sent a new one.",
         severity=Severity.WARNING,
         permission="giftcards.reveal_card",
         judge=OfRows(
@@ -217,7 +217,7 @@ CONDITIONS = (
     ),
     Condition(
         code="reveals_refused",
-        holds="within the last day, a member of staff wanted to reveal more codes than"
+        holds="Within the last day, a member of staff tried to reveal more codes than"
         " `REVEALS_PER_HOUR` allows.",
         severity=Severity.WARNING,
         permission="giftcards.view_cardreveal",
@@ -236,7 +236,7 @@ CONDITIONS = (
     ),
     Condition(
         code="digests_failed",
-        holds="a digest for staff could not be sent.",
+        holds="A digest for staff could not be sent.",
         severity=Severity.URGENT,
         permission="giftcards_delivery.view_staffdigest",
         judge=OfRows(_failing_digests, _digests_fail),

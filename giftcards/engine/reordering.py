@@ -66,7 +66,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     - ``order`` is open, or all its cards were delivered.
     - ``order`` was bought in another environment (sandbox or production) than that of the API key.
     - The customer was paid back.
-    - ``order`` has a problem that staff have not marked as dealt with.
+    - ``order`` has a problem that staff have not ticked off.
     """
     with transaction.atomic():
         order.lock()

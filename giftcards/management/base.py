@@ -171,7 +171,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
     parser.add_argument(
         "--fail-on",
         metavar="CONDITIONS",
-        help="Exit with 1 if one of these holds, separated by commas:"
+        help="Exit with code 1 if one of these conditions holds, separated by commas:"
         f" {', '.join(known)} (default: none).",
     )
 

@@ -339,7 +339,7 @@ _SEE_ITS_PAGE = _("The page of an order says what is wrong and what you can do."
 CONDITIONS: Sequence[Condition] = [
     Condition(
         code="attention",
-        holds="an order has a problem that nobody has ticked off.",
+        holds="At least one order has a problem that staff have not ticked off.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -357,7 +357,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="order_problems",
-        holds="of the orders of `attention`, some are neither unconfirmed nor on hold.",
+        holds="At least one of the orders counted by `attention` is neither unconfirmed nor on"
+        " hold.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -373,7 +374,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="paused",
-        holds="requests to the provider are paused, or were within the last minute.",
+        holds="Requests to the provider are paused, or were paused within the last minute.",
         severity=Severity.URGENT,
         permission="giftcards.view_order",
         judge=_paused,
@@ -382,7 +383,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="access_refused",
-        holds="requests are paused until a person acts: the API key or the address is refused.",
+        holds="Requests are paused because the provider refuses the API key or the IP address."
+        " They stay paused until staff act.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
         judge=_refused,
@@ -392,8 +394,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="worker",
-        holds="there has been no tick and no sweep for three minutes, or there is no tick and"
-        " the schedule is missing or paused. Start a worker, and run `giftcards_setup`.",
+        holds="No worker has run for three minutes, or the schedule is missing or paused and"
+        " nothing else calls the worker. Start a worker, and run `giftcards_setup`.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
         judge=_has_no_worker,
@@ -405,8 +407,9 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="daily_work_overdue",
-        holds="a part of the daily work has not come to its end for an hour, although workers run."
-        " The log says why; or each tick has too little time.",
+        holds="A part of the daily work has not been completed for an hour, although workers run."
+        " Read the log. If it shows no error, the worker has too little time for the daily"
+        " work.",
         severity=Severity.WARNING,
         permission="giftcards.view_providerstate",
         judge=_is_undone,
@@ -417,8 +420,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="provider_failing",
-        holds="the provider has given no usable answer for more than five minutes: three"
-        " requests in turn failed, or it asks for fewer.",
+        holds="The provider has given no usable answer for more than five minutes: three requests"
+        " in a row failed, or the provider asks for fewer requests.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
         judge=_is_silent,
@@ -430,9 +433,9 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="queue",
-        holds="for more than five minutes, an order has waited to be sent, checked or"
-        " searched for, a change has not been taken by all your receivers, or no worker has"
-        " taken a task from the queue.",
+        holds="For more than five minutes, an order has waited to be sent, checked or searched"
+        " for, or a change has waited for your receivers, or no worker has taken a task from"
+        " the queue.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
@@ -443,8 +446,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="api_keys",
-        holds="processes with different API keys have asked the provider within the last 10"
-        " minutes. Give every process the same key.",
+        holds="Processes with different API keys have sent requests within the last 10 minutes."
+        " Give every process the same key.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=_has_several_keys,
@@ -455,8 +458,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="reference_refused",
-        holds="`SEND_REFERENCE` is on, and the provider accepts orders only without a reference."
-        " Turn it off.",
+        holds="`SEND_REFERENCE` is on, but the provider accepts orders only without a reference."
+        " Turn the setting off.",
         severity=Severity.NOTE,
         permission="giftcards.view_providerstate",
         judge=_are_unwanted,
@@ -467,7 +470,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="balance",
-        holds="the balance, as last read, is below `LOW_BALANCE`. Top up the account.",
+        holds="The last known balance is below `LOW_BALANCE`. Top up the account.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=_is_low,
@@ -479,7 +482,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="costs_changed",
-        holds="a price of the provider has changed since yesterday.",
+        holds="A cost has changed since yesterday.",
         severity=Severity.NOTE,
         permission="giftcards.view_cost",
         judge=OfRows(_moves, _have_moved),
@@ -496,7 +499,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="products_new",
-        holds="a product of the provider is new since yesterday, or has a new type.",
+        holds="The provider has a new product or product type since yesterday.",
         severity=Severity.NOTE,
         permission="giftcards.view_product",
         judge=OfRows(_news, _are_new),
@@ -513,8 +516,8 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="encryption_keys",
-        holds="the encryption keys do not open the newest or the oldest card. Put the missing"
-        " key back.",
+        holds="The newest or the oldest card cannot be opened with the encryption keys. Put the"
+        " missing key back.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=_do_not_open,
@@ -526,7 +529,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="orders_unconfirmed",
-        holds="orders are `UNCONFIRMED`, and nobody has ticked that off.",
+        holds="At least one order is `UNCONFIRMED`, and staff have not ticked it off.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=OfRows(_lost, _is_unconfirmed),
@@ -540,7 +543,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="on_hold_price",
-        holds="orders are on hold because of what a card costs.",
+        holds="At least one order is on hold because of its price.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -563,7 +566,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="on_hold_review",
-        holds="orders are on hold until a person has looked at them.",
+        holds="At least one order is on hold for review.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -584,7 +587,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="customers_owed",
-        holds="customers are owed money.",
+        holds="You owe at least one customer money.",
         severity=Severity.WARNING,
         permission="giftcards.settle_refund",
         judge=_amounts(
@@ -608,8 +611,9 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="cards_missing",
-        holds="an order came without all its cards, which were not ordered again, and its customer"
-        " is owed money. Orders without a known sale amount count for a day.",
+        holds="At least one order was not delivered completely, its missing cards were not ordered"
+        " again, and you owe the customer money. An order without a known sale amount counts"
+        " for one day.",
         severity=Severity.WARNING,
         permission="giftcards.view_order",
         judge=OfRows(_lacking_cards, _lack_cards),
@@ -626,7 +630,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="orders_delayed",
-        holds="orders are `DELAYED`.",
+        holds="At least one order is `DELAYED`.",
         severity=Severity.NOTE,
         permission="giftcards.check_order",
         judge=OfRows(

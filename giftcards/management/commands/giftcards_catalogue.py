@@ -10,19 +10,22 @@ from giftcards.management.output import counted
 
 class Command(GiftcardsCommand):
     help = (
-        "Read the provider's catalogue: products, types, prices and stock. It makes one request,"
-        " and one for each product on sale, with a tenth of the request budget at most. If it is"
-        " stopped, the next run within six hours goes on where it was."
+        "Read the provider's catalogue: products, product types, costs and stock. The"
+        " command makes one request for the list of products and one for each product on"
+        " sale. It uses at most a tenth of the request quota. If you stop it, a run within"
+        " the next six hours continues where it stopped."
     )
     notes = (
-        "The worker does the same automatically, unless CATALOGUE_INTERVAL is 0. What two readings"
-        " an hour apart do not list is not for sale any more. A product that cannot be read"
-        " counts as failed, and the next run tries it first.",
-        "Exit code 1: a product failed or is still to read.",
+        "The worker reads the catalogue automatically, unless CATALOGUE_INTERVAL is 0. A"
+        " product that is missing in two readings, at least an hour apart, is taken off"
+        " sale. A product that cannot be read counts as failed, and the next run reads it"
+        " first.",
+        "Exit code 1 means that a product could not be read, or that some products were not"
+        " read yet.",
     )
     examples = (
-        ("Once a day, from cron:", "-v0"),
-        ("The counts, for a script:", "--json"),
+        ("Read the catalogue once a day from cron:", "-v0"),
+        ("Print the counts for a script:", "--json"),
     )
     needs = WORKING_SETTINGS
 

@@ -23,23 +23,25 @@ _NAMED = 20
 
 class Command(GiftcardsCommand):
     help = (
-        "Export everything that is kept about a customer, or erase the customer: the orders and the"
-        " ledger stay, without the person and the codes. What is erased does not come back."
+        "Export all stored data about a customer, or erase the customer. After an erasure,"
+        " the orders and the ledger remain, without the customer's data and the card codes."
+        " An erasure cannot be undone."
     )
     notes = (
         "Recipients of gifts count as customers.",
-        "Exit code 1: no order is the customer's, or something may not be erased yet; then"
-        " nothing was. Exit code 2: also if the orders with a phone number are under several"
-        " e-mail addresses, or if FILE is there already.",
+        "Exit code 1 means that the customer has no orders, or that a part of the data must"
+        " not be erased yet. In the second case, nothing was erased. Exit code 2 also means"
+        " that orders with this phone number have different e-mail addresses, or that FILE"
+        " exists already.",
     )
     examples = (
         (
-            "What is kept about a customer, for the customer:",
+            "Export the stored data about a customer:",
             "amina@example.com --export amina.json",
         ),
-        ("What an erasure would do:", "'0555 12 34 56' --erase --dry-run"),
+        ("Show what an erasure would do:", "'0555 12 34 56' --erase --dry-run"),
         ("Export, then erase:", "amina@example.com --export amina.json --erase"),
-        ("The customer with an account:", "--user amina --erase"),
+        ("Erase a customer who has an account:", "--user amina --erase"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -49,42 +51,42 @@ class Command(GiftcardsCommand):
             metavar="EMAIL",
             nargs="?",
             default="",
-            help="The customer's e-mail address, or phone number (default: none; give --user).",
+            help="The customer's e-mail address or phone number (default: none; give --user).",
         )
         parser.add_argument(
             "--user",
             default="",
             metavar="NAME",
-            help="The user name of the customer's account, in place of EMAIL (default: none).",
+            help="The user name of the customer's account, instead of EMAIL (default: none).",
         )
         parser.add_argument(
             "--export",
             type=Path,
             metavar="FILE",
-            help="Write what is kept into a new JSON file that only you may read (default: none).",
+            help="Write the stored data to a new JSON file that only you can read (default: none).",
         )
         parser.add_argument(
             "--language",
             default="",
-            help="The language of the export (default: the customer's, as of the last order).",
+            help="The language of the export (default: the language of the customer's last order).",
         )
         parser.add_argument(
             "--erase",
             action="store_true",
-            help="Erase the customer, after an export if both are given (default: do not).",
+            help="Erase the customer. With --export, the data is exported first (default: do not).",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
             help=(
-                "With --erase: change nothing, write no file, and say what would be done (default:"
-                " erase)."
+                "With --erase, only show what would be done. Nothing is changed, and no file"
+                " is written (default: erase)."
             ),
         )
         parser.add_argument(
             "--yes",
             action="store_true",
-            help="With --erase: do not ask whether you are sure (default: ask).",
+            help="With --erase, do not ask for confirmation (default: ask).",
         )
 
     def handle(self, **options: Any) -> None:

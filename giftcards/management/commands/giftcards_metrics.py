@@ -11,13 +11,15 @@ from giftcards.management.base import GiftcardsCommand, database_failure
 class Command(GiftcardsCommand):
     needs = ("LOW_BALANCE", "REQUESTS_PER_MINUTE")
     help = (
-        "Print the metrics for Prometheus in the format OpenMetrics. It reads the database only,"
-        " and needs the extra metrics."
+        "Print the metrics for Prometheus in the OpenMetrics format. The command only reads"
+        " the database. It requires the extra `metrics` of the package."
     )
-    notes = ("Exit code 1: the database failed. Then nothing is printed.",)
+    notes = (
+        "Exit code 1 means that the database failed. In this case, the command prints no metrics.",
+    )
     examples = (
         (
-            "For the textfile collector of the node exporter:",
+            "Write a file for the textfile collector of the node exporter:",
             "> shop.new && mv shop.new shop.prom",
         ),
     )

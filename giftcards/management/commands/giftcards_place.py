@@ -36,45 +36,51 @@ from giftcards.rules.states import ACCEPTED, SETTLED
 
 class Command(GiftcardsCommand):
     help = (
-        "Place an order and send it; with --wait, follow it until it settles."
-        " With a production key, it spends money."
+        "Place an order and send it to the provider. With --wait, the command follows the"
+        " order until it settles. With a production API key, this costs money."
     )
     notes = (
-        "Exit code 0: the order was accepted; with --wait, it has settled. Exit code 1: the"
-        " order may exist, so repeat the command with the same --reference only. Exit code 2:"
-        " also if the reference names an order with other details.",
+        "Exit code 0 means that the provider accepted the order or, with --wait, that the"
+        " order has settled. Exit code 1 means that the order may exist. If you repeat the"
+        " command, use the same --reference, so that the order is not bought twice. Exit"
+        " code 2 also means that an order with this reference has other values.",
     )
     examples = (
-        ("Two cards, and wait for them:", f"{PRODUCT} type_001 2 --wait"),
-        ("One card, and what the customer pays for it:", f"{PRODUCT} type_001 1 --sale-price 550"),
+        ("Buy two cards, and wait for them:", f"{PRODUCT} type_001 2 --wait"),
+        (
+            "Buy one card, and record what the customer pays for it:",
+            f"{PRODUCT} type_001 1 --sale-price 550",
+        ),
     )
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("product", help="The product's id in the provider's catalogue.")
-        parser.add_argument("type", help="The id of the type (denomination).")
-        parser.add_argument("quantity", help=f"How many cards, from 1 to {MAX_QUANTITY}.")
+        parser.add_argument("product", help="The id of the product in the provider's catalogue.")
+        parser.add_argument("type", help="The id of the product type.")
+        parser.add_argument("quantity", help=f"The number of cards, from 1 to {MAX_QUANTITY}.")
         parser.add_argument(
             "--reference",
-            help="Your own unique name for the order: the same one never buys twice"
-            " (default: one is made up).",
+            help="Your unique name for the order. Two calls with the same reference buy one order"
+            " (default: a generated UUID).",
         )
         parser.add_argument(
-            "--sale-price", help="What your customer pays for one card (default: not recorded)."
+            "--sale-price",
+            help="The price that the customer pays for one card (default: not recorded).",
         )
         parser.add_argument(
             "--max-price",
-            help="What a card may cost you; above it, a person decides (default: the sale price).",
+            help="The price limit. If a card costs more, the order is put on hold until staff"
+            " decide (default: the sale price).",
         )
         parser.add_argument(
-            "--email", default="", help="Your customer's e-mail address (default: none)."
+            "--email", default="", help="The customer's e-mail address (default: none)."
         )
         parser.add_argument(
             "--wait",
             action="store_true",
-            help="Follow the order to its end, and show what it waits for"
-            " (default: return once the provider has accepted it).",
+            help="Follow the order until it settles, and show what it waits for (default: return"
+            " when the provider has accepted the order).",
         )
 
     def handle(self, **options: Any) -> None:

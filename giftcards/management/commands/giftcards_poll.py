@@ -24,18 +24,19 @@ from giftcards.tasks import FAILED, tick_until
 
 
 class Command(GiftcardsCommand):
-    help = "Ask the provider once about the orders that are due."
+    help = "Do one sweep: send and check all orders that are due."
     notes = (
-        "A sweep sends waiting orders, checks those that are due, looks for lost ones, calls your"
-        " receivers, and sends the messages to customers and staff. Postponed orders are checked"
-        " later, mostly because the request budget is short: this is no failure.",
-        "With --reference, a settled order is compared with what the provider says by now.",
-        "Exit code 1: something failed, or requests are paused.",
+        "A sweep sends waiting orders, checks orders that are due, and searches for"
+        " unconfirmed orders. It also calls your receivers, and sends messages to customers"
+        " and staff. Postponed orders are checked later, usually because the request quota"
+        " is used up. This is not an error.",
+        "With --reference, the command compares a settled order with the provider's present data.",
+        "Exit code 1 means that a part of the work failed, or that requests are paused.",
     )
     examples = (
-        ("One sweep over the orders that are due:", ""),
-        ("As the shop's worker, from cron each minute:", "--tick"),
-        ("One order, whether it is due or not:", "--reference cart-1042"),
+        ("Do one sweep:", ""),
+        ("Use cron as the shop's worker, once a minute:", "--tick"),
+        ("Check one order now:", "--reference cart-1042"),
     )
     needs = WORKING_SETTINGS
 
@@ -49,14 +50,13 @@ class Command(GiftcardsCommand):
         )
         parser.add_argument(
             "--reference",
-            help="Ask about this order only, whether it is due or not"
-            " (default: all orders that are due).",
+            help="Check only this order, even if it is not due (default: all orders that are due).",
         )
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="First end every pause of requests: a refused API key is tried once more, and"
-            " nothing else is waited for (default: leave them).",
+            help="First end every pause of requests. The app then tries a refused API key once"
+            " more, and does not wait for any other pause to end (default: keep the pauses).",
         )
 
     def handle(self, **options: Any) -> None:

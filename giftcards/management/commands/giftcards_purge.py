@@ -10,13 +10,19 @@ from giftcards.privacy.retention import REASONS, Purge, long_settled, purge
 
 class Command(GiftcardsCommand):
     help = (
-        "Destroy the codes of orders that settled long ago; all else about them stays. What is"
-        " destroyed does not come back, but from a backup."
+        "Destroy the card codes of orders that settled long ago. All other data about the"
+        " orders remains. A destroyed code can only be restored from a backup."
     )
-    notes = ("It works while shop and workers run. If it is stopped, the next run goes on.",)
+    notes = (
+        "The shop and the workers can keep running. If you stop the command, the next run"
+        " continues.",
+    )
     examples = (
-        ("What would be destroyed:", "--settled-before 365 --dry-run"),
-        ("Every night, from cron (or set CODES_KEPT_DAYS):", "--settled-before 365 -v0"),
+        ("Show what would be destroyed:", "--settled-before 365 --dry-run"),
+        (
+            "Run the command every night from cron (or set CODES_KEPT_DAYS):",
+            "--settled-before 365 -v0",
+        ),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -26,12 +32,12 @@ class Command(GiftcardsCommand):
             type=_days,
             required=True,
             metavar="DAYS",
-            help="Take the orders that settled more than so many days ago.",
+            help="Destroy the codes of orders that settled more than this number of days ago.",
         )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="Change nothing, and count what would be destroyed (default: destroy).",
+            help="Change nothing, and count the codes that would be destroyed (default: destroy).",
         )
 
     def handle(self, **options: Any) -> None:

@@ -33,21 +33,22 @@ from giftcards.rules.states import Status
 
 class Command(GiftcardsCommand):
     help = (
-        "Look for orders whose answer was lost, compare settled orders with the provider's list,"
-        " and report orders at the provider that are nobody's here. It places nothing."
+        "Search for unconfirmed orders, compare settled orders with the provider's list, and"
+        " report unknown orders at the provider. The command does not place any orders."
     )
     notes = (
-        "An order at the provider that is nobody's here was placed elsewhere with the same"
-        " account, or after the backup from which the database was restored. A settled order"
-        " that is different there keeps its status, and needs a look. --after-restore refuses"
-        " to start beside a running worker, and keeps workers out.",
-        "Exit code 1: an order is nobody's, different or unconfirmed, the list could not be"
-        " read to its end, or requests are paused.",
+        "An order at the provider is unknown if your database does not contain it. It was"
+        " placed elsewhere with the same account, or after the backup from which you"
+        " restored the database. If a settled order differs from the provider's list, it"
+        " keeps its status and needs attention. With --after-restore, the command refuses to"
+        " start while a worker runs, and prevents workers from starting.",
+        "Exit code 1 means that an order is unknown, different or unconfirmed, that the"
+        " provider's list could not be read completely, or that requests are paused.",
     )
     examples = (
-        ("The last 24 hours:", ""),
-        ("Since an outage:", "--since 2026-11-24T08:00"),
-        ("The database was restored, and no worker runs yet:", "--after-restore"),
+        ("Check the last 24 hours:", ""),
+        ("Check the time since an outage:", "--since 2026-11-24T08:00"),
+        ("Use the command after a restore, before any worker runs:", "--after-restore"),
     )
     needs = WORKING_SETTINGS
 
@@ -55,15 +56,15 @@ class Command(GiftcardsCommand):
         super().add_arguments(parser)
         parser.add_argument(
             "--since",
-            help="Report from this date or time on, as in 2026-11-24 (default: 24 hours ago; with"
-            " --after-restore: two hours before the last sign of a worker).",
+            help="Check orders from this date or time on, for example 2026-11-24 (default: 24"
+            " hours ago; with --after-restore: two hours before a worker last ran).",
         )
         parser.add_argument(
             "--after-restore",
             action="store_true",
-            help="Before the workers start on a restored database: put the orders on hold that the"
-            " provider may have already, for a person, and look for no lost one (default: none is"
-            " on hold).",
+            help="Use this option on a restored database before the workers start. Put orders"
+            " that the provider may already have on hold, so that staff can decide about"
+            " them. Do not search for unconfirmed orders (default: put no orders on hold).",
         )
 
     def handle(self, **options: Any) -> None:

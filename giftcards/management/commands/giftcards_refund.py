@@ -31,19 +31,25 @@ _STATES: Mapping[str, str] = {
 
 class Command(GiftcardsCommand):
     help = (
-        "Record what the customer of an order was paid back for cards that did not come. It moves"
-        " no money, and the same --payment-reference never counts twice."
+        "Record a refund that your shop paid to the customer of an order for undelivered"
+        " cards. The command does not move any money. A second call with the same"
+        " --payment-reference does not record a second refund."
     )
     notes = (
-        "An amount has the digits 0 to 9 and perhaps a point, as in 549.90.",
-        "Exit code 1: it cannot be recorded, such as more than is still owed.",
+        "An amount consists of the digits 0 to 9 and an optional decimal point, for example"
+        " 549.90.",
+        "Exit code 1 means that the refund cannot be recorded, for example because it is"
+        " more than you still owe.",
     )
     examples = (
         (
-            "550 were transferred, with this number:",
+            "Record a bank transfer of 550 dinars:",
             "cart-1042 550 --payment-reference VIR-88",
         ),
-        ("The transfer came back:", "cart-1042 --payment-reference VIR-88 --cancel"),
+        (
+            "Cancel the refund, because the transfer was returned:",
+            "cart-1042 --payment-reference VIR-88 --cancel",
+        ),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -53,25 +59,33 @@ class Command(GiftcardsCommand):
             "amount",
             metavar="AMOUNT",
             nargs="?",
-            help="How much; optional with --cancel (default: all of it).",
+            help="The amount. It is optional with --cancel (default: the whole refund).",
         )
         parser.add_argument(
             "--payment-reference",
             metavar="NUMBER",
             required=True,
-            help="The number of the payment, unique for the order.",
+            help="The number of the payment, unique within the order.",
         )
         parser.add_argument(
-            "--method", default="", help="How it was paid, such as transfer (default: not said)."
+            "--method",
+            default="",
+            help="How the customer was paid, for example by bank transfer (default: not recorded).",
         )
         parser.add_argument(
-            "--comment", default="", help="For your colleagues; with --cancel, why (default: none)."
+            "--comment",
+            default="",
+            help="A comment for your colleagues. With --cancel, the reason (default: none).",
         )
-        parser.add_argument("--by", default="", help="Who paid it (default: not said).")
+        parser.add_argument(
+            "--by",
+            default="",
+            help="The name of the person who paid the refund (default: not recorded).",
+        )
         parser.add_argument(
             "--cancel",
             action="store_true",
-            help="Take the refund back: it is owed again (default: it is recorded).",
+            help="Cancel the refund, so that you owe its amount again (default: record it).",
         )
 
     def handle(self, **options: Any) -> None:

@@ -13,15 +13,19 @@ _PER_SECOND = 500
 
 class Command(GiftcardsCommand):
     help = (
-        "Seal every card anew under the first of GIFTCARDS['ENCRYPTION_KEYS'], while shop and"
-        " workers run. If it is stopped, the next run goes on where it was. First deploy the new"
-        " key, in front of the old one, to every process."
+        "Encrypt every card again with the first key of GIFTCARDS['ENCRYPTION_KEYS']. Before"
+        " you run this command, put the new key in front of the old one, and deploy the"
+        " setting to every process. The shop and the workers can keep running. If you stop"
+        " the command, the next run continues where it stopped."
     )
-    notes = ("Exit code 1: a card could not be opened. It is left as it is, and named.",)
+    notes = (
+        "Exit code 1 means that a card could not be opened. The command does not change this"
+        " card, and names it in its output.",
+    )
     examples = (
-        ("After the new key was put in front and deployed:", ""),
-        ("Prove that the old keys are not needed any more:", "--verify"),
-        ("Gently, on a small machine:", "--per-second 50"),
+        ("Encrypt all cards with the new key:", ""),
+        ("Check that the old keys are no longer needed:", "--verify"),
+        ("Reduce the load on a small server:", "--per-second 50"),
     )
     needs = ("ENCRYPTION_KEYS",)
 
@@ -30,15 +34,15 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--verify",
             action="store_true",
-            help="Change nothing: open every card with the first key alone, and show nothing of it"
-            " (default: seal anew).",
+            help="Change nothing. Try to open every card with the first key alone, without"
+            " showing any code (default: encrypt again).",
         )
         parser.add_argument(
             "--per-second",
             type=_speed,
             default=_PER_SECOND,
             metavar="N",
-            help=f"Seal at most so many cards a second (default: {_PER_SECOND}).",
+            help=f"The most cards that are encrypted in a second (default: {_PER_SECOND}).",
         )
 
     def handle(self, **options: Any) -> None:

@@ -103,29 +103,36 @@ class SelfTestReport:
 
 class Command(GiftcardsCommand):
     help = (
-        "Run the provider's test scenarios against its sandbox: a refund, a partial delivery and an"
-        " ordinary order. It spends nothing: a production key is refused."
+        "Run the provider's test scenarios in its sandbox: a refund, a partial delivery and"
+        " an ordinary order. The command costs no money, because it refuses to run with a"
+        " production API key."
     )
     notes = (
-        "The orders are real rows, whose references begin with selftest-, and your receivers"
-        " are called for them. The newest and the oldest stored card are opened as well.",
-        "If all is well, up to two more orders are bought, without rows, to see whether the"
-        " provider keeps references: see SEND_REFERENCE.",
-        "Exit code 1: a scenario failed, or a stored card cannot be opened.",
+        "The command creates orders whose references begin with `selftest-`, and your"
+        " receivers are called for them. It also tries to open the newest and the oldest"
+        " stored card.",
+        "If all scenarios succeed, the command buys up to two more orders without storing"
+        " them. These orders show whether the provider stores references: see"
+        " SEND_REFERENCE.",
+        "Exit code 1 means that a scenario failed, or that a stored card cannot be opened.",
     )
     examples = (
-        ("With the product of the provider's guide:", ""),
-        ("With another type of it for the ordinary order:", "--type type_002"),
+        ("Use the product of the provider's guide:", ""),
+        ("Use another product type for the ordinary order:", "--type type_002"),
     )
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--product", default=PRODUCT, help="A product of the catalogue (default: %(default)s)."
+            "--product",
+            default=PRODUCT,
+            help="The id of a product in the catalogue (default: %(default)s).",
         )
         parser.add_argument(
-            "--type", default=TYPE, help="Its type for the ordinary order (default: %(default)s)."
+            "--type",
+            default=TYPE,
+            help="The product type of the ordinary order (default: %(default)s).",
         )
 
     def handle(self, **options: Any) -> None:

@@ -11,16 +11,17 @@ from giftcards.management.groups import ensure_roles, role_permissions
 
 class Command(GiftcardsCommand):
     notes = (
-        "It leaves alone when the schedule runs next, and whether it is paused (repeats is 0).",
-        "Exit code 2: also if migrate has not made the permissions yet.",
+        "The command does not change the time of the next run of the schedule. If you paused"
+        " the schedule (repeats is 0), it stays paused.",
+        "Exit code 2 also means that `migrate` has not created the permissions yet.",
     )
     examples = (
-        ("After every deployment:", ""),
-        ("Give the groups back what they lack of their permissions:", "--repair-groups"),
+        ("Run the command after every deployment:", ""),
+        ("Restore missing permissions of the groups:", "--repair-groups"),
     )
     help = (
-        "Create the groups of staff that do not exist, and create or repair the schedule by which"
-        " django-q2 follows the orders, if it does. Safe to repeat."
+        "Create the groups of staff that do not exist yet. If django-q2 follows the orders,"
+        " also create or repair its schedule. You can run this command as often as you like."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -28,8 +29,8 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--repair-groups",
             action="store_true",
-            help="Also add the permissions that existing groups lack; none is ever taken away"
-            " (default: existing groups are left alone).",
+            help="Add missing permissions to existing groups. Permissions are never removed"
+            " (default: existing groups are not changed).",
         )
 
     def handle(self, **options: Any) -> None:

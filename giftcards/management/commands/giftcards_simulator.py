@@ -72,14 +72,15 @@ def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -
 
 class Command(ConsoleCommand):
     help = (
-        "Run a stand-in for the gift-card provider, for development and tests. It needs no "
-        "settings and no database, and forgets everything when it stops (Ctrl+C)."
+        "Run a simulator of the provider, for development and tests. It works without"
+        " settings and without a database. When you stop it with Ctrl-C, it loses all its"
+        " data."
     )
     examples = (
-        ("On the usual port:", ""),
-        ("Every order settles at once:", "--min-delay 0 --max-delay 0"),
-        ("A provider that refuses the key:", "--key another-key"),
-        ("A card is sold out after a minute:", "--offer-change 60 type_001 stock 0"),
+        ("Use the default port:", ""),
+        ("Settle every order immediately:", "--min-delay 0 --max-delay 0"),
+        ("Refuse the API key:", "--key another-key"),
+        ("Make a card sold out after a minute:", "--offer-change 60 type_001 stock 0"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

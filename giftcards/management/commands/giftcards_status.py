@@ -46,15 +46,16 @@ _TIMES = (
 class Command(GiftcardsCommand):
     needs = ("LOW_BALANCE",)
     help = (
-        "Show one order with its refund breakdown, or how many orders are where and every"
-        " condition that holds. It reads the database only."
+        "Show one order with its refund breakdown. Without a reference, show the number of"
+        " orders by status and all conditions that need attention. The command only reads"
+        " the database."
     )
-    notes = ("Exit code 1: only if a condition of --fail-on holds.",)
+    notes = ("Exit code 1 means that a condition named in --fail-on holds.",)
     examples = (
-        ("How things stand:", ""),
-        ("One order:", "cart-1042"),
+        ("Show an overview:", ""),
+        ("Show one order:", "cart-1042"),
         (
-            "For a monitor, exit code 1 if something is wrong:",
+            "Report problems to a monitor, with exit code 1:",
             "--fail-on attention,paused,worker,queue,balance",
         ),
     )
@@ -62,7 +63,9 @@ class Command(GiftcardsCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "reference", nargs="?", help="The order (default: an overview of all orders)."
+            "reference",
+            nargs="?",
+            help="The reference of an order (default: an overview of all orders).",
         )
         add_fail_on(parser, CONDITIONS)
 

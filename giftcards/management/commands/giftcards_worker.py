@@ -17,14 +17,15 @@ _PAUSE = 1.0
 
 class Command(GiftcardsCommand):
     help = (
-        "Run a worker until stopped with Ctrl-C or SIGTERM: send and check orders, and do all other"
-        " background work, such as sending messages."
+        "Run a worker until you stop it with Ctrl-C or SIGTERM. The worker sends and checks"
+        " orders, and does all other background work, for example sending messages."
     )
     notes = (
-        "It takes the place of qcluster for this app. While another process follows the orders,"
-        " it stands by. While the database is down, it waits.",
+        "This worker replaces the `qcluster` of django-q2 for this app. If another process"
+        " already follows the orders, it waits until that process stops. If the database is"
+        " down, it waits until the database is available.",
     )
-    examples = (("As the shop's worker, until Ctrl-C:", ""),)
+    examples = (("Run the shop's worker until Ctrl-C:", ""),)
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -29,18 +29,22 @@ from giftcards.rules.times import day_of, today
 
 class Command(GiftcardsCommand):
     help = (
-        "Read the provider's ledger, match it to the orders, and say what does not fit. It takes a"
-        " tenth of the request budget at most. If it is stopped, the next run goes on where it was."
+        "Read the provider's ledger, match its entries with the orders, and show the"
+        " differences. The command uses at most a tenth of the request quota. If you stop"
+        " it, the next run continues where it stopped."
     )
     notes = (
-        "Exit code 1: the ledger could not be read to its end, or a condition of --fail-on holds."
-        " An unknown gap does not count.",
+        "Exit code 1 means that the ledger could not be read completely, or that a condition"
+        " named in --fail-on holds. An unknown gap does not count as a gap.",
     )
     examples = (
-        ("The entries since the last run:", ""),
-        ("Last month, from what was read:", "--offline --from 2026-10-01 --to 2026-10-31"),
+        ("Read the entries since the last run:", ""),
         (
-            "For a monitor, exit code 1 if money is missing:",
+            "Sum up last month without reading the ledger again:",
+            "--offline --from 2026-10-01 --to 2026-10-31",
+        ),
+        (
+            "Report missing money to a monitor, with exit code 1:",
             "--fail-on ledger_gap,credits_missing -v0",
         ),
     )
@@ -51,22 +55,22 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--since",
             metavar="DAY",
-            help="Read from this day on, as in 2026-11-24, even if it was read before (default:"
-            " from three days before the end of the last reading; the first one begins with the"
-            " first order).",
+            help="Read the ledger from this day on, for example 2026-11-24, even if it was read"
+            " before (default: three days before the end of the last reading, or the day of"
+            " the first order).",
         )
         parser.add_argument(
             "--from",
             metavar="DAY",
-            help="Sum up from this day on (default: the first day that this run reads).",
+            help="The first day of the summary (default: the first day that this run reads).",
         )
         parser.add_argument(
-            "--to", metavar="DAY", help="Sum up to this day, included (default: today)."
+            "--to", metavar="DAY", help="The last day of the summary (default: today)."
         )
         parser.add_argument(
             "--offline",
             action="store_true",
-            help="Read nothing: sum up what was read before (default: read first).",
+            help="Sum up the stored entries without reading the ledger (default: read first).",
         )
         add_fail_on(parser, CONDITIONS)
 

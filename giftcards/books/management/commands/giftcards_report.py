@@ -21,14 +21,18 @@ from giftcards.rules.times import today
 
 class Command(GiftcardsCommand):
     help = (
-        "Sum up the orders that became final in a period: cards, what the provider charged and"
-        " refunded, what customers paid and are owed, and the margin. Days are those of the site's"
-        " time zone. It reads the database only."
+        "Sum up the orders that became final in a period. The report shows the number of"
+        " cards, the amounts that the provider charged and credited back, the amounts that"
+        " customers paid and are owed, and the margin. Days are in the site's time zone. The"
+        " command only reads the database."
     )
     examples = (
-        ("This month so far, by day:", ""),
-        ("A year, by month, for a script:", "--from 2026-01-01 --to 2026-12-31 --by month --json"),
-        ("The orders of this month so far, for a spreadsheet:", "--orders > orders.csv"),
+        ("Report this month by day:", ""),
+        (
+            "Report a year by month, for a script:",
+            "--from 2026-01-01 --to 2026-12-31 --by month --json",
+        ),
+        ("List this month's orders for a spreadsheet:", "--orders > orders.csv"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -37,7 +41,8 @@ class Command(GiftcardsCommand):
             "--from",
             dest="start",
             metavar="DAY",
-            help="The first day, as in 2026-11-01 (default: the first of the month of the last).",
+            help="The first day, for example 2026-11-01 (default: the first day of the month of"
+            " the last day).",
         )
         parser.add_argument(
             "--to",
@@ -49,10 +54,10 @@ class Command(GiftcardsCommand):
             "--by",
             choices=By.values,
             default=By.DAY.value,
-            help="What each row is about (default: day).",
+            help="The period or object of each row (default: day).",
         )
         parser.add_argument(
-            "--product", metavar="ID", default="", help="Only this product (default: all)."
+            "--product", metavar="ID", default="", help="Report only this product (default: all)."
         )
         parser.add_argument(
             "--csv", action="store_true", help="Print the rows as CSV (default: as text)."
@@ -60,13 +65,13 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--orders",
             action="store_true",
-            help="Print the orders instead, a row each, as CSV (default: their sums).",
+            help="Print one row for each order, as CSV (default: their sums).",
         )
         parser.add_argument(
             "--contacts",
             action="store_true",
-            help="With --orders: also the customers' e-mail addresses and phone numbers (default:"
-            " neither).",
+            help="With --orders, also print the customers' e-mail addresses and phone numbers"
+            " (default: neither).",
         )
 
     def handle(self, **options: Any) -> None:

@@ -9,16 +9,17 @@ from giftcards.management.output import counted
 
 class Command(GiftcardsCommand):
     help = (
-        "Write prices and stock of the provider's catalogue, as last read, to the stock records of"
-        " django-oscar. The worker does this, too, every minute."
+        "Copy prices and stock from the stored catalogue to the stock records of"
+        " django-oscar. The worker also does this once a minute."
     )
     notes = (
-        'New products get the class "Gift cards", the provider\'s category and the stored price.',
+        'New products get the class "Gift cards", the category of the provider, and the'
+        " stored price.",
     )
     examples = (
-        ("The stock records that there are:", ""),
-        ("A product for each card on the shelf that has none:", "--create"),
-        ("The same for the cards of one product:", "--create 507f1f77bcf86cd799439011"),
+        ("Update the existing stock records:", ""),
+        ("Also create a product for each card on the shelf that has none:", "--create"),
+        ("Do the same for the cards of one product:", "--create 507f1f77bcf86cd799439011"),
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -27,14 +28,15 @@ class Command(GiftcardsCommand):
             "--create",
             metavar="PRODUCT",
             nargs="*",
-            help="Also create products of oscar, with stock records, for cards on the shelf that"
-            " have none: of these products of the provider, or of all (default: create none).",
+            help="Also create products of django-oscar, with stock records, for cards on the"
+            " shelf that have none. Give the ids of the provider's products, or nothing for"
+            " all products (default: create none).",
         )
         parser.add_argument(
             "--with-tests",
             action="store_true",
-            help="With --create: also for the types for tests, which everybody can buy then"
-            " (default: leave them out).",
+            help="With --create, also create products for test types. Every customer can then buy"
+            " these cards (default: leave them out).",
         )
 
     def handle(self, **options: Any) -> None:
