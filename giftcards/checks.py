@@ -78,11 +78,11 @@ def check_databases(**_: object) -> list[CheckMessage]:
         return []
     return [
         Error(
-            f"The tables of giftcards are routed to {' and '.join(map(repr, elsewhere))}: an order"
-            f" would be bought although the transaction on {DEFAULT_DB_ALIAS!r} that placed it was"
-            " rolled back, and a replica would show what is no longer true.",
-            hint=f"Let your routers return {DEFAULT_DB_ALIAS!r} for the app 'giftcards' and the"
-            " apps inside it, to read and to write.",
+            f"The tables of giftcards are routed to {' and '.join(map(repr, elsewhere))}. If"
+            f" the transaction on {DEFAULT_DB_ALIAS!r} that placed an order were rolled back,"
+            " the order would still be bought. A replica would show outdated data.",
+            hint=f"Let your database routers return {DEFAULT_DB_ALIAS!r} for reads and writes of"
+            " the app 'giftcards' and the apps inside it.",
             id="giftcards.E019",
         )
     ]
@@ -98,9 +98,11 @@ def check_isolation(**_: object) -> list[CheckMessage]:
     return [
         Warning(
             f"The database {DEFAULT_DB_ALIAS!r} has the isolation level {level}, with which"
-            " giftcards was not tried. A transaction that does not see what others have committed"
-            " meanwhile may fail, or reserve a card that is reserved already.",
-            hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
+            " giftcards was not tested. If a transaction does not see what other"
+            " transactions have committed in the meantime, it may fail, or reserve a card"
+            " that is already reserved.",
+            hint="Remove 'isolation_level' from its OPTIONS, so that Django uses its default,"
+            " READ COMMITTED.",
             id="giftcards.W010",
         )
     ]
@@ -151,10 +153,10 @@ def check_urls(**_: object) -> list[CheckMessage]:
     except NoReverseMatch:
         return [
             Error(
-                f"GIFTCARDS['REAUTHENTICATE'] is {name!r}, and no URL without arguments has this"
-                " name: nobody could reveal a code.",
-                hint="Name the URL of your page, with its namespace, or remove the setting: then"
-                " staff are asked for their password.",
+                f"GIFTCARDS['REAUTHENTICATE'] is {name!r}, but there is no URL without"
+                " arguments that has this name. Staff could not reveal any codes.",
+                hint="Set it to the name of your page's URL, including the namespace. If you"
+                " remove the setting, the app asks staff for their password.",
                 id="giftcards.E021",
             )
         ]
@@ -179,10 +181,11 @@ def check_admin(**_: object) -> list[CheckMessage]:
     used = {type(site.get_model_admin(order)) for site in all_sites if site.is_registered(order)}
     return [
         Error(
-            f"{admin} overrides {method}, which decides about the page of an order only: lists,"
-            " numbers, messages and files would still tell of the order.",
-            hint="Hide orders with get_queryset, which decides for all of these. People who may see"
-            " none lack the permission giftcards.view_order. Nobody changes or deletes an order.",
+            f"{admin} overrides {method}, which affects only the page of an order. Lists,"
+            " numbers, messages and files would still show the order.",
+            hint="Hide orders with get_queryset, which affects all pages, numbers, messages and"
+            " files. Do not give the permission giftcards.view_order to people who may not"
+            " see any orders. The app does not let anybody change or delete an order.",
             id="giftcards.E025",
         )
         for admin, method in sorted(chain.from_iterable(map(_overridden, used)))
@@ -216,8 +219,8 @@ def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # no
         return []
     return [
         Error(
-            f"{setting} names {path!r}, which cannot be imported or called.",
-            hint="Correct the path. What it names must be there when the site starts.",
+            f"{setting} is {path!r}, which cannot be imported or is not callable.",
+            hint="Correct the path. The object must exist when the site starts.",
             id=id,
         )
     ]
@@ -242,11 +245,12 @@ def check_passwords(**_: object) -> list[CheckMessage]:
         return []  # reported by check_settings
     return [
         Warning(
-            f"Staff may sign in by {name!r}, which takes no password, and are asked for a password"
-            " before a code is revealed: whoever has none cannot reveal one.",
-            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE']. If the backend checks"
-            " passwords, list it in GIFTCARDS['PASSWORD_BACKENDS']. If all who reveal codes have"
-            " passwords in your database, silence this warning.",
+            f"Staff can log in with {name!r}, which does not use a password. However, staff"
+            " need a password to reveal a code.",
+            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who"
+            " they are. If the backend checks passwords, add it to"
+            " GIFTCARDS['PASSWORD_BACKENDS']. If everybody who reveals codes has a password"
+            " in your database, silence this warning.",
             id="giftcards.W005",
         )
         for name in settings.AUTHENTICATION_BACKENDS
@@ -278,10 +282,10 @@ def check_staff_without_password(
         return []
     return [
         Warning(
-            "Staff who may reveal codes have no password to prove who they are with:"
-            f" {', '.join(found)}.",
-            hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or give these accounts"
-            " passwords.",
+            "Some staff may reveal codes, but have no password with which they can prove who"
+            f" they are: {', '.join(found)}.",
+            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who"
+            " they are, or give these accounts passwords.",
             id="giftcards.W011",
         )
     ]
@@ -324,10 +328,11 @@ def check_stored_cards(
     return [
         Error(
             trouble,
-            hint="If a key is missing, put it back into GIFTCARDS['ENCRYPTION_KEYS'], at the end if"
-            " new cards have another key: without it, the codes are lost. If the stored text is"
-            " another card's, somebody has changed rows of the database. If the codes are lost for"
-            " good, add 'giftcards.E020' to SILENCED_SYSTEM_CHECKS.",
+            hint="If an encryption key is missing, add it to GIFTCARDS['ENCRYPTION_KEYS'] again."
+            " Add it at the end if new cards are encrypted with another key. Without the"
+            " key, the codes are lost. If the stored text belongs to another card, somebody"
+            " has changed rows of the database. If the codes are lost for good, add"
+            " 'giftcards.E020' to SILENCED_SYSTEM_CHECKS.",
             id="giftcards.E020",
         )
         for trouble in dict.fromkeys(filter(None, troubles))
@@ -350,10 +355,12 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
         return []
     return [
         Warning(
-            f"Several API keys are at work in this database: {', '.join(at_work)}. Orders are"
-            " bought in the wrong account, and what one process has sent another cannot find.",
-            hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed it and"
-            " restarted all of them, ignore this: it ends in 10 minutes.",
+            f"Processes with different API keys use this database: {', '.join(at_work)}. They"
+            " buy orders in different accounts, and one process cannot find the orders that"
+            " another process has sent.",
+            hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed the"
+            " key and restarted all processes, ignore this warning. It disappears after 10"
+            " minutes.",
             id="giftcards.W008",
         )
     ]
@@ -379,11 +386,12 @@ def check_queue_is_read(
         return []
     return [
         Warning(
-            "Tasks wait in the queue, and no worker takes them: messages are sent a minute late,"
-            " or not at all.",
-            hint="Start the queue's workers, such as `manage.py qcluster`. If another process, such"
-            " as `manage.py giftcards_poll --tick`, is to do the work, remove 'django_q' from"
-            " INSTALLED_APPS, or GIFTCARDS['QUEUE_TASK'].",
+            "Tasks wait in the queue, but no worker takes them. Messages are sent a minute"
+            " late, or are not sent at all.",
+            hint="Start the queue's workers, for example with `manage.py qcluster`. If another"
+            " process is meant to do the work, for example `manage.py giftcards_poll"
+            " --tick`, remove 'django_q' from INSTALLED_APPS, or remove"
+            " GIFTCARDS['QUEUE_TASK'].",
             id="giftcards.W012",
         )
     ]
@@ -405,20 +413,21 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
     if lost:
         messages.append(
             Error(
-                "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does"
-                f" not have: {lost}. Their codes cannot be opened.",
-                hint="Put the key back, at the end of the list, and run `manage.py"
-                " giftcards_rotate_keys` before you remove it. If it is lost for good, add"
-                " 'giftcards.E022' to SILENCED_SYSTEM_CHECKS.",
+                "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
+                f" Cards that cannot be opened: {lost}.",
+                hint="Add the missing key at the end of the list again, and run `manage.py"
+                " giftcards_rotate_keys` before you remove it. If the key is lost for good,"
+                " add 'giftcards.E022' to SILENCED_SYSTEM_CHECKS.",
                 id="giftcards.E022",
             )
         )
     messages += [
         Warning(
-            f"Key {position} of GIFTCARDS['ENCRYPTION_KEYS'] seals no stored card.",
-            hint="If every process has the key in front of it by now, prove with `manage.py"
-            " giftcards_rotate_keys --verify` that you do not need it, and remove it: a key that is"
-            " not there cannot leak. If you are about to put it in front, ignore this.",
+            f"Key {position} of GIFTCARDS['ENCRYPTION_KEYS'] is not used by any stored card.",
+            hint="If every process already uses the key in front of it, run `manage.py"
+            " giftcards_rotate_keys --verify` to check that you no longer need this key, and"
+            " remove it. A removed key cannot leak. If you are about to move this key to the"
+            " front, ignore this warning.",
             id="giftcards.W006",
         )
         for position in unneeded
@@ -437,9 +446,9 @@ def check_cluster(**_: object) -> list[CheckMessage]:
     if not isinstance(cluster, Mapping) or not cluster:
         return [
             Error(
-                "Q_CLUSTER is not set: django-q2 would look for Redis on this machine, and let a"
-                " task that hangs hold its worker for ever.",
-                hint="Set it to a dict, such as the one in the documentation, on the page about"
+                "Q_CLUSTER is not set. django-q2 would look for Redis on this machine, and a"
+                " task that hangs would occupy its worker for ever.",
+                hint="Set it to a dict, for example the one on the documentation page about"
                 " workers.",
                 id="giftcards.E013",
             )
@@ -461,17 +470,19 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     wanted_retry = 2 * max(needed, longest)
     if longest < needed:
         yield Error(
-            f"Q_CLUSTER['timeout'] is {timeout} s, but following orders may take {needed} s: it"
-            " would be cut short, and an order that is being sent would stay unconfirmed.",
+            f"Q_CLUSTER['timeout'] is {timeout} s, but a task that follows orders may take"
+            f" {needed} s. django-q2 would stop the task early, and an order that is being"
+            " sent would stay unconfirmed.",
             hint=f"Set 'timeout' to at least {needed}, and 'retry' to at least {wanted_retry}.",
             id="giftcards.E011",
         )
     # Redis never repeats a task: it removes the task as soon as a worker takes it.
     if retry <= longest and any(cluster.get(name) for name in _BROKERS_THAT_REPEAT):
         yield Error(
-            f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s: it would be"
-            " started a second time while it runs.",
-            hint=f"Set 'retry' to at least {wanted_retry}: waiting for a free worker counts, too.",
+            f"Q_CLUSTER['retry'] is {retry} s, but a task may take {longest} s. django-q2"
+            " would start the task a second time while it runs.",
+            hint=f"Set 'retry' to at least {wanted_retry}, because the time that a task waits for"
+            " a free worker counts, too.",
             id="giftcards.E012",
         )
 
@@ -479,7 +490,7 @@ def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
 def _wrong_type(name: str, wanted: str) -> CheckMessage:
     return Error(
         f"Q_CLUSTER[{name!r}] must be {wanted}.",
-        hint="Correct it, or remove it to get django-q2's default.",
+        hint="Correct the value, or remove it to use the default of django-q2.",
         id="giftcards.E015",
     )
 
@@ -492,8 +503,8 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
         # A single worker is only a warning: orders are still followed, and a shop may have no other
         # tasks.
         yield Warning(
-            "django-q2 has one worker here: while orders are open, every other task waits for"
-            f" {LOOP_SECONDS} s at a time.",
+            "django-q2 has only one worker. While orders are open, every other task waits"
+            f" for {LOOP_SECONDS} s at a time.",
             hint="Set Q_CLUSTER['workers'] to 2 or more.",
             id="giftcards.W001",
         )
@@ -504,8 +515,9 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     home = router.db_for_write(apps.get_model("django_q", "Schedule"))
     if alias and alias != home:
         yield Error(
-            f"Q_CLUSTER['orm'] is {alias!r}, but django-q2 keeps its schedules in {home!r}: it"
-            " would queue the first due one again and again, and never get to the others.",
+            f"Q_CLUSTER['orm'] is {alias!r}, but django-q2 stores its schedules in {home!r}."
+            " It would queue the first due schedule again and again, and never reach the"
+            " others.",
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
@@ -513,21 +525,21 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     # this.
     if cluster.get("sync"):
         yield Warning(
-            "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"
-            " sent or followed.",
-            hint="Remove it, or run `manage.py giftcards_worker`.",
+            "Q_CLUSTER['sync'] is on. Tasks would run inside the web request, so that orders"
+            " are not sent or followed.",
+            hint="Remove the option, or run `manage.py giftcards_worker`.",
             id="giftcards.W002",
         )
     if not any(cluster.get(name) for name in _BROKERS):
         yield Warning(
-            "Q_CLUSTER names no broker: django-q2 would look for Redis on this machine.",
-            hint=f"Add 'orm': {home!r}, or say where Redis is with 'redis'.",
+            "Q_CLUSTER does not name a broker. django-q2 would look for Redis on this machine.",
+            hint=f"Set 'orm' to {home!r}, or set 'redis' to the address of Redis.",
             id="giftcards.W003",
         )
     if not cluster.get("scheduler", True):
         yield Warning(
-            "Q_CLUSTER['scheduler'] is off: nothing watches over the loop, looks after late orders"
-            " or repeats what failed.",
-            hint="Remove it, unless another cluster runs the schedules of this database.",
+            "Q_CLUSTER['scheduler'] is off. Therefore no schedule restarts the worker's"
+            " loop, checks late orders or repeats failed work.",
+            hint="Remove the option, unless another cluster runs the schedules of this database.",
             id="giftcards.W004",
         )

@@ -58,7 +58,7 @@ N = TypeVar("N", bound=float)
 # use, or raises Unusable. The reference quotes the parser's docstring, which names the accepted
 # values.
 Parser = Callable[[str, Any], T]
-CORRECT = "Correct it, or remove it to get the default."
+CORRECT = "Correct the value, or remove the setting to use the default."
 
 
 class Unusable(Exception):
@@ -241,7 +241,7 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 def dotted_path(example: str) -> Parser[str]:
     """Return a parser of dotted paths; the system checks import the objects."""
-    hint = f"Give a dotted path, such as {example!r}."
+    hint = f"Use a dotted path, for example {example!r}."
 
     def parse(setting: str, value: Any) -> str:
         path = text(setting, value, hint)
@@ -257,7 +257,7 @@ def _switch(setting: str, value: Any) -> bool:
     """`True` or `False`"""
     if isinstance(value, bool):
         return value
-    raise Unusable("type", f"{setting} must be True or False.", "Write it without quotes.")
+    raise Unusable("type", f"{setting} must be True or False.", "Write the value without quotes.")
 
 
 def _api_key(setting: str, value: Any) -> str:
@@ -275,7 +275,7 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
     In messages, ``of`` says whose URL it is, and ``http_would`` what others could read if the URL
     began with ``http://``.
     """
-    hint = f"Give scheme and host only, such as {example}."
+    hint = f"Use only a scheme and a host, for example {example}."
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
@@ -288,7 +288,7 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
         if parts is None:
             raise Unusable("base_url", f"{setting} is not the address of {of}.", hint)
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            safe = "Use https://, or http:// to this machine's own address only."
+            safe = "Use https://, or http:// with an address of this machine."
             raise Unusable("insecure", f"{setting} would {http_would} unencrypted.", safe)
         return url.rstrip("/")
 
@@ -336,7 +336,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-_NEW_KEY = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
+_NEW_KEY = "Run `manage.py giftcards_generate_key`, and add the printed key to the list."
 
 
 def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
@@ -350,14 +350,17 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
         if raw is None:
             raise Unusable("encryption_key", f"{which} is not a Fernet key.", _NEW_KEY)
         if raw in known:
-            raise Unusable("repeated_key", f"{which} is there twice.", "Remove the second one.")
+            raise Unusable(
+                "repeated_key", f"{which} is in the list twice.", "Remove the second one."
+            )
         # Keys in other positions are not refused, because they may still be needed to open cards.
         if position == 1 and _is_from_secret_key(raw):
             raise Unusable(
                 "derived_key",
-                f"{which} is made from SECRET_KEY: whoever learns that reads the codes as well,"
-                " and changing it loses them.",
-                "Run `manage.py giftcards_generate_key` and put what it prints before this key.",
+                f"{which} is derived from SECRET_KEY. If somebody learns SECRET_KEY, they can"
+                " also read the card codes. If you change SECRET_KEY, the codes are lost.",
+                "Run `manage.py giftcards_generate_key`, and put the printed key in front of"
+                " this key.",
             )
         known.add(raw)
     return tuple(map(Masked, value))
@@ -387,7 +390,7 @@ _SHORTEST_TOKEN = 20
 
 def _token(setting: str, value: Any) -> str:
     """a text of 20 or more printable ASCII characters without spaces"""
-    hint = "Make one by `openssl rand -hex 32`, and give the same one to Prometheus."
+    hint = "Create a token with `openssl rand -hex 32`, and give the same token to Prometheus."
     token = text(setting, value, hint)
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise Unusable("type", f"{setting} is not usable as an HTTP header.", hint)
@@ -399,7 +402,7 @@ def _token(setting: str, value: Any) -> str:
 def _url_name(setting: str, value: Any) -> str:
     """the name of a URL without arguments"""
     # The system checks look the URL up, after the URLs are loaded.
-    return text(setting, value, "Give the name of a URL, such as 'staff:prove'.")
+    return text(setting, value, "Use the name of a URL, for example 'staff:prove'.")
 
 
 _backend = dotted_path("django_auth_ldap.backend.LDAPBackend")
@@ -408,7 +411,7 @@ _backend = dotted_path("django_auth_ldap.backend.LDAPBackend")
 def _backends(setting: str, value: Any) -> tuple[str, ...]:
     """a list of dotted paths of classes"""
     if not isinstance(value, list | tuple):
-        hint = "List backends, such as 'django_auth_ldap.backend.LDAPBackend'."
+        hint = "List backends, for example 'django_auth_ldap.backend.LDAPBackend'."
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
     return tuple(_backend(f"A backend in {setting}", path) for path in value)
 
@@ -424,7 +427,7 @@ class ReorderRule:
 def _reorder_rule(setting: str, value: Any) -> ReorderRule:
     """a dict of `"times"`, 1 to 10, and `"hours"`, 0.1 to 72"""
     if not isinstance(value, Mapping) or value.keys() != {"times", "hours"}:
-        hint = "Write it like {'times': 2, 'hours': 6}."
+        hint = "Write the setting like {'times': 2, 'hours': 6}."
         raise Unusable("type", f"{setting} must be a dict with 'times' and 'hours'.", hint)
     times = number(int, 1, 10)(f"{setting}['times']", value["times"])
     hours = number(float, 0.1, LONGEST_SEARCH)(f"{setting}['hours']", value["hours"])
@@ -436,130 +439,141 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     api_key = Setting(
         _api_key,
-        help="The key from OneClickDz. It also decides between sandbox and production.",
+        help="Your API key at OneClickDz. The key also selects the environment, sandbox or"
+        " production.",
         required="Set it to the key from the provider's dashboard.",
         is_working=True,
     )
     base_url = Setting(
         _api_address,
-        help="The address of the provider, or of its simulator, without a path. `http://` is for"
-        " this machine's own address only.",
+        help="The address of the provider or of its simulator, without a path. You can use"
+        " `http://` only for an address of the same machine.",
         default=_ONECLICKDZ,
         is_working=True,
     )
     encryption_keys = Setting(
         _encryption_keys,
-        help="The keys of the card codes. The first key encrypts, and every key decrypts.",
+        help="The keys that encrypt the card codes. The first key encrypts, and all keys decrypt.",
         required=_NEW_KEY,
         is_working=True,
     )
     poll_interval = Setting(
         number(float, 0.1, 60),
-        help="Seconds between two checks of an open order.",
+        help="The number of seconds between two checks of an open order.",
         default=5,
         is_working=True,
     )
     poll_timeout = Setting(
         number(float, 1, 86_400),
-        help="Seconds after which an order that has not settled is `DELAYED`. It is then checked"
-        " less often, and still delivered.",
+        help="The number of seconds after which an order that has not settled becomes `DELAYED`."
+        " The worker then checks it less often. If the provider delivers the cards later,"
+        " the customer still gets them.",
         default=300,
         is_working=True,
     )
     late_watch_hours = Setting(
         number(float, 0, 8_760),
-        help="Hours after the provider's acceptance during which a delayed order is still checked.",
+        help="The number of hours for which a delayed order is checked, counted from the time"
+        " when the provider accepted it.",
         default=72,
         is_working=True,
     )
     requests_per_minute = Setting(
         number(int, 1, 6_000),
-        help="The most requests that all processes together send in any 60 seconds; less, if"
-        " something else uses the key. OneClickDz allows 60 in the sandbox, 120 in production.",
+        help="The request quota: the number of requests that all processes together may send in"
+        " any 60 seconds. Use a lower number if other programs use the same API key."
+        " OneClickDz allows 60 requests a minute in the sandbox and 120 in production.",
         default=60,
         is_working=True,
     )
     send_timeout = Setting(
         number(float, 1, 604_800),
-        help="Seconds for which an order may wait to be sent. After that it is `REJECTED`: nothing"
-        " is bought for a customer who no longer waits.",
+        help="The number of seconds for which an order may wait to be sent. After this time, the"
+        " order becomes `REJECTED`, because the customer may no longer be waiting for it.",
         default=3600,
         is_working=True,
     )
     send_reference = Setting(
         _switch,
-        help="True: the provider gets the reference of each order along with the purchase. An order"
-        " whose answer is lost is then found by it, if the provider tells references back. Run"
-        " `giftcards_selftest` in the sandbox first: it says whether to set this.",
+        help="If `True`, the app sends the reference of an order to the provider together with"
+        " the purchase. An unconfirmed order can then be found by its reference, if the"
+        " provider stores references. Run `giftcards_selftest` in the sandbox first, which"
+        " tells you whether to turn this setting on.",
         default=False,
         is_working=True,
     )
     review_order = Setting(
         optional(dotted_path("shop.rules.review"), None),
-        help="It gets each order before it is sent, and returns why a person has to look at it"
-        " first, or `None`. Without it, nobody has to.",
+        help="A function that is called with each order before the order is sent. It returns the"
+        " reason why staff have to review the order, or `None`. Without this setting, orders"
+        " are not reviewed.",
         is_working=True,
     )
     queue_task = Setting(
         optional(dotted_path("shop.background.queue"), None),
-        help="It hands the task that it is given to your own queue of tasks. Without it, django-q2"
-        " queues tasks if it is installed.",
+        help="A function that puts a task into your own task queue. It is called with the task."
+        " Without this setting, django-q2 queues the tasks if it is installed.",
         is_working=True,
     )
     reorder_missing = Setting(
         optional(_reorder_rule, None),
-        help="How often in a row, and for how many hours, the worker orders missing cards again"
-        " before money counts as owed. Without it, only people do.",
+        help="How many times in a row, and for how many hours, the worker orders missing cards"
+        " again before you owe the customer the money. Without this setting, only staff"
+        " order missing cards again.",
         is_working=True,
     )
     catalogue_interval = Setting(
         number(float, 0, 604_800),
-        help="Seconds between two readings of the catalogue by the worker. If it is 0, only"
-        " `giftcards_catalogue` reads it.",
+        help="The number of seconds after which the worker reads the catalogue again. If it is 0,"
+        " only `giftcards_catalogue` reads the catalogue.",
         default=3600,
     )
     pricing = Setting(
         optional(dotted_path("shop.prices.price"), None),
-        help="A function that takes a `ProductType` and returns its price, which the worker stores."
-        " It replaces the margin of the shop: types that inherit no margin have its price.",
+        help="A function that is called with a `ProductType` and returns its price, which the"
+        " worker stores. It replaces the margin of the shop: it sets the price of all"
+        " product types that have no margin of their own, of their product or of their"
+        " category.",
     )
     low_balance = Setting(
         optional(_amount, None),
-        help="The balance, in dinars, below which people are warned. It is read every five minutes"
-        " at most.",
+        help="The balance in dinars below which staff are warned. The app reads the balance at"
+        " most once in five minutes.",
     )
     reauthenticate = Setting(
         optional(_url_name, None),
-        help="The page on which staff prove who they are before a code is revealed. Without it,"
-        " they type their password.",
+        help="The page on which staff prove who they are before they reveal a code. Without this"
+        " setting, staff enter their password.",
     )
     password_backends = Setting(
         _backends,
-        help="Your authentication backends that check a typed password in another place than your"
-        " database, such as LDAP. Other backends prove who somebody is only by the password in your"
-        " database.",
+        help="Your authentication backends that check passwords outside your database, for"
+        " example in LDAP. Other backends can confirm the identity of staff only with the"
+        " password in your database.",
         default=(),
     )
     refund_days = Setting(
         optional(number(int, 1, 365), None),
-        help="Days after the one on which an order became final, until which customers have their"
-        " money back. Without it, messages and pages promise no date.",
+        help="The number of days within which you pay customers back, counted from the day after"
+        " the order became final. Without this setting, messages and pages do not promise a"
+        " date.",
     )
     reveals_per_hour = Setting(
         number(int, 1, 10_000),
-        help="The most codes that one person may reveal within an hour, corrected addresses"
-        " included; and the most links to cards that they may hand out. More are refused, and"
-        " `MANAGERS` are told.",
+        help="The most card codes that one member of staff may reveal in an hour, and the most"
+        " links to cards that they may create. Corrections of a customer's address count,"
+        " too. If somebody exceeds the limit, the app refuses and notifies `MANAGERS`.",
         default=30,
     )
     metrics_token = Setting(
         optional(_token, None),
-        help="The token with which Prometheus is shown the metrics. Without it, nobody is.",
+        help="The token with which Prometheus can read the metrics. Without this setting, the"
+        " page of metrics is closed.",
     )
     codes_kept_days = Setting(
         optional(number(float, 1, 36_500), None),
-        help="Days after which the codes of a settled order, or of a delivered gift, are destroyed."
-        " Without it, they are kept for ever.",
+        help="The number of days after which the app destroys the card codes of a settled order"
+        " or a delivered gift. Without this setting, codes are kept for ever.",
     )
 
     def keyring(self) -> Keyring:

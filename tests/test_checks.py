@@ -48,7 +48,7 @@ GIFTCARDS: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [SEALING]}
 # As small as it can be; the options that matter are added by each case.
 CLUSTER: dict[str, Any] = {"orm": "default", "workers": 2, "timeout": 70, "retry": 71}
 
-DEFAULT = "Correct it, or remove it to get django-q2's default."
+DEFAULT = "Correct the value, or remove it to use the default of django-q2."
 
 
 class Elsewhere:
@@ -75,18 +75,19 @@ class Replica:
 
 
 OVERRIDDEN = Error(
-    "HidingAdmin overrides has_view_permission, which decides about the page of an order only:"
-    " lists, numbers, messages and files would still tell of the order.",
-    hint="Hide orders with get_queryset, which decides for all of these. People who may see none"
-    " lack the permission giftcards.view_order. Nobody changes or deletes an order.",
+    "HidingAdmin overrides has_view_permission, which affects only the page of an order."
+    " Lists, numbers, messages and files would still show the order.",
+    hint="Hide orders with get_queryset, which affects all pages, numbers, messages and files. Do"
+    " not give the permission giftcards.view_order to people who may not see any orders. The"
+    " app does not let anybody change or delete an order.",
     id="giftcards.E025",
 )
 ROUTED = Error(
-    "The tables of giftcards are routed to 'cards': an order would be bought although the"
-    " transaction on 'default' that placed it was rolled back, and a replica would show what is no"
-    " longer true.",
-    hint="Let your routers return 'default' for the app 'giftcards' and the apps inside it, to read"
-    " and to write.",
+    "The tables of giftcards are routed to 'cards'. If the transaction on 'default' that"
+    " placed an order were rolled back, the order would still be bought. A replica would"
+    " show outdated data.",
+    hint="Let your database routers return 'default' for reads and writes of the app 'giftcards'"
+    " and the apps inside it.",
     id="giftcards.E019",
 )
 
@@ -156,8 +157,9 @@ IN_SETTINGS: dict[str, dict[str, Any]] = {
 CASES = [
     Case(
         Error(
-            "Q_CLUSTER['timeout'] is 69 s, but following orders may take 70 s: it would be cut"
-            " short, and an order that is being sent would stay unconfirmed.",
+            "Q_CLUSTER['timeout'] is 69 s, but a task that follows orders may take 70 s."
+            " django-q2 would stop the task early, and an order that is being sent would"
+            " stay unconfirmed.",
             hint="Set 'timeout' to at least 70, and 'retry' to at least 140.",
             id="giftcards.E011",
         ),
@@ -165,17 +167,19 @@ CASES = [
     ),
     Case(
         Error(
-            "Q_CLUSTER['retry'] is 90 s, but a task may take 90 s: it would be started a second"
-            " time while it runs.",
-            hint="Set 'retry' to at least 180: waiting for a free worker counts, too.",
+            "Q_CLUSTER['retry'] is 90 s, but a task may take 90 s. django-q2 would start the"
+            " task a second time while it runs.",
+            hint="Set 'retry' to at least 180, because the time that a task waits for a free"
+            " worker counts, too.",
             id="giftcards.E012",
         ),
         cluster={"timeout": 90, "retry": 90},
     ),
     Case(
         Error(
-            "Q_CLUSTER['orm'] is 'other', but django-q2 keeps its schedules in 'default': it would"
-            " queue the first due one again and again, and never get to the others.",
+            "Q_CLUSTER['orm'] is 'other', but django-q2 stores its schedules in 'default'."
+            " It would queue the first due schedule again and again, and never reach the"
+            " others.",
             hint="Set it to 'default'.",
             id="giftcards.E014",
         ),
@@ -191,8 +195,8 @@ CASES = [
     ),
     Case(
         Warning(
-            "django-q2 has one worker here: while orders are open, every other task waits for 40 s"
-            " at a time.",
+            "django-q2 has only one worker. While orders are open, every other task waits"
+            " for 40 s at a time.",
             hint="Set Q_CLUSTER['workers'] to 2 or more.",
             id="giftcards.W001",
         ),
@@ -200,54 +204,54 @@ CASES = [
     ),
     Case(
         Warning(
-            "Q_CLUSTER['sync'] is on: tasks would run inside the web request, so orders are not"
-            " sent or followed.",
-            hint="Remove it, or run `manage.py giftcards_worker`.",
+            "Q_CLUSTER['sync'] is on. Tasks would run inside the web request, so that orders"
+            " are not sent or followed.",
+            hint="Remove the option, or run `manage.py giftcards_worker`.",
             id="giftcards.W002",
         ),
         cluster={"sync": True},
     ),
     Case(
         Warning(
-            "Q_CLUSTER names no broker: django-q2 would look for Redis on this machine.",
-            hint="Add 'orm': 'default', or say where Redis is with 'redis'.",
+            "Q_CLUSTER does not name a broker. django-q2 would look for Redis on this machine.",
+            hint="Set 'orm' to 'default', or set 'redis' to the address of Redis.",
             id="giftcards.W003",
         ),
         cluster={"orm": None},
     ),
     Case(
         Warning(
-            "Q_CLUSTER['scheduler'] is off: nothing watches over the loop, looks after late orders"
-            " or repeats what failed.",
-            hint="Remove it, unless another cluster runs the schedules of this database.",
+            "Q_CLUSTER['scheduler'] is off. Therefore no schedule restarts the worker's"
+            " loop, checks late orders or repeats failed work.",
+            hint="Remove the option, unless another cluster runs the schedules of this database.",
             id="giftcards.W004",
         ),
         cluster={"scheduler": False},
     ),
     Case(
         Error(
-            "GIFTCARDS['REAUTHENTICATE'] is 'staff:prove', and no URL without arguments has this"
-            " name: nobody could reveal a code.",
-            hint="Name the URL of your page, with its namespace, or remove the setting: then staff"
-            " are asked for their password.",
+            "GIFTCARDS['REAUTHENTICATE'] is 'staff:prove', but there is no URL without"
+            " arguments that has this name. Staff could not reveal any codes.",
+            hint="Set it to the name of your page's URL, including the namespace. If you remove"
+            " the setting, the app asks staff for their password.",
             id="giftcards.E021",
         ),
         giftcards={"REAUTHENTICATE": "staff:prove"},
     ),
     Case(
         Error(
-            "GIFTCARDS['REVIEW_ORDER'] names 'shop.rules.review', which cannot be imported or"
-            " called.",
-            hint="Correct the path. What it names must be there when the site starts.",
+            "GIFTCARDS['REVIEW_ORDER'] is 'shop.rules.review', which cannot be imported or"
+            " is not callable.",
+            hint="Correct the path. The object must exist when the site starts.",
             id="giftcards.E024",
         ),
         giftcards={"REVIEW_ORDER": "shop.rules.review"},
     ),
 ]
 NO_CLUSTER = Error(
-    "Q_CLUSTER is not set: django-q2 would look for Redis on this machine, and let a task that"
-    " hangs hold its worker for ever.",
-    hint="Set it to a dict, such as the one in the documentation, on the page about workers.",
+    "Q_CLUSTER is not set. django-q2 would look for Redis on this machine, and a task that"
+    " hangs would occupy its worker for ever.",
+    hint="Set it to a dict, for example the one on the documentation page about workers.",
     id="giftcards.E013",
 )
 
@@ -322,12 +326,11 @@ def test_a_rule_has_to_be_a_function_that_can_be_imported(
 
 REMOTE = "django.contrib.auth.backends.RemoteUserBackend"
 NO_PASSWORDS = Warning(
-    "Staff may sign in by 'django.contrib.auth.backends.RemoteUserBackend', which takes no"
-    " password, and are asked for a password before a code is revealed: whoever has none cannot"
-    " reveal one.",
-    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE']. If the backend checks passwords,"
-    " list it in GIFTCARDS['PASSWORD_BACKENDS']. If all who reveal codes have passwords in your"
-    " database, silence this warning.",
+    "Staff can log in with 'django.contrib.auth.backends.RemoteUserBackend', which does not"
+    " use a password. However, staff need a password to reveal a code.",
+    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who they are."
+    " If the backend checks passwords, add it to GIFTCARDS['PASSWORD_BACKENDS']. If"
+    " everybody who reveals codes has a password in your database, silence this warning.",
     id="giftcards.W005",
 )
 
@@ -370,8 +373,10 @@ def test_a_shop_whose_staff_sign_in_without_a_password_is_told_that_it_needs_a_p
 
 
 WITHOUT_PASSWORD = Warning(
-    "Staff who may reveal codes have no password to prove who they are with: 'amina', 'karim'.",
-    hint="Name a page of yours in GIFTCARDS['REAUTHENTICATE'], or give these accounts passwords.",
+    "Some staff may reveal codes, but have no password with which they can prove who they"
+    " are: 'amina', 'karim'.",
+    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who they are,"
+    " or give these accounts passwords.",
     id="giftcards.W011",
 )
 
@@ -507,9 +512,10 @@ def test_a_retry_that_starts_the_loop_twice_is_an_error(
     settings.Q_CLUSTER = {"orm": "default", "workers": 2} | times
     assert found() == [
         Error(
-            f"Q_CLUSTER['retry'] is {retry} s, but a task may take {limit} s: it would be started a"
-            " second time while it runs.",
-            hint=f"Set 'retry' to at least {enough}: waiting for a free worker counts, too.",
+            f"Q_CLUSTER['retry'] is {retry} s, but a task may take {limit} s. django-q2 would"
+            " start the task a second time while it runs.",
+            hint=f"Set 'retry' to at least {enough}, because the time that a task waits for a free"
+            " worker counts, too.",
             id="giftcards.E012",
         )
     ]
@@ -618,7 +624,7 @@ def test_orders_read_from_a_replica_are_an_error(settings: Any) -> None:
     settings.DATABASE_ROUTERS = [f"{__name__}.Replica"]
     (message,) = found()
     assert message.id == "giftcards.E019"
-    assert message.msg.startswith("The tables of giftcards are routed to 'replica': ")
+    assert message.msg.startswith("The tables of giftcards are routed to 'replica'. ")
 
 
 # The keys and the stored cards
@@ -627,37 +633,40 @@ def test_orders_read_from_a_replica_are_an_error(settings: Any) -> None:
 LOST_KEY = Error(
     "Card 3 of order web-1042: This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS']"
     " fits, or the stored text is damaged.",
-    hint="If a key is missing, put it back into GIFTCARDS['ENCRYPTION_KEYS'], at the end if new"
-    " cards have another key: without it, the codes are lost. If the stored text is another card's,"
-    " somebody has changed rows of the database. If the codes are lost for good, add"
-    " 'giftcards.E020' to SILENCED_SYSTEM_CHECKS.",
+    hint="If an encryption key is missing, add it to GIFTCARDS['ENCRYPTION_KEYS'] again. Add it"
+    " at the end if new cards are encrypted with another key. Without the key, the codes are"
+    " lost. If the stored text belongs to another card, somebody has changed rows of the"
+    " database. If the codes are lost for good, add 'giftcards.E020' to"
+    " SILENCED_SYSTEM_CHECKS.",
     id="giftcards.E020",
 )
 
 
 LOST_CARDS = Error(
-    "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not have: 3."
-    " Their codes cannot be opened.",
-    hint="Put the key back, at the end of the list, and run `manage.py giftcards_rotate_keys`"
-    " before you remove it. If it is lost for good, add 'giftcards.E022' to"
-    " SILENCED_SYSTEM_CHECKS.",
+    "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards. Cards that"
+    " cannot be opened: 3.",
+    hint="Add the missing key at the end of the list again, and run `manage.py"
+    " giftcards_rotate_keys` before you remove it. If the key is lost for good, add"
+    " 'giftcards.E022' to SILENCED_SYSTEM_CHECKS.",
     id="giftcards.E022",
 )
 UNNEEDED = Warning(
-    "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] seals no stored card.",
-    hint="If every process has the key in front of it by now, prove with `manage.py"
-    " giftcards_rotate_keys --verify` that you do not need it, and remove it: a key that is not"
-    " there cannot leak. If you are about to put it in front, ignore this.",
+    "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] is not used by any stored card.",
+    hint="If every process already uses the key in front of it, run `manage.py"
+    " giftcards_rotate_keys --verify` to check that you no longer need this key, and remove"
+    " it. A removed key cannot leak. If you are about to move this key to the front, ignore"
+    " this warning.",
     id="giftcards.W006",
 )
 
 
 def other_isolation(level: str) -> Warning:
     return Warning(
-        f"The database 'default' has the isolation level {level}, with which giftcards was not"
-        " tried. A transaction that does not see what others have committed meanwhile may fail, or"
-        " reserve a card that is reserved already.",
-        hint="Remove 'isolation_level' from its OPTIONS: Django's default is READ COMMITTED.",
+        f"The database 'default' has the isolation level {level}, with which giftcards was"
+        " not tested. If a transaction does not see what other transactions have committed"
+        " in the meantime, it may fail, or reserve a card that is already reserved.",
+        hint="Remove 'isolation_level' from its OPTIONS, so that Django uses its default, READ"
+        " COMMITTED.",
         id="giftcards.W010",
     )
 
@@ -717,10 +726,11 @@ def test_a_database_that_can_forget_what_it_has_committed_is_warned_of(
 
 
 SEVERAL_KEYS = Warning(
-    "Several API keys are at work in this database: one (SANDBOX), two (unknown). Orders are bought"
-    " in the wrong account, and what one process has sent another cannot find.",
-    hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed it and"
-    " restarted all of them, ignore this: it ends in 10 minutes.",
+    "Processes with different API keys use this database: one (SANDBOX), two (unknown). They"
+    " buy orders in different accounts, and one process cannot find the orders that another"
+    " process has sent.",
+    hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed the key and"
+    " restarted all processes, ignore this warning. It disappears after 10 minutes.",
     id="giftcards.W008",
 )
 
@@ -738,11 +748,11 @@ def test_processes_with_different_api_keys_are_told_of_by_the_database_check() -
 
 
 UNREAD = Warning(
-    "Tasks wait in the queue, and no worker takes them: messages are sent a minute late, or not at"
-    " all.",
-    hint="Start the queue's workers, such as `manage.py qcluster`. If another process, such as"
-    " `manage.py giftcards_poll --tick`, is to do the work, remove 'django_q' from INSTALLED_APPS,"
-    " or GIFTCARDS['QUEUE_TASK'].",
+    "Tasks wait in the queue, but no worker takes them. Messages are sent a minute late, or"
+    " are not sent at all.",
+    hint="Start the queue's workers, for example with `manage.py qcluster`. If another process is"
+    " meant to do the work, for example `manage.py giftcards_poll --tick`, remove 'django_q'"
+    " from INSTALLED_APPS, or remove GIFTCARDS['QUEUE_TASK'].",
     id="giftcards.W012",
 )
 

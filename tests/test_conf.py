@@ -49,11 +49,11 @@ NUMBERS = {
 }
 WHOLE = {name for name, (*_, wanted) in NUMBERS.items() if "whole" in wanted}
 PASTE = "Paste the key from the provider's dashboard as one line, without spaces."
-HOST_ONLY = "Give scheme and host only, such as https://api.oneclickdz.com."
-GENERATE = "Run `manage.py giftcards_generate_key` and put what it prints into the list."
-CORRECT = "Correct it, or remove it to get the default."
-URL_NAME = "Give the name of a URL, such as 'staff:prove'."
-RULE = "Give a dotted path, such as 'shop.rules.review'."
+HOST_ONLY = "Use only a scheme and a host, for example https://api.oneclickdz.com."
+GENERATE = "Run `manage.py giftcards_generate_key`, and add the printed key to the list."
+CORRECT = "Correct the value, or remove the setting to use the default."
+URL_NAME = "Use the name of a URL, for example 'staff:prove'."
+RULE = "Use a dotted path, for example 'shop.rules.review'."
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_a_wrong_rule_for_prices_is_refused(
     settings: Any, value: Any, kind: str, complaint: str
 ) -> None:
     change(settings, PRICING=value)
-    hint = "Give a dotted path, such as 'shop.prices.price'."
+    hint = "Use a dotted path, for example 'shop.prices.price'."
     assert_refused("PRICING", kind, f"GIFTCARDS['PRICING'] {complaint}", hint)
 
 
@@ -412,7 +412,7 @@ def test_an_unencrypted_base_url_is_refused_except_for_this_machine(
         "BASE_URL",
         "insecure",
         "GIFTCARDS['BASE_URL'] would send the API key and the card codes unencrypted.",
-        "Use https://, or http:// to this machine's own address only.",
+        "Use https://, or http:// with an address of this machine.",
     )
 
 
@@ -460,7 +460,7 @@ def test_an_encryption_key_given_twice_is_refused_however_it_is_written(settings
     assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(OLD)
     for repeated in (OLD, again):
         change(settings, ENCRYPTION_KEYS=[OLD, NEW, repeated])
-        message = "Key 3 of GIFTCARDS['ENCRYPTION_KEYS'] is there twice."
+        message = "Key 3 of GIFTCARDS['ENCRYPTION_KEYS'] is in the list twice."
         assert_refused("ENCRYPTION_KEYS", "repeated_key", message, "Remove the second one.")
 
 
@@ -478,9 +478,12 @@ def test_a_sealing_key_made_from_the_secret_key_is_refused(
     assert_refused(
         "ENCRYPTION_KEYS",
         "derived_key",
-        "Key 1 of GIFTCARDS['ENCRYPTION_KEYS'] is made from SECRET_KEY: whoever learns that reads"
-        " the codes as well, and changing it loses them.",
-        "Run `manage.py giftcards_generate_key` and put what it prints before this key.",
+        (
+            "Key 1 of GIFTCARDS['ENCRYPTION_KEYS'] is derived from SECRET_KEY. If somebody"
+            " learns SECRET_KEY, they can also read the card codes. If you change SECRET_KEY,"
+            " the codes are lost."
+        ),
+        ("Run `manage.py giftcards_generate_key`, and put the printed key in front of this key."),
     )
     # As the hint says; old cards can still be opened.
     change(settings, ENCRYPTION_KEYS=[NEW, derived])
@@ -524,7 +527,7 @@ def test_numbers_outside_their_range_are_refused(settings: Any, name: str) -> No
 def test_a_switch_that_is_not_true_or_false_is_refused(settings: Any, value: Any) -> None:
     change(settings, SEND_REFERENCE=value)
     message = "GIFTCARDS['SEND_REFERENCE'] must be True or False."
-    assert_refused("SEND_REFERENCE", "type", message, "Write it without quotes.")
+    assert_refused("SEND_REFERENCE", "type", message, "Write the value without quotes.")
 
 
 # What is asked for, and what is told
@@ -591,7 +594,9 @@ def test_secret_settings_have_a_masked_repr(settings: Any) -> None:
 def test_a_rule_for_missing_cards_needs_two_numbers(settings: Any, value: Any) -> None:
     change(settings, REORDER_MISSING=value)
     message = "GIFTCARDS['REORDER_MISSING'] must be a dict with 'times' and 'hours'."
-    assert_refused("REORDER_MISSING", "type", message, "Write it like {'times': 2, 'hours': 6}.")
+    assert_refused(
+        "REORDER_MISSING", "type", message, "Write the setting like {'times': 2, 'hours': 6}."
+    )
 
 
 @pytest.mark.parametrize(

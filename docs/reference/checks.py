@@ -16,11 +16,14 @@ from docs.reference.source import definition, tree_of
 from docs.reference.texts import coded, page, table
 
 _INTRO = """\
-`python manage.py check --tag giftcards` runs these checks alone; with `--database default`, also those that read the
-database. They also run before `migrate` and `runserver`.
+This page is for developers who install or update the app. It lists the system checks, with the message of each check
+and what to do about it. Words in *italics* stand for values in the message.
 
-An id stands for one kind of mistake, for ever. To silence it, put it into `SILENCED_SYSTEM_CHECKS`. No message shows a
-secret. Words in *italics* stand for what the message names."""
+Django runs these checks before `migrate` and `runserver`. To run only these checks, use
+`python manage.py check --tag giftcards`. Some checks read the database. To include them, add `--database default`.
+
+The id of a check never changes its meaning. To silence a check, add its id to `SILENCED_SYSTEM_CHECKS`. The messages
+never contain secrets."""
 _SECRET = bytes(range(32))
 _OTHER_KEY, _DERIVED_KEY = (
     base64.urlsafe_b64encode(key).decode() for key in (_SECRET[::-1], _SECRET)
@@ -44,9 +47,15 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
 _SAID_ELSEWHERE = {"trouble": "A stored card cannot be opened"}
 # Mistakes that any setting may have.
 _OF_ANY = {
-    "unknown": ("The dict has an unknown *key*.", "Correct or remove it."),
-    "type": ("A setting, or the dict, has the wrong type.", "See [its values](settings.md)."),
-    "range": ("A setting is out of range.", "See [its values](settings.md)."),
+    "unknown": ("The dict has an unknown *key*.", "Correct the key or remove it."),
+    "type": (
+        "The value of a setting, or the whole dict, has the wrong type.",
+        "Use one of [the permitted values](settings.md).",
+    ),
+    "range": (
+        "The value of a setting is out of range.",
+        "Use one of [the permitted values](settings.md).",
+    ),
 }
 
 

@@ -11,7 +11,8 @@ from giftcards.oscar.conf import conf as oscar_conf
 
 DICTS = (conf, delivery_conf, oscar_conf)
 _INTRO = """\
-The app reads the dict `GIFTCARDS`; its optional apps have a dict each. Two keys have no default:
+This page is for developers who install the app. It lists all settings. The core reads them from the dict `GIFTCARDS`,
+and two of the optional apps have a dict of their own. Only two settings are required:
 
 ```python
 import os
@@ -22,8 +23,9 @@ GIFTCARDS = {
 }
 ```
 
-Both are secrets: nothing in this app prints, logs or stores them. Convert numbers that you read from the environment:
-`"5"` is an error. For a default, leave the key out. `python manage.py check` finds [mistakes](checks.md)."""
+Both settings are secret. The app never prints, logs or stores them. To use the default of another setting, leave the
+setting out. If you read a number from the environment, convert it, because the text `"5"` is an error. Run
+`python manage.py check` to find [mistakes](checks.md)."""
 # The pages that say more.
 _SEE = {
     "GIFTCARDS": {

@@ -70,21 +70,22 @@ def _check_channels() -> Iterator[CheckMessage]:
     for path, name in names:
         if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME):
             yield Error(
-                f"The channel {path} has no name, or one of more than {_LONGEST_NAME} characters.",
-                hint="Set its attribute 'name' to a short text.",
+                f"The channel {path} has no name, or its name has more than {_LONGEST_NAME}"
+                " characters.",
+                hint="Set the attribute 'name' of the class to a short text.",
                 id="giftcards_delivery.E012",
             )
     counts = Counter(name for _, name in names if isinstance(name, str))
     for name in (name for name, count in counts.items() if count > 1):
         yield Error(
-            f"Several channels of GIFTCARDS_DELIVERY['CHANNELS'] have the name {name!r}: only one"
-            " of them would be used.",
-            hint="Give each channel a name of its own, and list each one once.",
+            f"Several channels in GIFTCARDS_DELIVERY['CHANNELS'] have the name {name!r}. The"
+            " app would use only one of them.",
+            hint="Give each channel a unique name, and list each channel once.",
             id="giftcards_delivery.E011",
         )
     for name in {person.channel for person in conf.staff_emails} - counts.keys() - {"mail"}:
         yield Error(
-            f"GIFTCARDS_DELIVERY['STAFF_EMAILS'] names the channel {name!r}, which is not in"
+            f"GIFTCARDS_DELIVERY['STAFF_EMAILS'] uses the channel {name!r}, which is not in"
             " 'CHANNELS'.",
             hint="Add the channel to GIFTCARDS_DELIVERY['CHANNELS'], or correct its name.",
             id="giftcards_delivery.E015",
@@ -97,8 +98,8 @@ def _check_links() -> Iterator[CheckMessage]:
     if not conf.shop_url:
         yield Error(
             "GIFTCARDS_DELIVERY['SHOP_URL'] is not set, so messages cannot link to the cards.",
-            hint="Set it to the address of the shop, such as https://shop.example, or 'MODE' to"
-            " 'codes' or 'off'.",
+            hint="Set it to the address of your shop, for example https://shop.example, or set"
+            " 'MODE' to 'codes' or 'off'.",
             id="giftcards_delivery.E013",
         )
     # Workers need the URLs, too: they write the messages.
@@ -106,7 +107,7 @@ def _check_links() -> Iterator[CheckMessage]:
         reverse("giftcards_delivery:cards", args=["token"])
     except (NoReverseMatch, AttributeError):
         yield Error(
-            "The customer's page has no address, so messages cannot link to the cards.",
+            "The page for customers has no URL, so messages cannot link to the cards.",
             hint="Add path('cards/', include('giftcards.delivery.urls')) to ROOT_URLCONF.",
             id="giftcards_delivery.E014",
         )
@@ -122,9 +123,9 @@ def _check_host() -> Iterator[CheckMessage]:
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
     if host and not validate_host(host, hosts):
         yield Warning(
-            f"GIFTCARDS_DELIVERY['SHOP_URL'] leads to {host}, which is not in ALLOWED_HOSTS: every"
-            " click of a customer would be refused, and reported as an error with the token of the"
-            " link in it.",
+            f"The host of GIFTCARDS_DELIVERY['SHOP_URL'] is {host}, which is not in"
+            " ALLOWED_HOSTS. Django would refuse every click of a customer, and report it as"
+            " an error that contains the token of the link.",
             hint=f"Add {host!r} to ALLOWED_HOSTS, or correct the address.",
             id="giftcards_delivery.W004",
         )
@@ -136,9 +137,9 @@ def _check_days() -> Iterator[CheckMessage]:
     # has a link.
     if conf.shop_url and kept is not None and kept < link:
         yield Warning(
-            f"Links to cards are said to work for {link:g} days, and codes are destroyed"
-            f" {kept:g} days after their order has settled: customers would be promised codes that"
-            " are gone.",
+            f"Messages say that links to cards work for {link:g} days, but the codes are"
+            f" destroyed {kept:g} days after the order has settled. Customers would be"
+            " promised codes that no longer exist.",
             hint=f"Set GIFTCARDS_DELIVERY['LINK_DAYS'] to at most {kept:g}, or"
             f" GIFTCARDS['CODES_KEPT_DAYS'] to at least {link:g}.",
             id="giftcards_delivery.W003",
@@ -152,14 +153,15 @@ def _check_mail() -> Iterator[CheckMessage]:
     backend, timeout, where = _mailer()
     if backend in _PRETENDING and not settings.DEBUG:
         yield Warning(
-            f"The mail backend {backend} delivers nothing: customers would be taken as told.",
-            hint="Set the backend of your mail server or provider.",
+            f"The mail backend {backend} does not deliver any messages. The app would believe"
+            " that customers had received them.",
+            hint="Use the backend of your mail server or mail provider.",
             id="giftcards_delivery.W002",
         )
     if timeout is None and _is_smtp(backend):
         yield Warning(
-            "Mail has no time-out: each message to a mail server that hangs would take a minute,"
-            " and leave a thread and a connection behind.",
+            "The mail settings have no time-out. If the mail server hangs, each message"
+            " would take a minute, and leave a thread and a connection behind.",
             hint=f"Set {where} to 10 seconds.",
             id="giftcards_delivery.W001",
         )

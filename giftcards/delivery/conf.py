@@ -97,13 +97,13 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
 
 
 _site_address = address(
-    of="a site", example="https://shop.example", http_would="have the card codes travel"
+    of="a site", example="https://shop.example", http_would="send the card codes"
 )
 
 
 def _sender(setting: str, value: Any) -> str:
     """an e-mail address, with a name or without"""
-    hint = "Give an address, such as 'The Shop <orders@shop.example>'."
+    hint = "Use an address, for example 'The Shop <orders@shop.example>'."
     line = _line(setting, value)
     try:
         validate_email(parseaddr(line)[1])
@@ -128,7 +128,7 @@ _channel = dotted_path("giftcards.delivery.channels.Mail")
 def _channels(setting: str, value: Any) -> tuple[str, ...]:
     """a list of dotted paths of classes"""
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
-        hint = "List the dotted paths of classes, such as 'giftcards.delivery.channels.Mail'."
+        hint = "List the dotted paths of classes, for example 'giftcards.delivery.channels.Mail'."
         raise Unusable("type", f"{setting} must be a list of texts.", hint)
     return tuple(_channel(setting, path) for path in value)
 
@@ -150,14 +150,14 @@ class StaffPerson:
 def _staff_emails(setting: str, value: Any) -> list[StaffPerson]:
     """a list of addresses, or of dicts with `"address"`, `"channel"`, `"language"` and `"role"`"""
     hint = (
-        "List mail addresses, or dicts with 'address', and if you like 'channel', 'language' and"
-        f" 'role', which is one of {', '.join(map(repr, ROLES))}."
+        "List e-mail addresses, or dicts with 'address' and optionally 'channel', 'language'"
+        f" and 'role'. A role is one of {', '.join(map(repr, ROLES))}."
     )
     if not isinstance(value, list | tuple):
         raise Unusable("type", f"{setting} must be a list.", hint)
     entries = [{"address": entry} if isinstance(entry, str) else entry for entry in value]
     if not all(map(_is_person, entries)):
-        raise Unusable("staff", f"{setting} has an entry that is not usable.", hint)
+        raise Unusable("staff", f"{setting} has an invalid entry.", hint)
     return [StaffPerson(**{"language": settings.LANGUAGE_CODE, **entry}) for entry in entries]
 
 
@@ -190,43 +190,49 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     mode = Setting(
         _mode,
-        help="The form of messages: a link to the cards, the codes themselves, or no message. Kinds"
-        " that a dict leaves out are sent as links.",
+        help="The form of messages: a link to the cards, the codes themselves, or no messages. If"
+        " you use a dict, the kinds that it leaves out are sent as links.",
         default="link",
     )
     shop_url = Setting(
         optional(_site_address, ""),
-        help="The address of your shop, for links; needed for the mode `link`. `http://` is for"
-        " this machine's own address only.",
+        help="The address of your shop. It is needed for links, that is, in the mode `link`. You"
+        " can use `http://` only for an address of the same machine.",
     )
     from_email = Setting(
         optional(_sender, None),
-        help="The sender of mails. Without it: `DEFAULT_FROM_EMAIL`.",
+        help="The sender of e-mails. The default is `DEFAULT_FROM_EMAIL`.",
     )
     shop_name = Setting(
         optional(_line, ""),
-        help="The name of the shop in messages and on pages. Without it: the host of `SHOP_URL`.",
+        help="The name of your shop in messages and on pages. The default is the host of"
+        " `SHOP_URL`.",
     )
     contact = Setting(
         optional(_line, ""),
-        help="How customers reach you: an e-mail address, a phone number or the address of a page.",
+        help="How customers can contact you: an e-mail address, a phone number or the URL of a"
+        " page.",
     )
     channels = Setting(
         _channels,
-        help="How messages travel. Every channel that reaches a customer is used.",
+        help="The channels that send messages. Each message is sent through every channel that"
+        " reaches the customer.",
         default=("giftcards.delivery.channels.Mail",),
     )
     link_days = Setting(
         number(float, 1, 3_650),
-        help="Days for which a link works; at most `CODES_KEPT_DAYS`.",
+        help="The number of days for which a link works. It must not exceed `CODES_KEPT_DAYS`.",
         default=30,
     )
     pin = Setting(
         optional(_path, None),
-        help="It returns what a customer types before the cards of an order are shown.",
+        help="A function that returns the PIN of an order. The customer enters this PIN before"
+        " the page shows the cards.",
     )
     staff_emails = Setting(
-        _staff_emails, help="Who gets digests, and over which channel.", default=()
+        _staff_emails,
+        help="The people who get digests, and the channels through which they get them.",
+        default=(),
     )
 
     @property

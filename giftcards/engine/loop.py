@@ -68,8 +68,8 @@ def try_stored_cards() -> None:
     lost, _unneeded = cards.need_of_keys()
     if lost:
         logger.error(
-            "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not"
-            " have: %d.",
+            "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
+            " Cards that cannot be opened: %d.",
             lost,
         )
 

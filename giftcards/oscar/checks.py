@@ -40,10 +40,10 @@ def _check_statuses() -> Iterator[CheckMessage]:
     for status in conf.paid_statuses:
         if status not in known:
             yield Error(
-                f"GIFTCARDS_OSCAR['PAID_STATUSES'] has {status!r}, and no order can get this"
-                " status: its cards would not be bought.",
-                hint="Name the statuses of OSCAR_ORDER_STATUS_PIPELINE that say that an order is"
-                " paid, or add this one to it.",
+                f"GIFTCARDS_OSCAR['PAID_STATUSES'] contains {status!r}, but no order can get"
+                " this status. The cards would not be bought.",
+                hint="List the statuses of OSCAR_ORDER_STATUS_PIPELINE that mean that an order is"
+                " paid, or add this status to the pipeline.",
                 id="giftcards_oscar.E004",
             )
 
@@ -52,9 +52,10 @@ def _check_currency() -> Iterator[CheckMessage]:
     default = getattr(settings, "OSCAR_DEFAULT_CURRENCY", "")
     if default != CURRENCY:
         yield Warning(
-            f"OSCAR_DEFAULT_CURRENCY is {default!r}, and cards are sold in {CURRENCY}: stock"
+            f"OSCAR_DEFAULT_CURRENCY is {default!r}, but cards are sold in {CURRENCY}. Stock"
             " records in another currency get no price, and a basket with them is refused.",
-            hint=f"Set it to {CURRENCY!r}, or the currency of each stock record of a card.",
+            hint=f"Set it to {CURRENCY!r}, or set the currency of each stock record of a card to"
+            f" {CURRENCY!r}.",
             id="giftcards_oscar.W001",
         )
 
@@ -67,9 +68,9 @@ def _check_view() -> Iterator[CheckMessage]:
 
     if not issubclass(get_class("checkout.views", "PaymentDetailsView"), GiftCardsCheckout):
         yield Warning(
-            "PaymentDetailsView has no GiftCardsCheckout: customers may pay for cards that are sold"
-            " out, or for less than they cost.",
-            hint="Make it the first base class of the view, or call reserve_cards() where your shop"
-            " takes the payment, and silence this warning.",
+            "PaymentDetailsView is not a subclass of GiftCardsCheckout. Customers could pay"
+            " for cards that are sold out, or pay less than the cards cost.",
+            hint="Make GiftCardsCheckout the first base class of the view. Alternatively, call"
+            " reserve_cards() where your shop takes the payment, and silence this warning.",
             id="giftcards_oscar.W002",
         )

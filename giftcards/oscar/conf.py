@@ -19,7 +19,7 @@ def _status(setting: str, value: Any, hint: str) -> str:
 
 def _statuses(setting: str, value: Any) -> tuple[str, ...]:
     """a list of texts of 1 to 100 characters"""
-    hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, such as ('Paid',)."
+    hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, for example ('Paid',)."
     if not isinstance(value, list | tuple) or not value:
         raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
     named = f"A status in {setting}"
@@ -30,7 +30,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
     """The settings, each as a typed attribute; see the page about django-oscar in the docs."""
 
     paid_statuses = Setting(
-        _statuses, help="The statuses of an order that say that it is paid.", default=("Paid",)
+        _statuses,
+        help="The statuses of an oscar order which mean that the order is paid.",
+        default=("Paid",),
     )
 
 

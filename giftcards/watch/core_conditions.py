@@ -156,9 +156,9 @@ def _has_several_keys(standing: Standing) -> Finding | None:
     if len(keys) < 2:
         return None
     return Finding(
-        f"Several API keys are at work in this database: {', '.join(keys)}. Give every process the"
-        " same key, or orders are bought in the wrong account. After a change of the key, this ends"
-        " in 10 minutes."
+        f"Processes with different API keys use this database: {', '.join(keys)}. Give every"
+        " process the same key. Otherwise, orders are bought in the wrong account. After you"
+        " change the key, this message disappears within 10 minutes."
     )
 
 

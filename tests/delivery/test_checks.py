@@ -180,8 +180,9 @@ class TestLinks:
         assert not [found for found in run_checks(tags=["giftcards"]) if "Links" in found.msg]
         [message] = found(settings)
         assert message.msg == (
-            "Links to cards are said to work for 30 days, and codes are destroyed 14 days after"
-            " their order has settled: customers would be promised codes that are gone."
+            "Messages say that links to cards work for 30 days, but the codes are destroyed"
+            " 14 days after the order has settled. Customers would be promised codes that no"
+            " longer exist."
         )
         assert message.hint == (
             "Set GIFTCARDS_DELIVERY['LINK_DAYS'] to at most 14, or GIFTCARDS['CODES_KEPT_DAYS'] to"

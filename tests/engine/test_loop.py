@@ -91,8 +91,8 @@ class TestStart:
             " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
             for position in (3, 1)
         ] + [
-            "Stored cards that are sealed with keys which GIFTCARDS['ENCRYPTION_KEYS'] does not"
-            " have: 3."
+            "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
+            " Cards that cannot be opened: 3."
         ]
 
     # A connection that has failed is closed, and with it any transaction.

@@ -165,7 +165,7 @@ class TestKeysAtWork:
             accounts(kind)
             buy()
             names.append(f"{own_key().pk[:8]} ({kind})")
-        told = f"Several API keys are at work in this database: {', '.join(sorted(names))}."
+        told = f"Processes with different API keys use this database: {', '.join(sorted(names))}."
         assert CONDITIONS["api_keys"].sentence(Standing()).startswith(told)
         failed = call("giftcards_status", "--fail-on", "api_keys")
         assert failed.code == 1

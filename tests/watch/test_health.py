@@ -165,7 +165,7 @@ TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
     "encryption_keys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
     "api_keys": (
         use_two_keys,
-        "Several API keys are at work in this database: one (SANDBOX), two (unknown).",
+        "Processes with different API keys use this database: one (SANDBOX), two (unknown).",
     ),
     "attention": (need_a_person, "1 order needs attention."),
     "credits_missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
