@@ -25,8 +25,8 @@ FOLDER = Path(__file__).parent
 FILE = FOLDER / "names.txt"
 _PACKAGE = FOLDER.parent.parent / "giftcards"
 _HEAD = """\
-# The promised names. Other names that the reference describes are information, and may change in a
-# feature release. A JSON key is left out if a model or class below has an attribute of this name.
+# The public names of this version. Other names in the reference are information, and may change in
+# a feature release. JSON keys that equal an attribute of a model or class below are not repeated.
 """
 # What other pages than that of the API teach; the functions of that page are added. A class has
 # its fields in parentheses, and after a colon its methods, properties and attributes.
