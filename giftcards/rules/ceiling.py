@@ -1,4 +1,4 @@
-"""The price ceiling: a person decides about an order if a card costs more."""
+"""The price limit of an order: if a card costs more, staff decide."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def price_ceiling(
     quantity: int,
     accepted_loss: Decimal = Decimal(0),
 ) -> Decimal | None:
-    """Return the ceiling for one card; ``None`` if there is none.
+    """Return the price limit for one card, or ``None``.
 
-    The ceiling is the first known price of these:
+    The limit is the first known amount of these:
 
-    - ``approved``, which staff approved;
-    - ``given``, which the shop set;
-    - the customer's payment for one card, and ``accepted_loss``, by which the owner sells it below
-      its cost.
+    - ``approved``, which staff approved
+    - ``given``, which the shop set
+    - the customer's payment for one card plus ``accepted_loss``, the amount by which the owner
+      sells the card below its cost
 
     The payment for one card is ``sale_price``, or else ``sale_amount`` divided by ``quantity`` and
     rounded down to two decimals.

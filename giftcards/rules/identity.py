@@ -1,7 +1,8 @@
-"""Deciding whether an answer of the provider is about our order, without database or requests.
+"""Deciding whether an answer of the provider is about one of our orders.
 
-The provider may not store our references, or may change them. So the order's line is compared:
-product, type and quantity. Without references, two orders of the same line look alike.
+The provider may not store our references, or may change them. Therefore the order's line is
+compared: product, type and quantity. Without references, two orders of the same line look alike.
+This module uses neither the database nor requests.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
-    """The line that the answer names; "" or ``None`` for a missing part."""
+    """Return the line in the answer; a missing part is "" or ``None``."""
     return answer.product_id, answer.type_id, answer.quantity
 
 
@@ -36,11 +37,11 @@ def is_created_before(answer: OrderAnswer, moment: datetime | None) -> bool:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return a problem if ``answer`` is about another order; ``None`` if it may be about ours.
+    """Return a problem if ``answer`` is about another order, or ``None``.
 
-    A part of ``line`` that is "" fits anything. ``sent_at`` is given while the order's id is not
-    confirmed: the provider must have created the order within ``FARTHEST_CLOCK`` of
-    ``sent_at``.
+    A part of ``line`` that is "" fits every answer. Pass ``sent_at`` if the order's id is not
+    confirmed yet. In this case, the provider must have created the order within ``FARTHEST_CLOCK``
+    of ``sent_at``.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,9 +1,10 @@
-"""Deciding what became of lost orders, without database or clock.
+"""Deciding what happened to lost orders.
 
 A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
-reference, this row is the order. Another reference or none proves nothing, because the provider may
-change references. Then line (product, type and quantity) and sending time identify an order, and
-orders of the same line are interchangeable.
+reference, this row is the order. A row with another reference or without a reference proves
+nothing, because the provider may change references. In this case, the line (product, type and
+quantity) and the time of sending identify an order, and orders of the same line are
+interchangeable. This module uses neither the database nor the clock.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class AskPerson:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The decision that nothing is known, because the order may belong to another account."""
+    """The decision that the order may belong to another account."""
 
     order: SentOrder
 
@@ -185,9 +186,9 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return the decisions, but ask staff about all orders of a line with a ``failed`` adoption.
+    """Return the decisions, but ask staff about lines in ``failed``.
 
-    A row that could not be adopted may be any order of its line. So no order of this line is
+    A row that could not be adopted may be any order of its line. Therefore no order of this line is
     declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)

@@ -1,8 +1,8 @@
-"""The problems of an order: for each code, what is wrong and what staff can do about it.
+"""The problems of an order: what is wrong, and what staff can do about it.
 
-Rows store only codes and parameters; the texts are rendered in the reader's language. A ``hint`` is
-for developers, and for users who may resume calls. A parameter must not contain a secret: a value
-from the provider has to be checked by the parser.
+Rows store only codes and parameters. The texts are rendered in the reader's language. A ``hint`` is
+for developers, and for users who may resume calls. A parameter must not contain a secret, so the
+parser has to check each value from the provider.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Entry = dict[str, Any]
 class Wording:
     """The texts of a code.
 
-    ``discreet`` replaces a ``text`` that names the provider's charges, for readers who may not see
-    these.
+    If ``text`` contains the provider's charges, ``discreet`` replaces it for readers who may not
+    see charges.
     """
 
     kind: Kind
@@ -619,7 +619,10 @@ IN_SHORT: Mapping[str, Any] = {code: text for text, codes in _IN_SHORT for code 
 
 
 class Explanation(NamedTuple):
-    """The problem, the remedy for staff, and a hint for developers; the last two may be ""."""
+    """The problem, the remedy for staff, and a hint for developers.
+
+    The remedy and the hint may be "".
+    """
 
     text: str
     remedy: str = ""
@@ -660,7 +663,7 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """A hash by which pages recognise the problem, without revealing the parameters.
+        """A hash that identifies the problem without revealing its parameters.
 
         Equal problems have the same hash.
         """
@@ -672,7 +675,7 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """The kind, which says what ends the problem; ``LASTING`` for an unknown code."""
+        """The kind of the problem; ``LASTING`` for an unknown code."""
         wording = WORDINGS.get(self.code)
         return wording.kind if wording else Kind.LASTING
 
@@ -701,7 +704,10 @@ class Problem:
 
     @property
     def discreet(self) -> str:
-        """The English text without the provider's charges, for readers who may not see them."""
+        """The English text without the provider's charges.
+
+        It is for readers who may not see charges.
+        """
         with override(None):
             return self.explain(shows_costs=False).text
 
@@ -715,8 +721,8 @@ class Problem:
         """Render the texts in the active language.
 
         ``show`` is applied to each parameter, and ``own`` to the text around it. On a page,
-        ``show`` isolates text directions, and ``own`` escapes HTML. Unless ``shows_costs``, no text
-        has the provider's charges.
+        ``show`` isolates text directions, and ``own`` escapes HTML. If ``shows_costs`` is False,
+        the texts do not contain the provider's charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
@@ -760,9 +766,9 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without the kinds in ``ends``, but with all problems in ``new``.
+    """Return ``entries`` without the kinds in ``ends``, plus ``new`` problems.
 
-    The entry of a problem that is already known stays, with its acknowledgement.
+    A known problem that is in ``new`` stays, with its acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -777,7 +783,10 @@ def revise(
 def history(
     before: Iterable[Entry], after: Iterable[Entry], details: Iterable[Problem]
 ) -> list[Entry]:
-    """The entries for a status change: its ``details``, then the problems that the change ended."""
+    """Return the entries for a status change.
+
+    These are its ``details``, and then the problems that the change ended.
+    """
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
     ended = [problem for problem in map(Problem.of, before) if problem not in remaining + current]

@@ -1,4 +1,4 @@
-"""The purposes of requests to the provider, each with its share of the request budget."""
+"""The purposes of requests, each with its share of the request quota."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class Purpose(Enum):
-    """The purpose of a request, which decides the budget slots that it may take."""
+    """The purpose of a request, which determines the slots that it may take."""
 
     PLACING = auto()
     # LISTING is the first page of the list, PAGES are further pages, and SEARCHING is any page that

@@ -1,6 +1,7 @@
 """The roles of staff: what each role may do, and whom to ask for more.
 
-Another app declares ``roles`` in its plugin: a mapping like :data:`ROLES`, with its own codenames.
+Other apps declare ``roles`` in their plugin, as a mapping like :data:`ROLES` with their own
+codenames.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
-    """Return a sentence that says whom to ask for ``permissions``; "" if the person has them all.
+    """Return a sentence that says whom to ask for ``permissions``, or "".
 
-    The sentence names the roles with all these permissions. ``may`` tells whether the person has a
-    permission, such as ``giftcards.add_order``.
+    The sentence names the roles that have all these permissions. ``may`` returns whether the person
+    has a permission, for example ``giftcards.add_order``. The result is "" if the person has all of
+    them.
     """
     if all(map(may, permissions)):
         return ""

@@ -49,7 +49,7 @@ class Review(models.TextChoices):
 
 
 class Kind(Enum):
-    """The kinds of problems; the kind says what ends a problem."""
+    """The kinds of problems, which determine what ends a problem."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
     SEARCH = auto()  # ends as SENDING does, or with the next search of the provider's list
@@ -60,7 +60,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """The state of the purchase at the provider, as far as the shop knows."""
+    """What the shop knows about the purchase at the provider."""
 
     NONE = auto()
     UNKNOWN = auto()
@@ -68,7 +68,10 @@ class Purchase(Enum):
 
 
 class Cards(Enum):
-    """The share of the cards that came; the provider credits back the price of the others."""
+    """The share of the cards that was delivered.
+
+    The provider credits back the price of the other cards.
+    """
 
     ALL = auto()
     SOME = auto()
@@ -85,7 +88,7 @@ class Cards(Enum):
 
 
 class NotChecked(Enum):
-    """The reason why an order is not checked now, although a person asks for it."""
+    """Why an order is not checked now, although somebody asked for a check."""
 
     UNSENT = auto()
     SEARCHED = auto()
@@ -103,7 +106,7 @@ class State:
     purchase: Purchase
     #: The statuses that an order may move to; none for a final status.
     moves_to: tuple[Status, ...] = ()
-    #: The share of the cards that came; ``None`` unless the provider has settled the order.
+    #: The share of the cards that arrived; ``None`` unless the provider has settled the order.
     cards: Cards | None = None
     #: True if an order normally leaves the status within seconds.
     is_urgent: bool = False
@@ -141,7 +144,7 @@ class State:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the provider has the order, and has told its id."""
+        """True if the provider has the order and has named its id."""
         return self.purchase is Purchase.MADE
 
 
@@ -189,7 +192,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, a rejected order is like a refunded one: no card came.
+        # To the customer, a rejected order is like a refunded one: no card arrived.
         customer_news="not_delivered",
         moved=_("The order was rejected."),
         not_checked=NotChecked.FINAL,
@@ -270,9 +273,10 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """Return the statuses whose states fit.
+    """Return the statuses whose state fulfils the condition.
 
-    Their sequence must not change between calls, because migrations contain these tuples.
+    The order of the statuses must not change between calls, because migrations contain these
+    tuples.
     """
     return tuple(status for status in Status if fits(STATES[status]))
 
@@ -301,6 +305,9 @@ UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 
 
 def check_move(origin: str, target: Status) -> None:
-    """Raise :exc:`ValueError` if the table does not allow the move, which only a bug causes."""
+    """Raise :exc:`ValueError` if the table does not allow the move.
+
+    Only a bug causes this.
+    """
     if target not in STATES[Status(origin)].moves_to:
         raise ValueError(f"An order does not move from {origin} to {target}.")

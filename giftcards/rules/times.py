@@ -1,8 +1,8 @@
 """Stored moments, and days in the time zone of the site.
 
-A stored moment in the future, such as the end of a lease, is at most a known limit away. One that
-is farther away shows that the clock was set back, and counts as past. Otherwise, a lease of seconds
-could last an hour.
+A stored moment in the future, for example the end of a lease, has a known maximum distance. If it
+is farther away, the clock was set back, and the moment counts as past. Otherwise, a lease of some
+seconds could last an hour.
 """
 
 from __future__ import annotations
@@ -101,9 +101,10 @@ def today() -> date:
 
 
 def begin_of(day: date) -> datetime:
-    """The moment at which ``day`` starts in the time zone of the site; naive without ``USE_TZ``.
+    """Return the moment at which ``day`` starts in the time zone of the site.
 
-    A day without midnight starts at one o'clock. A day with two midnights starts at the first.
+    The result is naive without ``USE_TZ``. A day without midnight starts at one o'clock. A day with
+    two midnights starts at the first.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
@@ -121,7 +122,10 @@ def within(field: str, first: date, last: date) -> Q:
 
 
 def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
-    """True if ``moment`` is ahead of ``now``, by at most ``longest``; False for ``None``."""
+    """True if ``moment`` is after ``now``, by at most ``longest``.
+
+    False if ``moment`` is ``None``.
+    """
     return moment is not None and now < moment <= now + longest + SLACK
 
 
@@ -140,5 +144,8 @@ def past(field: str, now: datetime, *, longest: timedelta) -> Q:
 
 
 def is_recent(moment: datetime | None, now: datetime, *, within: timedelta) -> bool:
-    """True if ``moment`` is less than ``within`` ago, and neither ``None`` nor ahead of ``now``."""
+    """True if ``moment`` is less than ``within`` ago.
+
+    False if ``moment`` is ``None`` or in the future.
+    """
     return moment is not None and -SLACK <= now - moment < within

@@ -1,6 +1,7 @@
-"""Judging the provider's answer about an order, without database or requests.
+"""Judging the provider's answer about an order.
 
-Only a complete answer settles an order. Otherwise it stays open, and its problems say why.
+Only a complete answer settles an order. Otherwise the order stays open, and its problems give the
+reason. This module uses neither the database nor requests.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class Accepted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The evaluation of an answer; ``settlement`` is ``None`` if the order stays open.
+    """The evaluation of an answer.
 
-    If ``is_ours`` is False, the answer is about another order: use nothing in it.
+    ``settlement`` is ``None`` if the order stays open. If ``is_ours`` is False, the answer is about
+    another order and must not be used.
     """
 
     settlement: Settlement | None
@@ -101,14 +103,14 @@ def evaluate_answer(
 ) -> Verdict:
     """Evaluate ``answer`` for an order of ``line``.
 
-    ``known_price`` is the price of a card when the order was placed; it counts if the answer has no
-    price. ``sent_at`` is given while the order's id is not confirmed.
+    ``known_price`` is the price of a card when the order was placed. It is used if the answer
+    contains no price. Pass ``sent_at`` if the order's id is not confirmed yet.
 
-    Doubtful figures may keep the order open, so that they are requested again:
+    If figures are doubtful, the order may stay open, so that they are requested again:
 
-    - An unreadable amount counts as unknown, and staff see a problem; the order may settle.
+    - An unreadable amount counts as unknown, and staff see a problem. The order may settle.
     - An unreadable number of cards keeps the order open. If ``is_late``, the order settles without
-      it, unless it is partially filled.
+      this number, unless it is partially filled.
     - Contradictory figures and repeated cards keep the order open, unless ``is_repeated``.
 
     ``is_repeated`` is True if the previous answer was doubtful, too, or if this answer is the last.
@@ -196,7 +198,10 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
 
 
 def _delivered(answer: OrderAnswer) -> int:
-    """The answer's number of delivered cards, or else its count of cards."""
+    """Return the number of delivered cards in the answer.
+
+    If the answer does not name it, return the number of its cards.
+    """
     figure = answer.fulfilled_quantity
     return len(answer.cards) if figure is None else figure
 
@@ -212,18 +217,18 @@ def _has_negative(answer: OrderAnswer) -> bool:
 
 
 def most_cards(quantity: int) -> int:
-    """Return how many cards are stored at most for an order that has not settled by them."""
+    """Return how many cards are stored for an order that has not settled."""
     return 2 * quantity + _SPARE_CARDS
 
 
 def cards_left_out(answer: OrderAnswer, left_out: int, *, quantity: int) -> Problem:
-    """Return the problem that ``left_out`` cards of ``answer`` are not stored."""
+    """Return the problem that ``left_out`` cards were not stored."""
     counts = {"total": len(answer.cards), "left_out": left_out, "ordered": quantity}
     return Problem("cards_left_out", counts)
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
-    """Yield the differences between a final ``answer`` and the settled ``record``.
+    """Yield the differences between a final ``answer`` and the ``record``.
 
     A figure that is missing or negative in the answer is not compared.
     """
