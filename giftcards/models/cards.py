@@ -42,9 +42,10 @@ def _by_serial(text: str) -> Q:
 
 class CardQuerySet(models.QuerySet["Card"]):
     def with_code(self, text: str) -> Self:
-        """Return the cards whose full code or serial is ``text``, unsorted; decrypts nothing.
+        """Return the cards whose complete code or serial number is ``text``.
 
-        Ignores case, spaces, dashes and the script of digits. Leaves out destroyed codes.
+        Case, spaces, dashes and the script of digits do not matter. Destroyed codes are left out.
+        The result is unsorted, and nothing is decrypted.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
@@ -66,8 +67,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_tail(self, text: str) -> Self:
         """Return the cards whose code ends in ``text``, newest first.
 
-        ``text`` has four characters. Ignores what :meth:`with_code` ignores. Finds no codes of
-        fewer than eight characters.
+        ``text`` has four characters. It is compared as in :meth:`with_code`. Codes with fewer than
+        eight characters are not found.
         """
         text = Masked(text)
         tails = conf.keyring().tail_fingerprints(text)
@@ -96,12 +97,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         )
 
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
-        """Map encryption keys to the primary keys of the oldest and the newest card with this key.
+        """Return the oldest and the newest card of each encryption key.
 
-        Encryption keys are named by their fingerprints. They include keys that are in use, but
-        missing in the settings. ``found`` has the values of :meth:`scalars_of_ends`, if the caller
-        has read them already. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in
-        the settings are unusable.
+        Keys are named by their fingerprints, and cards by their primary keys. The result includes
+        keys that are in use, but missing in the settings. ``found`` contains the values of
+        :meth:`scalars_of_ends`, if the caller has already read them. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keys = list(conf.keyring().key_fingerprints)
         if found is None:
@@ -136,11 +137,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return the number of cards whose key is missing in the settings, and the unneeded keys.
+        """Return how many cards lack their key, and which keys are not needed.
 
-        An unneeded key is given by its position in the settings. Positions begin with 2, because
-        the first key is always needed. If there is no readable card, no key is unneeded. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+        The first number counts the cards whose key is missing in the settings. An unneeded key is
+        named by its position in the settings. Positions begin with 2, because the first key is
+        always needed. If there are no readable cards, all keys count as needed. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.ends())
@@ -151,12 +153,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         return lost, [position for position, key in old if key not in used]
 
     def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
-        """Open the newest and the oldest card, to see whether the encryption keys still fit.
+        """Try to open the newest and the oldest card.
 
-        The result maps "newest" and "oldest" to a sentence about what is wrong, or "". The sentence
-        shows nothing of the card. If there is no card, the result is empty. ``found`` is passed to
-        :meth:`ends`. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the
-        settings are unusable.
+        The result maps "newest" and "oldest" to a sentence that describes the error, or to "". The
+        sentence reveals nothing about the card. If there are no cards, the result is empty.
+        ``found`` is passed to :meth:`ends`. Raises :exc:`~giftcards.exceptions.ConfigurationError`
+        if the keys in the settings are invalid.
         """
         keyring = conf.keyring()
         ends = [key for ends in self.ends(found).values() for key in ends]
@@ -243,12 +245,12 @@ class Card(models.Model):
 
     @property
     def value(self) -> str:
-        """The code in the clear, with a masked ``repr``; raises what :meth:`open` raises."""
+        """The decrypted code, with a masked ``repr``; see :meth:`open` for errors."""
         return self.open(conf.keyring()).value
 
     @property
     def serial(self) -> str:
-        """The serial in the clear, or ""; masked like :attr:`value`, and raises the same errors."""
+        """The decrypted serial number or "", masked; see :meth:`open` for errors."""
         return self.open(conf.keyring()).serial
 
     @contained
@@ -268,10 +270,10 @@ class Card(models.Model):
 
     @contained
     def tail(self, keyring: Keyring) -> str:
-        """Return the last letters and digits of the code, to tell cards apart; "" for a short code.
+        """Return the last characters of the code, or "" for a short code.
 
-        The result has at most four characters, and at most a quarter of the code. Raises
-        :exc:`~giftcards.exceptions.DecryptionError`.
+        They help to tell cards apart. The result has at most four characters, and at most a quarter
+        of the code. Raises :exc:`~giftcards.exceptions.DecryptionError`.
         """
         secret = self.open(keyring)
         signs = [sign for sign in secret.value if sign.isalnum()]
@@ -279,7 +281,7 @@ class Card(models.Model):
         return "".join(signs[len(signs) - shown :])
 
     def trouble(self, keyring: Keyring) -> str:
-        """Return a sentence about why the card cannot be opened, or "" if it opens."""
+        """Return a sentence that says why the card cannot be opened, or ""."""
         try:
             self.open(keyring)
         except DecryptionError as error:

@@ -1,4 +1,4 @@
-"""The provider's catalogue as last read, what the shop sells of it, and the changes of offers."""
+"""The stored catalogue, what the shop sells of it, and changes of offers."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ _SOLD = _is_sold_here("", "product__", "product__category__")
 
 
 def is_called(text: str, *columns: str) -> Q:
-    """Return the condition that each word of ``text`` is in one of ``columns``.
+    """Return the condition that each word of ``text`` is in a column.
 
-    Brands may be written in Arabic letters. A text without words is not found.
+    Brands may be written in Arabic letters. If ``text`` contains no words, nothing is found.
     """
     words = words_of_product(text)[:_MOST_WORDS]
     condition = Q() if words else Q(pk__in=[])
@@ -78,7 +78,10 @@ class Names(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What an order keeps of the catalogue: the names, and the loss that the owner accepts."""
+    """The data of the catalogue that an order keeps.
+
+    These are the names, and the loss that the owner accepts.
+    """
 
     product_name: str = ""
     type_name: str = ""
@@ -102,9 +105,10 @@ def _with_categories(
 def ids_of(
     product_type: ProductType | None, product_id: str | None, type_id: str | None
 ) -> tuple[str, str]:
-    """Return the provider's ids of a card, which is given as a type or by these ids.
+    """Return the provider's ids of a card.
 
-    Raises ``TypeError`` unless it is given in exactly one of these ways.
+    The card is given either as a product type or by these ids. Raises ``TypeError`` if it is given
+    in both ways or in neither.
     """
     if product_type is None:
         if product_id is None or type_id is None:
@@ -123,10 +127,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
     ) -> None:
         """Store a catalogue that was requested at ``at``.
 
-        Each item of ``listed`` has the columns of a product; ``category`` is a title. A product is
-        no longer on sale if it is missing from two complete catalogues that are an hour apart.
-        ``is_whole`` is False for an incomplete catalogue. An empty text does not replace an earlier
-        text. If a later catalogue is stored already, nothing changes.
+        Each item of ``listed`` contains the columns of a product; ``category`` is a title. A
+        product is no longer on sale if it is missing from two complete catalogues that were read an
+        hour apart. ``is_whole`` is False for an incomplete catalogue. An empty text does not
+        replace an earlier text. If a later catalogue is already stored, nothing changes.
         """
         # A second process waits.
         with keeping_prices():
@@ -190,7 +194,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return at
 
     def on_sale(self) -> Self:
-        """Return products that are sold here, or have a type that is, and by the provider."""
+        """Return products that both the shop and the provider sell.
+
+        A product is included if the shop sells the product itself or one of its types.
+        """
         sold = ProductType.objects.filter(is_sold=True).order_by().values("product")
         return self.filter(_is_sold_here("", "category__") | Q(pk__in=sold), is_enabled=True)
 
@@ -282,12 +289,12 @@ class ShelfQuerySet(models.QuerySet["Shelf"]):
 
 
 class Shelf(MarginRow):
-    """What holds for the whole shop: one row.
+    """The settings of the whole shop: one row.
 
-    The margin is for all types that inherit it. Without a margin, the shop has prices of its own.
-    Prices from margins are rounded up to a multiple of ``round_to`` dinars (0: to whole centimes).
-    A card that would earn less than ``least_margin`` dinars is not for sale. ``stock_buffer``
-    cards of each type are left at the provider.
+    The margin applies to all types that inherit it. Without a margin, the shop sets its prices
+    elsewhere. Prices from margins are rounded up to a multiple of ``round_to`` dinars (0: to whole
+    centimes). A card that would earn less than ``least_margin`` dinars is not for sale.
+    ``stock_buffer`` is the number of cards of each type that are never sold.
     """
 
     SET_BY_SHOP = ("margin_percent", "margin_fixed", "round_to", "least_margin", "stock_buffer")
@@ -348,7 +355,10 @@ class Shelf(MarginRow):
 
 
 class SoldRow(MarginRow):
-    """A row that can be taken off the shelf; its changes of what is offered are recorded."""
+    """A row that can be taken off the shelf.
+
+    Changes of the offer that result from this are recorded.
+    """
 
     class Meta(MarginRow.Meta):
         abstract = True
@@ -376,7 +386,7 @@ class SoldRow(MarginRow):
             Product.objects.filter(pk__in=self.products_of_row()).update(asked_at=None)
 
     def products_of_row(self) -> Iterable[int]:
-        """Return the keys of the products that this row concerns."""
+        """Return the primary keys of the products that this row affects."""
         raise NotImplementedError
 
     def _offers(self) -> list[ProductType]:
@@ -402,8 +412,8 @@ def _key_of(title: str) -> str:
 class Category(SoldRow):
     """A category of the provider's products.
 
-    Titles that differ only by case are one category. The title is "" for the products without a
-    category. Its products and their types inherit whether they are sold, and the margin.
+    Titles that differ only in case are the same category. The title is "" for products without a
+    category. Products and their types inherit the margin and whether they are sold.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed")
@@ -440,10 +450,11 @@ class Category(SoldRow):
 
 
 class Product(SoldRow):
-    """A product of the provider's catalogue, such as a brand's gift cards for one country.
+    """A product in the provider's catalogue.
 
-    ``is_sold`` and the margin are inherited from the category if they are ``None``. ``own_name`` is
-    the shop's name for the product; "" leaves it to the provider.
+    For example, a product is a brand's gift cards for one country. If ``is_sold`` or the margin is
+    ``None``, the product inherits it from the category. ``own_name`` is the shop's name for the
+    product. If it is "", the provider's name is used.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "own_name")
@@ -505,9 +516,9 @@ class Product(SoldRow):
         return (self.pk,)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over ``columns`` from a catalogue requested at ``at``.
+        """Update the product from a catalogue that was requested at ``at``.
 
-        ``columns`` is ``None`` if the catalogue does not list the product.
+        ``columns`` is ``None`` if the catalogue does not contain the product.
         """
         if columns is not None:
             _take(self, columns)
@@ -519,7 +530,7 @@ class Product(SoldRow):
 
 
 class Offer(NamedTuple):
-    """A type as it is offered; ``cost`` is ``None`` if the type is not for sale."""
+    """A type as it is offered; ``cost`` is ``None`` if it is not for sale."""
 
     name: str
     cost: Decimal | None
@@ -527,15 +538,16 @@ class Offer(NamedTuple):
 
 
 class ProductType(SoldRow):
-    """A type of a product: its denomination, what a card costs this account, and the stock.
+    """A product type: one value of a product, with its cost and stock.
 
-    ``price`` is what a customer pays for a card. It follows from ``cost`` by the most specific of
-    these: ``fixed_price``, the margin of the type, the product, the category, ``PRICING``, the
-    shop. It is ``None`` if none gives a price, or if the price would be a loss. ``is_sold`` and the
-    margin are inherited from the product if they are ``None``.
+    ``price`` is the amount that a customer pays for a card. It follows from ``cost`` by the most
+    specific of these rules: ``fixed_price``, the margin of the type, of the product, of the
+    category, ``PRICING``, the margin of the shop. It is ``None`` if no rule sets a price, or if the
+    price would be a loss. If ``is_sold`` or the margin is ``None``, the type inherits it from the
+    product.
 
-    With ``accepted_loss``, the owner confirms that a card with a fixed price, or a price of
-    ``PRICING``, may be sold for at most as many dinars less than it costs.
+    ``accepted_loss`` is the amount in dinars by which a card may be sold below its cost, if it has
+    a fixed price or a price from ``PRICING``. The owner has confirmed this loss.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "fixed_price", "accepted_loss")
@@ -619,7 +631,7 @@ class ProductType(SoldRow):
 
     @property
     def title(self) -> str:
-        """The name without that of the product."""
+        """The name of the type without the name of the product."""
         return self.name or self.type_id
 
     @property
@@ -655,9 +667,9 @@ class ProductType(SoldRow):
         return Offer(str(self), self.cost if is_for_sale else None, self.stock)
 
     def hear(self, columns: Mapping[str, Any] | None, *, at: datetime) -> None:
-        """Take over ``columns`` from an answer requested at ``at``.
+        """Update the type from an answer that was requested at ``at``.
 
-        ``columns`` is ``None`` if the answer does not list the type.
+        ``columns`` is ``None`` if the answer does not contain the type.
         """
         cost = self.cost
         if columns is not None:

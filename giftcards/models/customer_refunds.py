@@ -26,13 +26,16 @@ _SUMS = ("paid_back_amount", "open_amount")
 
 
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
-    """Refunds to customers. A change of a refund locks its order until the transaction ends."""
+    """Refunds to customers.
+
+    A change of a refund locks its order until the transaction ends.
+    """
 
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
-        """Record the unsaved ``refund``, or return the order's refund with the same reference.
+        """Record the unsaved ``refund``, or return the existing one.
 
-        The sums of ``order`` are brought up to date. Raises what
-        :func:`~giftcards.settlement.record_refund` raises.
+        An existing refund of the order has the same reference. The sums of ``order`` are updated.
+        Raises the errors of :func:`~giftcards.settlement.record_refund`.
         """
         refund.check_values()
         with transaction.atomic():
@@ -98,9 +101,10 @@ def _write_sums(order: Order) -> None:
 
 
 def refundable_amount(order: Order) -> Decimal:
-    """Return the amount, above 0, that can still be paid back for ``order``.
+    """Return the amount that can still be paid back for ``order``.
 
-    Raises :exc:`~giftcards.exceptions.RefundError`, with the reason, if nothing can be paid back.
+    The amount is above 0. Raises :exc:`~giftcards.exceptions.RefundError` with the reason if
+    nothing can be paid back.
     """
     breakdown = customer_breakdown(order)
     if not order.is_final:
@@ -132,7 +136,10 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """Return why a sale amount cannot be recorded now, in the active language; "" if it can."""
+    """Return why a sale amount cannot be recorded now, or "".
+
+    The text is in the active language.
+    """
     if not order.is_final:
         return gettext("The order is open.")
     if order.sale_amount is not None:
@@ -172,9 +179,9 @@ class RefundState(models.TextChoices):
 
 
 class CustomerRefund(models.Model):
-    """A refund that a customer was paid for cards that did not come.
+    """A refund that a customer received for undelivered cards.
 
-    A refund is never deleted. Once it is recorded, it can only be taken back.
+    A recorded refund can be cancelled, but never deleted.
     """
 
     class Source(models.TextChoices):
@@ -281,9 +288,9 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other``, with the same reference, equals this refund.
+        """Raise :exc:`RefundError` unless ``other`` equals this refund.
 
-        A cancelled refund cannot be repeated.
+        Both have the same reference. A cancelled refund cannot be recorded again.
         """
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was taken back. Use a new reference.")

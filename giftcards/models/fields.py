@@ -1,6 +1,6 @@
-"""Model fields that behave the same on every database, and checks of values from callers.
+"""Model fields that behave the same on every database, and validators.
 
-Migrations import names from this module alone, so do not rename them.
+Migrations import names only from this module, so do not rename them.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def assign(row: models.Model, values: Mapping[str, Any]) -> None:
 
 
 def plain_line(text: str) -> None:
-    """Validate one line of text in any script, without characters that reorder or hide text.
+    """Validate one line of text in any script.
 
-    Refuses control characters, line separators, and invisible characters except the zero-width
-    joiners.
+    Refuses control characters, line separators, and invisible characters that reorder or hide text.
+    The zero-width joiners are allowed.
     """
     if any(map(_is_unseen, text)):
         raise ValidationError(
@@ -55,7 +55,7 @@ def plain_line(text: str) -> None:
 
 
 def has_digits(text: str) -> None:
-    """Validate a phone number, which must have a digit in any script."""
+    """Validate that a phone number contains a digit, in any script."""
     if not digits(text):
         raise ValidationError(_("Enter a phone number."), code="has_digits")
 
@@ -71,7 +71,7 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """Return ``text`` without tabs, with "\n" as line ends, whatever line ends the browser sent."""
+    """Return ``text`` with tabs expanded, and each line ending in a line feed."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
@@ -110,10 +110,10 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 
 
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
-    """Text compared and sorted by code points, whatever the database's collation.
+    """Text that is compared and sorted by code points on every database.
 
     The provider's ids may differ only in upper and lower case, which MySQL and MariaDB ignore by
-    default. In PostgreSQL, an index with a linguistic collation cannot serve prefix searches.
+    default. In PostgreSQL, an index with a linguistic collation cannot be used for prefix searches.
     """
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:

@@ -36,7 +36,7 @@ class OutboxQuerySet(models.QuerySet[E]):
         return found["count"], found["since"]
 
     def given_up(self) -> Self:
-        """Return changes that are no longer retried, because some receiver failed to take them."""
+        """Return changes that are no longer retried after a receiver failed."""
         return self.filter(announced_at=None, announce_at=None)
 
 
@@ -45,9 +45,10 @@ class StatusChangeQuerySet(OutboxQuerySet["StatusChange"]):
 
 
 class OutboxEntry(models.Model):
-    """A change that is announced to the receivers of a signal of :mod:`giftcards.signals`.
+    """A change that is announced to the receivers of a signal.
 
-    ``announced_at`` is NULL until all receivers have taken the change.
+    See :mod:`giftcards.signals`. ``announced_at`` is NULL until all receivers have processed the
+    change.
     """
 
     at = models.DateTimeField(_("when"), default=timezone.now)
@@ -64,9 +65,9 @@ class OutboxEntry(models.Model):
 
 
 class StatusChange(OutboxEntry):
-    """One move of an order to another status, and the entry of this move in the outbox.
+    """A change of an order's status, and its entry in the outbox.
 
-    An entry with twice the same status is no move: it records that the customer was kept waiting.
+    If both statuses are equal, the entry records only that the customer was kept waiting.
     """
 
     class Source(models.TextChoices):
@@ -110,9 +111,9 @@ class StatusChange(OutboxEntry):
 
 
 class Acknowledgement(models.Model):
-    """A decision about an order that leaves its status as it is, such as ticking off a problem.
+    """A decision about an order that does not change its status.
 
-    ``by`` is "" if no person decided.
+    An example is ticking off a problem. ``by`` is "" if the decision was not made by a person.
     """
 
     order = models.ForeignKey(

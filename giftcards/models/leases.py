@@ -1,4 +1,4 @@
-"""Leases on pieces of work, and the slots of the request budget.
+"""Leases on pieces of work, and the slots of the request quota.
 
 The claim on a single order is in the order's own row.
 """
@@ -21,9 +21,9 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
     def take(self, name: str, length: timedelta) -> str | None:
-        """Take the lease for ``length``; return its token, or ``None`` if it is taken.
+        """Take the lease for ``length``, at most 2 minutes (``LONGEST_HOLD``).
 
-        ``length`` is 2 minutes at most (``LONGEST_HOLD``).
+        Returns the token of the lease, or ``None`` if another process holds it.
         """
         assert length <= LONGEST_HOLD  # noqa: S101 (a longer lease would count as past)
         self.get_or_create(name=name)
@@ -32,10 +32,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         return token if free.update(token=token, until=now + length) else None
 
     def make(self, name: str) -> None:
-        """Create the row of this name, if there is none.
+        """Create the row of this name, if it does not exist.
 
-        Call this before a transaction that locks the row. Otherwise, two such transactions that
-        create the row would wait for each other.
+        Call this before a transaction that locks the row. Otherwise, two transactions that create
+        the row would wait for each other.
         """
         # In a transaction, the first statement is a write, because SQLite needs this. Outside of a
         # transaction, it is a read, because a write may have to wait.
@@ -44,7 +44,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
-        """Lock the row of this name until the transaction ends; False if the row does not exist."""
+        """Lock the row of this name until the transaction ends.
+
+        Returns False if the row does not exist.
+        """
         # An update locks the row, because SQLite may fail a transaction that reads before it
         # writes. The token is new, because InnoDB fails a waiting transaction with an old snapshot
         # only if the row has changed.
@@ -59,7 +62,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         self.filter(name=name, token=token).update(until=None)
 
     def revoke(self, name: str) -> None:
-        """Release the lease, whoever holds it."""
+        """Release the lease, even if another process holds it."""
         self.filter(name=name).update(until=None)
 
     def is_taken(self, name: str) -> bool:
@@ -68,9 +71,10 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 
 
 class Lease(models.Model):
-    """The exclusive right of one process, identified by a token, to a piece of work.
+    """The exclusive right of one process to a piece of work.
 
-    A lease expires, so that a dead process does not block the others for long.
+    A token identifies the process. A lease expires, so that a dead process does not block the
+    others for long.
     """
 
     LOOP = "loop"
@@ -154,7 +158,7 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         self.filter(until__gt=before).update(until=now + longest)
 
     def take_one(self, numbers: Iterable[int], *, now: datetime, until: datetime) -> int | None:
-        """Take the first of these slots that is still free; ``None`` if all are taken."""
+        """Take the first free slot among these; ``None`` if all are taken."""
         for number in numbers:
             if self.filter(number=number).free(now).update(until=until):
                 return number

@@ -26,10 +26,11 @@ class Kind(StrEnum):
 
 
 class Line(NamedTuple):
-    """Orders or reservations with the same values: ``number`` rows with ``cards`` in total.
+    """Orders or reservations with the same values.
 
-    ``cost`` is the cost of one card, or ``None`` if unknown. For settled orders, it is the cost of
-    a whole order. ``is_charged`` is True if the balance already includes the cost.
+    The line stands for ``number`` rows with ``cards`` cards in total. ``cost`` is the cost of one
+    card, or ``None`` if it is unknown. For settled orders, ``cost`` is the cost of a whole order.
+    ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str
@@ -78,8 +79,8 @@ def lines_of(
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
     """Return the lines of several querysets, read by one statement.
 
-    An order that settles meanwhile is not counted twice. A reservation whose order is placed
-    meanwhile is not counted in addition to the order.
+    An order that settles in the meantime is not counted twice. A reservation whose order is placed
+    in the meantime is not counted in addition to the order.
     """
     # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
     # lacks.

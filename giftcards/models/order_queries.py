@@ -1,6 +1,7 @@
-"""The queries for orders; each uses an index, however many orders have settled.
+"""The queries for orders.
 
-``tests/test_plans.py`` checks the plan of each query on the current database.
+Each query uses an index, however many orders have settled. ``tests/test_plans.py`` checks the plan
+of each query on the current database.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _AT_ONCE = 100
 
 # Orders on hold, which are not sent until staff decide, the price falls, or their time comes.
 ON_HOLD = Q(status=Status.PENDING, due_at=None)
-# Orders on hold that are sent once the price falls, and orders on hold that wait for a decision of
+# Orders on hold that are sent once the price falls, and orders on hold that wait for a decision by
 # staff.
 ON_HOLD_FOR_PRICE = ON_HOLD & Q(finalized_at=None, send_after=None) & ~Q(review=Review.WANTED)
 ON_HOLD_FOR_REVIEW = ON_HOLD & Q(finalized_at=None, review=Review.WANTED)
@@ -51,7 +52,7 @@ SALE_UNKNOWN = Q(is_owing__isnull=True, finalized_at__isnull=False)
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not show the credit that the provider promised.
 NOT_CREDITED = Q(is_credited__in=[False])
-# Orders with a problem that nobody has ticked off.
+# Orders with a problem that staff have not ticked off.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 _NEWEST = ("-created_at", "-pk")
@@ -69,7 +70,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if ``orders`` is filtered, so that it may lack some orders."""
+    """True if ``orders`` is filtered, so that orders may be missing."""
     return bool(orders.query.where)
 
 
@@ -99,7 +100,10 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(finalized_at=None)
 
     def urgent(self) -> Self:
-        """Return orders that can move within seconds and so need the loop; none is on hold."""
+        """Return open orders that can change within seconds.
+
+        The loop runs for these orders. Orders on hold are not included.
+        """
         return self.open().filter(status__in=URGENT).exclude(ON_HOLD)
 
     def unclaimed(self, now: datetime) -> Self:
@@ -107,7 +111,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Return the orders that still have the same claim in the database as in ``orders``."""
+        """Return the orders whose claim in the database is still the given one."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -152,7 +156,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(over[0] | over[1])
 
     def to_recover(self, now: datetime) -> Self:
-        """Return lost orders for which a search at the provider is due, the earliest due first."""
+        """Return lost orders that are due for a search, the earliest due first."""
         return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
 
     def abandoned(self, now: datetime) -> Self:
@@ -160,15 +164,15 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Return orders accepted by ``accepted_by`` and not settled, the earliest due first."""
+        """Return unsettled orders accepted by ``accepted_by``, earliest due first."""
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def kept_waiting(self, *, recorded_by: datetime) -> Self:
-        """Return orders recorded by ``recorded_by`` that wait, and whose wait is not noted yet.
+        """Return waiting orders recorded by ``recorded_by``.
 
-        Orders that ``REORDER_MISSING`` made are left out: their customer has heard that the missing
-        cards were ordered again.
+        Orders whose wait was already recorded are left out. Orders that ``REORDER_MISSING`` created
+        are left out, too, because their customers know that the missing cards were ordered again.
         """
         waiting = self.open().filter(status__in=UNSERVED, created_at__lte=recorded_by)
         return waiting.filter(kept_waiting_at=None, send_before=None).order_by()
@@ -185,7 +189,10 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """Return at most ``limit`` accepted orders due by ``due_by``; delayed orders come last."""
+        """Return at most ``limit`` accepted orders due by ``due_by``.
+
+        Delayed orders come last.
+        """
         orders: list[Row] = []
         # A tenth of the limit is kept for delayed orders, so that thousands of fresh orders do not
         # keep them waiting.
@@ -199,9 +206,9 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status=Status.PENDING).exclude(ON_HOLD)
 
     def held_up(self, since: datetime) -> list[Self]:
-        """Return orders whose next step was due by ``since``, in one queryset for each open status.
+        """Return orders whose next step was due by ``since``.
 
-        Orders on hold are left out.
+        There is one queryset for each open status. Orders on hold are left out.
         """
         return [self.filter(condition).exclude(ON_HOLD) for condition in _due_by(since)]
 
@@ -213,9 +220,10 @@ class OrderQueries(OrderSearch[Row]):
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
-        """Return orders whose order id or alias at the provider is one of ``names``.
+        """Return orders that the provider knows by one of ``names``.
 
-        ``names`` has at most 200 names; :meth:`owners` takes any number.
+        A name is an order id or an alias at the provider. ``names`` may contain at most 200 names;
+        :meth:`owners` takes any number.
         """
         names = set(names) - {""}
         # The first condition on the alias is redundant, but makes SQLite use the index. Many orders
@@ -226,12 +234,15 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the orders known as one of ``names``, however many names there are."""
+        """Yield the orders that the provider knows by one of ``names``.
+
+        There may be any number of names.
+        """
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
     def sent_as(self, references: Iterable[str]) -> Self:
-        """Return orders sent to the provider with one of ``references``, which are at most 200."""
+        """Return orders that were sent with one of at most 200 ``references``."""
         # The first condition is redundant, but makes SQLite use the index, as in known_as: most
         # orders may have no reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
@@ -294,9 +305,9 @@ class OrderQueries(OrderSearch[Row]):
     def final_lines(
         self, *, after: datetime | None = None, until: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """Return the lines of orders that became final in a period, grouped by status.
+        """Return the lines of orders that became final in a period, by status.
 
-        The period begins just after ``after``, and ends with ``until``; ``None`` means no limit.
+        The period begins just after ``after`` and ends with ``until``; ``None`` means no limit.
         """
         final = self.filter(finalized_at__isnull=False)
         final = final.filter(finalized_at__gt=after) if after else final

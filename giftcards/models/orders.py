@@ -1,7 +1,8 @@
-"""Orders: their queries, and the moves between their statuses.
+"""Orders: their queries, and the changes of their status.
 
-Queries are methods of the queryset, changes are methods of the row. Only this module assigns
-``status``: a move is one guarded UPDATE, whose row count shows which process was first.
+Queries are methods of the queryset, and changes are methods of the row. Only this module assigns
+``status``. A change is one guarded UPDATE, and the number of updated rows shows which process was
+first.
 """
 
 from __future__ import annotations
@@ -97,14 +98,17 @@ class OrderQuerySet(OrderQueries["Order"]):
     def of_user(self, user: Any) -> Self:
         """Return the orders that ``user`` owns.
 
-        Guests, deactivated users, and users of another model than ``AUTH_USER_MODEL`` own none: two
-        models may have users with the same primary key.
+        The result is empty for guests, deactivated users, and users of another model than
+        ``AUTH_USER_MODEL``, because users of two models may have the same primary key.
         """
         is_owner = _is_account(user) and user.is_authenticated and getattr(user, "is_active", True)
         return self.filter(user=user) if is_owner else self.none()
 
     def with_reorders(self) -> OrderQuerySet:
-        """Return these orders and all orders that repeat their missing cards; fails for slices."""
+        """Return these orders and all orders that replace their missing cards.
+
+        The queryset must not be sliced.
+        """
         found = set(self.order_by().values_list("pk", flat=True))
         newest: Collection[int] = found
         while newest:
@@ -116,7 +120,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     def record(self, order: Order) -> Order:
         """Insert ``order``, or return the existing order with its reference.
 
-        Raises what :func:`~giftcards.fulfilment.place_order` raises.
+        Raises the errors of :func:`~giftcards.fulfilment.place_order`.
         """
         if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
             raise ConfigurationError(
@@ -155,7 +159,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return order
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
-        """Return unclaimed orders at the provider that were not checked within ``interval``."""
+        """Return unclaimed accepted orders not checked within ``interval``."""
         rested = past("checked_at", now - interval, longest=interval)
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
@@ -164,7 +168,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
-        """Schedule an immediate check of orders at the provider; return the number of orders.
+        """Request an immediate check of accepted orders; return their number.
 
         Leaves out orders that were checked within ``interval``, and orders for which this method
         was called within ``interval``. An order that is being checked becomes due again afterwards:
@@ -184,10 +188,10 @@ class OrderQuerySet(OrderQueries["Order"]):
     def claim(
         self, wanted: Sequence[Order], *, now: datetime, due_by: datetime, until: datetime
     ) -> list[Order]:
-        """Claim orders that :meth:`to_check` has just returned; return those that were free.
+        """Claim orders that :meth:`to_check` has just returned.
 
-        An order is not claimed if its id at the provider has changed since it was read. The check
-        would then be about the old id.
+        Returns the orders that were not claimed before. An order is not claimed if its id at the
+        provider has changed since it was read, because the check would be about the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -230,17 +234,20 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Write the search terms of an order anew; the caller must have locked its row."""
+        """Write the search terms of an order again.
+
+        The caller must have locked the order's row.
+        """
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
 
     def write_batch(
         self, updates: Sequence[OrderUpdate], *, source: StatusChange.Source
     ) -> list[StatusChange]:
-        """Write new values of claimed orders, in the caller's transaction; return the moves.
+        """Write new values of claimed orders in the caller's transaction.
 
-        Raises :exc:`Overtaken`, which rolls the transaction back, if a row has changed since it was
-        read.
+        Returns the status changes. If a row has changed since it was read, raises :exc:`Overtaken`,
+        which rolls the transaction back.
         """
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
@@ -273,7 +280,7 @@ class Overtaken(Exception):
 class OrderUpdate:
     """New ``values`` of a claimed order.
 
-    If ``target`` is given, the order also moves to this status, and its change has ``details``.
+    If ``target`` is given, the order also gets this status, and the status change has ``details``.
     """
 
     order: Order
@@ -283,7 +290,10 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """Lookups that find the row unless the order was moved, claimed or ticked off meanwhile."""
+        """Lookups that find the row unless the order has changed.
+
+        A row has changed if the order was moved, claimed or ticked off.
+        """
         return _as_read(self.order, "status", "claim", "needs_attention")
 
     def columns(self, now: datetime) -> dict[str, Any]:
@@ -301,9 +311,9 @@ def _is_account(user: Any) -> bool:
 
 
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
-    """Return the value of ``due_at`` for orders whose check began at ``checked_at``.
+    """Return the due time after a check that began at ``checked_at``.
 
-    If another check was wanted after that time, the order is due at ``again_at`` at the latest.
+    If another check was requested after that time, the order is due at ``again_at`` at the latest.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -313,7 +323,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """Return values that clear all columns that depend on the order's id at the provider."""
+    """Return values that clear all columns that belong to the provider's id."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -330,7 +340,7 @@ def cleared_provider_columns() -> dict[str, Any]:
 def _status_columns(
     order: Order, target: Status, values: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """Return new values of the columns that follow from a move to ``target`` with ``values``."""
+    """Return the columns that change together with the status."""
     if target not in FINAL:
         return {"status": target}
     final = copy(order)
@@ -343,7 +353,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """Return the correctable columns of ``row``, which is an order or a correction."""
+    """Return the correctable columns of an order or a correction."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -370,7 +380,7 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 
 
 class ReferenceAnswer(models.TextChoices):
-    """Answers of the provider that turn down a purchase because of its reference."""
+    """Answers with which the provider refuses a purchase for its reference."""
 
     # The provider says that an earlier attempt bought the order, even if no search finds it.
     REPEATED = "repeated"
@@ -379,7 +389,7 @@ class ReferenceAnswer(models.TextChoices):
 
 
 class Order(models.Model):
-    """One line bought from the provider: a number of cards of one product and one type."""
+    """One line bought from the provider: a number of cards of one type."""
 
     reference: models.CharField[str, str] = ExactCharField(
         _("reference"),
@@ -479,7 +489,7 @@ class Order(models.Model):
         blank=True,
     )
     gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, blank=True)
-    # The cards are bought without delay. The recipient is not told of them before this time.
+    # The cards are bought without delay. The recipient is not notified of them before this time.
     deliver_at = MomentField(
         _("to be delivered on"),
         null=True,
@@ -754,12 +764,15 @@ class Order(models.Model):
 
     @property
     def is_settled(self) -> bool:
-        """True if the order is final and was accepted, so that its figures no longer change."""
+        """True if the order is final and was accepted.
+
+        The figures of a settled order no longer change.
+        """
         return self.status in SETTLED
 
     @property
     def is_gift(self) -> bool:
-        """True if the cards are for a recipient, not for the customer."""
+        """True if the cards are for a recipient instead of the customer."""
         return bool(self.recipient_email)
 
     @property
@@ -767,14 +780,20 @@ class Order(models.Model):
         return self.deliver_at is not None and self.deliver_at > timezone.now()
 
     def line_names(self) -> Names:
-        """Return the names of product and type; takes a query only if the row has neither."""
+        """Return the names of the product and the type.
+
+        Makes a query only if the row contains neither name.
+        """
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
         return Product.objects.names(self.product_id, self.type_id)
 
     @property
     def original(self) -> Order:
-        """The order that the shop placed first: this order, unless it repeats missing cards."""
+        """The order that the shop placed.
+
+        If this order replaces missing cards, this is the first order in the chain.
+        """
         order: Order = self
         while order.repeats:
             order = order.repeats
@@ -782,7 +801,7 @@ class Order(models.Model):
 
     @property
     def parts(self) -> list[Order]:
-        """A list of this order, the order that repeats its missing cards, and so on."""
+        """This order, the order that replaces its missing cards, and so on."""
         found: list[Order] = [self]
         while again := Order.objects.filter(repeats=found[-1]).first():
             found.append(again)
@@ -790,10 +809,10 @@ class Order(models.Model):
 
     @property
     def missing_quantity(self) -> int:
-        """The number of cards that a final order lacks; 0 while the order is open.
+        """The number of missing cards of a final order; 0 for an open order.
 
-        Cards that came after the order had settled are not missing. Takes a query if fewer cards
-        were delivered than ordered.
+        Cards that arrived after the order had settled do not count as missing. Makes a query if
+        fewer cards were delivered than ordered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
             return 0
@@ -808,7 +827,7 @@ class Order(models.Model):
     def line_at_provider(self) -> tuple[str, str, int]:
         """The product, type and quantity that the provider's answers must name.
 
-        Product and type are "" if staff have insisted on the order. Then the answers may name any.
+        If staff have insisted on the order, product and type are "", and the answers may name any.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
@@ -819,21 +838,27 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the order's id at the provider came from the provider's list or from staff.
+        """True if the id at the provider came from the provider's list or staff.
 
-        Both ``provider_order_id`` and ``provider_alias`` then have this id. A check by this id may
-        find nothing, even if the list contains the order.
+        In this case, both ``provider_order_id`` and ``provider_alias`` contain this id. A check by
+        this id may find nothing, even if the list contains the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
     @property
     def is_on_hold(self) -> bool:
-        """True if the order waits until staff decide, the price falls, or its time comes."""
+        """True if the order is on hold.
+
+        It waits until staff decide, the price falls, or its time comes.
+        """
         return self.status == Status.PENDING and self.due_at is None
 
     @property
     def is_late(self) -> bool:
-        """True if the order is open, and its customer has waited for longer than POLL_TIMEOUT."""
+        """True if the order is open and its customer waits for too long.
+
+        The customer has waited for longer than ``POLL_TIMEOUT``.
+        """
         is_kept_waiting = self.kept_waiting_at is not None and not self.is_final
         return is_kept_waiting or self.status == Status.DELAYED
 
@@ -843,10 +868,11 @@ class Order(models.Model):
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """The highest cost of one card that needs no decision of staff; ``None`` without a limit.
+        """The price limit: the most that a card may cost without a decision.
 
         The limit is the price that staff have approved, or else ``max_price``. If both are missing,
-        it is the customer's payment for one card, and the loss that the owner accepts.
+        it is the customer's payment for one card plus the loss that the owner accepts. It is
+        ``None`` if the order has no limit.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -858,22 +884,26 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent with ``key``, so that this key's list contains the order.
+        """True if the order was sent with ``key``, whose list contains the order.
 
         If the key or the environment of the order is unknown, it counts as that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if the order's environment is not the key's: then another account got the order."""
+        """True if another account got the order.
+
+        This is so if the environment of the order is not the environment of the key.
+        """
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """True if ``other``, a new order, has the values with which this order was placed.
+        """True if ``other``, a new order, has the values of this order.
 
-        The present values of a corrected order are accepted, too. So is any user for an order
-        without one, because the user's account may have been deleted meanwhile.
+        The values when this order was placed are compared. The present values of a corrected order
+        are accepted, too. If this order has no user, every user is accepted, because the user's
+        account may have been deleted in the meantime.
         """
         return (
             # Python compares the references, because the database may take different references for
@@ -901,7 +931,7 @@ class Order(models.Model):
         return any(correctable(change) == wanted for change in self.customer_changes.all())
 
     def check_values(self) -> None:
-        """Raise ``ValidationError`` if no order can have the values of this one.
+        """Raise ``ValidationError`` if a value is invalid for an order.
 
         Also sets ``sale_amount`` if only ``sale_price`` was given.
         """
@@ -922,7 +952,7 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_product(self) -> None:
-        """Raise ``ValidationError`` if a freshly read catalogue does not have the product."""
+        """Raise ``ValidationError`` if a fresh catalogue lacks the product."""
         if Product.objects.is_unknown(self.product_id):
             text = gettext(
                 "The provider's catalogue has no product with this id. Give the provider's id of"
@@ -931,7 +961,7 @@ class Order(models.Model):
             raise ValidationError({"product_id": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column, except those in ``but``, has a wrong value.
+        """Raise ``ValidationError`` if a column not in ``but`` is invalid.
 
         Also converts messages and moments to the form in which they are stored.
         """
@@ -942,7 +972,7 @@ class Order(models.Model):
         self.check_gift()
 
     def check_gift(self) -> None:
-        """Raise ``ValidationError`` if an order cannot have these columns of a gift."""
+        """Raise ``ValidationError`` if the columns of a gift are invalid."""
         if not self.is_gift and any(getattr(self, name) for name in OF_GIFT):
             text = gettext("A gift needs the e-mail address of its recipient.")
             raise ValidationError({"recipient_email": text})
@@ -951,10 +981,10 @@ class Order(models.Model):
             raise ValidationError({"deliver_at": text})
 
     def corrected(self, values: Mapping[str, Any]) -> Self:
-        """Return a checked copy of the order with new ``values``; do not save it.
+        """Return a checked copy of the order with new ``values``.
 
-        The keys of ``values`` are in :data:`CORRECTABLE`. Raises ``ValidationError`` if the order
-        cannot be corrected like this.
+        The copy is not saved. The keys of ``values`` are in :data:`CORRECTABLE`. Raises
+        ``ValidationError`` if the order cannot be corrected in this way.
         """
         copied = copy(self)
         assign(copied, values)
@@ -1000,10 +1030,11 @@ class Order(models.Model):
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
-        """Set columns of a PENDING order; ``problem`` replaces problems of the kind ``SENDING``.
+        """Set columns of a PENDING order.
 
-        Returns False, and changes nothing, if another process was first: it has moved, claimed,
-        rescheduled or ticked off the order, or has approved a price.
+        ``problem`` replaces problems of the kind ``SENDING``. Returns False, and changes nothing,
+        if another process was first: it has moved, claimed, rescheduled or ticked off the order, or
+        has approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -1033,7 +1064,10 @@ class Order(models.Model):
         return [each for each in map(Problem.of, self.problems) if each.kind is kind]
 
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
-        """Replace the problems of one kind; problems that stay the same also stay ticked off."""
+        """Replace the problems of one kind.
+
+        If a problem stays the same and was ticked off, it stays ticked off.
+        """
         with transaction.atomic(using=self._state.db):
             self.lock()
             self.refresh_from_db(fields=["problems"])
@@ -1048,7 +1082,10 @@ class Order(models.Model):
         return acknowledgement
 
     def tick_off(self, problem: Problem, *, by: str) -> bool:
-        """Record that ``by`` has dealt with ``problem``; False if it is ticked off or gone."""
+        """Record that ``by`` has dealt with ``problem``.
+
+        Returns False if the problem was ticked off before or no longer exists.
+        """
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
             # The update locks the row until the transaction ends.
@@ -1067,10 +1104,11 @@ class Order(models.Model):
         return True
 
     def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
-        """Record a customer's complaint about the cards at these positions, as a problem.
+        """Record a customer's complaint about cards, as a problem.
 
-        Returns False, and changes nothing, if a complaint is open already. An earlier complaint
-        that was ticked off is replaced; the timeline keeps both.
+        The complaint is about the cards at these positions. An earlier complaint that was ticked
+        off is replaced, and the timeline keeps both. Returns False, and changes nothing, if a
+        complaint is already open.
         """
         positions = ", ".join(map(str, sorted(cards)))
         complaint = Problem("disputed", {"by": by, "positions": positions})
@@ -1109,7 +1147,7 @@ class Order(models.Model):
         return self.status in FOLLOWED and not is_claimed and is_due
 
     def is_lost(self, now: datetime) -> bool:
-        """True if the sending process counts as dead, because its claim has expired."""
+        """True if the claim has expired, so the sending process counts as dead."""
         return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
     def move(
@@ -1122,17 +1160,18 @@ class Order(models.Model):
         along: Callable[[], object] = lambda: None,
         **values: Any,
     ) -> StatusChange | None:
-        """Move to ``target``, set the columns ``values``, and record the change with ``details``.
+        """Change the status to ``target``, and record the change.
 
-        ``along`` is called in the same transaction.
+        The columns in ``values`` are set in the same UPDATE, and the recorded change has
+        ``details``. ``along`` is called in the same transaction.
 
-        Problems in ``details`` are added to the order, and problems that the move ends are removed:
-        see :class:`~giftcards.rules.states.State`. A change to a final status keeps the removed
-        problems among its details.
+        Problems in ``details`` are added to the order, and problems that the change ends are
+        removed: see :class:`~giftcards.rules.states.State`. A change to a final status keeps the
+        removed problems among its details.
 
         Returns ``None``, and changes nothing, if another process was first: the row's status or
         claim differs from this instance, or the row does not fit the lookups ``where``. Raises
-        :exc:`ValueError` for a move that the table does not allow.
+        :exc:`ValueError` if the table does not allow the change.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1162,9 +1201,9 @@ class Order(models.Model):
         return change
 
     def note_wait(self) -> bool:
-        """Record that the customer was kept waiting; the status stays as it is.
+        """Record that the customer was kept waiting, without a change of status.
 
-        Returns False, and changes nothing, if that is recorded already, or if the order has moved.
+        Returns False, and changes nothing, if this was recorded before, or if the order has moved.
         """
         values = {"kept_waiting_at": timezone.now()}
         source = StatusChange.Source.CLOCK

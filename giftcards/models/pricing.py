@@ -1,4 +1,7 @@
-"""The stored prices: what saves a margin also stores the prices that follow from it."""
+"""The stored prices, which change together with the margins.
+
+If a margin is saved, the prices that follow from it are stored in the same transaction.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ _WRITTEN = ("price", "price_source", "pricing_due_at", "priced_at", "id")
 
 @contextmanager
 def keeping_prices() -> Iterator[None]:
-    """Open a transaction in which no other process can change costs, margins or prices."""
+    """Open a transaction in which costs, margins and prices are locked.
+
+    No other process can change them until the transaction ends.
+    """
     Lease.objects.make(Lease.PRICES)
     with transaction.atomic():
         Lease.objects.lock(Lease.PRICES)
@@ -54,9 +60,9 @@ def keeping_prices() -> Iterator[None]:
 
 
 def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
-    """Store the prices of ``kinds`` by the rule; return how many have changed.
+    """Store the prices of ``kinds`` by the rule; return how many changed.
 
-    Call this in :func:`keeping_prices`.
+    Call this function in :func:`keeping_prices`.
     """
     now, changed = timezone.now(), []
     for row in kinds.order_by().values_list(*OF_PRICE, "pricing_due_at", "id"):
@@ -72,7 +78,7 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
 
 
 def terms_of(facts: Sequence[Any]) -> Terms:
-    """Return the terms of a type from values of the columns :data:`OF_PRICE`."""
+    """Return the terms of a type from its columns in :data:`OF_PRICE`."""
     margins = (Margin(*facts[first : first + 2]) for first in (3, 5, 7))
     return Terms(*facts[:3], *margins)
 
@@ -98,16 +104,16 @@ def _write(model: type[models.Model], rows: Collection[tuple[Any, ...]]) -> None
 
 
 def told(value: object) -> object:
-    """Return ``value`` as JSON can store it."""
+    """Return ``value`` in a form that JSON can store."""
     return f"{value:.2f}" if isinstance(value, Decimal) else value
 
 
 class ShelfRow(models.Model):
-    """A row whose values decide what is sold and at which price.
+    """A row whose values determine what is sold and at which price.
 
-    ``save(by=…)`` stores the prices that follow, and records each change of a value that the shop
-    sets; ``by`` names who has changed it. A row that was read writes only the columns that were
-    changed since, so that it cannot overwrite what others have stored meanwhile.
+    ``save(by=…)`` stores the new prices, and records each change of a value that the shop sets.
+    ``by`` names the person who made the change. If the row was read from the database, only the
+    columns that have changed since are written, so that the changes of others are not overwritten.
     """
 
     #: The columns that the shop sets.
@@ -145,7 +151,7 @@ class ShelfRow(models.Model):
         self._stored = self._loaded()
 
     def unsaved(self) -> dict[str, Any]:
-        """Return the values that were set since the row was read or saved, by column."""
+        """Return the values that were set since the row was read or saved."""
         stored = self.__dict__.get("_stored", {})
         loaded = self._loaded().items()
         return {name: new for name, new in loaded if name not in stored or stored[name] != new}
@@ -155,7 +161,7 @@ class ShelfRow(models.Model):
         return {name: value for name, value in self.__dict__.items() if name in columns}
 
     def check_unchanged(self) -> None:
-        """Raise ``ValidationError`` if somebody else has changed a value that is to be saved."""
+        """Raise ``ValidationError`` if somebody else has changed the same value."""
         stored = self._set_values()
         for name in self.unsaved().keys() & stored.keys():
             if stored[name] != self._stored[name]:
@@ -179,16 +185,16 @@ class ShelfRow(models.Model):
         return rows.values(*self.SET_BY_SHOP).first() or {}
 
     def scope(self) -> Q:
-        """Return the condition for the types that this row concerns."""
+        """Return the condition for the types that this row affects."""
         raise NotImplementedError
 
     def store_prices(self) -> None:
-        """Store the prices of the types that this row concerns."""
+        """Store the prices of the types that this row affects."""
         raise NotImplementedError
 
 
 class MarginRow(ShelfRow):
-    """A row that may have a margin: in per cent of the cost, or in dinars for each card."""
+    """A row that may have a margin, in per cent of the cost or in dinars."""
 
     margin_percent = models.DecimalField(
         _("margin in per cent"),
@@ -227,10 +233,10 @@ class MarginRow(ShelfRow):
 
 
 class ShelfChange(models.Model):
-    """A change of a value that decides about prices, or about what is sold.
+    """A change of a value that determines prices or what is sold.
 
-    It concerns the whole shop if it names no category, product or type. ``what`` is the column.
-    Amounts among ``old`` and ``new`` are texts.
+    If no category, product or type is set, the value is a setting of the whole shop. ``what`` is
+    the column. If ``old`` and ``new`` are amounts, they are texts.
     """
 
     category = models.ForeignKey(

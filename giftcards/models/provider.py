@@ -63,7 +63,10 @@ def this_machine() -> str:
 
 
 class Environment(models.TextChoices):
-    """The provider's environments, on one host: the API key decides which."""
+    """The provider's environments; the API key determines which one is used.
+
+    Both are on the same host.
+    """
 
     # These values are the provider's names.
     SANDBOX = "SANDBOX", _("Sandbox")
@@ -71,12 +74,15 @@ class Environment(models.TextChoices):
 
 
 def is_test_type(type_id: str) -> bool:
-    """True if the type is for tests; the sandbox sells such types without listing them."""
+    """True if the type is a test type.
+
+    The sandbox sells test types without listing them.
+    """
     return type_id.startswith("TEST_")
 
 
 def configured_key() -> str | None:
-    """Return the fingerprint of the API key in the settings; ``None`` if there is none."""
+    """Return the fingerprint of the API key in the settings, or ``None``."""
     try:
         return key_fingerprint(conf.api_key)
     except ConfigurationError:
@@ -88,7 +94,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
-        """Record that the provider accepts ``key``; False if the key was refused meanwhile."""
+        """Record that the provider accepts ``key``; False if it was refused since."""
         now = timezone.now()
         # The filter compares refused_at, because a success from before a refusal proves nothing,
         # even after staff have resumed calls.
@@ -99,7 +105,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment that the provider named for ``key``, if the name is a known one."""
+        """Store the environment that the provider named for ``key``, if known."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
@@ -111,24 +117,33 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Let the next order have a reference again with ``key``, if the settings ask for it."""
+        """Send the next order with a reference again, if the settings ask for it."""
         if key.references_unwanted_at is not None:
             self.filter(pk=key.pk).update(references_unwanted_at=None)
             key.references_unwanted_at = None
 
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
-        """Stop all calls with the key until :meth:`resume`; False if they were stopped already."""
+        """Stop all calls with the key until :meth:`resume`.
+
+        Returns False if they were stopped already.
+        """
         self.current(fingerprint)
         row = self.filter(pk=fingerprint, is_refused=False)
         refused = {"is_refused": True, "refused_at": timezone.now(), "refusal": detail}
         return bool(row.update(**refused, accepted_at=None))
 
     def doubt(self) -> None:
-        """Forget that keys were accepted, so that one call tries each key before parallel calls."""
+        """Forget that keys were accepted.
+
+        One call then tries each key before parallel calls are made.
+        """
         self.exclude(accepted_at=None).update(accepted_at=None)
 
     def resume(self) -> bool:
-        """Allow calls with refused keys again, first a single call; False if no key is refused."""
+        """Allow calls with refused keys again, at first a single call.
+
+        Returns False if no key is refused.
+        """
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
@@ -137,10 +152,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """Return the refused key that stops this process, or else a key that stops another process.
+        """Return a refused key that stops this process, or else another process.
 
-        ``own`` is the fingerprint of this process's key. If it is ``None``, the key used last takes
-        its place.
+        ``own`` is the fingerprint of this process's key. If it is ``None``, the key that was used
+        last is taken instead.
         """
         # There are few rows: one for each key that the shop has had.
         keys = list(self)
@@ -185,11 +200,17 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """True if the key was accepted in the last 2 minutes; then calls may be parallel."""
+        """True if the key was accepted in the last 2 minutes.
+
+        Calls with a proven key may be parallel.
+        """
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """True if the key was accepted so recently that another success need not be recorded."""
+        """True if the key was accepted a moment ago.
+
+        Another success then need not be recorded.
+        """
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
@@ -215,7 +236,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
-        """Record that a worker, named ``by``, is at work; workers do this once a minute."""
+        """Record that a worker, named ``by``, runs; called once a minute."""
         now, state = timezone.now(), self.current()
         since = state.ticking_since if state.is_ticking(now) else None
         ticked = {
@@ -230,11 +251,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
-        """Pause calls, whatever their key; False if they are paused already.
+        """Pause calls with any key; False if they are already paused.
 
-        An outage pauses the calls of this machine only, because its network may be the cause. If
-        another machine has an outage, too, before any call succeeds, the calls of all machines are
-        paused. A refused key pauses no other key's calls: see :meth:`ApiKeyQuerySet.refuse`.
+        An outage pauses only the calls of this machine, because its network may be the cause. If
+        another machine also has an outage before any call succeeds, the calls of all machines are
+        paused. The refusal of a key does not pause calls with other keys: see
+        :meth:`ApiKeyQuerySet.refuse`.
         """
         now = timezone.now()
         while True:
@@ -263,7 +285,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return False
 
     def resume(self) -> bool:
-        """End every pause, and allow refused keys to be tried again; False if nothing was ended."""
+        """End every pause, and allow refused keys to be tried again.
+
+        Returns False if there was nothing to end.
+        """
         paused = self.filter(pk=1).exclude(pause="")
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
@@ -278,7 +303,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return was_paused or was_refused
 
     def note_queued(self) -> None:
-        """Record that a task waits in the queue from now on, unless one waits already."""
+        """Record that a task now waits in the queue, unless one waits already."""
         self.filter(pk=1, queue_waits_since=None).update(queue_waits_since=timezone.now())
 
     def note_queue_read(self) -> None:
@@ -286,7 +311,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).exclude(queue_waits_since=None).update(queue_waits_since=None)
 
     def with_unread_queue(self, since: datetime) -> Self:
-        """Return the row if tasks have waited in the queue since ``since`` without being taken."""
+        """Return the row if tasks have waited in the queue since ``since``."""
         return self.filter(queue_waits_since__lte=since)
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
@@ -296,13 +321,16 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     # The balance.
 
     def claim_balance(self) -> bool:
-        """Claim the reading of the balance; False if it is not due or is claimed already."""
+        """Claim the reading of the balance.
+
+        Returns False if it is not due, or if another process has claimed it.
+        """
         now = timezone.now()
         due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
-        """Store the balance requested at ``asked_at``, unless a later balance is known."""
+        """Store the balance of ``asked_at``, unless a later balance is known."""
         older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
@@ -311,10 +339,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
-        """Schedule an immediate reading of the balance, because the provider called it too low.
+        """Schedule an immediate reading of the balance.
 
-        ``needed`` is the cost of the order in dinars, or ``None`` if unknown. Does nothing if the
-        known balance is lower than ``needed``, because then the provider is right.
+        The provider refused an order for lack of money. ``needed`` is the cost of the order in
+        dinars, or ``None`` if it is unknown. Does nothing if the known balance is lower than
+        ``needed``, because the provider is then right.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -322,7 +351,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         row.update(balance_due_at=None)
 
     def note_low_balance(self, state: ProviderState) -> bool:
-        """Record that the balance is low; False if it was known, or if a newer balance is known."""
+        """Record that the balance is low.
+
+        Returns False if this was recorded before, or if a newer balance is known.
+        """
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
 
@@ -341,8 +373,8 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # The reason why all calls are paused, whatever their key; "" if they are not paused. ACCESS
-    # means that the IP address is blocked. The refusal of a key is recorded in ApiKey.
+    # The reason why all calls are paused, with any key; "" if they are not paused. ACCESS means
+    # that the IP address is blocked. The refusal of a key is recorded in ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
     # The time when the pause began. Several pauses count as one if no call succeeded between them.
@@ -430,7 +462,7 @@ class ProviderState(models.Model):
         return ApiKey.objects.all()
 
     def is_paused(self, now: datetime) -> bool:
-        """True if the calls of this machine are paused, whatever their key."""
+        """True if the calls of this machine are paused, with any key."""
         return self.is_of_this_machine and self._is_paused_anywhere(now)
 
     def is_cut_off(self, now: datetime) -> bool:
@@ -447,7 +479,7 @@ class ProviderState(models.Model):
 
     @property
     def is_of_one_machine(self) -> bool:
-        """True if the last pause is one machine's, and the provider answers another machine."""
+        """True if the last pause is about one machine and another one works."""
         is_other = self.succeeded_by != self.paused_by
         return bool(self.paused_by) and is_other and self._has_answered_since(self.paused_at)
 
@@ -462,27 +494,36 @@ class ProviderState(models.Model):
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` continues the last one, as no call has succeeded since."""
+        """True if a pause for ``reason`` continues the last pause.
+
+        This is so if no call has succeeded since.
+        """
         if reason != self.pause or self.paused_at is None:
             return False
         has_succeeded = self._has_answered_since(self.paused_at)
         return not has_succeeded and self._is_paused_anywhere(now - _AT_WORK)
 
     def machine_to_pause(self, reason: str, now: datetime) -> str:
-        """Return the machine whose calls a pause for ``reason`` is to stop, or "" for all."""
+        """Return the machine whose calls a pause for ``reason`` stops.
+
+        The result is "" if the pause stops the calls of all machines.
+        """
         machine = this_machine()
         is_confirmed = self.goes_on_with(reason, now) and self.paused_by != machine
         return machine if reason == self.Pause.OUTAGE and not is_confirmed else ""
 
     def is_pause_told(self, now: datetime) -> bool:
-        """True during a pause, and for a minute after it unless a person has ended the pause."""
+        """True during a pause and for a minute after it.
+
+        False if staff have ended the pause.
+        """
         return self._is_paused_anywhere(now) or self._is_paused_anywhere(now - _STILL_TOLD)
 
     def pause_end(self, now: datetime) -> datetime:
         return self.paused_until if self.paused_until and self._is_paused_anywhere(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
-        """True if orders cannot be sent now, and probably not in the next minutes."""
+        """True if orders cannot be sent now or, probably, in the next minutes."""
         is_refused = self.api_keys.holding_up(configured_key(), now) is not None
         is_paused = self._is_paused_anywhere(now) and not self.is_of_one_machine
         return is_refused or is_paused or self.is_failing(now)
@@ -508,7 +549,10 @@ class ProviderState(models.Model):
         return self.paused_at if self.is_pause_told(now) else None
 
     def explain_pause(self) -> Explanation:
-        """Return why calls are paused, and what to do; the text is "" if calls are not paused."""
+        """Return why calls are paused, and what to do.
+
+        The text is "" if calls are not paused.
+        """
         now, own = timezone.now(), configured_key()
         refused = self.api_keys.holding_up(own, now)
         if refused and own in {None, refused.pk}:
@@ -539,7 +583,10 @@ class ProviderState(models.Model):
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """Return a text for developers: why calls are paused and what to do, or "In service."."""
+        """Return a text for developers about the pause, or "In service.".
+
+        The text says why calls are paused and what to do.
+        """
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
@@ -556,12 +603,18 @@ class ProviderState(models.Model):
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """The earliest of the times at which chores last ended; ``None`` if a chore never did."""
+        """The earliest of the times at which the chores last ended.
+
+        It is ``None`` if a chore has never ended.
+        """
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """Return the names of chores that did not end in the last hour, although workers run."""
+        """Return the chores that did not end in the last hour.
+
+        The result is empty unless a worker has been running for that time.
+        """
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()
@@ -569,41 +622,50 @@ class ProviderState(models.Model):
 
     @property
     def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
-        """The chore that began last, and the times at which each chore last ended, if ever."""
+        """The chore that began last, and the time when each chore last ended."""
         times = sorted(self.chores.get("ended", {}).items())
         ended = {name: at and datetime.fromisoformat(at) for name, at in times}
         return self.chores.get("begun", ""), ended
 
     def is_failing(self, now: datetime) -> bool:
-        """True if all requests have failed for some minutes; shorter disturbances do not count."""
+        """True if all requests have failed for some minutes.
+
+        Shorter disturbances do not count.
+        """
         is_lasting = not is_recent(self.succeeded_at, now, within=_DISTURBANCE)
         return is_lasting and self.fails_in_a_row(now)
 
     def explain_silence(self) -> str:
-        """Return a sentence for staff if the last sweep has failed, or calls are refused, or ""."""
+        """Return a sentence for staff if the provider cannot be reached, or "".
+
+        The sentence is returned if the last sweep has failed, or if calls are refused.
+        """
         if self.paused_because == self.Pause.ACCESS:
             return str(self.Pause.ACCESS.label)
         is_away = self.outages and not self.is_of_one_machine
         return str(self.Pause.OUTAGE.label) if is_away else ""
 
     def fails_in_a_row(self, now: datetime) -> bool:
-        """True if several sweeps in a row failed, or the provider asks for fewer requests."""
+        """True if several sweeps in a row failed.
+
+        Also True if the provider asks for fewer requests.
+        """
         is_slowed_down = self.pause == self.Pause.RATE and self.is_pause_told(now)
         return is_slowed_down or self.outages >= _FEW_OUTAGES
 
     @property
     def environment(self) -> str:
-        """The environment of this process's API key; "" if the provider has not named it yet."""
+        """The environment of this process's API key, or "" if it is unknown."""
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
 
     def is_queue_read(self, now: datetime) -> bool:
-        """True unless tasks have waited in the queue for minutes without being taken."""
+        """False if tasks have waited in the queue for minutes."""
         waits_since = self.queue_waits_since
         return waits_since is None or is_recent(waits_since, now, within=_SIGN_HOLDS)
 
     def explain_worker(self, now: datetime) -> Explanation:
-        """Return why no worker seems to be running; the text is "" if a worker is running."""
+        """Return why no worker seems to be running, or an empty text."""
         heartbeats = (self.last_tick_at, self.swept_at)
         if not any(heartbeats):
             text = gettext("Background work has not begun yet.")
@@ -627,7 +689,10 @@ def _for_developer(text: str, refusal: str, remedy: Any) -> Explanation:
 
 
 class Desk(ProviderState):
-    """The start page of staff: a model without rows, so that the admin's menus list the page."""
+    """The start page of staff.
+
+    This is a model without rows, so that the menus of the admin list the page.
+    """
 
     class Meta:
         proxy = True

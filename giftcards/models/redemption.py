@@ -1,4 +1,4 @@
-"""Texts of the shop about its products: how a card is redeemed, and where."""
+"""The shop's texts about its products: how a card is redeemed, and where."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LONGEST_INSTRUCTIONS = 2_000
 
 
 class RedemptionInstructions(models.Model):
-    """What customers read about a product, or about all products of a category, in one language.
+    """A text for customers about a product or a category, in one language.
 
-    ``text`` says how a card is redeemed; "" leaves it to the category. ``region`` is the shop's own
-    name for the product's region; "" leaves it to the provider.
+    ``text`` says how a card is redeemed. If it is "", the text of the category is used. ``region``
+    is the shop's own name for the product's region. If it is "", the provider's name is used.
     """
 
     category = models.ForeignKey(

@@ -21,7 +21,7 @@ from giftcards.rules.times import ahead, is_ahead
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
 # A reservation is deleted this time after its end. Until then, its reference cannot be reserved
-# anew.
+# again.
 _REST = timedelta(hours=1)
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
@@ -29,10 +29,10 @@ _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))
 
 class ReservationQuerySet(models.QuerySet["Reservation"]):
     def current(self, now: datetime) -> Self:
-        """Return the reservations that have not expired, and whose order is not recorded yet.
+        """Return the reservations that are valid now.
 
-        The query also looks for orders, because a reservation may be made while its order is being
-        recorded.
+        A reservation is valid if it has not expired and its order is not recorded yet. The query
+        also looks for orders, because a reservation may be made while its order is being recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
@@ -47,25 +47,29 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
         return self.filter(network=_hash(network))
 
     def price_of(self, reference: str, kind: ProductType) -> Decimal | None:
-        """Return the price at which the type is reserved; ``None`` if it is not."""
+        """Return the price at which the type is reserved, or ``None``."""
         line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
         until = ahead("until", timezone.now(), longest=LONGEST)
         kept = self.filter(until, reference=reference, **line)
         return kept.values_list("price", flat=True).first()
 
     def forget(self) -> int:
-        """Delete some reservations that ended an hour ago or earlier; return the number deleted."""
+        """Delete some reservations that ended an hour ago or earlier.
+
+        Returns the number of deleted reservations.
+        """
         over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
         keys = list(over.order_by("until").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
 
 
 class Reservation(models.Model):
-    """Cards of one type that count as taken until ``until``, or until the order is placed.
+    """Cards of one type that are reserved for a customer.
 
-    ``reference`` is the reference that the order will have. ``cost`` is what the provider charged
-    for a card, in dinars, when the reservation was made; ``None`` if unknown. ``price`` is what the
-    customer pays for a card until then; ``None`` if the shop sets prices elsewhere. ``left`` is the
+    They count as taken until ``until``, or until the order is placed. ``reference`` is the
+    reference that the order will have. ``cost`` is the cost of a card in dinars when the
+    reservation was made, or ``None`` if it is unknown. ``price`` is the amount that the customer
+    pays for a card until then, or ``None`` if the shop sets its prices elsewhere. ``left`` is the
     total time by which the reservation can still be extended.
     """
 
@@ -96,7 +100,10 @@ class Reservation(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, customer: str, network: str) -> bool:
-        """Extend the reservation to ``length`` from now, up to its limit; False if it is over."""
+        """Extend the reservation to ``length`` from now, up to its limit.
+
+        Returns False if the limit is reached.
+        """
         now = timezone.now()
         self.customer = _hash(customer) if customer else ""
         self.network = _hash(network) if network else ""
@@ -109,5 +116,5 @@ class Reservation(models.Model):
 
 
 def _hash(name: str) -> str:
-    """Return a keyed hash, because ``name`` may be an address or a person's name."""
+    """Return a keyed hash of ``name``, which may be an address or a name."""
     return salted_hmac("giftcards.reservation", name, algorithm="sha256").hexdigest()
