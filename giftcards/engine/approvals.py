@@ -1,9 +1,9 @@
 """Putting orders on hold, releasing them, and cancelling orders that wait.
 
-An order is put on hold if a card costs more than the ceiling, if ``REVIEW_ORDER`` wants a person to
-look at it, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
-``REORDER_MISSING`` has made is on hold until its ``send_after``, and times out at its
-``send_before``. Other orders on hold wait without limit. An order on hold is PENDING and never due.
+The worker puts an order on hold if a card costs more than the price limit, if ``REVIEW_ORDER`` asks
+for a review, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
+``REORDER_MISSING`` created is on hold until ``send_after``, and is given up at ``send_before``. All
+other orders on hold wait without a time limit. An order on hold is PENDING and never due.
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ _LONGEST_OBJECTION = 200
 
 
 class ReviewFailed(Exception):
-    """Raised if ``REVIEW_ORDER`` failed or gave an unusable answer; its text has no secrets."""
+    """``REVIEW_ORDER`` failed or returned an invalid value.
+
+    The text contains no secrets.
+    """
 
 
 def objection(order: Order) -> str:
-    """Return why a person has to look at ``order`` before it is sent; "" if nobody has to.
+    """Return why staff have to review ``order`` before it is sent, or "".
 
-    ``REVIEW_ORDER`` is not called once a review is approved. Raises :exc:`ReviewFailed`.
+    ``REVIEW_ORDER`` is not called for an order whose review was approved. Raises
+    :exc:`ReviewFailed`.
     """
     if order.review == Review.APPROVED:
         return ""
@@ -75,14 +79,20 @@ def objection(order: Order) -> str:
 
 
 def put_on_hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Put a PENDING order on hold that costs too much, unless another process has changed it."""
+    """Put a PENDING order on hold because it costs too much.
+
+    Does nothing if another process has changed the order.
+    """
     problem = Problem("price_above", {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"})
     if _put_on_hold(order, problem):
         logger.warning("Order %s is on hold. %s", order.reference, problem)
 
 
 def put_on_hold_for_review(order: Order, *, objection: str) -> None:
-    """Put a PENDING order on hold for review, unless another process has changed it."""
+    """Put a PENDING order on hold for review.
+
+    Does nothing if another process has changed the order.
+    """
     if _put_on_hold(
         order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED
     ):
@@ -91,10 +101,10 @@ def put_on_hold_for_review(order: Order, *, objection: str) -> None:
 
 
 def put_unreviewed_on_hold(order: Order) -> bool:
-    """Put a PENDING order on hold that ``REVIEW_ORDER`` keeps failing for; False if the rule works.
+    """Put a PENDING order on hold for which ``REVIEW_ORDER`` keeps failing.
 
-    Then the order is not rejected because of its age: the customer may have paid, and the cause is
-    a mistake of the shop.
+    Returns False if the function works. The order is put on hold instead of being rejected after
+    ``SEND_TIMEOUT``, because the customer may have paid and the mistake is the shop's.
     """
     failed = next((each for each in _problems(order) if each.code == "review_failed"), None)
     if failed is None:
@@ -106,7 +116,10 @@ def put_unreviewed_on_hold(order: Order) -> bool:
 
 
 def put_on_hold_until(order: Order, moment: datetime) -> None:
-    """Put a PENDING order on hold until ``moment``, unless another process has changed it."""
+    """Put a PENDING order on hold until ``moment``.
+
+    Does nothing if another process has changed the order.
+    """
     if _put_on_hold(order, None, send_after=moment):
         logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
 
@@ -118,13 +131,13 @@ def _put_on_hold(
 
 
 def on_hold_price(order: Order) -> Decimal | None:
-    """Return the price per card because of which ``order`` is on hold; ``None`` without one."""
+    """Return the price that put ``order`` on hold, or ``None``."""
     above = _on_hold_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 
 
 def on_hold_objection(order: Order) -> str | None:
-    """Return why ``order`` is on hold for review; ``None`` if it is not."""
+    """Return why ``order`` is on hold for review, or ``None`` if it is not."""
     wanted = _on_hold_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 
@@ -182,7 +195,7 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release orders that are on hold for their price, if the price is within the ceiling by now.
+    """Release orders on hold whose price has fallen to their limit.
 
     ``prices`` maps types of the product to prices. One call releases at most 100 orders, and the
     next call releases more.
@@ -209,9 +222,10 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 
 
 def send_at_once(order: Order, *, by: str) -> Problem | None:
-    """End the wait of an order, so that it is sent now; return the recorded decision.
+    """End the wait of an order, so that it is sent now.
 
-    Returns ``None`` if the order does not wait any more. ``by`` is named in the order's timeline.
+    Returns the recorded decision, or ``None`` if the order no longer waits. The timeline of the
+    order shows ``by`` as the person who decided.
     """
     if not order.is_waiting:
         return None
@@ -223,9 +237,10 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release orders on hold after ``send_after``; reject them if ``send_before`` has passed, too.
+    """Release or reject orders whose time on hold is over.
 
-    One call handles at most 100 of ``orders``, and the next call handles more.
+    An order is released after ``send_after``, and rejected after ``send_before``. One call handles
+    at most 100 of ``orders``, and the next call handles more.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -257,9 +272,10 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store the ``price`` that a person has confirmed as the ceiling of ``order``.
+    """Store the ``price`` that staff have confirmed as the price limit.
 
-    Call this in the transaction that records the order, before any worker can see it.
+    Call this function in the transaction that records the order, before any worker can see the
+    order.
     """
     order.approved_price = order.check_amount("approved_price", price)
     order.save(update_fields=["approved_price"])

@@ -1,11 +1,12 @@
 """Background work: all work that is not about single orders.
 
-Work is declared as :class:`Work`. It is begun only by :func:`give_turns`: at the end of each
-minute's task, in threads beside an endless loop and, if it is prompt, after a single sweep.
+Each piece of work is declared as :class:`Work`. Only :func:`give_turns` starts it: at the end of
+the task that runs each minute, in threads beside an endless loop and, if the work is prompt, after
+a single sweep.
 
-A lane is a list of work whose pieces are done one after the other. Each piece with ``is_prompt`` is
-a lane of its own, so it waits for no other work. All other work shares one lane, in which only one
-process works at a time.
+A lane is a list of work that is done in turn. Each piece of prompt work has its own lane, and
+therefore never waits for other work. All other work shares one lane, in which only one process
+works at a time.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work.
 
-    ``name`` is shown to people, such as "the messages". ``do`` gets a callback, and works until it
-    returns False. If ``do`` returns False itself, it is not called again for some seconds.
+    ``name`` is shown to people, for example "the messages". ``do`` gets a callback, and works until
+    the callback returns False. If ``do`` itself returns False, it is not called again for some
+    seconds.
     """
 
     name: str
@@ -76,10 +78,11 @@ def lanes() -> list[Sequence[Work]]:
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
-    """Do a part of each piece of work in ``lane``; False if the lane has to pause for some seconds.
+    """Do a part of each piece of work in ``lane``.
 
-    No further piece is begun once ``has_time`` returns False or ``stop`` is set. The next call
-    begins with the piece after the last one, even if the last one has killed its process.
+    Stops when ``has_time`` returns False or ``stop`` is set. The next call begins with the piece
+    after the last one, even if the last one has killed its process. Returns False if the lane has
+    to pause for some seconds.
     """
 
     def may_go_on() -> bool:
@@ -97,7 +100,7 @@ def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -
 
 
 def do_prompt_work() -> None:
-    """Do a part of the work that people wait for, such as sending messages, and no other work."""
+    """Do only a part of the work that people wait for, such as messages."""
     stop = threading.Event()
     for lane in lanes():
         if lane[0].is_prompt:
@@ -127,7 +130,7 @@ def _take_turns(
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; True if it was done without an error, and did not return False."""
+    """Do a part of ``work``; return True if the work succeeded."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -153,10 +156,11 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
 @contextlib.contextmanager
 def beside(stop: threading.Event) -> Iterator[None]:
-    """Do the work of each lane in a thread of its own, until the block ends or ``stop`` is set.
+    """Do the work of each lane in its own thread while the block runs.
 
-    The block begins once the first thread has started. If the machine has no thread left for the
-    other lanes, each turn of a lane tries to start them.
+    The threads end with the block, or when ``stop`` is set. The block begins when the first thread
+    has started. If the machine cannot start threads for the other lanes, each turn of a lane tries
+    again.
     """
     threads: list[threading.Thread] = []
     waiting = deque(lanes())
@@ -186,10 +190,11 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(
     lane: Sequence[Work], stop: threading.Event, before_turn: Callable[[], object] = lambda: None
 ) -> None:
-    """Do the work of ``lane`` once a minute, and whenever it is due, until ``stop`` is set.
+    """Do the work of ``lane`` once a minute, and when it is due.
 
     ``before_turn`` is called each time. If a piece of work has not called its callback for two
-    minutes, it is abandoned with its thread, and the other pieces go on.
+    minutes, its thread is abandoned, and the other pieces continue. The function ends when ``stop``
+    is set.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every

@@ -1,7 +1,7 @@
-"""The account's balance: reading it, logging when it becomes low, computing how much is free.
+"""The balance of the account: reading it, and how much of it is free.
 
-One process reads the balance, at most every five minutes, or sooner after an order was refused for
-lack of money. Most other requests come first.
+One process reads the balance, at most once in five minutes, or sooner if an order was refused for
+lack of money. Most other requests take precedence.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _ZERO = Decimal("0.00")
 
 
 class BalanceReader:
-    """A reader that requests the balance in a thread, so that no order waits for the answer.
+    """A reader that requests the balance in a thread.
 
-    A failure of this request does not count as an outage of the provider. Only failed requests
-    about orders do.
+    Orders do not wait for the answer. If the request fails, this does not count as an outage of the
+    provider. Only failed requests about orders count.
     """
 
     def __init__(self) -> None:
         self._gateway: Gateway | None = None
-        # The budget slot of the request in flight, and the time when the request began.
+        # The quota slot of the request in flight, and the time when the request began.
         self._call: tuple[Slot, datetime] | None = None
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
@@ -84,7 +84,10 @@ class BalanceReader:
             self._answers.put(error)
 
     def take_answer(self, *, seconds: float = 0) -> bool:
-        """Wait at most ``seconds`` for the balance and store it; False if no usable answer came."""
+        """Wait for the balance and store it; False if there was no usable answer.
+
+        ``seconds`` is the longest wait.
+        """
         if self._call is None or self._gateway is None:
             return False
         try:
@@ -120,12 +123,12 @@ def _note_fall(state: ProviderState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenMoney:
-    """The cost of open orders in dinars, except orders that wait for a decision of staff.
+    """The cost of open orders in dinars, except orders on hold.
 
-    ``sent`` is the cost of orders that were sent, or may have been. The provider has taken it from
-    the balance, and gives back the price of cards that do not come. ``unsent`` is the cost of
-    orders still to be sent. ``unknown`` counts the orders without a known price: neither amount
-    includes them.
+    ``sent`` is the cost of orders that were sent, or may have been sent. The provider has taken
+    this amount from the balance, and credits back the price of cards that it does not deliver.
+    ``unsent`` is the cost of orders that still have to be sent. ``unknown`` is the number of orders
+    without a known price, which are not included in the amounts.
     """
 
     sent: Decimal = _ZERO
@@ -137,7 +140,7 @@ class OpenMoney:
         return self.sent + self.unsent
 
     def exceeds(self, balance: Decimal | None) -> bool:
-        """True if ``balance`` is known and does not cover the orders still to be sent."""
+        """True if ``balance`` is known and too low for the unsent orders."""
         return balance is not None and balance < self.unsent
 
 
@@ -156,10 +159,10 @@ def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Deci
 
 
 def free_balance(*, reference: str = "") -> Decimal | None:
-    """Return the balance less the cost of unsent orders and reservations; ``None`` if unknown.
+    """Return the balance minus the cost of unsent orders and reservations.
 
-    A reservation keeps cards for a future order. The one for ``reference`` is left out, and so are
-    orders without a known price.
+    A reservation keeps cards for a future order. The reservation for ``reference`` is left out, and
+    so are orders without a known price. Returns ``None`` if the balance is unknown.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
@@ -169,7 +172,7 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Commitments:
-    """The open orders, the reservations, and the balance that has to cover both, read together."""
+    """The open orders, the reservations and the balance, read together."""
 
     #: ``None`` if the balance is unknown. In this case, only open orders are read.
     balance: Decimal | None
@@ -181,10 +184,10 @@ class Commitments:
 
     @classmethod
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
-        """Read the orders and the reservations that count against the balance of ``state``.
+        """Read the orders and reservations that are paid from the balance.
 
-        The reservation for ``reference`` is left out. ``beside`` are further queries for lines,
-        which run in the same statement.
+        The reservation for ``reference`` is left out. ``beside`` contains further queries for
+        lines, which run in the same statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
@@ -212,7 +215,7 @@ class Commitments:
 
 
 def known_cost(lines: Iterable[Line]) -> Decimal:
-    """The cost of ``lines``, as far as their prices are known."""
+    """Return the cost of those ``lines`` whose price is known."""
     # Added up in Python, because SQLite would compute with binary fractions.
     return sum((line.cards * line.cost for line in lines if line.cost is not None), start=_ZERO)
 
@@ -231,8 +234,8 @@ def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` has the provider's latest prices by product and type. They take precedence for unsent
-    orders. For sent orders, they count only if no price is on record.
+    ``told`` contains the provider's latest prices by product and type. These prices are used for
+    unsent orders, and for sent orders without a recorded price.
     """
     sent = unsent = _ZERO
     unknown = 0

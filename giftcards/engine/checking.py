@@ -1,4 +1,4 @@
-"""Checking many orders with few requests: through the provider's list, or one by one."""
+"""Checking many orders with few requests, with the list or one by one."""
 
 from __future__ import annotations
 
@@ -51,18 +51,22 @@ class CheckedPage:
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
-    """True if the list probably takes fewer requests than single checks, or an order needs it."""
+    """True if the list is likely to take fewer requests than single checks.
+
+    Also True if an order can only be found in the list.
+    """
     return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
 
 def check_orders(
     orders: Sequence[Order], *, due_by: datetime, gateway: Gateway, pulse: Pulse
 ) -> Iterator[CheckedPage | Checked]:
-    """Check ``orders``, fresh ones first; yield each page of the list, and each single check.
+    """Check ``orders``, fresh ones first, and yield the results.
 
-    A page is yielded before the next one is requested. Orders that are not due by ``due_by`` are
-    yielded only if the list happens to show them. Orders that are not yielded were not checked:
-    calls were paused, the budget ran out, or the batch was full.
+    The results are the pages of the list and the single checks. A page is yielded before the next
+    page is requested. Orders that are not due by ``due_by`` are yielded only if the list happens to
+    contain them. Orders that are not yielded were not checked, because calls were paused, the quota
+    was used up, or the batch was full.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -158,22 +162,22 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """The number of orders without a row so far.
+        """Return the number of orders without a row so far.
 
-        Reading more pages than this would cost more than single checks.
+        Reading more pages than this number would cost more than single checks.
         """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def pages_left(self) -> int:
-        """The number of pages that are worth reading, but were left out for lack of budget."""
+        """The number of useful pages that the quota did not allow."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway how many requests this reading takes after the first page.
+        """Tell the gateway how many requests this reading takes after page 1.
 
-        These are requests for further pages, even if they were left out, and for single checks of
+        The number includes further pages, even if they were not read, and single checks of
         ``left``.
         """
         if not self.has_read:
@@ -186,9 +190,10 @@ class _Search:
         gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """Return the ``orders`` that are due by ``due_by`` and have to be checked singly.
+        """Return the ``orders`` due by ``due_by`` that need a single check.
 
-        Orders that may be on unread pages are left out: the next reading begins with these pages.
+        Orders that may be on unread pages are left out, because the next reading begins with these
+        pages.
         """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]

@@ -1,10 +1,11 @@
-"""Detecting steps of the wall clock, so that a step does not count as waiting time.
+"""Detection of steps of the wall clock.
 
-Times in the database are from the wall clock, which NTP or a person can set. The wall clock has
-made a step if it has not advanced like the steady (monotonic) clock. ``ProviderState`` keeps the
-difference between the two clocks of each machine. So steps are noticed even if no process ran.
+A step does not count as waiting time. Times in the database are from the wall clock, which NTP or a
+person can set. The wall clock has made a step if it has not advanced like the steady (monotonic)
+clock. ``ProviderState`` stores the difference between the two clocks of each machine. Therefore
+steps are noticed even if no process was running.
 
-Without a stored difference, the wall clock is trusted, unless the last sweep lies in the future.
+Without a stored difference, the wall clock is trusted, unless the last sweep is in the future.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Clock:
     def long_ago(self, length: timedelta) -> datetime:
         """Return a time that the clock showed at least ``length`` ago.
 
-        Steps of the clock since then are taken into account.
+        The result takes into account the steps of the clock since then.
         """
         moment = self._check() - length
         candidates = []
@@ -221,8 +222,8 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
-        # The filter on ``paused_until`` leaves alone a pause that another process has started
-        # meanwhile.
+        # The filter on ``paused_until`` leaves alone a pause that another process has started in
+        # the meantime.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
         # The new end is capped, because another machine may have recorded the same step and
         # corrected the end already.
@@ -246,9 +247,9 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 
 
 def recall_far_future() -> None:
-    """Set implausibly late due times of orders and announcements to the current time.
+    """Set due times in the implausibly distant future to the current time.
 
-    Such times remain if the clock was set back while no process was running.
+    This repairs orders and announcements if the clock was set back while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=tuning.proof_of_absence / 2))

@@ -1,4 +1,4 @@
-"""Surviving failures of the whole database, and failures to write single orders.
+"""Surviving database failures, of the whole database or of single orders.
 
 Only the type of an error is logged, because PostgreSQL puts the failing row into the text.
 """
@@ -31,7 +31,10 @@ _POSTPONED = timedelta(seconds=30)
 
 @contextlib.contextmanager
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
-    """Log a database error in this block as a failure of ``what``, pause and reconnect."""
+    """Log a database error in this block as a failure of ``what``.
+
+    Then pause and reconnect.
+    """
     try:
         yield
     except Error as error:
@@ -47,7 +50,10 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting_at_most(seconds: float) -> Iterator[None]:
-    """Let SQLite wait for a locked database for ``seconds`` at most; no effect elsewhere."""
+    """Let SQLite wait for a locked database for ``seconds`` at most.
+
+    The function has no effect on other databases.
+    """
     if connection.vendor != "sqlite":
         yield
         return
@@ -64,9 +70,9 @@ def waiting_at_most(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tolerating(what: str) -> Iterator[None]:
-    """Log a database error in this block as a failure to write ``what``, and go on.
+    """Log a database error in this block as a failure to write ``what``.
 
-    A lost connection raises the error, because the next statement would fail too.
+    If the connection was lost, the error is raised, because the next statement would fail, too.
     """
     try:
         yield
@@ -86,10 +92,10 @@ def is_there() -> bool:
 
 @contextlib.contextmanager
 def isolate_failures(*orders: Order) -> Iterator[None]:
-    """Log a database error in this block as a failure to write ``orders``, and postpone them.
+    """Log a database error in this block, and postpone ``orders``.
 
     If postponing fails, too, there is a short pause before the next sweep. The error is raised if
-    the connection is lost, or if the database refuses every write.
+    the connection was lost, or if the database refuses every write.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -111,9 +117,9 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write ``orders`` in one call of ``write``; if the database refuses this, one by one.
+    """Write ``orders`` in one call of ``write``, or one by one if this fails.
 
-    Returns the results of the calls. An order that cannot be written even alone is postponed.
+    Returns the results of the calls. An order that cannot be written alone, either, is postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

@@ -1,8 +1,8 @@
 """The only path to the provider, with limits that all processes share.
 
-Every call makes one request and goes through a :class:`Gateway`. The first refusal of a key stops
-every process with that key. All processes honour the pauses that the provider asks for, and stay
-within ``REQUESTS_PER_MINUTE`` together.
+Every call makes one request and goes through a :class:`Gateway`. If the provider refuses a key, all
+processes with this key stop. All processes obey the pauses that the provider asks for, and together
+they stay within ``REQUESTS_PER_MINUTE``.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _PROBE_POLL = 0.2
 
 
 class KeyProbe:
-    """A lease that limits calls with an unproven key to one at a time, across all processes.
+    """A lease that allows only one call at a time with an unproven key.
 
-    A key is proven once the provider has accepted it. The provider blocks the IP address after five
-    calls with a wrong key.
+    A key is proven when the provider has accepted it. The provider blocks the IP address after five
+    calls with a wrong key. Therefore the limit applies to all processes together.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class KeyProbe:
 
 
 class Gateway:
-    """A client of the provider that enforces pauses, the key probe and the request budget.
+    """A client of the provider that enforces pauses, the key probe and the request quota.
 
     A gateway is a context manager, and one thread owns it. Other threads may only make a call of
     ``client`` between the owner's :meth:`begin` and :meth:`finish` for this call.
@@ -95,7 +95,7 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # The budget follows the state, because loading the state corrects the slots after a step of
+        # The quota follows the state, because loading the state corrects the slots after a step of
         # the clock.
         self._budget = Budget()
         self.client = Client(
@@ -145,7 +145,7 @@ class Gateway:
 
     @property
     def is_open(self) -> bool:
-        """True if calls may be made, as far as this process knows."""
+        """True if this process may make calls, according to what it knows."""
         return not (self._is_refused or self._state.is_paused(timezone.now()))
 
     @property
@@ -213,9 +213,10 @@ class Gateway:
     # Calls.
 
     def ask(self, call: Callable[[], T], purpose: Purpose, *, may_repeat: bool = True) -> T | None:
-        """Make a call, with one retry if the error allows it; ``None`` if :meth:`begin` denies it.
+        """Make a call, with one retry if the error allows it.
 
-        Raises :exc:`~giftcards.exceptions.ProviderError`, after recording it.
+        Returns ``None`` if :meth:`begin` does not allow the call. Raises
+        :exc:`~giftcards.exceptions.ProviderError`, after recording it.
         """
         slot = self.begin(purpose)
         if slot is None:
@@ -235,10 +236,10 @@ class Gateway:
                 return result
 
     def begin(self, purpose: Purpose) -> Slot | None:
-        """Take a slot of the budget for one call, which the caller makes and finishes.
+        """Take a slot of the quota for one call, and return it.
 
-        Returns ``None`` if calls are paused, another process is probing the key, or no slot is
-        free.
+        The caller makes the call and passes the slot to :meth:`finish`. Returns ``None`` if calls
+        are paused, another process is probing the key, or no slot is free.
         """
         had_probe = self._probe.is_ours
         slot = None
@@ -278,7 +279,10 @@ class Gateway:
         self._probe.end()
 
     def wait_for(self, purpose: Purpose) -> float:
-        """The seconds until :meth:`begin` may succeed, unless another process takes the slot."""
+        """Return the seconds until :meth:`begin` may succeed.
+
+        Another process may take the slot first.
+        """
         is_ours_to_call = self.is_proven or self._probe.is_ours
         is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
         wait = self._budget.wait_for(
@@ -305,7 +309,10 @@ class Gateway:
     # Outcomes of calls.
 
     def record_outcome(self, error: ProviderError | None) -> None:
-        """Record the outcome of a call (``None``: success); pauses apply to all processes."""
+        """Record the result of a call; ``None`` means that the call succeeded.
+
+        Pauses apply to all processes.
+        """
         match error:
             case None | Refused():
                 # A refusal that is not about the key proves the key, too.
@@ -401,14 +408,17 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """True if our clock agreed with the provider's clock at ``moment``, a time of our clock."""
+        """True if our clock agreed with the provider's clock at ``moment``.
+
+        ``moment`` is a time of our clock.
+        """
         return self.clock_error(moment) <= _CLOCK_ERROR
 
     def clock_error(self, moment: datetime) -> timedelta:
-        """Return how far our clock was from the provider's at ``moment``, a time of our clock.
+        """Return how far our clock was from the provider's clock at ``moment``.
 
-        This follows from the ``Date`` of the provider's last answer, and from the steps of our
-        clock since ``moment``.
+        ``moment`` is a time of our clock. The result follows from the ``Date`` header of the
+        provider's last answer, and from the steps of our clock since ``moment``.
         """
         ahead = self.client.clock_difference
         return max(abs(ahead + span) for span in self.clock.set_since(moment))
@@ -424,7 +434,10 @@ class Gateway:
 
     @property
     def is_list_useful(self) -> bool:
-        """True if the list may be requested; False for a while after it failed or was useless."""
+        """True if the list may be requested.
+
+        False for a while after the list failed or did not show any of our orders.
+        """
         usable_at = self._state.list_usable_at
         return usable_at is None or not is_ahead(
             usable_at, timezone.now(), longest=_LONGEST_WITHOUT_LIST
@@ -436,7 +449,7 @@ class Gateway:
         return self.list_turn() is not None
 
     def list_turn(self) -> datetime | None:
-        """The time of the next reading of the list; ``None`` if the list is not in use."""
+        """The time of the next reading of the list; ``None`` if it is not in use."""
         interval = timedelta(seconds=conf.poll_interval)
         read_at = self._list_asked_at or self._state.list_read_at
         if read_at is None or not is_recent(read_at, timezone.now(), within=2 * interval):
@@ -447,12 +460,12 @@ class Gateway:
         self._list_asked_at = timezone.now()
 
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
-        """Note how many requests a reading of the list takes after the first page.
+        """Store how many requests a reading of the list takes after page 1.
 
         ``count`` is the number for this reading. Orders that wait to be sent are added, because the
-        next readings show them. At most as many are added as there are free slots (or a quarter of
-        a page, if that is more). They fill the ``room`` on the last page, and then pages of
-        ``page_size`` rows.
+        next readings will contain them. At most as many orders are added as there are free slots
+        (or a quarter of a page, if this is more). They fill the ``room`` on the last page, and then
+        pages of ``page_size`` rows.
         """
         coming = self.waiting
         if coming:
@@ -484,7 +497,7 @@ class Gateway:
 
 
 class Stopped(Exception):
-    """Raised to stop background calls; the text says why, or is ""."""
+    """Raised to stop background calls; the text gives the reason, or is ""."""
 
 
 # The shortest wait between two attempts to make a call (seconds).
@@ -494,11 +507,11 @@ _SHORTEST_WAIT = 0.2
 def ask_when_free(
     gateway: Gateway, call: Callable[[], T | None], on_wait: Callable[[bool], object]
 ) -> T:
-    """Make ``call`` (:attr:`Purpose.BACKGROUND`) as soon as pauses and the budget allow it.
+    """Make ``call`` in the background when pauses and the quota allow it.
 
-    ``call`` returns ``None`` if the gateway denies it, and is then tried again. ``on_wait`` is
-    called before each wait of at most a second, with True if calls are paused. With an unproven
-    key, no call is made until an urgent order has proven it.
+    ``call`` returns ``None`` if the gateway does not allow it, and is then tried again. ``on_wait``
+    is called before each wait, which lasts at most a second, with True if calls are paused. If the
+    key is unproven, no call is made until an urgent order has proven it.
 
     Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise it, too.
     """

@@ -1,4 +1,4 @@
-"""Reading the provider's list of orders, and finding rows that belong to no order here."""
+"""Reading the provider's list of orders, and finding unknown orders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from giftcards.rules.times import with_zone
 _MOST_PAGES = 50
 # Requests for further pages have the purpose of the first page, except where this table differs.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# Pages for these purposes wait for the request budget. Other pages are skipped if the budget is
+# Pages for these purposes wait for the request quota. Other pages are skipped if the quota is
 # short.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
@@ -43,7 +43,7 @@ def read_pages(
     ``limit()`` is the number of further pages that are worth reading:
 
     - If the provider tells the number of pages, further pages are read only if ``limit()`` covers
-      them all. Reading ends when ``limit()`` falls to 0, or when the budget is short. The next
+      them all. Reading ends when ``limit()`` falls to 0, or when the quota is short. The next
       reading begins with the unread pages.
     - Otherwise, at most ``limit()`` further pages are read, until a page has no new ids.
 
@@ -92,7 +92,7 @@ def _read_counted(
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
     """Yield the pages with these ``numbers``; return the numbers of the unread pages.
 
-    Reading ends when ``limit()`` is 0 or the budget is short.
+    Reading ends when ``limit()`` is 0 or the quota is short.
     """
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
@@ -177,9 +177,10 @@ def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -
 
 
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
-    """The rows that belong to no order of ours, oldest first.
+    """Return the rows that belong to none of our orders, oldest first.
 
-    If a row has an order's id, but another product, type or quantity, it is not the order's row.
+    If a row has the id of an order, but another product, type or quantity, it does not belong to
+    the order.
     """
     owned = {
         row.provider_id

@@ -1,4 +1,4 @@
-"""The loop that sweeps while orders are open, and the lease that limits it to one process."""
+"""The loop that sweeps while orders are open, in one process at a time."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def follow(
     stop: threading.Event | None = None,
     patience: timedelta = timedelta(0),
 ) -> Swept | None:
-    """Run the loop: sweep whenever orders are due; return the sum of the sweeps.
+    """Run the loop, which sweeps whenever orders are due.
 
-    With ``seconds=None``, the loop ends when ``stop`` is set. Otherwise, it also ends after
+    With ``seconds=None``, the loop ends when ``stop`` is set. Otherwise it also ends after
     ``seconds``, when no order is urgent, or when the provider refuses the key or does not answer.
-    Returns ``None`` if another process holds the lease, and the lease does not expire within
-    ``patience``.
+    Returns the sum of the sweeps. Returns ``None`` if another process holds the lease, and the
+    lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -80,7 +80,10 @@ def begin_tick() -> None:
 
 
 def _this_worker() -> str:
-    """Return this program and machine, such as ``qcluster@web-2``; arguments may be secret."""
+    """Return this program and machine, for example ``qcluster@web-2``.
+
+    The program's arguments are left out, because they may be secret.
+    """
     path, *arguments = sys.argv or [""]
     name = PurePath(path).stem
     if name == "__main__":
@@ -91,7 +94,7 @@ def _this_worker() -> str:
 
 
 def is_work_left() -> bool:
-    """True if any order is urgent, so that the loop has to go on."""
+    """True if an order is urgent, so that the loop has to continue."""
     return Order.objects.urgent().exists()
 
 
@@ -242,7 +245,7 @@ class _Loop:
 
 
 def _time_to_work(gateway: Gateway) -> float:
-    """Seconds until an order is due and the budget allows its request; at most one interval."""
+    """Seconds until an order is due and the quota allows its request; at most one interval."""
     now = timezone.now()
     waits = [conf.poll_interval]
     for status, state in STATES.items():
@@ -253,7 +256,7 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the budget allows a request for ``purpose``.
+    """Seconds until the quota allows a request for ``purpose``.
 
     While the list is in use, a free slot for the list is enough for a check.
     """

@@ -1,11 +1,11 @@
-"""Announcing changes to the shop's receivers: at least once, and in sequence for each subject.
+"""Announcing changes to the shop's receivers, at least once and in order.
 
-The subject is an order, or a type whose offer changes. A receiver is not called for a change until
-it has taken all earlier changes of the subject. Orders and offers each have an outbox with a lease,
-so that slow receivers of offers do not delay news of orders.
+The order of changes is kept for each subject, which is an order or a product type. A receiver is
+not called for a change until it has processed all earlier changes of the subject. Orders and offers
+each have an outbox with a lease. Therefore slow receivers of offers do not delay changes of orders.
 
-A try is recorded as failed before the receivers are called. The record is corrected afterwards. So
-the pauses between tries also grow if a receiver kills the process.
+An attempt is recorded as failed before the receivers are called, and the record is corrected
+afterwards. Therefore the pauses between attempts grow even if a receiver kills the process.
 """
 
 from __future__ import annotations
@@ -126,9 +126,10 @@ class _Receiver(NamedTuple):
 def announce(
     should_continue: Callable[[], bool] = lambda: True, *, outbox: Outbox[Any] = ORDERS
 ) -> int:
-    """Announce the changes that are due; return the number that has now reached every receiver.
+    """Announce the changes that are due.
 
-    ``should_continue`` is called before each change; announcing ends if it returns False.
+    ``should_continue`` is called before each change. If it returns False, announcing ends. Returns
+    the number of changes that have now reached every receiver.
     """
     announced = 0
     refused: set[int] = set()
@@ -278,10 +279,10 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver; return its failure ("" for success), and an interruption to raise.
+    """Call a receiver; return its failure and an interruption to raise.
 
-    The interruption, such as ``SystemExit``, is a copy: later exceptions would refer to the
-    original, whose message may hold a code.
+    The failure is "" if the receiver succeeded. The interruption, for example ``SystemExit``, is a
+    copy, because later exceptions would refer to the original, whose message may contain a code.
     """
     try:
         receiver.call(**arguments)
@@ -303,9 +304,10 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 
 
 def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
-    """Write ``values`` to the row; False if the row has changed since this process last saw it.
+    """Write ``values`` to the row; False if the row has changed.
 
-    A process that was taken for dead must not overwrite the record of its successor.
+    The row may have changed since this process last read it. If other processes assumed that this
+    process had died, it must not overwrite the record of its successor.
     """
     row = outbox.entries.filter(
         pk=change.pk,
@@ -323,10 +325,11 @@ def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
 def next_try(
     failures: int, *, has_failed: bool, held_until: datetime | None, now: datetime
 ) -> tuple[int, datetime | None]:
-    """Return the failures of a change so far, and when it is announced again (``None``: never).
+    """Return the number of failures, and the time of the next announcement.
 
-    ``held_until`` is the due time of an earlier change that a receiver has to take first, or
-    ``None``. A change is done if no receiver has failed and none waits for an earlier change.
+    The time is ``None`` if the change is not announced again. ``held_until`` is the due time of an
+    earlier change that a receiver has to process first, or ``None``. A change is done if no
+    receiver has failed and no receiver waits for an earlier change.
     """
     if not has_failed:
         # The change is done, or it is tried again when the earlier change is due.

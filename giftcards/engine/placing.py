@@ -1,4 +1,4 @@
-"""Sending orders at most once: claim the recorded row, make the request, record the outcome."""
+"""Sending orders at most once: claim the row, make the request, record it."""
 
 from __future__ import annotations
 
@@ -63,13 +63,14 @@ _LIST_DELAY = timedelta(seconds=1)
 
 
 def send(order: Order, gateway: Gateway) -> bool:
-    """Claim a recorded order and send it; False if no order can be sent at present.
+    """Claim a recorded order and send it.
 
-    An order is on hold if a person has to look at it, if a card costs more than the ceiling, or if
-    missing cards that it replaces may have come. It is postponed if it cannot be reviewed, or if it
-    has a ceiling and the price is unknown.
+    The order is put on hold if staff have to review it, if a card costs more than the price limit,
+    or if missing cards that the order replaces may have arrived. It is postponed if it cannot be
+    reviewed, or if it has a price limit and the price is unknown.
 
-    Updates ``order`` in place, unless another process has changed the row.
+    Updates ``order`` in place, unless another process has changed the row. Returns False if no
+    order can be sent at present.
     """
     is_possible = True  # True even if only this order cannot be written
     with isolate_failures(order):
@@ -82,7 +83,7 @@ def send(order: Order, gateway: Gateway) -> bool:
 def _send(order: Order, gateway: Gateway) -> bool:
     ceiling = order.price_ceiling
     # The price is requested before the claim. If a process stalled between claim and request, it
-    # could send an order that was declared lost and sent again meanwhile.
+    # could send an order that was declared lost and sent again in the meantime.
     try:
         price = _price(order, gateway)
     except (AccessDenied, RateLimited):
@@ -114,15 +115,15 @@ def _send(order: Order, gateway: Gateway) -> bool:
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
     """Return the price of a card, or ``None``.
 
-    If the order has a ceiling, ``None`` means that the price cannot be requested now. Without a
-    ceiling, the price is not needed, and ``None`` means that it is unknown.
+    If the order has a price limit, ``None`` means that the price cannot be requested now. Without a
+    price limit, the price is not needed, and ``None`` means that it is unknown.
     """
     ceiling = order.price_ceiling
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # After staff have approved a price, it is requested anew: the stored price may be the one that
-    # they approved, and would never exceed the ceiling.
+    # After staff have approved a price, it is requested again: the stored price may be the one that
+    # they approved, and would never exceed the price limit.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
@@ -177,10 +178,10 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
 
 
 def _reference(order: Order, key: ApiKey) -> str:
-    """The reference to send along with a purchase; "" for none.
+    """Return the reference to send with a purchase, or "".
 
-    If an order was once sent with its reference, it is always sent with the reference: a provider
-    that knows references then refuses to sell a second time.
+    If an order was once sent with its reference, it is always sent with the reference. A provider
+    that checks references then refuses to sell the order a second time.
     """
     if not conf.send_reference:
         ApiKey.objects.forget_unwanted_references(key)
@@ -204,10 +205,10 @@ def _is_wanted(order: Order) -> bool:
 
 
 def _passes_review(order: Order) -> bool:
-    """True if ``REVIEW_ORDER`` lets the order be sent; otherwise the order is on hold or postponed.
+    """True if ``REVIEW_ORDER`` allows the order to be sent.
 
-    If the rule keeps failing, or fails at the last try before ``SEND_TIMEOUT``, the order gets a
-    problem.
+    Otherwise the order is put on hold or postponed. If the function keeps failing, or fails at the
+    last attempt before ``SEND_TIMEOUT``, the order gets a problem.
     """
     failure, reason = "interrupted", ""
     try:
@@ -231,7 +232,7 @@ def _passes_review(order: Order) -> bool:
 
 
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
-    """Postpone an order with a ceiling and an unknown price.
+    """Postpone an order with a price limit and an unknown price.
 
     The order gets a problem only if the failure goes on while the provider answers other requests:
     monitoring reports outages anyway.
@@ -253,8 +254,8 @@ def _postpone(
 def _persist(record: Callable[[], None]) -> None:
     """Call ``record``, and retry while the database fails.
 
-    If that takes too long, the error is raised. Then the claim expires, and the order is recovered
-    from the provider's list.
+    If the retries take too long, the error is raised. The claim then expires, and the order is
+    recovered from the provider's list.
     """
     patience = time.monotonic() + tuning.database_patience
     while True:
@@ -269,10 +270,11 @@ def _persist(record: Callable[[], None]) -> None:
 
 
 def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
-    """Claim a recorded order for sending with ``key``; False if its row has changed meanwhile.
+    """Claim a recorded order for sending with ``key``.
 
-    The row keeps the ``reference`` that is sent along. Do not call this in a transaction: the claim
-    has to be committed before the request is made.
+    The row stores the ``reference`` that is sent with the order. Do not call this function in a
+    transaction, because the claim must be committed before the request is made. Returns False if
+    the row has changed in the meantime.
     """
     # The claim fails if somebody has put the order on hold or approved another price since it was
     # read.
@@ -336,8 +338,8 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # The id is stored even if the order was declared lost meanwhile. With the id, the order is
-        # never declared absent.
+        # The id is stored even if the order was declared lost in the meantime. With the id, the
+        # order is never declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
@@ -442,13 +444,13 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 
 
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
-    """Move ``order`` to ``target``, even if it was taken for lost because its claim expired.
+    """Move ``order`` to ``target``, even if it was taken for lost.
 
-    If the order was declared absent and waits to be sent again, but may have been bought, it is
-    claimed first.
+    An order is taken for lost when its claim expires. If the order was declared absent and waits to
+    be sent again, although it may have been bought, it is claimed first.
 
-    Returns False if another process has given the order another status. Then ``order`` gets this
-    status, but keeps its old claim, so that it cannot move the row of the other process.
+    Returns False if another process has given the order another status. In this case, ``order``
+    gets this status but keeps its old claim, so that it cannot move the row of the other process.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -464,9 +466,10 @@ def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
 def send_now(
     order: Order, gateway: Gateway, *, on_wait: Callable[[Order], None] = lambda _order: None
 ) -> Order:
-    """Send ``order``, or wait for the process that is sending it; return the refreshed order.
+    """Send ``order``, or wait for the process that is sending it.
 
-    An order on hold stays on hold. ``on_wait`` is called about once a second during a wait.
+    An order on hold stays on hold. ``on_wait`` is called about once a second during a wait. Returns
+    the refreshed order.
     """
     while order.status == Status.PENDING and not order.is_on_hold and gateway.try_open():
         if send(order, gateway):
@@ -485,7 +488,7 @@ def send_now(
 def send_due(
     orders: Iterable[Order], gateway: Gateway, *, should_continue: Callable[[], bool]
 ) -> tuple[int, int]:
-    """Send ``orders``, one after the other, within the request budget.
+    """Send ``orders``, one after the other, within the request quota.
 
     Returns the number of accepted orders, and the number of other orders that were tried. Stops
     when ``should_continue`` returns False, when calls are paused, and after a lost answer.
@@ -507,10 +510,10 @@ def send_due(
 
 
 def give_up(order: Order) -> None:
-    """Reject an order that waited longer than ``SEND_TIMEOUT``: the customer has probably left.
+    """Reject an order that has waited for longer than ``SEND_TIMEOUT``.
 
-    If the order waits because ``REVIEW_ORDER`` fails, it is on hold instead, so that a person
-    decides.
+    The customer has probably left. If the order waits because ``REVIEW_ORDER`` fails, it is put on
+    hold instead, so that staff decide.
     """
     if put_unreviewed_on_hold(order):
         return

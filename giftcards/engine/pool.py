@@ -35,7 +35,8 @@ _GRACE = 3.0
 class Pulse:
     """Callbacks that a long operation calls between requests.
 
-    Once ``should_continue`` returns False, no request is started; results in flight are yielded.
+    When ``should_continue`` returns False, no further request is started. Results of requests in
+    flight are still yielded.
     """
 
     should_continue: Callable[[], bool] = lambda: True
@@ -50,11 +51,12 @@ def fan_out(
     purpose: Purpose = Purpose.CHECKING,
     is_patient: bool = True,
 ) -> Iterator[tuple[K, T | Exception]]:
-    """Make the calls of ``jobs``, a few at a time; yield each key with the result or the error.
+    """Make the calls of ``jobs``, a few at a time.
 
-    With ``is_patient``, calls wait for the request budget; otherwise, calls without budget are
-    skipped. A call whose error is worth repeating is retried once, if the budget allows that
-    without a wait. When calls have to stop, those in flight get a few seconds to end.
+    Yields each key with the result or the error. With ``is_patient``, calls wait for the request
+    quota. Otherwise, calls for which the quota has no slot are skipped. If the error of a call is
+    worth repeating, the call is retried once, if the quota allows this without a wait. When calls
+    have to stop, calls in flight get a few seconds to end.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")

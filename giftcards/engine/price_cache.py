@@ -58,7 +58,7 @@ class PriceCache:
 
     ``key`` is the fingerprint of the API key: each account has its own prices. ``read`` asks the
     provider for a product, with one retry if its last argument is True. It returns ``None`` if the
-    request budget allows no request now, and raises :exc:`~giftcards.exceptions.ProviderError`.
+    request quota allows no request now, and raises :exc:`~giftcards.exceptions.ProviderError`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class PriceCache:
     def price(self, product_id: str, type_id: str) -> Decimal | None:
         """Return the price of a card of the type, in dinars; ``None`` if it is unknown.
 
-        The price may be older than ``tuning.price_max_age`` while the budget is short. Raises
+        The price may be older than ``tuning.price_max_age`` while the quota is short. Raises
         :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
         """
         prices = self._cache.get(product_id)
@@ -86,7 +86,7 @@ class PriceCache:
     ) -> Decimal | None:
         """Return the price of a card, at most ``tuning.price_max_age`` old.
 
-        Returns ``None`` if a request is needed, but has no free slot in the budget. Prices that
+        Returns ``None`` if a request is needed, but has no free slot in the quota. Prices that
         other processes have read count, too. With ``asked_since``, only a price that was requested
         after that moment counts.
 
@@ -153,9 +153,10 @@ class PriceCache:
         return told
 
     def look_at_orders_on_hold(self, has_time: Callable[[], bool]) -> bool:
-        """Release orders on hold whose price has fallen; False if it is too early to look again.
+        """Release orders on hold whose price has fallen.
 
-        Reads the prices of one product, and of more products while ``has_time()`` is True.
+        Reads the prices of one product, and of more products while ``has_time()`` is True. Returns
+        False if it is too early to look again.
         """
         if time.monotonic() < self._due_at:
             return False

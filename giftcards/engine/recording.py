@@ -1,9 +1,9 @@
-"""Recording the provider's answers about orders that are checked, and about settled orders.
+"""Recording the provider's answers about orders.
 
-A batch of answers is recorded in one short transaction, or one by one if that fails.
+A batch of answers is recorded in one short transaction, or one by one if this fails.
 
-A settled order keeps its status and figures. If a later answer differs, staff get a problem to tick
-off. Cards that arrive late are kept.
+A settled order keeps its status and figures. If a later answer differs, the order gets a problem
+that staff tick off. Cards that arrive late are stored.
 """
 
 from __future__ import annotations
@@ -136,13 +136,13 @@ def record_answers(
     watched_since: datetime | None = None,
     was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> int:
-    """Record the answers about claimed orders, release the claims; return how many orders settled.
+    """Record the answers about claimed orders, and release the claims.
 
     The orders were checked at ``now``. For ``watched_since`` see :func:`next_check`.
-    ``was_clock_right`` returns whether our clock agreed with the provider's at a given time.
+    ``was_clock_right`` returns whether our clock agreed with the provider's clock at a given time.
 
-    A verdict counts for the ``Order`` instance beside it. If the row has changed since the instance
-    was read, the answer is judged again.
+    A verdict is valid for the ``Order`` instance beside it. If the row has changed since the
+    instance was read, the answer is judged again. Returns the number of orders that settled.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -367,14 +367,15 @@ def record_failures(
     proof_ago: datetime | None = None,
     key: ApiKey | None = None,
 ) -> None:
-    """Record failed checks of claimed orders, release the claims, and back off.
+    """Record failed checks of claimed orders, and release the claims.
 
-    If the provider does not know an order, the order's id is dropped. This requires that the order
-    was sent with ``key`` and before ``proof_ago`` (default: ``tuning.proof_of_absence`` before
-    ``now``).
+    The next check is delayed. If the provider does not know an order, the order's id is removed.
+    This requires that the order was sent with ``key`` and before ``proof_ago`` (by default
+    ``tuning.proof_of_absence`` before ``now``).
 
-    A late order keeps the time of its next check, unless a transient failure makes an earlier check
-    useful. Only an error about the order itself becomes its problem.
+    A late order keeps the time of its next check, unless an earlier check is useful because of a
+    transient failure. An error becomes a problem of the order only if the order itself is the
+    cause.
     """
     due_after = _due_after(now)
     # Orders with equal status and failure count get the same pause, and so share an UPDATE.
@@ -485,9 +486,10 @@ def find_owners(
 
 
 def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
-    """Compare ``rows`` of the list, keyed by id, with their settled orders; record differences.
+    """Compare ``rows`` of the list, keyed by id, with their settled orders.
 
-    Returns the orders with a difference, new or known, that nobody has ticked off.
+    Differences are recorded. Returns the orders with a new or known difference that staff have not
+    ticked off.
     """
     differing = []
     for order, row in find_owners(rows, Order.objects.all()):
@@ -505,10 +507,11 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
 def record_changes(
     answers: Iterable[tuple[Order, OrderAnswer]], *, now: datetime, is_thorough: bool = False
 ) -> None:
-    """Record how ``answers``, given at ``now``, differ from the record of their settled orders.
+    """Record how ``answers`` differ from the settled orders on record.
 
-    An answer without news costs no query. Each card is compared with ``is_thorough``, and also if
-    the answer has surplus cards: a card that the provider has delivered since may be among them.
+    The answers were given at ``now``. An answer without differences costs no query. With
+    ``is_thorough``, each card is compared. Cards are also compared if the answer contains surplus
+    cards, because the provider may have delivered one of them since.
     """
     for order, answer in answers:
         differences = find_differences(order, answer)

@@ -1,4 +1,4 @@
-"""Recovering orders whose placing answer was lost, without ever buying twice.
+"""Recovering orders whose answer was lost, without buying them twice.
 
 :func:`recover` reads the provider's list around the time of sending, lets
 :mod:`giftcards.rules.lost_orders` decide, and applies the decisions.
@@ -52,10 +52,10 @@ _SOURCE = StatusChange.Source.RECOVERY
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
-    """Search for the due lost orders among ``orders``; return the number of resolved orders.
+    """Search for those ``orders`` that are lost and due.
 
-    Other lost orders of about the same time are resolved with them, because they may fit the same
-    rows.
+    Other lost orders that were sent at about the same time are resolved together with them, because
+    they may fit the same rows. Returns the number of resolved orders.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -111,7 +111,8 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the list around the ``lost`` orders, which are sorted by sending time."""
-    # The queries below must stay in this sequence, because other processes change orders meanwhile.
+    # The queries below must stay in this sequence, because other processes change orders in the
+    # meantime.
     now = timezone.now()
     # A request starts at most ``start_within`` after the claim.
     proof = timedelta(seconds=tuning.start_within) + 2 * _half_proof()
@@ -140,7 +141,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     # A row with the reference of another order is not one of the lost orders.
     named = note_repetitions(rows, listing, gateway)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
-    # The statuses are read last. Orders that another process has resolved meanwhile count as
+    # The statuses are read last. Orders that another process has resolved in the meantime count as
     # rivals, so that their rows are left alone.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
@@ -351,15 +352,15 @@ def adopt(
     repeated: Iterable[str] = (),
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with an order at the provider; False if the id is taken.
+    """Identify the lost ``order`` with an order at the provider.
 
-    The caller has compared the two orders. ``is_insisted`` is True if they differ, but a person
-    says that they are the same. Then answers may name another product and type, but not another
-    quantity. ``repeated`` has the ids of further purchases of the order.
+    The caller has compared the two orders. ``is_insisted`` is True if they differ, but staff say
+    that they are the same. Answers may then name another product and type, but not another
+    quantity. ``repeated`` contains the ids of further purchases of the order.
 
-    Returns False, too, if the row's claim or status has changed since ``order`` was read, or if
-    staff have said that the id is not the order's. Staff themselves (``source``) may use such an
-    id.
+    Returns False if the id is taken, if the row's claim or status has changed since ``order`` was
+    read, or if staff have said that the id does not belong to the order. Staff themselves
+    (``source``) may use such an id.
     """
     # No constraint of the table covers aliases. Without this check, two orders could get the same
     # order at the provider, each by one of its ids, and its cards would be delivered twice.
@@ -413,7 +414,7 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Resend or reject the lost ``order``, which was not placed.
+    """Send the lost ``order`` again, or reject it, because it was not placed.
 
     Returns False if the row's claim or status has changed since ``order`` was read, or if a late
     answer has shown that the order was accepted.
@@ -435,7 +436,7 @@ def declare_absent(
         Status.PENDING if send_again else Status.REJECTED,
         source=source,
         details=[detail or Problem("absent")],
-        # A late answer may have shown meanwhile that the order was accepted.
+        # A late answer may have shown in the meantime that the order was accepted.
         where={"answered_id": order.answered_id, "reference_answer": order.reference_answer},
         **values,
     )

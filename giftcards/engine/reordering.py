@@ -149,13 +149,13 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 
 
 def reorder_by_rule(order: Order) -> None:
-    """Order the missing cards again as ``REORDER_MISSING`` says; the new order is on hold at first.
+    """Order the missing cards again as ``REORDER_MISSING`` says.
 
-    Call this in the transaction that makes ``order`` final: receivers of the final status must not
-    find an incomplete new order.
+    The new order is on hold at first. Call this function in the transaction that makes ``order``
+    final, because receivers of the final status must not find an incomplete new order.
 
-    Nothing is ordered if the rule is off, or if its number of orders or its time is used up. The
-    same applies if no price limits the new order, or if :func:`reorder_missing` would raise
+    Does nothing if the setting is off, or if its number of orders or its time is used up. Also does
+    nothing if the new order would have no price limit, or if :func:`reorder_missing` would raise
     :exc:`ReorderError`.
     """
     rule = conf.reorder_missing

@@ -1,8 +1,9 @@
 """Finding orders that the provider has bought twice.
 
-The provider may show our references in its list, but accept a reference a second time. If its list
-lags for too long, an order is then taken for absent and bought again. So each row with an order's
-reference is a purchase of that order, whatever id the row has, unless it is older than the order.
+The provider may show our references in its list, but accept the same reference a second time. If
+its list lags for too long, an order is then taken for absent and bought again. Therefore every row
+with the reference of an order is a purchase of this order, whatever the id of the row is, unless
+the row is older than the order.
 """
 
 from __future__ import annotations
@@ -32,12 +33,11 @@ logger = logging.getLogger(__name__)
 def note_repetitions(
     rows: Iterable[OrderAnswer], listing: Listing, gateway: Gateway
 ) -> Mapping[str, Order]:
-    """Find rows that are a second purchase of an order; tell staff about them.
+    """Find rows that are a second purchase of an order, and notify staff.
 
     Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
     list as the key of ``gateway`` shows it. The result maps the ids of the rows to orders. If the
-    order is only waiting to be sent again, the row is the first purchase, and the order is searched
-    for.
+    order only waits to be sent again, the row is the first purchase, and the order is searched for.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}

@@ -1,23 +1,24 @@
-"""The request budget: at most ``REQUESTS_PER_MINUTE`` in any sliding window of 60 seconds.
+"""The request quota: at most ``REQUESTS_PER_MINUTE`` in any 60 seconds.
 
-Each request takes a slot, a row that all processes share. The provider counts a request at some
-moment between sending and answer, so the slot is free again 60 seconds after the answer. If the
-process dies, the slot is free 60 seconds after the request would have timed out.
+Each request takes a slot, which is a row that all processes share. The provider counts a request at
+some moment between sending and answer. Therefore the slot is free again 60 seconds after the
+answer. If the process dies, the slot is free 60 seconds after the request would have timed out.
 
-- The first page of the list has slots of its own, so that a rush of purchases does not delay codes:
-  one per ``POLL_INTERVAL``, but at most a quarter of all slots. Late orders have one slot, so that
-  fresh orders cannot starve them. Without a usable list, fresh and late orders share its slots.
+- The first page of the list has its own slots, so that many purchases at once do not delay codes.
+  There is one slot for each ``POLL_INTERVAL``, but at most a quarter of all slots. Late orders have
+  one slot, so that fresh orders cannot take all slots. If the list is not usable, fresh and late
+  orders share its slots.
 - All other slots are common. At most a quarter of them is reserved for the further pages and single
   checks that follow the first page. Each reading of the list takes only its share of this reserve.
   If the reserve is too small, single checks leave half of it to further pages, because a page
-  covers up to a hundred orders.
-- Placing, and prices of orders with a ceiling, may use all common slots outside the reserve.
+  contains up to a hundred orders.
+- Placing, and prices of orders with a price limit, may use all common slots outside the reserve.
   Further pages and single checks leave an eighth of them free. Optional prices, and payments by
   customers, leave half of them free. Payments may also take the slot of late orders, so that
-  purchases cannot starve them.
+  purchases cannot take all slots.
 - Background requests (catalogue, ledger, prices of orders on hold) use at most a tenth of all
-  slots, and only while half of the common slots are free. A busy budget allows no background
-  requests and no optional prices.
+  slots, and only while half of the common slots are free. If the quota is busy, background requests
+  and optional prices are not requested.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from giftcards.rules.purposes import Purpose
 MINUTE = timedelta(seconds=60)
 # The number of free slots that a process tries to take, if other processes take some of them first.
 _TRIED = 8
-# The budget is busy if the requests of this time, extrapolated to a minute, would take more than
+# The quota is busy if the requests of this time, extrapolated to a minute, would take more than
 # this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
@@ -185,7 +186,10 @@ class Budget:
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
-        """The seconds until :meth:`take` can succeed, unless another process takes the slot."""
+        """Return the seconds until :meth:`take` can succeed.
+
+        Another process may take the slot first.
+        """
         now = timezone.now()
         free_at: list[datetime] = []
         pools = self._shares.pools(purpose, has_list=has_list, questions=questions)

@@ -1,8 +1,9 @@
-"""Orders about which a person decides: lost orders, and orders that wait after a restore.
+"""Orders about which staff decide: lost orders, and orders after a restore.
 
-An order that waits in a restored database may have been bought since the dump. Then the provider's
-list shows it, along with later orders that are unknown here. So a waiting order that looks like a
-row of the list is on hold, unless the row has the reference of another order here.
+If the database was restored, a waiting order may have been bought after the dump. The provider's
+list then contains this order, together with later orders that the database does not contain.
+Therefore a waiting order that looks like a row of the list is put on hold, unless the row has the
+reference of another order.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class NoAnswer(enum.Enum):
     NOT_FOUND = enum.auto()
     # Calls are paused, perhaps because of this answer.
     PAUSED = enum.auto()
-    # The request budget has no slot, or another process is probing the key.
+    # The request quota has no slot, or another process is probing the key.
     BUSY = enum.auto()
     # The request could not be made, or its answer could not be used.
     UNREACHABLE = enum.auto()
@@ -58,9 +59,9 @@ class NoAnswer(enum.Enum):
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
     """Ask the provider for its order with this id, which may be ``order``.
 
-    Returns the details that ``describe_row`` gives, and ``is_same_key``: True if ``order`` was sent
-    with the API key in use. Returns the reason if there is no answer. This may take twice
-    ten seconds, so do not call it in a transaction.
+    Returns the details that ``describe_row`` gives, and ``is_same_key``, which is True if ``order``
+    was sent with the API key in use. Returns the reason if there is no answer. Do not call this
+    function in a transaction, because it may take twice ten seconds.
     """
     try:
         with Gateway() as gateway:
@@ -127,7 +128,10 @@ def overall(fits: Mapping[str, Fit]) -> Fit:
 
 
 def may_release(order: Order) -> bool:
-    """True if ``order`` was identified after it was lost, has not settled, and has no cards yet."""
+    """True if the identification of ``order`` can be undone.
+
+    The order was identified after it was lost, has not settled, and has no cards yet.
+    """
     if order.status not in FOLLOWED or order.fulfilled_quantity or order.cards.exists():
         return False
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
@@ -139,11 +143,11 @@ def may_release(order: Order) -> bool:
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Undo the identification of ``order``: it is lost again, and its id is free.
+    """Undo the identification of ``order``: it is lost again.
 
-    Recovery searches for the order again, but asks a person before it takes the released id again.
-    Returns False, and changes nothing, if the order has moved, if cards have come, or if the id
-    came in the answer to sending the order.
+    Its id is free for other orders. Recovery searches for the order again, but asks staff before it
+    uses the released id again. Returns False, and changes nothing, if the order has moved, if cards
+    have arrived, or if the id was in the answer to sending the order.
     """
     if not may_release(order):
         return False
@@ -183,10 +187,11 @@ def _waiting_orders() -> OrderQuerySet:
 
 
 def last_sign() -> datetime | None:
-    """Return the last time when this database was surely in use, less ``FARTHEST_CLOCK``.
+    """Return the last time when this database was certainly in use.
 
-    That is the last time at which a worker recorded that it runs, or else the time when the oldest
-    waiting order was recorded. Returns ``None`` if there is neither.
+    This is the last time at which a worker recorded that it runs, or else the time when the oldest
+    waiting order was recorded. ``FARTHEST_CLOCK`` is subtracted. Returns ``None`` if there is
+    neither.
     """
     at = ProviderState.objects.current().last_tick_at
     if at is None:
@@ -207,14 +212,14 @@ def find_bought(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Bought:
-    """Find waiting orders that were bought already; adopt them or put them on hold.
+    """Find waiting orders that were bought already.
 
-    ``rows`` are the rows of the list that belong to no order here, oldest first. An order is
-    adopted (gets the id of a row) if a row has its reference. It is on hold if it may be one of the
-    other rows.
+    ``rows`` are the rows of the list that belong to none of our orders, oldest first. If a row has
+    the reference of an order, the order is adopted, which means that it gets the id of the row. If
+    an order may be one of the other rows, it is put on hold.
 
-    An order on hold becomes ``UNCONFIRMED``. It is neither sent nor searched for until a person
-    decides. The search ends once ``should_continue`` returns False.
+    An order that is put on hold becomes ``UNCONFIRMED``. It is neither sent nor searched for until
+    staff decide. The search ends when ``should_continue`` returns False.
     """
 
     def waiting() -> Iterator[Order]:

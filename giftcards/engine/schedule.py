@@ -1,4 +1,4 @@
-"""When an order is checked next: regularly, after a failure, and when a person asks for it.
+"""The time of an order's next check.
 
 A fresh order is checked every ``POLL_INTERVAL``. A late order is checked less and less often: the
 pauses are part of its status in :data:`giftcards.rules.states.STATES`.
@@ -21,10 +21,10 @@ from giftcards.rules.states import FOLLOWED, STATES
 def next_check(
     order: Order, now: datetime, *, watched_since: datetime | None = None
 ) -> datetime | None:
-    """Return when to check ``order`` next; ``None`` if the order is late and no longer watched.
+    """Return when to check ``order`` next.
 
-    A late order is watched if it was accepted at ``watched_since`` (by default,
-    ``LATE_WATCH_HOURS`` before ``now``) or later.
+    Returns ``None`` if the order is late and no longer watched. A late order is watched if it was
+    accepted at ``watched_since`` (by default, ``LATE_WATCH_HOURS`` before ``now``) or later.
     """
     state = STATES[order.status]
     if state.last_pause is None:
@@ -45,7 +45,7 @@ def retry_pause(order: Order) -> timedelta:
 
 
 def time_to_check(order: Order, gateway: Gateway) -> float:
-    """The seconds until ``POLL_INTERVAL`` and the request budget allow a check of ``order``."""
+    """The seconds until ``POLL_INTERVAL`` and the request quota allow a check of ``order``."""
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
         # A check that lies in the future was made before the clock was set back. It counts as made

@@ -1,4 +1,7 @@
-"""Storing cards encrypted and numbered, each once however often the provider sends it."""
+"""Storing each card once, encrypted and numbered.
+
+A card is stored only once, however often the provider sends it.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,11 @@ class _Changes(NamedTuple):
 
 @sensitive_variables()
 def store_cards(arrivals: Iterable[Arrival]) -> Stored:
-    """Store new cards and new serials of stored cards, up to :func:`most_cards` of an order.
+    """Store new cards, and new serial numbers of stored cards.
 
-    ``arrivals`` has each order at most once. If an arrival settles its order, all its cards are
-    stored, and get the first positions. A destroyed code is not stored again, but counts. Raises
+    ``arrivals`` contains each order at most once. An order gets at most :func:`most_cards` cards.
+    If an arrival settles its order, all its cards are stored and get the first positions. A
+    destroyed code is not stored again, but counts. Raises
     :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
     if a card that needs a new position cannot be decrypted.
     """
@@ -79,7 +83,7 @@ def store_cards(arrivals: Iterable[Arrival]) -> Stored:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Let the deletion of old codes look again at orders that get ``new`` cards late.
+    """Let retention look again at orders that get ``new`` cards late.
 
     New cards are late if the order had settled before, or has destroyed codes.
     """
@@ -122,7 +126,7 @@ def match_cards(
     """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
 
     A code that is twice in one answer belongs to two cards. If an answer has the same cards as an
-    earlier one, in any sequence, no card is new. A card without a serial matches any card with its
+    earlier one, in any order, no card is new. A card without a serial matches any card with its
     code, because the provider may add serials later and omit them again.
     """
     # The unmatched stored cards, by fingerprint.
@@ -205,10 +209,10 @@ def _recognise(
 
 @sensitive_variables()
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
-    """Sort the ``cards`` of an order; ``told`` are the cards that its final answer names.
+    """Sort the ``cards`` of an order; ``told`` are those of its final answer.
 
-    First come the different cards of the final answer, then cards that only other answers named.
-    Repetitions are last, so that no other card is withheld because of them.
+    The different cards of the final answer come first, then cards that only other answers
+    contained. Repetitions are last, so that they do not displace other cards.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}

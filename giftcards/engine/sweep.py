@@ -55,7 +55,7 @@ _RECORD_AFTER = 1.0
 class Swept:
     """The result of one or more sweeps, in numbers of orders.
 
-    ``postponed`` orders were due but not checked: the request budget ran out, or calls were paused.
+    ``postponed`` orders were due but not checked: the request quota ran out, or calls were paused.
     """
 
     sent: int = 0
@@ -246,7 +246,7 @@ class _Sweep:
         self, page: CheckedPage, *, due_by: datetime, but: Collection[int]
     ) -> Iterator[Checked]:
         """Claim and yield the open orders in ``page.others``; compare the settled ones."""
-        # The time is read anew, because the sweep may have waited for this page.
+        # The time is read again, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in page.others}, self._scope))
         known = {row.provider_id for _order, row in shown}
@@ -282,10 +282,11 @@ def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[
 
 
 def check_now(order: Order, gateway: Gateway) -> Swept:
-    """Send or check ``order`` even if it is not due, unless another process has claimed it.
+    """Send or check ``order`` even if it is not due.
 
-    Does nothing if the order is on hold, if it was checked within ``POLL_INTERVAL``, or if the
-    budget is exhausted: see :func:`~giftcards.engine.schedule.time_to_check`.
+    Does nothing if another process has claimed the order, if it is on hold, if it was checked
+    within ``POLL_INTERVAL``, or if the quota is used up: see
+    :func:`~giftcards.engine.schedule.time_to_check`.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
@@ -297,10 +298,10 @@ def check_now(order: Order, gateway: Gateway) -> Swept:
 
 
 def check_settled(order: Order, gateway: Gateway) -> bool:
-    """Ask the provider about a settled ``order``, and record what differs.
+    """Ask the provider about a settled ``order``, and record differences.
 
-    False if calls are paused or the budget is exhausted. Raises
-    :exc:`~giftcards.exceptions.ProviderError` without a usable answer.
+    Returns False if calls are paused or the quota is used up. Raises
+    :exc:`~giftcards.exceptions.ProviderError` if there was no usable answer.
     """
     if not gateway.try_open():
         return False

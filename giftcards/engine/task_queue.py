@@ -1,6 +1,6 @@
-"""Queueing tasks with django-q2 or the shop's own queue, and the schedule of django-q2.
+"""Queueing tasks with django-q2 or the shop's own queue.
 
-Without either, nothing is queued: ``giftcards_poll`` follows the orders.
+If there is no queue, nothing is queued, and ``giftcards_poll`` follows the orders.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ def _schedules() -> Any:
 
 
 def ensure_schedule() -> Outcome | None:
-    """Create or repair the schedule; its next run stays, and a paused schedule stays paused.
+    """Create or repair the schedule of django-q2.
 
-    Returns ``None`` if django-q2 does not run the tasks. A row of our own is the lock, because
-    django-q2 has no unique constraint on names.
+    The time of the next run does not change, and a paused schedule stays paused. Returns ``None``
+    if django-q2 does not run the tasks. A row of our own serves as the lock, because django-q2 has
+    no unique constraint on names.
     """
     if not conf.uses_django_q:
         return None
@@ -108,10 +109,11 @@ def schedule_problem() -> str:
 
 
 def next_tick(state: ProviderState) -> datetime | None:
-    """The time of the schedule's next run; ``None`` if the schedule does not run.
+    """Return the time of the schedule's next run.
 
-    If a run is overdue, but a worker has recorded since that it runs, this record came from a loop
-    or from cron. Then the schedule does not run.
+    Returns ``None`` if the schedule does not run. If a run is overdue, but a worker has recorded
+    since then that it runs, the worker was started by a loop or by cron, and the schedule does not
+    run.
     """
     if not conf.uses_django_q:
         return None
@@ -138,9 +140,10 @@ def waiting_tasks() -> Backlog | None:
 
 
 def tasks_in_queue() -> QuerySet[Any] | None:
-    """The tasks that no worker has taken, even those of other apps: they delay our tasks.
+    """Return the tasks that no worker has taken yet.
 
-    ``None`` unless django-q2 keeps the queue in the database.
+    The result includes tasks of other apps, because they delay our tasks. It is ``None`` if
+    django-q2 does not store the queue in the database.
     """
     if not (conf.uses_django_q and _is_broker_in_database()):
         return None
@@ -168,11 +171,11 @@ def workers() -> int:
 
 
 def wake_worker() -> None:
-    """Queue the loop when the current transaction commits, or at once if there is none.
+    """Queue the loop when the current transaction commits.
 
-    Does nothing if the loop is running or was queued just now, or if there is no queue. Never
-    raises, and never waits long for a broker that is down: in this case, the watchdog starts the
-    loop within a minute.
+    If there is no transaction, the loop is queued at once. Does nothing if the loop runs or was
+    queued a moment ago, or if there is no queue. The function never raises, and never waits long
+    for a broker that is down. In this case, the watchdog starts the loop within a minute.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -189,7 +192,7 @@ def queue_once(path: str, *, lease: str, span: timedelta) -> None:
 
 
 def is_queue_read() -> bool:
-    """True if there is a queue, and a worker takes the tasks from it, as far as is known."""
+    """True if there is a queue and workers take tasks from it."""
     if not conf.has_queue:
         # Tasks from before the queue was removed do not count.
         ProviderState.objects.note_queue_read()
@@ -199,9 +202,10 @@ def is_queue_read() -> bool:
 
 
 def queue_task(path: str) -> None:
-    """Queue the function at ``path``, without arguments; a queue that fails is logged.
+    """Queue the function at ``path`` without arguments.
 
-    Must not be called in a transaction. Does nothing if there is no queue.
+    If the queue fails, this is logged. Do not call this function in a transaction. It does nothing
+    if there is no queue.
     """
     own = conf.queue_task
     if conf.has_queue:
@@ -269,9 +273,10 @@ def _enqueue(queue: Callable[[], object]) -> None:
 
 
 def is_run_by_queueing() -> bool:
-    """True if this task runs inside the call that should only queue it, as in a queue's test mode.
+    """True if this task runs inside the call that should only queue it.
 
-    Such a task must do nothing, because a web request waits for its end.
+    This happens in the test mode of a queue. The task must then do nothing, because a web request
+    waits for its end.
     """
     is_queueing: bool = getattr(_thread, "is_queueing", False)
     if is_queueing:
@@ -283,11 +288,11 @@ def is_run_by_queueing() -> bool:
 
 
 def cluster_stop() -> threading.Event | None:
-    """The event that django-q2 sets to stop the cluster; ``None`` outside of a worker.
+    """Return the event with which django-q2 stops the cluster, or ``None``.
 
-    With the event, the loop can end before its time limit. django-q2 does not pass it to tasks, but
-    its Sentinel has it and forks the workers: a method of the Sentinel is on the stack of each
-    worker.
+    With this event, the loop can end before its time limit. django-q2 does not pass the event to
+    tasks. However, its Sentinel has the event and forks the workers, so that a method of the
+    Sentinel is on the stack of each worker.
     """
     # The module is not imported, because a worker has loaded it already.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)

@@ -1,4 +1,4 @@
-"""Starting threads on a machine that may have none left."""
+"""Starting threads on a machine that may have no threads left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ logger = logging.getLogger(__name__)
 def start_thread(
     work: Callable[..., object], *args: object, name: str | None = None
 ) -> threading.Thread | None:
-    """Start a thread that calls ``work`` with ``args``; return ``None`` if none can be started.
+    """Start a thread that calls ``work`` with ``args``.
 
-    Callers then do the work themselves, or later: a worker does not end because the machine has no
-    thread left. The thread is a daemon, so work that hangs does not keep the process alive.
+    Returns ``None`` if the machine cannot start another thread. The caller then does the work
+    itself, or later, so that the worker does not end. The thread is a daemon, so that work that
+    hangs does not keep the process alive.
     """
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:

@@ -1,4 +1,7 @@
-"""Intervals, time limits and sizes of the engine's work; none of them is a setting."""
+"""Intervals, time limits and sizes of the engine's work.
+
+They are constants instead of settings, because shops do not need to change them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from giftcards.conf import LOOP_SECONDS, REQUEST_TIMEOUT
 
 @dataclass(slots=True)
 class Tuning:
-    """Values that tests may change, so they are read whenever needed; times are in seconds."""
+    """Values that tests may change; times are in seconds.
+
+    The values are read whenever they are needed.
+    """
 
     # The length of the two leases, of the loop and of announcing. After a crash, another process
     # takes over within this time.
@@ -23,7 +29,7 @@ class Tuning:
     # The time after sending until an order without an answer counts as not placed, if two readings
     # of the provider's list have not shown it. It is then sent again.
     proof_of_absence: float = 120.0
-    # The time for which a price of the provider counts as current. An order with a price ceiling is
+    # The time for which a price of the provider counts as current. An order with a price limit is
     # not sent without a current price. A shorter time costs more requests.
     price_max_age: float = 600.0
 
