@@ -109,9 +109,9 @@ class Setting(Generic[T]):
 
 
 class SettingsDict:
-    """The settings in the dict ``settings.<dict_name>``, read anew each time.
+    """The settings in the dict ``settings.<dict_name>``, read at each access.
 
-    A value is parsed again only if it has changed. Reading a wrong setting raises
+    A value is parsed again only if it has changed. Reading an invalid setting raises
     :exc:`~giftcards.exceptions.ConfigurationError`.
     """
 

@@ -152,8 +152,8 @@ def check_soon(reference: str) -> bool:
     again afterwards. Returns False in these cases:
 
     - The order does not exist, or is final.
-    - The provider has not accepted the order as far as is known: the order is pending, on hold,
-      being sent or unconfirmed.
+    - The order is pending, on hold, being sent or unconfirmed, so that the provider may not have
+      it.
     - The order was checked within the last five seconds, or this function was called for it.
     """
     wanted = Order.objects.filter(reference=reference)

@@ -54,7 +54,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
         new = [entry for name, entry in told.items() if name not in known]
-        # A process that lost the lease may have inserted the same entries meanwhile.
+        # A process that lost the lease may have inserted the same entries in the meantime.
         self.bulk_create(new, ignore_conflicts=True)
         changed: list[LedgerEntry] = []
         orders_losing_entries: set[int] = set()

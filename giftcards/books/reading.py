@@ -53,7 +53,7 @@ class LedgerReading:
     changed_days: Mapping[date, int] = field(default_factory=dict)
     trouble: str = ""
     is_whole: bool = False
-    # True if the reading waits because calls are paused; False if it waits for the budget or the
+    # True if the reading waits because calls are paused; False if it waits for the quota or the
     # lease.
     is_paused: bool = False
 
@@ -366,7 +366,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if the nightly reading is due.
 
-    The part ends after five seconds, when the request budget is used up, or when
+    The part ends after five seconds, when the request quota is used up, or when
     ``should_continue`` returns False. The very first call only schedules a reading for the next
     night.
     """

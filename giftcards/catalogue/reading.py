@@ -56,7 +56,7 @@ class CatalogueReading:
     read: int = 0
     failed: int = 0
     trouble: str = ""
-    # True if the reading waits for paused calls, False if it waits for the request budget.
+    # True if the reading waits for paused calls, False if it waits for the request quota.
     is_paused: bool = False
 
     @property
@@ -69,7 +69,7 @@ def read_catalogue(
 ) -> CatalogueReading:
     """Read the catalogue, then the types of each product on sale, with one call each.
 
-    The reading uses at most a tenth of the request budget. While it waits for a call, it calls
+    The reading uses at most a tenth of the request quota. While it waits for a call, it calls
     ``on_wait`` repeatedly. A reading interrupted less than six hours ago is resumed.
     """
     reader = _Reader(gateway, on_wait)
@@ -97,7 +97,7 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 
 
 def read_soon() -> None:
-    """Have a worker read the whole catalogue, beginning within a minute, within the budget."""
+    """Have a worker read the whole catalogue, beginning within a minute, within the quota."""
     Lease.objects.get_or_create(name=Lease.CATALOGUE_WANTED)
     Lease.objects.revoke(Lease.CATALOGUE_PAUSE)
 

@@ -40,7 +40,7 @@ class Kind(models.TextChoices):
     #: Hands the cards of a gift to its recipient, in place of ``DELIVERED`` and
     #: ``PARTLY_DELIVERED``.
     GIFT = "gift", _("Gift")
-    #: Tells the giver of a gift that the cards have come.
+    #: Tells the giver of a gift that the cards have arrived.
     RECEIPT = "receipt", _("Receipt for a gift")
 
 

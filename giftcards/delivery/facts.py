@@ -23,7 +23,7 @@ from giftcards.text.display import supported_language
 
 
 class Payback(StrEnum):
-    """The state of the customer's money for the cards that did not come."""
+    """The state of the customer's money for the cards that were not delivered."""
 
     NOTHING = "nothing"
     #: Nothing is paid back, because the missing cards were ordered again.
@@ -74,7 +74,7 @@ class Facts:
     ordered_at: datetime
     #: The amount paid for all the cards.
     paid: Decimal | None
-    #: The amount owed for the cards that did not come.
+    #: The amount owed for the cards that were not delivered.
     owed: Decimal | None
     #: The paid refunds, the earliest first.
     paid_back: tuple[PaidBack, ...]
@@ -127,7 +127,8 @@ class Gift:
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
     message: str = field(default="", repr=False)
-    #: The time at which the recipient is to be told of the cards; ``None`` if this time has passed.
+    #: The time at which the recipient is to be notified of the cards; ``None`` if this time has
+    #: passed.
     deliver_at: datetime | None = None
 
     @classmethod
@@ -152,7 +153,7 @@ class Gift:
 
 
 def facts_for_recipient(order: Order) -> Facts:
-    """The facts of a gift for its recipient: the cards that came, but no amounts."""
+    """The facts of a gift for its recipient: the cards that arrived, but no amounts."""
     facts = facts_of(order)
     return replace(
         facts,

@@ -464,9 +464,9 @@ class StaffDigest(models.Model):
     # The person's address on their channel.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
-    # The person has been told of all that happened until this moment.
+    # The person has been notified of all that happened until this moment.
     covers_until = models.DateTimeField(null=True)
-    # Maps the codes of the conditions that the person has been told of to the keys of orders.
+    # Maps the codes of the conditions that the person has been notified of to the keys of orders.
     told = models.JSONField(default=dict)
     # The items of the last digest: the code, the count, and True if the condition had ended.
     said = models.JSONField(default=list)

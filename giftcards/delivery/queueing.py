@@ -68,8 +68,8 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
     """Queue the message that asks a customer to wait whose order is not sent, or not found.
 
-    This function receives a signal. An order that went on meanwhile needs no message: if it is
-    late again, :func:`tell_of_change` queues one.
+    This function receives a signal. An order that went on in the meantime needs no message: if it
+    is late again, :func:`tell_of_change` queues one.
     """
     if change.at >= Installation.begin() and order.status in UNSERVED:
         _ask_to_wait(order, change)
@@ -356,7 +356,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
     Links that went to the old addresses are withdrawn, and a gift waits for its new time. The
     signal comes in the transaction of the correction, which holds the order's lock. So no other
-    process makes a link or queues a message meanwhile.
+    process makes a link or queues a message in the meantime.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)

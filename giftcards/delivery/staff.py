@@ -1,4 +1,4 @@
-"""The people who get digests: what they may be told of, and why some of them are told nothing."""
+"""The people who get digests, and the conditions that they may see."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def unreached() -> dict[str, str]:
 
 
 def _why_told_nothing(person: StaffPerson) -> str:
-    """Say why ``person`` may be told of nothing; "" if there is something."""
+    """Say why ``person`` may be notified of nothing; "" if there is something."""
 
     def is_told(may: Callable[[str], bool]) -> bool:
         return any(may(condition.permission) for condition in told_conditions().values())

@@ -121,8 +121,8 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # The task waits only briefly before it looks again, because a new message may come
-        # meanwhile.
+        # The task waits only briefly before it looks again, because a new message may come in the
+        # meantime.
         stop.wait(min(seconds, tuning.task_poll))
     return False
 

@@ -498,7 +498,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """Map the primary keys of orders to the times when recipients were told of the gifts."""
+    """Map the primary keys of orders to the times when recipients were notified of the gifts."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}

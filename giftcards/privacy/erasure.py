@@ -149,7 +149,7 @@ def why_kept(order: Order, roles: Collection[Role]) -> str:
     if CUSTOMER in roles and order.open_amount:
         return "owed"
     # If an undelivered gift were erased, the recipient would not get it, or the customer could not
-    # be told of it.
+    # be notified of it.
     is_undelivered = order.is_put_off and order.cards.all().readable().exists()
     return "undelivered" if is_undelivered else ""
 

@@ -206,7 +206,8 @@ def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# The longest wait for readers of the write-ahead log, in milliseconds. Nobody can write meanwhile.
+# The longest wait for readers of the write-ahead log, in milliseconds. Nobody can write in the
+# meantime.
 _PATIENCE = 1_000
 
 

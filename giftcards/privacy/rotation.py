@@ -1,6 +1,6 @@
 """Rotating the encryption keys: every card is sealed anew under the first key.
 
-The shop can run meanwhile. All fingerprints of a card are made anew, too, so nothing in the
+The shop can run in the meantime. All fingerprints of a card are made anew, too, so nothing in the
 database depends on the other keys afterwards. A rotation that was stopped can be resumed.
 """
 
@@ -23,7 +23,8 @@ from giftcards.models import Card
 from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.privacy.retention import empty_log
 
-# The number of cards in one transaction, which has to be short because the shop writes meanwhile.
+# The number of cards in one transaction, which has to be short because the shop writes in the
+# meantime.
 _BATCH = 200
 # The maximum number of passes over the cards. During a pass, a worker with old settings may seal
 # further cards with an old key.

@@ -81,8 +81,8 @@ class Finding:
     ``sentence`` is for monitors, in English and without secrets. ``count`` is the number of orders
     or other rows, at most :data:`MOST`; ``has_more`` is True if there are more. ``since`` is when
     the condition began, if that is known. ``orders`` has references by primary key. ``rows`` has
-    the primary keys of other rows, if staff are told of each of them once. ``explain`` returns the
-    details for staff in their language, or "". ``allows_sales`` is True if cards can be bought
+    the primary keys of other rows, if staff are notified of each of them once. ``explain`` returns
+    the details for staff in their language, or "". ``allows_sales`` is True if cards can be bought
     although the condition stops sales in general.
     """
 
@@ -120,7 +120,7 @@ class Condition:
     ``headline`` is a part of a sentence, perhaps with ``%(count)s``. A condition without a headline
     is for monitors only. ``holds`` ends a sentence of the documentation that begins with "It holds
     if". ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
-    about orders or rows, and staff are told of each of them once.
+    about orders or rows, and staff are notified of each of them once.
     """
 
     code: str

@@ -49,7 +49,7 @@ class Waiting:
     #: The number of changes that are not retried any more, because a receiver has failed for a day.
     given_up: int
     orders: Mapping[Status, Backlog]
-    #: The number of orders, open or not, with a problem that nobody has ticked off.
+    #: The number of orders, open or not, with a problem that staff have not ticked off.
     needing_attention: int
 
     @classmethod

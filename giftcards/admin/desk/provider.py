@@ -286,7 +286,7 @@ def failures(
 ) -> Section:
     """Return the section with the last failures of requests, API keys and receivers.
 
-    Receivers are the shop's functions that are told of status changes. ``changes``: the status
+    Receivers are the shop's functions that are notified of status changes. ``changes``: the status
     changes whose failed receivers are listed. Without ``shows_hints``, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)

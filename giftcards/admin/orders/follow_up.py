@@ -121,7 +121,7 @@ def _why_no_tick(attempt: Attempt) -> Outcome | None:
 
 
 class TickOffForm(forms.Form):
-    # The key of the problem to tick off. The order may have lost this problem meanwhile.
+    # The key of the problem to tick off. The order may have lost this problem in the meantime.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 

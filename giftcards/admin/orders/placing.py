@@ -133,7 +133,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """
 
     card = CardField(label=_("Card"), required=False)
-    # The card and the price on the confirmation page. This price is the ceiling for one card,
+    # The card and the price on the confirmation page. This price is the price limit for one card,
     # unless a maximum price was given.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)

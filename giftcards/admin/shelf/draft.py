@@ -61,7 +61,7 @@ class Draft:
         self.changes = changes
         stored = {model: self._stored(model) for model in {change.model for change in changes}}
         found = ((stored[change.model].get(change.pk), change) for change in changes)
-        # A row that has been deleted meanwhile has no entry.
+        # A row that has been deleted in the meantime has no entry.
         self._entries = [_set(row, change) for row, change in found if row is not None]
 
     @property
@@ -92,7 +92,7 @@ class Draft:
 
     @property
     def is_whole(self) -> bool:
-        """False if a row has been deleted meanwhile."""
+        """False if a row has been deleted in the meantime."""
         return len(self._entries) == len(self.changes)
 
     @property

@@ -28,7 +28,7 @@ class TextsForm(forms.Form):
     """The texts for customers about a product, or about a category's products, by language.
 
     ``seen`` is a hash of the texts that the page has shown: if somebody else has changed them
-    meanwhile, the form is not valid.
+    in the meantime, the form is not valid.
     """
 
     seen = forms.CharField(widget=forms.HiddenInput)

@@ -99,7 +99,7 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Put the orders on hold that the provider may have already, until a person decides about them.
+    """Put the orders on hold that the provider may have already, until staff decide about them.
 
     Lost orders are not searched for, because a search may send an order again. This function takes
     the lease of the workers' loop, so that no worker runs. If it loses the lease, it stops reading
