@@ -1,6 +1,6 @@
-"""The declarations of what the optional apps add to the core; they are private.
+"""The declarations of what the optional apps add to the core.
 
-An app declares one plugin, and installs it when the app is ready.
+They are private. An app declares one plugin, and installs it when the app is ready.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from giftcards.watch.overview import BACKLOGS, WaitingRows, count_final_orders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """Everything that an app adds to ``giftcards``; ``app`` is the label of the app."""
+    """Everything that an app adds to ``giftcards``.
+
+    ``app`` is the label of the app.
+    """
 
     app: str
     #: The conditions that monitors, digests and the start page show.
@@ -60,7 +63,7 @@ INSTALLED: dict[str, Plugin] = {}
 
 
 def install(plugin: Plugin) -> None:
-    """Install ``plugin``; call it from the ``ready`` method of its app."""
+    """Install ``plugin``. Call this from the ``ready`` method of its app."""
     INSTALLED[plugin.app] = plugin
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     BACKLOGS.update(plugin.backlogs)
@@ -82,7 +85,7 @@ def _connect() -> None:
 
 
 def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
-    """Create the row of the shop, unless it is there. This function receives a signal."""
+    """Receive a signal: create the row of the shop if it does not exist."""
     # Without the app's migrations, there is no table yet.
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")

@@ -30,12 +30,14 @@ class Description:
 def descriptions(
     rows: Iterable[ProductType | Order], language: str | None = None
 ) -> dict[int, Description]:
-    """Return the description of each row's product by the row's primary key.
+    """Return the description of each row's product, by the row's primary key.
 
-    ``rows`` are types or orders. The types should come with their products, as from :func:`offers`;
-    then all of them take one query. All orders take two queries. An order whose product is not in
-    the catalogue has an empty description. ``language`` is by default the active language. A text
-    that is missing in it is taken from the site's default language.
+    ``rows`` are product types or orders. Product types should come with their products, as from
+    :func:`offers`; the function then makes one query for all of them. For orders, it makes two
+    queries. If the product of an order is not in the catalogue, its description is empty.
+
+    ``language`` is the active language by default. If a text is missing in this language, the text
+    in the site's default language is used.
     """
     listed = list(rows)
     ids = {
@@ -60,7 +62,7 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
 
 
 def of_products(products: Iterable[Product], language: str | None = None) -> dict[str, Description]:
-    """Return the descriptions of these products by the provider's id; one query."""
+    """Return the description of each product, by the provider's id; one query."""
     listed = list(products)
     languages = _languages(language)
     rows = RedemptionInstructions.objects.filter(

@@ -1,4 +1,4 @@
-"""The shelf: the cards that can be sold now, and fresh quotes of single cards."""
+"""The shelf: the cards that can be sold now, and quotes of single cards."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the card is not sold at all, or if too few cards are left."""
+    """Raise :exc:`NotForSale` if the card is not sold or too few are left."""
     if not known.is_sold_here:
         raise refusal("delisted", known, gettext("Your shop does not sell this card."))
     if not (known.is_listed and known.cost) and not _is_test(line):
@@ -184,7 +184,10 @@ def _check_sale(order: Order, known: Quote) -> None:
 
 
 def check_balance(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if open orders and reservations leave too little of the balance."""
+    """Raise :exc:`NotForSale` if the balance does not cover the cards.
+
+    Open orders and reservations are subtracted from the balance.
+    """
     free = None if known.total_cost is None else free_balance(reference=line.reference)
     if free is not None and known.total_cost is not None and free < known.total_cost:
         text = gettext(
@@ -209,7 +212,10 @@ def _is_test(line: Line) -> bool:
 
 
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
-    """Return the error about a card; the text for staff begins with the card's name."""
+    """Return the error about a card.
+
+    The text for staff begins with the name of the card.
+    """
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
 
@@ -298,7 +304,10 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cards that a customer may buy; ``reference`` is that of their reservation, or ""."""
+    """The cards that a customer may buy.
+
+    ``reference`` is the reference of the customer's reservation, or "".
+    """
 
     product_id: str
     type_id: str
@@ -351,7 +360,7 @@ class Line:
         )
 
     def quote(self, *, max_age: float) -> Quote:
-        """Return the quote as :func:`quote` does."""
+        """Return the quote, as :func:`quote` does."""
         with transaction.atomic(durable=True):
             known = self.known()
         if not known.is_sold_here or known.is_read_within(max_age):
@@ -415,15 +424,15 @@ def with_available(
     reference: str = "",
     stock_buffer: int | None = None,
 ) -> QuerySet[ProductType]:
-    """Annotate ``kinds`` with ``available``, the number of cards that can still be sold.
+    """Annotate ``kinds`` with ``available``, the number of cards left to sell.
 
     The number is 0 or more, or NULL if the stock is unknown. It is the stock that the provider
     reported, minus these cards:
 
-    * all cards of open orders, and the delivered cards of settled orders, unless the provider
-      accepted the order before it reported the stock;
-    * reserved cards, except those of the reservation with this ``reference``;
-    * ``stock_buffer``, which is the shop's by default.
+    - all cards of open orders, and the delivered cards of settled orders, unless the provider
+      accepted the order before it reported the stock
+    - reserved cards, except those of the reservation with this ``reference``
+    - ``stock_buffer``, which is the shop's by default
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
@@ -436,9 +445,10 @@ def with_available(
 
 
 def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
-    """Return how many types another stock buffer would sell out, and how many it would bring back.
+    """Return how another stock buffer would change what is sold out.
 
-    Types that are not for sale for another reason do not count.
+    The first number counts the types that would be sold out, and the second number the types that
+    would be back in stock. Types that are not for sale for another reason do not count.
     """
     now = timezone.now()
     kinds = ProductType.objects.for_sale().filter(stock__gt=0).order_by()
@@ -508,7 +518,10 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield queries of the cards to subtract: the type's key ``kind`` and the number ``stock``."""
+    """Yield queries of the cards to subtract from the stock.
+
+    Each row has the type's key ``kind`` and the number ``stock``.
+    """
     # Orders that settled before this time do not count, as types read before it are not for sale.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")

@@ -1,4 +1,4 @@
-"""The shop's prices: keeping them right, previews of changes, and the moves of costs."""
+"""The shop's prices: storing them, previews of changes, and price moves."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ _BATCH = 200
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Mend wrong prices, and call the shop's function ``PRICING``; workers do this once a minute.
+    """Correct wrong prices, and call the shop's function ``PRICING``.
 
-    Prices are wrong if a cost or margin was changed without ``save()``, or if ``PRICING`` was set
-    or removed. The function is called first for types without a price of it. It is called again for
-    the others, because its result may depend on more than the cost.
+    Workers do this once a minute. Prices are wrong if a cost or margin was changed without
+    ``save()``, or if ``PRICING`` was set or removed. The function is called first for types without
+    a price from it. It is called again for all other types, because its result may depend on more
+    than the cost.
     """
     _mend()
     path = conf.pricing
@@ -110,7 +111,7 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Return the function's price, or ``None``, and whether the answer is usable."""
+    """Return the function's price or ``None``, and whether it is usable."""
     began_at = time.monotonic()
     answer: Any = None
     try:
@@ -140,9 +141,10 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 class PricePreview(NamedTuple):
-    """What saving a change would do to a type.
+    """The effect of a change on a type, before the change is saved.
 
-    ``source`` decides about the new price. ``why_not`` is the reason why there is none.
+    ``source`` is the rule that sets the new price. If there is no new price, ``why_not`` gives the
+    reason.
     """
 
     kind: ProductType
@@ -155,9 +157,9 @@ class PricePreview(NamedTuple):
 
     @property
     def loss(self) -> Decimal | None:
-        """How many dinars less than its cost the card would be sold for; ``None`` for no loss.
+        """The amount by which the card would be sold below its cost, or ``None``.
 
-        A change that leaves the price of a hidden card as it is loses nothing.
+        If a change does not affect the price of a hidden card, there is no loss.
         """
         cost, price = self.kind.cost, self.new_price
         if price is None or cost is None or (price == self.old_price and not self.is_sold):
@@ -177,10 +179,10 @@ class PricePreview(NamedTuple):
 
 
 def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
-    """Return what saving ``rows`` would do to the types whose cost is known; nothing is saved.
+    """Return the effect of saving ``rows``, without saving them.
 
-    ``rows`` are the shop, categories, products and types with values that are not saved yet. The
-    result has the types whose price, source of the price, or sale here would change.
+    ``rows`` are the shop, categories, products and types with unsaved values. The result contains
+    the types with a known cost whose price, source of the price, or availability here would change.
     """
     if not rows:
         return []
@@ -206,10 +208,11 @@ def _with(row: Any, changes: Mapping[tuple[type, Any], Mapping[str, Any]]) -> An
 
 
 def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
-    """Save ``rows`` with the prices that follow, in one transaction; ``by`` has changed them.
+    """Save ``rows`` and the prices that follow, in one transaction.
 
-    Raises :exc:`~django.core.exceptions.ValidationError` for values that a row cannot have, and if
-    somebody else has changed the same value since the row was read. Then nothing is saved.
+    ``by`` names the person who has changed them. Raises
+    :exc:`~django.core.exceptions.ValidationError` if a value is invalid, or if somebody else has
+    changed the same value since the row was read. In this case, nothing is saved.
     """
     with keeping_prices():
         for row in rows:
@@ -221,7 +224,7 @@ def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
 def inherited(
     row: Product | ProductType | Category, shelf: Shelf | None = None
 ) -> tuple[PriceSource, Margin]:
-    """Return what decides about prices if ``row`` has no margin or fixed price of its own.
+    """Return the margin or function that applies if ``row`` has no value.
 
     ``shelf`` is the shop's row, if the caller has read it.
     """
@@ -236,9 +239,9 @@ def inherited(
 
 @dataclass(frozen=True, slots=True)
 class PriceMove:
-    """A change of a type's cost, with the shop's prices before and after.
+    """A change of a type's cost, with the shop's prices before and after it.
 
-    A price is ``None`` if there was, or is, none.
+    A price is ``None`` if there was no price.
     """
 
     kind: ProductType
@@ -270,14 +273,17 @@ class PriceMove:
 
 
 def since_yesterday(what: OfferChange.What) -> Q:
-    """Return the condition for such changes of yesterday or today, in the site's time zone."""
+    """Return the condition for changes of this kind of yesterday or today.
+
+    Days are in the site's time zone.
+    """
     return Q(what=what, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """Yield the price move of each type in ``changes``.
 
-    A type has no move if its cost is again as before ``changes``, or if it is no longer sold.
+    A type is left out if its cost is the same as before ``changes``, or if it is no longer sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

@@ -1,4 +1,4 @@
-"""Readings of the provider's catalogue, one product at a time."""
+"""Reading the provider's catalogue, one product at a time."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _MOST_SILENT = 3
 class CatalogueReading:
     """The progress of a reading.
 
-    ``total`` counts the products to be read. ``failed`` counts the products and the rows of the
-    catalogue that could not be read. ``trouble`` says why the last product or row could not be
-    read, or why the reading ended early.
+    ``total`` is the number of products to read. ``failed`` is the number of products, and of rows
+    of the catalogue, that could not be read. ``trouble`` is the reason of the last failure, or the
+    reason why the reading ended early.
     """
 
     total: int = 0
@@ -67,22 +67,25 @@ class CatalogueReading:
 def read_catalogue(
     gateway: Gateway, *, on_wait: Callable[[CatalogueReading], None]
 ) -> CatalogueReading:
-    """Read the catalogue, then the types of each product on sale, with one call each.
+    """Read the catalogue, and then the types of each product on sale.
 
-    The reading uses at most a tenth of the request quota. While it waits for a call, it calls
-    ``on_wait`` repeatedly. A reading interrupted less than six hours ago is resumed.
+    The reading makes one call for each product, and uses at most a tenth of the request quota.
+    While it waits for a call, it calls ``on_wait`` repeatedly. If a reading was interrupted less
+    than six hours ago, it is continued.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read due parts of the catalogue, and then price the types, for some seconds.
+    """Read parts of the catalogue that are due, and set prices.
 
-    The list of products and the types of each product are due every ``CATALOGUE_INTERVAL`` seconds.
-    Types of products that were ordered within a day, or are reserved, are due four times as often.
+    This takes some seconds. The list of products and the types of each product are due every
+    ``CATALOGUE_INTERVAL`` seconds. Types of products that were ordered within a day or are reserved
+    are due four times as often.
 
-    Also deletes old reservations, and old changes of the catalogue that were announced.
+    The function also deletes old reservations, and old changes of the catalogue that were
+    announced.
     """
     every = timedelta(seconds=conf.catalogue_interval)
     is_wanted = reading_wanted() is not None
@@ -97,15 +100,19 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 
 
 def read_soon() -> None:
-    """Have a worker read the whole catalogue, beginning within a minute, within the quota."""
+    """Ask a worker to read the whole catalogue.
+
+    The worker begins within a minute, and stays within the request quota.
+    """
     Lease.objects.get_or_create(name=Lease.CATALOGUE_WANTED)
     Lease.objects.revoke(Lease.CATALOGUE_PAUSE)
 
 
 def reading_wanted() -> tuple[int, int] | None:
-    """Return how many products were read, and of how many, since somebody wanted them read.
+    """Return the progress of a reading that somebody asked for.
 
-    Both are 0 until the list of products is read. The result is ``None`` if nobody waits.
+    The result is the number of products that were read, and the number to read. Both are 0 until
+    the list of products was read. The result is ``None`` if nobody waits for a reading.
     """
     wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED).first()
     if wanted is None:
@@ -151,7 +158,10 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """Call ``read`` unless another process reads; return the reading, complete or not."""
+        """Call ``read``, unless another process reads; return the reading.
+
+        The reading may be incomplete.
+        """
         try:
             token = self._take_lease()
             try:
@@ -180,10 +190,10 @@ class _Reader:
         self._read_products(Product.objects.to_read())
 
     def read_due(self, every: timedelta) -> None:
-        """Read the catalogue's list and the types, if due; types that sell are due more often.
+        """Read the list of products and the types that are due.
 
-        If somebody wants the catalogue to be read, all of it is due. With ``every`` 0, nothing else
-        is.
+        Types that sell are due more often. If somebody asked for a reading, everything is due. If
+        ``every`` is 0, nothing else is due.
         """
         wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
         if wanted.filter(token="").exists() or (every and not _is_listed(every)):
@@ -277,9 +287,9 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
 
 
 def counts() -> dict[str, int]:
-    """Count the products and types in the catalogue, for sale, and still to be read.
+    """Count the products and types: all, for sale, and still to be read.
 
-    ``hidden`` counts the products that the provider sells and the shop does not.
+    ``hidden`` is the number of products that the provider sells and the shop does not.
     """
     return {
         "products": Product.objects.count(),

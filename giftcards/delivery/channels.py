@@ -1,6 +1,7 @@
-"""Channels that hand messages over to customers and staff, and the meaning of their errors.
+"""The channels that send messages to customers and staff.
 
-``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use.
+The setting ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use. This module also defines
+the errors of channels.
 """
 
 from __future__ import annotations
@@ -39,20 +40,22 @@ from giftcards.text.spelling import international_phone
 
 
 class AddressRefused(Exception):
-    """The address does not exist, or takes no messages: a retry is useless."""
+    """The address does not exist or accepts no messages. A retry is useless."""
 
 
 class OutcomeUnknown(Exception):
-    """Nobody knows whether the message went out.
+    """The channel does not know whether the message was sent.
 
-    The message is sent again after 15 minutes. After six such attempts, it is given up.
+    The app sends the message again after 15 minutes. After six attempts with an unknown result, the
+    app gives up.
     """
 
 
 class SlowDown(Exception):
-    """The service refused the message for now, and asked for a pause of ``seconds``.
+    """The service refused the message for now, and asked for a pause.
 
-    If the app's own pause is longer, it is kept. A pause of more than an hour counts as an hour.
+    The pause is in ``seconds``. If the app's own pause is longer, the app uses that one. A pause of
+    more than an hour counts as an hour.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -63,7 +66,10 @@ class SlowDown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that is ready to be sent; its repr omits texts, which may hold codes or links."""
+    """A message that is ready to be sent.
+
+    Its ``repr`` does not contain texts, because they may contain codes or links.
+    """
 
     #: The kind of a message to a customer, or "digest" for staff.
     kind: str
@@ -85,44 +91,51 @@ class Message:
 
     @property
     def phone(self) -> str:
-        """The address in the international form E.164; "" if it is no phone number."""
+        """The address in the international form E.164, or "" if it is no number."""
         return international_phone(self.address)
 
 
 class Channel:
-    """The base class of channels; the app makes new instances at any time, without arguments.
+    """The base class of channels.
 
-    A channel that only staff use needs a name and :meth:`send`.
+    The app creates instances at any time, without arguments. A channel that is used only for staff
+    needs a name and the method :meth:`send`.
     """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
     name: ClassVar[str]
 
     def address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
-        """The customer's address on this channel; "" if the channel cannot reach the customer."""
+        """Return the customer's address on this channel.
+
+        Return "" if the channel cannot reach the customer.
+        """
         return ""
 
     def recipient_address_of(self, order: Order) -> str:  # noqa: ARG002 (for other channels)
-        """The address of a gift's recipient; "" if the channel cannot reach the recipient."""
+        """Return the address of a gift's recipient on this channel.
+
+        Return "" if the channel cannot reach the recipient.
+        """
         return ""
 
     def send(self, message: Message) -> str | None:
-        """Hand ``message`` over; return its id at the service, if the service gives one.
+        """Send ``message``; return its id at the service, if there is one.
 
-        Raise :exc:`AddressRefused` if a retry is useless, :exc:`OutcomeUnknown` if the message may
-        have gone out, and :exc:`SlowDown` to set the pause before the next attempt. After any other
-        error, the app also tries again.
+        Raise :exc:`AddressRefused` if a retry is useless. Raise :exc:`OutcomeUnknown` if the
+        message may have been sent. Raise :exc:`SlowDown` to set the pause before the next attempt.
+        After any other error, the app also tries again.
 
-        Set a timeout of 20 s or less. The app waits a minute for an attempt, or less if the worker
-        stops or runs out of time. After that, the outcome counts as unknown.
+        Set a time-out of 20 s or less. The app waits one minute for an attempt, or less if the
+        worker stops or runs out of time. After that, the result counts as unknown.
 
-        The method runs in a thread of its own, with the message's language active.
+        The app calls this method in its own thread, with the message's language active.
         """
         raise NotImplementedError
 
 
 class Mail(Channel):
-    """Messages by mail, through Django's mail framework and the backend of the site."""
+    """The channel for e-mail, which uses the mail backend of the site."""
 
     name = "mail"
 
@@ -152,11 +165,11 @@ class Mail(Channel):
 
 
 class NotTaken(Exception):
-    """The mail backend sent nothing, and did not say why."""
+    """The mail backend did not send the message, and gave no reason."""
 
 
 def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlternatives:
-    """A mail from the shop, as plain text and as HTML."""
+    """Return an e-mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
     # The header keeps programs from answering, for example with a note of absence.
@@ -178,7 +191,7 @@ def _message_id(message: Message, from_email: str) -> str:
 
 
 def make_channels() -> list[Channel]:
-    """New instances of the channels that the setting ``CHANNELS`` lists."""
+    """Return new instances of the channels in the setting ``CHANNELS``."""
     return [import_string(path)() for path in conf.channels]
 
 
@@ -198,7 +211,10 @@ def send_over(channel: Channel, message: Message) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The outcome of a message that went out; ``message_id`` is its id on the channel, or ""."""
+    """The result of a message that was sent.
+
+    ``message_id`` is the id of the message on the channel, or "".
+    """
 
     message_id: str
 
@@ -222,11 +238,11 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send`` in a thread of its own; return the outcome.
+    """Call ``send`` in its own thread; return the result.
 
-    The outcome is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
-    reached. The thread then goes on. If the message still goes out, it calls ``late`` with the
-    outcome.
+    The result is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
+    reached. In this case, the thread continues. If the message is sent after all, the thread calls
+    ``late`` with the result.
     """
     end: Future[Sent | Failure] = Future()
     if start_thread(_send, send, end, late, name="giftcards: message") is None:
@@ -279,8 +295,8 @@ class Meaning(enum.Enum):
 class Failure:
     """The failure of an attempt.
 
-    ``error`` is the class of the error and its place in code, without its text. ``pause`` has the
-    seconds that the service asked for.
+    ``error`` is the class of the error and its place in the code, without its text. ``pause`` is
+    the number of seconds that the service asked for.
     """
 
     meaning: Meaning
@@ -289,10 +305,10 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure of an attempt in which a channel raised ``error``.
+    """Return the failure of an attempt in which a channel raised ``error``.
 
-    After an unknown error, the app assumes that the message did not go out. A channel that is not
-    sure has to raise :exc:`OutcomeUnknown`.
+    After an unknown error, the app assumes that the message was not sent. A channel that is not
+    sure must raise :exc:`OutcomeUnknown`.
     """
     pause = error.seconds if isinstance(error, SlowDown) else 0.0
     return Failure(_meaning(list(_chain(error))), describe(error), pause)
@@ -417,7 +433,7 @@ _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if the error concerns this message only, so that other messages may go out."""
+    """True if the error is about this message only."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

@@ -1,4 +1,7 @@
-"""Kinds of messages, and the settings in ``GIFTCARDS_DELIVERY``, which only this module reads."""
+"""Kinds of messages, and the settings in ``GIFTCARDS_DELIVERY``.
+
+Only this module reads these settings.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ TO_RECIPIENT = frozenset({Kind.GIFT})
 
 
 def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
-    """The kinds of messages about an order that has moved to ``status``."""
+    """Return the kinds of messages about an order that reached ``status``."""
     kind = KIND_OF_STATUS.get(status)
     if is_gift and kind in WITH_CARDS:
         # Only the recipient gets the cards; the customer gets a receipt.
@@ -72,12 +75,15 @@ def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
 
 
 def kinds_now(order: Order) -> tuple[Kind, ...]:
-    """The kinds of messages that fit the present state of ``order``."""
+    """Return the kinds of messages that fit the present state of ``order``."""
     return kinds_of(status_for_customer(order), is_gift=order.is_gift)
 
 
 def status_for_customer(order: Order) -> str:
-    """The status of ``order`` for its customer: to them, every late order is ``DELAYED``."""
+    """Return the status of ``order`` as its customer sees it.
+
+    Customers see every late order as ``DELAYED``.
+    """
     return Status.DELAYED if order.is_late else order.status
 
 
@@ -137,8 +143,8 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 class StaffPerson:
     """A member of staff who gets digests at an address on a channel.
 
-    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
-    staff account is told everything.
+    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person who has neither a role nor a
+    staff account gets all news.
     """
 
     address: str
@@ -178,7 +184,10 @@ def _is_person(entry: Any) -> bool:
 
 
 def languages() -> dict[str, Any]:
-    """Map the codes of the site's languages to their names; some names are lazy strings."""
+    """Return the names of the site's languages, by their codes.
+
+    Some names are lazy strings.
+    """
     return {settings.LANGUAGE_CODE: settings.LANGUAGE_CODE, **dict(settings.LANGUAGES)}
 
 
@@ -242,12 +251,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def display_name(self) -> str:
-        """The name of the shop, or else the host in ``SHOP_URL``; "" without either."""
+        """The name of the shop, or else the host in ``SHOP_URL``, or else ""."""
         return self.shop_name or urlsplit(self.shop_url).hostname or ""
 
     @property
     def contact_address(self) -> str:
-        """The URL that a click on the shop's ``contact`` opens; "" if none fits its text."""
+        """The URL that opens when a customer clicks on ``contact``, or ""."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact
@@ -260,7 +269,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def pin_of(self) -> Callable[[Order], str] | None:
-        """The function that returns an order's PIN, or ""; ``None`` if the shop uses no PINs."""
+        """The function that returns an order's PIN, or "".
+
+        It is ``None`` if the shop uses no PINs.
+        """
         return None if self.pin is None else import_string(self.pin)
 
 

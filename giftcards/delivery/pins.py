@@ -1,7 +1,7 @@
-"""The PIN that a customer types to see cards; wrong PINs lock the link.
+"""The PIN that a customer enters to see cards.
 
-The code calls a typed PIN "password" and the right PIN "secret", because error trackers hide
-variables with these names.
+Wrong PINs lock the link. The code calls an entered PIN "password" and the right PIN "secret",
+because error trackers hide variables with these names.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _DIGITS = 4
 
 
 def last_digits_of_phone(order: Order) -> str:
-    """The last four digits of the customer's phone number; "" if there are fewer digits.
+    """Return the last four digits of the customer's phone number.
 
-    A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. For a gift, it returns "": the
-    recipient need not know the customer's phone number.
+    A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. If the number has fewer digits,
+    or if the order is a gift, the function returns "". The recipient of a gift need not know the
+    customer's phone number.
     """
     if order.is_gift:
         return ""
@@ -48,7 +49,7 @@ last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
 
 @contained
 def pin_of(order: Order) -> Masked:
-    """The PIN for the cards of ``order``; "" if the customer needs no PIN.
+    """Return the PIN for the cards of ``order``, or "" for no PIN.
 
     Raises :exc:`~giftcards.exceptions.ConfigurationError` if an empty input would match the PIN.
     """
@@ -64,22 +65,26 @@ def pin_of(order: Order) -> Masked:
 
 
 def help_text() -> str:
-    """The page's text about the PIN, in the current language; "" if there is none."""
+    """Return the page's text about the PIN in the active language, or ""."""
     return str(getattr(conf.pin_of, "help_text", ""))
 
 
 @contained
 def is_right(password: str, secret: str) -> bool:
-    """True if ``password`` is the PIN; case, spaces, dashes and the script of digits may differ."""
+    """True if ``password`` is the PIN.
+
+    Case, spaces, dashes and the script of digits do not matter.
+    """
     return constant_time_compare(normalised(password), normalised(secret))
 
 
 @contained
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """Count a guess at the link's PIN; return True if it is right and the link is not locked.
+    """Count an attempt to enter the link's PIN.
 
-    ``password`` is the guess, ``secret`` is the PIN. Each guess counts as wrong until it is
-    compared. So simultaneous guesses cannot exceed the limit.
+    ``password`` is the entered PIN, and ``secret`` is the right PIN. Returns True if they match and
+    the link is not locked. Each attempt counts as wrong until it is compared, so that simultaneous
+    attempts cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

@@ -1,4 +1,4 @@
-"""Buying the cards for paid lines of oscar's orders: once for each line."""
+"""Buying the cards for paid lines of oscar orders, once for each line."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
-    """Mark the lines of a new order of oscar; buy their cards if oscar's order is paid already.
+    """Mark the lines of a new oscar order for buying.
 
-    Only marked lines are bought later. So no line from before the installation is bought. The mark
-    contains the customer's language.
+    If the oscar order is already paid, its cards are bought at once. Only marked lines are bought
+    later, so that lines from before the installation are not bought. The mark contains the
+    customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -62,19 +63,19 @@ def take_order(order: Any, **_: Any) -> None:
 
 
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
-    """Buy the cards of an order of oscar once its new status says that it is paid.
+    """Buy the cards of an oscar order if its new status means paid.
 
-    No error is raised, because the customer has paid, and the worker tries again.
+    The function raises no errors, because the customer has paid and the worker tries again.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that were not bought because a process died or failed.
+    """Buy the cards of paid lines that were not bought yet.
 
-    Lines with the fewest failures come first. The pause before the next try doubles with each
-    failure.
+    A process may have died or failed before it bought them. Lines with the fewest failures come
+    first. The pause before the next attempt doubles with each failure.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -98,7 +99,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """The number of failed tries to buy a line's cards, and the time of the next try."""
+    """Return the number of failed attempts for a line, and the next time."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -131,7 +132,10 @@ def _buy(lines: Sequence[Any]) -> None:
 
 
 def _place(line: Any) -> None:
-    """Place the order for the line; if the order is refused, say so in a note to oscar's order."""
+    """Place the order for the line.
+
+    If the order is refused, a note in the oscar order gives the reason.
+    """
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != CURRENCY:
@@ -159,7 +163,7 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """A context in which errors are logged as a failure of ``what``, and not raised."""
+    """Log errors in this block as a failure of ``what``, and continue."""
     try:
         with transaction.atomic():
             yield

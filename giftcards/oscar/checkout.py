@@ -1,4 +1,4 @@
-"""Checking and reserving the gift cards in a basket before the customer pays."""
+"""Checking and reserving gift cards in a basket before the payment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ _BASKET = reverse_lazy("basket:summary")
 
 
 class BasketRefused(GiftcardsError):
-    """Gift cards in the basket cannot be sold; ``sentences`` tell the customer why."""
+    """Gift cards in the basket cannot be sold.
+
+    ``sentences`` are texts that explain the reasons to the customer.
+    """
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__(" ".join(sentences))
@@ -36,20 +39,21 @@ class BasketRefused(GiftcardsError):
 
 
 def check_cards(basket: Any, *, email: str = "") -> None:
-    """Check that the cards in the basket can be bought, and are not sold at a loss.
+    """Check that the cards in the basket can be bought without a loss.
 
-    The prices after all discounts are compared with the costs. No request to the provider is made.
-    Raises :exc:`BasketRefused`.
+    The prices after all discounts are compared with the costs. The function makes no request to the
+    provider. Raises :exc:`BasketRefused`.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
 
 def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -> None:
-    """Check the cards in the basket as the provider sells them now; reserve them for 20 minutes.
+    """Check the cards in the basket, and reserve them for 20 minutes.
 
-    Call this right before the payment, outside any transaction. At most one request is made for
-    each product. ``customer`` is who reserves the cards: see
-    :func:`giftcards.catalogue.reserve`. If :exc:`BasketRefused` is raised, no card is reserved.
+    Call this function right before the payment, outside a transaction. It asks the provider for
+    current values, with at most one request for each product. ``customer`` identifies the customer:
+    see :func:`giftcards.catalogue.reserve`. If the function raises :exc:`BasketRefused`, no cards
+    are reserved.
     """
     asked: set[str] = set()
 
@@ -68,7 +72,7 @@ def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -
 
 
 def release_cards(basket: Any) -> None:
-    """End the reservations of the basket, so that the cards are offered to others."""
+    """End the reservations of the basket."""
     lines = _card_lines(basket)
     for line in lines:
         release(_reservation_of(line))
@@ -77,7 +81,7 @@ def release_cards(basket: Any) -> None:
 
 
 def reservations_of(basket: Any) -> list[str]:
-    """The references under which lines of the basket may have reservations."""
+    """Return the references of possible reservations for the basket's lines."""
     return list(map(_reservation_of, basket.lines.all()))
 
 
@@ -101,7 +105,10 @@ def _values(line: Any) -> dict[str, Any]:
 
 
 def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
-    """Call ``do`` for each line with cards; raise :exc:`BasketRefused` if any call failed."""
+    """Call ``do`` for each line with cards.
+
+    Raises :exc:`BasketRefused` if a call failed.
+    """
     sentences = []
     for line in _card_lines(basket):
         try:
@@ -127,7 +134,10 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 
 
 def _paid_amount(line: Any) -> Decimal:
-    """The amount that the customer pays for the line, and that oscar's order will have."""
+    """Return the amount that the customer pays for the line.
+
+    The line of the oscar order will have the same amount.
+    """
     price = line.purchase_info.price
     if not price.exists or price.currency != CURRENCY:
         raise NotForSale(
@@ -143,7 +153,7 @@ def _paid_amount(line: Any) -> Decimal:
 
 
 class GiftCardsCheckout:
-    """A mixin for the view of the payment; put it before oscar's ``PaymentDetailsView``."""
+    """A mixin for oscar's ``PaymentDetailsView``; make it the first base."""
 
     # Attributes of oscar's view.
     request: Any
@@ -168,7 +178,10 @@ class GiftCardsCheckout:
             raise FailedPreCondition(_BASKET, messages=error.sentences) from None
 
     def submit(self, user: Any, basket: Any, *args: Any, **kwargs: Any) -> Any:
-        """Reserve the cards, then take the payment; if they cannot be reserved, show why."""
+        """Reserve the cards and take the payment.
+
+        If the cards cannot be reserved, show the reason.
+        """
         try:
             reserve_cards(basket, email=self._email, customer=self.get_customer())
         except BasketRefused as error:
@@ -178,12 +191,15 @@ class GiftCardsCheckout:
         return super().submit(user, basket, *args, **kwargs)  # type: ignore[misc]
 
     def restore_frozen_basket(self) -> None:
-        """Give the basket back after a failed payment, and end its reservations."""
+        """Restore the basket after a failed payment, and end its reservations."""
         super().restore_frozen_basket()  # type: ignore[misc]
         release_cards(self.request.basket)
 
     def get_customer(self) -> str | Guest:
-        """The customer for :func:`reserve_cards`; "" if their number is not limited."""
+        """Return the customer for :func:`reserve_cards`.
+
+        Return "" if the number of reserved cards is not limited for this customer.
+        """
         return customer_of(self.request)
 
     @property

@@ -1,4 +1,8 @@
-"""System checks that find mistakes because of which cards would be unsold, unchecked or unseen."""
+"""System checks for shops that use django-oscar.
+
+They find mistakes because of which cards are not bought or not checked, or customers do not see
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ IDS: Mapping[str, str] = {
 
 
 def check_settings(**_: object) -> list[CheckMessage]:
-    """Report what is wrong with ``GIFTCARDS_OSCAR``."""
+    """Report invalid settings in ``GIFTCARDS_OSCAR``."""
     return [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind])
         for problem in conf.problems()
@@ -28,7 +32,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_shop(**_: object) -> list[CheckMessage]:
-    """Report settings and views of the shop that do not fit this app."""
+    """Report settings and views of the shop that do not work with this app."""
     try:
         return [*_check_statuses(), *_check_currency(), *_check_view()]
     except ConfigurationError:

@@ -1,4 +1,4 @@
-"""The settings in ``settings.GIFTCARDS_OSCAR``, which only this module reads."""
+"""The settings in ``GIFTCARDS_OSCAR``, which only this module reads."""
 
 from __future__ import annotations
 

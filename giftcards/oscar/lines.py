@@ -1,7 +1,7 @@
-"""Oscar's lines with gift cards, this app's orders for them, and the progress of the cards.
+"""Oscar's lines with gift cards, and this app's orders for them.
 
-An order's reference contains the primary key of the line. The order's group is the number of
-oscar's order.
+The reference of an order contains the primary key of the line. The group of an order is the number
+of the oscar order.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ class LineState(StrEnum):
 
 
 def sku_of(product_id: str, type_id: str) -> str:
-    """The partner SKU of a card, made from the provider's ids."""
+    """Return the partner SKU of a card, made from the provider's ids."""
     return f"{product_id}/{type_id}"
 
 
 def ids_of(partner_sku: str) -> tuple[str, str]:
-    """The provider's ids of the product and of the type, from a partner SKU."""
+    """Return the provider's ids of the product and the type from a SKU."""
     product_id, _, type_id = partner_sku.partition("/")
     return product_id, type_id
 
 
 def stock_records() -> Any:
-    """The stock records of gift cards."""
+    """Return the stock records of gift cards."""
     return StockRecord.objects.filter(partner__code=PARTNER_CODE)
 
 
 def card_lines(**lookups: Any) -> Any:
-    """The lines with gift cards, unsorted, each with oscar's order."""
+    """Return the lines with gift cards, unsorted, with their oscar orders."""
     lines = OscarLine.objects.filter(partner__code=PARTNER_CODE, **lookups)
     return lines.select_related("order__user", "order__basket").order_by()
 
 
 def reference_of(line: Any) -> str:
-    """The reference of the order that buys the cards of this line."""
+    """Return the reference of the order that buys the cards of this line."""
     return f"{PREFIX}{line.pk}"
 
 
 def line_of(order: Order) -> Any | None:
-    """The line whose cards ``order`` buys, or ``None``.
+    """Return the line whose cards ``order`` buys, or ``None``.
 
     ``order`` may be the order for the line, or a new order for its missing cards.
     """
@@ -81,7 +81,7 @@ def line_of(order: Order) -> Any | None:
 
 
 def parts_of(line: Any) -> list[Order]:
-    """The order for the line, if any, followed by the new orders for its missing cards."""
+    """Return the order for the line and the reorders of its missing cards."""
     first = Order.objects.filter(reference=reference_of(line), group=line.order.number).first()
     return first.parts if first else []
 
@@ -109,7 +109,8 @@ def follow_refund(refund: CustomerRefund, **_: Any) -> None:
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The shop's pipeline need not allow the status, because it cannot undo what the provider did.
+    The status is set even if the shop's pipeline does not allow it, because the pipeline cannot
+    undo what the provider did.
     """
     old, new = line.status, state.value
     if new == old:
@@ -142,7 +143,10 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Note the amount owed for the line, unless the last note about the line says the same."""
+    """Note the amount that is owed for the line in the oscar order.
+
+    Does nothing if the last note about the line says the same.
+    """
     # For cards that were ordered again, the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
     # The notes about this line end with this name, and are found by it.

@@ -1,4 +1,4 @@
-"""The plugin that adds django-oscar to the core, and its receivers of signals."""
+"""The plugin that adds django-oscar to the core, with its receivers."""
 
 from __future__ import annotations
 

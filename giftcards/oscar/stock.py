@@ -1,4 +1,4 @@
-"""Oscar's stock records, whose prices and numbers of cards follow the shelf."""
+"""Oscar's stock records, which follow the prices and stock of the shelf."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ _BATCH = 1_000
 
 
 def follow_changes(should_continue: Callable[[], bool]) -> None:
-    """Update the stock records of cards whose offer has changed since the last run.
+    """Update the stock records of cards whose offer has changed.
 
-    After a change of what is sold or of the stock buffer, and once a day, all stock records are
-    written.
+    Only changes since the last run are considered. All stock records are written once a day, and
+    after a change of what the shop sells or of the stock buffer.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -74,7 +74,10 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """The time of the last run, and the key of the last record written; "" if all were written."""
+    """Return the time of the last run, and the last record written.
+
+    The key of the record is "" if all records were written.
+    """
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     settings, _, rest = memory.token.partition("/")
     since = memory.until
@@ -85,7 +88,10 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """A fingerprint of what decides which cards are on the shelf, beside their prices."""
+    """Return a fingerprint of the values that determine what is sold.
+
+    Prices are not included.
+    """
     decisive: list[object] = [Shelf.objects.current().stock_buffer]
     for rows in (Category.objects, ProviderProduct.objects, ProductType.objects):
         decided = rows.exclude(is_sold=None).order_by("pk")
@@ -94,7 +100,7 @@ def _settings() -> str:
 
 
 def _changed(since: datetime) -> set[str]:
-    """The SKUs of cards that may have changed on the shelf after ``since``."""
+    """Return the SKUs of cards that may have changed after ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
     orders, reservations = Order.objects.order_by(), Reservation.objects.all()
@@ -120,7 +126,10 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_reservation(instance: Reservation, **_: Any) -> None:
-    """Receive a signal: mark the stock record of an ended reservation for the next run."""
+    """Receive a signal: mark the stock record of an ended reservation.
+
+    The next run updates the marked record.
+    """
     sku = sku_of(instance.product_id, instance.type_id)
     # The record is marked after the commit, so that no transaction has to wait for its lock.
     transaction.on_commit(lambda: _touch(sku), robust=True)
@@ -131,10 +140,11 @@ def _touch(sku: str) -> None:
 
 
 def follow_offers(skus: Collection[str] | None = None) -> int:
-    """Write the shelf's prices and stock to the stock records; return the number that changed.
+    """Write the shelf's prices and stock to the stock records.
 
-    ``skus`` selects the records, by default all. Cards that are not on the shelf cannot be bought.
-    If a record cannot be written, this is logged.
+    ``skus`` selects the records; by default, all are written. Cards that are not on the shelf
+    cannot be bought. If a record cannot be written, this is logged. Returns the number of changed
+    records.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -185,17 +195,20 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
 
 
 def _left(kind: ProductType | None) -> int:
-    """The number of cards that can be bought; if the stock is unknown, the limit of one order."""
+    """Return the number of cards that can be bought.
+
+    If the stock is unknown, this is the limit of one order.
+    """
     if kind is None:
         return 0
     return MAX_QUANTITY if kind.available is None else kind.available
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Lock the stock records for an order that oscar is placing. This function receives a signal.
+    """Receive a signal: lock the stock records for a new oscar order.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
-    allocates cards. Without this earlier lock, two customers who buy the same card simultaneously
+    allocates cards. Without this earlier lock, two customers who buy the same card at the same time
     would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
@@ -207,10 +220,11 @@ def lock_stock(instance: Any, **_: Any) -> None:
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create the products on the shelf that oscar's catalogue lacks; return their number.
+    """Create the products on the shelf that oscar's catalogue lacks.
 
-    ``product_ids`` are the provider's ids; by default, all products are created. Types for tests
-    are left out unless ``with_tests`` is True, because every customer could buy them.
+    ``product_ids`` are the provider's ids. By default, all products are created. Test types are
+    left out unless ``with_tests`` is True, because every customer could buy them. Returns the
+    number of created products.
     """
     kinds = offers()
     if product_ids:

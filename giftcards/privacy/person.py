@@ -1,6 +1,6 @@
 """Recognising a person by e-mail addresses, phone numbers or accounts.
 
-A gift's customer and its recipient are two persons. Each app with personal data has a
+The customer of a gift and its recipient are two persons. Each app that stores personal data has a
 :class:`Keeper`.
 """
 
@@ -80,9 +80,10 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person's addresses and numbers, in the forms of :func:`folded` and :func:`dialled`.
+    """A person's e-mail addresses, phone numbers and accounts.
 
-    ``users`` are the primary keys of the person's accounts. Only customers have accounts.
+    Addresses and numbers are in the forms of :func:`folded` and :func:`dialled`. ``users`` contains
+    the primary keys of the person's accounts. Only customers have accounts.
     """
 
     emails: frozenset[str] = frozenset()
@@ -106,10 +107,10 @@ class Person:
 
     @classmethod
     def behind(cls, parts: Collection[Part]) -> Self:
-        """Return the person with all addresses, numbers and accounts of ``parts``.
+        """Return the person with all contacts and accounts of ``parts``.
 
-        Former addresses and numbers are included. Unlike :meth:`of`, this reads texts with words
-        around a number.
+        Former addresses and numbers are included. Unlike :meth:`of`, this method also finds numbers
+        inside other text.
         """
         return replace(cls._named_in(contacts(parts)), users=owners(parts))
 
@@ -128,7 +129,10 @@ class Person:
         )
 
     def is_named_by(self, *texts: str) -> bool:
-        """True if one of ``texts`` is the person's address, or contains the person's number."""
+        """True if one of ``texts`` names the person.
+
+        A text names the person if it is the person's address, or contains the person's number.
+        """
         return any(
             bool(self.emails) and folded(text) in self.emails
             if "@" in text
@@ -137,9 +141,9 @@ class Person:
         )
 
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
-        """Yield the primary keys of ``rows`` in which one of ``columns`` names the person.
+        """Yield the keys of ``rows`` in which one of ``columns`` names the person.
 
-        It reads these columns of all rows, in batches.
+        The method reads these columns of all rows, in batches.
         """
         if not (self.emails or self.phones):
             return
@@ -151,7 +155,10 @@ class Person:
             last = found[-1][0]
 
     def roles_in(self, order: Order) -> list[Role]:
-        """Return the person's roles in ``order``; the customer's role if ``order`` names nobody."""
+        """Return the person's roles in ``order``.
+
+        If ``order`` contains no personal data, the result is the customer's role.
+        """
         named = [
             role
             for role in ROLES
@@ -164,7 +171,7 @@ class Person:
         return [(order, role) for order in orders for role in self.roles_in(order)]
 
     def orders(self) -> set[int]:
-        """Return the primary keys of the orders whose customer or recipient is the person."""
+        """Return the keys of orders whose customer or recipient is the person."""
         owned = Order.objects.filter(user__in=self.users).order_by()
         found = set(owned.values_list("pk", flat=True)) if self.users else set()
         for keys in batches(sorted(self._keys_by_terms())):
@@ -172,16 +179,16 @@ class Person:
         return found
 
     def _keys_by_terms(self) -> set[int]:
-        """Return the primary keys of orders that may name the person, found by an index."""
+        """Return the keys of orders that may name the person, using an index."""
         contacts = chain(self.emails, self.phones)
         terms = set(chain.from_iterable(map(terms_of_contact, contacts)))
         rows = (OrderTerm.objects.filter(term__in=some) for some in batches(sorted(terms)))
         return {key for some in rows for key in some.values_list("order_id", flat=True)}
 
     def former_orders(self) -> set[int]:
-        """Return the primary keys of orders that named the person until they were corrected.
+        """Return the keys of orders that named the person before a correction.
 
-        These may be other people's orders: a mistyped address may be a stranger's.
+        These orders may belong to other people, because a mistyped address may be a stranger's.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -198,7 +205,10 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """Return the addresses and numbers in ``parts`` as they were typed, even if corrected later."""
+    """Return the addresses and numbers in ``parts`` as they were typed.
+
+    Addresses and numbers that were corrected later are included.
+    """
     return {
         text
         for order, role in parts
@@ -208,12 +218,15 @@ def contacts(parts: Iterable[Part]) -> set[str]:
 
 
 def owners(parts: Iterable[Part]) -> frozenset[Any]:
-    """Return the primary keys of the accounts that own the orders of customers in ``parts``."""
+    """Return the keys of the accounts that own the orders in ``parts``.
+
+    Only orders in which the person is the customer count.
+    """
     return frozenset(order.user_id for order, role in parts if role is CUSTOMER) - {None}
 
 
 def is_anonymous(order: Order) -> bool:
-    """True if ``order`` names nobody: it has no account, and neither addresses nor numbers."""
+    """True if ``order`` has no account, no addresses and no numbers."""
     return order.user_id is None and not any(role.contacts_in(order) for role in ROLES)
 
 
@@ -224,7 +237,7 @@ def find_account(name: str) -> Any:
 
 
 def is_staff(name: str) -> bool:
-    """True if ``name`` is the user name of an account of staff."""
+    """True if ``name`` is the user name of a staff account."""
     return bool(getattr(find_account(name), "is_staff", False))
 
 
@@ -235,7 +248,10 @@ def _account_names(users: Collection[Any]) -> set[str]:
 
 
 class Traces:
-    """The texts that name a person in their orders: addresses, numbers, names and user names."""
+    """The texts that name a person in their orders.
+
+    These are addresses, numbers, names and user names.
+    """
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
         parts = person.parts_of(orders)
@@ -263,7 +279,8 @@ class Traces:
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces.
 
-        Use it only for rows about the person: elsewhere, a name may be another person's.
+        Use this method only for rows about the person, because in other rows the name may be
+        another person's.
         """
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
@@ -272,7 +289,8 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text`` contains a whole address or number of the person.
 
-        Use it for any row: it ignores names, which other people may have, too.
+        You can use this method for any row. It ignores names, because other people may have the
+        same name.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 
@@ -280,9 +298,10 @@ class Traces:
         return not self._numbers.isdisjoint(map(_national, numbers_among_words(text)))
 
     def erased(self, value: Any) -> Any:
-        """Return the JSON ``value`` with :data:`ERASED` for each text that contains a trace.
+        """Return the JSON ``value`` without the texts that contain a trace.
 
-        Texts under the keys of names of staff are erased as :meth:`erased_name` does.
+        Each of these texts is replaced by :data:`ERASED`. Names of staff are erased as in
+        :meth:`erased_name`.
         """
         match value:
             case str():
@@ -297,10 +316,11 @@ class Traces:
         return value
 
     def erased_name(self, name: Any) -> Any:
-        """Return ``name``, which says who acted; :data:`ERASED` if it was the person.
+        """Return ``name``, or :data:`ERASED` if it names the person.
 
-        A shop may let customers act, such as correct their address. But staff may have the same
-        name as the person, or be the person in another role, and their names stay.
+        ``name`` is the name of the person who acted. In some shops, customers may act themselves,
+        for example correct their address. However, staff may have the same name as the person, or
+        may be the person in another role. The names of staff therefore stay.
         """
         if not (isinstance(name, str) and self.are_in(name)):
             return name
@@ -316,7 +336,10 @@ def _numbers(text: str) -> frozenset[str]:
 
 
 def _national(number: str) -> str:
-    """Return ``number`` without this country's code, or "" if too few digits are left."""
+    """Return ``number`` without the country code.
+
+    Returns "" if too few digits are left.
+    """
     national = number.removeprefix(COUNTRY)
     return Masked(national) if len(national) >= TELLING_DIGITS else ""
 
@@ -335,26 +358,30 @@ def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
 
 
 class Keeper(Protocol):
-    """An app that keeps something about the customers of orders, or the recipients of gifts."""
+    """An app that stores data about customers, or recipients of gifts."""
 
     #: The label of the app, by which its rows in the admin's log are found.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """Return the primary keys of orders about which a row of the app names the person."""
+        """Return the keys of orders for which the app's rows name the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
-        """Return the e-mail addresses and phone numbers in the app's rows about ``order``."""
+        """Return the addresses and numbers in the app's rows about ``order``."""
 
     def describe(self, order: Order) -> dict[str, Any]:
-        """Return the app's data about ``order``, as JSON with headings in the active language.
+        """Return the app's data about ``order`` for an export.
 
-        The keeper may have an attribute ``prefetched``, with the names of relations of orders. They
-        are read for many orders at once before this method is called.
+        The result is JSON with headings in the active language. The keeper may have an attribute
+        ``prefetched`` with names of relations of orders. The app reads these relations for many
+        orders at once before it calls this method.
         """
 
     def erase(self, order: Order, traces: Traces) -> None:
-        """Erase the person from the app's rows about ``order``, under the lock of ``order``."""
+        """Erase the person from the app's rows about ``order``.
+
+        The caller holds the lock of ``order``.
+        """
 
 
 #: The keepers for each role, by app label.
@@ -362,7 +389,10 @@ keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 
 def add_keeper(role: Role, keeper: Keeper) -> None:
-    """Add ``keeper`` for the people in ``role``; call it from the ``ready`` method of the app."""
+    """Add ``keeper`` for the people in ``role``.
+
+    Call this function from the ``ready`` method of your app.
+    """
     keepers[role][keeper.app_label] = keeper
 
 

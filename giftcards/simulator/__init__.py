@@ -1,7 +1,8 @@
-"""A simulator of the provider (OneClickDz API v3) over real HTTP, for tests and development.
+"""A simulator of the provider (OneClickDz API v3) over real HTTP.
 
-It uses only the standard library and keeps everything in memory. Its page in the documentation has
-examples, and lists the simulator's choices where the provider's pages are silent.
+It is for tests and development. It uses only the standard library, and keeps everything in memory.
+The page about it in the documentation has examples, and explains what the simulator does where the
+provider's documentation says nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The conditions that monitors, commands, pages and digests report.
 
-Each condition is judged by the database alone, with queries that use an index. Apps declare their
-conditions in their plugins; :mod:`giftcards.watch.core_conditions` has those of the core.
+Each condition is judged only from the database, with queries that use an index. Apps declare their
+conditions in their plugins. :mod:`giftcards.watch.core_conditions` contains those of the core.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts by which conditions are judged at one moment; each is read once at most.
+    """The facts from which conditions are judged at one moment.
 
-    Conditions about the last day look back to ``since`` if that is earlier.
+    Each fact is read at most once. Conditions about the last day look back to ``since`` if this is
+    earlier.
     """
 
     def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
@@ -78,12 +79,14 @@ class Standing:
 class Finding:
     """The details of a condition that holds.
 
-    ``sentence`` is for monitors, in English and without secrets. ``count`` is the number of orders
-    or other rows, at most :data:`MOST`; ``has_more`` is True if there are more. ``since`` is when
-    the condition began, if that is known. ``orders`` has references by primary key. ``rows`` has
-    the primary keys of other rows, if staff are notified of each of them once. ``explain`` returns
-    the details for staff in their language, or "". ``allows_sales`` is True if cards can be bought
-    although the condition stops sales in general.
+    - ``sentence`` is for monitors, in English and without secrets.
+    - ``count`` is the number of orders or other rows, at most :data:`MOST`. ``has_more`` is True if
+      there are more.
+    - ``since`` is the time when the condition began, if this is known.
+    - ``orders`` contains references by primary key.
+    - ``rows`` contains the primary keys of other rows, if staff are notified of each of them once.
+    - ``explain`` returns the details for staff in their language, or "".
+    - ``allows_sales`` is True if cards can be bought although the condition usually stops sales.
     """
 
     sentence: str
@@ -100,11 +103,11 @@ class Finding:
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
-        """Return a finding about ``number`` rows; ``None`` for 0.
+        """Return a finding about ``number`` rows, or ``None`` for 0.
 
         If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``one`` is the sentence
         for a single row. ``many`` is the sentence for several rows, with ``%s`` for the count.
-        ``more`` has further fields.
+        ``more`` contains further fields.
         """
         if not number:
             return None
@@ -115,12 +118,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something that is wrong as long as ``judge`` returns a finding.
+    """Something that is wrong while ``judge`` returns a finding.
 
-    ``headline`` is a part of a sentence, perhaps with ``%(count)s``. A condition without a headline
-    is for monitors only. ``holds`` ends a sentence of the documentation that begins with "It holds
-    if". ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
-    about orders or rows, and staff are notified of each of them once.
+    - ``holds`` is the description for the documentation, in whole sentences.
+    - ``headline`` is a part of a sentence, which may contain ``%(count)s``. A condition without a
+      headline is for monitors only.
+    - ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
+      about orders or rows, and staff are notified of each of them once.
     """
 
     code: str
@@ -182,7 +186,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OfRows:
-    """The judge of a condition that can hold only if one of several querysets has rows.
+    """A judge for a condition that needs rows in one of several querysets.
 
     ``tell`` takes the querysets of ``rows``, and returns ``None`` if all are empty. If
     ``is_enough`` is False, it may return ``None`` even if there are rows.

@@ -19,9 +19,9 @@ from giftcards.watch.conditions import CONDITIONS, Severity, Standing
 
 @dataclass
 class GiftcardsCondition(HealthCheck):  # type: ignore[misc]  # untyped
-    """A check that fails, with a sentence in English, while ``condition`` holds.
+    """A check that fails while ``condition`` holds, with an English sentence.
 
-    A condition that is not urgent makes the check a warning.
+    If the condition is not urgent, the check returns a warning.
     """
 
     #: The code of the condition.

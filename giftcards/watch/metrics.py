@@ -1,7 +1,8 @@
-"""Metrics for Prometheus: a collector, and a view for requests that carry a token.
+"""Metrics for Prometheus: a collector and a view.
 
-Import it only where prometheus-client is installed: ``pip install "django-giftcards[metrics]"``.
-All values come from the database, so every process reports the same.
+Requests of the view carry a token. Import this module only if prometheus-client is installed: ``pip
+install "django-giftcards[metrics]"``. All values come from the database, so every process reports
+the same values.
 """
 
 from __future__ import annotations
@@ -196,7 +197,10 @@ def as_text() -> str:
 @login_not_required
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Show the metrics; a view for ``urls.py``, whose requests need ``METRICS_TOKEN``."""
+    """Return the metrics; a view for ``urls.py``.
+
+    Requests need the token in ``METRICS_TOKEN``.
+    """
     try:
         if not _has_token(request):
             # The text is for the person who sets Prometheus up.

@@ -1,6 +1,7 @@
-"""The state of the app, read from the database alone, for pages, commands and monitors.
+"""The state of the app, for pages, commands and monitors.
 
-Every query uses an index, and reads only rows of waiting work unless a docstring says otherwise.
+The state is read only from the database. Every query uses an index, and reads only rows of waiting
+work unless a docstring says otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The actions of staff on orders; each is described by its button, page, function and message."""
+"""The actions of staff on orders.
+
+Each action is described by its button, page, function and message.
+"""
 
 from __future__ import annotations
 
@@ -107,12 +110,13 @@ class Attempt:
 
 
 class Outcome(NamedTuple):
-    """The result of an attempt; the person is then sent to the page of the order.
+    """The result of an attempt.
 
-    ``says`` is a text for the person, or a tuple of texts. ``log`` is the entry in the order's
-    history, or "" if nothing was done. Everybody who may see the order can read the entry, so it
-    names no customer and no cost. With ``wakes``, a worker is woken. ``shows`` is the order whose
-    page is shown, by default the order of the attempt.
+    The person is then redirected to the page of the order. ``says`` is a text for the person, or a
+    tuple of texts. ``log`` is the entry in the history of the order, or "" if nothing was done.
+    Everybody who may see the order can read the entry, so it must not contain the customer or the
+    cost. With ``wakes``, a worker is woken. ``shows`` is the order whose page is shown, by default
+    the order of the attempt.
     """
 
     says: Any
@@ -144,11 +148,11 @@ class Refused(Exception):
 
 
 class OrderButton(NamedTuple):
-    """A button on the page of an order, which leads to a page that says what will happen.
+    """A button on the page of an order.
 
-    With ``is_post``, there is no such page: the button posts ``state_token`` to ``url``. With
-    ``is_minor``, the button is shown as a link. With ``is_final``, it stands last, because its
-    action cannot be undone.
+    The button leads to a page that explains the action. With ``is_post``, there is no such page:
+    the button posts ``state_token`` to ``url``. With ``is_minor``, the button is shown as a link.
+    With ``is_final``, it comes last, because its action cannot be undone.
     """
 
     label: str
@@ -159,7 +163,7 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """Sort the buttons: main ones, then minor ones; in both groups, final ones come last."""
+    """Sort the buttons: main buttons first, and final ones last in each group."""
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
@@ -180,12 +184,12 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderAction:
-    """Something that staff do about an order, or about a row that belongs to an order.
+    """An action of staff about an order, or about a row of an order.
 
-    ``act`` does the work, in one transaction with the entry in the order's history. It may return a
-    page in place of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
-    :exc:`ReorderError`, :exc:`SaleError` or :exc:`Refused`. With a ``form``, a page shows the form
-    first. An action with a ``view`` of its own has no ``act``.
+    ``act`` does the work, in one transaction with the entry in the history of the order. It may
+    return a page instead of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
+    :exc:`ReorderError`, :exc:`SaleError` or :exc:`Refused`. With a ``form``, a page first shows the
+    form. An action with its own ``view`` has no ``act``.
     """
 
     #: The name of the URL, without its prefix ``admin:giftcards_``.

@@ -1,4 +1,4 @@
-"""Reauthentication: staff prove again who they are before they see anything worth money."""
+"""Reauthentication: staff prove who they are before they see codes."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _SESSION = "giftcards_session"
 
 
 def record_proof(request: HttpRequest) -> HttpResponseRedirect:
-    """Record that the person has just proven who they are; return a redirect to the earlier page.
+    """Record that a person has proven who they are.
 
-    The shop's own page, named by ``GIFTCARDS["REAUTHENTICATE"]``, calls this function after the
-    proof. The redirect goes to the URL in the parameter ``next``. If ``next`` is missing or leads
-    to another site, the redirect goes to the start page of the admin. Raises ``PermissionDenied``
-    if nobody is signed in.
+    The shop's page in ``GIFTCARDS["REAUTHENTICATE"]`` calls this function after the proof. Returns
+    a redirect to the URL in the parameter ``next``. If ``next`` is missing or leads to another
+    site, the redirect leads to the start page of the admin. Raises ``PermissionDenied`` if nobody
+    is logged in.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied

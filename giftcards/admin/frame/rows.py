@@ -87,7 +87,10 @@ _PARAMETERS = "giftcards_parameters"
 
 
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin for lists: the URL may only filter by ``list_filter`` and sort by offered columns."""
+    """A mixin for lists that limits what the URL can do.
+
+    The URL can only filter by ``list_filter`` and sort by the columns that the list offers.
+    """
 
     #: The mixin that is put before the change list class of Django or of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
