@@ -1,8 +1,8 @@
 """Conditions of the ledger and of the balance, for staff and monitors.
 
 The conditions "ledger_gap" and "closed_month_changed" report what was recorded after the last
-reading of the ledger. The others are computed each time, so they end as soon as their cause is
-gone.
+reading of the ledger. All other conditions are computed each time, so they end as soon as their
+cause is gone.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _MOST_DAYS = 36_500
 
 
 def lasts(state: ProviderState) -> timedelta | None:
-    """Return the estimated time until the balance is used up; ``None`` without an estimate.
+    """Return the estimated time until the balance is used up, or ``None``.
 
-    The balance is assumed to shrink as fast as in the 24 hours before its reading. There is no
-    estimate if the balance is unknown, or if nothing is known to have been spent.
+    The estimate assumes that the balance decreases as fast as in the 24 hours before it was read.
+    There is no estimate if the balance is unknown, or if no spending is known.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -60,9 +60,10 @@ _ZERO = Decimal(0)
 
 
 def note_gap(read_until: datetime) -> None:
-    """Record whether the entries of the seven days before ``read_until`` explain the balance.
+    """Record whether the ledger's entries explain the balance.
 
-    The day of ``read_until`` itself does not count, because its entries may still come.
+    The entries are those of the seven days before ``read_until``. The day of ``read_until`` itself
+    does not count, because more of its entries may follow.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -70,9 +71,10 @@ def note_gap(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """Return the orders that lack a refund, each with the missing amount, latest first.
+    """Return the orders that lack a refund, each with the missing amount.
 
-    Reads at most 1,001 orders, without those whose missing refund was ticked off.
+    The latest orders come first. The function reads at most 1,001 orders, and leaves out orders
+    whose missing refund was ticked off.
     """
     return _missing_in(_differing())
 
@@ -99,7 +101,10 @@ def _lacks(order: Order) -> Decimal:
 
 
 def _read_and_closed() -> tuple[datetime | None, date | None]:
-    """Return the end of the last reading, and the last closed month; ``None`` if there is none."""
+    """Return the end of the last reading, and the last closed month.
+
+    Each is ``None`` if it does not exist.
+    """
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
         "closed": value_of(MonthClosing.objects.all(), Max("month")),
@@ -109,10 +114,10 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """Return the charges and the refunds of the last seven days that belong to no order.
+    """Return the charges and refunds that belong to no order.
 
-    The newest entries are left out, because the shop may not have recorded their orders or
-    settlements yet. The result is empty before the first reading of the ledger.
+    They are those of the last seven days. The newest entries are left out, because the shop may not
+    have recorded their orders yet. The result is empty before the first reading of the ledger.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
@@ -141,7 +146,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """Return the sentences for monitors about charges and refunds that belong to no order.
+    """Return the sentences for monitors about unknown charges and refunds.
 
     ``found`` maps the type of the entries to their number and amount.
     """

@@ -1,6 +1,6 @@
-"""Reports and orders for spreadsheets: rows of cells, written as CSV or as xlsx.
+"""Reports and orders for spreadsheets, as CSV or xlsx.
 
-The files contain no codes and no serials: this module reads no cards.
+The files contain no codes and no serial numbers, because this module reads no cards.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The figures of reports, each declared once: its name, label, side, SQL and function of an order.
+"""The figures of reports, each of which is declared once.
 
-Reports, files, closed months, pages and JSON take their figures from here. So a new figure is one
-more field of :class:`Figures`. ``tests/books/test_figures.py`` compares the SQL with the functions.
+A declaration has the figure's name, label, side, SQL and function of an order. Reports, files,
+closed months, pages and JSON take their figures from here. A new figure is therefore one more field
+of :class:`Figures`. ``tests/books/test_figures.py`` compares the SQL with the functions.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class Side(enum.Flag):
 
 
 class Line:
-    """A final order with its amounts as a report counts them; ``None`` means unknown.
+    """A final order with its amounts as a report counts them.
 
-    The customers' side counts each dinar once: if missing cards were ordered again, the payment for
-    them counts for the new order only.
+    ``None`` means unknown. The customers' side counts each dinar once: if missing cards were
+    ordered again, their payment is counted only for the new order.
     """
 
     def __init__(self, order: Order) -> None:
@@ -115,7 +116,7 @@ _CHARGE_UNKNOWN = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Figure:
-    """A figure of a report: how it is called, and how it is computed."""
+    """A figure of a report: its name, and how it is calculated."""
 
     label: Any
     side: Side
@@ -160,13 +161,14 @@ def _count(label: Any, side: Side, sql: Any, of: Callable[[Line], int], **more: 
 class Figures:
     """Sums over final orders; they can be added with ``+``.
 
-    Amounts are in dinars, with two decimals. Orders whose amount is unknown are
-    left out of the sum: see :func:`~giftcards.refunds.refund_breakdown` and
+    Amounts are in dinars, with two decimals. Orders whose amount is unknown are left out of the
+    sum: see :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
-    The customers' side counts each dinar once: if missing cards were ordered again, the payment for
-    them counts for the new order only. So paid = kept + owed, and owed = customer_paid_back + open.
+    The customers' side counts each dinar once: if missing cards were ordered again, their payment
+    is counted only for the new order. Therefore paid = kept + owed, and owed = customer_paid_back +
+    open.
     """
 
     # The sequence of the fields is that of all reports. But in files, figures that show costs come
@@ -337,7 +339,10 @@ class Figures:
 
     @property
     def fill_rate(self) -> Decimal | None:
-        """The share of the cards that were delivered: 0 to 1, rounded down to four decimals."""
+        """The share of delivered cards, from 0 to 1.
+
+        It is rounded down to four decimals.
+        """
         if not self.cards_ordered:
             return None
         share = Decimal(self.cards_delivered) / self.cards_ordered

@@ -1,8 +1,8 @@
-"""Matching entries of the ledger with orders.
+"""Matching the entries of the ledger with orders.
 
-An entry that names an order belongs to that order. Other entries are paired by amount and time with
-the charges and refunds that are expected for orders. Such a pair is a guess. It is given up if an
-entry names the order, or if there is a better guess. Matching may be repeated at any time.
+An entry that names an order belongs to this order. Other entries are paired by amount and time with
+the charges and refunds that are expected for orders. Each of these pairs is a guess. It is given up
+if an entry names the order, or if there is a better guess. Matching can be repeated at any time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ _EARLIER = 2 * SKEW
 
 
 class LedgerAccount:
-    """The account whose ledger is read; orders of other accounts have no entries in it."""
+    """The account whose ledger is read.
+
+    Orders of other accounts have no entries in it.
+    """
 
     def __init__(self) -> None:
         key = ApiKey.objects.filter(pk=configured_key())
@@ -68,7 +71,7 @@ def refund_amount(order: Order) -> Decimal | None:
 
 
 def charge(order: Order) -> Expected | None:
-    """Return the charge to expect for an accepted order; ``None`` if none is to be expected."""
+    """Return the expected charge for an accepted order, or ``None``."""
     amount = ordered_amount(order)
     if not amount or order.sent_at is None or order.status not in ACCEPTED:
         return None
@@ -76,7 +79,7 @@ def charge(order: Order) -> Expected | None:
 
 
 def credit(order: Order) -> Expected | None:
-    """Return the refund to expect for a settled order; ``None`` if none is to be expected."""
+    """Return the expected refund for a settled order, or ``None``."""
     amount = refund_amount(order)
     if not amount or order.finalized_at is None:
         return None
@@ -346,10 +349,10 @@ def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
-    """Return True if the credited sum is the promised refund, and False if it is another sum.
+    """Return whether the credited sum is the promised refund.
 
-    The result is ``None`` if the credit may still come, if the refund is not known, or if both sums
-    are 0.
+    The result is ``None`` if the credit may still arrive, if the refund is not known, or if both
+    sums are 0.
     """
     promised = refund_amount(order)
     if promised is None or order.finalized_at is None:

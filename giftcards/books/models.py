@@ -1,4 +1,4 @@
-"""The provider's ledger of this account, as far as it was read."""
+"""The stored part of the provider's ledger of this account."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
-        """True if any entry of the period names an order of this shop.
+        """True if an entry of the period names an order of this shop.
 
-        If so, an entry that names an unknown order belongs to another shop of the account.
+        In this case, an entry that names an unknown order belongs to another shop of the account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
         # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
@@ -106,12 +106,15 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach the entries whose order is a guess; other entries keep their order."""
+        """Detach the entries whose order is only a guess."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
-    """A transaction of the provider that changed the balance; nobody edits an entry here."""
+    """A transaction of the provider that changed the balance.
+
+    Staff cannot edit entries.
+    """
 
     # The provider's `_id`, or an id made from the entry's content.
     provider_id: models.CharField[str, str] = ExactCharField(
@@ -169,7 +172,10 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Take over the values of ``other``, a newer reading; return False if no value differs."""
+        """Take over the values of ``other``, which was read later.
+
+        Returns False if no value differs.
+        """
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:
             setattr(self, name, getattr(other, name))
@@ -187,9 +193,9 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
         self.filter(pk=1).update(**values)
 
     def known_until(self) -> datetime | None:
-        """Return the end of the part of the ledger that was read; ``None`` if nothing was read.
+        """Return until when the ledger was read, or ``None``.
 
-        The end is never in the future, even if the clock was set back since the reading.
+        The result is never in the future, even if the clock was set back since the reading.
         """
         known = self.values_list("read_until", flat=True).first()
         return min(known, timezone.now()) if known else None
@@ -246,9 +252,9 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
 
 
 class MonthClosing(models.Model):
-    """The record that a person has closed a month, with its figures at that moment.
+    """The record that a person has closed a month, with its figures.
 
-    Nobody changes or deletes a record. Closing a month again makes a new record.
+    Records are never changed or deleted. If a month is closed again, a new record is created.
     """
 
     # The first day of the month.

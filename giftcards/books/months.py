@@ -1,7 +1,7 @@
-"""The figures of a month, the steps before its closing, and the record of the closing.
+"""Closing a month: its figures, the steps before it, and the record.
 
-The closing records the figures, some of which must not change any more. So a chore compares the
-record with the present figures after each reading of the ledger.
+The record contains the figures, some of which must not change any more. Therefore a chore compares
+the record with the present figures after each reading of the ledger.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ class Part(models.TextChoices):
 
 
 class MonthFigure(NamedTuple):
-    """A figure of a month, which must not change after the closing if ``is_fixed`` is True.
+    """A figure of a month.
 
-    Other figures go on changing: customers are paid back, and cards are ordered again.
+    If ``is_fixed`` is True, it must not change after the closing. Other figures continue to change,
+    because customers are paid back and cards are ordered again.
     """
 
     name: str
@@ -285,7 +286,7 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger was read for the whole month, and for :data:`GRACE` after its end."""
+        """True if the ledger was read until :data:`GRACE` after the month's end."""
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -387,7 +388,7 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last of the days before ``day`` that are in open months.
+    """Return the first and the last day before ``day`` in open months.
 
     ``closed`` is the first day of the last closed month, or ``None``. All months before it count as
     closed, too. The days begin at most two months before the month of ``day``. If there are no such

@@ -1,7 +1,7 @@
-"""Pairing transactions of the ledger with orders by amount and time, in pure functions.
+"""Pairing of transactions with orders by amount and time.
 
-Transactions of equal amounts cannot be told apart, so each pair is a guess, and as many pairs as
-possible are made.
+Transactions of equal amounts cannot be told apart. Therefore each pair is a guess, and as many
+pairs as possible are made. The functions use neither the database nor requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An order that should have a transaction at about ``at``, and never before ``earliest``."""
+    """An order that should have a transaction at about ``at``.
+
+    The transaction is never before ``earliest``.
+    """
 
     key: int
     amount: Decimal
@@ -59,11 +62,12 @@ T = TypeVar("T", Transaction, Expected)
 def pair(
     transactions: Collection[Transaction], expected: Collection[Expected], spans: Sequence[Span]
 ) -> dict[int, int]:
-    """Return pairs of transactions and orders, as a dict from transaction keys to order keys.
+    """Return pairs of transactions and orders.
 
-    ``spans`` is sorted from the narrowest to the widest. Narrow spans are tried first, to pair
-    transactions with orders of nearly the same time. If this leads to fewer pairs than the widest
-    span alone, only the widest span is used.
+    The result maps transaction keys to order keys. ``spans`` is sorted from the narrowest to the
+    widest. Narrow spans are tried first, in order to pair transactions with orders of nearly the
+    same time. If this leads to fewer pairs than the widest span alone, only the widest span is
+    used.
     """
     pairs: dict[int, int] = {}
     for listed, ones in _sets(transactions, expected, spans[-1]):
@@ -154,11 +158,12 @@ def _window(one: Expected, span: Span) -> _Window:
 def learn_offset(
     transactions: Iterable[Transaction], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """Return the offset of the transactions' clock; positive if it is ahead of the orders' clock.
+    """Return the offset of the transactions' clock.
 
-    The offset is the most frequent difference between the times of transactions and orders of equal
-    amounts: it is about the same in correct pairs, and arbitrary in wrong pairs. Pairs whose times
-    differ by more than ``within`` do not count. Without pairs, the offset is 0.
+    It is positive if this clock is ahead of the orders' clock. The offset is the most frequent
+    difference between the times of transactions and orders of equal amounts, because it is about
+    the same in correct pairs, and arbitrary in wrong pairs. Pairs whose times differ by more than
+    ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))

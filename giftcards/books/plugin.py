@@ -1,4 +1,4 @@
-"""The plugin: what the ledger and the reports add to the core."""
+"""The plugin that adds the ledger and the reports to the core."""
 
 from __future__ import annotations
 

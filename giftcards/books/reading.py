@@ -1,7 +1,8 @@
-"""The nightly reading of the provider's ledger, one day at a time, oldest first.
+"""The nightly reading of the provider's ledger, one day at a time.
 
-The entries of a page and the position of the reading are stored in one transaction. So a killed
-reading goes on at the next page, and no entry is lost or counted twice.
+The oldest day comes first. The entries of a page and the position of the reading are stored in one
+transaction. If a reading is killed, the next one continues with the next page, and no entry is lost
+or counted twice.
 """
 
 from __future__ import annotations
@@ -268,7 +269,10 @@ class _Reader:
         )
 
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
-        """Match the window's entries, or begin another pass; return the next position, if any."""
+        """Match the window's entries, or begin another pass.
+
+        Returns the next position, if there is one.
+        """
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
             # Entries may have moved to another page while the pages were being read.

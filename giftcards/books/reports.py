@@ -1,6 +1,7 @@
-"""Reports on the orders of a period: what was ordered, delivered, charged, sold and owed.
+"""Reports on the orders of a period.
 
-An order counts for the day on which it became final, in the site's time zone.
+A report shows what was ordered, delivered, charged, sold and owed. An order counts for the day on
+which it became final, in the site's time zone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """Times in seconds: half of the orders settled within ``p50``, 95 % within ``p95``."""
+    """Times in seconds until orders settled.
+
+    Half of the orders settled within ``p50``, and 95 % within ``p95``.
+    """
 
     p50: int
     p95: int
@@ -109,7 +113,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """Return the total of :func:`report` for a period, and the sums of further aggregates.
+    """Return the total of :func:`report`, and the sums of more aggregates.
 
     ``further`` maps names to aggregates. This takes half the time of :func:`report`, because it
     leaves out :class:`Settling`.
@@ -148,9 +152,10 @@ def last_day(day: date, by: By) -> date:
 
 
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
-    """Divide the period into days, weeks or months; yield the key and the two ends of each.
+    """Divide the period into days, weeks or months.
 
-    The key is the first day of the whole week or month. The ends lie inside the period.
+    Yields the key and the two ends of each. The key is the first day of the whole week or month.
+    The ends are inside the period.
     """
     while start <= end:
         last = min(last_day(start, by), end)

@@ -1,4 +1,4 @@
-"""The summary of the ledger for a period: sums, balances, and what does not fit the orders.
+"""The summary of the ledger: sums, balances and discrepancies.
 
 Each entry is read once. Python adds up the amounts, because a database may add binary fractions.
 """
@@ -31,7 +31,10 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A day on which the balance changed without entries; ``amount`` is that change."""
+    """A day on which the balance changed without entries.
+
+    ``amount`` is the change.
+    """
 
     day: date
     amount: Decimal
@@ -39,10 +42,10 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Balances:
-    """The balances before and after a period, and the change that its entries do not explain.
+    """The balances before and after a period, and the unexplained change.
 
-    This change is the ``gap``, the sum of the ``breaks``. If a balance is unknown, it is ``None``,
-    ``gap`` is ``None``, and there are no ``breaks``.
+    This change is the ``gap``, which is the sum of the ``breaks``. If a balance is unknown, it is
+    ``None``, ``gap`` is ``None``, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -202,7 +205,10 @@ LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """The number and sum of discrepancies; ``first`` has at most 20 of them."""
+    """The number and the sum of discrepancies.
+
+    ``first`` contains at most 20 of them.
+    """
 
     count: int = 0
     amount: Decimal = _ZERO
@@ -270,7 +276,10 @@ class Summary:
 
     @property
     def names_candidates(self) -> bool:
-        """True if a discrepancy may name the wrong order or entry, because some are guesses."""
+        """True if a discrepancy may name the wrong order or entry.
+
+        This is possible if some orders are guesses.
+        """
         unfitting = (
             self.promised_not_credited,
             self.credited_not_promised,
@@ -300,7 +309,10 @@ def ledger_summary(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """Return the summary without discrepancies, in half the time of :func:`ledger_summary`."""
+    """Return the summary without discrepancies.
+
+    This takes half the time of :func:`ledger_summary`.
+    """
     return _summed_up(start, end, _Tally())
 
 

@@ -1,8 +1,8 @@
-"""Keys, sealing and fingerprints: the only module that imports ``cryptography``.
+"""Keys, encryption and fingerprints; only this module uses cryptography.
 
-A card is sealed as one Fernet token. Whoever can write to the database could copy the token into
-another row. So the sealed text names the place of its card, and :meth:`Keyring.open` compares place
-and fingerprints with the row.
+A card is sealed as one Fernet token. Somebody who can write to the database could copy the token
+into another row. Therefore the sealed text names the place of its card, and :meth:`Keyring.open`
+compares the place and the fingerprints with the row.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Sealed(NamedTuple):
 
 
 class Keyring:
-    """Encryption keys: the first key encrypts cards, and every key decrypts and finds cards.
+    """Encryption keys: the first key encrypts, and every key decrypts.
 
-    A keyring holds secret keys and is cheap: make one for each piece of work, and do not keep it.
+    A keyring also finds cards by their fingerprints. It holds secret keys and is cheap to create.
+    Therefore create one for each piece of work, and do not store it.
     """
 
     @contained
@@ -108,7 +109,7 @@ class Keyring:
         return secret
 
     def _decrypt(self, token: str) -> dict[str, Any]:
-        """The content of a token; empty if the token is unusable."""
+        """Return the content of a token, or an empty one if it is unusable."""
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
@@ -117,7 +118,10 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """The fingerprints for each column, one per key; ``[""]`` for an empty column."""
+        """Return the fingerprints for each column, one for each key.
+
+        The fingerprints of an empty column are ``[""]``.
+        """
         code = normalised(secret.value)
         # In a shorter code, the last four characters would be more than half of the code.
         has_tail = len(code) >= 2 * TAIL
@@ -130,7 +134,7 @@ class Keyring:
 
     @contained
     def identities(self, secret: CardSecret) -> list[str]:
-        """Fingerprints of exactly this card, one per key, in the order of the keys.
+        """Return the fingerprints of exactly this card, in the order of the keys.
 
         They show whether a delivered card is already stored. Two codes that differ only in case are
         two cards, so nothing is normalised.
@@ -140,31 +144,33 @@ class Keyring:
 
     @contained
     def value_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of a full code, one per key."""
+        """Return the fingerprints of a complete code, one for each key."""
         return self._fingerprints("value", normalised(text))
 
     @contained
     def serial_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of a full serial, one per key."""
+        """Return the fingerprints of a complete serial number, one for each key."""
         return self._fingerprints("serial", normalised(text))
 
     @contained
     def tail_fingerprints(self, text: str) -> list[str]:
-        """Fingerprints of the last characters of a code, one per key.
+        """Return the fingerprints of the last characters of a code.
 
-        Empty unless the normalised ``text`` has exactly :data:`TAIL` characters.
+        There is one for each key. The result is empty unless the normalised ``text`` has exactly
+        :data:`TAIL` characters.
         """
         tail = normalised(text)
         return self._fingerprints("tail", tail) if len(tail) == TAIL else []
 
     @contained
     def sent_references(self, reference: str) -> list[str]:
-        """The references by which the provider may know an order of ours, one per key.
+        """Return the references by which the provider may know an order.
 
-        The first one is sent with the order. It is a keyed digest of the shop's own ``reference``:
-        it tells nothing about the order, and nobody who chooses the shop's references can choose
-        it. Its 32 lower-case letters and digits are what most systems store unchanged. It does not
-        begin with a digit, so that it is not taken for a number.
+        There is one for each key, and the first one is sent with the order. It is a keyed digest of
+        the shop's own ``reference``. It reveals nothing about the order, and people who choose the
+        shop's references cannot choose it. It consists of 32 lower-case letters and digits, which
+        most systems store unchanged. It does not begin with a digit, so that no system takes it for
+        a number.
         """
         return [f"gc{digest[:30]}" for digest in self._fingerprints("reference", reference)]
 
@@ -190,10 +196,10 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 
 
 def normalised(text: str) -> str:
-    """Reduce ``text`` to a form that does not depend on how a person types the code.
+    """Return ``text`` in a form that does not depend on how it was typed.
 
     Case, spaces and dashes are dropped. Digits of every script become ASCII digits, because a
-    keyboard may write ٣ or ۳ for 3. Characters of full width become ASCII, too.
+    keyboard may write ٣ or ۳ for 3. Full-width characters become ASCII characters, too.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     # A code with only punctuation stays as it is: otherwise, all such codes would be equal.
@@ -202,17 +208,21 @@ def normalised(text: str) -> str:
 
 
 def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
-    """Derive a key for ``purpose``; the encryption key cannot be computed from it."""
+    """Derive a key for ``purpose``.
+
+    The encryption key cannot be computed from the derived key.
+    """
     derive = HKDF(SHA256(), length=length, salt=None, info=purpose).derive
     return derive(base64.urlsafe_b64decode(key))
 
 
 @contained
 def key_fingerprint(api_key: str) -> str:
-    """A fingerprint of an API key, to record that the provider has refused the key.
+    """Return a fingerprint of an API key.
 
-    It does not use the encryption keys, which processes may not share during a rotation. An API key
-    is too long to be guessed from its fingerprint.
+    It is used to record that the provider has refused the key. It does not depend on the encryption
+    keys, which may differ between processes during a rotation. An API key is too long to be guessed
+    from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]
@@ -224,7 +234,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str) -> str:
-    """Decrypt a text that :func:`sealed` has returned; return any other text unchanged."""
+    """Decrypt a text from :func:`sealed`; return any other text unchanged."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

@@ -1,7 +1,8 @@
-"""Keeping secrets out of error mails, crash reports, debuggers and rows of tasks.
+"""Keeping secrets out of error mails, crash reports, debuggers and tasks.
 
-An error report shows the local variables of every frame that an exception has passed. So secrets
-are :class:`Masked`, and functions that turn a secret into bytes or JSON are :func:`contained`.
+An error report shows the local variables of every frame that an exception has passed. Therefore
+secrets are :class:`Masked`, and functions that turn a secret into bytes or JSON are
+:func:`contained`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class Masked(str):
     """A text whose ``repr`` does not show the text.
 
-    Texts made from it, such as a slice or the result of :meth:`str.upper`, are ordinary texts.
+    Texts made from it, for example a slice or the result of :meth:`str.upper`, are ordinary texts.
     """
 
     __slots__ = ()
@@ -34,9 +35,9 @@ class Masked(str):
 
 @dataclass(frozen=True, slots=True)
 class CardSecret:
-    """A delivered card: ``value`` is the code that the customer enters, ``serial`` may be "".
+    """A delivered card: ``value`` is the code, and ``serial`` may be "".
 
-    Both are secret: they are masked, and the ``repr`` of the card leaves them out.
+    Both are secret. They are masked, and the ``repr`` of the card does not contain them.
     """
 
     value: str = field(repr=False)
@@ -48,9 +49,10 @@ class CardSecret:
 
 
 def place_of(error: BaseException) -> str:
-    """The file and line that raised ``error``; "" if it was never raised.
+    """Return the file and line that raised ``error``.
 
-    Logs and rows name this place, not the error's text, which may hold a secret.
+    Logs and rows contain this place instead of the error's text, which may contain a secret. The
+    result is "" if the error was never raised.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -59,11 +61,11 @@ def place_of(error: BaseException) -> str:
 
 
 def contained(function: Callable[P, T]) -> Callable[P, T]:
-    """Strip the frames, the cause and the context from an exception that leaves ``function``.
+    """Remove frames, cause and context from exceptions of ``function``.
 
-    This includes exceptions that strike at any moment, such as :exc:`KeyboardInterrupt` or a task's
-    timeout. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of the lost
-    frames.
+    This includes exceptions that can occur at any moment, for example :exc:`KeyboardInterrupt` or
+    the time-out of a task. An exception that is not a :exc:`GiftcardsError` gets a note with the
+    lines of the removed frames.
     """
 
     @wraps(function)
@@ -90,7 +92,7 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which writes log entries, outside the context of the request.
+    """Call ``function``, which logs, outside the context of the request.
 
     Error collectors add the request's URL and form data to each log entry. On a customer's page,
     these contain the link to the cards and the PIN.

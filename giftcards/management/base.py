@@ -37,10 +37,11 @@ WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if settin
 
 
 class GiftcardsCommand(ConsoleCommand):
-    """A command with exit code 0 if done, 1 if failed or unfinished, 2 if it could not start.
+    """A command that needs valid settings and a working database.
 
-    It checks the settings in ``needs`` and the database first, so exit code 2 means that nothing
-    has happened.
+    The exit code is 0 if the command did its work, 1 if it failed or did not finish, and 2 if it
+    could not start. The command first checks the settings in ``needs`` and the database. Therefore
+    exit code 2 means that nothing was changed.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -68,7 +69,10 @@ class GiftcardsCommand(ConsoleCommand):
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
-        """Fail if the database, or a table of the core or of the command's app, is missing."""
+        """Fail if the database or a table is missing.
+
+        Checks the tables of the core and of the command's app.
+        """
         core = apps.get_app_config("giftcards")
         own = apps.get_containing_app_config(type(self).__module__) or core
         for app in {core, own}:
@@ -87,7 +91,10 @@ class GiftcardsCommand(ConsoleCommand):
         return Progress(put, is_live=is_live)
 
     def write_json(self, result: Any) -> None:
-        """Print ``result`` as JSON: amounts are strings with two decimals, times are ISO 8601."""
+        """Print ``result`` as JSON.
+
+        Amounts are strings with two decimals, and times are in ISO 8601 format.
+        """
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
@@ -97,7 +104,7 @@ class GiftcardsCommand(ConsoleCommand):
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print ``order`` with what the customer paid and what the cards cost."""
+        """Print ``order`` with the customer's payment and the cost of the cards."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -119,22 +126,31 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """Return an error with exit code 1: the database failed after the work had begun."""
+    """Return an error with exit code 1 for a failure during the work.
+
+    The database failed after the work had begun.
+    """
     return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
 
 
 def unfinished(reason: str) -> CommandError:
-    """Return an error with exit code 1: the work failed, or did not end."""
+    """Return an error with exit code 1: the work failed or did not finish."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """Return an error with exit code 2: the command cannot start, and nothing has happened."""
+    """Return an error with exit code 2: the command cannot start.
+
+    Nothing was changed.
+    """
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """Return the text of ``error`` in one line of English, with the names of wrong arguments."""
+    """Return the text of ``error`` in one line of English.
+
+    The text includes the names of wrong arguments.
+    """
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             return " ".join(
@@ -146,13 +162,13 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def current_pause() -> str:
-    """Return the English reason why calls to the provider are paused; "" if they are not."""
+    """Return why calls to the provider are paused in English, or ""."""
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
 
 
 def provider_state() -> str:
-    """Return "In service.", or the English reason why calls to the provider are paused."""
+    """Return why calls to the provider are paused, or "In service."."""
     return current_pause() or "In service."
 
 
@@ -177,7 +193,10 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """Return the ``known`` conditions that ``--fail-on`` names; exit with 2 if one is unknown."""
+    """Return the ``known`` conditions that ``--fail-on`` names.
+
+    If a condition is unknown, the command exits with 2.
+    """
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
@@ -272,7 +291,10 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield lines on the customer's money; ``customer``: a result of :func:`customer_as_dict`."""
+    """Yield lines about the customer's money.
+
+    ``customer`` is a result of :func:`customer_as_dict`.
+    """
     if customer is None:
         return
     yield "  customer"
@@ -334,9 +356,9 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """Return what ``order`` waits for, and since when it waits; ``None`` if it does not wait.
+    """Return what ``order`` waits for and since when, or ``None``.
 
-    The first item of the result is a text that ends a sentence.
+    The first item of the result is the end of a sentence.
     """
     state = STATES[order.status]
     if order.is_on_hold or not state.waits_for:
@@ -345,7 +367,10 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 
 
 def reason(order: Order) -> str:
-    """Return the open problems of ``order`` in English, or else why its status changed last."""
+    """Return the open problems of ``order`` in English.
+
+    If there are none, return the reason of the last change of status.
+    """
     if order.open_problems:
         return " ".join(map(str, order.open_problems))
     last = order.changes.last()

@@ -1,7 +1,7 @@
-"""The groups of staff that ``giftcards_setup`` creates: one for each role.
+"""The groups of staff that ``giftcards_setup`` creates, one for each role.
 
-A group is created once and then belongs to the shop. Permissions that the shop adds stay; those
-that it removes come back only with ``--repair-groups``.
+A group is created once, and then belongs to the shop. Permissions that the shop adds stay.
+Permissions that the shop removes are only restored with ``--repair-groups``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,18 @@ _Key = tuple[str, str]
 
 
 def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
-    """Create missing groups; with ``repair``, add missing ``permissions`` to existing groups."""
+    """Create missing groups.
+
+    With ``repair``, missing ``permissions`` are added to existing groups.
+    """
     return [_ensure(name, permissions, repair=repair) for name in ROLES]
 
 
 def role_permissions() -> dict[_Key, Permission]:
-    """Return the permissions of all roles; raise ``ConfigurationError`` if one does not exist."""
+    """Return the permissions of all roles.
+
+    Raises ``ConfigurationError`` if a permission does not exist.
+    """
     wanted = {key for name in ROLES for key in _wanted(name)}
     found = Permission.objects.select_related("content_type").filter(
         content_type__app_label__in={label for label, _codename in wanted},

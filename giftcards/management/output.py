@@ -1,6 +1,6 @@
-"""The output of the commands: help with examples, progress, times and closed pipes.
+"""The output of the commands: help, progress, times and closed pipes.
 
-This module works without models and settings, because the simulator's command needs neither.
+This module works without models and settings, because the simulator's command has neither.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OutputClosed(Exception):
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """A help formatter that keeps paragraphs, and the lines of the examples."""
+    """A help formatter that keeps paragraphs and the lines of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -47,7 +47,10 @@ class _HelpFormatter(DjangoHelpFormatter):
 
 
 class ConsoleCommand(BaseCommand):
-    """A command with notes and examples in its help; it ends quietly if its output is closed."""
+    """A command whose help has notes and examples.
+
+    The command ends quietly if its output is closed.
+    """
 
     requires_system_checks = ()
     # Paragraphs below the options in the help.
@@ -78,7 +81,7 @@ class ConsoleCommand(BaseCommand):
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` without delay; raise :exc:`OutputClosed` if the pipe is closed."""
+        """Print ``text`` at once; raise :exc:`OutputClosed` for a closed pipe."""
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -89,8 +92,8 @@ class ConsoleCommand(BaseCommand):
 class Progress:
     """A context manager that shows what a command waits for, and since when.
 
-    A terminal shows one line, which is redrawn. A log gets a line whenever the text changes, and
-    once a minute while it does not.
+    A terminal shows one line, which is redrawn. In a log, a line is written when the text changes,
+    and otherwise once a minute.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
@@ -118,10 +121,11 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``; with ``unless_short``, a log shows it only if the wait lasts some seconds.
+        """Show ``text``, which says what the command waits for.
 
-        The wait began at ``since``, or else at the first call with this ``text``. A terminal also
-        shows ``bar``; if the line is too long, ``text`` is cut.
+        With ``unless_short``, the text is logged only if the wait lasts for some seconds. The wait
+        began at ``since``, or else at the first call with this ``text``. A terminal also shows
+        ``bar``. If the line is too long, ``text`` is shortened.
         """
         now = time.monotonic()
         if text != self._text:
@@ -142,7 +146,10 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show the progress: as a bar on a terminal, as a line for each tenth in a log."""
+        """Show the progress, as a bar on a terminal.
+
+        In a log, a line is written for each tenth.
+        """
         share = min(done / total, 1) if total else 1
         if self._is_live:
             self.show(text, bar=f" [{'#' * int(share * _BAR):.<{_BAR}}] {int(share * 100)} %")
@@ -150,7 +157,7 @@ class Progress:
             self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
-        """End the wait, and print ``text``, if any, as its result."""
+        """End the wait, and print its result ``text``, if there is one."""
         if self._drawn:
             self._put("")
         self._drawn = self._text = ""
@@ -169,7 +176,7 @@ class Progress:
 
 
 def set_by_signals() -> threading.Event:
-    """Return an event that Ctrl-C and SIGTERM set, instead of ending the process."""
+    """Return an event that Ctrl-C and SIGTERM set instead of an exit."""
     stop = threading.Event()
 
     def end(*_args: object) -> None:
@@ -185,7 +192,10 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """Return the time of ``moment`` in the site's time zone, with the date unless it is today."""
+    """Return the time of ``moment`` in the site's time zone.
+
+    Unless ``moment`` is today, the date is included.
+    """
     now = timezone.now()
     if timezone.is_aware(moment):
         moment, now = timezone.localtime(moment), timezone.localtime(now)

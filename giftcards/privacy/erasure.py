@@ -1,7 +1,7 @@
-"""Erasing a person from orders: a customer or a recipient of gifts.
+"""Erasing a person, a customer or a recipient of gifts, from orders.
 
-The orders and the ledger stay, without the person. Each order is erased in its own transaction. If
-an erasure was stopped, the next one goes on with the orders that still name the person.
+The orders and the ledger remain, without the person. Each order is erased in its own transaction.
+If an erasure was stopped, the next one continues with the orders that still name the person.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Erasure:
 
 
 class SharedNumber(GiftcardsError):
-    """Raised if the orders with a phone number have several e-mail addresses.
+    """The orders with a phone number have several e-mail addresses.
 
-    A family may share a phone number. The error's text has neither addresses nor numbers.
+    A family may share a phone number. The error's text contains neither addresses nor numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -84,10 +84,10 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders and the doubtful orders, both with the oldest first.
+    """Return the person's orders and the doubtful orders, oldest first.
 
-    An order is the person's if the person is its customer, or the recipient of its gift. An order
-    that names nobody is the person's, too, if all messages about it went to the person.
+    An order belongs to the person if the person is its customer, or the recipient of its gift. An
+    order that names nobody also belongs to the person if all messages about it went to the person.
 
     Staff have to decide about a doubtful order. An order is doubtful for one of these reasons:
 
@@ -96,7 +96,7 @@ def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     - A message about it went to the person.
 
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses, unless the
-    person is known by an account.
+    person is identified by an account.
     """
     named = _read(person.orders())
     _check_not_shared(person, named)
@@ -121,9 +121,9 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 
 
 def _is_only_sent_to(person: Person, order: Order) -> bool:
-    """True if the order names no customer, and all its messages went to the person.
+    """True if the order names no customer and was sent only to the person.
 
-    If a message went to anybody else, the codes may be somebody else's.
+    If a message went to anybody else, the codes may belong to somebody else.
     """
     if not is_anonymous(order):
         return False
@@ -138,9 +138,9 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """Return a key of :data:`REASONS` if ``order`` must not be erased yet, or else "".
+    """Return why ``order`` must not be erased yet, or "".
 
-    ``roles`` are the person's roles in the order.
+    The result is a key of :data:`REASONS`. ``roles`` are the person's roles in the order.
     """
     if not order.is_final:
         return "open"
@@ -163,9 +163,9 @@ def erase(
 ) -> Erasure:
     """Erase the person from ``orders``, and from the log of the admin.
 
-    Orders for which :func:`why_kept` has a reason are left alone. ``should_continue`` is called
+    Orders for which :func:`why_kept` gives a reason are not changed. ``should_continue`` is called
     before each order. ``record`` is called in the transaction of each order that was erased, with
-    the roles of the person.
+    the person's roles.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next one finds only the orders that
@@ -192,10 +192,10 @@ def erase(
 
 
 def _roles_under_lock(person: Person, order: Order) -> list[Role]:
-    """Lock and read ``order``; return the person's roles in it, which may have changed.
+    """Lock and read ``order``; return the person's present roles in it.
 
-    There is none if a correction has named somebody else, or if another process has erased the
-    customer.
+    The person has no role if a correction has named somebody else, or if another process has erased
+    the customer.
     """
     erased_at = order.customer_erased_at
     # The lock keeps everybody from adding a refund, note, correction or complaint.

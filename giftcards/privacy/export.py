@@ -1,4 +1,4 @@
-"""Export of everything that is kept about a person, in one file that they can read."""
+"""Export of all stored data about a person, in one readable file."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ _REFUND = (
 
 
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
-    """Return everything kept about ``person`` in ``orders``, as JSON with headings in ``language``.
+    """Return all stored data about ``person`` in ``orders``, as JSON.
 
-    The default is the language of the person's last order that has a language, or else the site's.
-    The result has no codes, no costs at the provider, no names of staff, and nothing about the
-    other person of a gift.
+    The headings are in ``language``. The default is the language of the person's last order that
+    has a language, or else the site's language. The result contains no codes, no costs, no names of
+    staff, and no data about the other person of a gift.
     """
     orders = list(orders)
     for some in batches(orders):
@@ -153,7 +153,10 @@ def described(row: models.Model, *names: str) -> Described:
 
 
 def rows(related: Any) -> list[Any]:
-    """Return the rows of a related manager, oldest first; takes no query if they are prefetched."""
+    """Return the rows of a related manager, oldest first.
+
+    If they are prefetched, this makes no query.
+    """
     return sorted(related.all(), key=lambda row: row.pk)
 
 

@@ -1,7 +1,7 @@
-"""Retention: destroying old codes, and overwriting the rows that SQLite deletes.
+"""Retention: destroying old codes.
 
-Codes may remain in backups, and in the files of other databases: the shop has to take care of
-these. Most builds of SQLite only mark the place of a deleted or moved row as free. So this module
+Codes may remain in backups, and in the files of other databases, for which the shop is responsible.
+Most builds of SQLite only mark the place of a deleted or moved row as free. Therefore this module
 makes SQLite overwrite the place, and empty the write-ahead log, which keeps old pages.
 """
 
@@ -37,7 +37,7 @@ _SECONDS = 5.0
 
 @dataclass(slots=True)
 class Purge:
-    """The result of a purge, or what it would be for a dry run."""
+    """The result of a purge, or its expected result in a dry run."""
 
     orders: int = 0
     cards: int = 0
@@ -49,7 +49,7 @@ class Purge:
 
 
 class Reason(NamedTuple):
-    """A condition under which an old order keeps its codes."""
+    """A reason why an old order keeps its codes."""
 
     condition: Q
     #: The words that follow "3 orders" in a sentence.
@@ -73,7 +73,10 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """Return a time that is certainly at least ``days`` ago, even if the clock was changed."""
+    """Return a time that is certainly at least ``days`` ago.
+
+    The result takes changes of the clock into account.
+    """
     return Clock().long_ago(timedelta(days=days))
 
 
@@ -85,12 +88,12 @@ def purge(
     should_continue: Callable[[], bool] = lambda: True,
     on_batch: Callable[[Purge], object] = lambda _purge: None,
 ) -> Purge:
-    """Destroy the codes of the orders that settled before ``settled_before``, oldest first.
+    """Destroy the codes of orders settled before ``settled_before``.
 
-    Orders for which one of the :data:`REASONS` is true are left alone. Orders without cards are not
-    counted.
-    With ``is_dry_run``, nothing is changed. The purge stops between batches once
-    ``should_continue`` returns False. To resume, pass the ``place`` of the result as ``since``.
+    The oldest orders come first. Orders for which one of the :data:`REASONS` is true are not
+    changed. Orders without cards are not counted. With ``is_dry_run``, nothing is changed. The
+    purge stops between batches when ``should_continue`` returns False. To resume, pass the
+    ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -108,7 +111,7 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Destroy the codes of orders that settled more than ``CODES_KEPT_DAYS`` ago, once a day.
+    """Destroy codes that are older than ``CODES_KEPT_DAYS``, once a day.
 
     A call takes a few seconds at most. The next call resumes an unfinished purge.
     """
@@ -155,7 +158,10 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, the orders without cards, and the number of others by reason."""
+    """Return the orders to purge, those without cards, and the others.
+
+    The others are counted by reason.
+    """
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
     rows = Order.objects.filter(_was_delivered(settled_before), pk__in=keys)
@@ -198,7 +204,7 @@ def _purge_batch(
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Make SQLite overwrite deleted and moved rows; a receiver of ``connection_created``."""
+    """Receive ``connection_created``: let SQLite overwrite deleted rows."""
     if connection.vendor == "sqlite":
         # Django's cursor would count this statement as a query of the code that needed the
         # connection.
@@ -212,9 +218,10 @@ _PATIENCE = 1_000
 
 
 def empty_log(using: str) -> None:
-    """Make SQLite empty its write-ahead log; log a warning if another process is using it.
+    """Let SQLite empty its write-ahead log.
 
-    Nothing happens for other databases, or in a transaction, which needs the log.
+    If another process uses the log, a warning is logged. Does nothing for other databases, or in a
+    transaction, which needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

@@ -1,7 +1,7 @@
-"""Rotating the encryption keys: every card is sealed anew under the first key.
+"""Rotation of the encryption keys: the first key encrypts every card.
 
-The shop can run in the meantime. All fingerprints of a card are made anew, too, so nothing in the
-database depends on the other keys afterwards. A rotation that was stopped can be resumed.
+The shop can keep running. All fingerprints of a card are calculated again, too, so that afterwards
+nothing in the database depends on the other keys. A rotation that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class RotationTally:
 
 
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Seal every card under the first key, ``per_second`` at most, and return the tally.
+    """Encrypt every card with the first key; return the tally.
 
-    ``on_batch`` is called after each batch; if it raises, the next rotation goes on from there.
-    Cards that no key opens are left as they are. Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
+    At most ``per_second`` cards are encrypted in a second. ``on_batch`` is called after each batch;
+    if it raises, the next rotation continues from there. Cards that no key opens are not changed.
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
     """
     keyring = conf.keyring()
     done = 0
@@ -77,9 +77,9 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 
 
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Open every card with the first key alone, without showing any; return the tally.
+    """Open every card with the first key alone; return the tally.
 
-    ``on_batch`` is used, and errors are raised, as by :func:`rotate`.
+    No code is shown. ``on_batch`` and the errors are those of :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
@@ -94,7 +94,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """Return the number of cards that are not known to be sealed with the first key."""
+    """Return the number of cards that may not use the first key yet."""
     return _of_other_keys(conf.keyring()).count()
 
 
@@ -115,7 +115,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``; repeat it if a deadlock with the running shop rolls it back."""
+    """Call ``seal``, and repeat it after a deadlock with the running shop."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()

@@ -1,7 +1,8 @@
-"""Strict parsing of the provider's answers into frozen dataclasses, without I/O.
+"""Strict parsing of the provider's answers into frozen dataclasses.
 
-Any string in an answer may be a card's code. So flaws and the text of :exc:`Unreadable` quote
-nothing from an answer but names of fields and short numbers.
+Any string in an answer may be a card's code. Therefore flaws and the text of :exc:`Unreadable`
+contain nothing from an answer except names of fields and short numbers. This module makes no
+requests.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ _CONTEXT = Context(prec=28)
 
 
 class Unreadable(ValueError):
-    """Raised for an answer that cannot be used at all; its text never quotes the answer."""
+    """The answer cannot be used at all. The text never quotes the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A fault of an answer, as the code and the parameters of a problem."""
+    """A flaw of an answer, as the code and the parameters of a problem."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -109,7 +110,10 @@ class OrderPage:
 
     @property
     def page_count(self) -> int | None:
-        """The number of pages; ``None`` if unknown. Only the first page has the right number."""
+        """The number of pages, or ``None`` if it is unknown.
+
+        Only the first page has the right number.
+        """
         if self.total_pages is not None:
             return self.total_pages
         if self.total_results is None:
@@ -120,7 +124,10 @@ class OrderPage:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """The type (such as ``SANDBOX``) and scope (such as ``READ-WRITE``) of the key."""
+    """The type and the scope of the API key.
+
+    Examples are ``SANDBOX`` and ``READ-WRITE``.
+    """
 
     key_type: str
     scope: str
@@ -128,7 +135,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProductType:
-    """One denomination: this account's price in dinar, and the stock (0: none left)."""
+    """One type: the price for this account in dinars, and the stock."""
 
     type_id: str
     name: str
@@ -138,7 +145,7 @@ class ProductType:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product and its denominations."""
+    """A product and its types."""
 
     title: str
     types: tuple[ProductType, ...]
@@ -199,13 +206,12 @@ class PaymentAnswer:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A transaction on the account, in dinar; a positive amount came in.
+    """A transaction of the account, in dinars.
 
-    ``type`` is the provider's word, such as ``ORDER``, or :data:`PAYMENT` for a customer's payment.
-    ``objid`` is the id of what it is about, such as an order.
-
-    An unusable text is "", an unusable balance ``None``. The provider's balances may contradict the
-    amount.
+    The amount is positive if the account received money. ``type`` is the provider's word, for
+    example ``ORDER``, or :data:`PAYMENT` for a customer's payment. ``objid`` is the id of the
+    object of the transaction, for example an order. An unusable text is "", and an unusable balance
+    is ``None``. The provider's balances may contradict the amount.
     """
 
     row_id: str
@@ -219,9 +225,10 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPage:
-    """One page of the transactions. ``unreadable`` counts the rows that could not be used.
+    """One page of the transactions.
 
-    ``total_pages`` and ``total_results`` are ``None`` if the provider does not say.
+    ``unreadable`` is the number of rows that could not be used. ``total_pages`` and
+    ``total_results`` are ``None`` if the provider does not name them.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -429,7 +436,10 @@ def read_payment_link(data: JsonObject) -> PaymentLink:
 
 
 def _is_page(url: str) -> bool:
-    """True if customers may be sent to ``url``: https, or a page of the simulator."""
+    """True if customers may be sent to ``url``.
+
+    The address must use https, unless it is a page of the simulator.
+    """
     if not _ADDRESS.fullmatch(url):
         return False
     try:
@@ -458,7 +468,10 @@ def read_payment(data: JsonObject, *, asked_for: str) -> PaymentAnswer:
 
 
 def read_catalogue(data: JsonObject) -> Catalogue:
-    """Read the catalogue; refuse an empty one, which would take all products off sale."""
+    """Read the catalogue.
+
+    An empty catalogue is refused, because it would take all products off sale.
+    """
     categories = _list(data, "categories", "categories")
     rows = [row for category in categories for row in _products_of(category)]
     products: dict[str, ListedProduct] = {}
@@ -499,7 +512,10 @@ def _read_listed(row: object, *, category: str) -> ListedProduct | None:
 
 
 def _id(fields: _Fields) -> str:
-    """Return the id of a product or type; the provider's pages disagree about the field's name."""
+    """Return the id of a product or type.
+
+    The pages of the provider's documentation disagree about the name of the field.
+    """
     return fields.text("id", _ORDERABLE.fullmatch) or fields.text("_id", _ORDERABLE.fullmatch)
 
 
@@ -531,7 +547,10 @@ def _read_type(fields: _Fields) -> ProductType:
 
 
 def plain(text: str, limit: int) -> str:
-    """Return ``text`` as one line without control and bidi characters, cut to ``limit``."""
+    """Return ``text`` as one line of at most ``limit`` characters.
+
+    Control and bidi characters are removed.
+    """
     kept = "".join(char for char in text if char.isprintable() or char.isspace())
     return " ".join(kept.split())[:limit]
 
@@ -541,9 +560,10 @@ def _is_plain(text: str) -> bool:
 
 
 class _Fields:
-    """The fields of a JSON object: unusable texts are ``""``, other unusable values ``None``.
+    """The fields of a JSON object.
 
-    ``flaws`` collects unusable or negative numbers, and unusable cards.
+    An unusable text is ``""``, and any other unusable value is ``None``. ``flaws`` collects
+    unusable or negative numbers, and unusable cards.
     """
 
     def __init__(self, data: JsonObject) -> None:
@@ -575,7 +595,7 @@ class _Fields:
         return int(value)
 
     def stock(self, name: str) -> int | None:
-        """Return a number of cards; a number below zero means that none is left."""
+        """Return a number of cards; a number below zero counts as zero."""
         value = self._number(name)
         return 0 if value is not None and value < 0 else self.whole(name)
 
@@ -644,13 +664,16 @@ class _Fields:
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:
-    """Return the number as a parameter, unless it is long enough to be a card's code."""
+    """Return the number as a parameter, unless it may be a card's code."""
     text = "" if number is None else str(number)
     return {"value": text} if 0 < len(text) <= 8 else {}
 
 
 def _secret(value: object) -> str | None:
-    """Return a code or serial exactly as the provider sent it; ``None`` if it is unusable."""
+    """Return a code or serial number exactly as the provider sent it.
+
+    Returns ``None`` if it is unusable.
+    """
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         text = str(value)
         return None if "E" in text else text  # Decimal wrote the exponent, not the provider

@@ -1,9 +1,10 @@
-"""The client of the provider's API. It returns frozen dataclasses and raises typed errors.
+"""The client of the provider's API.
 
-Answers, errors and tracebacks contain neither the API key nor the body of a reply. A failure is a
-return value until :func:`_unwrap` raises it, in a frame that has neither. The error has no context:
-an exception of json would contain the body, and an exception of requests would contain the key.
-:func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, such as
+The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks
+contain neither the API key nor the body of a reply. A failure is a return value until
+:func:`_unwrap` raises it, in a frame that contains neither. The error has no context, because an
+exception of json would contain the body, and an exception of requests would contain the key.
+:func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, for example
 :exc:`KeyboardInterrupt`.
 """
 
@@ -121,11 +122,12 @@ class Client:
         reference: str = "",
         may_send: Callable[[], bool] = lambda: True,
     ) -> str:
-        """Place an order by a request that is sent at most once; return its id at the provider.
+        """Place an order; return its id at the provider.
 
-        The call is not idempotent. After :exc:`OutcomeUnknown`, the order may have been placed.
-        After :exc:`AlreadyPlaced`, an earlier request with this ``reference`` has placed it. After
-        any other error, it was not placed. An empty ``reference`` is not sent.
+        The request is sent at most once, and is not idempotent. After :exc:`OutcomeUnknown`, the
+        order may have been placed. After :exc:`AlreadyPlaced`, an earlier request with this
+        ``reference`` has placed the order. After any other error, the order was not placed. An
+        empty ``reference`` is not sent.
 
         ``may_send`` is called right before the request is written. If it returns False, nothing is
         placed, and :exc:`Withheld` is raised.
@@ -136,7 +138,10 @@ class Client:
         return _unwrap(self._post("/v3/gift-cards/placeOrder", order, read_placed, may_send))
 
     def check(self, order_id: str) -> OrderAnswer:
-        """Return the state of an order; raise :exc:`NotFound` if the provider does not know it."""
+        """Return the state of an order.
+
+        Raises :exc:`NotFound` if the provider does not know the order.
+        """
         spelling = self.check_path
         path = f"/v3/gift-cards/{spelling}/{_segment(order_id)}"
         result = self._get(path, read_order, missing=NotFound)
@@ -163,7 +168,10 @@ class Client:
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return a page of the account's transactions of the period, like :meth:`list_orders`."""
+        """Return one page of the account's transactions in the period.
+
+        The arguments are those of :meth:`list_orders`.
+        """
         path, params = "/v3/account/transactions", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_ledger, params=params, limit=_MAX_LIST_BODY))
 
@@ -180,13 +188,19 @@ class Client:
         return _unwrap(self._get("/v3/gift-cards/catalog", read_catalogue))
 
     def product(self, product_id: str) -> Product:
-        """Return a product with prices and stock; raise :exc:`NotFound` if it does not exist."""
+        """Return a product with prices and stock.
+
+        Raises :exc:`NotFound` if the product does not exist.
+        """
         path = f"/v3/gift-cards/checkProduct/{_segment(product_id)}"
         read = partial(read_product, asked_for=product_id)
         return _unwrap(self._get(path, read, missing=NotFound))
 
     def create_payment_link(self, link: JsonObject) -> PaymentLink:
-        """Create a payment link by a request that is sent once; ``link`` is the JSON to send."""
+        """Create a payment link with a single request.
+
+        ``link`` is the JSON to send.
+        """
         path = "/v3/ocpay/createLink"
         return _unwrap(self._post(path, link, read_payment_link, lambda: True))
 

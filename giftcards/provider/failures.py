@@ -1,4 +1,7 @@
-"""The meaning of failed replies, above all whether the provider may have acted on the request."""
+"""The meaning of failed replies.
+
+The most important question is whether the provider may have acted on the request.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,10 @@ _REPEATED_REFERENCE = {"DUPLICATED_REF", "DUPLICATED-REF"}
 def failure_kind(
     reply: Reply, code: str, missing: type[Refused], *, is_enveloped: bool
 ) -> type[ProviderError]:
-    """Return the class of error for a failed reply; ``code`` is the provider's error code."""
+    """Return the class of error for a failed reply.
+
+    ``code`` is the provider's error code.
+    """
     status = reply.status
     family = (status or 0) // 100
     # The first rule that holds decides the class of error.
@@ -100,9 +106,9 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds to wait by the header ``Retry-After``; ``None`` if it is unusable.
+    """Return the seconds in the header ``Retry-After``, or ``None``.
 
-    The header has a number of seconds or a date.
+    The header contains a number of seconds or a date. The result is ``None`` if it is unusable.
     """
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):

@@ -78,14 +78,18 @@ class Transport:
     def get(
         self, path: str, *, params: Mapping[str, str] | None = None, limit: int = MAX_BODY
     ) -> Reply:
-        """Make a GET request, on an idle connection if there is one; ``limit`` is in bytes."""
+        """Make a GET request; ``limit`` is the largest answer in bytes.
+
+        The request uses an idle connection if there is one.
+        """
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
-        """Make a POST request once, on a new connection, because an idle one may break.
+        """Make a POST request once, on a new connection.
 
-        ``may_send`` is called right before each part of the request is written; the body is the
-        last part. Once ``may_send`` returns False, the rest of the request is withheld.
+        An idle connection may break during the request. ``may_send`` is called right before each
+        part of the request is written; the body is the last part. When ``may_send`` returns False,
+        the rest of the request is not sent.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -160,11 +164,11 @@ _call = threading.local()
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """A mixin for urllib3's connections, which ends each wait at the call's deadline.
+    """A mixin for urllib3's connections that enforces the call's deadline.
 
-    urllib3's timeouts apply to one address or one receive, so a server that sends a byte a second
-    never exceeds them. Name resolution has no timeout. Sending needs none, because a request fits
-    into the kernel's buffer.
+    urllib3's time-outs apply to one address or one receive, so a server that sends one byte a
+    second never exceeds them. Name resolution has no time-out. Sending needs no time-out, because a
+    request fits into the kernel's buffer.
     """
 
     _opened: Any = None
@@ -247,7 +251,10 @@ _THREAD_NAME = "giftcards-transport"
 
 
 def _may_be_logged(record: logging.LogRecord) -> bool:
-    """Return False for a record about malformed header lines, which may be part of a body."""
+    """Return False for log records about malformed header lines.
+
+    Such a line may be part of a body.
+    """
     is_ours = threading.current_thread().name == _THREAD_NAME
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 
@@ -258,10 +265,10 @@ for _name in ("urllib3.connection", "urllib3.connectionpool"):
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter that never retries, and whose connections keep to the call's deadline.
+    """An adapter that never retries and respects the call's deadline.
 
     The default ``max_retries=0`` is essential. urllib3's ``Retry`` repeats a POST after a TLS
-    connection breaks, whatever ``allowed_methods`` says.
+    connection breaks, even if ``allowed_methods`` excludes POST.
     """
 
     pool: Any = None
@@ -304,14 +311,20 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for an address of this machine, because a proxy would connect to itself."""
+        """Use no proxy for an address of this machine.
+
+        A proxy would connect to itself.
+        """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
             settings["proxies"] = {}
         return settings
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Treat no response as a redirect: requests would read its whole body, of any size."""
+        """Treat no response as a redirect.
+
+        For a redirect, requests would read the whole body, of any size.
+        """
 
 
 def _read_body(response: requests.Response, limit: int) -> bytes | None:
