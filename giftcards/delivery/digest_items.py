@@ -1,6 +1,6 @@
-"""The items of digests: conditions that hold, and conditions that have ended.
+"""The items of digests: conditions that hold, and those that have ended.
 
-Items have no codes and no names of customers.
+Items contain no codes and no names of customers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _NAMED = 5
 
 
 def told_conditions() -> dict[str, Condition]:
-    """The conditions of which digests tell, by code, most important first."""
+    """Return the conditions that appear in digests, by code.
+
+    The most important conditions come first.
+    """
     rank = list(Severity)
     told = (each for each in CONDITIONS.values() if each.is_in_digests and each.headline)
     ordered = sorted(told, key=lambda each: rank.index(each.severity))

@@ -1,9 +1,9 @@
-"""Digests for staff: what is wrong now, and what has ended since the last digest to a person.
+"""Digests for staff: what is wrong now, and what has ended.
 
-Each minute, the conditions are compared with what a person has been told. A digest is sent if there
-is something new, at most one in ``tuning.digest_interval``. Newly urgent conditions do not wait.
-Each person has a row in the database, which a process claims to send a digest. If the process dies,
-another process sends the digest again after two minutes.
+Each minute, the conditions are compared with those that a person was notified of. If there is
+something new, a digest is sent, but at most one in ``tuning.digest_interval``. New urgent
+conditions do not wait. Each person has a row in the database, which a process claims in order to
+send a digest. If the process dies, another process sends the digest again after two minutes.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ _FOLDER = "giftcards_delivery/digest"
 
 
 def send_due(limits: Limits) -> int:
-    """Send a digest to each person who has to be told something; return the number sent.
+    """Send a digest to each person for whom there is something new.
 
-    A failed attempt is logged, shown in the admin, and repeated after a pause.
+    A failed attempt is logged, shown in the admin, and repeated after a pause. Returns the number
+    of digests sent.
     """
     people = listed()
     if not people:
@@ -101,7 +102,10 @@ class _Round:
         return row is not None and row.is_failing
 
     def _serve(self, digest: StaffDigest, person: StaffPerson) -> bool:
-        """Tell ``person`` what there is to tell, and record it; True if a digest went out."""
+        """Send ``person`` a digest if there is something new, and record it.
+
+        Returns True if a digest was sent.
+        """
         news = _News(digest, person, self._situation)
         values: dict[str, Any] = {"told": news.still_told}
         is_due, items = news.is_due, news.items
@@ -185,9 +189,10 @@ class _News:
 
     @property
     def still_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` knows of, without orders and rows that are over.
+        """The conditions that ``person`` knows of, without orders that are over.
 
-        If such an order needs a person later, it is news again.
+        Other rows that are over are left out, too. If such an order needs staff later, it is new
+        again.
         """
         told = self._digest.told
         lasting = {

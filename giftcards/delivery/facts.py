@@ -1,4 +1,7 @@
-"""The facts that a customer is told about an order; the shop's costs are not among them."""
+"""The facts about an order that its customer can see.
+
+The shop's costs are not among them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ class PaidBack:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of an order for its customer; amounts are ``None`` if no sale amount is known."""
+    """The facts about an order for its customer.
+
+    Amounts are ``None`` if the sale amount is unknown.
+    """
 
     reference: str
     #: The name under which the customer knows the order: its group, such as an invoice number, or
@@ -85,13 +91,16 @@ class Facts:
 
     @property
     def pay_back_by(self) -> date | None:
-        """The day by which the shop pays back; ``None`` if the day is over, or nothing is owed."""
+        """The day by which the shop pays the customer back.
+
+        It is ``None`` if the day has passed, or if nothing is owed.
+        """
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 
     @property
     def is_payback_late(self) -> bool:
-        """True if the promised day is over, and the customer has not got all of the money."""
+        """True if the promised day has passed and money is still owed."""
         if self.promised_day is None or self.payback not in TO_COME:
             return False
         return is_past(self.promised_day)

@@ -1,7 +1,8 @@
-"""Links to cards, and page tokens: proofs that a form was sent from the page behind a link.
+"""Links to cards, and page tokens.
 
-Page tokens replace Django's CSRF token. Browsers inside chat programs may have no cookies for it,
-and two open links would share it.
+A page token proves that a form was sent from the page behind a link. Page tokens replace Django's
+CSRF token. Browsers inside chat programs may have no cookies for it, and two open links would share
+it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """Create a link to the cards of ``order``; return it and its token, which is stored nowhere."""
+    """Create a link to the cards of ``order``; return it and its token.
+
+    The token itself is not stored.
+    """
     token = Masked(secrets.token_urlsafe(_BYTES))
     link = CardLink.objects.create(
         order=order,

@@ -1,4 +1,4 @@
-"""The texts of messages, made from an order and a kind of message.
+"""The texts of messages, created from an order and a kind of message.
 
 The documentation lists the templates and their variables.
 """

@@ -125,9 +125,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Keep messages that match ``which`` from handing over links; return the number cancelled.
+        """Prevent messages that match ``which`` from handing over links.
 
-        A message that is being sent may still go out, but is not retried.
+        A message that is being sent may still arrive, but is not retried. Returns the number of
+        cancelled messages.
         """
         # Waiting rows are marked, too: an attempt may begin between the two statements.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
@@ -147,16 +148,21 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages, unless a later message of the kind about the order is open or sent."""
+        """Failed messages that no later message replaces.
+
+        A later message replaces a failed one if it has the same order and kind, and is open or
+        sent.
+        """
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
         ).exclude(status__in=(DeliveryStatus.FAILED, DeliveryStatus.CANCELLED))
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages whose cards nobody has got in another way.
+        """The :meth:`untold` messages whose cards the customer has not received.
 
-        Other ways are a sent message about the same status change, and a link that has shown cards.
+        The customer may have received the cards with another message about the same status change,
+        or through a link that has shown cards.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -193,7 +199,10 @@ def stored_contact(contact: str) -> str:
 
 
 class Delivery(models.Model):
-    """A message to a customer: for one occasion, over one channel, to one address."""
+    """A message to a customer, over one channel and to one address.
+
+    It is about one event, for example a status change.
+    """
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="deliveries"
@@ -306,7 +315,10 @@ class Delivery(models.Model):
 
 
 class Installation(models.Model):
-    """The time when messages were set up: customers get no messages about earlier events."""
+    """The time when messages were set up.
+
+    Customers get no messages about earlier events.
+    """
 
     at = models.DateTimeField(default=timezone.now)
 
@@ -459,7 +471,7 @@ class LinkVisit(models.Model):
 
 
 class StaffDigest(models.Model):
-    """The last digest of one person, and what the person has been told."""
+    """The last digest of one person, and what the person was notified of."""
 
     # The person's address on their channel.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)

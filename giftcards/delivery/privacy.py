@@ -1,4 +1,4 @@
-"""Personal data in messages and links, and the orders whose cards nobody has received."""
+"""Personal data in messages and links, and orders with unreceived cards."""
 
 from __future__ import annotations
 

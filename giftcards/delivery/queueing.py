@@ -1,7 +1,7 @@
-"""Queueing messages about orders, and moving messages to a corrected address.
+"""Queueing messages about orders, and moving messages after a correction.
 
-After a correction, links that went to the old address are withdrawn. A sent message is sent again
-only if its link still worked and had shown no cards.
+After a correction, links that were sent to the old address are withdrawn. A sent message is sent
+again only if its link still worked and had shown no cards.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about a status change. This function receives a signal.
+    """Receive a signal: queue the messages about a status change.
 
-    If the signal is sent again, no message is queued twice.
+    If the signal is sent again, the messages are not queued a second time.
     """
     if change.at < Installation.begin():
         return
@@ -66,10 +66,10 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the message that asks a customer to wait whose order is not sent, or not found.
+    """Receive a signal: queue the message that asks the customer to wait.
 
-    This function receives a signal. An order that went on in the meantime needs no message: if it
-    is late again, :func:`tell_of_change` queues one.
+    If the order has continued in the meantime, no message is needed. If it is late again,
+    :func:`tell_of_change` queues one.
     """
     if change.at >= Installation.begin() and order.status in UNSERVED:
         _ask_to_wait(order, change)
@@ -89,9 +89,10 @@ def _is_being_reordered(order: Order) -> bool:
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
-    """Queue messages about a paid refund; cancel messages about a refund that was taken back.
+    """Receive a signal: queue or cancel messages about a refund.
 
-    Return True if any message was queued. This function receives a signal.
+    Messages about a paid refund are queued. If a refund was cancelled, its messages are cancelled.
+    Returns True if a message was queued.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -223,11 +224,11 @@ def send_again(
     is_elsewhere: bool = False,
     withdraws: bool = False,
 ) -> Delivery | None:
-    """Queue a message at the request of staff; ``None`` if the message was queued already.
+    """Queue a message at the request of staff.
 
     ``once`` is new in each form, so that pressing the button twice sends one message. If
     ``withdraws`` is True, earlier links are withdrawn, and waiting messages with cards are
-    cancelled.
+    cancelled. Returns ``None`` if the message was queued before.
     """
     message = Delivery(
         order=order,
@@ -265,10 +266,11 @@ class Withdrawn(NamedTuple):
 def withdraw(
     order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
 ) -> Withdrawn:
-    """Withdraw the links to the cards of ``order``, and cancel messages that would bring new links.
+    """Withdraw the links to the cards of ``order``.
 
-    ``but`` is a message that is not cancelled. ``until`` is the primary key of the last link to
-    withdraw. A message that is being sent may arrive with a dead link.
+    Messages that would contain new links are cancelled. ``but`` is a message that is not cancelled.
+    ``until`` is the primary key of the last link to withdraw. If a message is being sent, it may
+    arrive with a link that no longer works.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
@@ -289,10 +291,10 @@ _QUEUED_FOR = timedelta(seconds=20)
 
 
 def wake() -> None:
-    """Queue a task that sends the due messages, once the current transaction commits.
+    """Queue a task that sends the due messages after the commit.
 
-    Nothing is queued while an earlier task waits. If the site has no task queue, the worker finds
-    the messages by itself. Never raises.
+    If an earlier task still waits, no task is queued. If the site has no task queue, the worker
+    finds the messages. This function never raises.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -369,7 +371,10 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Move the gift's message to the new time; return False if no such message is queued."""
+    """Move the gift's message to the new time.
+
+    Returns False if no such message is queued.
+    """
     waiting = Delivery.objects.filter(order=order, status=DeliveryStatus.QUEUED).order_by()
     return bool(waiting.to(recipient=True).update(**put_off(order.deliver_at)))
 
@@ -377,7 +382,7 @@ def _put_off_anew(order: Order) -> bool:
 def _move_messages(
     order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
 ) -> int:
-    """Redirect messages to the customer or the recipient; return the number queued anew."""
+    """Send messages to the new address; return the number of new messages."""
     former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
     old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]

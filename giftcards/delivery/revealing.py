@@ -1,4 +1,7 @@
-"""Showing cards to their customer; each reveal is counted and recorded before it shows a card."""
+"""Showing cards to their customer.
+
+Each reveal is counted and recorded before it shows a card.
+"""
 
 from __future__ import annotations
 
@@ -116,8 +119,8 @@ _SAME_OPENING = timedelta(minutes=10)
 def note_opening(link: CardLink, visitor: Visitor) -> None:
     """Record that a visitor has opened the link.
 
-    A further opening by the same visitor within ten minutes is not recorded. Nor is any opening
-    after the first :data:`MOST_OPENED`.
+    An opening is not recorded if the same visitor opened the link within the last ten minutes, or
+    if the link was opened :data:`MOST_OPENED` times before.
     """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
@@ -136,7 +139,7 @@ def shown_at(link: CardLink, key: str) -> datetime | None:
 
 
 def is_spent(link: CardLink, key: str) -> bool:
-    """True if the page with this key cannot show the cards any more.
+    """True if the page with this key can no longer show the cards.
 
     A reload shows the cards again for ten minutes.
     """
@@ -146,10 +149,11 @@ def is_spent(link: CardLink, key: str) -> bool:
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor) -> list[Code] | None:
-    """Record a reveal and return the cards; return ``None`` if the link cannot be used any more.
+    """Record a reveal and return the cards.
 
     Requests with the same ``key`` come from one page, and count as one reveal. Never call this
-    function in a transaction: the reveal is committed before the cards are returned.
+    function in a transaction, because the reveal must be committed before the cards are returned.
+    Returns ``None`` if the link can no longer be used.
     """
     if shown_at(link, key) is None:
         try:

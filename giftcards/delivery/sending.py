@@ -1,9 +1,9 @@
 """Sending the messages that are due.
 
-A process claims a message, sends it, and records the outcome. The outcome is unknown if the process
-dies before it records one, or if the server does not answer after it got the message. After an
-unknown outcome, the message is sent again, so the customer may get it several times. After
-:data:`MOST_UNANSWERED` such attempts, the message is given up.
+A process claims a message, sends it, and records the result. The result is unknown if the process
+dies before it records one, or if the server does not answer after it got the message. In this case,
+the message is sent again, so the customer may get it several times. After :data:`MOST_UNANSWERED`
+such attempts, the message is given up.
 """
 
 from __future__ import annotations
@@ -141,7 +141,10 @@ class _Pass:
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
-        """Send the message if it is still wanted; return the new values of its row."""
+        """Send the message if it is still needed.
+
+        Returns the new values of its row.
+        """
         if delivery.unanswered >= MOST_UNANSWERED:
             # The process that made the last attempt died. The present claim has counted an attempt
             # that is not made.

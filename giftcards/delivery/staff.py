@@ -108,7 +108,7 @@ def unreached() -> dict[str, str]:
 
 
 def _why_told_nothing(person: StaffPerson) -> str:
-    """Say why ``person`` may be notified of nothing; "" if there is something."""
+    """Return why ``person`` gets no digests, or ""."""
 
     def is_told(may: Callable[[str], bool]) -> bool:
         return any(may(condition.permission) for condition in told_conditions().values())

@@ -1,8 +1,8 @@
-"""The task that sends messages; like all tasks here, it returns counts and never raises.
+"""The task that sends messages.
 
-A mail server that hangs must delay nothing but mail. So at any time, at least two of three or more
-workers send no messages. Of two workers, at least one sends none. A single worker sends for a few
-seconds at a time.
+Like all tasks here, it returns counts and never raises. A mail server that hangs must only delay
+mail. Therefore, of three or more workers, at least two send no messages at any time. Of two
+workers, at least one sends none. A single worker sends messages only for a few seconds at a time.
 """
 
 from __future__ import annotations

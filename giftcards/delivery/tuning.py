@@ -1,4 +1,7 @@
-"""Intervals and limits of messages, links and digests; none of them is a setting."""
+"""Intervals and limits of messages, links and digests.
+
+They are constants instead of settings, because shops do not need to change them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from datetime import timedelta
 
 @dataclass(slots=True)
 class Tuning:
-    """Values that tests may change, so they are read whenever needed."""
+    """Values that tests may change.
+
+    The values are read whenever they are needed.
+    """
 
     # Programs that try links press the button sooner than people, so a press within this time after
     # the page was sent is not enough (seconds).

@@ -69,7 +69,10 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """The page behind a link; only POST shows cards, because programs make GET requests too."""
+    """The page behind a link.
+
+    Only POST shows cards, because programs such as mail scanners make GET requests.
+    """
     token = Masked(token)
     return _kept_in(request, lambda: _answer_link(request, token))
 
@@ -460,7 +463,7 @@ class OwnedOrder:
 
     @property
     def is_told_by_mail(self) -> bool:
-        """True if the customer is sure to get a mail when the order ends."""
+        """True if the customer will certainly get a mail when the order ends."""
         kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
         is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels

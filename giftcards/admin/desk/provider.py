@@ -1,4 +1,4 @@
-"""The provider's page, which says whether gift cards can be sold now, and if not, why not."""
+"""The provider's page: whether gift cards can be sold now, and why not."""
 
 from __future__ import annotations
 

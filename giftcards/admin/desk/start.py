@@ -1,7 +1,8 @@
-"""The start page of staff: what the person has to do, what others have to do, and figures.
+"""The start page of staff: open tasks, and figures.
 
-Each tile is about a condition that needs the person, such as a refused API key. A condition that
-needs somebody else is one line. Digests and monitors describe the conditions in the same words.
+Each tile is about a condition that the person can deal with, for example a refused API key. A
+condition that others have to deal with is shown as one line. Digests and monitors describe the
+conditions in the same words.
 """
 
 from __future__ import annotations

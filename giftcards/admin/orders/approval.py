@@ -1,4 +1,4 @@
-"""Decisions about orders that wait: buying an order that is on hold, or cancelling any of them."""
+"""Decisions about orders that wait: buying or cancelling them."""
 
 from __future__ import annotations
 

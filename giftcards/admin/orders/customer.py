@@ -1,4 +1,4 @@
-"""The people of an order, and other orders of the same customer, such as possible doubles.
+"""The people of an order, and other orders of the same customer.
 
 Only orders that the person may see are counted, up to a limit.
 """

@@ -1,7 +1,7 @@
-"""The page about a person's data: what there is, a file to hand over, and erasure.
+"""The page about a person's data: its export and its erasure.
 
-It does what the command ``giftcards_customer`` does. Addresses are posted, so that no URL and no
-log has them.
+The page does the same as the command ``giftcards_customer``. Addresses are posted, so that URLs and
+logs do not contain them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The texts that the customer of an order reads about its product, for pages of staff."""
+"""The texts about a product that the customer of an order reads.
+
+They are shown to staff, too.
+"""
 
 from __future__ import annotations
 

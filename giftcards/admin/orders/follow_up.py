@@ -1,4 +1,4 @@
-"""Smaller actions of staff: check, tick off, dispute, note, and order missing cards again."""
+"""Smaller actions of staff, such as checking and ticking off."""
 
 from __future__ import annotations
 

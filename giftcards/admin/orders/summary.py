@@ -1,6 +1,7 @@
-"""The sentences at the top of an order's page: what happened, what is next, what is in the way.
+"""The sentences at the top of an order's page.
 
-:func:`summarise` makes no queries. :func:`why_at_a_standstill` makes some.
+They say what happened, what happens next, and what prevents it. :func:`summarise` makes no queries.
+:func:`why_at_a_standstill` makes some.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Additions to the pages of orders: the account above the list, ledger entries, and reports.
+"""What the ledger adds to the pages of orders.
 
-The account and the entries are shown only to people who may see costs.
+These are the account above the list, the ledger entries of an order, and reports. Only people who
+may see costs can see the account and the entries.
 """
 
 from __future__ import annotations
