@@ -9,7 +9,7 @@ os.environ["DJANGO_SECRET_KEY"] = "tests-only"
 os.environ["GIFTCARDS_METRICS_TOKEN"] = ""
 os.environ["GIFTCARDS_API_KEY"] = "CANARY-KEY-7f3a9c"
 os.environ["GIFTCARDS_BASE_URL"] = "http://127.0.0.1:9"
-# Only tests of the request budget wait for it.
+# Only tests of the request quota wait for it.
 os.environ["GIFTCARDS_REQUESTS_PER_MINUTE"] = "1200"
 os.environ["GIFTCARDS_ENCRYPTION_KEYS"] = "bfUQrCyjMRx0Y1lWPZqBlIfCtqFXVC_E5a2gzCTh9vM="
 

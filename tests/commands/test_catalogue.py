@@ -97,7 +97,7 @@ def test_a_refused_key_is_named_once_and_nothing_waits_for_it(
 @pytest.mark.parametrize(
     ("pause", "text"),
     [
-        (False, "Reading the catalogue: waiting for its share of the request budget (since "),
+        (False, "Reading the catalogue: waiting for its share of the request quota (since "),
         (True, "Reading the catalogue: The provider asked for fewer requests. Slowly. "),
     ],
 )

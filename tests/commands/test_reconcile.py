@@ -35,7 +35,7 @@ def test_reconcile_with_nothing_to_explain_reports_zeros(call: Call, simulator: 
     out, err, code = call("giftcards_reconcile", "--since", "2026-01-01T00:00:00+00:00")
     assert out == (
         "0 lost orders explained, 0 left.\n"
-        "0 orders at the provider since 2026-01-01T00:00:00+00:00 are nobody's here.\n"
+        "0 orders at the provider since 2026-01-01T00:00:00+00:00 are unknown here.\n"
         "0 settled orders are different there and need a look.\n"
     )
     assert (err, code) == ("", 0)

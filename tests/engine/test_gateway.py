@@ -418,7 +418,7 @@ class TestOutage:
 
 
 class TestCalls:
-    """Each takes a slot of the request budget, and what it brings is noted."""
+    """Each takes a slot of the request quota, and what it brings is noted."""
 
     def test_a_call_that_succeeds_returns_its_result_and_proves_the_key(
         self, simulator: Simulator

@@ -1,4 +1,4 @@
-"""The choice of the price ceiling from the amounts that were given."""
+"""The choice of the price limit from the amounts that were given."""
 
 from __future__ import annotations
 

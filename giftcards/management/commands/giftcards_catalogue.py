@@ -44,7 +44,7 @@ class Command(GiftcardsCommand):
 
 
 def _wait(reading: CatalogueReading) -> str:
-    what = "waiting for its share of the request budget"
+    what = "waiting for its share of the request quota"
     if reading.is_paused:
         what = current_pause() or "waiting"
     if not reading.total:

@@ -86,7 +86,7 @@ class Command(GiftcardsCommand):
         with Gateway() as gateway:
             wait = time_to_check(order, gateway)
             if wait >= 1:
-                why = "it was asked about a moment ago, or the request budget is short"
+                why = "it was asked about a moment ago, or the request quota is used up"
                 self.say(f"Waiting {wait:.0f} s: {why}.", options)
             time.sleep(max(wait, 0))
             try:

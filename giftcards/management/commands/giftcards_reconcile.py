@@ -179,14 +179,14 @@ class _Found:
         lines = self._about_lost_orders()
         count = len(self._orphans)
         are, orders = "is" if count == 1 else "are", counted(count, "order")
-        nobodys = f"{orders} at the provider since {iso(self._since)} {are} nobody's here"
+        unknown = f"{orders} at the provider since {iso(self._since)} {are} unknown here"
         if not self._is_read:
             # "0 orders" would be wrong, because nothing was read.
             lines += ["The provider's list could not be read: it may have orders unknown here."]
         elif not self.is_whole:
-            lines += [f"{nobodys}. There may be more: the list was not read whole."]
+            lines += [f"{unknown}. There may be more: the list was not read whole."]
         else:
-            lines += [f"{nobodys}."]
+            lines += [f"{unknown}."]
         lines += ["  " + "  ".join(map(str, row.values())).rstrip() for row in self._orphans]
         if self._is_read:
             count = len(self._changed)

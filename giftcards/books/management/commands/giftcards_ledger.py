@@ -117,7 +117,7 @@ def _last_days() -> date:
 
 
 def _wait(reading: LedgerReading) -> str:
-    what = "waiting for its share of the request budget, or for another process that reads it"
+    what = "waiting for its share of the request quota, or for another process that reads it"
     if reading.is_paused:
         what = current_pause() or "waiting"
     read = f", {counted(reading.rows, 'entry', 'entries')} so far" if reading.rows else ""
