@@ -69,7 +69,8 @@ def place_order(
       is ``None``, the app generates a UUID. Never take the reference from a customer, because the
       customer could pass the reference of somebody else and receive that order.
 
-    Amounts are in dinars. They must be 0 or more, have at most two decimals, and not be floats:
+    Amounts are in dinars. They must be 0 or more, with at most two decimals. Floats are not
+    allowed.
 
     - ``sale_price`` is the amount that the customer pays for one card.
     - ``sale_amount`` is the amount that the customer pays for all cards. If you pass both, they

@@ -54,8 +54,8 @@ def reserve(
     ``minutes`` in total. One hour after it has ended, the same reference can be reserved again.
 
     ``customer`` identifies the account or the guest who wants the cards. Pass the result of
-    ``customer_of(request)``. One customer can reserve at most 100 cards in 20 reservations at a
-    time. All guests of one network together can reserve 20 times as many.
+    ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most
+    20 reservations. All guests of one network together can reserve 20 times as many.
 
     Inside a transaction, other callers of this function wait until the transaction ends.
 

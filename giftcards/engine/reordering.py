@@ -53,7 +53,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     The new order has a UUID as its reference. It has the same product, group, metadata, user,
     customer and gift details as ``order``. Its price limit is ``max_price``, or by default the
-    ``max_price`` of ``order``. The function in ``REVIEW_ORDER`` is called for the new order only if
+    limit of ``order``. The function in ``REVIEW_ORDER`` is called for the new order only if
     ``order`` was rejected after a review.
 
     The amount that you owe the customer for the missing cards becomes the ``sale_amount`` of the
