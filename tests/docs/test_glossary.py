@@ -6,8 +6,10 @@ import pytest
 from docutils import nodes
 
 from docs.glossary import entries, link_words
+from tests.docs.pages import PAGES
 
 MOST_WORDS = 40
+GLOSSARY = "docs/glossary.md"
 
 
 def linked(*parts: nodes.Node) -> str:
@@ -51,3 +53,9 @@ def test_a_word_in_code_a_heading_or_a_link_is_left_alone(kind: str) -> None:
         if kind != "reference"
         else "[margin](elsewhere.html) and [margin](glossary.html#margin)"
     )
+
+
+def test_every_word_of_the_glossary_is_used_on_other_pages() -> None:
+    others = (" ".join(text.lower().split()) for name, text in PAGES.items() if name != GLOSSARY)
+    text = " ".join(others)
+    assert [word for word in entries() if word.lower() not in text] == []
