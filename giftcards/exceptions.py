@@ -48,7 +48,7 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid.
 
-    The text gives the reason. The method :meth:`shown` formats the amounts and references in the
+    The text gives the reason. The :meth:`shown` method formats the amounts and references in the
     text.
     """
 

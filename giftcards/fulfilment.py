@@ -84,19 +84,19 @@ def place_order(
     - ``user`` is the account that owns the order and can see its cards. For a guest, pass ``None``
       or an ``AnonymousUser``.
     - ``customer_email``, ``customer_name``, ``customer_phone`` and ``customer_language`` describe
-      the customer. A name has at most 200 characters. A phone number contains digits and has at
-      most 50 characters.
-    - ``group`` is something that the order belongs to in your shop, for example an invoice. It has
-      at most 100 characters. Customers see it instead of the reference.
-    - ``metadata`` is a dict of JSON values for your own use. It has at most 4,096 bytes and 8
-      levels.
+      the customer. A name can be up to 200 characters long. A phone number contains digits and
+      can be up to 50 characters long.
+    - ``group`` is what the order belongs to in your shop, for example an invoice. It can
+      be up to 100 characters long. Customers see it instead of the reference.
+    - ``metadata`` is a dict of JSON values for your own use. It can be up to 4,096 bytes long and
+      up to 8 levels deep.
 
-    Texts must not contain control characters. If you pass a ``recipient_email``, the order is a
+    Strings must not contain control characters. If you pass a ``recipient_email``, the order is a
     gift:
 
     - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
       receives the cards. By default, the language is the customer's.
-    - ``gift_message`` is a text of at most 1,000 characters. It may have several lines.
+    - ``gift_message`` can be up to 1,000 characters long. It may have several lines.
     - ``deliver_at`` is the time at which the recipient gets the cards, at most a year from now. The
       cards are bought immediately in any case. Without ``deliver_at``, the recipient gets them as
       soon as they arrive. The time needs a time zone unless ``USE_TZ`` is off.
@@ -124,7 +124,7 @@ async def aplace_order(
     type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
-    """Place an order from async code, like :func:`place_order`.
+    """Place an order from async code. The arguments are those of :func:`place_order`.
 
     The order is committed when the call returns. To record the order together with rows of your
     own, write a function that uses ``transaction.atomic()``, and call it with ``sync_to_async``. If
@@ -155,7 +155,7 @@ def check_soon(reference: str) -> bool:
     - The order does not exist, or is final.
     - The order is pending, on hold, being sent or unconfirmed, so that the provider may not have
       it.
-    - The order was checked within the last five seconds, or this function was called for it.
+    - Within the last five seconds, the order was checked or this function was called for it.
     """
     wanted = Order.objects.filter(reference=reference)
     if not wanted.want_check(now=timezone.now(), interval=tuning.check_soon_every):

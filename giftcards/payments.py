@@ -39,7 +39,7 @@ def create_payment_link(
 
     - ``title`` has 1 to 200 characters.
     - ``amount`` is from 500 to 500,000 dinars.
-    - ``description`` has at most 1,000 characters, and ``success_message`` at most 500.
+    - ``description`` can be up to 1,000 characters long, and ``success_message`` up to 500.
     - ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
     - ``redirect_url`` is the address to which the customer returns. Customers who have not paid
       also return there. Call :func:`check_payment` to find out whether the customer has paid.

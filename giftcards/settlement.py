@@ -62,7 +62,7 @@ def record_refund(
     The function does not move any money. ``reference`` names the payment, and is unique within the
     order. A second call with the same ``reference``, amount and method returns the existing refund.
     ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are updated in
-    place. The signal :data:`~giftcards.signals.customer_refund_changed` is sent after the commit.
+    place. The :data:`~giftcards.signals.customer_refund_changed` signal is sent after the commit.
 
     Returns the refund. Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid.
     Raises :exc:`~giftcards.exceptions.RefundError` in these cases:
@@ -90,9 +90,9 @@ def record_refund(
 def cancel_refund(refund: CustomerRefund, *, by: str, reason: str = "") -> CustomerRefund:
     """Cancel ``refund``, so that the customer is owed its amount again.
 
-    The app records ``by``, the person who cancelled it, and ``reason``. If the refund was cancelled
-    before, the function does nothing. Raises :exc:`~django.core.exceptions.ValidationError` if a
-    text is invalid.
+    The app records ``by``, the person who cancelled it, and ``reason``. If the refund has already
+    been cancelled, the function does nothing. Raises
+    :exc:`~django.core.exceptions.ValidationError` if a string is invalid.
     """
     CustomerRefund.objects.cancel(refund, by=by, reason=reason)
     _announce(refund)

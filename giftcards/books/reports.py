@@ -94,7 +94,7 @@ class Report:
 
 
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
-    """Return the figures of orders that became final between two days.
+    """Return the figures for orders that became final between two dates.
 
     ``start`` and ``end`` are both included, in ``settings.TIME_ZONE``. ``by`` is one of ``By.DAY``,
     ``By.WEEK``, ``By.MONTH``, ``By.PRODUCT`` and ``By.TYPE``. If a week or month extends beyond the

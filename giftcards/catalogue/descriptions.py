@@ -15,7 +15,7 @@ from giftcards.text.regions import region_name
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The texts for customers about a product, in one language.
+    """What customers read about a product, in one language.
 
     A text that is unknown is "". ``name`` is the name that your shop gave the product, or else the
     provider's name. ``instructions`` is plain text that may have several lines. Escape it for HTML,

@@ -275,7 +275,7 @@ class PriceMove:
 def since_yesterday(what: OfferChange.What) -> Q:
     """Return the condition for changes of this kind of yesterday or today.
 
-    Days are in the site's time zone.
+    Days begin and end in the site's time zone.
     """
     return Q(what=what, at__gte=begin_of(today() - timedelta(days=1)))
 

@@ -1,6 +1,6 @@
 """The channels that send messages to customers and staff.
 
-The setting ``GIFTCARDS_DELIVERY["CHANNELS"]`` lists the channels in use. This module also defines
+The ``GIFTCARDS_DELIVERY["CHANNELS"]`` setting lists the channels in use. This module also defines
 the errors of channels.
 """
 
@@ -99,7 +99,7 @@ class Channel:
     """The base class of channels.
 
     The app creates instances at any time, without arguments. A channel that is used only for staff
-    needs a name and the method :meth:`send`.
+    needs a name and the :meth:`send` method.
     """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
@@ -191,7 +191,7 @@ def _message_id(message: Message, from_email: str) -> str:
 
 
 def make_channels() -> list[Channel]:
-    """Return new instances of the channels in the setting ``CHANNELS``."""
+    """Return new instances of the channels in the ``CHANNELS`` setting."""
     return [import_string(path)() for path in conf.channels]
 
 

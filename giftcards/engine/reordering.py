@@ -1,6 +1,6 @@
 """Reordering of missing cards, in a new order linked to the old one.
 
-Staff, the shop's code or the setting ``REORDER_MISSING`` start a reorder.
+Staff, the shop's code or the ``REORDER_MISSING`` setting start a reorder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _COPIED = (
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
     """Order the missing cards of a final ``order`` again.
 
-    Returns the new order. The attribute ``repeats`` of the new order is ``order``. Further calls
+    Returns the new order. The ``repeats`` attribute of the new order is ``order``. Further calls
     for the same ``order`` return the same new order. If cards of the new order are missing, too,
     call this function with the new order. The timeline of ``order`` shows ``by`` as the person who
     decided.

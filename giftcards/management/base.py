@@ -218,7 +218,7 @@ def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def typed_day(name: str, text: str | None) -> date | None:
-    """Return the day typed for the option ``name``; ``None`` if none was typed."""
+    """Return the day typed for the ``name`` option; ``None`` if none was typed."""
     if text is None:
         return None
     try:
@@ -228,7 +228,7 @@ def typed_day(name: str, text: str | None) -> date | None:
 
 
 def typed_amount(name: str, text: str) -> Decimal:
-    """Return the amount typed for the argument ``name``."""
+    """Return the amount typed for the ``name`` argument."""
     amount = read_amount(text)
     if amount is None:
         raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.")

@@ -657,7 +657,7 @@ class ProductType(SoldRow):
 
     @property
     def told_price(self) -> Decimal | None:
-        """The price that the function ``PRICING`` gave at this cost."""
+        """The price that the ``PRICING`` function gave at this cost."""
         is_told = self.price_source == PriceSource.FUNCTION and self.pricing_due_at is not None
         return self.price if is_told else None
 

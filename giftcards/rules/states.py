@@ -131,7 +131,7 @@ class State:
     customer_news: str = ""
     #: The sentence about a move without a recorded reason; parameters ``delivered``, ``count``.
     moved: Any
-    #: The sentence about the next automatic step, with the parameter ``when``; "" for none.
+    #: The sentence about the next automatic step, with the ``when`` parameter; "" for none.
     next_step: Any = ""
     #: The reason why a check that a person wants is not made now.
     not_checked: NotChecked

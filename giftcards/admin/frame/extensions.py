@@ -76,6 +76,6 @@ def installed() -> list[Extension]:
 
 
 def called(part: str, *args: Any) -> list[Any]:
-    """Call the function ``part`` of each extension that has it, and return the results."""
+    """Call the ``part`` function of each extension that has it, and return the results."""
     functions = (getattr(extension, part) for extension in installed())
     return [function(*args) for function in functions if function]

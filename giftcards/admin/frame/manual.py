@@ -60,7 +60,7 @@ class Manual(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """The value of the attribute ``dir`` in HTML."""
+        """The value of the ``dir`` attribute in HTML."""
         return "rtl" if get_language_info(self.language)["bidi"] else "ltr"
 
 

@@ -57,7 +57,7 @@ def record_proof(request: HttpRequest) -> HttpResponseRedirect:
     """Record that a person has proven who they are.
 
     The shop's page in ``GIFTCARDS["REAUTHENTICATE"]`` calls this function after the proof. Returns
-    a redirect to the URL in the parameter ``next``. If ``next`` is missing or leads to another
+    a redirect to the URL in the ``next`` parameter. If ``next`` is missing or leads to another
     site, the redirect leads to the start page of the admin. Raises ``PermissionDenied`` if nobody
     is logged in.
     """

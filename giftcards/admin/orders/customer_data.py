@@ -1,6 +1,6 @@
 """The page about a person's data: its export and its erasure.
 
-The page does the same as the command ``giftcards_customer``. Addresses are posted, so that URLs and
+The page does the same as the ``giftcards_customer`` command. Addresses are posted, so that URLs and
 logs do not contain them.
 """
 

@@ -141,7 +141,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     #: The order that the confirmed form has placed. Before the confirmation, an existing order with
     #: the same reference and cards.
     placed: Order | None = None
-    #: The choices of the field ``card``, set by the page.
+    #: The choices of the ``card`` field, set by the page.
     cards: Sequence[Any] = ()
     #: True if the person has just proven who they are; set by the page.
     is_proven = False

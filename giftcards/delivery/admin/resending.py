@@ -43,7 +43,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 class SendAgainForm(forms.Form):
     """The form for sending again: the message, its address, and what to do with earlier links."""
 
-    # The values of the field ``links``.
+    # The values of the ``links`` field.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"
 
     kind = forms.ChoiceField(label=_("Message"))

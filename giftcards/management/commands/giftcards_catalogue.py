@@ -12,8 +12,8 @@ class Command(GiftcardsCommand):
     help = (
         "Read the provider's catalogue: products, product types, costs and stock. The"
         " command makes one request for the list of products and one for each product on"
-        " sale. It uses at most a tenth of the request quota. If you stop it, a run within"
-        " the next six hours continues where it stopped."
+        " sale. It uses at most a tenth of the request quota. If you stop the command"
+        " and run it again within six hours, it continues where it stopped."
     )
     notes = (
         "The worker reads the catalogue automatically, unless CATALOGUE_INTERVAL is 0. A"

@@ -45,7 +45,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; "" as ``type_id`` stands for the option ``--type``."""
+    """An order and its expected result; "" as ``type_id`` stands for the ``--type`` option."""
 
     name: str
     type_id: str

@@ -23,8 +23,8 @@ class Command(GiftcardsCommand):
     help = (
         "Sum up the orders that became final in a period. The report shows the number of"
         " cards, the amounts that the provider charged and credited back, the amounts that"
-        " customers paid and are owed, and the margin. Days are in the site's time zone. The"
-        " command only reads the database."
+        " customers paid and are owed, and the margin. Days begin and end in the site's time"
+        " zone. The command only reads the database."
     )
     examples = (
         ("Report this month by day:", ""),
