@@ -371,13 +371,15 @@ def test_guests_of_one_address_buy_beside_each_other_until_it_has_ten_times_as_m
     browsers = [Client(REMOTE_ADDR="41.100.0.1") for _cookie in range(11)]
     page, form = form_of(browsers[0], kind("type_001"), quantity=3)
     [sentence] = told(browsers[0], page, form)
-    assert sentence == "Too many cards are kept for you. Buy fewer, or pay for the others first."
+    assert (
+        sentence == "Too many cards are reserved for you. Buy fewer, or pay for the others first."
+    )
     payments = [begun(browser, "type_001", quantity=2) for browser in browsers[:10]]
     page, form = form_of(browsers[10], kind("type_001"), quantity=1)
     [sentence] = told(browsers[10], page, form)
     assert sentence == (
-        "Too many cards are kept for visitors with the same internet connection as yours. Please"
-        " try again in a few minutes."
+        "Too many cards are reserved for visitors with the same internet connection as yours."
+        " Please try again in a few minutes."
     )
     assert begun(Client(REMOTE_ADDR="41.100.0.2"), "type_001", quantity=2)
     # An account is one customer, and who has paid makes room for others.

@@ -222,7 +222,7 @@ def refusal(code: str, known: Quote, reason: str) -> NotForSale:
 
 def _for_customer(code: str, known: Quote) -> str:
     if code == "delisted":
-        return gettext("This card is not for sale any more.")
+        return gettext("This card is no longer for sale.")
     if code == "out_of_stock" and known.available:
         text = ngettext(
             "Only %(count)s of these cards is left.",
@@ -233,15 +233,18 @@ def _for_customer(code: str, known: Quote) -> str:
     if code == "out_of_stock":
         return gettext("This card is sold out at the moment.")
     if code == "too_many_reserved":
-        return gettext("Too many cards are kept for you. Buy fewer, or pay for the others first.")
+        return gettext(
+            "Too many cards are reserved for you. Buy fewer, or pay for the others first."
+        )
     if code == "network_busy":
         return gettext(
-            "Too many cards are kept for visitors with the same internet connection as yours."
+            "Too many cards are reserved for visitors with the same internet connection as yours."
             " Please try again in a few minutes."
         )
     if code == "reserved_too_long":
         return gettext(
-            "These cards were kept for you for as long as possible. Please try again in an hour."
+            "These cards were reserved for you for as long as possible. Please try again in an"
+            " hour."
         )
     if code in {"above_ceiling", "below_cost"}:
         return gettext(

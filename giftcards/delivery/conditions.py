@@ -113,10 +113,8 @@ def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
 
     def explain() -> str:
         text = ngettext(
-            "A digest for staff cannot be sent, so %(count)s person is not told what there is to"
-            " do.",
-            "Digests for staff cannot be sent, so %(count)s persons are not told what there is to"
-            " do.",
+            "A digest for staff cannot be sent, so %(count)s person does not hear about problems.",
+            "Digests for staff cannot be sent, so %(count)s people do not hear about problems.",
             count,
         )
         return text % {"count": count}
@@ -144,9 +142,7 @@ CONDITIONS = (
             "%(count)s messages to customers could not be sent yet",
             "count",
         ),
-        remedy=_(
-            "Sending is tried again automatically. If it lasts, the mail server needs a look."
-        ),
+        remedy=_("The app tries again automatically. If this continues, check the mail server."),
         ended=_("Messages to customers are sent again."),
         page=_MESSAGES,
         is_about_orders=True,
@@ -160,11 +156,11 @@ CONDITIONS = (
         permission="giftcards.check_order",
         judge=OfRows(_untold, _are_untold),
         headline=ngettext_lazy(
-            "%(count)s message that a customer did not get",
-            "%(count)s messages that customers did not get",
+            "%(count)s message that a customer did not receive",
+            "%(count)s messages that customers did not receive",
             "count",
         ),
-        remedy=_("Send each one again, to another address if need be, or call its customer."),
+        remedy=_("Send each message again, to another address if necessary, or call the customer."),
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=untold-lately",
@@ -188,7 +184,7 @@ CONDITIONS = (
             "%(count)s orders with cards that cannot be opened",
             "count",
         ),
-        remedy=_("Each customer has seen that, and not the code. Ask your developer."),
+        remedy=_("Each customer saw an error instead of the code. Ask your developer."),
         is_about_orders=True,
         is_on_start_page=False,
     ),
@@ -211,7 +207,7 @@ CONDITIONS = (
             "%(count)s links locked after wrong PINs",
             "count",
         ),
-        remedy=_("Ask each customer whether it was them, and send a new link."),
+        remedy=_("Ask each customer whether they entered the PIN, and send a new link."),
         is_about_orders=True,
         is_on_start_page=False,
     ),
@@ -228,8 +224,8 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "Nothing more was revealed. If this is not the person's usual work, ask them:"
-            " somebody else may use their account."
+            "No further code was revealed. If this is not usual for this person, ask them: somebody"
+            " else may be using their account."
         ),
         page="giftcards_cardreveal_changelist",
         is_on_start_page=False,
@@ -241,11 +237,11 @@ CONDITIONS = (
         permission="giftcards_delivery.view_staffdigest",
         judge=OfRows(_failing_digests, _digests_fail),
         headline=ngettext_lazy(
-            "%(count)s person cannot be sent a digest",
-            "%(count)s persons cannot be sent digests",
+            "%(count)s person cannot receive a digest",
+            "%(count)s people cannot receive digests",
             "count",
         ),
-        remedy=_("The list says why. Correct the address, or have the mail server looked at."),
+        remedy=_("The list shows the reason. Correct the address, or check the mail server."),
         is_in_digests=False,
         page="giftcards_delivery_staffdigest_changelist",
         is_above_list=True,

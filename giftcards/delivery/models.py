@@ -34,7 +34,7 @@ class DeliveryStatus(models.TextChoices):
     RETRYING = "retrying", _("Waiting for another try")
     SENT = "sent", _("Sent")
     FAILED = "failed", _("Not sent")
-    CANCELLED = "cancelled", _("Not needed any more")
+    CANCELLED = "cancelled", _("No longer needed")
 
 
 #: The statuses of messages that wait and are not being sent.

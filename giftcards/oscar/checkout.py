@@ -142,7 +142,7 @@ def _paid_amount(line: Any) -> Decimal:
     if not price.exists or price.currency != CURRENCY:
         raise NotForSale(
             "delisted",
-            for_customer=gettext("This card is not for sale any more."),
+            for_customer=gettext("This card is no longer for sale."),
             for_staff=f"It has no price in {CURRENCY}.",
         )
     amount = line.line_price_excl_tax_incl_discounts

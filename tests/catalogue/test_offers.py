@@ -354,7 +354,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("values", "sale", "customer"),
         [
-            ({"cost": None}, {}, "This card is not for sale any more."),
+            ({"cost": None}, {}, "This card is no longer for sale."),
             ({"stock": 0}, {}, "This card is sold out at the moment."),
             ({}, {"quantity": 11}, "Only 10 of these cards are left."),
             (

@@ -207,8 +207,8 @@ class TestReserving:
         assert code == (refused and refused.value.code)
         if refused:
             assert refused.value.for_customer == (
-                "Too many cards are kept for visitors with the same internet connection as yours."
-                " Please try again in a few minutes."
+                "Too many cards are reserved for visitors with the same internet connection as"
+                " yours. Please try again in a few minutes."
             )
             text = "With these, the guests of one network would have 31 cards in 31 reservations."
             assert str(refused.value).endswith(text)

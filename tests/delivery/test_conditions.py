@@ -132,7 +132,12 @@ def _unsent() -> None:
 
 
 ABOUT_MESSAGES = [
-    ("messages_failed", _untold, "1 message that a customer did not get", "Send each one again"),
+    (
+        "messages_failed",
+        _untold,
+        "1 message that a customer did not receive",
+        "Send each message again",
+    ),
     (
         "messages_late",
         _unsent,

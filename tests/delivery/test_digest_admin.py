@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 DIGESTS = "/admin/giftcards_delivery/staffdigest/"
 ACCOUNT = "The staff account with this address"
 ACCOUNTANT = "Gift card accountant"
-NOTICE = "A digest for staff cannot be sent, so 1 person is not told what there is to do."
+NOTICE = "A digest for staff cannot be sent, so 1 person does not hear about problems."
 
 
 @pytest.fixture(autouse=True)

@@ -379,7 +379,7 @@ class TestOfTheLastDay:
         Delivery.objects.filter(pk=bounced.pk).update(status=DeliveryStatus.FAILED)
         Delivery.objects.filter(pk=bounced.pk).update(failed_at=ago(minutes=1))
         [digest] = sent()
-        assert digest.subject == "The Shop: 3 messages that customers did not get"
+        assert digest.subject == "The Shop: 3 messages that customers did not receive"
         assert f"{ADMIN}_delivery/delivery/?customers=untold-lately" in digest.body
         assert "others" not in digest.body
         assert "web-1" in digest.body
@@ -729,7 +729,7 @@ class TestAfterAnOutageOfMail:
         [received] = server.received
         text = story.part(received.mail, "plain")
         assert "web-1" in text
-        assert "1 message that a customer did not get" in text
+        assert "1 message that a customer did not receive" in text
         # Once it is told, it is over.
         let_pass(minutes=31)
         look()

@@ -32,14 +32,14 @@ class TestPutOff:
         assert "Try now" not in shown
         message = Delivery.objects.get(kind="gift")
         answer = read(amina.post(to("send_now", message.pk), follow=True))
-        assert "It is sent in a moment." in answer
+        assert "It will be sent in a moment." in answer
         assert "Send it now" not in messages_section(amina, order)
         assert send().sent == 1
         assert codes_in(press(link_in(mails_to(RECIPIENT)[0]))) == CODES[:3]
         pass_days(3)
         assert send().sent == 0
         answer = read(amina.post(to("send_now", message.pk), follow=True))
-        assert "The message does not wait any more" in answer
+        assert "The message is no longer waiting" in answer
 
     @pytest.mark.parametrize("is_sent_again", [True, False])
     def test_a_gift_that_is_sent_again_is_sent_instead_and_one_that_is_called_off_is_not(
@@ -67,7 +67,7 @@ class TestSendingAgain:
         # The form suggests no address to which the other message would go.
         html = read(amina.get(to("send_again", order.pk)))
         assert BUYER not in html
-        assert "That of whoever gets it" in html
+        assert "The recipient&#x27;s language" in html
         Delivery.objects.all().delete()
         for kind in ("gift", "receipt"):
             read(again(amina, order, kind=kind))
@@ -88,9 +88,10 @@ class TestSendingAgain:
     ) -> None:
         order = told(customer_email="")
         html = read(again(amina, order, kind="receipt"))
-        assert "The order has no address for this: give one." in text(html)
-        assert "The customer was not told, because the order has no address." in messages_section(
-            amina, order
+        assert "The order has no address for this message. Enter one." in text(html)
+        assert (
+            "The customer was not notified because the order has no address."
+            in messages_section(amina, order)
         )
 
 
@@ -99,8 +100,8 @@ class TestCorrecting:
         browser = person(*SUPPORT, "correct_customer")
         order = told(deliver_at=in_days(1))
         shown = plain(text(read(browser.get(order_page(order, "customer")))))
-        assert "To the customer: 1 message goes to the new address." in shown
-        assert "To the recipient: 1 message goes to the new address." in shown
+        assert "To the customer: 1 message will go to the new address." in shown
+        assert "To the recipient: 1 message will go to the new address." in shown
 
     def test_codes_that_went_to_a_former_address_are_told_afterwards(
         self, amina: Client, settings: Any

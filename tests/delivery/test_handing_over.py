@@ -228,7 +228,7 @@ class TestOneOrder:
             message(order, requested_by=by)
         for _made in range(2):
             link_on(make_link(amina, order, withdraws=""))
-        told = "About this order, 10 messages and links were asked for within an hour."
+        told = "10 messages and links were requested for this order within an hour."
         for browser in (amina, karim):
             for answer in (
                 send_again(browser, order, EMAIL),
@@ -282,7 +282,7 @@ class TestWithdrawing:
             message(order, status=status)
         answer = amina.post(to("withdraw", order.pk), follow=True)
         assert plain(messages(read(answer))[0]) == (
-            "2 links were withdrawn: they show nothing any more. 1 waiting message with a link was"
+            "2 links were withdrawn and no longer work. 1 waiting message with a link was"
             " cancelled."
         )
         assert [find(token) for token in tokens] == [None, None]
@@ -296,7 +296,7 @@ class TestWithdrawing:
         assert account.revoked_at is None
         # The second press of the button finds it done.
         answer = amina.post(to("withdraw", order.pk), follow=True)
-        assert messages(read(answer)) == ["There is no link that works."]
+        assert messages(read(answer)) == ["There is no working link."]
         assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
             "Withdrew the links to the cards."
         ]

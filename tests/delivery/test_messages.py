@@ -373,7 +373,7 @@ class TestMoney:
         for text in texts_of(message):
             assert "3 of the 5" in text
             assert "2 could not be delivered" in text
-            assert f"will be paid back {money(1100)}" in text
+            assert f"We will refund {money(1100)}" in text
             assert "We will write to you" in text
         assert money(1100) in message.short
         # A message that the shop does not send is not promised.
@@ -402,7 +402,7 @@ class TestMoney:
         ("answered", "subject", "begins"),
         [
             (PARTIAL, "3 of your 5 gift cards are here", "could not be delivered"),
-            (REFUNDED, "Your order has not come yet: PUBG Mobile", "come yet"),
+            (REFUNDED, "Your order has not arrived yet: PUBG Mobile", "arrived yet"),
         ],
     )
     def test_cards_that_are_ordered_again_are_still_sought_and_no_money_is_promised(
@@ -414,25 +414,25 @@ class TestMoney:
         message = write(order)
         assert message.subject.startswith(subject)
         assert begins in message.text
-        assert "you get the cards, or your money back." in plain(message.text)
+        assert "You will get the cards or a refund." in plain(message.text)
         for text in texts_of(message):
-            assert "We are trying once more to get the" in text
+            assert "We are trying again to get the" in text
             assert money(1100) not in text
-            assert "paid back" not in text
+            assert "We will refund" not in text
 
     def test_an_unknown_amount_is_promised_without_a_figure_and_of_nothing_no_money_is_said(
         self,
     ) -> None:
         order = settle("web-1042", REFUNDED, **{**LINE, "sale_price": None})
         for text in texts_of(write(order)):
-            assert "will be paid back what you paid" in text
+            assert "We will refund what you paid" in text
             assert "DA" not in text
             # Customers must not learn the price that the shop pays the provider.
             assert "490" not in text
         order = settle("web-1043", PARTIAL, **{**LINE, "sale_price": Decimal(0)})
         assert facts_of(order).payback == Payback.NOTHING
         for text in texts_of(write(order)):
-            assert "paid back" not in text
+            assert "We will refund" not in text
 
     @pytest.mark.parametrize("status", [Status.REFUNDED, Status.REJECTED])
     def test_not_delivered_names_the_whole_amount(self, status: Status) -> None:
@@ -465,16 +465,16 @@ class TestMoney:
         for message in (write(order, Kind.PAID_BACK, refund=refund), write(order, Kind.PAID_BACK)):
             for text in texts_of(message):
                 assert money(700) in text
-                assert "You are fully refunded." in text
+                assert "You have been fully refunded." in text
 
     @pytest.mark.parametrize(
         ("language", "days", "said"),
         [
-            ("en", 3, "You get the money by 3 Dec 2026 at the latest."),
+            ("en", 3, "You will receive the money by 3 Dec 2026 at the latest."),
             ("fr", 3, "Le remboursement vous parviendra au plus tard le 3 déc. 2026."),
             ("ar", 3, "يصلك المبلغ في أجل أقصاه 3 ديسمبر 2026."),
             # A day that has passed is promised to nobody.
-            ("en", 1, "The money is late. We are sorry, and are on it."),
+            ("en", 1, "Your refund is late. We are sorry and are working on it."),
         ],
     )
     def test_the_day_of_the_money_is_told_as_the_shop_has_promised_it(
@@ -497,7 +497,7 @@ class TestMoney:
 def test_delayed_asks_to_wait_and_says_that_nothing_is_lost() -> None:
     message = render(example(Kind.DELAYED, Mode.LINK), language="en", address="")
     for text in texts_of(message):
-        assert "still on it" in text
+        assert "still working on it" in text
         assert "nothing is lost" in text
         assert "do not order again" in text
     assert "please wait" in message.short

@@ -41,8 +41,8 @@ PAGE = "/cards/"
 
 
 # What a customer reads who waits.
-SOON = "The cards mostly come within a minute."
-LATE = "Your order is taking longer than usual. We are still on it."
+SOON = "The cards usually arrive within a minute."
+LATE = "Your order is taking longer than usual. We are still working on it."
 TOLD = "You may close this page: we will write to you."
 
 
@@ -96,7 +96,7 @@ class TestList:
         assert "Not delivered" in text
         assert "2 cards could not be delivered." in text
         assert "600 DA paid back on" in text
-        assert "500 DA will be paid back to you" in text
+        assert "500 DA will be refunded" in text
         assert text.count("Show 3 cards") == response.content.decode().count("<button") == 1
         assert codes_in(response) == []
         assert response["Cache-Control"] == "no-store, private"

@@ -27,8 +27,8 @@ from tests.pages import LIST, START, count_queries, element, order_page, plain, 
 pytestmark = pytest.mark.django_db
 
 CUSTOMER = (
-    "The customer has not received the cards: no message with them got through. Ask for an address"
-    " that works, and correct it; the cards go there automatically."
+    "The customer has not received the cards because no message could be delivered. Ask for a"
+    " working address and correct it. The cards will be sent there automatically."
 )
 RECIPIENT = CUSTOMER.replace("customer", "recipient")
 
@@ -75,7 +75,7 @@ def test_page_list_and_start_page_say_that_refused_cards_were_not_received(
     assert plain(text(cell)) == "Not received ⚠ correct the address"
     assert f'title="{said}"' in cell
     assert "giftcards-fulfilled" not in cell
-    assert "1 message that a customer did not get" in tiles(read(browser.get(START)))
+    assert "1 message that a customer did not receive" in tiles(read(browser.get(START)))
 
 
 @pytest.mark.parametrize(

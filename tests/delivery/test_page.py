@@ -354,8 +354,8 @@ class TestWhatIsMissing:
     @pytest.mark.parametrize(
         ("refunds", "told"),
         [
-            ([], ["2 cards could not be delivered.", "1,100 DA will be paid back to you"]),
-            ([600], ["600 DA paid back on", "500 DA will be paid back to you"]),
+            ([], ["2 cards could not be delivered.", "1,100 DA will be refunded"]),
+            ([600], ["600 DA paid back on", "500 DA will be refunded"]),
             ([1_100], ["1,100 DA paid back on", "(CCP)"]),
         ],
     )
@@ -368,7 +368,7 @@ class TestWhatIsMissing:
         text = words(press(address_of_new_link(order))).replace("\N{NO-BREAK SPACE}", " ")
         for sentence in told:
             assert sentence in text
-        assert ("will be paid back" in text) == any("will be" in sentence for sentence in told)
+        assert ("will be refunded" in text) == any("will be" in sentence for sentence in told)
 
     @pytest.mark.parametrize(
         ("made", "updated", "told", "untold"),
@@ -376,16 +376,16 @@ class TestWhatIsMissing:
             (
                 {},
                 {},
-                "2 cards could not be delivered. What you paid for what is missing will be paid",
+                "2 cards could not be delivered. What you paid for the missing cards will be",
                 " DA will",
             ),
             (
                 {"sale_price": 550},
                 {"reordered_amount": 1_100},
                 "They were ordered again",
-                "paid back",
+                "will be refunded",
             ),
-            ({"sale_price": 550, "answer": FULFILLED}, {}, "5 cards", "paid back"),
+            ({"sale_price": 550, "answer": FULFILLED}, {}, "5 cards", "will be refunded"),
         ],
         ids=["unknown", "ordered again", "nothing"],
     )
@@ -404,13 +404,15 @@ class TestWhatIsMissing:
     ) -> None:
         order = make_settled(sale_price=550)
         address = address_of_new_link(order)
-        assert "You get the money" not in words(press(address))
+        assert "You will receive the money" not in words(press(address))
         settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": 3}
-        assert f"You get the money by {day_text(promised_day(order))} at" in words(press(address))
+        assert f"You will receive the money by {day_text(promised_day(order))} at" in words(
+            press(address)
+        )
         Order.objects.filter(pk=order.pk).update(finalized_at=timezone.now() - timedelta(days=9))
         text = words(press(address))
-        assert "The money is late. We are sorry, and are on it." in text
-        assert "You get the money" not in text
+        assert "Your refund is late. We are sorry and are working on it." in text
+        assert "You will receive the money" not in text
 
 
 class TestCardsThatDoNotOpen:
@@ -633,15 +635,15 @@ class TestPin:
         other = address_of_new_link(Order.objects.get())
         for _ in range(6):
             response = press(address, password="0000", token=self.token_of(address))
-        assert "this link is locked" in words(response)
+        assert "This link is locked" in words(response)
         assert "+213 21 00 00 00" in words(response)
         assert "<form" not in response.content.decode()
         assert len(visits("locked")) == 1
-        assert "this link is locked" in words(fetch(address))
+        assert "This link is locked" in words(fetch(address))
         # It does not take the right PIN.
         response = press(address, password="3456", token=self.token_of(address))
         assert codes_in(response) == []
-        assert "this link is locked" in words(response)
+        assert "This link is locked" in words(response)
         assert CardLink.objects.get(reveals=0, wrong_pins=5)
         assert codes_in(press(other, password="3456")) == CODES[:3]
 

@@ -74,10 +74,10 @@ def test_everything_that_is_known_stands_on_one_page() -> None:
     assert f"Provider's order id {order.provider_order_id}" in shown
     assert "Reference at the provider sent-as-1042" in shown
     sent = section(html, "messages")
-    assert "karim had it sent again: New address" in sent
+    assert "karim sent it again: New address" in sent
     assert "lina@other.example" in sent
     links = section(html, "links")
-    assert "Made by karim, to be handed over" in links
+    assert "Created by karim, to be handed over" in links
     assert "On the phone" in links
     visits = section(html, "visits")
     for fact in ("Opened", "Cards shown", "41.200.1.2", "Firefox on a phone", "lina"):

@@ -70,12 +70,15 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
                 "next_attempt_at": timedelta(minutes=5),
                 "error": "ConnectionRefusedError in smtplib.py:300",
             },
-            f"It could not be sent to {EMAIL} yet; it was first tried 1 hour ago. The next try",
+            f"It could not be sent to {EMAIL} yet. The first attempt was 1 hour ago; the next",
         ),
-        ({"status": "failed", "error": "AddressRefused"}, f"It was not sent to {EMAIL}, and is"),
-        ({"status": "cancelled"}, f"It was not sent to {EMAIL}: it is not needed any more."),
-        ({"status": "sent", "unanswered": 1}, "Of 1 attempt it is not known whether"),
-        ({"requested_by": "karim", "reason": "New address"}, "karim had it sent again: New addr"),
+        (
+            {"status": "failed", "error": "AddressRefused"},
+            f"It was not sent to {EMAIL}, and the app",
+        ),
+        ({"status": "cancelled"}, f"It was not sent to {EMAIL} because it is no longer needed."),
+        ({"status": "sent", "unanswered": 1}, "It is not known whether 1 attempt sent"),
+        ({"requested_by": "karim", "reason": "New address"}, "karim sent it again: New addr"),
     ],
     ids=["waits", "under way", "tried again", "failed", "cancelled", "in doubt", "asked for"],
 )
@@ -104,11 +107,11 @@ def test_a_failure_warns_until_a_later_message_makes_up_for_it() -> None:
 
 def test_the_section_says_why_nobody_was_told() -> None:
     order = delivered(customer_email="")
-    assert "was not told, because the order has no address" in said(order)
+    assert "was not notified because the order has no address" in said(order)
     order = delivered("web-2")
     Installation.objects.update_or_create(pk=1, defaults={"at": timezone.now()})
     html = read(person(*SUPPORT, name="karim").get(order_page(order)))
-    assert "before messages to customers were set up" in text(html)
+    assert "because messages to customers were not set up" in text(html)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +119,11 @@ def test_the_section_says_why_nobody_was_told() -> None:
     [
         ({}, "Valid until"),
         ({"revoked_at": timezone.now(), "revoked_by": "karim"}, "by karim."),
-        ({"wrong_pins": 5}, "Locked, because the PIN was wrong too often. Send a new link."),
+        ({"wrong_pins": 5}, "Locked because a wrong PIN was entered too often. Send a new link."),
         ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired on"),
         ({"reveals": tuning.link_reveals}, "Used up"),
-        ({"origin": "account", "expires_at": None}, "Valid for who is logged in."),
-        ({"origin": "staff", "created_by": "karim"}, "Made by karim, to be handed over"),
+        ({"origin": "account", "expires_at": None}, "Valid for the logged-in customer."),
+        ({"origin": "staff", "created_by": "karim"}, "Created by karim, to be handed over"),
     ],
     ids=["valid", "withdrawn", "locked", "expired", "used up", "account", "handed over"],
 )
@@ -162,7 +165,7 @@ class TestWhoMay:
         assert "Send a new link" not in read(browser.get(order_page(order)))
         monkeypatch.setattr("giftcards.delivery.messages.MOST_CODES", 1)
         assert "Send a new link" in read(browser.get(order_page(order)))
-        assert "holds the codes" not in read(browser.get(to("send_again", order.pk)))
+        assert "contains the card codes" not in read(browser.get(to("send_again", order.pk)))
 
     def test_buttons_follow_what_can_be_done(self) -> None:
         order = delivered()

@@ -67,7 +67,7 @@ def test_a_message_is_queued_with_who_asked_and_why(
     order = delivered()
     with django_capture_on_commit_callbacks(execute=True):
         html = read(send_again(amina, order))
-    assert plain(messages(html)[0]) == f"The message to {EMAIL} is sent in a moment."
+    assert plain(messages(html)[0]) == f"The message to {EMAIL} will be sent in a moment."
     sent = Delivery.objects.get()
     expected = (order, "delivered", "mail", EMAIL)
     assert (sent.order, sent.kind, sent.channel, sent.address) == expected
@@ -118,7 +118,7 @@ def test_the_second_press_of_the_button_sends_nothing_and_withdraws_nothing(amin
     amina.post(to("send_again", order.pk), form)
     made, _token = link(order)
     html = read(amina.post(to("send_again", order.pk), form, follow=True))
-    assert messages(html)[-1] == "This was asked for already. The message is not sent twice."
+    assert messages(html)[-1] == "This was already requested. The message will not be sent twice."
     assert [each.status for each in Delivery.objects.all()] == ["queued"]
     assert CardLink.objects.get(pk=made.pk).revoked_at is None
     assert len(logged()) == 1
@@ -174,13 +174,13 @@ def test_an_unusable_form_is_shown_again_and_sends_nothing(
 def test_an_order_without_an_address_needs_one(amina: Client) -> None:
     order = delivered(customer_email="")
     html = read(send_again(amina, order, address=""))
-    assert errors(html) == ["The order has no address for this: give one."]
+    assert errors(html) == ["The order has no address for this message. Enter one."]
     read(send_again(amina, order, address=OTHER))
     assert Delivery.objects.get().address == OTHER
 
 
 def test_in_the_mode_with_codes_the_page_warns_of_them(amina: Client, settings: Any) -> None:
-    order, warning = delivered(), "The message holds the codes of the cards"
+    order, warning = delivered(), "The message contains the card codes"
     assert warning not in read(amina.get(to("send_again", order.pk)))
     settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": "codes"}
     html = read(amina.get(to("send_again", order.pk)))
@@ -252,8 +252,8 @@ class TestWaiting:
             messages(read(amina.post(to("cancel", waiting.pk), follow=True)))[0] for _ in range(2)
         ]
         assert told == [
-            "The message is not sent.",
-            "The message does not wait any more: look at its result.",
+            "The message will not be sent.",
+            "The message is no longer waiting. See its result.",
         ]
         waiting.refresh_from_db()
         assert (waiting.status, waiting.next_attempt_at) == ("cancelled", None)
@@ -275,7 +275,7 @@ class TestWaiting:
         waiting = message(delivered(), status="retrying", next_attempt_at=later, attempts=7)
         with django_capture_on_commit_callbacks(execute=True):
             answer = amina.post(to("try_now", waiting.pk), follow=True)
-        assert messages(read(answer)) == ["It is tried again in a moment."]
+        assert messages(read(answer)) == ["The app will try again in a moment."]
         waiting.refresh_from_db()
         assert waiting.next_attempt_at is not None
         assert waiting.next_attempt_at <= timezone.now()

@@ -38,7 +38,7 @@ NOT_AT_THIS_PRICE = (
     f"{NAME}: This card cannot be sold at this price: its price has changed, or the discount is too"
     " large."
 )
-NOT_FOR_SALE = f"{NAME}: This card is not for sale any more."
+NOT_FOR_SALE = f"{NAME}: This card is no longer for sale."
 SOLD_OUT = f"{NAME}: This card is sold out at the moment."
 NOT_NOW = f"{NAME}: This card cannot be bought at the moment. Please try again later."
 QUESTION = f"checkProduct/{PRODUCT}"

@@ -174,7 +174,7 @@ def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
 
 def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Iterator[SafeString]:
     yield filled(
-        gettext("Our customer tells us that a code of your order %(order)s is used already."),
+        gettext("Our customer tells us that a code of your order %(order)s has already been used."),
         order=bdi(order.provider_order_id),
     )
     yield filled(

@@ -77,10 +77,9 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
 
 def _too_many_of_order() -> str:
     text = ngettext(
-        "About this order, %(count)d message or link was asked for within an hour. Try again"
+        "%(count)d message or link was requested for this order within an hour. Try again later.",
+        "%(count)d messages and links were requested for this order within an hour. Try again"
         " later.",
-        "About this order, %(count)d messages and links were asked for within an hour. Try"
-        " again later.",
         MOST_OF_AN_ORDER,
     )
     return text % {"count": MOST_OF_AN_ORDER}
@@ -140,14 +139,14 @@ class NewLinkForm(RevealForm):
 def _withdraw(attempt: Attempt) -> Outcome:
     done = withdraw(attempt.order, by=attempt.by)
     if not any(done):
-        return Outcome(gettext("There is no link that works."), level=messages.INFO)
+        return Outcome(gettext("There is no working link."), level=messages.INFO)
     return Outcome(_in_words(done), "Withdrew the links to the cards.")
 
 
 def _in_words(done: Withdrawn) -> str:
     links_ended = ngettext(
-        "%(count)s link was withdrawn: it shows nothing any more.",
-        "%(count)s links were withdrawn: they show nothing any more.",
+        "%(count)s link was withdrawn and no longer works.",
+        "%(count)s links were withdrawn and no longer work.",
         done.links,
     )
     cancelled = ngettext(
@@ -175,8 +174,8 @@ WITHDRAW = OrderAction(
     template="ask",
     context=lambda attempt: {
         "consequence": gettext(
-            "Links that were sent or handed over show nothing any more, and messages with a link"
-            " that wait are not sent. You can send a new link afterwards."
+            "Links that were sent or handed over stop working, and waiting messages with a link"
+            " will not be sent. You can send a new link afterwards."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),

@@ -85,18 +85,18 @@ def what_became(message: Delivery) -> SafeString:
             text = gettext("It is being sent to %(address)s.")
         case DeliveryStatus.RETRYING:
             text = gettext(
-                "It could not be sent to %(address)s yet; it was first tried %(age)s ago. The next"
-                " try is on %(at)s."
+                "It could not be sent to %(address)s yet. The first attempt was %(age)s ago; the"
+                " next attempt is on %(at)s."
             )
             parts["age"] = _age(message.created_at)
             parts["at"] = moment(message.next_attempt_at or timezone.now())
         case DeliveryStatus.FAILED:
             text = gettext(
-                "It was not sent to %(address)s, and is not tried again. Ask the customer for an"
-                " address that works, and send it again."
+                "It was not sent to %(address)s, and the app will not try again. Ask the customer"
+                " for a working address, and send the message again."
             )
         case _:
-            text = gettext("It was not sent to %(address)s: it is not needed any more.")
+            text = gettext("It was not sent to %(address)s because it is no longer needed.")
     return filled(text, **parts)
 
 
@@ -109,8 +109,8 @@ def doubts(message: Delivery) -> str:
     if not message.unanswered:
         return ""
     text = ngettext(
-        "Of %(count)s attempt it is not known whether the message went out.",
-        "Of %(count)s attempts it is not known whether the message went out.",
+        "It is not known whether %(count)s attempt sent the message.",
+        "It is not known whether %(count)s attempts sent the message.",
         message.unanswered,
     )
     return text % {"count": count_text(message.unanswered)}
@@ -120,7 +120,7 @@ def who_asked(message: Delivery) -> SafeString | str:
     """A sentence that says who had the message sent again, and why; "" for other messages."""
     if not message.requested_by:
         return ""
-    text = gettext("%(by)s had it sent again: %(reason)s")
+    text = gettext("%(by)s sent it again: %(reason)s")
     return filled(text, by=bdi(message.requested_by), reason=bdi(message.reason))
 
 
@@ -157,19 +157,19 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
     if link.is_locked:
-        return gettext("Locked, because the PIN was wrong too often. Send a new link."), True
+        return gettext("Locked because a wrong PIN was entered too often. Send a new link."), True
     if link.expires_at and link.expires_at <= now:
         return filled(gettext("Expired on %(at)s."), at=moment(link.expires_at)), False
     if link.reveals >= tuning.link_reveals:
-        return gettext("Used up: it has shown the cards as often as it may."), False
+        return gettext("Used up: it has shown the cards the maximum number of times."), False
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False
-    return gettext("Valid for who is logged in."), False
+    return gettext("Valid for the logged-in customer."), False
 
 
 def origin_of(link: CardLink) -> SafeString | str:
     """The origin of the link; for a link made by staff, with the name of its maker."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
-        text = gettext("Made by %(by)s, to be handed over")
+        text = gettext("Created by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))
     return link.get_origin_display()

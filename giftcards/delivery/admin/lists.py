@@ -95,9 +95,9 @@ class CustomersFilter(admin.SimpleListFilter):
 
     # Tiles of the start page link to the last two choices.
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
-        "untold": (_("Not told"), lambda rows: rows.untold()),
+        "untold": (_("Not notified"), lambda rows: rows.untold()),
         "untold-lately": (
-            _("Not told, within a day"),
+            _("Not notified, within a day"),
             lambda rows: rows.untold_since(Standing().lately),
         ),
         "late": (

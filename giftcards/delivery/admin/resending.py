@@ -61,7 +61,10 @@ class SendAgainForm(forms.Form):
         label=_("Reason"),
         max_length=200,
         validators=[plain_line],
-        help_text=_("For your colleagues, such as: the customer has a new address. No codes here."),
+        help_text=_(
+            "For your colleagues, for example: the customer has a new address. Do not write codes"
+            " here."
+        ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
     links = forms.ChoiceField(
@@ -69,7 +72,7 @@ class SendAgainForm(forms.Form):
         choices=[
             (IF_ELSEWHERE, _("Withdraw them if the message goes to another address.")),
             (ALL, _("Withdraw them.")),
-            (NONE, _("They go on working.")),
+            (NONE, _("Keep them working.")),
         ],
         widget=forms.RadioSelect,
     )
@@ -77,7 +80,7 @@ class SendAgainForm(forms.Form):
         label=_("Your password"),
         required=False,
         strip=False,
-        help_text=_("Needed if the cards go to an address that is not the order's."),
+        help_text=_("Required if the cards go to an address that differs from the order's."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
     # Each form has another value, so that pressing its button twice sends one message.
@@ -104,7 +107,7 @@ class SendAgainForm(forms.Form):
         self._offer("kind", [(kind.value, kind.label) for kind in kinds])
         self._offer("channel", [(name, isolated(name)) for name in self._channels])
         if not is_for_one:
-            self._offer("language", [("", _("That of whoever gets it")), *language_choices()])
+            self._offer("language", [("", _("The recipient's language")), *language_choices()])
             self.fields["language"].required = False
         if len(self._channels) == 1:
             self.fields["channel"].widget = forms.HiddenInput()
@@ -148,7 +151,9 @@ class SendAgainForm(forms.Form):
 
     def _check(self, channel: Channel, address: str) -> None:
         if not address:
-            self.add_error("address", gettext("The order has no address for this: give one."))
+            self.add_error(
+                "address", gettext("The order has no address for this message. Enter one.")
+            )
         elif isinstance(channel, Mail):
             try:
                 validate_email(address)
@@ -159,7 +164,7 @@ class SendAgainForm(forms.Form):
 def _nothing_to_tell(attempt: Attempt) -> Outcome | None:
     if kinds_that_fit(attempt.order):
         return None
-    text = gettext("There is nothing to tell the customer of this order now.")
+    text = gettext("There is nothing to tell the customer about this order now.")
     return Outcome(text, level=messages.WARNING)
 
 
@@ -191,10 +196,10 @@ def _send_again(attempt: Attempt) -> Answer:
         once=str(given["once"]),
     )
     if message is None:
-        text = gettext("This was asked for already. The message is not sent twice.")
+        text = gettext("This was already requested. The message will not be sent twice.")
         return Outcome(text, level=messages.INFO)
     handing_over.count(request, order, is_handed_out=given["is_elsewhere"])
-    text = gettext("The message to %(address)s is sent in a moment.")
+    text = gettext("The message to %(address)s will be sent in a moment.")
     return Outcome(text % {"address": isolated(message.address)}, done)
 
 
@@ -232,7 +237,7 @@ SEND_LINK = replace(
 )
 
 _WAITS_NO_MORE = Outcome(
-    _("The message does not wait any more: look at its result."),
+    _("The message is no longer waiting. See its result."),
     level=messages.WARNING,
 )
 
@@ -240,7 +245,9 @@ _WAITS_NO_MORE = Outcome(
 def _cancel(attempt: Attempt) -> Outcome:
     if not Delivery.objects.cancel(pk=attempt.row.pk):
         return _WAITS_NO_MORE
-    return Outcome(gettext("The message is not sent."), f"Cancelled a message: {attempt.row.kind}.")
+    return Outcome(
+        gettext("The message will not be sent."), f"Cancelled a message: {attempt.row.kind}."
+    )
 
 
 def _hurry(attempt: Attempt) -> Outcome:
@@ -250,7 +257,7 @@ def _hurry(attempt: Attempt) -> Outcome:
         return _WAITS_NO_MORE
     wake()
     log = f"Had a message tried now: {attempt.row.kind}."
-    return Outcome(gettext("It is tried again in a moment."), log)
+    return Outcome(gettext("The app will try again in a moment."), log)
 
 
 def _hand_over_now(attempt: Attempt) -> Outcome:
@@ -260,7 +267,7 @@ def _hand_over_now(attempt: Attempt) -> Outcome:
         return _WAITS_NO_MORE
     wake()
     log = f"Had a message sent before its time: {attempt.row.kind}."
-    return Outcome(gettext("It is sent in a moment."), log)
+    return Outcome(gettext("It will be sent in a moment."), log)
 
 
 TRY_NOW = OrderAction(
@@ -307,7 +314,11 @@ SEND_NOW = replace(
     form=lambda _attempt, data: forms.Form(data),
     template="ask",
     context=partial(
-        _asked, _("It is sent in a moment, before its time. A sent message cannot be taken back.")
+        _asked,
+        _(
+            "It will be sent in a moment, before the planned time. A sent message cannot be"
+            " recalled."
+        ),
     ),
     act=_hand_over_now,
 )
@@ -325,6 +336,8 @@ CANCEL = OrderAction(
     before=_before_asking,
     form=lambda _attempt, data: forms.Form(data),
     template="ask",
-    context=partial(_asked, _("It is never sent automatically then. You can send one again.")),
+    context=partial(
+        _asked, _("It will then never be sent automatically. You can still send it again.")
+    ),
     act=_cancel,
 )

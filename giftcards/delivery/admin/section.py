@@ -121,14 +121,17 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
         return ""
     if not any(_is_reached(order, kind) for kind in untold):
         return gettext(
-            "The customer was not told, because the order has no address. Ask for one, and send"
-            " a message there; or hand over a link."
+            "The customer was not notified because the order has no address. Ask for an address and"
+            " send a message, or hand over a link."
         )
     if (order.finalized_at or timezone.now()) < Installation.begin():
         return gettext(
-            "The customer was not told: it happened before messages to customers were set up."
+            "The customer was not notified because messages to customers were not set up at that"
+            " time."
         )
-    return gettext("The customer has yet to be told. This happens automatically in a moment.")
+    return gettext(
+        "The customer has not been notified yet. This happens automatically in a moment."
+    )
 
 
 def _is_reached(order: Order, kind: Kind) -> bool:
@@ -187,17 +190,17 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
     again = len({(each.kind, each.channel) for each in (*unsent, *old.unused)})
     if again:
         text = ngettext(
-            "%(count)s message goes to the new address.",
-            "%(count)s messages go to the new address.",
+            "%(count)s message will go to the new address.",
+            "%(count)s messages will go to the new address.",
             again,
         )
         yield filled(text, count=count_text(again))
     if any(message.status == DeliveryStatus.SENDING for message in unsent):
-        yield filled(gettext("A message is being sent at this moment: it may still arrive."))
+        yield filled(gettext("A message is being sent at this moment, and may still arrive."))
     if links := old.links.filter(revoked_at=None).count():
         text = ngettext(
-            "%(count)s link that was sent to the old address is withdrawn.",
-            "%(count)s links that were sent to the old address are withdrawn.",
+            "%(count)s link that was sent to the old address will be withdrawn.",
+            "%(count)s links that were sent to the old address will be withdrawn.",
             links,
         )
         yield filled(text, count=count_text(links))
@@ -221,7 +224,7 @@ def _codes_elsewhere(order: Order) -> list[SafeString]:
 
 
 def _cannot_be_taken_back(message: Delivery) -> SafeString:
-    text = gettext("The codes were sent to %(address)s on %(at)s. That cannot be taken back.")
+    text = gettext("The codes were sent to %(address)s on %(at)s. This cannot be undone.")
     at = moment(message.sent_at or message.created_at)
     return filled(text, address=address_of(message), at=at)
 
@@ -242,18 +245,18 @@ def _not_received(request: HttpRequest, orders: Sequence[Order]) -> dict[int, Sa
 def _what_to_do(order: Order) -> SafeString:
     if order.is_gift:
         text = ngettext(
-            "The recipient has not received the card: no message with it got through. Ask for an"
-            " address that works, and correct it; the card goes there automatically.",
-            "The recipient has not received the cards: no message with them got through. Ask for an"
-            " address that works, and correct it; the cards go there automatically.",
+            "The recipient has not received the card because no message could be delivered. Ask for"
+            " a working address and correct it. The card will be sent there automatically.",
+            "The recipient has not received the cards because no message could be delivered. Ask"
+            " for a working address and correct it. The cards will be sent there automatically.",
             order.fulfilled_quantity,
         )
     else:
         text = ngettext(
-            "The customer has not received the card: no message with it got through. Ask for an"
-            " address that works, and correct it; the card goes there automatically.",
-            "The customer has not received the cards: no message with them got through. Ask for an"
-            " address that works, and correct it; the cards go there automatically.",
+            "The customer has not received the card because no message could be delivered. Ask for"
+            " a working address and correct it. The card will be sent there automatically.",
+            "The customer has not received the cards because no message could be delivered. Ask for"
+            " a working address and correct it. The cards will be sent there automatically.",
             order.fulfilled_quantity,
         )
     return filled(text)
