@@ -200,7 +200,7 @@ def dispute(_boss: Client) -> Button:
         {"state_token": state_token(order), "cards": ["1"], "words": "It is used."},
         logged=["Noted that the customer complains about a code."],
         rows={Note: 1},
-        told="The complaint was noted. The codes are kept until it is ticked off.",
+        told="The complaint was recorded. The codes are kept until somebody ticks it off.",
     )
 
 
@@ -345,7 +345,7 @@ def order_again(_boss: Client) -> Button:
             f"Replaces missing cards of {NAME}.",
         ],
         rows={Order: 1, Acknowledgement: 1, OrmQ: 1},
-        told="The order NEW was recorded; it is being sent.",
+        told="Order NEW was recorded and is being sent.",
         tellings=1,
     )
 
@@ -406,7 +406,7 @@ def place(boss: Client) -> Button:
         confirmed,
         logged=["Added."],
         rows={Order: 1, OrmQ: 1},
-        told="The order NEW was recorded; it is being sent.",
+        told="Order NEW was recorded and is being sent.",
         tellings=1,
     )
 

@@ -81,7 +81,7 @@ CONFLICT = (
 )
 GIFT = {"recipient_email": "lina@example.com"}
 NEEDS_RECIPIENT = "A gift needs the e-mail address of its recipient."
-ZONE = "Give a time with its time zone, from 1970 to 9998."
+ZONE = "Use a time with a time zone, from 1970 to 9998."
 
 MARKS = "Use one line of text, without control or direction characters."
 WITHOUT_LINES = {"allow_nan": False, "allow_infinity": False}
@@ -227,8 +227,8 @@ class TestPlaceOrder:
             )
         assert caught.value.message_dict == {
             "sale_amount": [
-                "This must be the sale price times the quantity. Give one of the two alone where"
-                " they differ."
+                "This must be the sale price times the quantity. If they differ, enter only one of"
+                " them."
             ]
         }
 
@@ -245,7 +245,7 @@ class TestPlaceOrder:
                 {"max_price": Decimal("1.005")},
                 "Ensure that there are no more than 2 decimal places.",
             ),
-            ({"group": None}, "This must be a text."),
+            ({"group": None}, "This must be text."),
             ({"group": "x" * 101}, "Ensure this value has at most 100 characters (it has 101)."),
             ({"group": "a\u202eb"}, MARKS),
             ({"customer_phone": "card"}, "Enter a phone number."),
@@ -259,7 +259,7 @@ class TestPlaceOrder:
                 "Ensure this value has at most 200 characters (it has 201).",
             ),
             ({"customer_phone": "+213\u200e555"}, MARKS),
-            ({"customer_phone": 213555}, "This must be a text."),
+            ({"customer_phone": 213555}, "This must be text."),
             ({"customer_email": '"a\u0001b"@example.com'}, MARKS),
             ({"customer_email": "a@ex\u202eample.com"}, MARKS),
             ({"metadata": []}, "This must be a dict."),
@@ -268,10 +268,10 @@ class TestPlaceOrder:
             ({"metadata": [("a", 1)]}, "This must be a dict."),
             ({"recipient_email": "lina"}, "Enter a valid email address."),
             ({"recipient_email": "a@ex\u202eample.com"}, MARKS),
-            ({"recipient_email": None}, "This must be a text."),
+            ({"recipient_email": None}, "This must be text."),
             ({**GIFT, "recipient_name": "Lina\n"}, MARKS),
             ({**GIFT, "recipient_language": "f r"}, "Use letters, digits and punctuation only,"),
-            ({**GIFT, "gift_message": None}, "This must be a text."),
+            ({**GIFT, "gift_message": None}, "This must be text."),
             (
                 {**GIFT, "gift_message": "x" * 1001},
                 "Ensure this value has at most 1000 characters (it has 1001).",
@@ -290,7 +290,7 @@ class TestPlaceOrder:
             ({**GIFT, "deliver_at": datetime.min.replace(tzinfo=UTC)}, ZONE),
             (
                 {**GIFT, "deliver_at": SOON + timedelta(days=365)},
-                "A gift is delivered within a year.",
+                "A gift must be delivered within a year.",
             ),
         ],
         ids=label,

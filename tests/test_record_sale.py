@@ -144,7 +144,7 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
 
 def test_what_staff_cannot_have_meant_is_asked_again(order: Order, accountant: Client) -> None:
     for amount, why in (
-        ("a lot", "Write the amount like 550 or 549.90: digits from 0 to 9, and a point."),
+        ("a lot", "Enter an amount such as 550 or 549.90, with the digits 0 to 9 and a point."),
         ("-5", "Ensure this value is greater than or equal to 0."),
         ("", "This field is required."),
     ):

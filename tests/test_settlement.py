@@ -308,7 +308,7 @@ class TestOrderedAgain:
     def test_nothing_is_ordered_again_once_a_part_is_paid_back(self) -> None:
         order = sold()
         refund = pay(order, 1)
-        with pytest.raises(ReorderError, match="has been paid back"):
+        with pytest.raises(ReorderError, match="has already been paid back"):
             reorder_missing(order, by="amina")
         cancel_refund(refund, by="amina")
         assert reorder_missing(order, by="amina").sale_amount == Decimal("333.33")

@@ -181,7 +181,7 @@ def _order_columns() -> list[_Column]:
     return [
         _Column(_("reference"), attrgetter("order.reference")),
         _Column(_("group"), attrgetter("order.group")),
-        _Column(_("provider's order id"), attrgetter("order.provider_order_id")),
+        _Column(_("provider's order ID"), attrgetter("order.provider_order_id")),
         _Column(_("Environment"), lambda line: labels.get(line.order.environment, "")),
         _Column(_("created"), lambda line: local(line.order.created_at)),
         _Column(_("settled"), lambda line: local(line.order.finalized_at)),

@@ -101,26 +101,29 @@ def check_reorderable(order: Order) -> None:
     """Raise :exc:`ReorderError` if the missing cards of ``order`` cannot be ordered again."""
     if not order.missing_quantity:
         raise ReorderError(
-            gettext("There is nothing to order again: no card is missing, or the order is open.")
+            gettext(
+                "There is nothing to order again: no card is missing, or the order is still open."
+            )
         )
     key = ApiKey.objects.filter(pk=configured_key()).first()
     if key is not None and order.was_sent_elsewhere(key):
         text = gettext(
-            "This order was bought in the environment %(theirs)s, and the API key in use is for"
-            " %(ours)s: its cards cannot be ordered again there. Place a new order instead."
+            "This order was bought in the environment %(theirs)s, but the API key in use is for"
+            " %(ours)s, so its cards cannot be ordered again there. Place a new order instead."
         )
         theirs, ours = order.get_environment_display(), key.get_environment_display()
         raise ReorderError(text % {"theirs": theirs, "ours": ours})
     if order.paid_back_amount:
         raise ReorderError(
             gettext(
-                "The customer has been paid back: place a new order, or take the refund back first."
+                "The customer has already been paid back. Place a new order, or take the refund"
+                " back first."
             )
         )
     if order.needs_attention:
         raise ReorderError(
             gettext(
-                "The cards may have come after all: look at the problems of the order, and tick"
+                "The cards may have arrived after all. Look at the problems of the order, and tick"
                 " them off. Then order the missing cards again."
             )
         )

@@ -113,7 +113,9 @@ def refundable_amount(order: Order) -> Decimal:
         )
     if breakdown is None:
         raise RefundError(
-            gettext("What the customer is owed is not known: the order has no sale amount.")
+            gettext(
+                "The amount owed to the customer is unknown because the order has no sale amount."
+            )
         )
     if order.reordered_amount is not None:
         raise RefundError(
@@ -263,7 +265,7 @@ class CustomerRefund(models.Model):
     def check_values(self) -> None:
         """Normalise the values; raise ``ValidationError`` if they cannot be recorded."""
         wrong = {
-            name: gettext("This must be a text.")
+            name: gettext("This must be text.")
             for name in ("reference", "method", "comment")
             if not isinstance(getattr(self, name), str)
         }
@@ -280,7 +282,7 @@ class CustomerRefund(models.Model):
     def check_text(self, parameter: str, column: str, text: str) -> None:
         """Raise ``ValidationError`` about ``parameter`` unless ``column`` can hold ``text``."""
         if not isinstance(text, str):
-            raise ValidationError({parameter: gettext("This must be a text.")})
+            raise ValidationError({parameter: gettext("This must be text.")})
         field: Any = self._meta.get_field(column)
         try:
             field.clean(text, self)

@@ -105,7 +105,7 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
         try:
             return super().clean(as_given(value), model_instance)
         except ValueError:
-            complaint = gettext("Give a time with its time zone, from 1970 to 9998.")
+            complaint = gettext("Use a time with a time zone, from 1970 to 9998.")
             raise ValidationError(complaint, code="moment") from None
 
 

@@ -435,7 +435,7 @@ class Order(models.Model):
         null=True,
         blank=True,
         validators=[_not_negative],
-        help_text=_("What one card may cost you at most; above it, a person decides."),
+        help_text=_("The most that one card may cost you. If it costs more, staff decide."),
         **MONEY,
     )
     group: models.CharField[str, str] = ExactCharField(
@@ -475,7 +475,7 @@ class Order(models.Model):
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
-        help_text=_("Makes the order a gift: the cards go there."),
+        help_text=_("Makes the order a gift: the cards go to this address."),
         blank=True,
     )
     recipient_name = models.CharField(
@@ -485,7 +485,9 @@ class Order(models.Model):
         _("recipient's language"),
         max_length=20,
         validators=[plain_text],
-        help_text=_("A code such as en, fr or ar. Empty: that of the customer."),
+        help_text=_(
+            "A code such as en, fr or ar. If it is empty, the customer's language is used."
+        ),
         blank=True,
     )
     gift_message = PlainTextField(_("message to the recipient"), max_length=1_000, blank=True)
@@ -494,7 +496,9 @@ class Order(models.Model):
         _("to be delivered on"),
         null=True,
         blank=True,
-        help_text=_("The cards are bought at once. Empty: they are sent as soon as they come."),
+        help_text=_(
+            "The cards are bought at once. If this is empty, they are sent as soon as they arrive."
+        ),
     )
 
     status = models.CharField(
@@ -503,7 +507,7 @@ class Order(models.Model):
     # NULL if the provider has not named the order yet. An empty text is impossible, because the
     # column is unique.
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
-        _("provider's order id"), max_length=100, null=True, unique=True, editable=False
+        _("provider's order ID"), max_length=100, null=True, unique=True, editable=False
     )
     # The `_id` in the provider's answers, if it is not the order id. The provider's list of orders
     # may contain either of them.
@@ -946,8 +950,8 @@ class Order(models.Model):
                 raise ValidationError({"sale_price": error}) from None
         if self.sale_amount != total:
             text = gettext(
-                "This must be the sale price times the quantity. Give one of the two alone where"
-                " they differ."
+                "This must be the sale price times the quantity. If they differ, enter only one of"
+                " them."
             )
             raise ValidationError({"sale_amount": text})
 
@@ -955,8 +959,8 @@ class Order(models.Model):
         """Raise ``ValidationError`` if a fresh catalogue lacks the product."""
         if Product.objects.is_unknown(self.product_id):
             text = gettext(
-                "The provider's catalogue has no product with this id. Give the provider's id of"
-                " the product, not the number of a row."
+                "The provider's catalogue has no product with this ID. Use the provider's ID of the"
+                " product, not the number of a database row."
             )
             raise ValidationError({"product_id": text})
 
@@ -977,7 +981,7 @@ class Order(models.Model):
             text = gettext("A gift needs the e-mail address of its recipient.")
             raise ValidationError({"recipient_email": text})
         if self.deliver_at and self.deliver_at > timezone.now() + _LONGEST_AHEAD:
-            text = gettext("A gift is delivered within a year.")
+            text = gettext("A gift must be delivered within a year.")
             raise ValidationError({"deliver_at": text})
 
     def corrected(self, values: Mapping[str, Any]) -> Self:
@@ -991,7 +995,10 @@ class Order(models.Model):
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
             # Somebody may have seen the cards already, so the cards keep their recipient.
-            text = gettext("A gift stays a gift, and no other order becomes one.")
+            text = gettext(
+                "A gift cannot become an ordinary order, and an ordinary order cannot become a"
+                " gift."
+            )
             raise ValidationError({"recipient_email": text})
         return copied
 
@@ -1008,7 +1015,7 @@ class Order(models.Model):
         wrong: dict[str, Any] = {}
         for name in ("reference", *_TEXTS, *OF_CUSTOMER, *OF_RECIPIENT, "gift_message"):
             if not isinstance(getattr(self, name), str):
-                wrong[name] = gettext("This must be a text.")
+                wrong[name] = gettext("This must be text.")
         if not (self.deliver_at is None or isinstance(self.deliver_at, datetime)):
             wrong["deliver_at"] = gettext("This must be a date and a time.")
         if type(self.quantity) is not int:

@@ -129,7 +129,7 @@ def test_a_form_about_another_customer_decides_nothing(
     form = filled_in(amina, order, **seen)
     change_customer(order, email="karim@example.com")
     html = read(amina.post(page_of(order), form, follow=True))
-    assert "The order has changed meanwhile" in messages(html)[0]
+    assert "The order has changed in the meantime" in messages(html)[0]
     assert addresses() == ["karim@example.com"]
 
 

@@ -104,9 +104,9 @@ def test_a_customer_who_was_erased_is_said_to_be(boss: Client) -> None:
     assert erase(Person.of("amina@example.com"), [order]).erased == ["web-1"]
     shown = text(people(boss, order))
     assert re.fullmatch(
-        r"The customer's details were erased on .*, as the customer had asked\.", shown
+        r"The customer's details were erased on .* at the customer's request\.", shown
     )
-    assert text(people(boss, make_guide_order())) == "The order names no customer."
+    assert text(people(boss, make_guide_order())) == "The order has no customer details."
 
 
 def test_the_other_orders_are_counted_with_what_is_open_and_owed_and_lead_to_these(

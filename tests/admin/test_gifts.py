@@ -77,7 +77,7 @@ class TestPlacing:
             ({"recipient_email": "lina"}, "Enter a valid email address."),
             ({"gift_message": "a\u202eb"}, "Use text without control or direction characters."),
             ({"deliver_at": "tomorrow"}, "Enter a valid date/time."),
-            ({"deliver_at": "2036-01-01T09:00"}, "A gift is delivered within a year."),
+            ({"deliver_at": "2036-01-01T09:00"}, "A gift must be delivered within a year."),
         ],
     )
     def test_what_is_wrong_with_a_gift_is_said_before_the_confirmation(

@@ -333,7 +333,7 @@ def test_what_the_orders_are_filtered_by_is_shown_with_a_way_out(boss: Client) -
     html = read(boss.get(LIST, {"status__exact": "REFUNDED", "attention": "needed"}))
     chosen = element(html, "giftcards-chosen", "ul")
     assert text(chosen) == (
-        "To do Needs a person ✕ Status Not delivered, credited back ✕ Clear all filters"
+        "To do Needs attention ✕ Status Not delivered, credited back ✕ Clear all filters"
     )
     expected = ["?status__exact=REFUNDED", "?attention=needed", "?"]
     assert re.findall(r'href="([^"]+)"', chosen) == expected
@@ -549,7 +549,10 @@ def test_search_that_finds_too_many_says_so(boss: Client, monkeypatch: pytest.Mo
     Order.objects.bulk_create(build_guide_order(reference=f"web-{n}") for n in range(101))
     OrderTerm.objects.add_for(Order.objects.all())
     html = read(boss.get(LIST, {"q": "web-"}))
-    assert "These are the newest orders; there are more. Type more of it." in text(html)
+    assert (
+        "These are the newest orders, and there are more. Type more to narrow the search."
+        in text(html)
+    )
     assert "100 results" in text(html)
     Order.objects.filter(reference="web-7").delete()
     assert "Too many orders" not in text(read(boss.get(LIST, {"q": "web-"})))

@@ -67,7 +67,7 @@ HOLDS = {
             "Sale price: 550 DA",
             "Highest price: 550 DA",
             "Price at the provider: 49,000 DA",
-            "Buy it: at most 49,000 DA a card, 98,000 DA in all.",
+            "Buy it for at most 49,000 DA a card, 98,000 DA in total.",
         ),
         {"price_ceiling": Decimal(49_000)},
         "user0 approved a price of 49,000 DA a card, instead of 550 DA.",
@@ -81,7 +81,7 @@ HOLDS = {
             "Sale amount: 1,100 DA",
             "Customer name: Amina",
             "Customer phone: +213 555 01 02 03",
-            f"Your shop's own rule wants a person to look at this order: “{REASON}”. Nothing",
+            f"Your shop's review rule put this order on hold: “{REASON}”. Nothing",
         ),
         {"review": Review.APPROVED},
         f"user0 looked at the order and approved it. It was on hold because “{REASON}”.",
@@ -221,7 +221,7 @@ def test_the_page_about_the_price_of_an_order_that_is_not_on_hold_leads_to_the_o
 def test_who_may_not_see_costs_decides_about_a_review_and_reads_why() -> None:
     order = on_hold_for_review()
     browser = sign_in("view_order", "resolve_order")
-    said = f"The order is on hold: a person has to look at it, because “{REASON}”."
+    said = f"The order is on hold because somebody has to review it: “{REASON}”."
     assert said in show(browser, order)
     assert messages(read(decide(browser, order, "review", "approve"))) == ["Recorded."]
 
@@ -231,9 +231,9 @@ def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(staff: Cli
     assert order.repeats is not None
     old = show(staff, order.repeats)
     assert f"The missing cards were ordered again: {order.reference}." in old
-    assert "What the customer paid for them went to the new order." in old
+    assert "What the customer paid for them was transferred to the new order." in old
     assert f"The missing cards are ordered again automatically, as {order.reference}." in old
     assert "The customer is owed" not in old
     new = show(staff, order)
     assert "It replaces missing cards of web-1042." in new
-    assert "and is sent automatically then." in new
+    assert "It will then be sent automatically." in new

@@ -132,7 +132,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         "Sale price": "550 DA",
         "Sale amount": "2,750 DA",
         "Highest price": "500 DA",
-        "Provider's order id": "6901616fe9e88196b4eb64b2",
+        "Provider's order ID": "6901616fe9e88196b4eb64b2",
         "Reference at the provider": "web-1042",
         "Metadata": "cart: 7note: gift",
     }
@@ -166,7 +166,10 @@ def test_an_unknown_amount_is_said_to_be_unknown(boss: Client) -> None:
     html = show(boss, make_guide_order(Status.REFUNDED, price_per_card=None))
     expected = [["Ordered", "", "unknown"], ["Cost", "", "0 DA"], ["Credited back", "", "unknown"]]
     assert money(html)[2:] == expected
-    assert "What the customer paid is not known: the order has no sale amount." in text(html)
+    assert (
+        "The amount that the customer paid is unknown because the order has no sale amount."
+        in text(html)
+    )
 
 
 def test_figures_that_contradict_each_other_are_warned_of(boss: Client) -> None:
@@ -181,7 +184,7 @@ def test_figures_that_contradict_each_other_are_warned_of(boss: Client) -> None:
     [
         (Status.PENDING, "The order is not settled yet."),
         (Status.HANDLING, "The order is not settled yet. For your developerThe provider's word"),
-        (Status.REJECTED, "Nothing was bought: the provider charged nothing."),
+        (Status.REJECTED, "Nothing was bought, and the provider charged nothing."),
     ],
 )
 def test_the_page_says_why_an_order_has_no_breakdown(
@@ -195,7 +198,7 @@ def test_the_page_says_why_an_order_has_no_breakdown(
     if status == Status.PENDING:
         # What is not known is left out.
         assert list(fields(html)) == ["Reference", "Status", "Product", "Type", "Quantity"]
-    none = "No card was delivered." if status == Status.REJECTED else "No card has come yet."
+    none = "No card was delivered." if status == Status.REJECTED else "No card has arrived yet."
     assert f"Cards {none}" in text(html)
 
 
@@ -288,7 +291,7 @@ class TestTickingOff:
         address = order_page(order, "tick_off")
         form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
-        over = ["This problem is over: the page shows what holds now."]
+        over = ["This problem no longer exists. The page shows the current state."]
         assert messages(read(answer)) == over
         assert told(browser.get(address, {"problem": problem}, follow=True)) == over
         assert not order.acknowledgements.exists()
@@ -302,7 +305,7 @@ class TestTickingOff:
         Order.objects.update(claim="second")
         address = order_page(order, "tick_off")
         assert messages(read(browser.post(address, form, follow=True))) == [
-            "The order has changed meanwhile. Nothing was done: look at it again."
+            "The order has changed in the meantime. Nothing was done. Look at it again."
         ]
         order.refresh_from_db()
         assert order.open_problems == [lost]
@@ -490,7 +493,7 @@ def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(
         shown = plain(text(html))
         assert f"The missing cards were ordered again{end} What the customer paid" in shown
         assert "owed" not in shown.lower()
-        assert "Gone to the new order 2 × 550 1,100 DA" in shown
+        assert "Transferred to the new order 2 × 550 1,100 DA" in shown
         assert "Margin 1,650 − 1,470 180 DA" in shown
 
 
@@ -503,7 +506,7 @@ def test_two_orders_link_to_each_other_and_late_cards_are_told_apart(boss: Clien
     assert related(html) == f"Related orders {again_as} Waiting to be sent"
     # What was paid for a card that came late did not go to the new order.
     shown = plain(text(html))
-    assert "Gone to the new order 1 × 550 550 DA" in shown
+    assert "Transferred to the new order 1 × 550 550 DA" in shown
     assert "For cards that came late 1,100 − 550 550 DA" in shown
     assert "owed" not in shown.lower()
     html = show(boss, again)
@@ -530,7 +533,7 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
     failed = {"announce_error": "ValueError in <shop>", "order": order, "source": "placing"}
     moves = {"from_status": "PLACING", "to_status": "REJECTED"}
     change = StatusChange.objects.create(**failed, **moves)
-    told = "The shop could not be told; it will be tried again."
+    told = "The shop could not be notified. The app will try again."
     shown = timeline(show(boss, order))[-1]
     assert told in shown
     assert "For your developerValueError in <shop>" in shown
@@ -541,7 +544,7 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
     entry = {**LOST.as_dict(), "ended": True}
     StatusChange.objects.filter(pk=change.pk).update(details=[entry])
     assert f"Until then: {LOST.text}" in timeline(show(boss, order))[-1]
-    told = "The shop could not be told for a day, and is not told again."
+    told = "The shop could not be notified for a day. The app will not try again."
     assert told in timeline(show(boss, order))[-1]
 
 
@@ -563,7 +566,7 @@ def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Clien
     for value in ("web-1042!", PRODUCT, TYPE):
         assert f"<bdi>{value}</bdi>" in resolve
     added = read(place(boss, FORM, follow=True))
-    assert messages(added) == ["The order \u2068web-1042\u2069 was recorded; it is being sent."]
+    assert messages(added) == ["Order ⁨web-1042⁩ was recorded and is being sent."]
 
 
 class TestNotes:
@@ -692,7 +695,11 @@ class TestCheckingNow:
         [
             (Status.FULFILLED, {}, "it is final"),
             (Status.PENDING, {}, "it has not been sent yet"),
-            (Status.UNCONFIRMED, {}, "it is unconfirmed, and is looked for automatically"),
+            (
+                Status.UNCONFIRMED,
+                {},
+                "it is unconfirmed, and the app searches for it automatically",
+            ),
             (Status.HANDLING, {"checked_at": timezone.now}, "it was just checked"),
         ],
     )
@@ -702,7 +709,7 @@ class TestCheckingNow:
         order = make_guide_order(status, **{name: now() for name, now in values.items()})
         before = Order.objects.values().get()
         [told] = self.press(boss, order)
-        assert told == f"1 order is left alone: {why}."
+        assert told == f"1 order was skipped because {why}."
         assert boss.get(order_page(order, "check")).status_code == 405
         assert Order.objects.values().get() == before
         assert not LogEntry.objects.exists()

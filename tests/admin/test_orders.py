@@ -191,10 +191,10 @@ def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client
     before = snapshot()
     html = read(press_check_now(boss, *alone))
     assert messages(html) == [
-        "1 order is left alone: it has not been sent yet.",
-        "1 order is left alone: it is unconfirmed, and is looked for automatically.",
-        "2 orders are left alone: they are final.",
-        "2 orders are left alone: they were just checked.",
+        "1 order was skipped because it has not been sent yet.",
+        "1 order was skipped because it is unconfirmed, and the app searches for it automatically.",
+        "2 orders were skipped because they are final.",
+        "2 orders were skipped because they were just checked.",
     ]
     assert not LogEntry.objects.exists()
     assert snapshot() == before

@@ -54,8 +54,8 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 OnCommit = Callable[..., Any]
-RECORDED = "The order \u2068web-1042\u2069 was recorded; it is being sent."
-REPEATED = "The order \u2068web-1042\u2069 was recorded already. It is not bought twice."
+RECORDED = "Order ⁨web-1042⁩ was recorded and is being sent."
+REPEATED = "Order ⁨web-1042⁩ was already recorded. It will not be bought twice."
 TAKEN = "This reference is taken. Use another one for another order."
 PRODUCT_URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 BALANCE_URL = f"{PROVIDER}/v3/account/balance"
@@ -264,7 +264,7 @@ def test_cards_are_chosen_by_name_with_price_and_stock(boss: Client, read_in: Si
     assert "PSN 2000 DA · costs 1,960 DA · none in stock" in psn
     assert "Steam 5 USD · costs 1,250.50 DA · 100,000 in stock" in shown["Gaming – Steam"]
     assert "The catalogue was read on" in text(html)
-    assert "By id" in text(html)
+    assert "By ID" in text(html)
     assert read_in.requests == []
 
 
@@ -354,7 +354,7 @@ def test_what_is_not_for_sale_is_not_offered(boss: Client, read_in: Simulator) -
         ({"product_id": PRODUCT}, ["This field is required."]),
         (
             {"card": f"{PRODUCT} {TYPE}", "type_id": "other"},
-            ["Choose a card, or give its ids: not both."],
+            ["Choose a card or enter its IDs, but not both."],
         ),
         ({"card": "one"}, ["Select a valid choice. one is not one of the available choices."]),
         ({"card": "\u202ea b"}, ["Use letters, digits and punctuation only, without spaces."]),
@@ -435,7 +435,7 @@ def add_types(count: int) -> None:
     )
 
 
-HELP = "A part of the name of the product or of the card."
+HELP = "Part of the name of the product or card."
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ HELP = "A part of the name of the product or of the card."
         # Words of the names of the product and of the card, in any order; and ids.
         ("eur 299 playstation", ["PSN 299 EUR"], HELP),
         (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], HELP),
-        ("nothing\0", [], "No card of the catalogue is called so. Type less of it."),
+        ("nothing\0", [], "No card in the catalogue has this name. Type less of the name."),
     ],
 )
 def test_a_card_of_a_large_catalogue_is_found_by_its_name(
@@ -467,7 +467,7 @@ def test_a_card_that_was_found_is_offered_again_beside_an_error_and_can_be_bough
     add_types(300)
     html = read(boss.get(ADD, {"find": "psn"}))
     assert sum(map(len, options(html).values())) == 100
-    assert "These are the first cards; there are more." in text(html)
+    assert "These are the first cards, and there are more." in text(html)
     html = read(boss.post(ADD, {**CHOSEN, "quantity": "0"}))
     assert re.search(rf'<option value="{PRODUCT} {TYPE}" selected', html)
     place(boss, CHOSEN)
@@ -543,7 +543,7 @@ def test_an_order_whose_price_rises_after_the_button_above_its_limit_is_on_hold(
     order = Order.objects.get()
     assert order.is_on_hold
     assert read_in.orders == {}
-    said = f"The order is on hold: a card costs 980 DA; your limit is {limit} DA."
+    said = f"The order is on hold because a card costs 980 DA, and your limit is {limit} DA."
     assert said in plain(text(read(boss.get(order_page(order)))))
 
 
@@ -559,7 +559,7 @@ def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
     assert Order.objects.get().price_ceiling == 490
 
 
-NO_BALANCE = "The balance of the account does not suffice: the provider will refuse this."
+NO_BALANCE = "The balance of the account is not sufficient, so the provider will refuse this order."
 # For more than the account holds.
 TOO_MANY = {**CHOSEN, "quantity": "2000", "card": "507f1f77bcf86cd799439012 type_101"}
 
@@ -577,8 +577,8 @@ def test_a_balance_that_does_not_suffice_is_said_before_the_button_to_who_may_se
     ("kind", "said"),
     [
         ("type_003", "The provider has only 0 of these cards in stock."),
-        ("gone", "The provider does not sell this card at present."),
-        ("free", "The provider does not sell this card at present."),
+        ("gone", "The provider does not sell this card at the moment."),
+        ("free", "The provider does not sell this card at the moment."),
     ],
 )
 def test_what_speaks_against_it_is_said_before_the_button(
@@ -666,7 +666,7 @@ def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
         ["Total", "980 DA", "as known 3 hours ago"],
         ["Balance of the account", "1,000,000 DA", "as known 2 days ago"],
     ]
-    assert warnings(html) == ["The provider could not be asked: the price is not up to date."]
+    assert warnings(html) == ["The provider could not be asked, so the price may be out of date."]
     assert button(html) == "Buy 2 for 980 DA"
     assert asked(read_in) == ["checkProduct"]
     boss.post(ADD, hidden(html))
@@ -695,12 +695,12 @@ def test_without_a_question_to_the_provider_the_page_says_why(
     spend_budget(but=10)
     html = read(boss.post(ADD, CHOSEN))
     assert warnings(html) == [
-        "The provider is being asked too much else: the price is not up to date."
+        "There are too many other requests to the provider, so the price may be out of date."
     ]
     assert button(html) == "Buy 2 for 980 DA"
     set_conf(API_KEY="")
     assert warnings(read(boss.post(ADD, FORM))) == [
-        "This server has no key for the provider: the price is not up to date."
+        "This server has no API key, so the price may be out of date."
     ]
     assert read_in.requests == []
 
@@ -719,8 +719,7 @@ def test_a_refused_key_is_said_and_an_order_can_be_recorded_all_the_same(
     assert asked(simulator) == ["checkProduct"]
     response = boss.post(ADD, hidden(html), follow=True)
     assert messages(read(response)) == [
-        "The order \u2068web-1042\u2069 was recorded. It cannot be sent at present: it will be sent"
-        " as soon as that is possible."
+        "Order ⁨web-1042⁩ was recorded. It cannot be sent now, but will be sent as soon as possible."
     ]
 
 

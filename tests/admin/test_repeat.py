@@ -24,10 +24,10 @@ from tests.pages import LATE, hidden, order_page, plain, read, sign_in, text, to
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-NOTHING = "There is nothing to order again: no card is missing, or the order is open."
-TWICE = "The missing cards of web-1042 were ordered again already. They are not ordered twice."
+NOTHING = "There is nothing to order again: no card is missing, or the order is still open."
+TWICE = "The missing cards of web-1042 were already ordered again. They will not be ordered twice."
 OTHER_ENVIRONMENT = (
-    "This order was bought in the environment Sandbox, and the API key in use is for Production:"
+    "This order was bought in the environment Sandbox, but the API key in use is for Production, so"
     " its cards cannot be ordered again there. Place a new order instead."
 )
 LABEL = "Order the missing cards again"
@@ -58,9 +58,9 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
     html = read(staff.get(page(order)))
     shown = plain(text(html))
     for fact in (
-        "2 cards of this order did not come. They are bought in a new order, once;",
-        "The customer has paid for them: do not pay that back as well.",
-        "If a card costs more than your limit by then, the new order waits for a person.",
+        "2 cards of this order were not delivered. They will be bought once, in a new order.",
+        "The customer has already paid for them, so do not refund that amount as well.",
+        "If a card costs more than your limit by then, the new order waits for a decision.",
         "Replaces missing cards of: web-1042",
         "Product: PSN",
         "Type: 500 DA",
@@ -82,14 +82,14 @@ def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
     shown = plain(text(read(boss.get(page(order)))))
     for fact in (
         "Price per card, last time: 490 DA",
-        "In all, at that price: 980 DA",
+        "Total, at that price: 980 DA",
         "Highest price: 500 DA",
     ):
         assert fact in shown
     Order.objects.update(sale_price=None, sale_amount=None, max_price=None, price_per_card=None)
     shown = text(read(staff.get(page(order))))
-    assert "the cards are bought whatever they cost by then." in shown
-    assert "do not pay that back" not in shown
+    assert "the cards are bought at whatever price applies then." in shown
+    assert "do not refund that amount" not in shown
     assert "unknown" not in shown
     assert "None" not in shown
 
@@ -135,7 +135,7 @@ def test_an_order_that_misses_nothing_has_no_button_and_is_not_ordered_again(
         # A card that came late is not offered again.
         store_cards([Arrival(order, CARDS[:4])])
         html = read(staff.get(page(order)))
-        assert "1 card of this order did not come." in plain(text(html))
+        assert "1 card of this order was not delivered." in plain(text(html))
         assert "Paid by the customer: 550 DA" in plain(text(html))
         assert 'value="Order 1 card"' in html
         store_cards([Arrival(order, CARDS)])
@@ -163,7 +163,7 @@ def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: C
     form = about(staff, order)
     Order.objects.update(**order.problem_columns(new=[CAME]))
     [message] = told(staff.post(page(order), form, follow=True))
-    assert message.startswith("The cards may have come after all: look at the problems")
+    assert message.startswith("The cards may have arrived after all. Look at the problems")
     assert Order.objects.count() == 1
     html = read(staff.get(page(order)))
     assert "look at the problems of the order, and tick them off" in html

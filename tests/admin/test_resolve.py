@@ -351,7 +351,7 @@ class TestAdopting:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert told in [row[2:] for row in compared(html)]
         assert "It does not match what was sent." in text(html)
-        assert "there is no way back once it has settled" in text(html)
+        assert "you cannot change this after it has settled" in text(html)
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
@@ -380,8 +380,8 @@ class TestAdopting:
         self, staff: Client, wire: Wire, changes: dict[str, Any], how: str
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
-        assert ["", "not told"] in [row[2:] for row in compared(html)]
-        assert "The provider does not tell everything about it." in text(html)
+        assert ["", "not reported"] in [row[2:] for row in compared(html)]
+        assert "The provider's details about it are incomplete." in text(html)
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_adopted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
@@ -393,7 +393,7 @@ class TestAdopting:
         self, staff: Client, wire: Wire, how: str
     ) -> None:
         order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
-        assert messages(html) == ["Its quantity is 1, and yours is 5: it is another order."]
+        assert messages(html) == ["Its quantity is 1, but yours is 5, so it is another order."]
         assert_nothing_happened(order)
 
     @pytest.mark.parametrize("is_known", [True, False], ids=["in part", "not at all"])
@@ -424,7 +424,7 @@ class TestAdopting:
     @pytest.mark.parametrize(
         ("status", "code", "message"),
         [
-            (404, "NOT_FOUND", "The provider knows no order with this id. Nothing was done."),
+            (404, "NOT_FOUND", "The provider has no order with this ID. Nothing was done."),
             (401, "INVALID_ACCESS_TOKEN", "Requests to the provider are paused. Nothing was done."),
             (503, "SERVICE_UNAVAILABLE", "The provider could not be reached. Nothing was done."),
             (0, "", "The provider could not be reached. Nothing was done."),
@@ -445,8 +445,8 @@ class TestAdopting:
         ("why", "message"),
         [
             ("paused", "Requests to the provider are paused. Nothing was done."),
-            ("budget", "The provider is being asked too much else. Try again in a minute."),
-            ("no key", "This server has no key for the provider, and cannot ask about the id."),
+            ("budget", "There are too many other requests to the provider. Try again in a minute."),
+            ("no key", "This server has no API key and cannot ask the provider about the ID."),
         ],
     )
     def test_adopting_asks_nothing_while_that_is_not_possible(
@@ -473,7 +473,7 @@ class TestAdopting:
         make_guide_order(reference="web-7", **{name: "other-id"})
         tell(wire, TYPED, _id="other-id")
         html = read(choose(staff, order, "adopt-other", TYPED))
-        assert plain(messages(html)[0]) == "This is your order web-7 already."
+        assert plain(messages(html)[0]) == "This ID already belongs to your order web-7."
         assert_nothing_happened(order)
 
     def test_an_id_taken_while_the_comparison_was_open_is_refused(
@@ -485,7 +485,7 @@ class TestAdopting:
         make_guide_order(reference="web-7", provider_order_id=TYPED)
         response = confirm(staff, order, html)
         assert plain(messages(read(staff.get(response.url)))[0]) == (
-            "This is your order web-7 already."
+            "This ID already belongs to your order web-7."
         )
         assert_nothing_happened(order)
 
@@ -525,7 +525,7 @@ class TestAdopting:
         response = staff.post(page(order, "adopt"), {"seen": seen})
         assert response.url == page(order)
         assert messages(read(staff.get(response.url))) == [
-            "Choose again: this page was open for too long. Nothing was done."
+            "This page was open for too long. Nothing was done. Please choose again."
         ]
         assert_nothing_happened(order)
 
@@ -535,7 +535,7 @@ class TestTypingAnId:
 
     def test_the_id_field_has_no_length_limit_and_is_not_required(self, staff: Client) -> None:
         html = read(staff.get(page(lost_order())))
-        assert "It is the order at the provider with this id:" in text(html)
+        assert "It is the provider's order with this ID:" in text(html)
         [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
         for attribute in ('type="text"', 'dir="ltr"', 'autocomplete="off"', 'spellcheck="false"'):
             assert attribute in field
@@ -554,7 +554,7 @@ class TestTypingAnId:
         shown = text(read(staff.get(page(order))))
         assert f"Product: {PRODUCT} Type: {TYPE} Quantity: 7" in shown
         assert "Sent: 29 Oct 2025 02:02:03 (CET)" in shown
-        look = "Look in the provider's dashboard for an order of this product, type and quantity"
+        look = "Look in the provider's dashboard for an order with this product, type and quantity"
         assert (look in shown) == (not offered)
         assert ("may be this one are offered below" in shown) == offered
 
@@ -565,7 +565,7 @@ class TestTypingAnId:
     def test_a_malformed_id_is_refused(self, staff: Client, typed: str) -> None:
         order = lost_order()
         html = read(choose(staff, order, "adopt-other", typed))
-        assert errors(html) == ["Use letters, digits, “_” and “-” only, at most 100 in all."]
+        assert errors(html) == ["Use at most 100 characters: letters, digits, “_” and “-”."]
         assert_nothing_happened(order)
 
     def test_an_error_in_the_resolve_form_is_beside_its_field_and_keeps_choices(
@@ -589,7 +589,7 @@ class TestTypingAnId:
         order = lost_order()
         make_guide_order(reference="web-<7>", **{name: TYPED})
         html = read(choose(staff, order, "adopt-other", f"{TYPED} "))
-        assert messages(html) == ["This is your order \u2068web-<7>\u2069 already."]
+        assert messages(html) == ["This ID already belongs to your order ⁨web-<7>⁩."]
         assert "web-&lt;7&gt;" in html
         assert asked(wire) == 0
         assert_nothing_happened(order)
@@ -618,7 +618,7 @@ class TestReleasing:
         address = page(order, "release")
         assert address in read(staff.get(order_page(order)))
         html = read(staff.get(address))
-        assert f"This order was taken for the provider's order {TYPED}." in text(html)
+        assert f"This order was linked to the provider's order {TYPED}." in text(html)
         # A check while the page is open does not prevent it.
         claim(order)
         assert errors(read(staff.post(address, hidden(html)))) == ["This field is required."]

@@ -549,8 +549,8 @@ def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
         for _time in range(2):
             html = read(reveal(browser, card, password=NEW_PASSWORD))
             assert errors(html) == [
-                "This password was set in the admin less than an hour ago, without the old one. It"
-                " proves nothing yet: try again later."
+                "This password was set in the admin less than an hour ago, without the old"
+                " password. It cannot prove your identity yet. Try again later."
             ]
             assert asks_for(html) == ["reason", "password"]
         assert errors(read(reveal(browser, card, password="wrong"))) == [
@@ -717,7 +717,7 @@ def limited(set_conf: Callable[..., None], settings: Any) -> None:
 
 
 TOO_MANY = "You have revealed codes or corrected addresses 2 times within an hour. Try again later."
-TOLD = "The managers of the site have been told."
+TOLD = "The managers of the site have been notified."
 
 
 @pytest.mark.usefixtures("limited")
@@ -750,7 +750,7 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
         assert told.to == ["samir@example.com"]
         assert told.subject == "[Django] Many gift card codes were revealed"
         assert name_of(browser) in told.body
-        assert "of order web-1042" in told.body
+        assert "with order web-1042" in told.body
         assert traces(str(told.message())) == []
     else:
         assert mail.outbox == []

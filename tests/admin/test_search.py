@@ -196,7 +196,7 @@ class TestCodes:
         browser = sign_in("view_order")
         with CaptureQueriesContext(connection) as sent:
             html = read(browser.post(SEARCH, {"secret": CODE}))
-        assert "Codes of cards were not searched: you may not search by code." in text(html)
+        assert "Codes of cards were not searched because you may not search by code." in text(html)
         assert [query["sql"] for query in sent if "canary" in query["sql"].lower()] == []
         # Nobody learns in this way whether a card has the code.
         assert text(read(browser.post(SEARCH, {"secret": "CANARY-0000-0000"}))) == text(html)
@@ -206,7 +206,7 @@ class TestCodes:
     def test_who_may_only_find_cards_is_told_of_no_orders(self, order: Order) -> None:
         browser = sign_in("find_card")
         html = read(browser.post(SEARCH, {"secret": "web-1042"}))
-        assert found(html) == "Nothing found. Codes and serials of cards were searched, too."
+        assert found(html) == "Nothing found. Codes and serials of cards were also searched."
         html = read(browser.post(SEARCH, {"secret": CODE}))
         assert "<bdi>web-1042</bdi>, card 2" in html
         assert order_page(order) not in html
@@ -239,7 +239,7 @@ class TestCodes:
         answer = boss.post(SEARCH, {"secret": "7788"}, follow=True)
         html = read(answer)
         assert references(html) == ["WEB-7788"]
-        assert "Is it the end of a code? Then write “code:” before it." in text(html)
+        assert "If this is the end of a code, write “code:” before it." in text(html)
         html = read(boss.post(SEARCH, {"secret": "code:7788"}))
         assert found(html) == "Found web-1042, card 2"
 
@@ -269,11 +269,11 @@ def test_what_looks_like_a_code(typed: str, is_found: bool, is_known: bool, expe
 
 class TestNothingFound:
     HOW = (
-        "Searched: references and the numbers in them, groups, the provider's order ids, and the"
+        "Searched: references and the numbers in them, groups, the provider's order IDs, and the"
         " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
-        " fit; its beginning is enough."
+        " match; the beginning of a word is enough."
     )
-    PRODUCTS = "The names of products in the catalogue were searched, too."
+    PRODUCTS = "The names of products in the catalogue were also searched."
 
     @pytest.mark.parametrize(
         ("typed", "permissions", "said"),
@@ -281,24 +281,25 @@ class TestNothingFound:
             (
                 "<b>nobody",
                 ("view_order", "find_card"),
-                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Codes of cards were not searched:"
-                " this does not look like one. To search for a code, write “code:” before it.",
+                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Codes of cards were not searched"
+                " because this does not look like one. To search for a code, write “code:” before"
+                " it.",
             ),
             (
                 "nobody",
                 ("view_order",),
-                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Codes of cards were not searched:"
-                " you may not search by code.",
+                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Codes of cards were not searched"
+                " because you may not search by code.",
             ),
             (
                 "CANARY-9999",
                 ("view_order", "find_card"),
-                f"Nothing found. {HOW} {PRODUCTS} Codes and serials of cards were searched, too.",
+                f"Nothing found. {HOW} {PRODUCTS} Codes and serials of cards were also searched.",
             ),
             (
                 "CANARY-9999",
                 ("find_card",),
-                "Nothing found. Codes and serials of cards were searched, too.",
+                "Nothing found. Codes and serials of cards were also searched.",
             ),
         ],
     )

@@ -232,10 +232,10 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     [
         ({"margin_percent": "-1"}, "greater than or equal to 0"),
         ({"margin_percent": "1001"}, "less than or equal to 1000"),
-        ({"margin_percent": "12,5"}, "Write the amount like 550"),
-        ({"margin_percent": "١٢"}, "Write the amount like 550"),
-        ({"margin_percent": "1e3"}, "Write the amount like 550"),
-        ({"margin_percent": "NaN"}, "Write the amount like 550"),
+        ({"margin_percent": "12,5"}, "Enter an amount such as 550"),
+        ({"margin_percent": "١٢"}, "Enter an amount such as 550"),
+        ({"margin_percent": "1e3"}, "Enter an amount such as 550"),
+        ({"margin_percent": "NaN"}, "Enter an amount such as 550"),
         ({"margin_percent": "12.345"}, "no more than 2 decimal places"),
         ({"margin_fixed": "99999999999"}, "no more than"),
         (
@@ -611,7 +611,7 @@ def test_many_products_are_changed_at_once(values: dict[str, str], expected: set
     [
         ({"unit": "margin_percent"}, "Write the new margin."),
         ({"unit": "margin_percent", "margin": "-3"}, "greater than or equal to 0"),
-        ({"unit": "margin_percent", "margin": "x"}, "Write the amount like 550"),
+        ({"unit": "margin_percent", "margin": "x"}, "Enter an amount such as 550"),
         ({"margin": "3"}, "Is this in per cent, or in dinars?"),
     ],
 )

@@ -78,7 +78,7 @@ def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(boss: Client) ->
     page = order_page(lost, "resolve")
     choice = {"outcome": "adopt-other", "provider_order_id": "B1", "is_sure": "on"}
     html = read(boss.post(page, {**hidden(read(boss.get(page))), **choice}))
-    assert messages(html) == ["This is another of your orders already."]
+    assert messages(html) == ["This ID already belongs to another of your orders."]
     assert HIDDEN not in text(html)
 
 

@@ -89,9 +89,9 @@ def test_unknown_amounts_are_said_to_be_unknown_and_never_to_be_zero() -> None:
         "All 5 cards were delivered on 24 Nov 23:59. The provider does not say what it charged."
     )
     assert tell(settled_order(Status.PARTIALLY_FILLED, **unknown)) == (
-        "3 of 5 cards delivered. The provider credited back the price of 2 cards on 24 Nov 23:59;"
-        " the amount is not known. What the customer is owed is not known: the order has no"
-        " sale amount."
+        "3 of 5 cards delivered. The provider credited back the price of 2 cards on 24 Nov 23:59."
+        " The amount is unknown. The amount owed to the customer is unknown because the order has"
+        " no sale amount."
     )
 
 
@@ -114,8 +114,8 @@ def test_missing_cards_that_were_ordered_again_are_named_if_seen_and_not_owed(
 ) -> None:
     found = tell(settled_order(Status.PARTIALLY_FILLED), was_reordered=True, reordered_as=name)
     assert found.endswith(
-        f" The missing cards were ordered again{named}"
-        " What the customer paid for them went to the new order."
+        f" The missing cards were ordered again{named} What the customer paid for them was"
+        " transferred to the new order."
     )
     assert "owed" not in found
 
@@ -128,7 +128,7 @@ def test_money_that_is_not_known_went_nowhere(sale_price: Decimal | None) -> Non
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(1, "1 problem needs a person: see below."), (2, "2 problems need a person: see below.")],
+    [(1, "1 problem needs attention: see below."), (2, "2 problems need attention: see below.")],
 )
 def test_open_problems_are_counted(count: int, expected: str) -> None:
     problems = [LOST, Problem("not_known")][:count]
@@ -137,15 +137,15 @@ def test_open_problems_are_counted(count: int, expected: str) -> None:
 
 def test_a_new_order_is_sent_automatically() -> None:
     assert tell(build_guide_order(Status.PENDING, due_at=AT)) == (
-        "The order is recorded; nothing has been bought yet. It is sent automatically in a moment."
+        "The order is recorded. Nothing has been bought yet. It is sent automatically in a moment."
     )
 
 
 def test_an_order_that_could_not_be_sent_says_when_it_is_tried_again() -> None:
     order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")], due_at=LATER)
     assert tell(order) == (
-        "Nothing has been bought yet. It is tried again automatically at 01:14."
-        " 1 problem needs a person: see below."
+        "Nothing has been bought yet. The app tries again automatically at 01:14. 1 problem needs"
+        " attention: see below."
     )
 
 
@@ -153,14 +153,16 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = (
-        "Nothing is bought until a person approves the price or cancels the order, or the price"
+        "Nothing is bought until somebody approves the price or cancels the order, or the price"
         f" falls to the limit. {PAID}"
     )
     assert tell(order) == (
-        f"The order is on hold: a card costs 570 DA; your limit is 550 DA. {decision}"
+        f"The order is on hold because a card costs 570 DA, and your limit is 550 DA. {decision}"
     )
     discreet = tell(order, shows_costs=False)
-    assert discreet == (f"The order is on hold: a card costs more than your limit. {decision}")
+    assert discreet == (
+        f"The order is on hold because a card costs more than your limit. {decision}"
+    )
 
 
 def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
@@ -168,8 +170,8 @@ def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
     order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
-            "The order is on hold: a person has to look at it, because “Third order today”. Nothing"
-            f" is bought until a person approves or cancels the order. {PAID}"
+            "The order is on hold because somebody has to review it: “Third order today”. Nothing"
+            f" is bought until somebody approves or cancels the order. {PAID}"
         )
 
 
@@ -206,7 +208,7 @@ def test_nothing_is_said_about_the_wait_for_orders_that_are_not_late(
 def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
     at = datetime(timezone.now().year, 11, 24, 12, 30, tzinfo=UTC)
     order = build_guide_order(Status.PENDING, due_at=None, send_after=at, **SOLD)
-    said = "The order waits until 24 Nov 13:30, and is sent automatically then."
+    said = "The order waits until 24 Nov 13:30. It will then be sent automatically."
     assert tell(order) == f"{said} {PAID}"
 
 
@@ -236,27 +238,27 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 
 
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
-    sent = "The order was sent, and it is not known whether it was bought."
+    sent = "The order was sent, but it is not known whether it was bought."
     order = build_guide_order(Status.UNCONFIRMED, due_at=LATER)
     assert tell(order) == f"{sent} It is looked for at the provider automatically at 01:14."
     order.candidates = [{"id": "B1"}]
-    assert tell(order) == f"{sent} A person has to say what happened to it."
+    assert tell(order) == f"{sent} Somebody has to say what happened to it."
     assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
-        "A person has to say what happened to it."
+        "Somebody has to say what happened to it."
     )
 
 
 def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
     lost = build_guide_order(Status.UNCONFIRMED, problems=[LOST], due_at=None)
     assert tell(lost) == (
-        "It is not known yet whether the order was bought. A person has to say what happened to"
-        " it. 1 problem needs a person: see below."
+        "It is not known yet whether the order was bought. Somebody has to say what happened to it."
+        " 1 problem needs attention: see below."
     )
     ended = [Problem("watch_ended")]
     left = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=None, problems=ended)
     assert tell(left) == (
-        "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
-        " has to wait. 1 problem needs a person: see below."
+        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. The"
+        " customer has to wait. 1 problem needs attention: see below."
     )
 
 
@@ -264,23 +266,23 @@ def test_an_accepted_order_says_since_when_and_that_its_cards_come_automatically
     order = build_guide_order(accepted_at=AT, due_at=AT)
     checked = "It is checked again automatically in a moment."
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59. Its cards come automatically, mostly"
+        "The provider accepted the order on 24 Nov 23:59. The cards arrive automatically, usually"
         f" within a minute. {checked}"
     )
     order.fulfilled_quantity = 2
-    assert tell(order).endswith(f"2 of 5 cards have come so far. {checked}")
+    assert tell(order).endswith(f"2 of 5 cards have arrived so far. {checked}")
 
 
 def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
     order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=LATER, **SOLD)
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59, and takes longer than usual. The customer"
-        f" has to wait. It is checked again automatically at 01:14. {PAID}"
+        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. The"
+        f" customer has to wait. It is checked again automatically at 01:14. {PAID}"
     )
     order.due_at = LATER + timedelta(days=1)
     assert "It is checked again automatically on 26 Nov 01:14." in tell(order)
     order.due_at = None
-    left = "The order is no longer checked automatically: ask the provider's support."
+    left = "The order is no longer checked automatically. Ask the provider's support."
     assert tell(order).endswith(f"{left} {PAID}")
 
 
@@ -304,7 +306,7 @@ def test_an_open_order_without_a_sale_amount_says_nothing_of_a_payment() -> None
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
-        (None, "The order was rejected: nothing was bought."),
+        (None, "The order was rejected. Nothing was bought."),
         (
             Problem("refused", {"reason": "out_of_stock"}),
             "The provider refused the order: nothing was bought. It is out of stock.",

@@ -157,7 +157,7 @@ class TestOrders:
             {
                 "Reference": "cart-1042",
                 "Group": "Facture 12",
-                "Provider's order id": "B2",
+                "Provider's order ID": "B2",
                 "Environment": "Production",
                 "Created": "2026-11-24 11:59:55",
                 "Settled": "2026-11-24 12:00:00",

@@ -122,7 +122,7 @@ def test_filters_are_opened_and_chosen_by_keyboard(boss: Browser) -> None:
     assert not boss.find_all(".giftcards-filter-groups a")[0].is_displayed()
     boss.find(".giftcards-filters summary").send_keys(Keys.ENTER)
     boss.find(".giftcards-filter-groups [href='?attention=needed']").send_keys(Keys.ENTER)
-    assert boss.texts(".giftcards-chosen li") == ["To do Needs a person ✕", "Clear all filters"]
+    assert boss.texts(".giftcards-chosen li") == ["To do Needs attention ✕", "Clear all filters"]
     assert boss.texts("#result_list .field-name") == ["web-1040 invoice-40", "web-1035 invoice-35"]
     assert not boss.find_all(".giftcards-filter-groups a")[0].is_displayed()
     assert boss.overflow() == 0

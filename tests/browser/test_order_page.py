@@ -32,7 +32,7 @@ def settle(order: Order) -> None:
 
 def test_an_open_order_shows_itself_again_once_it_has_changed(boss: Browser) -> None:
     order = open_page(boss, "web-1043")
-    assert "Its cards come automatically" in boss.texts(".giftcards-summary")[0]
+    assert "The cards arrive automatically" in boss.texts(".giftcards-summary")[0]
     settle(order)
     boss.wait_for_text(".giftcards-summary", "No card was delivered.")
     assert boss.find_all("#giftcards-follow") == []
@@ -43,7 +43,7 @@ def test_a_page_on_which_something_was_typed_stays_and_says_that_it_is_old(boss:
     order = open_page(boss, "web-1043")
     boss.fill(note="She has")
     settle(order)
-    boss.wait_for_text(".giftcards-changed", "The order has changed meanwhile.")
+    boss.wait_for_text(".giftcards-changed", "The order has changed in the meantime.")
     assert boss.find("[name=note]").get_attribute("value") == "She has"
     boss.follow("Show it as it is now")
     assert "No card was delivered." in boss.texts(".giftcards-summary")[0]

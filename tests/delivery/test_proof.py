@@ -71,7 +71,7 @@ def test_everything_that_is_known_stands_on_one_page() -> None:
     shown = plain(text(html))
     for fact in ("web-1042", "Big <b>Game</b>", "2 of 2", "1,300 DA", "Lina", EMAIL):
         assert fact in shown, fact
-    assert f"Provider's order id {order.provider_order_id}" in shown
+    assert f"Provider's order ID {order.provider_order_id}" in shown
     assert "Reference at the provider sent-as-1042" in shown
     sent = section(html, "messages")
     assert "karim sent it again: New address" in sent

@@ -156,7 +156,7 @@ class TestRecording:
             ({"sale_price": Decimal("NaN")}, "“NaN” value must be a decimal number."),
             ({"sale_price": Decimal("Infinity")}, "“Infinity” value must be a decimal number."),
             ({"customer_email": "nobody"}, "Enter a valid email address."),
-            ({"customer_email": None}, "This must be a text."),
+            ({"customer_email": None}, "This must be text."),
             ({"customer_language": "a b"}, None),
         ],
     )
@@ -183,8 +183,8 @@ class TestRecording:
             ("a\0", "Use letters, digits and punctuation only, without spaces."),
             ("a\u202e", "Use letters, digits and punctuation only, without spaces."),
             ("é", "Use letters, digits and punctuation only, without spaces."),
-            (7, "This must be a text."),
-            (b"a", "This must be a text."),
+            (7, "This must be text."),
+            (b"a", "This must be text."),
         ],
     )
     def test_names_that_cannot_be_ordered_are_refused(

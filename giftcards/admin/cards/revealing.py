@@ -61,7 +61,7 @@ class ProofForm(forms.Form):
     password = forms.CharField(
         label=_("Your password"),
         strip=False,
-        help_text=_("It is asked for again after ten minutes."),
+        help_text=_("You will be asked for it again after ten minutes."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
 
@@ -88,7 +88,10 @@ class RevealForm(ProofForm):
         label=_("Reason"),
         max_length=200,
         validators=[plain_line],
-        help_text=_("For your colleagues, such as: the customer lost the e-mail. No codes here."),
+        help_text=_(
+            "For your colleagues, for example: the customer lost the e-mail. Do not write codes"
+            " here."
+        ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
     field_order: Sequence[str] = ("reason", "password")
@@ -238,7 +241,7 @@ def _opened(card: Card) -> Shown:
     try:
         return Shown(card.open(conf.keyring()))
     except CodeDestroyed:
-        return Shown(trouble=gettext("This code was destroyed, and cannot be shown any more."))
+        return Shown(trouble=gettext("This code was destroyed and can no longer be shown."))
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)
@@ -300,9 +303,9 @@ def _refused() -> Shown:
     if settings.MANAGERS:
         text = ngettext(
             "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
-            " again later. The managers of the site have been told.",
+            " again later. The managers of the site have been notified.",
             "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
-            " again later. The managers of the site have been told.",
+            " again later. The managers of the site have been notified.",
             limit,
         )
     else:
@@ -336,8 +339,9 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
         with translation.override(settings.LANGUAGE_CODE):
             text = gettext(
                 "%(name)s has revealed gift card codes or corrected addresses %(limit)d times"
-                " within an hour, and has wanted to once more, of order %(order)s. It was refused."
-                " If this is not their usual work, ask them; somebody else may use their account."
+                " within an hour, and tried again with order %(order)s. The attempt was refused. If"
+                " this is not usual for this person, ask them: somebody else may be using their"
+                " account."
             )
             name = request.user.get_username()
             text %= {"name": name, "limit": limit, "order": order.reference}

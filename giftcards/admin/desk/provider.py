@@ -202,7 +202,7 @@ def waiting(name: OrderName, *, order_list: str) -> Section:
         Fact(_orders(status, order_list), _backlog(backlog))
         for status, backlog in found.orders.items()
     ]
-    facts.append(Fact(_("Orders that need a person"), str(found.needing_attention)))
+    facts.append(Fact(_("Orders that need attention"), str(found.needing_attention)))
     if found.oldest_order:
         facts.append(Fact(_("Oldest open order"), _oldest(found.oldest_order, name)))
     return Section("waiting", _("Waiting"), facts)

@@ -128,7 +128,7 @@ class Outcome(NamedTuple):
 
 #: The outcome if the order has changed since the person saw it.
 LATE = Outcome(
-    _("The order has changed meanwhile. Nothing was done: look at it again."),
+    _("The order has changed in the meantime. Nothing was done. Look at it again."),
     level=messages.ERROR,
 )
 

@@ -19,7 +19,7 @@ from giftcards.text.display import read_amount
 #: The text of the choice "no language", for each column with a language.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
-    "recipient_language": _("That of the customer"),
+    "recipient_language": _("The customer's language"),
 }
 #: The widget for a few lines of text, left-to-right or right-to-left.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
@@ -29,7 +29,7 @@ class AmountField(forms.DecimalField):
     """A field for a typed amount; :func:`~giftcards.text.display.read_amount` reads it."""
 
     default_error_messages: ClassVar = {
-        "invalid": _("Write the amount like 550 or 549.90: digits from 0 to 9, and a point.")
+        "invalid": _("Enter an amount such as 550 or 549.90, with the digits 0 to 9 and a point.")
     }
 
     def to_python(self, value: Any) -> Any:

@@ -158,13 +158,13 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def recorded(order: Order) -> str:
     """Return the message for a person who has just placed ``order``."""
-    text = gettext("The order %(order)s was recorded; it is being sent.")
+    text = gettext("Order %(order)s was recorded and is being sent.")
     if not order.is_new:
-        text = gettext("The order %(order)s was recorded already. It is not bought twice.")
+        text = gettext("Order %(order)s was already recorded. It will not be bought twice.")
     elif ProviderState.objects.current().explain_pause().for_staff:
         text = gettext(
-            "The order %(order)s was recorded. It cannot be sent at present: it will be sent as"
-            " soon as that is possible."
+            "Order %(order)s was recorded. It cannot be sent now, but will be sent as soon as"
+            " possible."
         )
     return text % {"order": isolated(order)}
 

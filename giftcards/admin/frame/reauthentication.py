@@ -119,8 +119,8 @@ def prove(request: HttpRequest, password: Masked) -> None:
     if _has_new_password(request.user):
         raise ValidationError(
             gettext(
-                "This password was set in the admin less than an hour ago, without the old one. It"
-                " proves nothing yet: try again later."
+                "This password was set in the admin less than an hour ago, without the old"
+                " password. It cannot prove your identity yet. Try again later."
             )
         )
     _remember(request, request.user)

@@ -52,7 +52,7 @@ class OnHoldForm(forms.Form):
 
 def _price_form(attempt: Attempt, data: QueryDict | None) -> OnHoldForm:
     price = _price_of(attempt.order)
-    text = gettext("Buy it: at most %(price)s a card, %(total)s in all.")
+    text = gettext("Buy it for at most %(price)s a card, %(total)s in total.")
     total = price * attempt.order.quantity
     return OnHoldForm(filled(text, price=money(price), total=money(total)), data)
 
@@ -90,7 +90,7 @@ def _why_too_late(attempt: Attempt) -> Outcome | None:
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     order, price = attempt.order, _price_of(attempt.order)
     consequence = gettext(
-        "A card of this order costs more than your limit. Nothing has been bought; the order waits"
+        "A card of this order costs more than your limit. Nothing has been bought. The order waits"
         " until you decide."
     )
     costs = {gettext("highest price"): order.price_ceiling, gettext("price at the provider"): price}
@@ -133,8 +133,8 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
     order = attempt.order
     consequence = filled(
         gettext(
-            "Your shop's own rule wants a person to look at this order: “%(objection)s”. Nothing"
-            " has been bought; the order waits until you decide."
+            "Your shop's review rule put this order on hold: “%(objection)s”. Nothing has been"
+            " bought. The order waits until you decide."
         ),
         objection=bdi(on_hold_objection(order)),
     )
@@ -166,7 +166,8 @@ REVIEW = OrderAction(
 def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
     order = attempt.order
     text = gettext(
-        "The order waits until %(at)s, and is sent automatically then. Nothing has been bought yet."
+        "The order waits until %(at)s. It will then be sent automatically. Nothing has been bought"
+        " yet."
     )
     at = moment(order.send_after) if order.send_after else gettext("unknown")
     return _on_hold_context(order, filled(text, at=at), ())
@@ -194,8 +195,8 @@ def _cancel_context(attempt: Attempt) -> Mapping[str, Any]:
     amount = [(gettext("paid by the customer"), paid)] if order.sale_amount is not None else []
     return {
         "consequence": gettext(
-            "Nothing has been bought yet. The order is then never sent, and the customer is owed"
-            " what they paid. This cannot be undone."
+            "Nothing has been bought yet. If you cancel the order, it will never be sent, and you"
+            " owe the customer what they paid. This cannot be undone."
         ),
         "heading": gettext("The order"),
         "facts": [*about(order), *amount],

@@ -87,7 +87,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
     """Yield a line on the money that pays for the new order, and one on the rest of ``owed``."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
-    yield BreakdownLine(gettext("Gone to the new order"), how, money(gone))
+    yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
     if gone < owed:
         how = calculation("{owed} − {gone}", owed=owed, gone=gone)
         yield BreakdownLine(gettext("For cards that came late"), how, money(owed - gone))

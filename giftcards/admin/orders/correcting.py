@@ -55,7 +55,7 @@ class CorrectionForm(RevealForm):
             choices = language_choices(NO_LANGUAGE[name], self.initial[name])
             self.fields[name].choices = choices  # type: ignore[attr-defined]
         reason = self.fields["reason"]
-        reason.help_text = _("For your colleagues, such as: the address was typed wrong.")
+        reason.help_text = _("For your colleagues, for example: the address had a typing error.")
         for name in self.initial:
             self.fields[name].widget.attrs |= {"autocomplete": "off", "dir": "auto"}
 

@@ -67,8 +67,8 @@ def people(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
 
 def _why_nobody(order: Order) -> str:
     if order.customer_erased_at is None:
-        return gettext("The order names no customer.")
-    text = gettext("The customer's details were erased on %(at)s, as the customer had asked.")
+        return gettext("The order has no customer details.")
+    text = gettext("The customer's details were erased on %(at)s at the customer's request.")
     return filled(text, at=moment(order.customer_erased_at))
 
 

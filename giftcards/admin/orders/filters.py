@@ -90,7 +90,7 @@ class AttentionFilter(ConditionFilter):
     title = _("to do")
     parameter_name = "attention"
     conditions = {
-        "needed": (_("Needs a person"), NEEDING_ATTENTION),
+        "needed": (_("Needs attention"), NEEDING_ATTENTION),
         # Tiles of the start page link to the next four choices, which are parts of "needed".
         "unconfirmed": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),

@@ -34,23 +34,25 @@ from giftcards.text.display import explained, isolated, money, named
 
 _LEFT_ALONE = {
     NotChecked.UNSENT: ngettext_lazy(
-        "%(count)d order is left alone: it has not been sent yet.",
-        "%(count)d orders are left alone: they have not been sent yet.",
+        "%(count)d order was skipped because it has not been sent yet.",
+        "%(count)d orders were skipped because they have not been sent yet.",
         "count",
     ),
     NotChecked.SEARCHED: ngettext_lazy(
-        "%(count)d order is left alone: it is unconfirmed, and is looked for automatically.",
-        "%(count)d orders are left alone: they are unconfirmed, and are looked for automatically.",
+        "%(count)d order was skipped because it is unconfirmed, and the app searches for it"
+        " automatically.",
+        "%(count)d orders were skipped because they are unconfirmed, and the app searches for them"
+        " automatically.",
         "count",
     ),
     NotChecked.FINAL: ngettext_lazy(
-        "%(count)d order is left alone: it is final.",
-        "%(count)d orders are left alone: they are final.",
+        "%(count)d order was skipped because it is final.",
+        "%(count)d orders were skipped because they are final.",
         "count",
     ),
     NotChecked.JUST_CHECKED: ngettext_lazy(
-        "%(count)d order is left alone: it was just checked.",
-        "%(count)d orders are left alone: they were just checked.",
+        "%(count)d order was skipped because it was just checked.",
+        "%(count)d orders were skipped because they were just checked.",
         "count",
     ),
 }
@@ -104,7 +106,9 @@ def _tick_off(attempt: Attempt) -> Outcome:
     return Outcome(gettext("Ticked off."), log)
 
 
-_OVER = Outcome(_("This problem is over: the page shows what holds now."), level=messages.WARNING)
+_OVER = Outcome(
+    _("This problem no longer exists. The page shows the current state."), level=messages.WARNING
+)
 
 
 def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
@@ -131,7 +135,8 @@ def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
     return {
         "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
         "consequence": gettext(
-            "It does not need a person any more then, and stays in the timeline with your name."
+            "The order will then no longer need attention. The problem stays in the timeline with"
+            " your name."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),
@@ -148,7 +153,7 @@ TICK_OFF = OrderAction(
     place="",
     before=_why_no_tick,
     form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict(), auto_id=False),
-    title=_("Is this problem dealt with?"),
+    title=_("Has this problem been dealt with?"),
     template="ask",
     context=_tick_off_context,
     act=_tick_off,
@@ -161,7 +166,7 @@ class DisputeForm(forms.Form):
     )
     words = forms.CharField(
         label=_("What the customer says"),
-        help_text=_("It is added to the notes of the order. Never write a code here."),
+        help_text=_("It will be added to the notes of the order. Never write a code here."),
         required=False,
         widget=forms.Textarea({"rows": 3, "dir": "auto"}),
     )
@@ -187,21 +192,21 @@ def _dispute(attempt: Attempt) -> Outcome:
     if is_new and given["words"]:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
     return Outcome(
-        gettext("The complaint was noted. The codes are kept until it is ticked off."),
+        gettext("The complaint was recorded. The codes are kept until somebody ticks it off."),
         "Noted that the customer complains about a code." if is_new else "",
     )
 
 
 def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
     consequence = gettext(
-        "It is noted with your name. The order then needs a person, and its codes are kept, until"
-        " somebody ticks the complaint off. The customer is told nothing."
+        "The complaint is recorded with your name. The order then needs attention, and its codes"
+        " are kept until somebody ticks the complaint off. The customer is not notified."
     )
     return {
         "consequence": consequence,
         "heading": gettext("The order"),
         "facts": about(attempt.order),
-        "action": gettext("Note the complaint"),
+        "action": gettext("Record the complaint"),
     }
 
 
@@ -285,7 +290,7 @@ def _reordered_already(attempt: Attempt) -> Outcome | None:
 
 def _known_reorder(attempt: Attempt, new: Order) -> Outcome:
     text = gettext(
-        "The missing cards of %(order)s were ordered again already. They are not ordered twice."
+        "The missing cards of %(order)s were already ordered again. They will not be ordered twice."
     )
     text %= {"order": isolated(attempt.order)}
     return Outcome(text, level=messages.INFO, shows=_first_seen(attempt, new))
@@ -312,10 +317,10 @@ def _reorder(attempt: Attempt) -> Outcome:
 def _reorder_context(attempt: Attempt) -> Mapping[str, Any]:
     new = missing_part(attempt.order)
     consequence = ngettext(
-        "%(count)s card of this order did not come. It is bought in a new order, once; the two"
-        " orders are linked.",
-        "%(count)s cards of this order did not come. They are bought in a new order, once; the two"
-        " orders are linked.",
+        "%(count)s card of this order was not delivered. It will be bought once, in a new order."
+        " The two orders will be linked.",
+        "%(count)s cards of this order were not delivered. They will be bought once, in a new"
+        " order. The two orders will be linked.",
         new.quantity,
     )
     action = ngettext("Order %(count)s card", "Order %(count)s cards", new.quantity)
@@ -348,7 +353,7 @@ def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
     if attempt.pages.may_see_costs(attempt.request):
         amounts |= {
             gettext("price per card, last time"): last,
-            gettext("in all, at that price"): last and last * new.quantity,
+            gettext("total, at that price"): last and last * new.quantity,
             gettext("highest price"): new.price_ceiling,
         }
     shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}

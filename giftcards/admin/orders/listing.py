@@ -109,7 +109,7 @@ class OrderList(LongList, OrderPages):
     # would break the script of a theme, which does not escape apostrophes in the fields' names.
     search_fields = ("reference",)
     search_help_text = _(
-        "A reference or its number, a group, the provider's order id, or the name, phone number or"
+        "A reference or its number, a group, the provider's order ID, or the name, phone number or"
         " e-mail address of a customer or recipient. The beginning of a word is enough."
     )
     actions = ("check_now", "cancel_selected")
@@ -140,7 +140,9 @@ class OrderList(LongList, OrderPages):
             return queryset, False
         found = Order.objects.search(name, limit=MOST_FOUND)
         if found.has_more:
-            text = gettext("These are the newest orders; there are more. Type more of it.")
+            text = gettext(
+                "These are the newest orders, and there are more. Type more to narrow the search."
+            )
             self.message_user(request, text, messages.WARNING)
         return queryset.filter(pk__in=found.keys), False
 
@@ -164,10 +166,11 @@ class OrderList(LongList, OrderPages):
         waiting = list(queryset.filter(status=Status.PENDING).order_by("pk")[:_MOST_CANCELLED])
         if waiting and "is_confirmed" not in request.POST:
             consequence = ngettext(
-                "Nothing has been bought yet for this order. It is then never sent, and the"
-                " customer is owed what they paid. This cannot be undone.",
-                "Nothing has been bought yet for these %(count)d orders. They are then never sent,"
-                " and the customers are owed what they paid. This cannot be undone.",
+                "Nothing has been bought yet for this order. If you cancel it, it will never be"
+                " sent, and you owe the customer what they paid. This cannot be undone.",
+                "Nothing has been bought yet for these %(count)d orders. If you cancel them, they"
+                " will never be sent, and you owe the customers what they paid. This cannot be"
+                " undone.",
                 len(waiting),
             )
             return self.render_page(
@@ -191,8 +194,8 @@ class OrderList(LongList, OrderPages):
             self.message_user(request, text % {"count": cancelled})
         if left := selected - cancelled:
             text = ngettext(
-                "%(count)d order was not cancelled: it is being bought, or it is final.",
-                "%(count)d orders were not cancelled: they are being bought, or they are final.",
+                "%(count)d order was not cancelled because it is being bought or is final.",
+                "%(count)d orders were not cancelled because they are being bought or are final.",
                 left,
             )
             self.message_user(request, text % {"count": left}, messages.WARNING)

@@ -298,7 +298,7 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
     try:
         return card.tail(keyring), ""
     except CodeDestroyed:
-        return "", gettext("This code was destroyed, and cannot be shown any more.")
+        return "", gettext("This code was destroyed and can no longer be shown.")
     except DecryptionError:
         text = gettext("This card cannot be opened. Ask your developer.")
         return "", text

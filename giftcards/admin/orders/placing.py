@@ -184,7 +184,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             cleaned["product_id"], cleaned["type_id"] = confirmed
         elif chosen := cleaned.get("card"):
             if {cleaned.get("product_id"), cleaned.get("type_id")} - {"", None, *chosen}:
-                self.add_error("card", gettext("Choose a card, or give its ids: not both."))
+                self.add_error("card", gettext("Choose a card or enter its IDs, but not both."))
             cleaned["product_id"], cleaned["type_id"] = chosen
         elif self.cards and "card" not in self.errors:
             self._require_ids(cleaned)
@@ -296,11 +296,11 @@ _NOT_HANDED_ON = {
 }
 # A pause of requests is not here, because the provider's state explains it.
 _NO_ANSWER = {
-    NoAnswer.BUSY: _("The provider is being asked too much else: the price is not up to date."),
-    NoAnswer.UNREACHABLE: _("The provider could not be asked: the price is not up to date."),
-    NoAnswer.NOT_CONFIGURED: _(
-        "This server has no key for the provider: the price is not up to date."
+    NoAnswer.BUSY: _(
+        "There are too many other requests to the provider, so the price may be out of date."
     ),
+    NoAnswer.UNREACHABLE: _("The provider could not be asked, so the price may be out of date."),
+    NoAnswer.NOT_CONFIGURED: _("This server has no API key, so the price may be out of date."),
 }
 _SALE: Any = (
     _("Your sale"),
@@ -324,7 +324,7 @@ _GIFT: Any = (
         "classes": ("collapse",),
         "fields": OF_GIFT,
         "description": _(
-            "With an address here, the cards go to somebody else. The customer gets a receipt"
+            "If you enter an address here, the cards go to this person. The customer gets a receipt"
             " without codes."
         ),
     },
@@ -354,7 +354,7 @@ class PlacingPage(OrderPages):
             {
                 "fields": ("product_id", "type_id", "quantity", "reference"),
                 "description": _(
-                    "The provider's catalogue has not been read yet: give the ids that it names."
+                    "The provider's catalogue has not been read yet. Enter the provider's IDs."
                 ),
             },
         ),
@@ -367,7 +367,7 @@ class PlacingPage(OrderPages):
         _SALE,
         _GIFT,
         # Each id has its own row: otherwise, Django would not open the collapsed part for an error.
-        (_("By id"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
+        (_("By ID"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
     def get_urls(self) -> list[URLPattern]:
@@ -384,11 +384,12 @@ class PlacingPage(OrderPages):
         kinds, is_whole, _told = _offered(request)
         if is_whole and not kinds:
             return self.add_fieldsets
-        description = gettext("Find the card above, by a part of its name.")
+        description = gettext("Search for the card above by part of its name.")
         if kinds:
             read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
             text = gettext(
-                "The catalogue was read on %(date)s; the next page asks the provider again."
+                "The catalogue was read on %(date)s. The next page asks the provider for the"
+                " current price."
             )
             description = filled(text, date=moment(read_at))
         (title, options), *others = self.add_fieldsets_with_catalogue
@@ -555,11 +556,11 @@ def _typed(request: HttpRequest) -> str:
 
 def _finder(request: HttpRequest) -> dict[str, Any]:
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
-    told = gettext("A part of the name of the product or of the card.")
+    told = gettext("Part of the name of the product or card.")
     if typed and not found:
-        told = gettext("No card of the catalogue is called so. Type less of it.")
+        told = gettext("No card in the catalogue has this name. Type less of the name.")
     elif found == _OFFERED:
-        told = gettext("These are the first cards; there are more. Type more of it.")
+        told = gettext("These are the first cards, and there are more. Type more of the name.")
     kept = [(name, value) for name, value in request.GET.items() if name != "find"]
     return {"typed": typed, "told": told, "kept": kept}
 
@@ -617,7 +618,7 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     if not known.is_sold_here:
         yield gettext("Your shop does not sell this card.")
     elif not known.is_for_sale:
-        yield gettext("The provider does not sell this card at present.")
+        yield gettext("The provider does not sell this card at the moment.")
     if known.stock is not None and known.stock < order.quantity:
         text = ngettext(
             "The provider has only %(count)d of these cards in stock.",
@@ -629,13 +630,15 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
         return
     if _is_too_dear(order, known.cost):
         yield gettext(
-            "A card costs more than your limit: the order will wait until somebody decides."
+            "A card costs more than your limit, so the order will wait until somebody decides."
         )
     gain = earned(order, known.cost)
     if gain is not None and gain < 0:
         yield earned_in_words(gain)
     if known.balance is not None and known.balance < known.cost * order.quantity:
-        yield gettext("The balance of the account does not suffice: the provider will refuse this.")
+        yield gettext(
+            "The balance of the account is not sufficient, so the provider will refuse this order."
+        )
 
 
 def _button(quantity: int, price: Decimal | None) -> str:

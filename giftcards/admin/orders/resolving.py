@@ -64,12 +64,12 @@ _SALT = "giftcards.admin.adopt"
 _COMPARISON_HOLDS = 15 * 60
 
 _NO_ANSWER = {
-    NoAnswer.NOT_FOUND: _("The provider knows no order with this id. Nothing was done."),
+    NoAnswer.NOT_FOUND: _("The provider has no order with this ID. Nothing was done."),
     NoAnswer.PAUSED: _("Requests to the provider are paused. Nothing was done."),
-    NoAnswer.BUSY: _("The provider is being asked too much else. Try again in a minute."),
+    NoAnswer.BUSY: _("There are too many other requests to the provider. Try again in a minute."),
     NoAnswer.UNREACHABLE: _("The provider could not be reached. Nothing was done."),
     NoAnswer.NOT_CONFIGURED: _(
-        "This server has no key for the provider, and cannot ask about the id. Nothing was done."
+        "This server has no API key and cannot ask the provider about the ID. Nothing was done."
     ),
 }
 
@@ -97,7 +97,7 @@ def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-_FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not told")}
+_FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not reported")}
 
 
 def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
@@ -134,19 +134,19 @@ class ResolveForm(forms.Form):
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
     # A CharField would check the id, even for an outcome that needs no id.
     provider_order_id = forms.Field(
-        label=_("provider's order id"),
+        label=_("provider's order ID"),
         required=False,
         # There is no maxlength, because a browser would cut a long id, and post another id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
-    is_sure = forms.BooleanField(label=_("I have made sure of this in the provider's dashboard."))
+    is_sure = forms.BooleanField(label=_("I have checked this in the provider's dashboard."))
 
     def __init__(self, order: Order, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         outcomes = [(f"adopt:{row['id']}", _candidate(order, row)) for row in order.candidates]
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             *outcomes,
-            (self.ADOPT_OTHER, _("It is the order at the provider with this id:")),
+            (self.ADOPT_OTHER, _("It is the provider's order with this ID:")),
             (self.SEND_AGAIN, _("It was not placed: send it again.")),
             (self.REJECT, _("It was not placed: reject it.")),
         ]
@@ -159,7 +159,7 @@ class ResolveForm(forms.Form):
         if not typed:
             raise ValidationError(self.fields["provider_order_id"].error_messages["required"])
         if not IDENTIFIER.fullmatch(typed):
-            raise ValidationError(_("Use letters, digits, “_” and “-” only, at most 100 in all."))
+            raise ValidationError(_("Use at most 100 characters: letters, digits, “_” and “-”."))
         return typed
 
     @property
@@ -177,9 +177,9 @@ class AdoptForm(forms.Form):
 
     _LABELS: ClassVar = {
         Fit.DIFFERS: _(
-            "I know that it does not match what was sent. It is this order all the same."
+            "I know that it does not match what was sent, and I am sure that it is this order."
         ),
-        Fit.NOT_TOLD: _("I have made sure in the provider's dashboard that it is this order."),
+        Fit.NOT_TOLD: _("I have checked in the provider's dashboard that it is this order."),
     }
 
     def __init__(self, fit: Fit, *args: Any, **kwargs: Any) -> None:
@@ -268,7 +268,9 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
         # With another quantity, no later answer would fit the order.
-        text = gettext("Its quantity is %(told)s, and yours is %(ordered)d: it is another order.")
+        text = gettext(
+            "Its quantity is %(told)s, but yours is %(ordered)d, so it is another order."
+        )
         counts = {"told": row["quantity"], "ordered": order.quantity}
         pages.message_user(request, text % counts, messages.ERROR)
         return None
@@ -291,9 +293,11 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
     owner = Order.objects.known_as(names).first()
     if owner is None:
         return False
-    text = gettext("This is another of your orders already.")
+    text = gettext("This ID already belongs to another of your orders.")
     if pages.may_see(request, owner):
-        text = gettext("This is your order %(order)s already.") % {"order": isolated(owner)}
+        text = gettext("This ID already belongs to your order %(order)s.") % {
+            "order": isolated(owner)
+        }
     pages.message_user(request, text, messages.ERROR)
     return True
 
@@ -321,7 +325,7 @@ def _adopt(attempt: Attempt) -> Answer:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     seen = _comparison_seen(request)
     if seen is None:
-        text = gettext("Choose again: this page was open for too long. Nothing was done.")
+        text = gettext("This page was open for too long. Nothing was done. Please choose again.")
         pages.message_user(request, text, messages.ERROR)
         return HttpResponseRedirect(pages.url_of("resolve", order.pk))
     if seen["state_token"] != state_token(order):
@@ -370,7 +374,7 @@ def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
 
 
 class ReleaseForm(forms.Form):
-    is_sure = forms.BooleanField(label=_("I have made sure that it is another order."))
+    is_sure = forms.BooleanField(label=_("I have checked that it is another order."))
 
 
 def _release(attempt: Attempt) -> Outcome:

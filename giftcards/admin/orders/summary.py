@@ -80,7 +80,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
     elif status == Status.UNCONFIRMED:
         yield _unconfirmed(story.order)
     else:
-        yield _reason(story, otherwise=gettext("The order was rejected: nothing was bought."))
+        yield _reason(story, otherwise=gettext("The order was rejected. Nothing was bought."))
 
 
 def _what_is_next(story: SummaryInput) -> Iterator[str]:
@@ -100,8 +100,8 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
     problems = 0 if order.is_on_hold else len(order.open_problems)
     if problems:
         text = ngettext(
-            "%(count)s problem needs a person: see below.",
-            "%(count)s problems need a person: see below.",
+            "%(count)s problem needs attention: see below.",
+            "%(count)s problems need attention: see below.",
             problems,
         )
         yield filled(text, count=problems)
@@ -111,27 +111,29 @@ def _pending(story: SummaryInput) -> str:
     if story.order.open_problems:
         # An open problem, further down on the page, says why the order could not be sent.
         return gettext("Nothing has been bought yet.")
-    return _reason(story, otherwise=gettext("The order is recorded; nothing has been bought yet."))
+    return _reason(story, otherwise=gettext("The order is recorded. Nothing has been bought yet."))
 
 
 def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
     if order.is_waiting and order.send_after:
-        text = gettext("The order waits until %(at)s, and is sent automatically then.")
+        text = gettext("The order waits until %(at)s. It will then be sent automatically.")
         yield filled(text, at=moment(order.send_after))
         return
     objection, price, ceiling = on_hold_objection(order), on_hold_price(order), order.price_ceiling
     if objection is not None:
-        text = gettext("The order is on hold: a person has to look at it, because “%(objection)s”.")
+        text = gettext("The order is on hold because somebody has to review it: “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
-        yield gettext("Nothing is bought until a person approves or cancels the order.")
+        yield gettext("Nothing is bought until somebody approves or cancels the order.")
         return
     if not shows_costs or price is None or ceiling is None:
-        yield gettext("The order is on hold: a card costs more than your limit.")
+        yield gettext("The order is on hold because a card costs more than your limit.")
     else:
-        text = gettext("The order is on hold: a card costs %(price)s; your limit is %(ceiling)s.")
+        text = gettext(
+            "The order is on hold because a card costs %(price)s, and your limit is %(ceiling)s."
+        )
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext(
-        "Nothing is bought until a person approves the price or cancels the order, or the price"
+        "Nothing is bought until somebody approves the price or cancels the order, or the price"
         " falls to the limit."
     )
 
@@ -140,7 +142,7 @@ def _unconfirmed(order: Order) -> str:
     if order.open_problems:
         # An open problem, further down on the page, says why this is not known.
         return gettext("It is not known yet whether the order was bought.")
-    return gettext("The order was sent, and it is not known whether it was bought.")
+    return gettext("The order was sent, but it is not known whether it was bought.")
 
 
 def _reason(story: SummaryInput, *, otherwise: str) -> str:
@@ -153,22 +155,22 @@ def _followed(order: Order) -> Iterator[str]:
     accepted_at = moment(order.accepted_at) if order.accepted_at else gettext("unknown")
     if order.status == Status.HANDLING:
         text = ngettext(
-            "The provider accepted the order on %(at)s. Its card comes automatically, mostly"
+            "The provider accepted the order on %(at)s. The card arrives automatically, usually"
             " within a minute.",
-            "The provider accepted the order on %(at)s. Its cards come automatically, mostly"
+            "The provider accepted the order on %(at)s. The cards arrive automatically, usually"
             " within a minute.",
             order.quantity,
         )
     else:
         text = gettext(
-            "The provider accepted the order on %(at)s, and takes longer than usual. The customer"
-            " has to wait."
+            "The provider accepted the order on %(at)s and is taking longer than usual. The"
+            " customer has to wait."
         )
     yield filled(text, at=accepted_at)
     if order.fulfilled_quantity:
         text = ngettext(
-            "%(arrived)s of %(count)s card has come so far.",
-            "%(arrived)s of %(count)s cards have come so far.",
+            "%(arrived)s of %(count)s card has arrived so far.",
+            "%(arrived)s of %(count)s cards have arrived so far.",
             order.quantity,
         )
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
@@ -178,7 +180,7 @@ def _followed(order: Order) -> Iterator[str]:
 _SHORTEST_WAIT = timedelta(minutes=1)
 # A time that is nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
-_AGAIN = gettext_lazy("It is tried again automatically %(when)s.")
+_AGAIN = gettext_lazy("The app tries again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
@@ -200,9 +202,9 @@ def _next_look(story: SummaryInput) -> Iterator[str]:
 
 def _up_to_a_person(order: Order) -> Iterator[str]:
     if order.status == Status.UNCONFIRMED:
-        yield gettext("A person has to say what happened to it.")
+        yield gettext("Somebody has to say what happened to it.")
     elif not any(problem.code == "watch_ended" for problem in order.open_problems):
-        yield gettext("The order is no longer checked automatically: ask the provider's support.")
+        yield gettext("The order is no longer checked automatically. Ask the provider's support.")
 
 
 def _waited(order: Order) -> Iterator[str]:
@@ -279,10 +281,10 @@ def _credited_back(story: SummaryInput, breakdown: RefundBreakdown) -> str:
         )
     else:
         text = ngettext(
-            "The provider credited back the price of %(count)s card on %(at)s; the amount is not"
-            " known.",
-            "The provider credited back the price of %(count)s cards on %(at)s; the amount is not"
-            " known.",
+            "The provider credited back the price of %(count)s card on %(at)s. The amount is"
+            " unknown.",
+            "The provider credited back the price of %(count)s cards on %(at)s. The amount is"
+            " unknown.",
             quantity,
         )
     return filled(text, count=quantity, at=at)
@@ -296,7 +298,7 @@ def _repeated(story: SummaryInput) -> Iterator[str]:
         yield gettext("The missing cards were ordered again.")
     breakdown = customer_breakdown(story.order)
     if breakdown is not None and breakdown.owed_amount:
-        yield gettext("What the customer paid for them went to the new order.")
+        yield gettext("What the customer paid for them was transferred to the new order.")
 
 
 def _owed(order: Order) -> Iterator[str]:
@@ -305,7 +307,9 @@ def _owed(order: Order) -> Iterator[str]:
         return
     breakdown = customer_breakdown(order)
     if breakdown is None:
-        yield gettext("What the customer is owed is not known: the order has no sale amount.")
+        yield gettext(
+            "The amount owed to the customer is unknown because the order has no sale amount."
+        )
     elif order.paid_back_amount:
         yield from _paid_back(breakdown)
     elif breakdown.owed_amount:

@@ -318,5 +318,5 @@ def _trouble(change: StatusChange) -> str:
     if not change.announce_error:
         return ""
     if change.announce_at:
-        return gettext("The shop could not be told; it will be tried again.")
-    return gettext("The shop could not be told for a day, and is not told again.")
+        return gettext("The shop could not be notified. The app will try again.")
+    return gettext("The shop could not be notified for a day. The app will not try again.")

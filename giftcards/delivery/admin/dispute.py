@@ -127,7 +127,7 @@ def _bought(order: Order) -> list[tuple[str, object]]:
 def _at_provider(order: Order) -> list[tuple[str, object]]:
     return _known(
         [
-            (gettext("provider's order id"), order.provider_order_id),
+            (gettext("provider's order ID"), order.provider_order_id),
             (gettext("reference at the provider"), order.provider_reference),
             (gettext("environment"), order.get_environment_display()),
             (gettext("sent"), _when(order.sent_at)),
