@@ -86,10 +86,10 @@ REASONS = {
     "address_blocked": _("The provider has blocked the shop's address for a while."),
     "address_not_allowed": _("The provider does not allow the shop's address."),
     "access_disabled": _("The provider has switched off the shop's access."),
-    "too_many_requests": _("The provider has been asked too often."),
+    "too_many_requests": _("Too many requests were sent to the provider."),
     "not_started": _("The provider could not be reached, or could not take the order."),
-    "held_up": _("The server was held up for too long right before sending it."),
-    "no_balance": _("There is not enough money on the account at the provider."),
+    "held_up": _("The server was delayed for too long just before sending the order."),
+    "no_balance": _("There is not enough money in the account at the provider."),
     "out_of_stock": _("It is out of stock."),
     "no_price": _("The provider shows no price for it."),
 }
@@ -104,171 +104,175 @@ FIELDS = {
     "time": _("time"),
 }
 
-_UNKNOWN = _("This order needs a look. This version of the software cannot say why (%(code)s).")
+_UNKNOWN = _(
+    "Somebody has to look at this order. This version of the software cannot say why (%(code)s)."
+)
 _IT_IS_SOUGHT = _(
-    "Wait a few minutes: the order is looked for at the provider automatically, and is sent again"
-    " only once it is proven that it was not bought. If this stays, say on the order's page what"
-    " happened to it."
+    "Wait a few minutes. The app searches for the order at the provider automatically, and sends it"
+    " again only when it is certain that it was not bought. If the problem remains, say on the"
+    " order's page what happened to it."
 )
 _ASKED_AGAIN = _(
-    "Nothing for now: the provider is asked again automatically. If this stays, ask its support."
+    "You do not need to do anything now. The app asks the provider again automatically. If the"
+    " problem remains, ask the provider's support."
 )
 _COMPARE = _(
-    "While the order is open, the provider is asked again automatically. Afterwards, compare the"
-    " order with your account at the provider, then tick this off."
+    "While the order is open, the app asks the provider again automatically. Afterwards, compare"
+    " the order with your account at the provider, and then tick this off."
 )
-_TELL_DEVELOPER = _("Tell your developer. The provider is asked again automatically.")
+_TELL_DEVELOPER = _("Tell your developer. The app asks the provider again automatically.")
 
 WORDINGS: Mapping[str, Wording] = {
     "not_sent": Wording(
         Kind.SENDING,
         _("The order has not been sent to the provider yet. %(reason)s"),
         _(
-            "It is sent automatically as soon as that is possible; after too long a wait it is"
-            " given up, and nothing is bought. If the provider refuses the shop's key, address or"
-            " access, tell your developer."
+            "The app sends it automatically as soon as possible. If it has to wait too long, the"
+            " app gives it up, and nothing is bought. If the provider refuses the shop's key,"
+            " address or access, tell your developer."
         ),
         _(
-            "A refused key or address is put right in the settings or in the provider's dashboard;"
+            "Correct a refused key or address in the settings or in the provider's dashboard, and"
             " then resume requests."
         ),
     ),
     "price_unknown": Wording(
         Kind.SENDING,
         _(
-            "The order has not been sent: it has a price limit, and its price is not known at"
-            " present. %(reason)s"
+            "The order has not been sent because it has a price limit and the current price is"
+            " unknown. %(reason)s"
         ),
         _(
-            "The price is asked for again automatically; after too long a wait the order is given"
-            " up, and nothing is bought. If this stays, look whether the provider still sells this"
-            " card."
+            "The app asks for the price again automatically. If the order has to wait too long, the"
+            " app gives it up, and nothing is bought. If the problem remains, check whether the"
+            " provider still sells this card."
         ),
     ),
     "other_environment": Wording(
         Kind.SENDING,
         _(
-            "The order was first sent in another environment of the provider, sandbox or"
-            " production, than that of the shop's key now: it is not sent in this one."
+            "The order was first sent in another environment of the provider (sandbox or"
+            " production) than that of the shop's current key. It will not be sent in this one."
         ),
         _(
-            "It is sent automatically if the earlier key comes back; after too long a wait it is"
-            " given up, and nothing is bought. To buy it with the new key, place a new order."
+            "The app sends it automatically if you restore the earlier key. If it has to wait too"
+            " long, the app gives it up, and nothing is bought. To buy the cards with the new key,"
+            " place a new order."
         ),
         _("Give every process the same key."),
     ),
     "price_above": Wording(
         Kind.SENDING,
         _(
-            "A card costs %(price)s at the provider; your limit is %(ceiling)s. The order waits"
-            " for a person."
+            "A card costs %(price)s at the provider, but your limit is %(ceiling)s. The order waits"
+            " for a decision."
         ),
         _(
             "Nothing is bought until you approve the price or cancel the order. If the price falls"
-            " to the limit, the order goes on automatically."
+            " to the limit, the order continues automatically."
         ),
-        discreet=_("A card costs more than your limit: the order waits for a person."),
+        discreet=_("A card costs more than your limit. The order waits for a decision."),
     ),
     "review_wanted": Wording(
         Kind.SENDING,
-        _("A person has to look at the order before it is bought: “%(objection)s”."),
-        _("Nothing is bought until you approve the order or cancel it."),
+        _("Somebody has to review the order before it is bought: “%(objection)s”."),
+        _("Nothing is bought until you approve or cancel the order."),
     ),
     "review_failed": Wording(
         Kind.SENDING,
         _(
-            "The order has not been sent: whether a person has to look at it first is not known,"
-            " because the shop's own rule fails."
+            "The order has not been sent because the shop's review rule fails, so it is not known"
+            " whether somebody has to review the order first."
         ),
         _(
-            "Tell your developer. The rule is asked again automatically; after too long a wait, the"
-            " order is on hold until you approve or cancel it."
+            "Tell your developer. The app runs the rule again automatically. After too long a wait,"
+            " it puts the order on hold until you approve or cancel it."
         ),
-        _("The rule is the function in the setting REVIEW_ORDER. The log says where it failed."),
+        _("The rule is the function in the setting REVIEW_ORDER. The log shows where it failed."),
     ),
     "answer_lost": Wording(
         Kind.SENDING,
-        _("The order was sent, and no usable answer came back: it may have been bought."),
+        _("The order was sent, but no usable answer came back. It may have been bought."),
         _IT_IS_SOUGHT,
     ),
     "sender_died": Wording(
         Kind.SENDING,
-        _("Sending the order was interrupted: it may have been bought."),
+        _("Sending the order was interrupted. It may have been bought."),
         _IT_IS_SOUGHT,
         _("The process that was sending it died, or took longer than its lease."),
     ),
     "reference_unwanted": Wording(
         Kind.SENDING,
         _("The provider did not accept the order together with its reference. %(reason)s"),
-        _("It is sent again without the reference automatically."),
+        _("The app sends it again automatically, without the reference."),
         _("The reference is sent because of the setting SEND_REFERENCE."),
     ),
     "bought_before": Wording(
         Kind.SENDING,
-        _("The provider says that it has this order already: an earlier attempt has bought it."),
+        _("The provider says that it already has this order: an earlier attempt bought it."),
         _(
-            "Wait a few minutes: the order is looked for at the provider automatically, and is not"
-            " bought again. If this stays, look for it in the provider's dashboard, then say on the"
-            " order's page which order it is."
+            "Wait a few minutes. The app searches for the order at the provider automatically, and"
+            " does not buy it again. If the problem remains, search for it in the provider's"
+            " dashboard, and then say on the order's page which order it is."
         ),
     ),
     "id_taken": Wording(
         Kind.SENDING,
         _(
-            "The provider answered with the id %(provider_order_id)s, which is another order's: it"
-            " may have been bought."
+            "The provider answered with the ID %(provider_order_id)s, which belongs to another"
+            " order. This order may have been bought."
         ),
         _(
-            "Wait a few minutes: the order is looked for at the provider automatically. If this"
-            " stays, ask the provider's support about both orders, then say on the order's page"
-            " what happened to this one."
+            "Wait a few minutes. The app searches for the order at the provider automatically. If"
+            " the problem remains, ask the provider's support about both orders, and then say on"
+            " the order's page what happened to this one."
         ),
     ),
     "staff_released": Wording(
         Kind.SENDING,
         _(
-            "%(by)s: it is not the provider's order %(provider_order_id)s. It may have been bought"
-            " as another one."
+            "%(by)s said that it is not the provider's order %(provider_order_id)s. It may have"
+            " been bought under another ID."
         ),
         _IT_IS_SOUGHT,
     ),
     "id_of_other": Wording(
         Kind.SENDING,
         _(
-            "The provider accepted it under the id %(provider_order_id)s, which is not its own: it"
-            " was bought under an id that is not known yet."
+            "The provider accepted it with the ID %(provider_order_id)s, which belongs to another"
+            " order. The ID under which it was bought is not known yet."
         ),
         _(
-            "Wait a few minutes: the order is looked for at the provider automatically. If this"
-            " stays, say on the order's page what happened to it."
+            "Wait a few minutes. The app searches for the order at the provider automatically. If"
+            " the problem remains, say on the order's page what happened to it."
         ),
     ),
     "choose": Wording(
         Kind.SEARCH,
         _("Orders at the provider that may be this one: %(count)s."),
         _(
-            "Compare them in the provider's dashboard, then say on the order's page which of them"
-            " it is."
+            "Compare them in the provider's dashboard, and then say on the order's page which of"
+            " them it is."
         ),
     ),
     "other_account": Wording(
         Kind.SEARCH,
         _(
-            "The order was sent with another key than the shop has now: whether it was bought"
-            " cannot be seen with this one."
+            "The order was sent with a different key. The shop's current key cannot show whether it"
+            " was bought."
         ),
         _(
-            "Nothing is bought for it until somebody decides. Tell your developer, or look in the"
-            " account that it was sent to, and say on the order's page what happened to it."
+            "Nothing is bought for it until somebody decides. Tell your developer, or check in the"
+            " account to which it was sent, and then say on the order's page what happened to it."
         ),
         _(
-            "Give every process the same key. If the key was replaced, put the earlier one back for"
-            " some minutes: then the order is looked for."
+            "Give every process the same key. If the key was replaced, restore the earlier key for"
+            " some minutes, so that the app can search for the order."
         ),
     ),
     "not_listed": Wording(
         Kind.SEARCH,
-        _("The provider's list of orders does not show this one, as far as it can be read."),
+        _("This order does not appear in the readable part of the provider's list."),
         _IT_IS_SOUGHT,
     ),
     "restored": Wording(
@@ -278,84 +282,87 @@ WORDINGS: Mapping[str, Wording] = {
             " %(count)s."
         ),
         _(
-            "Compare them with the customer's messages and payment, then say on the order's page"
-            " which of them it is. Until then, nothing is sent."
+            "Compare them with the customer's messages and payment, and then say on the order's"
+            " page which of them it is. Until then, nothing is sent."
         ),
     ),
     "quantity_differs": Wording(
         Kind.ANSWER,
-        _("The provider speaks of %(told)s cards, the order is for %(ordered)s."),
+        _("The provider reports %(told)s cards, but the order is for %(ordered)s."),
         _ASKED_AGAIN,
     ),
     "line_differs": Wording(
         Kind.ANSWER,
-        _("The provider's answer is about another order: this differs: %(field)s."),
+        _("The provider's answer is about another order. This field differs: %(field)s."),
         _(
-            "Nothing of the answer was used. While the order is open, the provider is asked again"
-            " automatically. If this stays, ask its support."
+            "The answer was ignored. While the order is open, the app asks the provider again"
+            " automatically. If the problem remains, ask the provider's support."
         ),
     ),
     "status_missing": Wording(
-        Kind.ANSWER, _("The provider's answer has no status that can be read."), _ASKED_AGAIN
+        Kind.ANSWER, _("The provider's answer has no readable status."), _ASKED_AGAIN
     ),
     "status_unknown": Wording(
         Kind.ANSWER,
-        _("The provider gave a status that is not known."),
+        _("The provider reported an unknown status."),
         _ASKED_AGAIN,
-        _("The provider's API may have changed: look for a newer version of the app."),
+        _(
+            "The provider's API may have changed. Check whether there is a newer version of the"
+            " app."
+        ),
     ),
     "not_whole": Wording(
         Kind.ANSWER,
         _(
-            "The provider says %(status)s with %(delivered)s of %(ordered)s cards delivered, and"
-            " sent %(cards)s that can be read."
+            "The provider reports %(status)s with %(delivered)s of %(ordered)s cards delivered."
+            " Number of readable cards that it sent: %(cards)s."
         ),
         _ASKED_AGAIN,
     ),
     "delivered_unknown": Wording(
         Kind.ANSWER,
-        _("The provider does not say how many of %(ordered)s cards it delivered."),
+        _("The provider does not report how many of %(ordered)s cards it delivered."),
         _ASKED_AGAIN,
     ),
     "figures_contradict": Wording(
         Kind.ANSWER,
-        _("The provider's figures contradict each other: see the refund breakdown."),
+        _("The provider's figures contradict each other. See the refund breakdown."),
         _(
-            "Compare the order with your account at the provider, and ask its support about the"
-            " difference. Then tick this off."
+            "Compare the order with your account at the provider, and ask the provider's support"
+            " about the difference. Then tick this off."
         ),
     ),
     "cards_repeated": Wording(
         Kind.ANSWER,
-        _("The provider's answer names cards more than once: %(repeated)s of %(total)s."),
+        _("The provider's answer contains cards more than once: %(repeated)s of %(total)s."),
         _(
-            "While the order is open, the provider is asked again automatically. Afterwards, ask"
-            " its support for the cards that are missing, then tick this off."
+            "While the order is open, the app asks the provider again automatically. Afterwards,"
+            " ask the provider's support for the missing cards, and then tick this off."
         ),
     ),
     "figure_unknown": Wording(
         Kind.ANSWER,
-        _("The provider does not say this figure: %(field)s."),
-        _("Look it up in your account at the provider, then tick this off."),
+        _("The provider does not report this figure: %(field)s."),
+        _("Look it up in your account at the provider, and then tick this off."),
     ),
     "figure_unreadable": Wording(
-        Kind.ANSWER, _("A figure in the provider's answer cannot be read: %(field)s."), _COMPARE
+        Kind.ANSWER, _("A figure in the provider's answer is not readable: %(field)s."), _COMPARE
     ),
     "figure_negative": Wording(
         Kind.ANSWER, _("A figure in the provider's answer is negative: %(field)s."), _ASKED_AGAIN
     ),
     "cards_unreadable": Wording(
         Kind.ANSWER,
-        _("Cards in the provider's answer without a code that can be read: %(lost)s of %(total)s."),
+        _("Cards in the provider's answer without a readable code: %(lost)s of %(total)s."),
         _ASKED_AGAIN,
     ),
     "cards_not_listed": Wording(
         Kind.ANSWER,
-        _("The provider's answer does not list its cards in a way that can be read."),
+        _("The provider's answer does not contain a readable list of cards."),
         _ASKED_AGAIN,
     ),
     "serials_unreadable": Wording(
-        Kind.ANSWER, _("Cards with a serial that cannot be read: %(lost)s of %(total)s."), _COMPARE
+        Kind.ANSWER, _("Cards without a readable serial: %(lost)s of %(total)s."), _COMPARE
     ),
     "rows_unreadable": Wording(
         Kind.ANSWER,
@@ -366,15 +373,15 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
         _(
-            "One order at the provider was taken for both. See in its dashboard which of the two"
-            " it is, and ask its support about the other."
+            "The same order at the provider was assigned to both. Check in the provider's dashboard"
+            " which of the two it is, and ask the provider's support about the other."
         ),
     ),
     "not_known": Wording(
         Kind.ANSWER,
         _("The provider says that it does not know this order."),
         _("Ask the provider's support, and tell your developer."),
-        _("Is the API key that of another account, or of the sandbox?"),
+        _("Does the API key belong to another account or to the sandbox?"),
     ),
     "answer_refused": Wording(
         Kind.ANSWER, _("The provider refuses to answer about this order."), _ASKED_AGAIN
@@ -383,19 +390,22 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer about this order cannot be processed."),
         _TELL_DEVELOPER,
-        _("The kind of error is in the log. The answer may hold what the database refuses."),
+        _(
+            "The log shows the type of the error. The answer may contain a value that the database"
+            " refuses."
+        ),
     ),
     "watch_ended": Wording(
         Kind.ANSWER,
         _("The order has still not settled, and is no longer checked automatically."),
-        _("Ask the provider's support, then have the order checked again."),
+        _("Ask the provider's support, and then check the order again."),
     ),
     "surplus_cards": Wording(
         Kind.LASTING,
-        _("The provider sent %(received)s different cards and speaks of %(announced)s."),
+        _("The provider sent %(received)s different cards, but reports %(announced)s."),
         _(
             "There are more cards than were paid for. Ask the provider's support before you hand"
-            " out the surplus, then tick this off."
+            " out the surplus, and then tick this off."
         ),
     ),
     "cards_left_out": Wording(
@@ -406,74 +416,75 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "The provider still shows all of them. Compare them in your account at the provider,"
-            " and ask its support before you hand out any. Then tick this off."
+            " and ask the provider's support before you hand out any. Then tick this off."
         ),
     ),
     "contradicted": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider called it %(status)s with %(delivered)s of"
-            " %(ordered)s cards."
+            "After the order had settled, the provider reported it as %(status)s with %(delivered)s"
+            " of %(ordered)s cards."
         ),
-        _("Compare the order with the provider's dashboard, then tick this off."),
+        _("Compare the order with the provider's dashboard, and then tick this off."),
     ),
     "figure_changed": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider gave another figure: %(field)s %(amount)s"
-            " instead of %(expected)s."
+            "After the order had settled, the provider reported another figure: %(field)s"
+            " %(amount)s instead of %(expected)s."
         ),
-        _("Compare the order with your account at the provider, then tick this off."),
-        discreet=_("After the order had settled, the provider gave another figure: %(field)s."),
+        _("Compare the order with your account at the provider, and then tick this off."),
+        discreet=_("After the order had settled, the provider reported another figure: %(field)s."),
     ),
     "figure_late": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider gave a figure that was not known: %(field)s"
-            " %(amount)s."
+            "After the order had settled, the provider reported a figure that was unknown before:"
+            " %(field)s %(amount)s."
         ),
-        _("Compare the order with your account at the provider, then tick this off."),
+        _("Compare the order with your account at the provider, and then tick this off."),
         discreet=_(
-            "After the order had settled, the provider gave a figure that was not known: %(field)s."
+            "After the order had settled, the provider reported a figure that was unknown before:"
+            " %(field)s."
         ),
     ),
     "late_cards": Wording(
         Kind.LASTING,
         _(
-            "The order had settled with %(announced)s cards; now the provider has sent %(received)s"
-            " different ones. All are kept."
+            "The order had settled with %(announced)s cards, but now the provider has sent"
+            " %(received)s different ones. All are kept."
         ),
         _(
-            "They were charged. See in your account at the provider which of them it still counts,"
-            " and decide what your customer gets. Then tick this off."
+            "The cards were charged. Check in your account at the provider which of them still"
+            " count, and decide what your customer gets. Then tick this off."
         ),
     ),
     "price_changed": Wording(
         Kind.LASTING,
-        _("A card costs %(amount)s; when the order was placed, the price was %(expected)s."),
-        _("Compare the order with your account at the provider, then tick this off."),
-        discreet=_("A card does not cost what it cost when the order was placed."),
+        _("A card costs %(amount)s, but the price was %(expected)s when the order was placed."),
+        _("Compare the order with your account at the provider, and then tick this off."),
+        discreet=_("The price of a card has changed since the order was placed."),
     ),
     "accepted_after_all": Wording(
         Kind.LASTING,
-        _("The provider accepted it as %(provider_order_id)s after all: that was bought."),
+        _("The provider accepted it after all, as %(provider_order_id)s, and it was bought."),
         _(
-            "The answer came too late, and the cards do not arrive here. Look at that order in the"
-            " provider's dashboard, ask its support, then tick this off."
+            "The answer came too late, so the cards will not arrive here. Check that order in the"
+            " provider's dashboard, ask the provider's support, and then tick this off."
         ),
     ),
     "bought_twice": Wording(
         Kind.LASTING,
         _("The order was bought twice: the provider also has it as %(provider_order_id)s."),
         _(
-            "The cards of that purchase do not arrive here. Look at it in the provider's dashboard,"
-            " ask its support to pay it back, then tick this off."
+            "The cards of that purchase will not arrive here. Check it in the provider's dashboard,"
+            " ask the provider's support to credit it back, and then tick this off."
         ),
-        _("It carries this order's reference."),
+        _("It has this order's reference."),
     ),
     "disputed": Wording(
         Kind.LASTING,
-        _("%(by)s noted that the customer complains about a code. Cards: %(positions)s."),
+        _("%(by)s recorded that the customer complains about a code. Cards: %(positions)s."),
         _(
             "Ask the provider's support what happened to the code, and tell the customer. The"
             " codes of the order are kept until you tick this off."
@@ -481,55 +492,58 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "credit_differs": Wording(
         Kind.LEDGER,
-        _("The provider promised to credit back %(expected)s, and its ledger has %(amount)s."),
+        _("The provider promised to credit back %(expected)s, but its ledger shows %(amount)s."),
         _(
-            "Look for it in your account at the provider, and ask its support about the"
-            " difference. Where the ledger does not name orders, another order of the same amount"
-            " may be meant. This ends automatically once the ledger has what was promised."
+            "Search for it in your account at the provider, and ask the provider's support about"
+            " the difference. If the ledger does not name orders, the entry may belong to another"
+            " order with the same amount. This problem ends automatically when the ledger contains"
+            " what was promised."
         ),
-        discreet=_("The provider's ledger does not have the refund that was promised."),
+        discreet=_("The provider's ledger does not contain the refund that was promised."),
     ),
     "refused": Wording(
         Kind.HISTORY,
-        _("The provider refused the order: nothing was bought. %(reason)s"),
+        _("The provider refused the order, so nothing was bought. %(reason)s"),
         _("Order the missing cards again, or pay the customer back."),
     ),
     "given_up": Wording(
         Kind.HISTORY,
-        _("It could not be sent for %(seconds)s seconds and was given up: nothing was bought."),
+        _("It could not be sent for %(seconds)s seconds and was given up. Nothing was bought."),
         _("Order the missing cards again, or pay the customer back."),
     ),
     "reorder_expired": Wording(
         Kind.HISTORY,
         _(
-            "It orders missing cards again automatically, and could not be sent in the hours that"
-            " the shop allows for that: nothing was bought."
+            "It is an automatic reorder of missing cards and could not be sent within the hours"
+            " that the shop allows. Nothing was bought."
         ),
         _("Order the missing cards again, or pay the customer back."),
     ),
     "found": Wording(Kind.HISTORY, _("It was found at the provider as %(provider_order_id)s.")),
-    "absent": Wording(Kind.HISTORY, _("The provider's list does not show it: it was not bought.")),
+    "absent": Wording(
+        Kind.HISTORY, _("The provider's list does not contain it, so it was not bought.")
+    ),
     "staff_adopted": Wording(
         Kind.HISTORY, _("%(by)s said that it is the provider's order %(provider_order_id)s.")
     ),
     "price_fell": Wording(
         Kind.HISTORY,
         _(
-            "The price of a card fell to %(price)s; the limit is %(ceiling)s. The order went on"
-            " automatically."
+            "The price of a card fell to %(price)s, and the limit is %(ceiling)s. The order"
+            " continued automatically."
         ),
-        discreet=_("The price of a card fell to its limit. The order went on automatically."),
+        discreet=_("The price of a card fell to its limit. The order continued automatically."),
     ),
     "staff_approved": Wording(
         Kind.HISTORY,
-        _("%(by)s approved a price of %(price)s a card, instead of %(ceiling)s."),
+        _("%(by)s approved a price of %(price)s for a card, instead of %(ceiling)s."),
         discreet=_("%(by)s approved the price of a card."),
     ),
-    "staff_cancelled": Wording(Kind.HISTORY, _("%(by)s cancelled the order: nothing was bought.")),
-    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s had the order sent without further waiting.")),
+    "staff_cancelled": Wording(Kind.HISTORY, _("%(by)s cancelled the order. Nothing was bought.")),
+    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s sent the order without further waiting.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
-        _("%(by)s looked at the order and approved it. It was on hold because “%(objection)s”."),
+        _("%(by)s approved the order. It was on hold because “%(objection)s”."),
     ),
     "staff_insisted": Wording(
         Kind.HISTORY,
@@ -542,10 +556,10 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY, _("%(by)s ordered the missing cards again, as %(order)s.")
     ),
     "reordered_by_rule": Wording(
-        Kind.HISTORY, _("The missing cards are ordered again automatically, as %(order)s.")
+        Kind.HISTORY, _("The app orders the missing cards again automatically, as %(order)s.")
     ),
     "staff_send_again": Wording(
-        Kind.HISTORY, _("%(by)s said that it was not bought, and had it sent again.")
+        Kind.HISTORY, _("%(by)s said that it was not bought, and sent it again.")
     ),
     "staff_rejected": Wording(
         Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
@@ -686,7 +700,7 @@ class Problem:
     @property
     def in_short(self) -> str:
         """The problem in a few words of the active language."""
-        return str(IN_SHORT.get(self.code, _("needs a look")))
+        return str(IN_SHORT.get(self.code, _("needs attention")))
 
     @property
     def remedy(self) -> str:

@@ -148,7 +148,7 @@ class State:
         return self.purchase is Purchase.MADE
 
 
-_CHECKED_AGAIN = _("It is checked again automatically %(when)s.")
+_CHECKED_AGAIN = _("The app checks it again automatically %(when)s.")
 
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
@@ -161,8 +161,8 @@ STATES: Final[Mapping[str, State]] = {
         due="queued_at",
         request=Purpose.PLACING,
         log_level=logging.INFO,
-        moved=_("The order was not bought. It is sent automatically."),
-        next_step=_("It is sent automatically %(when)s."),
+        moved=_("The order was not bought. The app sends it automatically."),
+        next_step=_("The app sends it automatically %(when)s."),
         not_checked=NotChecked.UNSENT,
         waits_for="waiting until it may be sent",
     ),
@@ -186,7 +186,7 @@ STATES: Final[Mapping[str, State]] = {
         request=Purpose.SEARCHING,
         log_level=logging.ERROR,
         moved=_("It is not known whether the order was bought."),
-        next_step=_("It is looked for at the provider automatically %(when)s."),
+        next_step=_("The app searches for it at the provider automatically %(when)s."),
         not_checked=NotChecked.SEARCHED,
     ),
     Status.REJECTED: State(
@@ -236,7 +236,7 @@ STATES: Final[Mapping[str, State]] = {
         ),
         last_pause=_HOUR,
         customer_news="delayed",
-        moved=_("The provider takes longer than usual."),
+        moved=_("The provider is taking longer than usual."),
         next_step=_CHECKED_AGAIN,
         not_checked=NotChecked.JUST_CHECKED,
     ),

@@ -59,7 +59,7 @@ def test_a_clerk_cancels_an_order_that_waits_after_the_page_has_said_what_follow
     order.refresh_from_db()
     assert (order.status, order.open_amount) == (Status.REJECTED, 1100)
     shown = show(clerk, order_page(order))
-    assert "user0 cancelled the order: nothing was bought. The customer is owed" in shown
+    assert "user0 cancelled the order. Nothing was bought. The customer is owed" in shown
     assert LogEntry.objects.get().change_message == "Cancelled the order."
 
 

@@ -64,7 +64,7 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
     order.refresh_from_db()
     assert order.disputed_cards == {1, 3}
     assert order.notes.get().text == words
-    assert "noted that the customer complains about a code." in html
+    assert "recorded that the customer complains about a code." in html
     assert "what happened to the code, and tell the customer" in html
     assert LABEL not in html
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [

@@ -190,10 +190,9 @@ def test_orders_that_need_a_person_are_marked_with_what_is_wrong(boss: Client) -
     html = read(boss.get(LIST))
     assert html.count("giftcards-mark") == 1
     assert (
-        '<span class="giftcards-mark"'
-        ' title="The provider gave a status that is not known.'
-        ' The provider says that it does not know this order.">'
-        '<span role="img" aria-label="To do">⚠</span> unusable answer</span>'
+        '<span class="giftcards-mark" title="The provider reported an unknown status. The provider'
+        ' says that it does not know this order."><span role="img" aria-label="To do">⚠</span>'
+        " unusable answer</span>"
     ) in html
 
 

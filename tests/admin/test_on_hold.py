@@ -70,7 +70,7 @@ HOLDS = {
             "Buy it for at most 49,000 DA a card, 98,000 DA in total.",
         ),
         {"price_ceiling": Decimal(49_000)},
-        "user0 approved a price of 49,000 DA a card, instead of 550 DA.",
+        "user0 approved a price of 49,000 DA for a card, instead of 550 DA.",
         "user0 approved the price of a card.",
     ),
     "review": Decision(
@@ -84,7 +84,7 @@ HOLDS = {
             f"Your shop's review rule put this order on hold: “{REASON}”. Nothing",
         ),
         {"review": Review.APPROVED},
-        f"user0 looked at the order and approved it. It was on hold because “{REASON}”.",
+        f"user0 approved the order. It was on hold because “{REASON}”.",
         "Approved the order after a review.",
     ),
     "wait": Decision(
@@ -92,7 +92,7 @@ HOLDS = {
         "Do not wait any longer",
         ("Nothing has been bought yet.", "Sale amount: 1,100 DA"),
         {"send_after": None},
-        "user0 had the order sent without further waiting.",
+        "user0 sent the order without further waiting.",
         "",
     ),
 }
@@ -174,7 +174,7 @@ def test_an_order_that_staff_do_not_buy_is_cancelled_and_its_customer_is_owed(
     assert LogEntry.objects.get().change_message == "Cancelled the order."
     if name == "review":
         shown = show(staff, order)
-        assert "user0 cancelled the order: nothing was bought." in shown
+        assert "user0 cancelled the order. Nothing was bought." in shown
         assert f"Until then: {WANTED}" in shown
 
 
@@ -202,7 +202,7 @@ def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staf
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.is_on_hold
-    fell = "The price of a card fell to 490 DA; the limit is 550 DA. The order went on"
+    fell = "The price of a card fell to 490 DA, and the limit is 550 DA. The order continued"
     assert f"{fell} automatically." in show(staff, order)
 
 
@@ -232,7 +232,7 @@ def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(staff: Cli
     old = show(staff, order.repeats)
     assert f"The missing cards were ordered again: {order.reference}." in old
     assert "What the customer paid for them was transferred to the new order." in old
-    assert f"The missing cards are ordered again automatically, as {order.reference}." in old
+    assert f"The app orders the missing cards again automatically, as {order.reference}." in old
     assert "The customer is owed" not in old
     new = show(staff, order)
     assert "It replaces missing cards of web-1042." in new

@@ -427,7 +427,8 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
         "user0 placed the order.",
         "The order was sent. Being sent",
         "The provider accepted the order. In progress",
-        f"The provider takes longer than usual. Delayed {LOST.text}For your developer{LOST.hint}",
+        f"The provider is taking longer than usual. Delayed {LOST.text}For your"
+        f" developer{LOST.hint}",
         "The provider delivered 3 of 5 cards, and credited back the rest. Partly delivered",
         f"karim ticked off a problem: {LOST.text}",
         "karim wrote a note: Amina has called.Twice.",
@@ -450,7 +451,7 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     approve_price(order, 570, by="amina")
     assert timeline(show(boss, order))[1:] == [
-        "amina approved a price of 570 DA a card, instead of 550 DA."
+        "amina approved a price of 570 DA for a card, instead of 550 DA."
     ]
     assert summary(show(boss, order)).startswith("amina approved a price of 570 DA")
     lost = make_guide_order(Status.UNCONFIRMED)
@@ -465,7 +466,7 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     ("rule", "named", "unnamed"),
     [
         (None, "amina ordered the missing", "amina ordered the missing cards again."),
-        ({"times": 1, "hours": 6}, "The missing", "The missing cards were ordered again."),
+        ({"times": 1, "hours": 6}, "The app orders", "The missing cards were ordered again."),
     ],
 )
 def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(

@@ -62,7 +62,7 @@ def test_an_open_order_says_when_it_is_checked_or_why_it_is_not(
     due_at = timezone.now() + IN_AN_HOUR
     order = make_guide_order(Status.DELAYED, due_at=due_at)
     shown = text(read(boss.get(order_page(order))))
-    assert ("It is checked again automatically" in shown) == (not expected)
+    assert ("The app checks it again automatically" in shown) == (not expected)
     assert expected in shown
     if expected == PAUSED:
         ends_at = timezone.localtime(ProviderState.objects.current().paused_until)

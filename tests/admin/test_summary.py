@@ -137,7 +137,8 @@ def test_open_problems_are_counted(count: int, expected: str) -> None:
 
 def test_a_new_order_is_sent_automatically() -> None:
     assert tell(build_guide_order(Status.PENDING, due_at=AT)) == (
-        "The order is recorded. Nothing has been bought yet. It is sent automatically in a moment."
+        "The order is recorded. Nothing has been bought yet. The app sends it automatically in a"
+        " moment."
     )
 
 
@@ -215,8 +216,8 @@ def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=Problem("absent")) == (
-        "The provider's list does not show it: it was not bought. It is sent automatically in a"
-        " moment."
+        "The provider's list does not contain it, so it was not bought. The app sends it"
+        " automatically in a moment."
     )
 
 
@@ -225,8 +226,8 @@ def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
     approved = Problem("staff_approved", amounts)
     order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=approved) == (
-        "amina approved a price of 570 DA a card, instead of 550 DA. It is sent automatically in a"
-        " moment."
+        "amina approved a price of 570 DA for a card, instead of 550 DA. The app sends it"
+        " automatically in a moment."
     )
     assert "570" not in tell(order, reason=approved, shows_costs=False)
 
@@ -240,7 +241,7 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
     sent = "The order was sent, but it is not known whether it was bought."
     order = build_guide_order(Status.UNCONFIRMED, due_at=LATER)
-    assert tell(order) == f"{sent} It is looked for at the provider automatically at 01:14."
+    assert tell(order) == f"{sent} The app searches for it at the provider automatically at 01:14."
     order.candidates = [{"id": "B1"}]
     assert tell(order) == f"{sent} Somebody has to say what happened to it."
     assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
@@ -264,7 +265,7 @@ def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
 
 def test_an_accepted_order_says_since_when_and_that_its_cards_come_automatically() -> None:
     order = build_guide_order(accepted_at=AT, due_at=AT)
-    checked = "It is checked again automatically in a moment."
+    checked = "The app checks it again automatically in a moment."
     assert tell(order) == (
         "The provider accepted the order on 24 Nov 23:59. The cards arrive automatically, usually"
         f" within a minute. {checked}"
@@ -277,10 +278,10 @@ def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
     order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=LATER, **SOLD)
     assert tell(order) == (
         "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. The"
-        f" customer has to wait. It is checked again automatically at 01:14. {PAID}"
+        f" customer has to wait. The app checks it again automatically at 01:14. {PAID}"
     )
     order.due_at = LATER + timedelta(days=1)
-    assert "It is checked again automatically on 26 Nov 01:14." in tell(order)
+    assert "The app checks it again automatically on 26 Nov 01:14." in tell(order)
     order.due_at = None
     left = "The order is no longer checked automatically. Ask the provider's support."
     assert tell(order).endswith(f"{left} {PAID}")
@@ -309,15 +310,15 @@ def test_an_open_order_without_a_sale_amount_says_nothing_of_a_payment() -> None
         (None, "The order was rejected. Nothing was bought."),
         (
             Problem("refused", {"reason": "out_of_stock"}),
-            "The provider refused the order: nothing was bought. It is out of stock.",
+            "The provider refused the order, so nothing was bought. It is out of stock.",
         ),
         (
             Problem("given_up", {"seconds": "3600"}),
-            "It could not be sent for 3600 seconds and was given up: nothing was bought.",
+            "It could not be sent for 3600 seconds and was given up. Nothing was bought.",
         ),
         (
             Problem("staff_cancelled", {"by": "karim"}),
-            "karim cancelled the order: nothing was bought.",
+            "karim cancelled the order. Nothing was bought.",
         ),
     ],
 )
@@ -386,4 +387,6 @@ def test_what_others_have_written_is_escaped() -> None:
 def test_the_providers_own_english_is_left_to_developers() -> None:
     refused = Problem("refused", {"message": "Not today."})
     found = tell(build_guide_order(Status.REJECTED, **SOLD), reason=refused)
-    assert found.startswith("The provider refused the order: nothing was bought. The customer is")
+    assert found.startswith(
+        "The provider refused the order, so nothing was bought. The customer is"
+    )

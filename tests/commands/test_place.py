@@ -175,8 +175,8 @@ def test_place_with_a_used_reference_shows_the_same_order(call: Call, simulator:
 
 
 UNKNOWN = (
-    "The order was sent, and no usable answer came back: it may have been bought."
-    " (the connection broke before the answer was complete)"
+    "The order was sent, but no usable answer came back. It may have been bought. (the connection"
+    " broke before the answer was complete)"
 )
 
 
@@ -188,8 +188,8 @@ UNKNOWN = (
         (
             "SIM_REJECT",
             "REJECTED",
-            "The provider refused the order: nothing was bought. It is out of stock. The provider's"
-            " own words: “The type is out of stock.” (OUT_OF_STOCK)",
+            "The provider refused the order, so nothing was bought. It is out of stock. The"
+            " provider's own words: “The type is out of stock.” (OUT_OF_STOCK)",
         ),
     ],
 )
@@ -466,8 +466,8 @@ class TestCeiling:
         simulator.price_factor = 100
         out, err, code = call(*PLACE_TWO, option, "550", *wait)
         assert (err, code) == (
-            "The order cart-1 is waiting to be sent. A card costs 49000.00 at the provider; your"
-            " limit is 550.00. The order waits for a person.\n",
+            "The order cart-1 is waiting to be sent. A card costs 49000.00 at the provider, but"
+            " your limit is 550.00. The order waits for a decision.\n",
             1,
         )
         assert "  attention   price_above: A card costs 49000.00" in out
@@ -487,9 +487,9 @@ class TestCeiling:
         _, err, code = call("giftcards_place", PSN, "not-listed", "1", "--max-price", "490")
         order = Order.objects.get()
         assert (err, code) == (
-            f"The order {order.reference} is waiting to be sent. The order has not been sent: it"
-            " has a price limit, and its price is not known at present. The provider shows no price"
-            " for it.\n",
+            f"The order {order.reference} is waiting to be sent. The order has not been sent"
+            " because it has a price limit and the current price is unknown. The provider shows no"
+            " price for it.\n",
             1,
         )
 

@@ -171,8 +171,8 @@ class TestOneOrder:
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
         assert "  status      Unconfirmed\n" in out
         assert (err, code) == (
-            "The order was sent, and no usable answer came back: it may have been bought."
-            " (the connection broke before the answer was complete)\n",
+            "The order was sent, but no usable answer came back. It may have been bought. (the"
+            " connection broke before the answer was complete)\n",
             1,
         )
 

@@ -169,14 +169,14 @@ def test_selftest_with_json_names_the_complaints_of_failed_scenarios(
     result = json.loads(out)
     assert result["passed"] is False
     unpriced = (
-        "but is waiting to be sent. The order has not been sent: it has a price limit, and its"
-        " price is not known at present. (NOT_FOUND)"
+        "but is waiting to be sent. The order has not been sent because it has a price limit and"
+        " the current price is unknown. (NOT_FOUND)"
     )
     assert [scenario["complaints"] for scenario in result["scenarios"]] == [
         [f"The order should be not delivered, credited back, {unpriced}"],
         [f"The order should be partly delivered, {unpriced}"],
         [
-            "The order should be delivered, but is rejected. The provider refused the order:"
+            "The order should be delivered, but is rejected. The provider refused the order, so"
             " nothing was bought. The provider's own words: “There is no such product.” (NOT_FOUND)"
         ],
     ]

@@ -555,7 +555,7 @@ class TestFailOn:
         assert call("giftcards_status", "cart-1", "--fail-on", "queue") == expected
 
 
-CONTRADICTING = "The provider's figures contradict each other: see the refund breakdown."
+CONTRADICTING = "The provider's figures contradict each other. See the refund breakdown."
 TWO_OF_THREE = {"told": 3, "ordered": 2}
 
 
@@ -612,7 +612,8 @@ class TestOneOrder:
             "    refunded  0.00 DZD\n"
             "    The provider's figures contradict each other.\n"
             f"  attention   figures_contradict: {CONTRADICTING}\n"
-            "  attention   quantity_differs: The provider speaks of 3 cards, the order is for 2.\n"
+            "  attention   quantity_differs: The provider reports 3 cards, but the order is for"
+            " 2.\n"
         )
         assert code == 0
         result = json.loads(call("giftcards_status", "cart-1", "--json").out)
@@ -622,7 +623,7 @@ class TestOneOrder:
             {
                 "code": "quantity_differs",
                 "parameters": TWO_OF_THREE,
-                "text": "The provider speaks of 3 cards, the order is for 2.",
+                "text": "The provider reports 3 cards, but the order is for 2.",
             },
         ]
 
@@ -684,6 +685,6 @@ def test_status_says_that_an_order_on_hold_needs_attention(
     assert "need attention                1" in call("giftcards_status").out.splitlines()
     shown = call("giftcards_status", "cart-1").out
     assert (
-        "  attention   price_above: A card costs 980.00 at the provider; your limit is 550.00. The"
-        " order waits for a person.\n"
+        "  attention   price_above: A card costs 980.00 at the provider, but your limit is 550.00."
+        " The order waits for a decision.\n"
     ) in shown

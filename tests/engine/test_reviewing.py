@@ -194,7 +194,7 @@ class TestFailing:
             Order.objects.update(due_at=ago(1))
         assert found == [[]] * 4 + [["review_failed"]] * 2
         assert [problem.hint for problem in problems(order)] == [
-            "The rule is the function in the setting REVIEW_ORDER. The log says where it failed."
+            "The rule is the function in the setting REVIEW_ORDER. The log shows where it failed."
             f" Technical detail: {failure}."
         ]
         assert posts(simulator) == 0
@@ -324,9 +324,7 @@ class TestApproving:
         decision = approve_review(order, by="amina")
         trace = order.acknowledgements.get()
         assert (trace.by, Problem(trace.code, trace.parameters)) == ("amina", decision)
-        assert str(decision) == (
-            f"amina looked at the order and approved it. It was on hold because “{REASON}”."
-        )
+        assert str(decision) == (f"amina approved the order. It was on hold because “{REASON}”.")
 
     def test_an_approved_order_can_still_cost_too_much_and_is_then_on_hold_for_its_price(
         self, simulator: Simulator, shop: Rule

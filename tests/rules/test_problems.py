@@ -117,7 +117,7 @@ class TestRegistry:
         holding = {code for code, wording in WORDINGS.items() if wording.kind is not Kind.HISTORY}
         assert holding == IN_SHORT.keys()
         assert max(len(str(text)) for text in IN_SHORT.values()) <= 28
-        assert Problem("of another version").in_short == "needs a look"
+        assert Problem("of another version").in_short == "needs attention"
 
     def test_texts_of_problems_for_staff_contain_no_jargon(self) -> None:
         with translation.override(None):
@@ -162,7 +162,7 @@ class TestProblem:
         with translation.override(language):
             assert problem.code in problem.text
             assert (problem.remedy, problem.hint) == ("", "")
-        assert str(problem).startswith("This order needs a look.")
+        assert str(problem).startswith("Somebody has to look at this order.")
 
     def test_a_problem_of_an_unknown_code_is_lasting(self) -> None:
         assert Problem("of_another_release").kind is Kind.LASTING
@@ -170,7 +170,7 @@ class TestProblem:
     def test_a_problem_quotes_the_providers_own_message(self) -> None:
         problem = Problem("refused", {"message": "50% off: %(x)s", "provider_code": "NEW"})
         words = "The provider's own words: “50% off: %(x)s”"
-        assert problem.text == "The provider refused the order: nothing was bought."
+        assert problem.text == "The provider refused the order, so nothing was bought."
         assert problem.hint == f"{words} Technical detail: NEW."
         assert str(problem) == f"{problem.text} {words} (NEW)"
 

@@ -491,8 +491,8 @@ def test_the_page_of_an_order_warns_that_the_ledger_lacks_what_was_promised(
     accountant: Client, order: Order, credited: tuple[int, ...], told: str
 ) -> None:
     warning = (
-        f"The provider promised to credit back 980 DA, and its ledger has {told} of it. Ask the"
-        " provider for the rest."
+        f"The provider promised to credit back 980 DA, but its ledger shows {told} of it. Ask"
+        " the provider for the rest."
     )
     book(order=order)
     for amount in credited:
