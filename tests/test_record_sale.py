@@ -22,8 +22,8 @@ from tests.stage import in_threads
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-KNOWN = "It is known already what the customer paid for this order."
-LATE = "The missing cards were ordered again: what was paid for them is not known any more."
+KNOWN = "The amount that the customer paid for this order is already known."
+LATE = "The missing cards were ordered again, so it is no longer known what was paid for them."
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
     said = [
         told(accountant.post(address, {"amount": amount}, follow=True)) for amount in ("2750", "9")
     ]
-    assert said == [["This amount was recorded already."], [KNOWN]]
+    assert said == [["This amount was already recorded."], [KNOWN]]
 
 
 def test_what_staff_cannot_have_meant_is_asked_again(order: Order, accountant: Client) -> None:

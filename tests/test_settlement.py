@@ -40,7 +40,8 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 REORDERED = (
-    "The missing cards were ordered again: what the customer paid for them went to the new order."
+    "The missing cards were ordered again, and what the customer paid for them was transferred to"
+    " the new order."
 )
 NOTHING_LEFT = "Nothing is left to be paid back for this order."
 

@@ -109,7 +109,7 @@ def refundable_amount(order: Order) -> Decimal:
     breakdown = customer_breakdown(order)
     if not order.is_final:
         raise RefundError(
-            gettext("The order is open: it is not known yet whether anything is owed.")
+            gettext("The order is open, so it is not known yet whether anything is owed.")
         )
     if breakdown is None:
         raise RefundError(
@@ -120,8 +120,8 @@ def refundable_amount(order: Order) -> Decimal:
     if order.reordered_amount is not None:
         raise RefundError(
             gettext(
-                "The missing cards were ordered again: what the customer paid for them went to the"
-                " new order."
+                "The missing cards were ordered again, and what the customer paid for them was"
+                " transferred to the new order."
             )
         )
     if breakdown.open_amount > 0:
@@ -145,10 +145,10 @@ def sale_obstacle(order: Order) -> str:
     if not order.is_final:
         return gettext("The order is open.")
     if order.sale_amount is not None:
-        return gettext("It is known already what the customer paid for this order.")
+        return gettext("The amount that the customer paid for this order is already known.")
     if order.reordered_amount is not None:
         return gettext(
-            "The missing cards were ordered again: what was paid for them is not known any more."
+            "The missing cards were ordered again, so it is no longer known what was paid for them."
         )
     return ""
 

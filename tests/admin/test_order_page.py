@@ -655,7 +655,7 @@ def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
 
 
 CORRECT = "Correct the customer's address"
-SALE = "Say what the customer paid"
+SALE = "Enter what the customer paid"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class TestAsking:
         ("amount", "after"),
         [
             ("550", "After that, 250 DA is still owed."),
-            ("800", "After that, nothing is owed any more."),
+            ("800", "After that, nothing is owed."),
         ],
     )
     def test_the_confirmation_counts_what_was_paid_back_already(
@@ -179,7 +179,7 @@ class TestAsking:
             (make_guide_order(Status.HANDLING, sale_price=550), "The order is open"),
             (make_guide_order(Status.FULFILLED, sale_price=550), NOTHING_LEFT),
             (paid, NOTHING_LEFT),
-            (ordered_again, "The missing cards were ordered again: what the customer paid"),
+            (ordered_again, "The missing cards were ordered again, and what the customer paid"),
             (without, "the order has no sale amount."),
         ):
             assert page(order) not in read(staff.get(order_page(order)))
@@ -235,7 +235,7 @@ class TestLaterOn:
         taken = "The refund was taken back. Its amount is owed again."
         assert told(staff.post(address, form, follow=True)) == [taken]
         again = staff.post(address, form, follow=True)
-        assert told(again) == ["The refund was taken back already."]
+        assert told(again) == ["The refund was already taken back."]
         refund = CustomerRefund.objects.get()
         assert (refund.state, refund.cancelled_by) == ("cancelled", "user0")
         assert refund.cancel_reason == "The transfer came back."
@@ -297,7 +297,7 @@ class TestOrdersPage:
         assert [plain(event) for event in timeline(html)[1:]] == [
             "amina recorded that the customer was paid back 200 DA. cash · R1At the <counter>",
             "amina recorded that the customer was paid back 50 DA. R3",
-            "karim took back a refund of 50 DA: it is owed again. A mistake.",
+            "karim took back a refund of 50 DA. The amount is owed again. A mistake.",
         ]
 
     def test_nothing_of_it_is_shown_without_refunds(self, staff: Client) -> None:

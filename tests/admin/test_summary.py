@@ -349,8 +349,12 @@ def test_every_status_has_sentences_in_every_language(
 @pytest.mark.parametrize(
     ("settled", "language", "said"),
     [
-        (timedelta(0), "en", "The customer is owed 2 × 550 = 1,100 DA. It is promised by {day}."),
-        (timedelta(days=9), "en", "It was promised by {day}, and is late."),
+        (
+            timedelta(0),
+            "en",
+            "The customer is owed 2 × 550 = 1,100 DA. The refund is promised by {day}.",
+        ),
+        (timedelta(days=9), "en", "The refund was promised by {day} and is late."),
         (timedelta(0), "fr", "Promis au plus tard le {day}."),
         (timedelta(0), "ar", "الموعد المُعلَن للزبون: {day}."),
     ],

@@ -56,7 +56,7 @@ SHOWN = {
     "pay back, confirm": "550 DA will be recorded as paid back to أمينة بن علي.",
     "pay back, wrong": "Only \u20681,100 DA\u2069 can still be paid back, not",
     "paid back": "The customer was paid back 1,375.50 DA.",
-    "cancel refund": "Take back the refund Help Its amount is owed again;",
+    "cancel refund": "Take back the refund Help The amount will be owed again,",
     "refunds": "CCP 0021-88",
     "found": "Found web-1042, card 1",
     "ask": "Reveal card 1 Help The code of card 1 of order web-1042 is shown for a minute.",

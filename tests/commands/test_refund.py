@@ -107,10 +107,10 @@ def test_a_refund_is_taken_back_once(call: Call) -> None:
         (["other", "101", "--payment-reference", "OLD"],
          "The reference OLD already names another refund of this order."),
         (["again", "100", "--payment-reference", "R"],
-         "The missing cards were ordered again: what the customer paid for them went to the new"
-         " order."),
+         "The missing cards were ordered again, and what the customer paid for them was transferred"
+         " to the new order."),
         (["open", "100", "--payment-reference", "R"],
-         "The order is open: it is not known yet whether anything is owed."),
+         "The order is open, so it is not known yet whether anything is owed."),
     ],
 )  # fmt: skip
 def test_what_the_books_do_not_allow_fails_and_records_nothing(

@@ -67,7 +67,7 @@ class SaleForm(forms.Form):
 
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
-        help_text=_("It is recorded once, and not changed any more."),
+        help_text=_("It is recorded once and cannot be changed later."),
         min_value=Decimal(0),
         **MONEY,
         widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "decimal"}),
@@ -76,7 +76,7 @@ class SaleForm(forms.Form):
 
 def _say_sale(attempt: Attempt) -> Outcome:
     if not record_sale_amount(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
-        return Outcome(gettext("This amount was recorded already."), level=messages.INFO)
+        return Outcome(gettext("This amount was already recorded."), level=messages.INFO)
     return Outcome(
         gettext("Recorded: the customer paid %(amount)s.")
         % {"amount": money_text(attempt.order.sale_amount)},
@@ -95,7 +95,7 @@ SALE = OrderAction(
     name="order_sale",
     help_topic="refunds",
     route="<key>/sale/",
-    label=_("Say what the customer paid"),
+    label=_("Enter what the customer paid"),
     permission=may("giftcards.settle_refund"),
     is_offered=lambda order: not sale_obstacle(order),
     is_final=True,
@@ -178,7 +178,7 @@ def _pay_back(attempt: Attempt) -> Answer:
     source = CustomerRefund.Source.STAFF
     refund = record_refund(order, **given, by=attempt.by, source=source)
     if not refund.has_changed:
-        text = gettext("This refund was recorded already. It is not paid twice.")
+        text = gettext("This refund was already recorded. It is not paid twice.")
         return Outcome(text, level=messages.INFO)
     text = gettext("Recorded: the customer was paid back %(amount)s.")
     return Outcome(
@@ -234,7 +234,7 @@ class TakeBackForm(forms.Form):
         label=_("Reason"),
         max_length=200,
         validators=[plain_line],
-        help_text=_("For your colleagues, such as: the transfer came back."),
+        help_text=_("For your colleagues, for example: the transfer was returned."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
 
@@ -243,7 +243,7 @@ def _cancel(attempt: Attempt) -> Outcome:
     reason = attempt.form.cleaned_data["reason"]
     refund = cancel_refund(attempt.row, by=attempt.by, reason=reason)
     if not refund.has_changed:
-        return Outcome(gettext("The refund was taken back already."), level=messages.INFO)
+        return Outcome(gettext("The refund was already taken back."), level=messages.INFO)
     return Outcome(
         gettext("The refund was taken back. Its amount is owed again."),
         f"Took back a refund: {_in_log(refund)}.",
@@ -271,8 +271,8 @@ CANCEL = OrderAction(
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext(
-            "Its amount is owed again; the refund stays on record. Do this if the customer has"
-            " not got the money, or has given it back."
+            "The amount will be owed again, and the refund stays on record. Do this if the customer"
+            " did not receive the money or returned it."
         ),
     },
     act=_cancel,
@@ -299,7 +299,7 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 def _afterwards(order: Order, given: Mapping[str, Any]) -> str:
     if owed := refundable_amount(order) - given["amount"]:
         return filled(gettext("After that, %(owed)s is still owed."), owed=money(owed))
-    return gettext("After that, nothing is owed any more.")
+    return gettext("After that, nothing is owed.")
 
 
 def _action(given: Mapping[str, Any]) -> str:

@@ -324,9 +324,11 @@ def _promised(order: Order) -> Iterator[str]:
     if (day := promised_day(order)) is None:
         return
     if is_past(day):
-        yield filled(gettext("It was promised by %(day)s, and is late."), day=bdi(day_text(day)))
+        yield filled(
+            gettext("The refund was promised by %(day)s and is late."), day=bdi(day_text(day))
+        )
     else:
-        yield filled(gettext("It is promised by %(day)s."), day=bdi(day_text(day)))
+        yield filled(gettext("The refund is promised by %(day)s."), day=bdi(day_text(day)))
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:

@@ -276,8 +276,8 @@ _PAID = (
     gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
 )
 _TAKEN_BACK = (
-    gettext_lazy("%(by)s took back a refund of %(amount)s: it is owed again."),
-    gettext_lazy("A refund of %(amount)s was taken back: it is owed again."),
+    gettext_lazy("%(by)s took back a refund of %(amount)s. The amount is owed again."),
+    gettext_lazy("A refund of %(amount)s was taken back. The amount is owed again."),
 )
 
 
