@@ -156,13 +156,13 @@ def check_stock(line: Line, known: Quote) -> None:
     left = known.available
     if left is not None and left < line.quantity:
         text = ngettext(
-            "%(count)s card is left of those in stock, less open orders and reservations.",
-            "%(count)s cards are left of those in stock, less open orders and reservations.",
+            "%(count)s card is left after open orders and reservations.",
+            "%(count)s cards are left after open orders and reservations.",
             left,
         )
         text %= {"count": count_text(left)}
         if buffer := Shelf.objects.current().stock_buffer:
-            kept = gettext("Your stock buffer leaves %(count)s more at the provider.")
+            kept = gettext("The provider has %(count)s more, which your stock buffer keeps back.")
             text = f"{text} {kept % {'count': count_text(buffer)}}"
         raise refusal("out_of_stock", known, text)
 
@@ -172,14 +172,14 @@ def _check_sale(order: Order, known: Quote) -> None:
     if cost is None or total_cost is None:
         return
     if limit is not None and cost > limit:
-        text = gettext("A card costs %(cost)s; your limit is %(limit)s.")
+        text = gettext("A card costs %(cost)s, but your limit is %(limit)s.")
         raise refusal("above_ceiling", known, _amounts(text, cost=cost, limit=limit))
     paid = order.sale_amount
     if paid is not None and paid < total_cost - known.accepted_loss * order.quantity:
-        text = gettext("This costs %(cost)s, and the customer would pay %(paid)s.")
+        text = gettext("The cards cost %(cost)s, but the customer would pay %(paid)s.")
         raise refusal("below_cost", known, _amounts(text, cost=total_cost, paid=paid))
     if paid is None and known.price is None and known.has_rule:
-        text = gettext("This card has no price: it would not earn enough.")
+        text = gettext("This card has no price because it would not earn enough.")
         raise refusal("below_cost", known, text)
 
 
@@ -191,7 +191,8 @@ def check_balance(line: Line, known: Quote) -> None:
     free = None if known.total_cost is None else free_balance(reference=line.reference)
     if free is not None and known.total_cost is not None and free < known.total_cost:
         text = gettext(
-            "These cards cost %(cost)s; open orders and reservations leave %(free)s of the balance."
+            "These cards cost %(cost)s, but open orders and reservations leave only %(free)s of the"
+            " balance."
         )
         raise refusal("balance", known, _amounts(text, cost=known.total_cost, free=free))
 
@@ -199,7 +200,7 @@ def check_balance(line: Line, known: Quote) -> None:
 def _check_provider(known: Quote) -> None:
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
-        raise refusal("paused", known, gettext("Requests to the provider fail, or are paused."))
+        raise refusal("paused", known, gettext("Requests to the provider fail or are paused."))
     if known.read_at is not None and now - known.read_at >= stale_after():
         age = duration_text(now - known.read_at)
         text = gettext("The price was read %(age)s ago.") % {"age": age}
@@ -248,8 +249,8 @@ def _for_customer(code: str, known: Quote) -> str:
         )
     if code in {"above_ceiling", "below_cost"}:
         return gettext(
-            "This card cannot be sold at this price: its price has changed, or the discount is too"
-            " large."
+            "This card cannot be sold at this price because its price has changed or the discount"
+            " is too large."
         )
     return gettext("This card cannot be bought at the moment. Please try again later.")
 

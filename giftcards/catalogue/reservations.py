@@ -105,7 +105,9 @@ def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservatio
         kept.product_id, kept.type_id, kept.quantity = line.product_id, line.type_id, line.quantity
         kept.cost, kept.price = known.cost, known.price
         if not kept.keep(length, customer=named, network=network):
-            text = gettext("They were reserved for %(times)s times as long as at first.")
+            text = gettext(
+                "They have already been reserved for %(times)s times the original period."
+            )
             raise refusal("reserved_too_long", known, text % {"times": MOST_TIMES})
         kept.save()
         return kept
@@ -115,7 +117,8 @@ def _check_customer(line: Line, known: Quote, customer: str) -> None:
     wanted = _with(line, Reservation.objects.of_customer(customer)) if customer else None
     if wanted and wanted.exceeds(1):
         text = gettext(
-            "With these, one customer would have %(cards)s cards in %(reservations)s reservations."
+            "With these cards, one customer would have %(cards)s cards in %(reservations)s"
+            " reservations."
         )
         raise refusal("too_many_reserved", known, text % wanted._asdict())
 
@@ -124,7 +127,7 @@ def _check_network(line: Line, known: Quote, network: str) -> None:
     wanted = _with(line, Reservation.objects.of_network(network)) if network else None
     if wanted and wanted.exceeds(tuning.customers_of_network):
         text = gettext(
-            "With these, the guests of one network would have %(cards)s cards in"
+            "With these cards, the guests of one network would have %(cards)s cards in"
             " %(reservations)s reservations."
         )
         raise refusal("network_busy", known, text % wanted._asdict())

@@ -394,7 +394,7 @@ class Migration(migrations.Migration):
                 ('announced_to', models.JSONField(editable=False, null=True)),
                 ('announce_failures', models.PositiveIntegerField(default=0, editable=False)),
                 ('announce_error', models.TextField(blank=True, editable=False, verbose_name='announcement failed')),
-                ('what', models.CharField(choices=[('new', 'new'), ('gone', 'not for sale any more'), ('back', 'for sale again'), ('price', 'price'), ('stock', 'stock'), ('name', 'name')], max_length=10, verbose_name='what')),
+                ('what', models.CharField(choices=[('new', 'new'), ('gone', 'no longer for sale'), ('back', 'for sale again'), ('price', 'price'), ('stock', 'stock'), ('name', 'name')], max_length=10, verbose_name='what')),
                 ('old', models.JSONField(null=True)),
                 ('new', models.JSONField(null=True)),
                 ('price', models.DecimalField(decimal_places=2, max_digits=14, null=True)),

@@ -733,7 +733,7 @@ class OfferChange(OutboxEntry):
 
     class What(models.TextChoices):
         NEW = "new", _("new")
-        GONE = "gone", _("not for sale any more")
+        GONE = "gone", _("no longer for sale")
         BACK = "back", _("for sale again")
         PRICE = "price", _("price")
         STOCK = "stock", _("stock")

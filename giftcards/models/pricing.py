@@ -165,7 +165,7 @@ class ShelfRow(models.Model):
         stored = self._set_values()
         for name in self.unsaved().keys() & stored.keys():
             if stored[name] != self._stored[name]:
-                text = gettext("Somebody else has changed this meanwhile, to %(value)s.")
+                text = gettext("Somebody else has changed this in the meantime, to %(value)s.")
                 value = gettext("nothing") if stored[name] is None else stored[name]
                 raise ValidationError({name: text % {"value": value}})
 

@@ -37,7 +37,7 @@ class NoPrice(TextChoices):
     COST = "cost", _("The cost is unknown.")
     LOSS = "loss", _("The card would be sold below its cost.")
     MARGIN = "margin", _("The card would earn less than the least margin.")
-    FUNCTION = "function", _("The rule in your settings has given no price.")
+    FUNCTION = "function", _("The rule in your settings has not given a price.")
     LARGE = "large", _("The price would be too large.")
 
 

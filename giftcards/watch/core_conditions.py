@@ -258,7 +258,7 @@ def _have_moved(changes: QuerySet[OfferChange]) -> Finding | None:
             "down": sum(move.cost < move.old_cost for move in moves),
             "off": sum(move.is_off_shelf for move in moves),
         }
-        text = gettext("Dearer: %(up)d. Cheaper: %(down)d. Taken off the shelf: %(off)d.")
+        text = gettext("More expensive: %(up)d. Cheaper: %(down)d. Taken off the shelf: %(off)d.")
         return text % counts
 
     return Finding.of_rows(
@@ -509,7 +509,7 @@ CONDITIONS: Sequence[Condition] = [
             "count",
         ),
         remedy=_("Check their prices, and whether you want to sell them."),
-        ended=_("No product is new since yesterday."),
+        ended=_("There are no new products since yesterday."),
         page=_PRODUCTS,
         is_about_shelf=True,
         query="?price=new",

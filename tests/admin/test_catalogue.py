@@ -216,12 +216,12 @@ def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> N
         (
             [(480, 490, 0)],
             "1 price has changed since yesterday.",
-            "Dearer: 1. Cheaper: 0. Taken off the shelf: 0.",
+            "More expensive: 1. Cheaper: 0. Taken off the shelf: 0.",
         ),
         (
             [(480, 490, 0), (900, 490, 0)],
             "2 prices have changed since yesterday.",
-            "Dearer: 1. Cheaper: 1. Taken off the shelf: 0.",
+            "More expensive: 1. Cheaper: 1. Taken off the shelf: 0.",
         ),
     ],
 )

@@ -18,8 +18,8 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 CHANGED = (
-    "Somebody else has changed these texts meanwhile. Nothing was saved: below are your texts. Open"
-    " the page again to see the others."
+    "Somebody else has changed these texts in the meantime. Nothing was saved, and your texts are"
+    " below. Open the page again to see the other texts."
 )
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 Conf = Callable[..., None]
 SHOP, CATEGORIES = "/admin/giftcards/shelf/", "/admin/giftcards/category/"
 PRODUCTS = "/admin/giftcards/product/"
-NOTHING_SAVED = "Somebody else has changed this meanwhile: nothing was saved."
+NOTHING_SAVED = "Somebody else has changed this in the meantime. Nothing was saved."
 OWNER = ("view_product", "change_shelf", "view_cost")
 
 
@@ -105,7 +105,7 @@ def test_a_margin_of_the_shop_is_previewed_and_then_saved() -> None:
         {"Value": "shop – Margin in per cent", "Before": "10%", "After": "12%"},
         {"Value": "shop – Round up to a multiple of", "Before": "0 DA", "After": "5 DA"},
     ]
-    assert facts_of(html, "effects") == {"Become dearer": "2 cards"}
+    assert facts_of(html, "effects") == {"Become more expensive": "2 cards"}
     card = {"Card": "PlayStation – PSN 500 DA", "Cost per card": "490 DA"}
     assert section(html, "effects")[0] == {
         **card,
@@ -196,7 +196,7 @@ def test_an_empty_field_shows_what_it_inherits_and_from_where(set_conf: Conf) ->
     set_conf(PRICING=f"{__name__}.fail")
     html = read(browser.get(CATEGORIES))
     assert section(html, "categories")[0]["At present"] == "the rule in your settings"
-    assert "Your settings name a rule for prices." in text(read(browser.get(SHOP)))
+    assert "Your settings contain a rule for prices," in text(read(browser.get(SHOP)))
 
 
 def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
@@ -208,7 +208,9 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     assert facts_of(html, "effects")["Sold below their cost"] == "1 card"
     assert section(html, "effects")[0]["Effect"] == "Loss per card: 10 DA"
     refused = save(browser, asked)
-    assert "Nothing was saved: confirm that cards are sold below their cost." in text(read(refused))
+    assert "Nothing was saved. Confirm that cards will be sold below their cost." in text(
+        read(refused)
+    )
     assert ProductType.objects.get().fixed_price is None
     assert told(save(browser, refused, accepts_loss="on")) == ["Saved. 1 price has changed."]
     kind = ProductType.objects.get()
@@ -279,7 +281,7 @@ def test_two_people_with_the_same_margin_do_not_overwrite_each_other() -> None:
     }
     previewed = ask(second, SHOP, typed(Shelf.objects.get(), margin_percent="14"))
     change(first, Shelf.objects.get(), margin_percent="12")
-    now = f"{NOTHING_SAVED} It is now: shop, Margin in per cent: 12%."
+    now = f"{NOTHING_SAVED} The current values are: shop, Margin in per cent: 12%."
     assert told(second.post(SHOP, typed_by_second, follow=True)) == [now]
     assert told(save(second, previewed)) == [now]
     assert fields(read(second.get(SHOP)))[field(Shelf.objects.get(), "margin_percent")] == "12"
@@ -295,7 +297,8 @@ def test_a_margin_in_dinars_does_not_meet_one_in_per_cent_of_somebody_else() -> 
     old = {**fields(read(second.get(page))), **typed(kind, margin_fixed="50")}
     change(first, kind, margin_percent="12")
     assert told(second.post(page, old, follow=True)) == [
-        f"{NOTHING_SAVED} It is now: PlayStation – PSN 500 DA, Margin in per cent: 12%."
+        f"{NOTHING_SAVED} The current values are: PlayStation – PSN 500 DA, Margin in per cent:"
+        " 12%."
     ]
 
 
@@ -305,7 +308,7 @@ def test_a_button_that_is_pressed_twice_saves_once_and_says_so() -> None:
     browser = owner(name="amina")
     asked = ask(browser, SHOP, typed(Shelf.objects.get(), margin_percent="12"))
     assert told(save(browser, asked)) == ["Saved. 1 price has changed."]
-    assert told(save(browser, asked)) == ["This is saved already."]
+    assert told(save(browser, asked)) == ["This is already saved."]
     assert ShelfChange.objects.filter(by="amina").count() == 1
 
 
@@ -359,7 +362,7 @@ def test_a_cost_that_moves_before_the_confirmation_is_shown_first() -> None:
     asked = ask(browser, page_of(kind), typed(kind, fixed_price="500"))
     change_cost(kind.type_id, Decimal(510))
     again = save(browser, asked)
-    assert "Costs or prices have changed meanwhile." in text(read(again))
+    assert "Costs or prices have changed in the meantime." in text(read(again))
     assert ProductType.objects.get().fixed_price is None
     assert facts_of(read(again), "effects")["Sold below their cost"] == "1 card"
 
@@ -370,13 +373,15 @@ def test_a_rule_that_raises_does_not_disturb_the_owner_who_saves(set_conf: Conf)
     browser = owner()
     asked = ask(browser, page_of(kind), typed(kind, margin_percent=""))
     [line] = section(read(asked), "effects")
-    assert line["Effect"].startswith("Leaves the shelf. The rule in your settings has yet to give")
+    assert line["Effect"].startswith(
+        "Leaves the shelf. The rule in your settings has not calculated"
+    )
     save(browser, asked)
     keep_prices()
     kind = ProductType.objects.get()
     assert (kind.price, kind.margin_percent) == (None, None)
     html = read(browser.get(page_of(kind)))
-    assert "The rule in your settings has given no price." in text(html)
+    assert "The rule in your settings has not given a price." in text(html)
 
 
 def fail(kind: ProductType) -> Decimal:
@@ -498,7 +503,7 @@ def test_a_confirmation_of_somebody_else_or_of_another_text_saves_nothing() -> N
     shown = fields(read(asked))
     for browser, draft in ((owner(), shown["draft"]), (owner(), "x")):
         answer = browser.post(page_of(kind), {**shown, "draft": draft}, follow=True)
-        assert told(answer) == ["This page is too old. Nothing was saved: make the change again."]
+        assert told(answer) == ["This page is too old. Nothing was saved. Make the change again."]
     assert ProductType.objects.get().fixed_price is None
 
 
@@ -609,7 +614,7 @@ def test_many_products_are_changed_at_once(values: dict[str, str], expected: set
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"unit": "margin_percent"}, "Write the new margin."),
+        ({"unit": "margin_percent"}, "Enter the new margin."),
         ({"unit": "margin_percent", "margin": "-3"}, "greater than or equal to 0"),
         ({"unit": "margin_percent", "margin": "x"}, "Enter an amount such as 550"),
         ({"margin": "3"}, "Is this in per cent, or in dinars?"),

@@ -360,8 +360,8 @@ class TestCheck:
             (
                 {},
                 {"sale_price": 1},
-                "This card cannot be sold at this price: its price has changed, or the discount is"
-                " too large.",
+                "This card cannot be sold at this price because its price has changed or the"
+                " discount is too large.",
             ),
             (
                 {"read_at": ago(99 * 3600)},
@@ -418,8 +418,8 @@ class TestCheck:
         [
             (
                 7,
-                "3 cards are left of those in stock, less open orders and reservations. Your"
-                " stock buffer leaves 7 more at the provider.",
+                "3 cards are left after open orders and reservations. The provider has 7 more,"
+                " which your stock buffer keeps back.",
             ),
             (0, "Your shop does not sell this card."),
         ],

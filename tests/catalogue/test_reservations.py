@@ -210,7 +210,10 @@ class TestReserving:
                 "Too many cards are reserved for visitors with the same internet connection as"
                 " yours. Please try again in a few minutes."
             )
-            text = "With these, the guests of one network would have 31 cards in 31 reservations."
+            text = (
+                "With these cards, the guests of one network would have 31 cards in 31"
+                " reservations."
+            )
             assert str(refused.value).endswith(text)
         # An account is not a guest, wherever it is used.
         assert reserved("cart-of-account", 9, customer=customer_of(visit(address, user=amina())))

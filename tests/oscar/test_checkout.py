@@ -35,8 +35,8 @@ from tests.oscar.shop import (
 BASKET = "/basket/"
 NAME = f"PlayStation – {TYPE}"
 NOT_AT_THIS_PRICE = (
-    f"{NAME}: This card cannot be sold at this price: its price has changed, or the discount is too"
-    " large."
+    f"{NAME}: This card cannot be sold at this price because its price has changed"
+    " or the discount is too large."
 )
 NOT_FOR_SALE = f"{NAME}: This card is no longer for sale."
 SOLD_OUT = f"{NAME}: This card is sold out at the moment."

@@ -63,7 +63,7 @@ class ManyForm(forms.Form):
         if unit in MARGIN:
             if margin is None:
                 if "margin" not in self.errors:
-                    self.add_error("margin", gettext("Write the new margin."))
+                    self.add_error("margin", gettext("Enter the new margin."))
                 return
             field: Any = Product._meta.get_field(unit)  # noqa: SLF001 (documented)
             try:

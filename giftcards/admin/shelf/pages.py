@@ -83,7 +83,7 @@ class ShelfPages(ReadOnlyRows):
         """Save the changes that the person has seen on the preview."""
         draft = Draft.posted(request)
         if draft is None:
-            text = gettext("This page is too old. Nothing was saved: make the change again.")
+            text = gettext("This page is too old. Nothing was saved. Make the change again.")
             self.message_user(request, text, messages.ERROR)
             return _again(request)
         if not all(name in columns_to_set(request, model) for model, name in draft.columns):
@@ -94,11 +94,12 @@ class ShelfPages(ReadOnlyRows):
             return self.show_conflicts(request, draft)
         if not constant_time_compare(request.POST.get("state_token", ""), draft.token):
             text = gettext(
-                "Costs or prices have changed meanwhile. Nothing was saved: look at this again."
+                "Costs or prices have changed in the meantime. Nothing was saved. Check the changes"
+                " again."
             )
             return self._preview(request, draft, warning=text)
         if _losses(request, draft) and "accepts_loss" not in request.POST:
-            text = gettext("Nothing was saved: confirm that cards are sold below their cost.")
+            text = gettext("Nothing was saved. Confirm that cards will be sold below their cost.")
             return self._preview(request, draft, warning=text)
         return self._save(request, draft)
 
@@ -121,14 +122,14 @@ class ShelfPages(ReadOnlyRows):
         return _again(request)
 
     def _tell_saved(self, request: HttpRequest) -> HttpResponse:
-        self.message_user(request, gettext("This is saved already."), messages.SUCCESS)
+        self.message_user(request, gettext("This is already saved."), messages.SUCCESS)
         return _again(request)
 
     def show_conflicts(self, request: HttpRequest, draft: Draft) -> HttpResponse:
         found = list(islice(draft.conflicts, 3))
-        text = gettext("Somebody else has changed this meanwhile: nothing was saved.")
+        text = gettext("Somebody else has changed this in the meantime. Nothing was saved.")
         if found:
-            told = gettext("It is now: %(values)s.") % {"values": "; ".join(found)}
+            told = gettext("The current values are: %(values)s.") % {"values": "; ".join(found)}
             text = f"{text} {told}"
         self.message_user(request, text, messages.ERROR)
         return _again(request)
@@ -161,8 +162,9 @@ def _losses(request: HttpRequest, draft: Draft) -> list[PricePreview]:
 
 def _accepted(losses: Sequence[PricePreview]) -> str:
     text = ngettext(
-        "I know that %(count)s card is sold below its cost, and that each sale loses money.",
-        "I know that %(count)s cards are sold below their cost, and that each sale loses money.",
+        "I know that %(count)s card will be sold below its cost, and that each sale loses money.",
+        "I know that %(count)s cards will be sold below their cost, and that each sale loses"
+        " money.",
         len(losses),
     )
     return text % {"count": count_text(len(losses))}
@@ -182,7 +184,7 @@ def _changes(draft: Draft) -> Section:
 def _more(count: int) -> str:
     if count <= _SHOWN:
         return ""
-    text = gettext("These are the first; there are %(count)s more.")
+    text = gettext("These are the first, and there are %(count)s more.")
     return text % {"count": count_text(count - _SHOWN)}
 
 
@@ -190,11 +192,11 @@ def _effects(draft: Draft, *, shows_costs: bool) -> Section:
     effects = draft.effects
     if not effects and not any(draft.sold_out):
         note = gettext("No price changes, and the same cards stay on the shelf.")
-        return Section("effects", _("What follows"), note=note)
+        return Section("effects", _("Consequences"), note=note)
     costs = [_("cost per card")] if shows_costs else []
     return Section(
         "effects",
-        _("What follows"),
+        _("Consequences"),
         facts=list(_counts(draft, shows_costs=shows_costs)),
         columns=[_("Card"), *costs, _("Price now"), _("New price"), _("Effect")],
         cells=[_line(effect, shows_costs=shows_costs) for effect in effects[:_SHOWN]],
@@ -217,7 +219,7 @@ def _counts(draft: Draft, *, shows_costs: bool) -> Iterator[Fact]:
         (_("Leave the shelf"), len(off), True),
         (_("Leave the shelf by the stock buffer"), out, True),
         (_("Come to the shelf"), len(on) + back, False),
-        (_("Become dearer"), sum(up > 0 for up in ups), False),
+        (_("Become more expensive"), sum(up > 0 for up in ups), False),
         (_("Become cheaper"), sum(up < 0 for up in ups), False),
     ):
         if count:
@@ -237,7 +239,7 @@ def _price(price: Decimal | None) -> str:
     return _NOTHING if price is None else money(price)
 
 
-_NOT_YET = _("The rule in your settings has yet to give a price: this takes about a minute.")
+_NOT_YET = _("The rule in your settings has not calculated a price yet. This takes about a minute.")
 
 
 def _result(effect: PricePreview, *, shows_costs: bool) -> Any:

@@ -44,9 +44,9 @@ class TextsForm(forms.Form):
         self.columns: dict[str, Any] = {}
         if isinstance(row, Product):
             self._add("own_name", row, "own_name", label=_("Name in your shop"), value=own_name)
-            self.fields["own_name"].help_text = gettext("Empty: the provider's name, %(name)s.") % {
-                "name": isolated(row.name or row.product_id)
-            }
+            self.fields["own_name"].help_text = gettext(
+                "If empty, the provider's name is used: %(name)s."
+            ) % {"name": isolated(row.name or row.product_id)}
         for code, name in settings.LANGUAGES:
             text = self.rows.get(code) or RedemptionInstructions(language=code)
             spoken = {"language": gettext(str(name))}
@@ -75,8 +75,8 @@ class TextsForm(forms.Form):
         if cleaned.get("seen") != self.state and self.changed_texts:
             raise forms.ValidationError(
                 gettext(
-                    "Somebody else has changed these texts meanwhile. Nothing was saved: below are"
-                    " your texts. Open the page again to see the others."
+                    "Somebody else has changed these texts in the meantime. Nothing was saved, and"
+                    " your texts are below. Open the page again to see the other texts."
                 )
             )
         return cleaned

@@ -81,8 +81,8 @@ class ShelfAdmin(_OnePage):
         note = ""
         if conf.pricing is not None:
             note = gettext(
-                "Your settings name a rule for prices. It replaces the margin of the shop; margins"
-                " of categories, products and types come before it."
+                "Your settings contain a rule for prices, which replaces the margin of the shop."
+                " Margins of categories, products and types take precedence over it."
             )
         [form] = forms
         changes = ShelfChange.objects.filter(category=None, product=None, type=None)
@@ -94,9 +94,14 @@ class ShelfAdmin(_OnePage):
 
 _HELP = {
     "margin": _("For all cards without a margin of their own: in per cent, or in dinars."),
-    "round_to": _("Prices from margins are rounded up to a multiple of this. 0: to centimes."),
-    "least_margin": _("A card that would earn less by its margin leaves the shelf."),
-    "stock_buffer": _("This many cards of each type are not sold, because others buy them, too."),
+    "round_to": _(
+        "Prices from margins are rounded up to a multiple of this. With 0, they are rounded up to"
+        " centimes."
+    ),
+    "least_margin": _("Cards that would earn less are taken off the shelf."),
+    "stock_buffer": _(
+        "This many cards of each type are never sold, because other shops buy them too."
+    ),
 }
 
 
@@ -136,8 +141,8 @@ class CategoryAdmin(_OnePage):
                 line += [form.margin, margin_of(row, shelf)]
             cells.append(line)
         note = gettext(
-            "What you do not sell leaves the shelf, and is not read any more. An empty margin is"
-            " inherited from the shop."
+            "Categories that you do not sell leave the shelf, and the app stops reading them. If a"
+            " margin is empty, the shop's margin applies."
         )
         if not cells:
             note = gettext("The provider's catalogue has not been read yet.")
