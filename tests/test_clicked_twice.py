@@ -432,7 +432,7 @@ def resume(boss: Client) -> Button:
         {"state_token": hidden(read(boss.get(to("providerstate_changelist"))))["state_token"]},
         logged=["Resumed requests to the provider."],
         rows={OrmQ: 1},
-        told="Requests to the provider go on.",
+        told="Requests to the provider have resumed.",
         tellings=1,
     )
 

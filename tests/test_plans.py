@@ -816,7 +816,7 @@ def test_the_page_of_the_provider_reads_no_whole_table(
         html = read(boss.get("/admin/giftcards/providerstate/"))
     assert "Oldest open order" in html
     # No worker is there, so the page says what is at stake.
-    assert "order waits to be sent" in html
+    assert "order is waiting to be sent" in html
     # Of the cards, it reads the first of each key, and opens the newest and the oldest.
     assert scans(statements, but="LIMIT 1") == []
     assert all(_is_by_key(scan) or "card_key" in scan for one in statements for scan in one.scans)

@@ -563,17 +563,21 @@ class ProviderState(models.Model):
             )
             return _for_developer(text, refused.refusal, remedy)
         if self.is_pause_told(now):
-            text, go_on = str(self.get_pause_display()), gettext("Requests go on automatically.")
+            text, go_on = (
+                str(self.get_pause_display()),
+                gettext("Requests will resume automatically."),
+            )
             if self.is_of_one_machine:
                 text = gettext("The server %(name)s cannot reach the provider.")
                 text %= {"name": self.paused_by}
                 go_on = gettext(
-                    "Other servers can, and do its work. Check the network of this server."
+                    "Other servers can reach it, and do the work of this server. Check this"
+                    " server's network."
                 )
             return Explanation(text, go_on, _english(self.pause_detail))
         if refused:
             text = gettext(
-                "A running process has another API key than this one, and the provider refuses it."
+                "A running process has a different API key, and the provider refuses that key."
             )
             remedy = _("Put a working key into the settings of that process and restart it.")
             return _for_developer(text, refused.refusal, remedy)

@@ -66,7 +66,7 @@ def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str
     """
     if all(map(may, permissions)):
         return ""
-    text = gettext("For what you may not do yourself, ask a colleague with this role: %(roles)s.")
+    text = gettext("If you lack a permission, ask a colleague with this role: %(roles)s.")
     return text % {"roles": roles_with(permissions)}
 
 

@@ -143,7 +143,7 @@ def _is_held_up(
             % {"count": count_text(orders)}
             if orders
             else "",
-            gettext("Your shop has not taken all news.") if changes or offers else "",
+            gettext("Your shop has not received all notifications.") if changes or offers else "",
         )
         return " ".join(filter(None, told))
 
@@ -283,13 +283,13 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
             return ""
         if all(undecided):
             return ngettext(
-                "It waits for a person to say what happened.",
-                "They wait for a person to say what happened.",
+                "Somebody has to say what happened to this order.",
+                "Somebody has to say what happened to these orders.",
                 number,
             )
         text = ngettext(
-            "%(count)s of them waits for a person to say what happened to it.",
-            "%(count)s of them wait for a person to say what happened to them.",
+            "Somebody has to say what happened to %(count)s of them.",
+            "Somebody has to say what happened to %(count)s of them.",
             number,
         )
         return text % {"count": count_text(number)}
@@ -334,7 +334,7 @@ def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | Non
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
 _PRODUCTS = "giftcards_product_changelist"
-_SEE_ITS_PAGE = _("The page of an order says what is wrong and what you can do.")
+_SEE_ITS_PAGE = _("The page of an order shows what is wrong and what you can do.")
 
 CONDITIONS: Sequence[Condition] = [
     Condition(
@@ -389,7 +389,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_refused,
         headline=_("requests to the provider are paused"),
-        ended=_("Requests to the provider are not paused any more."),
+        ended=_("Requests to the provider are no longer paused."),
         page=_PROVIDER,
     ),
     Condition(
@@ -401,7 +401,7 @@ CONDITIONS: Sequence[Condition] = [
         judge=_has_no_worker,
         headline=_("background work has stopped"),
         remedy=_("Orders are not followed until it runs again."),
-        ended=_("Background work goes on."),
+        ended=_("Background work is running again."),
         page=_PROVIDER,
         stops_sales=True,
     ),
@@ -414,7 +414,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_is_undone,
         headline=_("a part of the daily work is not done"),
-        remedy=_("Orders go on. Ask your developer; the log says more."),
+        remedy=_("Orders continue. Ask your developer to look at the log."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -426,7 +426,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_is_silent,
         headline=_("requests to the provider fail"),
-        remedy=_("They are repeated automatically. If it lasts, ask the provider's support."),
+        remedy=_("They are repeated automatically. If this continues, ask the provider's support."),
         ended=_("The provider answers again."),
         page=_PROVIDER,
         stops_sales=True,
@@ -440,7 +440,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
         headline=_("orders or notices wait for too long"),
-        remedy=_("They go on automatically. If they do not, ask your developer."),
+        remedy=_("They continue automatically. If they do not, ask your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -475,7 +475,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_cost",
         judge=_is_low,
         headline=_("the balance is low"),
-        ended=_("The balance is not low any more."),
+        ended=_("The balance is no longer low."),
         page=_PROVIDER,
         limits_sales=True,
         is_above_list=True,
@@ -536,7 +536,7 @@ CONDITIONS: Sequence[Condition] = [
         headline=ngettext_lazy(
             "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
         ),
-        remedy=_("The provider is searched automatically. Do not buy the cards a second time."),
+        remedy=_("The app searches for it at the provider. Do not buy the cards again."),
         page=_ORDERS,
         is_about_orders=True,
         query="?attention=unconfirmed",
@@ -638,7 +638,7 @@ CONDITIONS: Sequence[Condition] = [
             partial(_of_orders, one="1 order is delayed.", many="%s orders are delayed."),
         ),
         headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
-        remedy=_("The provider is asked again automatically. Ask each customer to wait."),
+        remedy=_("The app asks the provider again automatically. Ask each customer to wait."),
         page=_ORDERS,
         is_about_orders=True,
         query=f"?status__exact={Status.DELAYED}",

@@ -102,8 +102,8 @@ def _no_worker() -> None:
 # The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
 # rows, if the tile is about rows.
 ON_HOLD = [
-    ("order_problems", _with_problem, "1 order with a problem", "The page of an order says", 1),
-    ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "1 of them waits for a person", 2),
+    ("order_problems", _with_problem, "1 order with a problem", "The page of an order shows", 1),
+    ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "Somebody has to say what", 2),
     (
         "on_hold_price",
         _on_hold_for_price,
@@ -125,7 +125,7 @@ ON_HOLD = [
         "Together 3,850 DA. Order the",
         2,
     ),
-    ("orders_delayed", _delayed, "1 order delayed", "The provider is asked again", 1),
+    ("orders_delayed", _delayed, "1 order delayed", "The app asks the provider again", 1),
     (
         "access_refused",
         refuse_key,
@@ -303,7 +303,7 @@ def test_what_a_person_may_not_do_is_one_line_that_says_who_may(
     assert set(tiles(html)) == own
     lines = for_others(html) if of_others else {}
     assert {title: plain(roles) for title, (roles, _to) in lines.items()} == of_others
-    sentence = "For what you may not do yourself, ask a colleague with this role: "
+    sentence = "If you lack a permission, ask a colleague with this role: "
     asking = f"{sentence}{asked}." if asked else ""
     page = plain(text(read(client.get(order_page(owed)))))
     assert (sentence in page) == bool(asked)
@@ -314,7 +314,7 @@ def test_what_a_person_may_not_do_is_one_line_that_says_who_may(
     ("values", "told"),
     [
         # One failed sweep, a few seconds ago.
-        ({"outages": 1}, "orders wait. The provider does not answer."),
+        ({"outages": 1}, "orders are waiting. The provider does not answer."),
         ({"outages": 0}, ""),
     ],
 )
@@ -327,7 +327,7 @@ def test_the_page_says_within_a_minute_that_nothing_can_be_bought(
     _on_hold_for_price()
     Order.objects.filter(reference="h-2").delete()
     shown = plain(text(read(sign_in("view_order").get(START))))
-    assert ("Nothing can be bought at the moment; 2 orders wait." in shown) == bool(told)
+    assert ("Nothing can be bought at the moment. 2 orders are waiting." in shown) == bool(told)
     assert told in shown
     assert "Nothing can be bought" not in read(sign_in("view_product").get(START))
 

@@ -93,9 +93,8 @@ def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
     run_sweep()
     set_conf(API_KEY="of-the-site")
     assert banner(read(boss.get(LIST))) == (
-        "Requests to the provider are paused."
-        " A running process has another API key than this one, and the provider refuses it."
-        " Ask your developer."
+        "Requests to the provider are paused. A running process has a different API key, and the"
+        " provider refuses that key. Ask your developer."
     )
     ApiKey.objects.update(stopped_at=ago(181))
     assert banner(read(boss.get(LIST))) == ""

@@ -61,8 +61,8 @@ pytestmark = pytest.mark.django_db
 PAGE = "/admin/giftcards/providerstate/"
 DEVELOPER = ("view_providerstate", "resume_provider")
 RESUME = f"{PAGE}resume/"
-GO_ON = "Requests to the provider go on."
-ANOTHER = "There is another pause meanwhile. Nothing was done: look at it."
+GO_ON = "Requests to the provider have resumed."
+ANOTHER = "Another pause has begun in the meantime. Nothing was done. Check the new pause first."
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ class TestPage:
             "Schedule": "There is no schedule. Ask your developer.",
             "Last run": "never",
             "Next run": "never",
-            "Daily work last done": "never",
+            "Daily work last completed": "never",
             "Orders last checked": "never",
         }
         assert "None." in text(section(html, "failures"))
@@ -159,7 +159,7 @@ class TestPage:
         html = read(sign_in("view_providerstate", "view_order").get(PAGE))
         found = facts(html, "waiting")
         assert re.match(r"1, the first since .* \(10 minutes ago\)$", found["Tasks in the queue"])
-        told = found["Changes that the shop has not been told of"]
+        told = found["Changes not announced to the shop yet"]
         assert re.match(r"1, the first since .* \(5 minutes ago\)$", told)
         assert re.match(r"2, the first since .* \(2 hours ago\)$", found["Unconfirmed"])
         assert found["Oldest open order"].startswith("web-1, since ")
@@ -170,7 +170,7 @@ class TestPage:
         html = read(viewer.get(PAGE))
         found = facts(html, "waiting")
         assert found["Given up"] == (
-            "The shop could not be told of 1 change within a day; it is not tried again."
+            "The shop could not be notified of 1 change within a day. The app will not try again."
         )
         assert found["Unconfirmed"].startswith("2, ")
         assert found["Oldest open order"].startswith("an order, since ")
@@ -186,7 +186,7 @@ class TestPage:
         assert found["Tasks in the queue"] == unknown
         settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
         html = read(viewer.get(PAGE))
-        names = ["State", "Last run", "Daily work last done", "Orders last checked"]
+        names = ["State", "Last run", "Daily work last completed", "Orders last checked"]
         assert list(facts(html, "worker")) == names
         assert "Tasks in the queue" not in facts(html, "waiting")
         assert "django-q2" not in html
@@ -219,9 +219,9 @@ class TestPage:
         [
             (
                 "Insufficient balance. Required: 980 DA, available: 500 DA",
-                "The text is not shown, because it may name an amount.",
+                "The text is hidden because it may contain an amount.",
             ),
-            ("Required: ٩٨٠ DA", "The text is not shown, because it may name an amount."),
+            ("Required: ٩٨٠ DA", "The text is hidden because it may contain an amount."),
             (
                 "Insufficient balance",
                 "The provider refused the request (HTTP 403): Insufficient balance",
@@ -245,8 +245,8 @@ class TestPage:
     @pytest.mark.parametrize(
         ("status", "told"),
         [
-            (503, "Requests go on automatically."),
-            (429, "Requests go on automatically."),
+            (503, "Requests will resume automatically."),
+            (429, "Requests will resume automatically."),
             (401, "Ask your developer."),
         ],
     )
@@ -418,21 +418,21 @@ class TestAtStake:
             waiting = []
             if len(kept) == 1:
                 waiting = [
-                    "1 order waits to be sent, for which 1,100 DA was paid.",
-                    f"It is kept until * ({in_minutes(kept[0] - minute)}).",
+                    "1 order, for which 1,100 DA was paid, is waiting to be sent.",
+                    f"It waits until * ({in_minutes(kept[0] - minute)}) at the latest.",
                 ]
             elif kept:
                 waiting = [
-                    f"{len(kept)} orders wait to be sent, for which {len(kept)},{len(kept)}00 DA"
-                    " was paid.",
-                    f"The first is kept until * ({in_minutes(min(kept) - minute)}).",
+                    f"{len(kept)} orders, for which {len(kept)},{len(kept)}00 DA was paid, are"
+                    " waiting to be sent.",
+                    f"The first waits until * ({in_minutes(min(kept) - minute)}) at the latest.",
                 ]
             told = self.said(boss)
             rule = (
-                "An order that is placed now is kept until *. What is not sent in time"
-                " is rejected, and the customer is owed the money."
+                "An order that is placed now waits until * at the latest. If it cannot be sent by"
+                " then, it is rejected, and the customer is owed the money."
             )
-            told = [re.sub(r"until .*?( \(|\. W)", r"until *\1", each) for each in told]
+            told = [re.sub(r"until .*?( \(| at the)", r"until *\1", each) for each in told]
             assert told == [*waiting, rule]
             span = timedelta(minutes=20)
             Order.objects.update(queued_at=F("queued_at") - span)
@@ -450,8 +450,8 @@ class TestAtStake:
         # Without a worker, nothing is rejected.
         Order.objects.update(queued_at=ago(4000))
         assert self.said(boss)[:2] == [
-            "2 orders wait to be sent.",
-            "The time of 2 is over: they are rejected as soon as background work goes on.",
+            "2 orders are waiting to be sent.",
+            "2 orders have waited too long, and will be rejected when background work continues.",
         ]
         monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_args: Order.objects.none())
         assert len(self.said(boss)) == 1
@@ -486,7 +486,7 @@ class TestResuming:
         assert pause.for_staff in text(html)
         assert f"For your developer{pause.hint}" in text(html)
         assert "`manage.py giftcards_poll --resume`" in pause.hint
-        assert "The refused key is tried again with a single request." in text(alert)
+        assert "The app tries the refused key again with a single request." in text(alert)
         assert "Resume requests to the provider" in alert
 
     @pytest.mark.parametrize(("language", "is_isolated"), [("ar", True), ("fr", False)])
@@ -503,10 +503,10 @@ class TestResuming:
         ("pause", "effect"),
         [
             # Besides a key that was refused.
-            ("", "The refused key is tried again"),
-            ("access", "The provider is asked again with a single request, although"),
-            ("rate", "Requests go on at once, sooner than the provider has asked for"),
-            ("outage", "The provider is asked again at once."),
+            ("", "The app tries the refused key again"),
+            ("access", "The app sends a single request to the provider, which may"),
+            ("rate", "Requests resume at once, earlier than the provider asked."),
+            ("outage", "Requests to the provider resume at once."),
         ],
     )
     def test_each_kind_of_pause_says_what_resuming_does(
@@ -518,7 +518,7 @@ class TestResuming:
         ProviderState.objects.pause(kind, detail="", until=ago(-300))
         shown = text(read(manager.get(PAGE)))
         assert effect in shown
-        assert ("Requests go on at once" in shown) == (kind == "rate")
+        assert ("Requests resume at once" in shown) == (kind == "rate")
         assert press(manager) == [GO_ON]
         assert ProviderState.objects.current().paused_because == ""
 

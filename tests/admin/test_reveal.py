@@ -414,8 +414,8 @@ BACKENDS = {
     "ByNetwork": f"{__name__}.ByNetwork",
 }
 NO_PASSWORD = (
-    "This takes a proof that it is you, and you have no password on this site to prove it with. Ask"
-    " your developer for a page on which you can confirm who you are."
+    "You have to confirm your identity, but you have no password on this site. Ask your developer"
+    " for a page where you can confirm your identity."
 )
 IN_DIRECTORY = "CANARY-KEY in the directory"
 

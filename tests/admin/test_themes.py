@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.django_db]
 
 # What has to be readable, wherever the theme puts it.
 SHOWN = {
-    "list": "Requests to the provider are paused. The provider does not answer. Requests go on",
-    "provider": "The provider does not answer. Requests go on automatically.",
+    "list": "Requests to the provider are paused. The provider does not answer. Requests will",
+    "provider": "The provider does not answer. Requests will resume automatically.",
     "search": "web-1040",
     "add by id": "The provider's catalogue has not been read yet",
     "add": "Your own unique name for the order.",

@@ -137,7 +137,9 @@ class TestLanguage:
     def test_the_overview_is_in_english_whatever_the_site_speaks(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         ProviderState.objects.update(last_tick_at=ago(600))
-        paused = "The provider asked for fewer requests. Slower. Requests go on automatically."
+        paused = (
+            "The provider asked for fewer requests. Slower. Requests will resume automatically."
+        )
         down = "Background work has stopped: there has been no sign of it for more than 3 minutes."
         for options in ([], ["--json"]):
             out, err, code = call("giftcards_status", *options, "--fail-on", "paused,worker")
@@ -151,8 +153,8 @@ class TestLanguage:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         _, err, _ = call("giftcards_place", PSN, "t", "1", "--reference", "cart-1")
         assert err.endswith(
-            "is waiting to be sent. The provider asked for fewer requests. Slower. Requests go on"
-            " automatically.\n"
+            "is waiting to be sent. The provider asked for fewer requests. Slower. Requests will"
+            " resume automatically.\n"
         )
 
     def test_errors_about_arguments_are_in_english(self, call: Call) -> None:

@@ -32,7 +32,7 @@ KEYS = [
     "fulfilled_quantity", "price_per_card", "fulfilled_amount", "cards", "refund", "customer",
     "refunds", "created_at", "finalized_at", "problems",
 ]  # fmt: skip
-PAUSED = "The provider asked for fewer requests. Slower. Requests go on automatically."
+PAUSED = "The provider asked for fewer requests. Slower. Requests will resume automatically."
 
 
 @pytest.mark.django_db(transaction=True)

@@ -71,7 +71,7 @@ class TestSweep:
         assert call("giftcards_poll") == (
             "0 sent, 1 checked, 0 settled, 1 failed; paused.\n",
             "The provider does not answer. The provider gave no usable answer"
-            " (SERVICE_UNAVAILABLE). Requests go on automatically.\n",
+            " (SERVICE_UNAVAILABLE). Requests will resume automatically.\n",
             1,
         )
 

@@ -329,7 +329,8 @@ class TestIsNotRun:
     def test_selftest_is_not_run_during_a_pause(self, call: Call, simulator: Simulator) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
         self.refused(
-            call, "The provider asked for fewer requests. Slower. Requests go on automatically."
+            call,
+            "The provider asked for fewer requests. Slower. Requests will resume automatically.",
         )
         assert simulator.requests == []
 

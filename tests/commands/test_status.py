@@ -242,7 +242,7 @@ class TestOverview:
     def test_status_explains_a_pause(self, call: Call, simulator: Simulator) -> None:
         until = ago(-60)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=until)
-        text = "The provider asked for fewer requests. Slower. Requests go on automatically."
+        text = "The provider asked for fewer requests. Slower. Requests will resume automatically."
         assert f"Provider: {text}\n" in call("giftcards_status").out
         provider = json.loads(call("giftcards_status", "--json").out)["provider"]
         assert (provider["pause"], provider["explanation"]) == ("rate", text)
@@ -392,7 +392,9 @@ class TestFailOn:
 
     def test_fail_on_paused_fails_until_a_minute_after_the_pause(self, call: Call) -> None:
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="Slower.", until=ago(-60))
-        sentence = "The provider asked for fewer requests. Slower. Requests go on automatically.\n"
+        sentence = (
+            "The provider asked for fewer requests. Slower. Requests will resume automatically.\n"
+        )
         assert self.asked(call, "paused") == (sentence, 1)
         assert self.asked(call, "attention,worker,queue") == ("", 0)
         ProviderState.objects.update(paused_until=ago(50))

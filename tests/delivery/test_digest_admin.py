@@ -58,7 +58,7 @@ def test_the_list_says_who_was_told_when_and_what(browser: Client) -> None:
     shown = rows(read(browser.get(DIGESTS)), 'id="result_list"')
     [boss] = shown[1:]
     assert boss[0] == "boss@shop.example"
-    assert boss[2] == "2 orders with problemsRequests to the provider are not paused any more."
+    assert boss[2] == "2 orders with problemsRequests to the provider are no longer paused."
     assert boss[3:] == ["in order", ""]
 
 

@@ -264,7 +264,7 @@ class TestStates:
         ApiKey.objects.resume()
         let_pass(minutes=31)
         [digest] = sent()
-        assert digest.subject == "The Shop: Requests to the provider are not paused any more"
+        assert digest.subject == "The Shop: Requests to the provider are no longer paused"
         assert "Back in order" in digest.body
         let_pass(minutes=31)
         assert sent() == []

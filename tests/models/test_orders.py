@@ -892,7 +892,7 @@ class TestProviderState:
         assert str(state) == "The provider asked for fewer requests."
         assert state.paused_because == "rate"
         assert state.explain() == (
-            "The provider asked for fewer requests. (rate) Requests go on automatically."
+            "The provider asked for fewer requests. (rate) Requests will resume automatically."
         )
 
 

@@ -126,20 +126,25 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
         yield _waiting_in_words(number, paid)
         first = min(first for *_line, first in found) + span
         if first > now:
-            text = ngettext("It is kept until %(at)s.", "The first is kept until %(at)s.", number)
+            text = ngettext(
+                "It waits until %(at)s at the latest.",
+                "The first waits until %(at)s at the latest.",
+                number,
+            )
             yield filled(text, at=since(first))
         else:
             over = waiting.filter(queued_at__lte=now - span).count()
             text = ngettext(
-                "The time of %(count)s is over: it is rejected as soon as background work goes on.",
-                "The time of %(count)s is over: they are rejected as soon as background work goes"
-                " on.",
+                "%(count)s order has waited too long, and will be rejected when background work"
+                " continues.",
+                "%(count)s orders have waited too long, and will be rejected when background work"
+                " continues.",
                 over,
             )
             yield filled(text, count=count_text(over))
     text = gettext(
-        "An order that is placed now is kept until %(at)s. What is not sent in time is rejected,"
-        " and the customer is owed the money."
+        "An order that is placed now waits until %(at)s at the latest. If it cannot be sent by"
+        " then, it is rejected, and the customer is owed the money."
     )
     yield filled(text, at=moment(now + span))
 
@@ -147,12 +152,14 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
 def _waiting_in_words(number: int, paid: Decimal) -> str:
     if not paid:
         text = ngettext(
-            "%(count)s order waits to be sent.", "%(count)s orders wait to be sent.", number
+            "%(count)s order is waiting to be sent.",
+            "%(count)s orders are waiting to be sent.",
+            number,
         )
         return filled(text, count=count_text(number))
     text = ngettext(
-        "%(count)s order waits to be sent, for which %(amount)s was paid.",
-        "%(count)s orders wait to be sent, for which %(amount)s was paid.",
+        "%(count)s order, for which %(amount)s was paid, is waiting to be sent.",
+        "%(count)s orders, for which %(amount)s was paid, are waiting to be sent.",
         number,
     )
     return filled(text, count=count_text(number), amount=money(paid))
@@ -190,11 +197,13 @@ def waiting(name: OrderName, *, order_list: str) -> Section:
     """
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
-    facts.append(Fact(_("Changes that the shop has not been told of"), _backlog(found.changes)))
+    facts.append(Fact(_("Changes not announced to the shop yet"), _backlog(found.changes)))
     if found.given_up:
         text = ngettext(
-            "The shop could not be told of %(count)d change within a day; it is not tried again.",
-            "The shop could not be told of %(count)d changes within a day; it is not tried again.",
+            "The shop could not be notified of %(count)d change within a day. The app will not try"
+            " again.",
+            "The shop could not be notified of %(count)d changes within a day. The app will not try"
+            " again.",
             found.given_up,
         )
         facts.append(Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True))
@@ -251,7 +260,7 @@ def worker(standing: Standing, *, shows_hints: bool) -> Section:
 def _daily_work(standing: Standing) -> Fact:
     state = standing.state
     return Fact(
-        _("Daily work last done"),
+        _("Daily work last completed"),
         since(state.chores_ended_at),
         is_wrong=bool(state.overdue_chores(standing.now)),
     )
@@ -272,7 +281,7 @@ def _failure(text: str, *, shows_costs: bool) -> str:
     """Return ``text``, or a notice if it may contain an amount that the person may not see."""
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
-    return gettext("The text is not shown, because it may name an amount.")
+    return gettext("The text is hidden because it may contain an amount.")
 
 
 def failures(
@@ -292,7 +301,7 @@ def failures(
     text = _failure(state.failure, shows_costs=shows_costs)
     # An outage ends by itself. If the provider refuses requests, a person has to act.
     is_outage = state.pause in _PASSING and state.failure == state.pause_detail
-    what = gettext("Requests go on automatically.") if is_outage else ""
+    what = gettext("Requests will resume automatically.") if is_outage else ""
     found = [(state.failed_at, gettext("Provider"), what, text)]
     found += [
         (known.key.refused_at, gettext("API key"), bdi(known.name), known.key.refusal)
@@ -426,18 +435,18 @@ def since(at: datetime | None) -> str:
 # The effect of the button "resume" on each kind of pause.
 _RESUMING = {
     "key": _(
-        "The refused key is tried again with a single request. If the provider refuses it once"
-        " more, everything stops again; after five wrong attempts it blocks this server. So ask"
-        " your developer for a working key first."
+        "The app tries the refused key again with a single request. If the provider refuses it once"
+        " more, all requests stop again. After five wrong attempts, the provider blocks this"
+        " server, so ask your developer for a working key first."
     ),
     ProviderState.Pause.ACCESS: _(
-        "The provider is asked again with a single request, although it may still block this"
-        " server. If it does, requests are paused again."
+        "The app sends a single request to the provider, which may still block this server. If it"
+        " does, requests are paused again."
     ),
     ProviderState.Pause.RATE: _(
-        "Requests go on at once, sooner than the provider has asked for: it may refuse them."
+        "Requests resume at once, earlier than the provider asked. The provider may refuse them."
     ),
-    ProviderState.Pause.OUTAGE: _("The provider is asked again at once."),
+    ProviderState.Pause.OUTAGE: _("Requests to the provider resume at once."),
 }
 
 
@@ -571,11 +580,16 @@ class ProviderStateAdmin(ReadOnlyRows):
         if state.why_paused() and not constant_time_compare(
             request.POST.get("state_token", ""), _state_token(state)
         ):
-            text = gettext("There is another pause meanwhile. Nothing was done: look at it.")
+            text = gettext(
+                "Another pause has begun in the meantime. Nothing was done. Check the new pause"
+                " first."
+            )
             self.message_user(request, text, messages.ERROR)
         elif self._resume(request, state):
             wake_worker()
-            self.message_user(request, gettext("Requests to the provider go on."), messages.SUCCESS)
+            self.message_user(
+                request, gettext("Requests to the provider have resumed."), messages.SUCCESS
+            )
         else:
             text = gettext("Requests to the provider were not paused.")
             self.message_user(request, text, messages.WARNING)
