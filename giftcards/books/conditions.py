@@ -226,8 +226,8 @@ def _has_gap(states: QuerySet[LedgerState]) -> Finding | None:
 
     def explain() -> str:
         if not gap:
-            return gettext("Entries are missing that make up for each other.")
-        text = gettext("It has changed by %(amount)s without an entry.")
+            return gettext("Some entries are missing, and their amounts cancel each other out.")
+        text = gettext("The balance has changed by %(amount)s without an entry.")
         return text % {"amount": money_text(gap)}
 
     return Finding(gap_sentence(gap), explain=explain)
@@ -242,8 +242,8 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
 
     def explain() -> str:
         text = gettext(
-            "The orders that are still to be sent cost %(amount)s, more than the balance: the"
-            " provider will refuse some of them."
+            "The orders that are still to be sent cost %(amount)s. This is more than the balance,"
+            " so the provider will refuse some of them."
         )
         return text % {"amount": money_text(in_orders.unsent)}
 
@@ -302,7 +302,9 @@ CONDITIONS = (
             "%(count)s refunds that the provider has not credited back",
             "count",
         ),
-        remedy=_("Look for each in the account at the provider, and ask its support."),
+        remedy=_(
+            "Search for each refund in the account at the provider, and ask the provider's support."
+        ),
         ended=_("The provider has credited back what it promised."),
         page="giftcards_order_changelist",
         is_about_orders=True,
@@ -316,15 +318,15 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_unknown, _are_unknown),
         headline=ngettext_lazy(
-            "%(count)s entry of the provider's ledger of no order here",
-            "%(count)s entries of the provider's ledger of no order here",
+            "%(count)s entry in the provider's ledger without an order here",
+            "%(count)s entries in the provider's ledger without an order here",
             "count",
         ),
         remedy=_(
-            "Find out whom each belongs to: the account may be used elsewhere as well. It is told"
-            " for a week."
+            "Find out what each entry belongs to: the account may also be used elsewhere. This"
+            " notice is shown for a week."
         ),
-        ended=_("The ledger of the last days has no entry of an unknown order any more."),
+        ended=_("The ledger of the last days no longer has entries of unknown orders."),
         page=_LEDGER,
         query=f"{_LAST_DAYS}&order=unknown",
     ),
@@ -337,12 +339,14 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_left_unknown, _are_left_unknown),
         headline=ngettext_lazy(
-            "%(count)s older charge of no order here, in a month that is not closed",
-            "%(count)s older charges of no order here, in months that are not closed",
+            "%(count)s older charge without an order here, in a month that is not closed",
+            "%(count)s older charges without an order here, in months that are not closed",
             "count",
         ),
-        remedy=_("Find out whom each belongs to, and close the month: then it is told no more."),
-        ended=_("No older charge of an open month is without an order any more."),
+        remedy=_(
+            "Find out what each charge belongs to, and close the month. The notice then disappears."
+        ),
+        ended=_("All older charges of open months now have an order."),
         page=_LEDGER,
         query="?period=open&order=charged",
         is_in_digests=False,
@@ -356,7 +360,7 @@ CONDITIONS = (
         judge=OfRows(_gaps, _has_gap),
         headline=_("the provider's ledger does not explain the balance"),
         remedy=_(
-            "Look in the ledger where the balance changed without an entry, and ask the provider."
+            "Check in the ledger where the balance changed without an entry, and ask the provider."
         ),
         ended=_("The provider's ledger of the last days explains the balance again."),
         page=_LEDGER,
@@ -372,8 +376,11 @@ CONDITIONS = (
         headline=ngettext_lazy(
             "%(count)s closed month has changed", "%(count)s closed months have changed", "count"
         ),
-        remedy=_("Look at what differs, tell who has the old figures, and close each month again."),
-        ended=_("No closed month differs from its record any more."),
+        remedy=_(
+            "Check what differs, tell everybody who has the old figures, and close each month"
+            " again."
+        ),
+        ended=_("All closed months match their records again."),
         page="giftcards_order_close_month",
         is_about_orders=True,
         query="?month=changed",

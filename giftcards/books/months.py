@@ -112,7 +112,7 @@ FIGURES = (
     MonthFigure("sale_amount", _("Sale amounts"), Part.CUSTOMERS, attrgetter("sale_amount"), True),
     MonthFigure(
         "owed_at_first",
-        _("Owed for cards that did not come"),
+        _("Owed for cards that were not delivered"),
         Part.CUSTOMERS,
         attrgetter("owed_at_first"),
         True,
@@ -141,8 +141,8 @@ FIGURES = (
         lambda facts: len(facts.ledger.breaks),
         True,
     ),
-    _counted("charged_unknown", _("Charges of no order here")),
-    _counted("credited_unknown", _("Refunds of no order here")),
+    _counted("charged_unknown", _("Charges without an order here")),
+    _counted("credited_unknown", _("Refunds without an order here")),
     _counted("not_credited", _("Refunds that were not credited back as promised")),
     _counted(
         "charged_unfit",

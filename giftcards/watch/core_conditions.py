@@ -217,7 +217,7 @@ def _is_low(standing: Standing) -> Finding | None:
 
     def explain() -> str:
         text = gettext(
-            "The balance is %(balance)s, which is below %(limit)s: top up the account at the"
+            "The balance is %(balance)s, which is below %(limit)s. Top up the account at the"
             " provider."
         )
         amounts = {"balance": state.balance, "limit": conf.low_balance}

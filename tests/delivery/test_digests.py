@@ -305,7 +305,7 @@ class TestStates:
         plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
         assert "1,234.50\u00a0DA" in plain
         assert "which is below 5,000\u00a0DA" in plain
-        assert "still to be sent cost 4,900\u00a0DA, more than the balance" in plain
+        assert "still to be sent cost 4,900\u00a0DA. This is more than the balance" in plain
 
     def test_what_the_ledger_lacks_is_told_to_those_who_may_see_costs_until_it_ends(
         self, listed: Listed
@@ -328,11 +328,11 @@ class TestStates:
             f"{ADMIN}/order/{lacking.pk}/change/",
             f"{ADMIN}/order/?ledger=credits_missing&attention=needed",
             "Together 980\u00a0DA.",
-            "1 entry of the provider's ledger of no order here",
+            "1 entry in the provider's ledger without an order here",
             f"{ADMIN}_books/ledgerentry/?period=week&order=unknown",
             "Together 490.50\u00a0DA.",
             "he provider's ledger does not explain the balance",
-            "It has changed by -100\u00a0DA without an entry.",
+            "The balance has changed by -100 DA without an entry.",
         ):
             assert text in plain
         # Support is told of the order, and not of the money.
@@ -344,7 +344,7 @@ class TestStates:
         [digest] = sent()
         for text in (
             "The provider has credited back what it promised.",
-            "has no entry of an unknown order any more.",
+            "no longer has entries of unknown orders.",
             "explains the balance again.",
         ):
             assert text in digest.body

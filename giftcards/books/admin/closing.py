@@ -81,7 +81,10 @@ _TEXTS: Mapping[str, _Text] = {
         _("The ledger, beside the balance and the orders"),
         _("The entries explain the whole change of the balance, and fit the orders."),
         _("There are no entries and no orders."),
-        _("Find out what each is about. The provider's support knows its transactions."),
+        _(
+            "Find out what each entry is about. The provider's support can explain its"
+            " transactions."
+        ),
         (
             "breaks",
             "not_credited",
@@ -94,9 +97,9 @@ _TEXTS: Mapping[str, _Text] = {
     ),
     "sales": _Text(
         _("Sale amounts"),
-        _("Of each order, it is known what the customer paid."),
+        _("The sale amount of each order is known."),
         _("There are no orders."),
-        _("Say on the page of each order what the customer paid."),
+        _("Enter what the customer paid on the page of each order."),
         ("unpaid",),
     ),
     "owed": _Text(
@@ -141,7 +144,7 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
         note = self.fields["note"]
         note.required = bool(month.open_steps)
         note.label = (
-            gettext("Why it is closed although something is to do")
+            gettext("Why you close the month although there is something to do")
             if note.required
             else gettext("A note (not required)")
         )
@@ -219,7 +222,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
         return gettext(
             "The figures have changed since the page was shown, or somebody has closed the month."
-            " Nothing was closed: look at it again."
+            " Nothing was closed. Look at it again."
         )
     return ""
 
@@ -305,7 +308,8 @@ def _sentence(step: Step, month: Month) -> str:
         return str(text.nothing)
     if step.name == "explained" and month.figures["gap"] is None and month.figures["entries"]:
         return gettext(
-            "The provider has not told the balances: whether the entries explain them is not known."
+            "The provider did not report the balances, so it is not known whether the entries"
+            " explain them."
         )
     return ""
 

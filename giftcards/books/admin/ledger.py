@@ -99,7 +99,7 @@ class MatchFilter(ConditionFilter):
         # ``is_guess=True`` would become a bare column in SQL, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         # A tile of the start page links to the choice "unknown".
-        "unknown": (_("Of no order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
+        "unknown": (_("Without an order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
     }
@@ -172,7 +172,7 @@ class LedgerEntryAdmin(OrderRows):
     )
     # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("provider_id",)
-    search_help_text = _("The id of an entry, of what it is about, or the reference of an order.")
+    search_help_text = _("The ID of an entry, the ID of its subject, or the reference of an order.")
     actions = None
 
     when = column(LedgerEntry, "time")
@@ -254,7 +254,7 @@ class LedgerEntryAdmin(OrderRows):
                 "lines": list(_lines(summary)),
                 "counts": (
                     (gettext("Entries"), count_text(summary.entries)),
-                    (gettext("Of known orders"), count_text(summary.matched)),
+                    (gettext("For known orders"), count_text(summary.matched)),
                     (gettext("Matched by amount and time"), count_text(summary.guessed)),
                 ),
                 "groups": list(_groups(summary, name_order, self._name_entry)),
@@ -312,13 +312,14 @@ def _known_kinds() -> Iterator[str]:
 
 def _verdict(summary: Summary) -> str:
     if summary.gap:
-        text = gettext("The balance has changed by %(gap)s that no entry explains.")
+        text = gettext("The balance changed by %(gap)s without an entry that explains it.")
         return filled(text, gap=signed_money(summary.gap))
     if not summary.entries:
-        return gettext("The ledger has no entry of this period, or none has been read yet.")
+        return gettext("The ledger has no entries for this period, or they have not been read yet.")
     if summary.gap is None:
         return gettext(
-            "The provider has not told the balances: whether the entries explain them is not known."
+            "The provider did not report the balances, so it is not known whether the entries"
+            " explain them."
         )
     if summary.breaks:
         return gettext(

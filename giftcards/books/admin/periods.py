@@ -104,7 +104,7 @@ class ReportForm(forms.Form):
             names = ", ".join(
                 f"{isolated(each)} ({isolated(each.product_id)})" for each in found[:_NAMED]
             )
-            text = gettext("Several products are called so. Type the id of one: %(names)s.")
+            text = gettext("Several products have this name. Enter the ID of one: %(names)s.")
             raise ValidationError(text % {"names": names})
         return found[0].product_id if found else typed
 

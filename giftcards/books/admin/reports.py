@@ -241,7 +241,7 @@ def _facts(total: Figures, question: Question, order_list: str, side: Side) -> I
 def _shares(report: Report) -> Iterator[ReportFact]:
     rate = report.total.fill_rate
     if rate is not None:
-        yield ReportFact(gettext("Share of the cards that came"), share_text(rate))
+        yield ReportFact(gettext("Share of cards delivered"), share_text(rate))
     if report.settling:
         half, most = report.settling
         yield ReportFact(
@@ -256,7 +256,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
     shown = money(found.total or None)
     if found.total and found.unknown:
         shown = format_html("{} {}", shown, orders_of_unknown_price(found.unknown))
-    yield ReportFact(gettext("In open orders, at present"), shown)
+    yield ReportFact(gettext("In open orders now"), shown)
 
 
 def orders_of_unknown_price(count: int) -> SafeString:

@@ -21,10 +21,10 @@ from tests.stage import ago
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LOW = "The balance is {} DA, which is below 5,000 DA: top up the account at the provider."
+LOW = "The balance is {} DA, which is below 5,000 DA. Top up the account at the provider."
 SHORT = (
-    "The orders that are still to be sent cost 980 DA, more than the balance: the provider will"
-    " refuse some of them."
+    "The orders that are still to be sent cost 980 DA. This is more than the balance, so the"
+    " provider will refuse some of them."
 )
 
 
@@ -94,7 +94,7 @@ def test_a_low_balance_is_said_above_the_list_and_on_the_page_of_the_provider(
     browser = sign_in("view_order", "view_cost", "view_providerstate")
     hold("5000")
     assert warnings(read(browser.get(LIST))) == []
-    assert "top up" not in text(read(browser.get(PROVIDER_PAGE)))
+    assert "Top up" not in text(read(browser.get(PROVIDER_PAGE)))
     hold("4999.99")
     assert warnings(read(browser.get(LIST))) == [LOW.format("4,999.99")]
     page = read(browser.get(PROVIDER_PAGE))

@@ -335,14 +335,14 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
             "Other services −500 DA",
             "Balance after 99,130 DA",
             "Entries 5",
-            "Of known orders 2",
+            "For known orders 2",
             "Matched by amount and time 1",
         ],
         "unfit": [],
     }
     assert books(accountant, period="today") == {
         "title": "1 Dec 2026",
-        "verdict": "The ledger has no entry of this period, or none has been read yet.",
+        "verdict": "The ledger has no entries for this period, or they have not been read yet.",
         "lines": [
             "Balance before 99,130 DA",
             "Gift cards 0 DA",
@@ -351,7 +351,7 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
             "Other services 0 DA",
             "Balance after 99,130 DA",
             "Entries 0",
-            "Of known orders 0",
+            "For known orders 0",
             "Matched by amount and time 0",
         ],
         "unfit": [],
@@ -366,7 +366,7 @@ def test_what_names_no_order_is_named_as_one_that_may_be_meant(
     accountant: Client, order: Order
 ) -> None:
     now = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    text = "instead of those listed, others of the same amount may be meant."
+    text = "The correct order may be a different one with the same amount."
     book(order=order, is_guess=True, time=now)
     assert text not in read(accountant.get(LEDGER, {"period": "2026-11"}))
     book(time=now)
@@ -402,7 +402,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
         time=now + timedelta(minutes=2),
     )
     found = books(accountant, period="2026-11")
-    assert found["verdict"] == "The balance has changed by −60 DA that no entry explains."
+    assert found["verdict"] == "The balance changed by −60 DA without an entry that explains it."
     assert "Without an entry −60 DA" in found["lines"]
     assert found["unfit"] == [
         "Promised and not credited back 980 DA (1)",
@@ -456,7 +456,8 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
 def test_without_balances_it_is_not_known_whether_entries_explain_them(accountant: Client) -> None:
     book()
     assert books(accountant, period="today")["verdict"] == (
-        "The provider has not told the balances: whether the entries explain them is not known."
+        "The provider did not report the balances, so it is not known whether the entries explain"
+        " them."
     )
 
 
@@ -482,7 +483,8 @@ def test_the_page_of_an_order_shows_what_the_provider_has_booked(
     assert booked(accountant, order) == [
         "In the provider's ledger: −2,450 DA on TIME · +980 DA on TIME"
         " (matched by amount and time)",
-        "Matched by amount and time, because the provider does not say whose entry it is.",
+        "Matched by amount and time, because the provider does not say which order the entry"
+        " belongs to.",
     ]
 
 
