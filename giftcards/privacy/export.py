@@ -110,7 +110,7 @@ def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> 
         received = [_describe_gift(order) for order, role in parts if role == RECIPIENT]
         gifts = {capfirst(gettext("gifts")): received} if received else {}
         return {
-            capfirst(gettext("made on")): _local_time(timezone.now()),
+            capfirst(gettext("created on")): _local_time(timezone.now()),
             heading(Order): bought,
             **gifts,
         }

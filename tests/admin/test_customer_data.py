@@ -210,7 +210,7 @@ class TestFinding:
     def test_doubtful_orders_are_named_and_left_alone(self, amina: Client) -> None:
         make("web-1")
         other = make("web-2", customer_email="karim@example.dz")
-        assert "left alone" in found(find(amina))
+        assert "are not included" in found(find(amina))
         erase(amina)
         other.refresh_from_db()
         assert other.customer_email == "karim@example.dz"
@@ -303,9 +303,7 @@ class TestErasing:
         shown = ask(amina)
         headings = re.findall(r"<h2[^>]*>(.*?)</h2>", shown)
         assert headings == ["What is erased", "What stays, and why"]
-        assert "Orders of this customer: 1. What is erased does not come back." in plain(
-            text(shown)
-        )
+        assert "Orders of this customer: 1. Erased data cannot be restored." in plain(text(shown))
         assert traces_of(EMAIL)
 
     def test_the_customer_is_erased_and_who_did_it_is_recorded(self, amina: Client) -> None:
@@ -357,7 +355,7 @@ class TestErasing:
         form = hidden(ask(amina))
         make("web-2")
         html = read(amina.post(PAGE, {**form, "typed": EMAIL}))
-        assert "The orders of this customer have changed meanwhile." in html
+        assert "The orders of this customer have changed in the meantime." in html
         assert links(html) == ["web-2", "web-1"]
         assert traces_of(EMAIL)
 

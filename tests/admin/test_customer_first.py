@@ -96,7 +96,7 @@ def test_who_asks_for_their_data_is_led_to_its_page(
     shown = people(boss, order)
     page = f"{LIST}customer-data/?order={order.pk}&amp;role="
     assert re.findall(rf'href="{re.escape(page)}(\w+)"', shown) == roles
-    assert ("“Delete me.”" in shown) is bool(roles)
+    assert ("“Delete my data.”" in shown) is bool(roles)
 
 
 def test_a_customer_who_was_erased_is_said_to_be(boss: Client) -> None:

@@ -702,7 +702,7 @@ class TestExport:
     ) -> None:
         settings.USE_TZ = False
         make_guide_order(Status.FULFILLED, **PERSON)
-        assert exported("--language", "en")["Made on"].endswith("+01:00")
+        assert exported("--language", "en")["Created on"].endswith("+01:00")
 
     def test_it_is_in_the_language_of_the_customer_unless_another_is_given(
         self, exported: Any

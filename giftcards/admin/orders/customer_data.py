@@ -79,7 +79,7 @@ class PersonForm(forms.Form):
             self.person = Person.of(text)
             if not self.person:
                 raise ValidationError(
-                    gettext("Give an e-mail address, or a phone number of at least six digits.")
+                    gettext("Enter an e-mail address or a phone number of at least six digits.")
                 )
             return
         account = find_account(text)
@@ -112,7 +112,7 @@ class ErasureForm(ProofForm):
     def clean_typed(self) -> str:
         typed: str = self.cleaned_data["typed"]
         if not self._asked.is_named_by(typed):
-            raise ValidationError(gettext("That is another one. Nothing was erased."))
+            raise ValidationError(gettext("This does not match. Nothing was erased."))
         return typed
 
 
@@ -314,7 +314,9 @@ def _erase(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) 
     if not (is_sure and proof.is_valid()):
         return _erasure_page(pages, request, form, found, proof)
     if not constant_time_compare(request.POST.get("state_token", ""), found.token):
-        text = gettext("The orders of this customer have changed meanwhile. Look at them again.")
+        text = gettext(
+            "The orders of this customer have changed in the meantime. Look at them again."
+        )
         return _page(pages, request, form, found, warning=text)
     started: list[float] = []
 

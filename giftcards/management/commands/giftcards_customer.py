@@ -176,7 +176,7 @@ class Command(GiftcardsCommand):
             typed = ""
         is_same = typed == options["user"] if options["user"] else Person.of(typed) == person
         if not is_same:
-            raise refuse("That is another one. Nothing was erased.")
+            raise refuse("This does not match. Nothing was erased.")
 
     def _erase(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
         text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
@@ -203,7 +203,7 @@ def _person(options: Mapping[str, Any]) -> Person:
         raise refuse("Give EMAIL or --user, not both.")
     person = _with_account(options["user"]) if options["user"] else Person.of(options["customer"])
     if not person:
-        raise refuse("Give an e-mail address, or a phone number of at least six digits.")
+        raise refuse("Enter an e-mail address or a phone number of at least six digits.")
     if not options["export"] and not options["erase"]:
         raise refuse("Give --export FILE, --erase, or both.")
     if (options["dry_run"] or options["yes"]) and not options["erase"]:
