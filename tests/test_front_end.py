@@ -601,7 +601,7 @@ def walk(demo: Demo, origin: str) -> None:
     [offer] = [
         offer
         for offer in call("GET", "offers/").json()
-        if offer["name"] == "Half of the cards come"
+        if offer["name"] == "Half of the cards arrive"
     ]
     sent = {"offer": offer["id"], "quantity": 5, "price": offer["price"]}
     order = call("POST", "orders/", key=key(), **sent).json()

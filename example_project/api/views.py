@@ -197,7 +197,7 @@ class CardsView(ShopView):
             cards = order.cards.filter(position__lte=order.fulfilled_quantity)
             shown = [opened(card) for card in cards]
             if not any(card["value"] for card in shown):
-                raise Unavailable("The codes cannot be shown at the moment. We are on it.")
+                raise Unavailable("The codes cannot be shown at the moment. We are working on it.")
         return Response(shown)
 
 

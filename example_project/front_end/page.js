@@ -2,7 +2,7 @@
 
 const API = document.querySelector("meta[name=api]").content;
 const SAID = {
-  in_progress: "We are working on it. The cards mostly come within a minute.",
+  in_progress: "We are working on it. The cards usually arrive within a minute.",
   delayed: "It is taking longer than usual. You need not do anything. Please do not order again.",
   delivered: "Your cards are here.",
   partly_delivered: "Some of your cards are here.",
@@ -160,7 +160,7 @@ function show(order) {
   $("#state").textContent = SAID[order.state];
   const facts = order.region ? [`Region: ${order.region}`] : [];
   const missing = order.quantity - order.delivered;
-  if (order.is_final && missing) facts.push(`${order.delivered} of ${order.quantity} cards have come.`);
+  if (order.is_final && missing) facts.push(`${order.delivered} of ${order.quantity} cards have arrived.`);
   if (order.is_reordered) facts.push("The missing cards were ordered again: see your newest order.");
   if (isAmount(order.to_pay_back)) facts.push(`We pay you back ${money.format(order.to_pay_back)}.`);
   if (isAmount(order.paid_back)) facts.push(`We have paid you back ${money.format(order.paid_back)}.`);
@@ -182,13 +182,13 @@ async function reveal() {
   revealKeys[reference] ??= crypto.randomUUID();
   const [cards] = await call("POST", `orders/${reference}/cards/`, {key: revealKeys[reference]});
   $("#codes").replaceChildren(...cards.map(({value, serial}) => {
-    if (!value) return element("li", "This code cannot be shown at the moment. We have been told.");
+    if (!value) return element("li", "This code cannot be shown at the moment. The shop has been notified.");
     const code = element("code", value);
     code.dir = "ltr";
     return element("li", code, serial ? element("small", " Serial ", element("bdi", serial)) : "");
   }));
   $("#reveal").hidden = true;
-  $("#hint").textContent = "Keep them now: they are not shown again.";
+  $("#hint").textContent = "Save the codes now. They will not be shown again.";
   $("#codes").hidden = false;
   $("#codes").focus();
 }

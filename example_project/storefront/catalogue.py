@@ -17,19 +17,19 @@ from giftcards.models import ProductType
 #: The types of the sandbox and the simulator that show special outcomes, by name and note.
 TRIALS: Mapping[str, tuple[str | Promise, str | Promise]] = {
     "TEST_PARTIAL": (
-        _("Half of the cards come"),
-        _("The money for the others is paid back. Buy five, and two come."),
+        _("Half of the cards arrive"),
+        _("The money for the others is refunded. If you buy five, two arrive."),
     ),
-    "TEST_REFUND": (_("No card comes"), _("All of the money is paid back.")),
+    "TEST_REFUND": (_("No card arrives"), _("The whole amount is refunded.")),
     "SIM_SLOW": (
         _("It takes longer"),
         _("The customer is asked to wait, and gets the cards a little later."),
     ),
     "SIM_LOST": (
         _("The provider's answer is lost"),
-        _("The cards are found all the same, and are never bought twice."),
+        _("The app finds the cards anyway and never buys them twice."),
     ),
-    "SIM_REJECT": (_("The provider refuses"), _("All of the money is paid back.")),
+    "SIM_REJECT": (_("The provider refuses"), _("The whole amount is refunded.")),
 }
 NEEDS_COOKIES = _("Your browser has to accept the cookies of this shop. Press the button again.")
 

@@ -23,14 +23,16 @@ from giftcards.models import ProductType, ProviderState
 #: The time in which a customer has to pay. It is short, so that its end can be watched.
 MINUTES = 5
 #: The message to a customer if buying would cost the shop real money.
-CLOSED = _("This demo takes no money, and its key buys for real: only a sandbox key can be used.")
+CLOSED = _(
+    "This demo takes no money, but this key buys real cards. Only a sandbox key can be used."
+)
 
 
 class PriceChanged(ValidationError):
     """The cards cost more today than the customer would pay; the purchase has the new amount."""
 
     def __init__(self) -> None:
-        super().__init__(gettext("The price has changed. Look at it, and press the button again."))
+        super().__init__(gettext("The price has changed. Check it and press the button again."))
 
 
 def is_open() -> bool:

@@ -23,24 +23,24 @@ _MOST = 20
 class BuyForm(forms.Form):
     """The form of a purchase; ``price`` is the price that the page has shown."""
 
-    quantity = forms.IntegerField(label=_("How many"), min_value=1, max_value=_MOST, initial=1)
+    quantity = forms.IntegerField(label=_("Quantity"), min_value=1, max_value=_MOST, initial=1)
     email = forms.EmailField(
         label=_("E-mail address"),
         max_length=254,  # as in an order
         initial="you@example.com",
         widget=forms.EmailInput(attrs={"dir": "ltr"}),
-        help_text=_("Nothing leaves this computer: what is sent is in the mailbox of this demo."),
+        help_text=_("Nothing leaves this computer: all mails are in the mailbox of this demo."),
     )
     language = forms.ChoiceField(label=_("Language of the mails"), choices=settings.LANGUAGES)
     # Of a gift, by their names in an order.
     recipient_email = forms.EmailField(
-        label=_("E-mail address of who gets it"),
+        label=_("Recipient's e-mail address"),
         required=False,
         max_length=254,
         widget=forms.EmailInput(attrs={"dir": "ltr"}),
     )
     recipient_name = forms.CharField(
-        label=_("Their name"),
+        label=_("Recipient's name"),
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"dir": "auto"}),
@@ -50,7 +50,7 @@ class BuyForm(forms.Form):
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"dir": "auto"}),
-        help_text=_("Who gets the gift reads whom it is from."),
+        help_text=_("The recipient sees who the gift is from."),
     )
     gift_message = forms.CharField(
         label=_("Your message"),
@@ -58,10 +58,10 @@ class BuyForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3, "dir": "auto"}),
     )
     deliver_at = forms.DateTimeField(
-        label=_("When they get it"),
+        label=_("When they receive it"),
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}),
-        help_text=_("Empty: as soon as the cards are there."),
+        help_text=_("If empty, as soon as the cards arrive."),
     )
     price = forms.DecimalField(widget=forms.HiddenInput)
     key = forms.UUIDField(widget=forms.HiddenInput)
@@ -84,7 +84,7 @@ class BuyForm(forms.Form):
     def clean_price(self) -> Decimal:
         if self.cleaned_data["price"] != self.item.price:
             raise ValidationError(
-                gettext("The price has changed. Look at it, and press the button again.")
+                gettext("The price has changed. Check it and press the button again.")
             )
         return self.item.price
 

@@ -114,7 +114,7 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     partial.refresh_from_db()
     assert window.texts("#facts li") == [
         "Region: Algeria",
-        "2 of 5 cards have come.",
+        "2 of 5 cards have arrived.",
         "We pay you back DZD 1,650.00.",
     ]
     codes = [card.value for card in partial.cards.all()]

@@ -181,7 +181,7 @@ def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_cust
     window.find("[data-left]")
     Purchase.objects.update(reserved_until=ago(1))
     window.run("const now = Date.now; Date.now = () => now() + 600_000;")
-    window.wait_for_text("main form", "not reserved for you any more")
+    window.wait_for_text("main form", "no longer reserved")
     # The cards are still there.
     window.press(BUTTON)
     assert Order.objects.get().quantity == 5
