@@ -138,6 +138,10 @@ AVOIDED = {
         "nothing twice|nobody can tell|and may cost|than it may|had it sent,|has had|Who has made",
         "Those who run|Telling the shop|name each other|rders again what|all that we owed",
         r"In the admin is|Without %|sealed| at %\(at\)s",
+        "any more|eanwhile|all the same|looked for|f this stays|f it lasts|mostly|[Ww]hoever",
+        "such as: |needs? a look|[Aa] person (?:has|approves|decides)|for a person|left alone",
+        "(?:been|be|not) told|of no order|kept for you|speaks of|put right|had the order|goes on",
+        r"[Dd]earer|that can be read|, then tick|yet to |was held up|(?<!\()\bids?\b|at present",
     ),
     "fr": (
         "livrée, recréditée|grand livre|journal du fournisseur|scell|déplace pas|votre support",
