@@ -15,7 +15,7 @@ from giftcards.books.months import days_before_in_open_months
 from giftcards.books.reading import read_if_due
 from giftcards.models import Order, ProviderState
 from giftcards.rules.problems import Problem
-from giftcards.rules.times import day_of
+from giftcards.rules.times import begin_of, day_of, today
 from giftcards.statuses import Status
 from tests.books.wire import (
     NOON,
@@ -196,7 +196,7 @@ def test_a_gap_of_today_is_told_the_night_after(books: Books, told: Callable[[],
         provider_id="odd",
         type="DEPOSIT",
         amount=Decimal(1),
-        time=NOON + timedelta(days=1),
+        time=begin_of(today()),
         balance_before=5,
         balance_after=6,
     )
