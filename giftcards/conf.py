@@ -560,8 +560,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     reveals_per_hour = Setting(
         number(int, 1, 10_000),
-        help="The most card codes that one member of staff may reveal in an hour, and the most"
-        " links to cards that they may create. Corrections of a customer's address count,"
+        help="The maximum number of card codes that one member of staff may reveal in an hour, and"
+        " of links to cards that they may create. Corrections of a customer's address count,"
         " too. If somebody exceeds the limit, the app refuses and notifies `MANAGERS`.",
         default=30,
     )

@@ -60,7 +60,7 @@ def place_order(
 
     The card and its quantity:
 
-    - ``product_type`` is the card to buy, as a row of the catalogue.
+    - ``product_type`` is the card to buy, as a row in the catalogue.
     - ``product_id`` and ``type_id`` are the provider's ids. Pass them instead of ``product_type``
       if the catalogue does not contain the card. Each id has 1 to 100 printable ASCII characters
       without spaces.
@@ -69,12 +69,13 @@ def place_order(
       is ``None``, the app generates a UUID. Never take the reference from a customer, because the
       customer could pass the reference of somebody else and receive that order.
 
-    Amounts are in dinars. They must be 0 or more, with at most two decimals. Floats are not
+    Amounts are in dinars. Each amount must be 0 or more, with at most two decimals. Floats are not
     allowed.
 
     - ``sale_price`` is the amount that the customer pays for one card.
-    - ``sale_amount`` is the amount that the customer pays for all cards. If you pass both, they
-      must agree. If you pass only ``sale_price``, the app calculates the order's ``sale_amount``.
+    - ``sale_amount`` is the amount that the customer pays for all cards. If you pass both
+      ``sale_price`` and ``sale_amount``, they must agree. If you pass only ``sale_price``, the app
+      calculates the order's ``sale_amount``.
     - ``max_price`` is the price limit: the most that one card may cost your shop. If a card costs
       more, the order is put on hold until staff decide. By default, the limit is the amount that
       the customer pays for one card, plus the loss that your shop accepts for the product type.
@@ -86,20 +87,21 @@ def place_order(
     - ``customer_email``, ``customer_name``, ``customer_phone`` and ``customer_language`` describe
       the customer. A name can be up to 200 characters long. A phone number contains digits and
       can be up to 50 characters long.
-    - ``group`` is what the order belongs to in your shop, for example an invoice. It can
-      be up to 100 characters long. Customers see it instead of the reference.
-    - ``metadata`` is a dict of JSON values for your own use. It can be up to 4,096 bytes long and
-      up to 8 levels deep.
+    - ``group`` identifies orders that belong together in your shop, for example by an invoice
+      number. A group can be up to 100 characters long. Customers see the group instead of the
+      reference.
+    - ``metadata`` is a dict of JSON values for your own use. The JSON text can be up to 4,096 bytes
+      long and up to 8 levels deep.
 
     Strings must not contain control characters. If you pass a ``recipient_email``, the order is a
     gift:
 
     - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
       receives the cards. By default, the language is the customer's.
-    - ``gift_message`` can be up to 1,000 characters long. It may have several lines.
+    - ``gift_message`` can be up to 1,000 characters long. It can contain several lines.
     - ``deliver_at`` is the time at which the recipient gets the cards, at most a year from now. The
       cards are bought immediately in any case. Without ``deliver_at``, the recipient gets them as
-      soon as they arrive. The time needs a time zone unless ``USE_TZ`` is off.
+      soon as they arrive. The time must have a time zone unless ``USE_TZ`` is off.
 
     The function raises
 
@@ -124,12 +126,12 @@ async def aplace_order(
     type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
-    """Place an order from async code. The arguments are those of :func:`place_order`.
+    """Place an order from async code. Takes the same arguments as :func:`place_order`.
 
-    The order is committed when the call returns. To record the order together with rows of your
-    own, write a function that uses ``transaction.atomic()``, and call it with ``sync_to_async``. If
-    the call is cancelled, the order may already be recorded. In this case, repeat the call with the
-    same ``reference``.
+    When the call returns, the order has already been committed. To record the order together with
+    rows of your own, write a function that uses ``transaction.atomic()``, and call it with
+    ``sync_to_async``. If the call is cancelled, the order may already be recorded. In this case,
+    repeat the call with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(
@@ -144,18 +146,19 @@ async def aplace_order(
 def check_soon(reference: str) -> bool:
     """Ask a worker to check an open order before its next check is due.
 
-    Call this function when a customer presses "Refresh", or when you hear that the status has
-    changed. The function makes no request. A worker checks the order within the request quota, and
-    after any pause of requests. An order gets at most one extra check in five seconds. Its regular
-    checks continue.
+    Call this function when a customer presses "Refresh", or when you learn that the status has
+    changed. The function makes no request. A worker checks the order as soon as the request quota
+    and any pause of requests allow it. An order gets at most one extra check in five seconds. Its
+    regular checks continue.
 
     Returns True if the order will be checked. If a check is in progress, the order will be checked
     again afterwards. Returns False in these cases:
 
     - The order does not exist, or is final.
-    - The order is pending, on hold, being sent or unconfirmed, so that the provider may not have
-      it.
-    - Within the last five seconds, the order was checked or this function was called for it.
+    - The provider may not have the order, because it is pending, on hold, being sent or
+      unconfirmed.
+    - The order was checked, or this function was called for the order, within the last five
+      seconds.
     """
     wanted = Order.objects.filter(reference=reference)
     if not wanted.want_check(now=timezone.now(), interval=tuning.check_soon_every):
@@ -179,19 +182,20 @@ def change_customer(
     by: str = "",
     reason: str = "",
 ) -> bool:
-    """Correct the customer or the gift details of ``order``.
+    """Correct the customer details or the gift details of an order.
 
-    The order may be open or final. ``None`` leaves a detail unchanged, and ``""`` removes it. Other
-    values are validated as in :func:`place_order`. An order cannot become a gift or stop being one.
-    The app keeps the old values together with ``by`` and ``reason``, each one line of at most 200
-    characters. ``order`` is updated in place.
+    The order may be open or final. Pass ``None`` to leave a detail unchanged, or ``""`` to remove
+    it. All other values are validated in the same way as by :func:`place_order`. An order cannot
+    become a gift or stop being one. The app stores the old values together with the ``by`` and
+    ``reason`` arguments. Both arguments must be a single line of at most 200 characters. The
+    ``order`` object is updated in place.
 
     Messages that have not been sent yet go to the new address. Links in messages that were already
     sent stop working.
 
     Returns True if a detail has changed. Raises :exc:`~django.core.exceptions.ValidationError` if a
-    value is invalid. Raises :exc:`~giftcards.exceptions.CustomerConflict` if the order was
-    corrected, or its customer or recipient was erased, after ``order`` was read. If a receiver of
+    value is invalid. Raises :exc:`~giftcards.exceptions.CustomerConflict` if somebody has
+    corrected the order or erased its customer since ``order`` was read. If a receiver of
     :data:`~giftcards.signals.customer_changed` raises an error, the correction is rolled back.
     """
     details = {
@@ -220,11 +224,11 @@ def change_customer(
 
 
 def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
-    """Record the ``amount`` that the customer paid for all cards.
+    """Record the amount that the customer paid for all cards.
 
     Use this function for a final order that was placed without ``sale_price`` and ``sale_amount``.
-    The timeline of the order shows ``by`` as the person who stated the amount. ``order`` is updated
-    in place. A repeated call of :func:`place_order` without a sale amount still returns this order.
+    The timeline of the order names the person given in the ``by`` argument. ``order`` is updated in
+    place. A repeated call of :func:`place_order` without a sale amount still returns this order.
 
     Returns True if the amount was recorded, and False if the same amount was recorded before.
     Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if it has another sale

@@ -32,20 +32,21 @@ def create_payment_link(
     success_message: str = "",
     redirect_url: str = "",
 ) -> PaymentLink:
-    """Create a link with which a customer pays ``amount`` dinars once.
+    """Create a link with which a customer can pay ``amount`` dinars once.
 
-    The link opens a payment page of the provider. The provider must have validated your shop
-    before.
+    The link opens a payment page of the provider. Before you can create links, the provider must
+    have validated your shop.
 
     - ``title`` has 1 to 200 characters.
     - ``amount`` is from 500 to 500,000 dinars.
     - ``description`` can be up to 1,000 characters long, and ``success_message`` up to 500.
     - ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
     - ``redirect_url`` is the address to which the customer returns. Customers who have not paid
-      also return there. Call :func:`check_payment` to find out whether the customer has paid.
+      also return to this address. Call :func:`check_payment` to find out whether the customer has
+      paid.
 
-    The function makes one request, which takes at most ten seconds. It does not move any money. If
-    no answer arrives, you can safely create another link.
+    The function makes one request, which takes at most ten seconds. The function does not move any
+    money. If no answer arrives, you can safely create another link.
 
     Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because
     requests are paused or the request quota is used up. Raises its subclass
@@ -66,9 +67,9 @@ def create_payment_link(
 def check_payment(ref: str) -> PaymentAnswer:
     """Ask the provider about the payment with this reference.
 
-    Compare the amount, the currency and ``is_sandbox`` with the values that you expect before you
-    place an order. The function has the same time limit as :func:`create_payment_link`, and raises
-    the same errors.
+    Compare the amount, the currency and ``is_sandbox`` with the expected values before you place an
+    order. The function has the same time limit as :func:`create_payment_link`, and raises the same
+    errors.
     """
     return _ask(lambda client: client.check_payment(ref))
 

@@ -57,20 +57,21 @@ def record_refund(
     comment: str = "",
     source: str = "code",
 ) -> CustomerRefund:
-    """Record that the customer of ``order`` was paid back ``amount``.
+    """Record that an amount was paid back to the customer of an order.
 
-    The function does not move any money. ``reference`` names the payment, and is unique within the
-    order. A second call with the same ``reference``, amount and method returns the existing refund.
-    ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are updated in
-    place. The :data:`~giftcards.signals.customer_refund_changed` signal is sent after the commit.
+    The function does not move any money. The ``reference`` identifies the payment, and is unique
+    within the order. A second call with the same ``reference``, amount and method returns the
+    existing refund. The ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of
+    ``order`` are updated in place. The :data:`~giftcards.signals.customer_refund_changed` signal is
+    sent after the commit.
 
     Returns the refund. Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid.
     Raises :exc:`~giftcards.exceptions.RefundError` in these cases:
 
-    - ``amount`` is above the order's ``open_amount``, which is the amount owed minus the amount
-      that was already paid back.
+    - The amount is higher than the order's ``open_amount``, which is the amount owed minus the
+      amount that was already paid back.
     - You owe the customer nothing for this order.
-    - The reference names another refund of the order.
+    - The reference belongs to another refund of the order.
     """
     refund = order.refunds.record(
         order,
@@ -88,11 +89,11 @@ def record_refund(
 
 
 def cancel_refund(refund: CustomerRefund, *, by: str, reason: str = "") -> CustomerRefund:
-    """Cancel ``refund``, so that the customer is owed its amount again.
+    """Cancel a refund, so that you owe the customer its amount again.
 
-    The app records ``by``, the person who cancelled it, and ``reason``. If the refund has already
-    been cancelled, the function does nothing. Raises
-    :exc:`~django.core.exceptions.ValidationError` if a string is invalid.
+    The app records the ``reason`` and the person given in the ``by`` argument. If the refund has
+    already been cancelled, the function does nothing. Raises
+    :exc:`~django.core.exceptions.ValidationError` if ``by`` or ``reason`` is invalid.
     """
     CustomerRefund.objects.cancel(refund, by=by, reason=reason)
     _announce(refund)

@@ -1,4 +1,4 @@
-"""The signals to which a shop connects its receivers.
+"""The signals to which your shop can connect receivers.
 
 The signals ``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and
 ``offer_changed`` are sent after the commit. Each change is announced at least once, and changes are
@@ -10,15 +10,15 @@ If a receiver of these signals raises an error, other receivers and the order ar
 worker calls the failed receiver again, up to 32 times within about a day. After that, the worker
 gives up, and the admin shows that the receiver was not notified.
 
-Give each receiver of these signals a ``dispatch_uid``. The app uses this name to store which
+Give each receiver of these signals a ``dispatch_uid``. Under this name, the app records which
 changes the receiver has processed. Receivers with the same name are retried together. If you do not
 set a ``dispatch_uid``, the name consists of the module and the name of the function. If you then
-rename the function, it is called again for each change that is still waiting for another receiver.
+rename the function, it is called again for each change that another receiver has not processed yet.
 
-The other signals are ordinary Django signals. The process that made the change sends them once.
-``customer_changed`` is sent before the commit, and an error in a receiver rolls the correction
-back. ``customer_refund_changed`` is sent after the commit, and an error in a receiver is only
-logged.
+The other signals are ordinary Django signals. The process that made the change sends each of them
+once. The ``customer_changed`` signal is sent before the commit, and an error in a receiver rolls
+the correction back. The ``customer_refund_changed`` signal is sent after the commit, and an error
+in a receiver is only logged.
 
 The ``sender`` is the model class that a signal is about, or ``None``.
 """
@@ -74,28 +74,29 @@ def _definition(receiver: Any) -> str:
     return f"{receiver.__module__}.{receiver.__qualname__}"
 
 
-#: Sent for every change of an order's status. The arguments are ``order``, an
-#: :class:`~giftcards.models.Order`, and ``change``, a :class:`~giftcards.models.StatusChange`.
+#: Sent for every change of an order's status. Receivers get the arguments ``order`` (an
+#: :class:`~giftcards.models.Order`) and ``change`` (a :class:`~giftcards.models.StatusChange`).
 order_status_changed = OutboxSignal()
-#: Sent when an order reaches a final status, after ``order_status_changed`` and with the same
-#: arguments.
+#: Sent when an order reaches a final status. The signal follows ``order_status_changed``, and has
+#: the same arguments.
 order_finalized = OutboxSignal()
 #: Sent once for an order that the provider has not accepted within ``POLL_TIMEOUT`` after it was
-#: recorded, with the same arguments. The order is on hold, cannot be sent, or is unconfirmed. Its
-#: status does not change: ``from_status`` and ``to_status`` of ``change`` are equal. If the
-#: provider accepts the order and it becomes ``DELAYED`` later, ``order_status_changed`` is sent,
-#: too. The signal is not sent for orders that ``REORDER_MISSING`` created.
+#: recorded, with the same arguments. The order is on hold, cannot be sent, or is unconfirmed. The
+#: status of the order does not change: ``from_status`` and ``to_status`` of ``change`` are equal.
+#: If the provider accepts the order and it becomes ``DELAYED`` later, the ``order_status_changed``
+#: signal is sent, too. The signal is not sent for orders that ``REORDER_MISSING`` created.
 order_kept_waiting = OutboxSignal()
 #: Sent when the provider's offer of a product type changes. The changes of one product type are
-#: sent one after the other. The arguments are ``product_id``, ``type_id``, ``what``, ``old`` and
-#: ``new`` (see :class:`~giftcards.models.OfferChange`), and ``at``, the time when the app noticed
-#: the change. The signal is sent within a minute of that time. Amounts in ``old`` and ``new`` are
-#: always costs, also if ``what`` is ``price``.
+#: sent one after the other. Receivers get the arguments ``product_id``, ``type_id``, ``what``,
+#: ``old`` and ``new`` (see :class:`~giftcards.models.OfferChange`), and ``at`` (the time when the
+#: app noticed the change). The signal is sent within a minute of that time. Amounts in the ``old``
+#: and ``new`` arguments are always costs, even if the ``what`` argument is ``price``.
 offer_changed = OutboxSignal()
-#: Sent when a refund to a customer was recorded, paid or cancelled. The argument is ``refund``, a
-#: :class:`~giftcards.models.CustomerRefund`. Its ``state`` says which of these happened.
+#: Sent when a refund to a customer was recorded, paid or cancelled. Receivers get the argument
+#: ``refund`` (a :class:`~giftcards.models.CustomerRefund`). The ``state`` of the refund says which
+#: event happened.
 customer_refund_changed = Signal()
-#: Sent inside the transaction that corrects a customer. The arguments are ``order`` and ``change``,
-#: a :class:`~giftcards.models.CustomerChange` with the details before the correction. If your
-#: receiver has effects outside the database, use ``transaction.on_commit``.
+#: Sent inside the transaction that corrects a customer. Receivers get the arguments ``order`` and
+#: ``change`` (a :class:`~giftcards.models.CustomerChange` with the details before the correction).
+#: If your receiver has effects outside the database, use ``transaction.on_commit``.
 customer_changed = Signal()

@@ -42,10 +42,10 @@ def sweep() -> str:
 def tick() -> str:
     """Follow the orders, and do all other work that is due.
 
-    Call this function once a minute. If no other process follows the orders, it follows them for up
-    to 40 seconds. Then it does the other work that is due, for example the daily work. The other
-    work gets at least a few seconds, even if orders are still open. The function raises no errors.
-    It returns counts as a text.
+    Call this function once a minute. If no other process follows the orders, the function follows
+    them for up to 40 seconds. Then the function does the other work that is due, for example the
+    daily work. The function spends at least a few seconds on the other work, even if orders are
+    still open. The function does not raise errors, and returns the results of its work as a text.
     """
     return tick_until(_stop())
 

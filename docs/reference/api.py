@@ -18,12 +18,12 @@ _INTRO = """\
 This page is for developers of shops. It describes the functions that your code calls, and what they return and raise.
 [The list of public names](names.md) also contains the names that other pages describe.
 
-Some functions take `by`, the name of the person who made the decision. These functions do not check permissions.
-Your code has to check them before the call."""
+Some functions take the `by` argument, which is the name of the person who made the decision. These functions do not
+check permissions. Your code has to check permissions before it calls them."""
 _ERRORS = """\
-All errors are in `giftcards.exceptions`. Their texts never contain a card code, an API key or the body of an answer.
-Only the functions of `giftcards.payments` raise `ProviderError` and its subclasses, such as `Refused`. The other
-functions do not raise errors of the provider: you see these errors in the status and the problems of an order."""
+All errors are in `giftcards.exceptions`. The texts of errors never contain a card code, an API key or the body of an
+answer. Only the functions of `giftcards.payments` raise `ProviderError` and its subclasses, such as `Refused`. For the
+other functions, errors of the provider appear in the status and the problems of an order."""
 # By heading, the module and the name of functions and classes. A class stands below the function
 # that returns it; after a colon, its methods and properties.
 API: Mapping[str, tuple[str, ...]] = {

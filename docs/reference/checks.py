@@ -22,7 +22,7 @@ and what to do about it. Words in *italics* stand for values in the message.
 Django runs these checks before `migrate` and `runserver`. To run only these checks, use
 `python manage.py check --tag giftcards`. Some checks read the database. To include them, add `--database default`.
 
-The id of a check never changes its meaning. To silence a check, add its id to `SILENCED_SYSTEM_CHECKS`. The messages
+The meaning of a check's id never changes. To silence a check, add its id to `SILENCED_SYSTEM_CHECKS`. The messages
 never contain secrets."""
 _SECRET = bytes(range(32))
 _OTHER_KEY, _DERIVED_KEY = (

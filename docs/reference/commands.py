@@ -14,8 +14,8 @@ from docs.reference.texts import coded, page, table
 from giftcards.watch.conditions import CONDITIONS
 
 _INTRO = """\
-This page is for people who run the shop's server. It describes the management commands. Run a command as
-`python manage.py NAME`; with `--help`, each command also prints examples.
+This page is for people who run the shop's server. It describes the management commands. To run a command, type
+`python manage.py NAME`. With `--help`, each command also prints examples.
 
 | exit code | meaning |
 |---|---|
@@ -24,17 +24,18 @@ This page is for people who run the shop's server. It describes the management c
 | 2 | The command could not start and has changed nothing. For example, an argument is wrong, a setting is missing, \
 or the database does not answer. |
 
-If the database fails after a command has started its work, the exit code is 1. A command that runs until you stop it
-exits with 0 after Ctrl-C or SIGTERM.
+If the database fails after a command has started its work, the exit code is 1. A command that runs until it is
+stopped, for example a worker, exits with code 0 after Ctrl-C or SIGTERM.
 
-With `--json`, a command prints [one JSON object](json.md) to standard output, and nothing else. Every command prints
-an error as one sentence to standard error. With `-v0`, a command prints only errors. All texts are in English, and
-never contain a card code or an API key. While a command waits, it shows what it waits for, and since when."""
+With `--json`, a command prints [one JSON object](json.md) to standard output, and nothing else. If a command
+fails, it prints a one-sentence error message to standard error. With `-v0`, a command prints only errors. All texts
+are in English, and never contain a card code or an API key. While a command waits, it shows what it is waiting for, and
+when the wait began."""
 _CONDITIONS = """\
 ### Conditions for monitors
 
-A monitor can call `giftcards_status --fail-on` with some of these conditions. If one of them holds, the command prints
-one line about it to standard error and exits with code 1. With `-v0`, it prints nothing else."""
+A monitor can call `giftcards_status --fail-on` with some of these conditions. If one of the conditions holds, the
+command prints one line about it to standard error and exits with code 1. With `-v0`, it prints nothing else."""
 
 
 # Left out of the page: the table of conditions lists the conditions, and a reader expects these

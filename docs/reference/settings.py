@@ -23,9 +23,9 @@ GIFTCARDS = {
 }
 ```
 
-Both settings are secret. The app never prints, logs or stores them. To use the default of another setting, leave the
-setting out. If you read a number from the environment, convert it, because the text `"5"` is an error. Run
-`python manage.py check` to find [mistakes](checks.md)."""
+Both settings are secret. The app never prints, logs or stores them. All other settings have a default, which applies if
+you leave the setting out. If you read a number from the environment, convert it to a number, because the string `"5"`
+is not valid. Run `python manage.py check` to find [mistakes](checks.md)."""
 # The pages that say more.
 _SEE = {
     "GIFTCARDS": {

@@ -62,7 +62,7 @@ def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]
 
 
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
-    """Return the headings, and then the rows of ``report`` without a total.
+    """Return the headings, followed by the rows of ``report`` without a total.
 
     Without ``shows_costs``, the columns with the provider's charges are left out. The headings are
     in the language that is active at the call.
@@ -100,7 +100,7 @@ def order_rows(
     shows_costs: bool = True,
     shows_contacts: bool = False,
 ) -> Iterator[Cells]:
-    """Return the headings, and then a row for each order of a period.
+    """Return the headings, followed by a row for each order of a period.
 
     The period contains the orders that became final from ``start`` to ``end``. The sums of the
     columns equal the figures of :func:`~giftcards.books.reports.report` for the same period.
@@ -213,7 +213,7 @@ _CONTACTS = (
 
 
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
-    """Yield ``rows`` in pieces as a CSV file (RFC 4180) in UTF-8.
+    """Yield ``rows`` as chunks of a UTF-8 CSV file (RFC 4180).
 
     The file begins with a byte order mark, by which spreadsheets recognise UTF-8. If a spreadsheet
     would read a part of a text as a formula, an apostrophe is written before that part. This also
@@ -254,7 +254,7 @@ def can_write_xlsx() -> bool:
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write ``rows``, which begin with the headings, to ``file`` as xlsx.
+    """Write ``rows``, starting with the headings, to ``file`` as xlsx.
 
     Amounts are written as numbers, and days and times as dates. Texts are never written as
     formulas. Raises :exc:`ImportError` if openpyxl is not installed.

@@ -79,10 +79,10 @@ class Settling(NamedTuple):
 class Report:
     """The figures from ``start`` to ``end``, both days included.
 
-    Each of the ``rows`` has ``key``, ``label`` and ``figures``. Days, weeks and months without
-    orders have no row. ``giftcards_report --json`` prints the figures under the same names.
-    ``settling`` has the attributes ``p50`` and ``p95``, in seconds. It is ``None`` if no order has
-    settled.
+    Each item of ``rows`` has the attributes ``key``, ``label`` and ``figures``. Days, weeks and
+    months without orders have no row. The ``giftcards_report --json`` command prints the figures
+    under the same names. The ``settling`` object has the attributes ``p50`` and ``p95``, in
+    seconds. If no order has settled, ``settling`` is ``None``.
     """
 
     start: date
@@ -96,10 +96,10 @@ class Report:
 def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> Report:
     """Return the figures for orders that became final between two dates.
 
-    ``start`` and ``end`` are both included, in ``settings.TIME_ZONE``. ``by`` is one of ``By.DAY``,
-    ``By.WEEK``, ``By.MONTH``, ``By.PRODUCT`` and ``By.TYPE``. If a week or month extends beyond the
-    period, its row contains only the orders of the days inside the period. Raises :exc:`ValueError`
-    if ``end`` is before ``start``.
+    Both dates are included, and are in the time zone ``settings.TIME_ZONE``. The ``by`` argument is
+    one of ``By.DAY``, ``By.WEEK``, ``By.MONTH``, ``By.PRODUCT`` and ``By.TYPE``. If a week or month
+    extends beyond the period, its row contains only the orders of the days inside the period.
+    Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
         raise ValueError("A report ends on the day it starts, or later.")

@@ -15,11 +15,11 @@ from giftcards.text.regions import region_name
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What customers read about a product, in one language.
+    """The texts about a product that customers read, in one language.
 
-    A text that is unknown is "". ``name`` is the name that your shop gave the product, or else the
-    provider's name. ``instructions`` is plain text that may have several lines. Escape it for HTML,
-    and turn the addresses in it into links.
+    Unknown texts are "". The ``name`` is the name that your shop gave the product, or else the
+    provider's name. The ``instructions`` are plain text that can contain several lines. Escape the
+    text for HTML, and turn the addresses in the text into links.
     """
 
     name: str = ""
@@ -30,11 +30,11 @@ class Description:
 def descriptions(
     rows: Iterable[ProductType | Order], language: str | None = None
 ) -> dict[int, Description]:
-    """Return the description of each row's product, by the row's primary key.
+    """Return a dict that maps each row's primary key to its description.
 
-    ``rows`` are product types or orders. Product types should come with their products, as from
-    :func:`offers`; the function then makes one query for all of them. For orders, it makes two
-    queries. If the product of an order is not in the catalogue, its description is empty.
+    The ``rows`` can be product types or orders. Load product types together with their products, as
+    :func:`offers` does. The function then makes one query for all product types. For orders, it
+    makes two queries. If the product of an order is not in the catalogue, its description is empty.
 
     ``language`` is the active language by default. If a text is missing in this language, the text
     in the site's default language is used.
@@ -52,11 +52,11 @@ def descriptions(
 
 
 def redemption_instructions(product_type: ProductType, language: str | None = None) -> str:
-    """Return how a card of this product type is redeemed, as plain text.
+    """Return instructions for redeeming a card of this type, as plain text.
 
-    Instructions for the product take precedence over those for its category. ``language`` is the
-    active language by default. If the text is missing in this language, the text in the site's
-    default language is used. Returns "" if there are no instructions.
+    Instructions for the product take precedence over instructions for its category. By default,
+    ``language`` is the active language. If the text is missing in this language, the text in the
+    site's default language is used. Returns "" if there are no instructions.
     """
     return descriptions([product_type], language)[product_type.pk].instructions
 

@@ -58,19 +58,21 @@ _LOOK = 0.1
 def offers() -> QuerySet[ProductType]:
     """Return the product types that can be sold now, sorted by product.
 
-    The query set makes one query. Each product type comes with its product and these attributes:
+    Evaluating the query set takes one query. Each product type comes with its product and these
+    attributes:
 
-    - ``price`` is the amount that a customer pays for one card. Show it to your customers. It is
-      ``None`` if neither a margin nor another rule sets a price.
+    - ``price`` is the amount that a customer pays for one card. Show this price to your customers.
+      The price is ``None`` if neither a margin nor another rule sets a price.
     - ``cost`` is the amount that the provider charges you for one card.
     - ``stock`` is the provider's stock at ``read_at``, or ``None`` if the stock is unknown.
     - ``available`` is the part of the stock that you can still sell.
 
-    A product type is left out if it is sold out, if it was read too long ago, if your shop does not
-    sell it, or if it would earn too little.
+    A product type is left out if it is sold out, if its values were read too long ago, if your shop
+    does not sell it, or if its sale would earn too little.
 
     If the function in ``PRICING`` sets the price, a product type appears after a worker has
-    calculated the price for its present cost. This takes about a minute after a new cost was read.
+    calculated the price for its present cost. The worker calculates the price within about a minute
+    after a new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -96,17 +98,17 @@ def quote(
     max_age: float = 60,
     reference: str = "",
 ) -> Quote:
-    """Return the cost, price and stock of a card, not older than ``max_age``.
+    """Return the current cost, price and stock of a card.
 
-    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. ``max_age`` is in
-    seconds. If the stored values are older, the function makes at most one request to the provider,
+    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. If the stored values
+    are older than ``max_age`` seconds, the function makes at most one request to the provider,
     which takes at most ten seconds and counts against the request quota. If the provider does not
     answer, or the quota is used up, the quote contains the stored values: see ``read_at`` and
     ``no_answer``. While one caller waits for the provider, concurrent callers wait for at most one
     second and then get the stored values.
 
     If the customer has a reservation, pass its ``reference``. The reserved cards then count as
-    available, and the quote has the reserved price until the reservation expires.
+    available, and the quote contains the reserved price until the reservation expires.
 
     Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. Raises
     :exc:`RuntimeError` inside a transaction.
@@ -125,7 +127,7 @@ def check_offer(
     fresh: bool = False,
     **details: Unpack[OrderDetails],
 ) -> None:
-    """Check that an order can be placed and that its sale covers the cost.
+    """Check that an order can be placed and that its price covers the cost.
 
     Call this function before the customer pays, with the values that you will pass to
     :func:`~giftcards.fulfilment.place_order`. The function checks all of these values. If the
@@ -261,16 +263,17 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The known values of a card before it is bought; ``None`` means unknown.
+    """The values of a card before it is bought; unknown values are ``None``.
 
-    - ``cost`` is the cost of one card, and ``stock`` is the provider's stock, both at ``read_at``.
+    - ``cost`` is the cost of one card, and ``stock`` is the provider's stock. Both values were read
+      at ``read_at``.
     - ``available`` and ``price`` have the same meaning as in :func:`~giftcards.catalogue.offers`.
     - ``accepted_loss`` is the amount by which the card may be sold below its cost.
     - ``is_listed`` is False if the provider does not sell the card.
     - ``is_sold_here`` is False if your shop does not sell the card. In this case, the provider is
       not asked.
-    - ``balance`` is the balance of your account at the provider, at ``balance_read_at``.
-    - ``no_answer`` is the reason why the provider did not answer, if it was asked.
+    - ``balance`` is the balance of your account at the provider, as read at ``balance_read_at``.
+    - ``no_answer`` is the reason why the provider did not answer, if the app sent a request.
     """
 
     names: Names

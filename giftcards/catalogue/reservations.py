@@ -41,28 +41,29 @@ def reserve(
 ) -> Reservation:
     """Reserve cards for a customer until the order is placed.
 
-    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. Place the order with
-    the same ``reference``, which uses up the reservation.
+    Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. To use the reservation,
+    place the order with the same ``reference``.
 
-    The reservation expires after ``minutes``, which may be at most a day. Until then, the cards and
-    their cost are subtracted from what other customers can buy. The reservation also keeps the
-    present price of the card: ``quote`` and ``check_offer`` use this price if you pass them the
-    same reference.
+    The reservation lasts for the given number of ``minutes``, which must not exceed one day. Until
+    then, the cards and their cost are subtracted from what other customers can buy. The reservation
+    also guarantees the current price of the card: ``quote`` and ``check_offer`` use this price if
+    you pass them the same reference.
 
     If the reference already has a reservation, the new cards replace the old ones, and the
-    reservation lasts ``minutes`` from now. A reservation can be extended to three times its first
-    ``minutes`` in total. One hour after it has ended, the same reference can be reserved again.
+    reservation lasts for the given number of ``minutes`` from now. A reservation can be extended to
+    three times its first duration in total. One hour after it has ended, the same reference can be
+    reserved again.
 
     ``customer`` identifies the account or the guest who wants the cards. Pass the result of
-    ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most
-    20 reservations. All guests of one network together can reserve 20 times as many.
+    ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most 20
+    reservations. The limits for all guests from one network together are 20 times as high.
 
-    Inside a transaction, other callers of this function wait until the transaction ends.
+    If you call this function inside a transaction, other callers wait until the transaction ends.
 
     The function raises
 
-    - :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be reserved. Its code is
-      ``delisted``, ``out_of_stock``, ``balance``, ``too_many_reserved``, ``network_busy``,
+    - :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be reserved. The code of the error
+      is ``delisted``, ``out_of_stock``, ``balance``, ``too_many_reserved``, ``network_busy``,
       ``reserved_too_long``, or ``busy`` if SQLite was locked for two seconds. An existing
       reservation does not change.
     - :exc:`~giftcards.exceptions.ReferenceConflict` if an order with this reference exists.

@@ -152,13 +152,14 @@ def _problems(order: Order) -> Iterator[Problem]:
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Approve a price per card for an order that is on hold for its price.
+    """Approve a price per card for an order on hold because of its price.
 
-    A worker sends the order if a card then costs at most ``price``. Otherwise it puts the order on
-    hold again. The timeline of the order shows ``by`` as the person who decided.
+    A worker sends the order if a card then costs no more than the approved price. Otherwise, the
+    worker puts the order on hold again. The timeline of the order names the person given in the
+    ``by`` argument.
 
-    Returns the recorded decision, or ``None`` if the order is no longer on hold for its price.
-    Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    Returns the recorded decision, or ``None`` if the order is no longer on hold because of its
+    price. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = (
         order.check_amount("approved_price", price),
@@ -178,8 +179,9 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 def approve_review(order: Order, *, by: str) -> Problem | None:
     """Approve an order that is on hold for review.
 
-    A worker sends the order without another review. It can still put the order on hold for its
-    price. The timeline of the order shows ``by`` as the person who decided.
+    A worker sends the order without another review. However, the worker can still put the order on
+    hold because of its price. The timeline of the order names the person given in the ``by``
+    argument.
 
     Returns the recorded decision, or ``None`` if the order is no longer on hold for review.
     """
@@ -225,7 +227,7 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
     """End the wait of an order, so that it is sent now.
 
     Returns the recorded decision, or ``None`` if the order no longer waits. The timeline of the
-    order shows ``by`` as the person who decided.
+    order names the person given in the ``by`` argument.
     """
     if not order.is_waiting:
         return None
@@ -282,17 +284,17 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
 
 def cancel_order(order: Order, *, by: str) -> bool:
-    """Cancel an order that was not sent yet; return False if it is too late.
+    """Cancel an unsent order; return False if it is too late to do so.
 
     An order can be cancelled while its status is PENDING, whether it waits in the queue or is on
-    hold. As soon as a worker has claimed the order, it is too late.
+    hold. As soon as a worker has claimed the order, it can no longer be cancelled.
 
     The cancelled order becomes REJECTED, and you owe the customer the whole payment. The timeline
-    of the order shows ``by`` as the person who decided. ``order`` is updated in place in both
-    cases.
+    of the order names the person given in the ``by`` argument. ``order`` is updated in place in
+    both cases.
 
-    Only one call for each order returns True. Therefore pay the customer back only after True. A
-    second call for a cancelled order returns False.
+    Only one call for each order returns True. Therefore, pay the customer back only if the call
+    returns True. A second call for a cancelled order returns False.
     """
     decision = Problem("staff_cancelled", {"by": by})
     with transaction.atomic():

@@ -147,8 +147,9 @@ class OpenMoney:
 def money_in_open_orders() -> OpenMoney:
     """Return the cost of the open orders in dinars.
 
-    The result has ``sent``, ``unsent`` and ``total``. Orders without a known price are left out of
-    these amounts. ``unknown`` is the number of orders that were left out.
+    The result has the attributes ``sent``, ``unsent`` and ``total``. Orders without a known price
+    are left out of these amounts. The ``unknown`` attribute is the number of orders that were left
+    out.
     """
     lines = read_lines(Order.objects.all().open_lines())
     return _in_open_orders(lines, _latest_prices(lines))

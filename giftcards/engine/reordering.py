@@ -44,29 +44,31 @@ _COPIED = (
 
 
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
-    """Order the missing cards of a final ``order`` again.
+    """Order the missing cards of a final order again.
 
-    Returns the new order. The ``repeats`` attribute of the new order is ``order``. Further calls
-    for the same ``order`` return the same new order. If cards of the new order are missing, too,
-    call this function with the new order. The timeline of ``order`` shows ``by`` as the person who
-    decided.
+    Returns the new order. The ``repeats`` attribute of the new order refers to the original order.
+    Further calls for the same original order return the same new order. If cards of the new order
+    are missing, too, call this function with the new order. The timeline of the original order
+    names the person given in the ``by`` argument.
 
-    The new order has a UUID as its reference. It has the same product, group, metadata, user,
-    customer and gift details as ``order``. Its price limit is ``max_price``, or by default the
-    limit of ``order``. The function in ``REVIEW_ORDER`` is called for the new order only if
-    ``order`` was rejected after a review.
+    The new order has a UUID as its reference. The new order has the same product, group, metadata,
+    user, customer and gift details as the original order. The price limit of the new order is
+    ``max_price``, or the limit of the original order if you do not pass ``max_price``. The function
+    in ``REVIEW_ORDER`` is called for the new order only if the original order was rejected after a
+    review.
 
     The amount that you owe the customer for the missing cards becomes the ``sale_amount`` of the
-    new order. You then owe nothing for ``order``. Cards that arrived after ``order`` had settled do
-    not count as missing.
+    new order. You then owe nothing for the original order. Cards that arrived after the original
+    order had settled do not count as missing.
 
     Raises :exc:`~django.core.exceptions.ValidationError` if ``max_price`` is invalid. Raises
     :exc:`~giftcards.exceptions.ReorderError` in these cases:
 
-    - ``order`` is open, or all its cards were delivered.
-    - ``order`` was bought in another environment (sandbox or production) than that of the API key.
+    - The original order is open, or all its cards were delivered.
+    - The original order was bought in a different environment (sandbox or production) from the
+      environment of the API key.
     - The customer was paid back.
-    - ``order`` has a problem that staff have not ticked off.
+    - The original order has a problem that staff have not ticked off.
     """
     with transaction.atomic():
         order.lock()

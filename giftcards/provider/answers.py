@@ -179,9 +179,9 @@ class Catalogue:
 class PaymentLink:
     """A page of the provider on which a customer can pay once.
 
-    The link expires after 20 minutes. ``ref`` is the provider's reference of the payment, and
-    ``url`` is the address of the page. ``is_sandbox`` is ``None`` if the provider does not say
-    whether the payment moves real money.
+    The link expires after 20 minutes. The ``ref`` attribute is the provider's reference of the
+    payment, and ``url`` is the address of the page. The ``is_sandbox`` attribute is ``None`` if the
+    provider does not say whether the payment moves real money.
     """
 
     ref: str
@@ -194,8 +194,8 @@ class PaymentAnswer:
     """The state of a payment, and the figures of its transaction.
 
     ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or another
-    word of the provider. ``amount`` is in units of ``currency``, for example ``DZD``. If there is
-    no transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
+    value that the provider uses. The ``amount`` is in units of ``currency``, for example ``DZD``.
+    If there is no transaction, ``amount`` and ``is_sandbox`` are ``None``, and ``currency`` is "".
     """
 
     status: str

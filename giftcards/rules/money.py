@@ -23,9 +23,9 @@ _CENTIME = Decimal("0.01")
 class RefundBreakdown:
     """The amounts that the provider charged and credited back for an order.
 
-    Amounts are in dinars. ``None`` means that an amount is unknown, which is not the same as 0.
-    ``is_consistent`` is False if the provider's figures are negative or contradict each other. A
-    missing figure does not count as a contradiction.
+    Amounts are in dinars. ``None`` means that an amount is unknown, which is not the same as 0. The
+    ``is_consistent`` attribute is False if the provider's figures are negative or contradict each
+    other. A missing figure does not count as a contradiction.
     """
 
     ordered_amount: Decimal | None
@@ -46,10 +46,10 @@ class Settleable(Protocol):
 
 
 def refund_breakdown(order: Settleable) -> RefundBreakdown | None:
-    """Return what the provider charged and credited back for ``order``.
+    """Return what the provider charged and credited back for an order.
 
     Returns ``None`` if the provider has not settled the order. The figures of an open order are not
-    final, and for a rejected order the provider charged nothing.
+    final, and the provider does not charge anything for a rejected order.
     """
     if order.status not in SETTLED:
         return None
@@ -131,14 +131,14 @@ def _adds_up(
 
 @dataclass(frozen=True, slots=True)
 class CustomerBreakdown:
-    """The parts of the customer's payment for a final order, in dinars.
+    """How the customer's payment for a final order is divided, in dinars.
 
-    - ``paid_amount`` is the payment. It is the sum of ``kept_amount`` and ``owed_amount``.
-    - ``kept_amount`` is the part for the delivered cards.
-    - ``owed_amount`` is the part for the missing cards.
-    - ``paid_back_amount`` is the amount that the customer was paid back.
-    - ``open_amount`` is the rest of ``owed_amount`` that was not paid back. It is 0 if the missing
-      cards were ordered again.
+    - ``paid_amount`` is the payment. The payment is the sum of ``kept_amount`` and ``owed_amount``.
+    - ``kept_amount`` is the part of the payment for the delivered cards.
+    - ``owed_amount`` is the part of the payment for the missing cards.
+    - ``paid_back_amount`` is the amount that was paid back to the customer.
+    - ``open_amount`` is the part of ``owed_amount`` that has not been paid back. If the missing
+      cards were ordered again, ``open_amount`` is 0.
     """
 
     paid_amount: Decimal
@@ -160,15 +160,15 @@ class Sold(Protocol):
 
 
 def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
-    """Return how the customer's payment for ``order`` is divided.
+    """Return the breakdown of the customer's payment for an order.
 
     Returns ``None`` if the order is open or has no sale amount. For a rejected order, you owe the
     customer the whole payment. Cards that arrive after the order has settled do not change the
     amounts.
 
-    If the missing cards were ordered again, their payment belongs to the new order. When you sum
-    over several orders, therefore subtract :attr:`~giftcards.models.Order.reordered_amount` from
-    ``paid_amount`` and ``owed_amount``.
+    If the missing cards were ordered again, their payment belongs to the new order. Therefore, when
+    you add up the amounts of several orders, subtract
+    :attr:`~giftcards.models.Order.reordered_amount` from ``paid_amount`` and ``owed_amount``.
     """
     if order.sale_amount is None or order.status not in FINAL:
         return None

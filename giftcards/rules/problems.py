@@ -656,11 +656,11 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of an order, or an entry of its timeline.
+    """A problem of an order, or an entry in its timeline.
 
-    ``text`` says what is wrong, ``remedy`` says what staff can do, and ``hint`` says what a
-    developer can do. All three are in the active language, and the last two may be "". ``str()``
-    returns English text for logs.
+    The ``text`` attribute says what is wrong, ``remedy`` says what staff can do, and ``hint`` says
+    what a developer can do. All three texts are in the active language, and the last two may be "".
+    The ``str()`` function returns English text for logs.
     """
 
     code: str

@@ -23,11 +23,11 @@ _SUBSCRIBER = 64
 
 
 def client_network(request: HttpRequest) -> str:
-    """Return the network of the client who sent the request.
+    """Return the network of the client that sent the request.
 
     The network is an IPv4 address, or the first 64 bits of an IPv6 address, because one person
     usually controls all addresses with the same 64 bits. Many people may share an IPv4 address. All
-    clients without a usable address count as one network.
+    clients without a usable address belong to the same network.
     """
     address = ip_address(request)
     if address is None:

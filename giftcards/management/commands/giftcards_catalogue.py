@@ -11,17 +11,17 @@ from giftcards.management.output import counted
 class Command(GiftcardsCommand):
     help = (
         "Read the provider's catalogue: products, product types, costs and stock. The"
-        " command makes one request for the list of products and one for each product on"
-        " sale. It uses at most a tenth of the request quota. If you stop the command"
-        " and run it again within six hours, it continues where it stopped."
+        " command makes one request for the list of products and one for each product"
+        " on sale. The command uses at most a tenth of the request quota. If you stop"
+        " the command and run it again within six hours, it continues where it stopped."
     )
     notes = (
-        "The worker reads the catalogue automatically, unless CATALOGUE_INTERVAL is 0. A"
-        " product that is missing in two readings, at least an hour apart, is taken off"
-        " sale. A product that cannot be read counts as failed, and the next run reads it"
-        " first.",
-        "Exit code 1 means that a product could not be read, or that some products were not"
-        " read yet.",
+        "The worker reads the catalogue automatically, unless CATALOGUE_INTERVAL is 0."
+        " If a product is missing in two readings that are at least an hour apart, it"
+        " is taken off sale. A product that cannot be read counts as failed, and the"
+        " next run reads it first.",
+        "Exit code 1 means that a product could not be read, or that some products have"
+        " not been read yet.",
     )
     examples = (
         ("Read the catalogue once a day from cron:", "-v0"),

@@ -23,16 +23,16 @@ _NAMED = 20
 
 class Command(GiftcardsCommand):
     help = (
-        "Export all stored data about a customer, or erase the customer. After an erasure,"
-        " the orders and the ledger remain, without the customer's data and the card codes."
-        " An erasure cannot be undone."
+        "Export all stored data about a customer, or erase the customer. After an"
+        " erasure, the orders and the ledger remain, but without the customer's data"
+        " and the card codes. An erasure cannot be undone."
     )
     notes = (
         "Recipients of gifts count as customers.",
-        "Exit code 1 means that the customer has no orders, or that a part of the data must"
-        " not be erased yet. In the second case, nothing was erased. Exit code 2 also means"
-        " that orders with this phone number have different e-mail addresses, or that FILE"
-        " exists already.",
+        "Exit code 1 means that the customer has no orders, or that a part of the data"
+        " must not be erased yet and therefore nothing was erased. Exit code 2 also"
+        " means that orders with this phone number have different e-mail addresses, or"
+        " that FILE exists already.",
     )
     examples = (
         (

@@ -11,8 +11,9 @@ from giftcards.management.base import GiftcardsCommand, database_failure
 class Command(GiftcardsCommand):
     needs = ("LOW_BALANCE", "REQUESTS_PER_MINUTE")
     help = (
-        "Print the metrics for Prometheus in the OpenMetrics format. The command only reads"
-        " the database. It requires the extra `metrics` of the package."
+        "Print the metrics for Prometheus in the OpenMetrics format. The command reads"
+        " the database without changing it. The command requires the `metrics` extra of"
+        " the package."
     )
     notes = (
         "Exit code 1 means that the database failed. In this case, the command prints no metrics.",

@@ -36,8 +36,8 @@ from giftcards.rules.states import ACCEPTED, SETTLED
 
 class Command(GiftcardsCommand):
     help = (
-        "Place an order and send it to the provider. With --wait, the command follows the"
-        " order until it settles. With a production API key, this costs money."
+        "Place an order and send it to the provider. With --wait, the command follows"
+        " the order until it settles. With a production API key, the order costs money."
     )
     notes = (
         "Exit code 0 means that the provider accepted the order or, with --wait, that the"

@@ -27,10 +27,10 @@ class Command(GiftcardsCommand):
     help = "Do one sweep: send and check all orders that are due."
     notes = (
         "A sweep sends waiting orders, checks orders that are due, and searches for"
-        " unconfirmed orders. It also calls your receivers, and sends messages to customers"
-        " and staff. Postponed orders are checked later, usually because the request quota"
-        " is used up. This is not an error.",
-        "With --reference, the command compares a settled order with the provider's present data.",
+        " unconfirmed orders. A sweep also calls your receivers, and sends messages to"
+        " customers and staff. If the request quota is used up, some orders are"
+        " postponed, and a later sweep checks them. Postponed orders are not an error.",
+        "With --reference, the command compares a settled order with the provider's current data.",
         "Exit code 1 means that a part of the work failed, or that requests are paused.",
     )
     examples = (

@@ -10,12 +10,12 @@ from giftcards.privacy.retention import REASONS, Purge, long_settled, purge
 
 class Command(GiftcardsCommand):
     help = (
-        "Destroy the card codes of orders that settled long ago. All other data about the"
-        " orders remains. A destroyed code can only be restored from a backup."
+        "Destroy the card codes of orders that settled long ago. All other data about"
+        " the orders remains. A destroyed code can be restored only from a backup."
     )
     notes = (
-        "The shop and the workers can keep running. If you stop the command, the next run"
-        " continues.",
+        "The shop and the workers can keep running. If you stop the command, the next"
+        " run continues where it stopped.",
     )
     examples = (
         ("Show what would be destroyed:", "--settled-before 365 --dry-run"),

@@ -37,11 +37,12 @@ class Command(GiftcardsCommand):
         " report unknown orders at the provider. The command does not place any orders."
     )
     notes = (
-        "An order at the provider is unknown if your database does not contain it. It was"
-        " placed elsewhere with the same account, or after the backup from which you"
-        " restored the database. If a settled order differs from the provider's list, it"
-        " keeps its status and needs attention. With --after-restore, the command refuses to"
-        " start while a worker runs, and prevents workers from starting.",
+        "An order at the provider is unknown if your database does not contain it. An"
+        " unknown order was placed elsewhere with the same account, or it was placed"
+        " after the backup that you restored. If a settled order differs from the"
+        " provider's list, it keeps its status and needs attention. With"
+        " --after-restore, the command refuses to start while a worker runs, and"
+        " prevents workers from starting.",
         "Exit code 1 means that an order is unknown, different or unconfirmed, that the"
         " provider's list could not be read completely, or that requests are paused.",
     )

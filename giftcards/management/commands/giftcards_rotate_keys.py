@@ -13,10 +13,10 @@ _PER_SECOND = 500
 
 class Command(GiftcardsCommand):
     help = (
-        "Encrypt every card again with the first key of GIFTCARDS['ENCRYPTION_KEYS']. Before"
-        " you run this command, put the new key in front of the old one, and deploy the"
-        " setting to every process. The shop and the workers can keep running. If you stop"
-        " the command, the next run continues where it stopped."
+        "Re-encrypt every card with the first key in GIFTCARDS['ENCRYPTION_KEYS']."
+        " Before you run this command, put the new key in front of the old one, and"
+        " deploy the setting to every process. The shop and the workers can keep"
+        " running. If you stop the command, the next run continues where it stopped."
     )
     notes = (
         "Exit code 1 means that a card could not be opened. The command does not change this"

@@ -109,8 +109,8 @@ class Command(GiftcardsCommand):
     )
     notes = (
         "The command creates orders whose references begin with `selftest-`, and your"
-        " receivers are called for them. It also tries to open the newest and the oldest"
-        " stored card.",
+        " receivers are called for them. The command also tries to open the newest and"
+        " the oldest stored card.",
         "If all scenarios succeed, the command buys up to two more orders without storing"
         " them. These orders show whether the provider stores references: see"
         " SEND_REFERENCE.",

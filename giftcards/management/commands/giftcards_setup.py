@@ -20,8 +20,9 @@ class Command(GiftcardsCommand):
         ("Restore missing permissions of the groups:", "--repair-groups"),
     )
     help = (
-        "Create the groups of staff that do not exist yet. If django-q2 follows the orders,"
-        " also create or repair its schedule. You can run this command as often as you like."
+        "Create the staff groups that do not exist yet. If django-q2 follows the"
+        " orders, also create or repair its schedule. You can run this command as often"
+        " as you like."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

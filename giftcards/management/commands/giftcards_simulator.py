@@ -72,9 +72,9 @@ def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -
 
 class Command(ConsoleCommand):
     help = (
-        "Run a simulator of the provider, for development and tests. It works without"
-        " settings and without a database. When you stop it with Ctrl-C, it loses all its"
-        " data."
+        "Run a simulator of the provider, for development and tests. The simulator"
+        " works without settings and without a database. When you stop the simulator"
+        " with Ctrl-C, it loses all its data."
     )
     examples = (
         ("Use the default port:", ""),

@@ -46,9 +46,9 @@ _TIMES = (
 class Command(GiftcardsCommand):
     needs = ("LOW_BALANCE",)
     help = (
-        "Show one order with its refund breakdown. Without a reference, show the number of"
-        " orders by status and all conditions that need attention. The command only reads"
-        " the database."
+        "Show one order with its refund breakdown. Without a reference, show the number"
+        " of orders by status and all conditions that need attention. The command reads"
+        " the database without changing it."
     )
     notes = ("Exit code 1 means that a condition named in --fail-on holds.",)
     examples = (

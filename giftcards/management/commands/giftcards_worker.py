@@ -21,9 +21,10 @@ class Command(GiftcardsCommand):
         " orders, and does all other background work, for example sending messages."
     )
     notes = (
-        "This worker replaces the `qcluster` of django-q2 for this app. If another process"
-        " already follows the orders, it waits until that process stops. If the database is"
-        " down, it waits until the database is available.",
+        "This worker replaces the `qcluster` of django-q2 for this app. If another"
+        " process already follows the orders, the worker waits until that process"
+        " stops. If the database is down, the worker waits until the database is"
+        " available.",
     )
     examples = (("Run the shop's worker until Ctrl-C:", ""),)
     needs = WORKING_SETTINGS

@@ -30,17 +30,18 @@ from giftcards.rules.times import day_of, today
 class Command(GiftcardsCommand):
     help = (
         "Read the provider's ledger, match its entries with the orders, and show the"
-        " differences. The command uses at most a tenth of the request quota. If you stop"
-        " it, the next run continues where it stopped."
+        " differences. The command uses at most a tenth of the request quota. If you"
+        " stop the command, the next run continues where it stopped."
     )
     notes = (
-        "Exit code 1 means that the ledger could not be read completely, or that a condition"
-        " named in --fail-on holds. An unknown gap does not count as a gap.",
+        "Exit code 1 means that the ledger could not be read completely, or that a"
+        " condition named in --fail-on holds. If the gap is unknown, the condition"
+        " ledger_gap does not hold.",
     )
     examples = (
         ("Read the entries since the last run:", ""),
         (
-            "Sum up last month without reading the ledger again:",
+            "Summarise last month without reading the ledger again:",
             "--offline --from 2026-10-01 --to 2026-10-31",
         ),
         (
@@ -70,7 +71,7 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--offline",
             action="store_true",
-            help="Sum up the stored entries without reading the ledger (default: read first).",
+            help="Summarise the stored entries without reading the ledger (default: read first).",
         )
         add_fail_on(parser, CONDITIONS)
 

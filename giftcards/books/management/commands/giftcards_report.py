@@ -21,10 +21,11 @@ from giftcards.rules.times import today
 
 class Command(GiftcardsCommand):
     help = (
-        "Sum up the orders that became final in a period. The report shows the number of"
-        " cards, the amounts that the provider charged and credited back, the amounts that"
-        " customers paid and are owed, and the margin. Days begin and end in the site's time"
-        " zone. The command only reads the database."
+        "Calculate the totals for the orders that became final in a given period. The"
+        " report shows the number of cards, the amounts that the provider charged and"
+        " credited back, the amounts that customers paid and are owed, and the margin."
+        " Days begin and end in the site's time zone. The command reads the database"
+        " without changing it."
     )
     examples = (
         ("Report this month by day:", ""),

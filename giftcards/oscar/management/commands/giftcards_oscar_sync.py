@@ -13,7 +13,7 @@ class Command(GiftcardsCommand):
         " django-oscar. The worker also does this once a minute."
     )
     notes = (
-        'New products get the class "Gift cards", the category of the provider, and the'
+        'New products have the class "Gift cards", the category from the provider, and the'
         " stored price.",
     )
     examples = (
