@@ -93,6 +93,7 @@ def with_a_mail_server(_simulator: Simulator) -> None:
 SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/going-live.md", "Before you go live"): with_a_mail_server,
     ("docs/installation.md", "8. See that it works"): ticked,
+    ("docs/moving.md", "The move"): with_a_mail_server,
     ("docs/privacy.md", "Handing out the data"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
     ("docs/restoring.md", "Before the workers start"): restored,
