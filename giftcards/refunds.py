@@ -1,4 +1,4 @@
-"""What the provider charged and credited back for an order.
+"""The amounts that the provider charged and credited back for an order.
 
 :func:`~giftcards.rules.money.customer_breakdown` in :mod:`giftcards.settlement` returns what the
 shop owes a customer.

@@ -87,7 +87,7 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
 
     @cached_property
     def told(self) -> dict[int, Description]:
-        """What customers are told about the products, read once for all orders of an answer."""
+        """The texts about the products for customers, read once for all orders of an answer."""
         shown: Any = self.root.instance
         return descriptions([shown] if isinstance(shown, Order) else shown)
 

@@ -131,7 +131,7 @@ def _adds_up(
 
 @dataclass(frozen=True, slots=True)
 class CustomerBreakdown:
-    """How the customer's payment for a final order is divided, in dinars.
+    """The breakdown of the customer's payment for a final order, in dinars.
 
     - ``paid_amount`` is the payment. The payment is the sum of ``kept_amount`` and ``owed_amount``.
     - ``kept_amount`` is the part of the payment for the delivered cards.

@@ -18,7 +18,7 @@ _CENTIME = Decimal("0.01")
 
 
 class PriceSource(TextChoices):
-    """What decides about the price of a type; the most specific value comes first."""
+    """The value that determines the price of a type; the most specific one comes first."""
 
     FIXED = "fixed", _("fixed price")
     TYPE = "type", _("margin of the type")
@@ -56,7 +56,7 @@ class Margin(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What is known of one type: its cost, and the values set for it, its product and category.
+    """The facts about one type: its cost, and the values set for it, its product and category.
 
     ``accepted_loss`` is how many dinars the card may be sold below its cost, by the owner's
     confirmation.
@@ -71,7 +71,7 @@ class Terms(NamedTuple):
 
 
 class ShelfTerms(NamedTuple):
-    """What holds for all types. If ``has_function``, a function of the shop replaces ``margin``."""
+    """The values for all types. If ``has_function``, a function of the shop replaces ``margin``."""
 
     margin: Margin = Margin()
     round_to: int = 0

@@ -60,7 +60,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """What the shop knows about the purchase at the provider."""
+    """The shop's knowledge about the purchase at the provider."""
 
     NONE = auto()
     UNKNOWN = auto()

@@ -1,4 +1,4 @@
-"""What the ledger adds to the pages of orders.
+"""Parts of the ledger on the pages of orders.
 
 These are the account above the list, the ledger entries of an order, and reports. Only people who
 may see costs can see the account and the entries.
