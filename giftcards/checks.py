@@ -1,7 +1,7 @@
-"""The system checks: ``manage.py check`` finds wrong settings and lost keys.
+"""The system checks, with which ``manage.py check`` finds invalid settings and lost keys.
 
-An id stands for one kind of mistake for ever, because shops silence warnings by id. This module
-imports neither the models, which are loaded later, nor django-q2, which may be missing.
+The meaning of an id never changes, because shops silence warnings by id. This module imports
+neither the models, which are loaded later, nor django-q2, which may be missing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _NO_TIMEOUT = -1
 
 @register(TAG)
 def check_settings(**_: object) -> list[CheckMessage]:
-    """Report what is wrong with ``GIFTCARDS``."""
+    """Report invalid or missing values in ``GIFTCARDS``."""
     return [
         Error(problem.message, hint=problem.hint, id=IDS[problem.kind]) for problem in problems()
     ]
@@ -69,7 +69,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_databases(**_: object) -> list[CheckMessage]:
-    """Report tables of the app, or of its optional apps, that are routed to another database."""
+    """Report tables of this app, or of its optional apps, that are routed to another database."""
     ours = [app for app in apps.get_app_configs() if app.name.partition(".")[0] == "giftcards"]
     models = [model for app in ours for model in app.get_models()]
     aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
@@ -90,7 +90,7 @@ def check_databases(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_isolation(**_: object) -> list[CheckMessage]:
-    """Warn of an isolation level that the app has not been tested with."""
+    """Warn about an isolation level with which the app has not been tested."""
     connection = connections[DEFAULT_DB_ALIAS]
     level = _isolation(connection.vendor, connection.settings_dict["OPTIONS"])
     if level == _READ_COMMITTED:
@@ -122,7 +122,7 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
 
 @register(TAG)
 def check_durability(**_: object) -> list[CheckMessage]:
-    """Warn of options with which the database can lose what it has committed."""
+    """Warn about options with which the database can lose committed data."""
     found = _LOSES_COMMITS.search(str(connections[DEFAULT_DB_ALIAS].settings_dict["OPTIONS"]))
     if found is None:
         return []
@@ -140,7 +140,7 @@ def check_durability(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_urls(**_: object) -> list[CheckMessage]:
-    """Report a name in ``REAUTHENTICATE`` that no URL has."""
+    """Report a ``REAUTHENTICATE`` value that is not the name of a URL."""
     try:
         name = conf.reauthenticate
     except ConfigurationError:
@@ -169,9 +169,9 @@ _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_perm
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report admins that override a permission method for the page of an order.
+    """Report admin classes that override a permission method for the order page.
 
-    Such a method decides about this page only: lists, numbers and files would still show the order.
+    Such a method protects only this page. Lists, counts and files would still show the order.
     """
     if not apps.is_installed("django.contrib.admin"):
         return []
@@ -214,7 +214,7 @@ def check_functions(**_: object) -> list[CheckMessage]:
 
 
 def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # noqa: A002
-    """Report ``path`` if the object there cannot be imported or called."""
+    """Report ``path`` if the object at this path cannot be imported or called."""
     if callable(find(path)):
         return []
     return [
@@ -227,7 +227,7 @@ def check_path(setting: str, path: str, *, id: str) -> list[CheckMessage]:  # no
 
 
 def find(path: str) -> Any:
-    """Return the object at ``path``; ``None`` if it cannot be imported."""
+    """Return the object at ``path``, or ``None`` if it cannot be imported."""
     try:
         return import_string(path)
     except Exception:  # noqa: BLE001 (a module of the shop may raise anything)
@@ -236,7 +236,7 @@ def find(path: str) -> Any:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if staff may sign in without a password, because they need one to reveal codes."""
+    """Warn if staff can sign in without a password, because they need one to reveal codes."""
     try:
         if conf.reauthenticate is not None:
             return []
@@ -269,7 +269,7 @@ def _takes_password(backend: str) -> bool:
 def check_staff_without_password(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Warn if staff who may reveal codes have no password to prove who they are."""
+    """Warn if staff with the permission to reveal codes have no password."""
     alias = router.db_for_read(get_user_model())
     try:
         if alias not in (databases or ()) or conf.reauthenticate or conf.password_backends:
@@ -311,9 +311,10 @@ def _staff_without_password(alias: str) -> list[str]:
 def check_stored_cards(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Report cards that the encryption keys do not open, and keys that no card needs.
+    """Report cards that the encryption keys cannot decrypt, and keys that no card needs.
 
-    Only the newest and the oldest card are opened; others are judged by their key fingerprints.
+    Only the newest and the oldest card are decrypted. For the other cards, the key fingerprints are
+    compared.
     """
     cards = apps.get_model("giftcards", "Card")
     alias = router.db_for_read(cards)
@@ -370,7 +371,7 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
 def check_queue_is_read(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Warn if tasks are queued, but no worker takes them from the queue."""
+    """Warn if tasks are queued but no worker runs them."""
     states = apps.get_model("giftcards", "ProviderState")
     alias = router.db_for_read(states)
     if alias not in (databases or ()):
@@ -398,7 +399,7 @@ def check_queue_is_read(
 
 
 def _is_migrating() -> bool:
-    """True if ``migrate`` runs the checks: an error about a lost code must not stop a migration.
+    """True if ``migrate`` runs the checks, so that a lost code does not stop a migration.
 
     Django does not tell a check which command runs it, so this function searches the call stack.
     """
@@ -437,7 +438,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 @register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Report a ``Q_CLUSTER`` that does not suit the loop, if django-q2 runs the tasks."""
+    """Report ``Q_CLUSTER`` values that do not suit the loop, if django-q2 runs the tasks."""
     if not conf.uses_django_q:
         return []
     # ``settings`` is read here, because django_q.conf reads it only once, when django-q2 is

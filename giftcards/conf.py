@@ -1,6 +1,6 @@
 """The settings in ``settings.GIFTCARDS``: typed, with defaults, and read only when needed.
 
-Each optional app reads a dict of its own with the same classes.
+Each optional app uses the same classes to read its own settings dict.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ CORRECT = "Correct the value, or remove the setting to use the default."
 
 
 class Unusable(Exception):
-    """A parser's complaint; its arguments are kind, message and hint of :class:`SettingProblem`."""
+    """A parser rejected a value. The arguments are those of :class:`SettingProblem`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingProblem:
-    """A problem of one setting: ``message`` says what is wrong, ``hint`` names the fix.
+    """A problem with one setting: ``message`` describes it, and ``hint`` says how to fix it.
 
-    ``setting`` is the key inside the dict (``""``: the dict itself). ``kind`` stands for one kind
-    of mistake, because the system checks turn it into an id.
+    ``setting`` is the key in the dict, or ``""`` if the dict itself is invalid. ``kind`` identifies
+    the kind of mistake. The system checks turn it into an id.
     """
 
     setting: str
@@ -81,11 +81,12 @@ class SettingProblem:
 
 @dataclass(eq=False)
 class Setting(Generic[T]):
-    """One setting, an attribute of a :class:`SettingsDict`; its key is the name in capitals.
+    """One setting: an attribute of a :class:`SettingsDict` whose key is its name in capitals.
 
-    ``help`` is the setting's text in the reference. The default is parsed like any value. If
-    ``required`` is given, there is no default; ``required`` is the hint on how to get a value. If
-    ``is_working`` is True, the commands that place and follow orders need a usable value to start.
+    ``help`` describes the setting in the reference. The default is parsed like any other value. A
+    setting with ``required`` has no default, and ``required`` is a hint on how to obtain a value.
+    If ``is_working`` is True, the commands that place and follow orders do not start without a
+    valid value.
     """
 
     parse: Parser[T]
@@ -104,12 +105,12 @@ class Setting(Generic[T]):
 
     @property
     def values(self) -> str:
-        """The values that the setting may have, in words."""
+        """The allowed values of the setting, in words."""
         return self.parse.__doc__ or ""
 
 
 class SettingsDict:
-    """The settings in the dict ``settings.<dict_name>``, read at each access.
+    """The settings in the dict ``settings.<dict_name>``, which is read at each access.
 
     A value is parsed again only if it has changed. Reading an invalid setting raises
     :exc:`~giftcards.exceptions.ConfigurationError`.
@@ -131,7 +132,7 @@ class SettingsDict:
         setting_changed.connect(lambda **_: self._parsed.clear(), weak=False)
 
     def get(self, setting: Setting[T]) -> T:
-        """Return the value or the default; raise :exc:`ConfigurationError` if it is unusable."""
+        """Return the value or the default. Raise :exc:`ConfigurationError` if it is invalid."""
         try:
             return self._parse(setting)
         except Unusable as error:
@@ -139,12 +140,12 @@ class SettingsDict:
             raise ConfigurationError(f"{message} {hint}") from None
 
     def require(self, *keys: str) -> None:
-        """Raise :exc:`ConfigurationError` if one of the settings ``keys`` is unusable."""
+        """Raise :exc:`ConfigurationError` if one of the settings in ``keys`` is invalid."""
         for key in keys:
             self.get(self.declared[key])
 
     def problems(self) -> Iterator[SettingProblem]:
-        """Yield everything that is wrong with the dict."""
+        """Yield every problem with the dict."""
         try:
             unknown = [str(key) for key in self._configured() if key not in self.declared]
         except Unusable as error:
@@ -183,7 +184,7 @@ class SettingsDict:
 
 
 def _objects(value: object) -> Iterator[object]:
-    """Yield the objects that ``value`` consists of, so that a change within it is noticed."""
+    """Yield ``value`` and the objects inside it, so that changes inside it are detected."""
     yield value
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -195,7 +196,7 @@ def _objects(value: object) -> Iterator[object]:
 
 
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
-    """Return a parser that also takes ``None``, for which it returns ``absent``."""
+    """Return a parser that also accepts ``None``, for which it returns ``absent``."""
 
     def parse_unless_none(setting: str, value: Any) -> T | U:
         return absent if value is None else parse(setting, value)
@@ -205,7 +206,7 @@ def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
 
 
 def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
-    """Return a parser of numbers from ``minimum`` to ``maximum``; an ``int`` must be whole."""
+    """Return a parser of numbers from ``minimum`` to ``maximum``."""
     noun, accepted = ("a whole number", int) if to is int else ("a number", int | float)
     values = f"{noun} from {minimum:g} to {maximum:g}"
 
@@ -221,7 +222,7 @@ def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
 
 
 def text(setting: str, value: Any, hint: str) -> str:
-    """Return ``value`` if it is a text; the error never shows it, because it may be secret."""
+    """Return ``value`` if it is a string. The error never shows it, because it may be secret."""
     if isinstance(value, str):
         return value
     raise Unusable("type", f"{setting} must be a text.", hint)
@@ -240,7 +241,7 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 
 def dotted_path(example: str) -> Parser[str]:
-    """Return a parser of dotted paths; the system checks import the objects."""
+    """Return a parser of dotted paths. It does not import them, but the system checks do."""
     hint = f"Use a dotted path, for example {example!r}."
 
     def parse(setting: str, value: Any) -> str:
@@ -261,7 +262,7 @@ def _switch(setting: str, value: Any) -> bool:
 
 
 def _api_key(setting: str, value: Any) -> str:
-    """a text of printable ASCII characters without spaces"""
+    """a string of printable ASCII characters without spaces"""
     hint = "Paste the key from the provider's dashboard as one line, without spaces."
     key = text(setting, value, hint)
     if key.isascii() and key.isprintable() and " " not in key:
@@ -270,10 +271,10 @@ def _api_key(setting: str, value: Any) -> str:
 
 
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
-    """Return a parser of URLs with only scheme and host; it drops a slash at the end.
+    """Return a parser of URLs that consist of a scheme and a host. It removes a trailing slash.
 
-    In messages, ``of`` says whose URL it is, and ``http_would`` what others could read if the URL
-    began with ``http://``.
+    In messages, ``of`` says whose URL it is. ``http_would`` says what third parties could read if
+    the URL began with ``http://``.
     """
     hint = f"Use only a scheme and a host, for example {example}."
 
@@ -302,7 +303,7 @@ _api_address = address(
 
 
 def address_parts(url: str) -> SplitResult | None:
-    """Split ``url`` if it has only a scheme, a host and perhaps a port; else return ``None``."""
+    """Split ``url`` into a scheme, a host and an optional port, or return ``None``."""
     # urlsplit drops some whitespace, but the client does not.
     if not url.isprintable() or " " in url:
         return None
@@ -329,7 +330,7 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True if ``host``, a name or an IP address without brackets, is this machine itself."""
+    """True if ``host``, a name or an IP address without brackets, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -367,7 +368,7 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
 
 
 def _raw_key(key: str) -> bytes | None:
-    """Return the 32 bytes of a Fernet key; ``None`` if it is malformed or a placeholder."""
+    """Return the 32 bytes of a Fernet key, or ``None`` if it is malformed or a placeholder."""
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -389,7 +390,7 @@ _SHORTEST_TOKEN = 20
 
 
 def _token(setting: str, value: Any) -> str:
-    """a text of 20 or more printable ASCII characters without spaces"""
+    """a string of 20 or more printable ASCII characters without spaces"""
     hint = "Create a token with `openssl rand -hex 32`, and give the same token to Prometheus."
     token = text(setting, value, hint)
     if not (token.isascii() and token.isprintable() and " " not in token):
@@ -418,7 +419,7 @@ def _backends(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for buying missing cards again: ``times`` orders in a row, within ``hours``."""
+    """The limits for reordering missing cards: ``times`` orders in a row, within ``hours``."""
 
     times: int
     hours: float
@@ -435,7 +436,7 @@ def _reorder_rule(setting: str, value: Any) -> ReorderRule:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS"):
-    """The settings, one typed attribute each; see the settings page of the documentation."""
+    """The settings as typed attributes; see the settings page of the documentation."""
 
     api_key = Setting(
         _api_key,
@@ -582,7 +583,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def uses_django_q(self) -> bool:
-        """True if django-q2 runs the tasks: it is installed, and ``QUEUE_TASK`` is not set."""
+        """True if django-q2 runs the tasks, because it is installed and ``QUEUE_TASK`` is not
+        set."""
         try:
             return self.queue_task is None and apps.is_installed("django_q")
         except ConfigurationError:
@@ -590,7 +592,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def has_queue(self) -> bool:
-        """True if tasks can be queued; otherwise, ``giftcards_poll`` follows the orders."""
+        """True if tasks can be queued. Otherwise, ``giftcards_poll`` follows the orders."""
         return self.queue_task is not None or self.uses_django_q
 
 

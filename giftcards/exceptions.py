@@ -1,7 +1,7 @@
 """All errors that this package raises on purpose.
 
-Error texts never contain an API key, a card code or the body of an answer, because they are logged,
-stored and shown to staff unchanged.
+Error messages never contain an API key, a card code or the body of a response, because they are
+logged, stored and shown to staff unchanged.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ class GiftcardsError(Exception):
 
 
 class ConfigurationError(GiftcardsError):
-    """A setting is missing or invalid. The text says how to fix it."""
+    """A setting is missing or invalid. The message says how to fix it."""
 
 
 class ReferenceConflict(GiftcardsError):
-    """The reference belongs to another order, or to one with other values."""
+    """The reference belongs to another order, or to an order with different values."""
 
 
 class CustomerConflict(GiftcardsError):
@@ -32,24 +32,17 @@ class CustomerConflict(GiftcardsError):
 
 
 class ReorderError(GiftcardsError):
-    """The missing cards of an order cannot be ordered again.
-
-    The text gives the reason.
-    """
+    """The missing cards of an order cannot be reordered. The message gives the reason."""
 
 
 class SaleError(GiftcardsError):
-    """A sale amount cannot be recorded.
-
-    The text gives the reason in the active language.
-    """
+    """A sale amount cannot be recorded. The message gives the reason in the active language."""
 
 
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid.
 
-    The text gives the reason. The :meth:`shown` method formats the amounts and references in the
-    text.
+    The message gives the reason. The :meth:`shown` method formats the amounts and references in it.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -57,7 +50,7 @@ class RefundError(GiftcardsError):
         super().__init__(self.shown(_plainly))
 
     def shown(self, show: Callable[[Decimal | str], str]) -> str:
-        """Return the text, with amounts and references formatted by ``show``."""
+        """Return the message, with amounts and references formatted by ``show``."""
         if not self._parts:
             return self._template
         return self._template % {name: show(part) for name, part in self._parts.items()}
@@ -70,7 +63,7 @@ def _plainly(part: Decimal | str) -> str:
 class NotForSale(GiftcardsError):
     """A card cannot be sold now, or cannot be sold at this price.
 
-    The text gives the reason for staff. ``for_customer`` is a sentence that you can show to the
+    The message gives the reason for staff. ``for_customer`` is a sentence that you can show to the
     customer. ``code`` is one of ``delisted``, ``out_of_stock``, ``above_ceiling``, ``below_cost``,
     ``balance``, ``paused``, ``stale``, ``busy``, ``too_many_reserved``, ``network_busy`` and
     ``reserved_too_long``.
@@ -85,7 +78,7 @@ class NotForSale(GiftcardsError):
 class DecryptionError(GiftcardsError):
     """A card could not be decrypted.
 
-    Either no key in ``ENCRYPTION_KEYS`` fits, or the stored text is damaged or belongs to another
+    Either no key in ``ENCRYPTION_KEYS`` fits, or the stored data is damaged or belongs to another
     card.
     """
 
@@ -98,18 +91,19 @@ class CodeDestroyed(DecryptionError):
 
 
 class ProviderError(GiftcardsError):
-    """A call to the provider failed.
+    """A request to the provider failed.
 
     - ``status`` is the HTTP status, or ``None`` if there was no answer.
     - ``code`` is the provider's own error code, or ``""`` if there is none or it cannot be read.
     - ``request_id`` is the provider's id of the request, or ``""``.
-    - ``retry_after`` is the pause that the provider asked for, in seconds and never negative. It is
-      ``None`` if the provider did not ask for a pause, or if the value cannot be read.
+    - ``retry_after`` is the pause that the provider requested, in seconds and never negative. It is
+      ``None`` if the provider did not request a pause, or if the value cannot be read.
     - ``is_worth_repeating`` is True if a retry is likely to get an answer.
 
-    The text is English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem` instead,
-    with these ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's own
-    words) and ``detail`` (what failed, for developers). A missing parameter is "".
+    The message is in English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem`
+    instead, with these ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's
+    own words) and ``detail`` (the failure in technical terms, for developers). A missing parameter
+    is "".
     """
 
     reason = ""
@@ -138,7 +132,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters for a problem that this error causes, without empty ones."""
+        """The parameters for the problem that this error causes, without empty ones."""
         told = {
             "reason": self.reason,
             "message": self.message,
@@ -149,7 +143,7 @@ class ProviderError(GiftcardsError):
 
 
 class TryLater(ProviderError):
-    """The request had no effect, and can be made again later.
+    """The request had no effect, and can be retried later.
 
     The request was not sent, or the provider did not start to process it.
     """
@@ -158,7 +152,7 @@ class TryLater(ProviderError):
 
 
 class Withheld(TryLater):
-    """Nothing was done: the shop's process was held up, and did not send the request in time."""
+    """The request was not sent, because the shop's process was delayed for too long."""
 
     reason = "held_up"
 
@@ -166,7 +160,7 @@ class Withheld(TryLater):
 class RateLimited(TryLater):
     """HTTP 429: the provider asks for fewer requests.
 
-    The request had no effect. All other requests have to wait, too.
+    The request had no effect. All other requests must wait, too.
     """
 
     reason = "too_many_requests"
@@ -182,7 +176,7 @@ class OutcomeUnknown(ProviderError):
 class AccessDenied(ProviderError):
     """The provider refuses the API key or the IP address.
 
-    The request had no effect. If refused calls are repeated, the provider blocks the IP address.
+    The request had no effect. If refused requests are repeated, the provider blocks the IP address.
     """
 
     reason = "key_refused"
@@ -193,7 +187,7 @@ class Refused(ProviderError):
 
 
 class AlreadyPlaced(Refused):
-    """The provider knows the reference, because an earlier attempt was bought."""
+    """The provider already has an order with this reference from an earlier attempt."""
 
 
 class NotFound(Refused):

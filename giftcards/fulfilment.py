@@ -1,4 +1,4 @@
-"""The functions with which a shop buys cards and manages its orders."""
+"""Functions to buy cards and manage orders."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def place_order(
     idempotent: a second call with the same ``reference`` and the same values returns the existing
     order, even if the customer was corrected with :func:`change_customer` in the meantime.
 
-    The card and its quantity:
+    These arguments describe the cards:
 
     - ``product_type`` is the card to buy, as a row in the catalogue.
     - ``product_id`` and ``type_id`` are the provider's ids. Pass them instead of ``product_type``
@@ -80,7 +80,7 @@ def place_order(
       more, the order is put on hold until staff decide. By default, the limit is the amount that
       the customer pays for one card, plus the loss that your shop accepts for the product type.
 
-    The customer, and data of your shop:
+    These arguments describe the customer, or are for your shop's own use:
 
     - ``user`` is the account that owns the order and can see its cards. For a guest, pass ``None``
       or an ``AnonymousUser``.
@@ -97,11 +97,11 @@ def place_order(
     gift:
 
     - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
-      receives the cards. By default, the language is the customer's.
+      receives the cards. The default language is that of the customer.
     - ``gift_message`` can be up to 1,000 characters long. It can contain several lines.
-    - ``deliver_at`` is the time at which the recipient gets the cards, at most a year from now. The
-      cards are bought immediately in any case. Without ``deliver_at``, the recipient gets them as
-      soon as they arrive. The time must have a time zone unless ``USE_TZ`` is off.
+    - ``deliver_at`` is the time at which the recipient receives the cards, at most a year from now.
+      The cards are bought immediately in any case. Without ``deliver_at``, the recipient receives
+      them as soon as they arrive. The time must have a time zone unless ``USE_TZ`` is off.
 
     The function raises
 
@@ -148,8 +148,8 @@ def check_soon(reference: str) -> bool:
 
     Call this function when a customer presses "Refresh", or when you learn that the status has
     changed. The function makes no request. A worker checks the order as soon as the request quota
-    and any pause of requests allow it. An order gets at most one extra check in five seconds. Its
-    regular checks continue.
+    and any pause of requests allow it. There is at most one extra check per order in five seconds.
+    The regular checks of the order continue.
 
     Returns True if the order will be checked. If a check is in progress, the order will be checked
     again afterwards. Returns False in these cases:
@@ -231,8 +231,8 @@ def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
     place. A repeated call of :func:`place_order` without a sale amount still returns this order.
 
     Returns True if the amount was recorded, and False if the same amount was recorded before.
-    Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if it has another sale
-    amount, or if its missing cards were ordered again. Raises
+    Raises :exc:`~giftcards.exceptions.SaleError` if the order is open, if a different sale amount
+    was recorded before, or if its missing cards were reordered. Raises
     :exc:`~django.core.exceptions.ValidationError` if ``by`` is empty, or if the amount is below 0
     or has more than two decimals.
     """

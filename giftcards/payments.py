@@ -1,8 +1,8 @@
-"""Payments that customers make on pages of the provider.
+"""Payments that customers make on the provider's payment pages.
 
-The money goes to the shop's account at the provider, from which the cards are paid. Requests about
-payments obey the same pauses and the same request quota as all other requests. They leave half of
-the shared part of the quota to orders.
+The money goes to the shop's account at the provider, which pays for the cards. Payment requests
+observe the same pauses and the same request quota as all other requests. They leave half of the
+shared part of the quota for orders.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def create_payment_link(
 ) -> PaymentLink:
     """Create a link with which a customer can pay ``amount`` dinars once.
 
-    The link opens a payment page of the provider. Before you can create links, the provider must
+    The link opens a payment page at the provider. Before you can create links, the provider must
     have validated your shop.
 
-    - ``title`` has 1 to 200 characters.
-    - ``amount`` is from 500 to 500,000 dinars.
+    - ``title`` must be 1 to 200 characters long.
+    - ``amount`` must be between 500 and 500,000 dinars.
     - ``description`` can be up to 1,000 characters long, and ``success_message`` up to 500.
     - ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
     - ``redirect_url`` is the address to which the customer returns. Customers who have not paid

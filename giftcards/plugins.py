@@ -1,6 +1,6 @@
-"""The declarations of what the optional apps add to the core.
+"""The interface through which the optional apps extend the core.
 
-They are private. An app declares one plugin, and installs it when the app is ready.
+It is private. Each app declares one plugin, and installs it in its ``ready`` method.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _connect() -> None:
 
 
 def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
-    """Receive a signal: create the row of the shop if it does not exist."""
+    """Create the row of the shop after a migration, if it does not exist."""
     # Without the app's migrations, there is no table yet.
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")

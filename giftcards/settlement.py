@@ -1,6 +1,6 @@
-"""The customer's side of an order's money: amounts owed, and refunds.
+"""Refunds to customers: the amounts owed, and the refunds recorded.
 
-The app only records refunds. The shop pays them outside this app.
+The app only records refunds. The shop pays them outside the app.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def promised_day(order: Order) -> date | None:
-    """Return the day by which the shop has promised to pay the customer back.
+    """Return the date by which the shop has promised to pay the customer back.
 
-    The day is ``REFUND_DAYS`` days after the order became final, in the site's time zone. Returns
+    The date is ``REFUND_DAYS`` days after the order became final, in the site's time zone. Returns
     ``None`` if the order is open or ``REFUND_DAYS`` is not set.
     """
     if conf.refund_days is None or order.finalized_at is None:
@@ -57,19 +57,19 @@ def record_refund(
     comment: str = "",
     source: str = "code",
 ) -> CustomerRefund:
-    """Record that an amount was paid back to the customer of an order.
+    """Record a refund that was paid to the customer of an order.
 
     The function does not move any money. The ``reference`` identifies the payment, and is unique
-    within the order. A second call with the same ``reference``, amount and method returns the
-    existing refund. The ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of
-    ``order`` are updated in place. The :data:`~giftcards.signals.customer_refund_changed` signal is
-    sent after the commit.
+    within the order. A second call with the same reference, amount and method returns the existing
+    refund. The ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are
+    updated in place. The :data:`~giftcards.signals.customer_refund_changed` signal is sent after
+    the commit.
 
     Returns the refund. Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid.
     Raises :exc:`~giftcards.exceptions.RefundError` in these cases:
 
     - The amount is higher than the order's ``open_amount``, which is the amount owed minus the
-      amount that was already paid back.
+      amount that has already been paid back.
     - You owe the customer nothing for this order.
     - The reference belongs to another refund of the order.
     """
@@ -89,7 +89,7 @@ def record_refund(
 
 
 def cancel_refund(refund: CustomerRefund, *, by: str, reason: str = "") -> CustomerRefund:
-    """Cancel a refund, so that you owe the customer its amount again.
+    """Cancel a refund, so that its amount is owed to the customer again.
 
     The app records the ``reason`` and the person given in the ``by`` argument. If the refund has
     already been cancelled, the function does nothing. Raises

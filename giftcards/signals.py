@@ -1,4 +1,4 @@
-"""The signals to which your shop can connect receivers.
+"""The signals that your shop can connect receivers to.
 
 The signals ``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and
 ``offer_changed`` are sent after the commit. Each change is announced at least once, and changes are
@@ -13,7 +13,8 @@ gives up, and the admin shows that the receiver was not notified.
 Give each receiver of these signals a ``dispatch_uid``. Under this name, the app records which
 changes the receiver has processed. Receivers with the same name are retried together. If you do not
 set a ``dispatch_uid``, the name consists of the module and the name of the function. If you then
-rename the function, it is called again for each change that another receiver has not processed yet.
+rename the function, it is called again for each change that any other receiver has not processed
+yet.
 
 The other signals are ordinary Django signals. The process that made the change sends each of them
 once. The ``customer_changed`` signal is sent before the commit, and an error in a receiver rolls
@@ -37,16 +38,17 @@ _Receiver = Callable[..., Any]
 
 
 class OutboxSignal(Signal):
-    """A signal whose receivers have names, and are called one by one.
+    """A signal that calls its receivers one by one and records each by name.
 
-    Django has no public API to call only some receivers. Therefore this class reads Django's own
-    list.
+    Django has no public API to call only some of the receivers. Therefore this class reads Django's
+    internal list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield the name of each receiver for ``sender``, and a function that calls it.
+        """Yield the name of each receiver for ``sender`` together with a function that calls it.
 
-        The function takes the keyword arguments of the signal, and awaits an async receiver.
+        The function takes the keyword arguments of the signal. If the receiver is async, the
+        function awaits it.
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)

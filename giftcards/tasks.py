@@ -1,8 +1,8 @@
-"""The tasks that a queue such as django-q2 runs.
+"""The tasks that a task queue such as django-q2 runs.
 
 Tasks take no arguments and return no details, because people without permissions may be able to
-read the queue's tables. Tasks never raise an error: django-q2 would keep a failed task with its
-traceback for ever, and run it again.
+read the tables of the queue. Tasks never raise an error, because django-q2 would store the failed
+task with its traceback for ever, and run it again.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def sweep() -> str:
 def tick() -> str:
     """Follow the orders, and do all other work that is due.
 
-    Call this function once a minute. If no other process follows the orders, the function follows
-    them for up to 40 seconds. Then the function does the other work that is due, for example the
-    daily work. The function spends at least a few seconds on the other work, even if orders are
-    still open. The function does not raise errors, and returns the results of its work as a text.
+    Call this function once a minute. If no other process is following the orders, the function
+    follows them for up to 40 seconds. After that, it does the other work that is due, for example
+    the daily work. It spends at least a few seconds on the other work, even if orders are still
+    open. The function raises no errors, and returns a summary of its work as a string.
     """
     return tick_until(_stop())
 
@@ -99,7 +99,7 @@ def _do_other_work(stop: threading.Event, ends_at: float) -> None:
 
 
 def _limit(ends_at: float) -> Callable[[], bool]:
-    """Return a function that returns False from ``ends_at`` on, or earlier if an order waits."""
+    """Return a function that returns False after ``ends_at``, or earlier if an order is waiting."""
     share_ends_at = time.monotonic() + tuning.chores_seconds
 
     def has_time() -> bool:

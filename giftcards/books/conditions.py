@@ -1,8 +1,8 @@
-"""Conditions of the ledger and of the balance, for staff and monitors.
+"""Conditions that concern the ledger and the balance, for staff and monitors.
 
-The conditions "ledger_gap" and "closed_month_changed" report what was recorded after the last
-reading of the ledger. All other conditions are computed each time, so they end as soon as their
-cause is gone.
+The "ledger_gap" and "closed_month_changed" conditions report results that were stored after the
+last reading of the ledger. All other conditions are computed each time, so they end as soon as
+their cause has ended.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def lasts(state: ProviderState) -> timedelta | None:
     """Return the estimated time until the balance is used up, or ``None``.
 
     The estimate assumes that the balance decreases as fast as in the 24 hours before it was read.
-    There is no estimate if the balance is unknown, or if no spending is known.
+    The result is ``None`` if the balance is unknown, or if there was no known spending.
     """
     balance, spent = state.balance, state.spent_lately
     if balance is None or not spent:
@@ -60,10 +60,10 @@ _ZERO = Decimal(0)
 
 
 def note_gap(read_until: datetime) -> None:
-    """Record whether the ledger's entries explain the balance.
+    """Record whether the entries of the ledger explain the balance.
 
-    The entries are those of the seven days before ``read_until``. The day of ``read_until`` itself
-    does not count, because more of its entries may follow.
+    The function uses the entries of the seven days before the day of ``read_until``. That day
+    itself is excluded, because more of its entries may follow.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -71,10 +71,10 @@ def note_gap(read_until: datetime) -> None:
 
 
 def missing_refunds() -> dict[Order, Decimal]:
-    """Return the orders that lack a refund, each with the missing amount.
+    """Return the orders whose refund is missing, each with the missing amount.
 
-    The latest orders come first. The function reads at most 1,001 orders, and leaves out orders
-    whose missing refund was ticked off.
+    The newest orders come first. The function reads at most 1,001 orders, and leaves out orders for
+    which staff have resolved the problem.
     """
     return _missing_in(_differing())
 
@@ -101,9 +101,9 @@ def _lacks(order: Order) -> Decimal:
 
 
 def _read_and_closed() -> tuple[datetime | None, date | None]:
-    """Return the end of the last reading, and the last closed month.
+    """Return the end of the last reading and the last closed month.
 
-    Each is ``None`` if it does not exist.
+    Either is ``None`` if there is none.
     """
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
@@ -114,10 +114,11 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """Return the charges and refunds that belong to no order.
+    """Return the charges and refunds that do not belong to an order.
 
-    They are those of the last seven days. The newest entries are left out, because the shop may not
-    have recorded their orders yet. The result is empty before the first reading of the ledger.
+    The function looks at the last seven days. It leaves out the newest entries, because the shop
+    may not have recorded their orders yet. Before the first reading of the ledger, the result is
+    empty.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
@@ -146,7 +147,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
-    """Return the sentences for monitors about unknown charges and refunds.
+    """Return sentences for monitors about unknown charges and refunds.
 
     ``found`` maps the type of the entries to their number and amount.
     """

@@ -1,6 +1,6 @@
-"""Reports and orders for spreadsheets, as CSV or xlsx.
+"""Export reports and orders for spreadsheets, as CSV or xlsx.
 
-The files contain no codes and no serial numbers, because this module reads no cards.
+The files contain neither codes nor serial numbers, because this module does not read cards.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     """Return the headings, followed by the rows of ``report`` without a total.
 
     Without ``shows_costs``, the columns with the provider's charges are left out. The headings are
-    in the language that is active at the call.
+    in the language that is active when the function is called.
     """
     columns = [
         *_KEYS[report.by],
@@ -100,12 +100,12 @@ def order_rows(
     shows_costs: bool = True,
     shows_contacts: bool = False,
 ) -> Iterator[Cells]:
-    """Return the headings, followed by a row for each order of a period.
+    """Return the headings, followed by one row for each order of a period.
 
-    The period contains the orders that became final from ``start`` to ``end``. The sums of the
-    columns equal the figures of :func:`~giftcards.books.reports.report` for the same period.
-    ``shows_contacts`` adds the customers' addresses and phone numbers. ``shows_costs`` and the
-    language work as in :func:`report_rows`.
+    An order belongs to the period if it became final between ``start`` and ``end``. The column
+    totals equal the figures of :func:`~giftcards.books.reports.report` for the same period.
+    ``shows_contacts`` adds the customers' addresses and phone numbers. For ``shows_costs`` and the
+    language, see :func:`report_rows`.
     """
     columns = [
         *_order_columns(),
@@ -164,7 +164,7 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
 
 
 def _of_orders(*sides: Side) -> Iterator[_Column]:
-    """Yield the columns for the figures of these sides, as one order adds to them."""
+    """Yield the columns for the figures of these sides. A cell is the share of one order."""
     for figure in FIGURES.values():
         if figure.side in sides and figure.of_order is not None:
             yield _Column(figure.of_order or figure.label, figure.of)
@@ -215,9 +215,9 @@ _CONTACTS = (
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
     """Yield ``rows`` as chunks of a UTF-8 CSV file (RFC 4180).
 
-    The file begins with a byte order mark, by which spreadsheets recognise UTF-8. If a spreadsheet
-    would read a part of a text as a formula, an apostrophe is written before that part. This also
-    protects spreadsheets that separate cells at semicolons or tabs.
+    The file begins with a byte order mark, from which spreadsheets recognise UTF-8. If a
+    spreadsheet would treat part of a cell as a formula, the function writes an apostrophe before
+    that part. This also protects spreadsheets that split cells at semicolons or tabs.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")
@@ -254,9 +254,9 @@ def can_write_xlsx() -> bool:
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write ``rows``, starting with the headings, to ``file`` as xlsx.
+    """Write the headings and rows in ``rows`` to ``file`` as xlsx.
 
-    Amounts are written as numbers, and days and times as dates. Texts are never written as
+    Amounts are written as numbers, and days and times as dates. Strings are never written as
     formulas. Raises :exc:`ImportError` if openpyxl is not installed.
     """
     from openpyxl import Workbook

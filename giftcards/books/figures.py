@@ -1,8 +1,9 @@
 """The figures of reports, each of which is declared once.
 
-A declaration has the figure's name, label, side, SQL and function of an order. Reports, files,
-closed months, pages and JSON take their figures from here. A new figure is therefore one more field
-of :class:`Figures`. ``tests/books/test_figures.py`` compares the SQL with the functions.
+A declaration consists of the name, label, side and SQL of a figure, and a function that computes
+its value for one order. Reports, files, closed months, pages and JSON use these declarations. To
+add a figure, add a field to :class:`Figures`. ``tests/books/test_figures.py`` compares the SQL with
+the functions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ZERO = Decimal("0.00")
 
 
 class Side(enum.Flag):
-    """The side of a report to which a figure belongs; the margin belongs to both sides."""
+    """The side of a report that a figure belongs to. The margin belongs to both sides."""
 
     CARDS = 0
     PROVIDER = enum.auto()
@@ -38,10 +39,10 @@ class Side(enum.Flag):
 
 
 class Line:
-    """A final order with its amounts as a report counts them.
+    """A final order with the amounts that a report counts.
 
-    ``None`` means unknown. The customers' side counts each dinar once: if missing cards were
-    ordered again, their payment is counted only for the new order.
+    ``None`` means unknown. The customers' side counts each dinar once. If missing cards were
+    reordered, their payment is counted only for the new order.
     """
 
     def __init__(self, order: Order) -> None:
@@ -84,7 +85,8 @@ def _less(amount: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 
 class Centimes(Func):
-    """An amount in whole centimes, because SQLite computes with binary fractions."""
+    """An amount in whole centimes. This is needed because SQLite calculates with binary
+    fractions."""
 
     output_field = BigIntegerField()
     template = "(%(expressions)s * 100)"
@@ -116,7 +118,7 @@ _CHARGE_UNKNOWN = Q(fulfilled_amount=None) & ~Q(status__in=UNCHARGED)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Figure:
-    """A figure of a report: its name, and how it is calculated."""
+    """A figure of a report: its name and its calculation."""
 
     label: Any
     side: Side
@@ -143,12 +145,12 @@ class Figure:
 
     @property
     def tells_costs(self) -> bool:
-        """True if the figure shows what the provider charges."""
+        """True if the figure reveals what the provider charges."""
         return Side.PROVIDER in self.side
 
 
 def _amount(label: Any, side: Side, sql: Any, of: str, **more: Any) -> Any:
-    """Declare an amount; ``of`` is the path of an attribute of a :class:`Line`."""
+    """Declare an amount. ``of`` is the path of an attribute of a :class:`Line`."""
     figure = Figure(label, side, sql, attrgetter(of), **more)
     return field(default=_ZERO, metadata={"figure": figure})
 
@@ -159,15 +161,15 @@ def _count(label: Any, side: Side, sql: Any, of: Callable[[Line], int], **more: 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums over final orders; they can be added with ``+``.
+    """Totals over final orders, which can be added with ``+``.
 
-    Amounts are in dinars, with two decimals. Orders whose amount is unknown are left out of the
-    sum: see :func:`~giftcards.refunds.refund_breakdown` and
+    Amounts are in dinars, with two decimals. Orders whose amount is unknown are not included: see
+    :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
     ordered = charged + refunded.
 
-    The customers' side counts each dinar once: if missing cards were ordered again, their payment
-    is counted only for the new order. Therefore paid = kept + owed, and owed = customer_paid_back +
+    The customers' side counts each dinar once. If missing cards were reordered, their payment is
+    counted only for the new order. Therefore paid = kept + owed, and owed = customer_paid_back +
     open.
     """
 
@@ -339,7 +341,7 @@ class Figures:
 
     @property
     def fill_rate(self) -> Decimal | None:
-        """The share of delivered cards, from 0 to 1.
+        """The proportion of ordered cards that were delivered, from 0 to 1.
 
         It is rounded down to four decimals.
         """
@@ -360,7 +362,7 @@ SUMS: Mapping[str, Any] = {f"sum_of_{name}": figure.sql for name, figure in FIGU
 
 
 def read_sums(row: Mapping[str, Any]) -> Figures:
-    """Return the figures in ``row``, which has a value for each of :data:`SUMS`."""
+    """Return the figures in ``row``, which contains a value for each of :data:`SUMS`."""
     # An empty sum is NULL, and amounts are in centimes.
     sums = {name: int(row[f"sum_of_{name}"] or 0) for name in FIGURES}
     values: dict[str, Any] = {

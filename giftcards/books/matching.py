@@ -1,8 +1,9 @@
-"""Matching the entries of the ledger with orders.
+"""Match ledger entries with orders.
 
-An entry that names an order belongs to this order. Other entries are paired by amount and time with
-the charges and refunds that are expected for orders. Each of these pairs is a guess. It is given up
-if an entry names the order, or if there is a better guess. Matching can be repeated at any time.
+If an entry names an order, it belongs to this order. Other entries are paired by amount and time
+with the charges and refunds that are expected for orders. Each of these pairs is a guess. A guess
+is discarded if another entry names the order, or if there is a better guess. Matching can be
+repeated at any time.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _EARLIER = 2 * SKEW
 class LedgerAccount:
     """The account whose ledger is read.
 
-    Orders of other accounts have no entries in it.
+    Orders that were bought with other accounts have no entries in it.
     """
 
     def __init__(self) -> None:
@@ -51,18 +52,18 @@ class LedgerAccount:
         self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
-        """True if this account may have bought ``order``, judging by the order's environment."""
+        """True if the environment of ``order`` shows that this account may have bought it."""
         return order.environment in self._environments
 
 
 def ordered_amount(order: Order) -> Decimal | None:
-    """Return the price of the whole order; ``None`` if it is not known."""
+    """Return the total price of the order, or ``None`` if it is unknown."""
     price = order.price_at_placing if order.price_per_card is None else order.price_per_card
     return None if price is None else order.quantity * price
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """Return the refund that the provider promised for ``order``; it may be 0.
+    """Return the refund that the provider promised for ``order``, which may be 0.
 
     The result is ``None`` if the order has not settled, or if the amount is not known.
     """
@@ -101,10 +102,10 @@ class _Rule:
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
-        """Return the tolerances for times that were corrected by ``offset``.
+        """Return the tolerances for times that have been corrected by ``offset``.
 
-        The widest tolerance grows by ``offset``, so that it also fits entries whose times needed no
-        correction.
+        The widest tolerance is extended by ``offset``, so that it also fits entries whose times did
+        not need a correction.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -149,16 +150,16 @@ Hold = Callable[[], None]
 def match(
     start: datetime, end: datetime, *, hold: Hold, orders_losing_entries: Iterable[int] = ()
 ) -> None:
-    """Find orders for the ledger's entries from ``start`` to ``end``.
+    """Find orders for the ledger entries from ``start`` to ``end``.
 
-    Entries of the 3 days before ``start`` are tried again if they have no order. The ledger must
+    Entries of the 3 days before ``start`` are matched again if they have no order. The ledger must
     have been read at least until ``end``.
 
-    Then ``Order.is_credited`` and the ledger problems are updated for these orders:
+    After that, the function updates ``Order.is_credited`` and the ledger problems for these orders:
 
-    * orders that got or lost a refund entry, and ``orders_losing_entries``
+    * orders that a refund entry was added to or removed from, and ``orders_losing_entries``
     * orders that settled in the period
-    * orders that lack their refund
+    * orders whose refund is missing
     """
     matching = _Matching(start - _LOOK_BACK, end, hold, orders_losing_entries)
     matching.by_name()
@@ -167,7 +168,7 @@ def match(
 
 
 class _Entry(NamedTuple):
-    """An entry that names no order; ``order_id`` is a guess, or ``None``."""
+    """An entry that does not name an order. ``order_id`` is a guess, or ``None``."""
 
     pk: int
     amount: Decimal
@@ -229,7 +230,7 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """Return entries without an order, and guessed entries of equal amounts near them."""
+        """Return entries without an order, and guessed entries of equal amounts close in time."""
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -245,10 +246,10 @@ class _Matching:
         return [*left, *(entry for entry in guessed if entry.amount in amounts)]
 
     def _learn_offset(self) -> timedelta:
-        """Return the offset of the provider's clock; positive if it was ahead of the shop's.
+        """Return the offset of the provider's clock, positive if it was ahead of the shop's clock.
 
-        The offset is learnt from the latest charges that name their order, or else from the latest
-        charges of all kinds.
+        The offset is computed from the latest charges that name their order. If there are none, it
+        is computed from the latest charges of all kinds.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -285,7 +286,7 @@ class _Matching:
     def _expected(
         self, rule: _Rule, transactions: Collection[Transaction], span: Span
     ) -> list[Expected]:
-        """Return expected transactions whose amount and time fit one of ``transactions``."""
+        """Return expected transactions that fit one of ``transactions`` in amount and time."""
         amounts = {one.amount for one in transactions}
         expected = (
             rule.expect(order)
@@ -296,7 +297,7 @@ class _Matching:
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Store ``pairs`` as guesses; ``before`` maps each entry to the order that it had."""
+        """Store ``pairs`` as guesses. ``before`` maps each entry to its previous order."""
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
         # All old guesses go first, so that no order ever has two entries.
@@ -349,10 +350,10 @@ def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
 
 
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
-    """Return whether the credited sum is the promised refund.
+    """Return whether the credited amount equals the promised refund.
 
-    The result is ``None`` if the credit may still arrive, if the refund is not known, or if both
-    sums are 0.
+    The result is ``None`` if the credit may still arrive, if the refund is unknown, or if both
+    amounts are 0.
     """
     promised = refund_amount(order)
     if promised is None or order.finalized_at is None:
@@ -371,10 +372,10 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Leave out the entries of ``named`` that exceed the price of their order.
+    """Return the entries in ``named`` that do not exceed the price of their order.
 
-    The first charge of an order is kept, whatever its amount. A further charge is kept if the sum
-    is within the price, or if the price is unknown. ``charged`` maps orders to their sums so far.
+    The first charge of an order is always kept. A further charge is kept if the total does not
+    exceed the price, or if the price is unknown. ``charged`` maps orders to their totals so far.
     """
     kept = []
     for key, order, amount in named:
@@ -389,9 +390,9 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, but: Collection[int]
 ) -> list[Expected]:
-    """Return the ``expected`` whose order has no entry of ``kind``.
+    """Return the items in ``expected`` whose order has no entry of ``kind``.
 
-    ``but``: the primary keys of entries that are ignored.
+    ``but`` contains the primary keys of entries to ignore.
     """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):

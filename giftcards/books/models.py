@@ -1,4 +1,4 @@
-"""The stored part of the provider's ledger of this account."""
+"""The stored entries of the provider's ledger for this account, and closed months."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The result of storing entries: new and changed entries, and orders that lost an entry."""
+    """The result of storing entries: new and changed entries, and orders with one entry less."""
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
@@ -46,10 +46,10 @@ class Kept:
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
-        """Upsert at most 100 entries, each with its own ``provider_id``.
+        """Insert or update at most 100 entries, each with a unique ``provider_id``.
 
-        If the type, the amount or the ``objid`` of an entry changes, the entry loses its order. It
-        is then unknown whether that order was credited.
+        If the type, the amount or the ``objid`` of an entry changes, the entry is detached from its
+        order. It is then unknown whether the order was credited.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
@@ -69,13 +69,14 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return Kept(new, changed, orders_losing_entries)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
-        """Return the entries of a type and period that belong to no order, oldest first."""
+        """Return the entries of a type and period that do not belong to an order, oldest first."""
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
         """True if an entry of the period names an order of this shop.
 
-        In this case, an entry that names an unknown order belongs to another shop of the account.
+        In this case, an entry that names an unknown order belongs to another shop with the same
+        account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
         # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
@@ -84,9 +85,9 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
-        """Return, for each order, the sum of its entries of a type.
+        """Return the total of each order's entries of a type.
 
-        ``orders``: at most 100 primary keys.
+        ``orders`` contains at most 100 primary keys.
         """
         # Python adds the amounts, because SQLite would add binary fractions.
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
@@ -96,7 +97,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign at most 100 entries to orders, except entries that have an order already.
+        """Assign at most 100 entries to orders, except those that already have an order.
 
         ``orders`` maps primary keys of entries to primary keys of orders.
         """
@@ -106,12 +107,12 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach the entries whose order is only a guess."""
+        """Detach entries from orders that are only guesses."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 
 class LedgerEntry(models.Model):
-    """A transaction of the provider that changed the balance.
+    """A transaction in the provider's ledger that changed the balance.
 
     Staff cannot edit entries.
     """
@@ -172,9 +173,9 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Take over the values of ``other``, which was read later.
+        """Copy the values of ``other``, which was read later.
 
-        Returns False if no value differs.
+        Returns False if the values are the same.
         """
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:
@@ -189,13 +190,13 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
         return self.get_or_create(pk=1)[0]
 
     def note(self, **values: Any) -> None:
-        """Store ``values`` in the single row, which has to exist."""
+        """Store ``values`` in the single row, which must exist."""
         self.filter(pk=1).update(**values)
 
     def known_until(self) -> datetime | None:
-        """Return until when the ledger was read, or ``None``.
+        """Return the time up to which the ledger has been read, or ``None``.
 
-        The result is never in the future, even if the clock was set back since the reading.
+        The result is never in the future, even if the clock has been set back.
         """
         known = self.values_list("read_until", flat=True).first()
         return min(known, timezone.now()) if known else None
@@ -230,29 +231,29 @@ class LedgerState(models.Model):
 
 class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
     def of(self, month: date) -> Self:
-        """Return the closings of a month, newest first; the newest closing is the valid one.
+        """Return the closings of a month, newest first. The newest closing is the valid one.
 
-        ``month``: the first day of the month.
+        ``month`` is the first day of the month.
         """
         return self.filter(month=month).order_by("-number")
 
     def valid(self) -> Self:
-        """Return the valid closing of each closed month, latest month first."""
+        """Return the valid closing of each closed month, newest month first."""
         later = MonthClosing.objects.filter(month=OuterRef("month"), number__gt=OuterRef("number"))
         return self.exclude(Exists(later)).order_by("-month")
 
     def changed(self) -> Self:
-        """Return the valid closings whose figures differed when they were last compared."""
+        """Return the valid closings whose figures differed in the last comparison."""
         return self.valid().filter(has_changed=True)
 
     def last_month(self) -> date | None:
-        """Return the first day of the last closed month; ``None`` if no month is closed."""
+        """Return the first day of the last closed month, or ``None`` if no month is closed."""
         last: date | None = self.aggregate(last=Max("month"))["last"]
         return last
 
 
 class MonthClosing(models.Model):
-    """The record that a person has closed a month, with its figures.
+    """A record of a closed month, with its figures and the person who closed it.
 
     Records are never changed or deleted. If a month is closed again, a new record is created.
     """

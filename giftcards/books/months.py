@@ -1,7 +1,8 @@
-"""Closing a month: its figures, the steps before it, and the record.
+"""Close a month: its figures, the steps before the closing, and the record.
 
-The record contains the figures, some of which must not change any more. Therefore a chore compares
-the record with the present figures after each reading of the ledger.
+The record contains the figures of the month. Some of them must not change after the closing.
+Therefore a periodic task compares the record with the current figures each time the ledger has been
+read.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class MonthFigure(NamedTuple):
     """A figure of a month.
 
     If ``is_fixed`` is True, it must not change after the closing. Other figures continue to change,
-    because customers are paid back and cards are ordered again.
+    because customers are paid back and cards are reordered.
     """
 
     name: str
@@ -172,7 +173,7 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """Return the figures of a month by name; ``month`` is its first day.
+    """Return the figures of a month by name. ``month`` is its first day.
 
     Reads every entry of the month and the orders of these entries.
     """
@@ -188,7 +189,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Return only the fixed figures of :func:`month_figures`, in half the time."""
+    """Return only the fixed figures of :func:`month_figures`, which takes half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -196,7 +197,7 @@ def fixed_figures(month: date) -> dict[str, Value]:
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
-    """Return the figures as JSON: amounts become texts with two decimals."""
+    """Return the figures as JSON, with amounts as strings with two decimals."""
     return {
         name: f"{value:.2f}" if isinstance(value, Decimal) else value
         for name, value in figures.items()
@@ -206,7 +207,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
     """Return the figures in ``stored``, a result of :func:`as_stored`.
 
-    Figures that the app did not have at that time are missing.
+    Figures that did not exist when the month was closed are missing.
     """
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
@@ -214,7 +215,7 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
 
 
 class Difference(NamedTuple):
-    """A fixed figure that has changed since the closing; ``None`` means unknown."""
+    """A fixed figure that has changed since the closing. ``None`` means unknown."""
 
     figure: MonthFigure
     then: Value
@@ -222,7 +223,7 @@ class Difference(NamedTuple):
 
 
 def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Difference]:
-    """Return the fixed figures of ``closing`` that have other values in ``figures``."""
+    """Return the fixed figures whose values in ``figures`` differ from those in ``closing``."""
     then = as_read(closing.figures)
     return [
         Difference(figure, then[figure.name], figures[figure.name])
@@ -239,7 +240,7 @@ class StepState(models.TextChoices):
 
 
 class Step(NamedTuple):
-    """A step before the closing of a month, and whether the step is done."""
+    """A step before the closing of a month, and whether it has been completed."""
 
     name: str
     state: StepState
@@ -257,7 +258,7 @@ UNFIT = (
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month as it is at present; ``first`` is its first day."""
+    """A month with its current figures. ``first`` is its first day."""
 
     first: date
     figures: Mapping[str, Value]
@@ -269,7 +270,7 @@ class Month:
 
     @classmethod
     def now(cls, first: date) -> Month:
-        """Return the month that begins on the day ``first``, with its present figures."""
+        """Return the month that begins on ``first`` with its current figures."""
         # The time is taken before the figures are read. A reading of the ledger in between then
         # counts as newer, so the month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
@@ -286,7 +287,7 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger was read until :data:`GRACE` after the month's end."""
+        """True if the ledger has been read up to :data:`GRACE` after the end of the month."""
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -328,12 +329,12 @@ def last_finished_month() -> date:
 
 
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
-    """Record that the person ``by`` has closed ``month`` with its present figures.
+    """Record that ``by`` has closed ``month`` with its current figures.
 
-    Returns ``None``, and records nothing, if somebody else has just closed the month.
+    If somebody else has just closed the month, the function records nothing and returns ``None``.
 
-    Raises :exc:`ValueError` if the month is not over, or if a step is still to do and ``note`` is
-    empty. Raises :exc:`~django.core.exceptions.ValidationError` if a text cannot be recorded.
+    Raises :exc:`ValueError` if the month is not over, or if a step is incomplete and ``note`` is
+    empty. Raises :exc:`~django.core.exceptions.ValidationError` if ``by`` or ``note`` is invalid.
     """
     note = tidied_lines(note)
     if not month.is_over:
@@ -366,10 +367,9 @@ CHECKED = 3
 
 
 def check_closed_month(_should_continue: Callable[[], bool]) -> None:
-    """Compare one closed month with its record, if a comparison is due.
+    """Compare one closed month with its record if a comparison is due.
 
-    This chore compares each of the latest three closed months once after each reading of the
-    ledger.
+    Each of the last three closed months is compared once after each reading of the ledger.
     """
     now, read_until = timezone.now(), LedgerState.objects.known_until()
     if read_until is None:
@@ -388,11 +388,11 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last day before ``day`` in open months.
+    """Return the first and the last day before ``day`` that lie in open months.
 
-    ``closed`` is the first day of the last closed month, or ``None``. All months before it count as
-    closed, too. The days begin at most two months before the month of ``day``. If there are no such
-    days, the first day is later than the last.
+    ``closed`` is the first day of the last closed month, or ``None``. All earlier months count as
+    closed, too. The first day is at most two months before the month of ``day``. If there are no
+    such days, the first day in the result is later than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

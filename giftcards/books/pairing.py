@@ -1,7 +1,7 @@
-"""Pairing of transactions with orders by amount and time.
+"""Pair transactions with orders by amount and time.
 
-Transactions of equal amounts cannot be told apart. Therefore each pair is a guess, and as many
-pairs as possible are made. The functions use neither the database nor requests.
+Transactions with equal amounts cannot be distinguished. Therefore each pair is a guess, and the
+functions make as many pairs as possible. They use neither the database nor the network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _JITTER = timedelta(seconds=2)
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """An entry of the ledger; ``amount`` is signed."""
+    """An entry in the ledger. ``amount`` is signed."""
 
     key: int
     amount: Decimal
@@ -33,7 +33,7 @@ class Transaction:
 class Expected:
     """An order that should have a transaction at about ``at``.
 
-    The transaction is never before ``earliest``.
+    The time of the transaction is never before ``earliest``.
     """
 
     key: int
@@ -44,7 +44,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tolerance for the time of a transaction, before and after the expected moment."""
+    """The tolerance for the time of a transaction, before and after the expected time."""
 
     before: timedelta
     after: timedelta
@@ -64,10 +64,10 @@ def pair(
 ) -> dict[int, int]:
     """Return pairs of transactions and orders.
 
-    The result maps transaction keys to order keys. ``spans`` is sorted from the narrowest to the
-    widest. Narrow spans are tried first, in order to pair transactions with orders of nearly the
-    same time. If this leads to fewer pairs than the widest span alone, only the widest span is
-    used.
+    The result maps transaction keys to order keys. ``spans`` is sorted from narrowest to widest.
+    The function tries narrow spans first, to pair transactions with orders at nearly the same time.
+    If this results in fewer pairs than the widest span alone, the function uses only the widest
+    span.
     """
     pairs: dict[int, int] = {}
     for listed, ones in _sets(transactions, expected, spans[-1]):
@@ -78,7 +78,7 @@ def pair(
 def _sets(
     transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Transaction], list[Expected]]]:
-    """Yield sets of transactions and orders, such that every possible pair lies inside one set."""
+    """Yield sets of transactions and orders so that every possible pair is inside one set."""
     listed = _by_amount(sorted(transactions, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
@@ -132,10 +132,10 @@ def _pair_set(
 def _most_pairs(
     transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """Return as many pairs as possible; ``transactions`` must be sorted by time.
+    """Return as many pairs as possible. ``transactions`` must be sorted by time.
 
-    A transaction fits an order if its time lies in the order's window. If it fits several orders,
-    it gets the order whose window ends first.
+    A transaction fits an order if its time is inside the order's window. If it fits several orders,
+    it is paired with the order whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []
@@ -158,12 +158,12 @@ def _window(one: Expected, span: Span) -> _Window:
 def learn_offset(
     transactions: Iterable[Transaction], expected: Iterable[Expected], *, within: timedelta
 ) -> timedelta:
-    """Return the offset of the transactions' clock.
+    """Return the offset between the clocks of the transactions and the orders.
 
-    It is positive if this clock is ahead of the orders' clock. The offset is the most frequent
-    difference between the times of transactions and orders of equal amounts, because it is about
-    the same in correct pairs, and arbitrary in wrong pairs. Pairs whose times differ by more than
-    ``within`` do not count. Without pairs, the offset is 0.
+    It is positive if the transactions' clock is ahead. The offset is the most frequent time
+    difference between transactions and orders of equal amounts. This works because the difference
+    is nearly the same for all correct pairs, and arbitrary for wrong pairs. Pairs whose times
+    differ by more than ``within`` do not count. Without pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))
@@ -183,7 +183,7 @@ def learn_offset(
 def _densest(differences: Sequence[timedelta]) -> timedelta:
     """Return the middle of the densest cluster of the sorted ``differences``.
 
-    Of equally dense clusters, the one nearest to 0 counts.
+    If several clusters are equally dense, the one nearest to 0 is used.
     """
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):

@@ -1,4 +1,4 @@
-"""The plugin that adds the ledger and the reports to the core."""
+"""The plugin that extends the core with the ledger and the reports."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The nightly reading of the provider's ledger, one day at a time.
+"""Read the provider's ledger every night, one day at a time.
 
-The oldest day comes first. The entries of a page and the position of the reading are stored in one
-transaction. If a reading is killed, the next one continues with the next page, and no entry is lost
-or counted twice.
+The oldest day comes first. The entries of a page and the current position are stored in one
+transaction. If the process is killed, the next one continues with the next page, so that no entry
+is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LedgerReading:
-    """The result of a reading, or its progress.
+    """The progress or result of reading the ledger.
 
-    ``start`` is the first day that was read. ``rows`` counts the rows that could be read, ``new``
-    the entries not known before, and ``unreadable`` the rows without type, amount or time.
-    ``not_shown`` counts the entries that the provider counts but does not show. ``changed_days``
-    maps days that had been read before to the number of their new or changed entries. ``trouble``
-    is the error that ended the reading early, if any.
+    ``start`` is the first day that was read. ``rows`` is the number of usable rows, ``new`` is the
+    number of new entries, and ``unreadable`` is the number of rows without a type, an amount or a
+    time. ``not_shown`` is the number of entries that the provider counts but does not list.
+    ``changed_days`` contains days that had been read before, with the number of their new or
+    changed entries. ``trouble`` is the error that ended the reading early, if there was one.
     """
 
     start: date | None = None
@@ -64,11 +64,11 @@ _TIMES = ("start", "until", "end")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The place of a reading in the ledger: a page of a window of time.
+    """The current position in the ledger: a page of a time window.
 
     ``page`` is the next page to read, counted from 1. The window begins at ``start`` and ends at
-    ``until``. ``end`` is the end of the whole reading. ``passes`` counts the passes over the window
-    so far, and ``new`` the new entries of the present pass.
+    ``until``. ``end`` is the end of the last window. ``passes`` is the number of passes over the
+    window so far. ``new`` is the number of new entries in the current pass.
     """
 
     start: datetime
@@ -83,7 +83,7 @@ class Position:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self | None:
-        """Return the position that was stored as JSON, if any."""
+        """Return the position that was stored as JSON, or ``None``."""
         if not stored:
             return None
         times = {name: datetime.fromisoformat(stored[name]) for name in _TIMES}
@@ -103,12 +103,13 @@ def read_ledger(
 ) -> LedgerReading:
     """Read new entries of the ledger, and match them with orders.
 
-    The reading starts three days before the end of the last reading, because some entries come
-    late. With ``since``, it starts on that day instead, or earlier if earlier entries are unread.
+    Reading starts three days before the end of the last reading, because some entries appear late.
+    With ``since``, it starts on that day, or earlier if there are earlier entries that have not
+    been read.
 
-    ``on_wait`` is called repeatedly while the reading waits for permission to make a request, or
-    for another process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. If
-    ``should_continue``, called after each page, returns False, the reading ends early.
+    ``on_wait`` is called repeatedly while the function waits for the request quota or for another
+    process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called
+    after each page. If it returns False, the function ends early.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -173,9 +174,9 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Keep the lease, or raise :exc:`Stopped` if another process has taken it.
+        """Renew the lease, or raise :exc:`Stopped` if another process has acquired it.
 
-        This method is called in each wait, and first in each transaction.
+        This method is called during each wait and at the start of each transaction.
         """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
@@ -269,7 +270,7 @@ class _Reader:
         )
 
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
-        """Match the window's entries, or begin another pass.
+        """Match the entries of the window, or begin another pass.
 
         Returns the next position, if there is one.
         """
@@ -306,7 +307,7 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
-    """True if no page follows; the provider's number of pages is only a hint."""
+    """True if there is no further page. The provider's page count is not reliable."""
     if not page.rows:
         # A page of unreadable rows has no ids, so a repeated page cannot be recognised. The
         # provider's number of pages decides instead.
@@ -316,10 +317,10 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """Return the number of entries that the provider counts but has not shown.
+    """Return the number of entries that the provider counts but has not listed.
 
-    The provider may count entries outside the window, too, for example of whole days. If it gives
-    no count, the result is 0.
+    The provider may also count entries outside the window, for example those of a whole day. If it
+    reports no count, the result is 0.
     """
     if page.total_results is None:
         return 0
@@ -328,10 +329,10 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
 
 
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
-    """Convert the rows of one page to unsaved entries, each with its own ``provider_id``.
+    """Convert the rows of one page to unsaved entries, each with a unique ``provider_id``.
 
-    A row without an id gets an id made from its content. Equal rows of one page become several
-    entries. A row that is repeated on another page stays one entry.
+    If a row has no id, the id is computed from its content. Equal rows on one page become separate
+    entries. If a row is repeated on another page, it remains one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()
@@ -370,7 +371,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 def read_if_due(should_continue: Callable[[], bool]) -> None:
     """Read a part of the ledger if the nightly reading is due.
 
-    The part ends after five seconds, when the request quota is used up, or when
+    The function ends after five seconds, when the request quota is used up, or when
     ``should_continue`` returns False. The very first call only schedules a reading for the next
     night.
     """
@@ -415,7 +416,7 @@ _MINUTES = 180
 
 
 def next_night(now: datetime, minute: int) -> datetime:
-    """Return the first time after ``now`` that is ``minute`` minutes past 2 a.m. on the site."""
+    """Return the next time after ``now`` that is ``minute`` minutes past 2 a.m. local time."""
     nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
     moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
     return next(moment for moment in moments if moment > now)

@@ -1,7 +1,7 @@
-"""Reports on the orders of a period.
+"""Reports about the orders of a period.
 
-A report shows what was ordered, delivered, charged, sold and owed. An order counts for the day on
-which it became final, in the site's time zone.
+A report shows the amounts that were ordered, delivered, charged, sold and owed. An order belongs to
+the day on which it became final, in the site's time zone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["By", "Figures", "Report", "Row", "Settling", "report"]
 
 
 class By(models.TextChoices):
-    """The grouping of a report; weeks are those of ISO 8601, from Monday to Sunday."""
+    """The grouping of a report. Weeks follow ISO 8601 and begin on Monday."""
 
     DAY = "day", _("day")
     WEEK = "week", _("week")
@@ -56,8 +56,8 @@ class Row:
     """The figures of one day, week, month, product or product type.
 
     For a day, week or month, ``key`` is its first day, even if this day is before the start of the
-    report. Otherwise ``key`` is the id of the product and the id of the type. In a report by
-    product, the id of the type is "". ``label`` is the text for people.
+    report. For a product or a product type, ``key`` contains the product id and the type id. In a
+    report by product, the type id is "". ``label`` is the readable name.
     """
 
     key: date | tuple[str, str]
@@ -66,7 +66,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """Times in seconds until orders settled.
+    """The times in seconds that orders took to settle.
 
     Half of the orders settled within ``p50``, and 95 % within ``p95``.
     """
@@ -113,7 +113,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """Return the total of :func:`report`, and the sums of more aggregates.
+    """Return the total of :func:`report`, and further aggregates.
 
     ``further`` maps names to aggregates. This takes half the time of :func:`report`, because it
     leaves out :class:`Settling`.
@@ -123,7 +123,7 @@ def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """Return the ``orders`` that became final from ``start`` to ``end``, unsorted."""
+    """Return the ``orders`` that became final from ``start`` to ``end``, without sorting them."""
     return orders.filter(within("finalized_at", start, end)).order_by()
 
 
@@ -154,8 +154,8 @@ def last_day(day: date, by: By) -> date:
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
     """Divide the period into days, weeks or months.
 
-    Yields the key and the two ends of each. The key is the first day of the whole week or month.
-    The ends are inside the period.
+    Yields the key, the first day and the last day of each part. The key is the first day of the
+    complete week or month. The first and last day are inside the period.
     """
     while start <= end:
         last = min(last_day(start, by), end)
@@ -183,11 +183,11 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 
 
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
-    """Return an expression for the index of the day, week or month in which ``column`` lies.
+    """Return an expression for the index of the day, week or month that contains ``column``.
 
-    ``begins`` has the first moments of the days, weeks or months; ``number`` is the index of the
-    first. The database computes no dates, because databases differ in the time zones that they
-    know. The search is binary, because a period may have hundreds of days.
+    ``begins`` contains the start of each day, week or month, and ``number`` is the index of the
+    first. The expression does not compute dates, because databases do not all know the same time
+    zones. It is a binary search, because a period may contain hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -228,7 +228,7 @@ def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds between two columns; the first column has the later moment."""
+    """The whole seconds between two columns, of which the first has the later time."""
 
     arity = 2
     arg_joiner = " - "
@@ -270,7 +270,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """Return the smallest value that at least ``percent`` percent of the values do not exceed."""
+    """Return the smallest value such that ``percent`` percent of the values are not higher."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

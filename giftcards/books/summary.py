@@ -1,6 +1,7 @@
-"""The summary of the ledger: sums, balances and discrepancies.
+"""The summary of the ledger: totals, balances and discrepancies.
 
-Each entry is read once. Python adds up the amounts, because a database may add binary fractions.
+Each entry is read once. Python adds up the amounts, because some databases add them as binary
+fractions.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Break:
 class Balances:
     """The balances before and after a period, and the unexplained change.
 
-    This change is the ``gap``, which is the sum of the ``breaks``. If a balance is unknown, it is
-    ``None``, ``gap`` is ``None``, and there are no ``breaks``.
+    The unexplained change is the ``gap``, which is the total of the ``breaks``. If a balance is
+    unknown, it is ``None``, ``gap`` is ``None``, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -55,7 +56,7 @@ class Balances:
 
 
 class Entry(Protocol):
-    """The part of a ledger entry that is needed to find balances."""
+    """The attributes of a ledger entry that are needed to find balances."""
 
     @property
     def amount(self) -> Decimal: ...
@@ -74,7 +75,7 @@ class DayEnds:
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
-        """Begin with the last entries before the period: at most :data:`NEAR`, latest first."""
+        """Begin with the last entries before the period, at most :data:`NEAR`, newest first."""
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
@@ -100,9 +101,9 @@ class DayEnds:
             following += entries[: NEAR - len(following)]
 
     def compare(self, following: Sequence[Entry]) -> Balances:
-        """Return the period's balances, compared with the sums of its entries.
+        """Compare the balances of the period with the totals of its entries.
 
-        ``following`` has the first entries after the period, at most :data:`NEAR`.
+        ``following`` contains the first entries after the period, at most :data:`NEAR`.
         """
         self._follow(following)
         balances = [*self._balances]
@@ -137,7 +138,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """Return the balances around the first moment for which :func:`_ends` finds a result."""
+    """Return the balances around the first moment for which :func:`_ends` has a result."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment may have further entries that were not read.
@@ -146,23 +147,23 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 
 
 def _moment_of(entry: Entry) -> object:
-    """Return a key that groups entries whose sequence is unknown.
+    """Return a key that groups entries whose order in time is unknown.
 
-    The key is the entry's time. But all entries of the hour that is repeated when clocks are set
-    back have one key.
+    The key is the time of the entry. All entries in the hour that is repeated when clocks are set
+    back share one key.
     """
     return (entry.time.year, "repeated") if repeated_for(entry.time) else entry.time
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """Return the balances before and after all entries of a moment, in unknown sequence.
+    """Return the balances before and after the entries of a moment, whose order is unknown.
 
-    Each balance in between is the end of one entry and the beginning of another. So only the first
-    balance is more often a beginning than an end.
+    Each balance in between is the balance after one entry and before another. Therefore only the
+    first balance occurs more often before an entry than after one.
 
-    If there is no such balance, return ``None``: the first balance equals the last, but it is
-    unknown which balance that is. If there are several, entries are missing, and both balances of
-    the result are ``None``.
+    If there is no such balance, the first balance equals the last, but it is unknown which one it
+    is. The result is then ``None``. If there are several such balances, entries are missing, and
+    both balances in the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -186,9 +187,9 @@ def _ends_of(entry: Entry) -> _Ends:
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """An order without a fitting entry, or an entry without a fitting order.
+    """An order without a matching entry, or an entry without a matching order.
 
-    ``amount`` is the part that does not fit, in dinars and never negative.
+    ``amount`` is the unmatched part in dinars, and is never negative.
     """
 
     # The primary key of the order or entry.
@@ -205,7 +206,7 @@ LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """The number and the sum of discrepancies.
+    """The number and the total amount of discrepancies.
 
     ``first`` contains at most 20 of them.
     """
@@ -219,7 +220,7 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """Return the discrepancies with ``items`` added; the list stays limited to 20."""
+        """Return these discrepancies plus ``items``. The list is still limited to 20."""
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
             count += 1
@@ -231,9 +232,10 @@ class Discrepancies:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The ledger from ``start`` to ``end``, both days included, in the site's time zone.
+    """The summary of the ledger from ``start`` to ``end``.
 
-    Amounts are exact, in dinars, and negative for money that left the account.
+    Both days are included, and are in the site's time zone. Amounts are exact, in dinars, and
+    negative if money left the account.
     """
 
     start: date
@@ -271,7 +273,7 @@ class Summary:
 
     @property
     def breaks_amount(self) -> Decimal:
-        """The sum of the breaks, each without its sign."""
+        """The total of the absolute amounts of the breaks."""
         return sum((abs(each.amount) for each in self.breaks), _ZERO)
 
     @property
@@ -309,7 +311,7 @@ def ledger_summary(start: date, end: date) -> Summary:
 
 
 def sums_and_balances(start: date, end: date) -> Summary:
-    """Return the summary without discrepancies.
+    """Return the summary without the discrepancies.
 
     This takes half the time of :func:`ledger_summary`.
     """
@@ -341,7 +343,7 @@ def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
 
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
-    """Return the ``gap`` and the ``breaks`` of a :class:`Summary` without reading any order."""
+    """Return the ``gap`` and the ``breaks`` of a :class:`Summary`, without reading orders."""
     told = _compared(start, end, _Tally())
     return told.gap, told.breaks
 
@@ -391,7 +393,7 @@ _DAY = timedelta(days=1)
 
 
 def _by_day(rows: Iterable[_Row]) -> Iterator[tuple[date, list[_Row]]]:
-    """Yield each day of ``rows`` with the rows of that day; ``rows`` are sorted by time."""
+    """Yield each day with its rows. ``rows`` must be sorted by time."""
     day, same = date.min, list[_Row]()
     next_day = None
     for row in rows:
@@ -478,7 +480,7 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
     """Yield the charges that exceed the price of their order.
 
-    Guessed orders are left out: an order is guessed only if its price fits.
+    Guessed orders are left out, because the app guesses an order only if its price fits.
     """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:

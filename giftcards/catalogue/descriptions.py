@@ -1,4 +1,4 @@
-"""The texts for customers about a card: its name, region and instructions."""
+"""The description of a card for customers: its name, region and instructions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from giftcards.text.regions import region_name
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The texts about a product that customers read, in one language.
+    """The description of a product for customers, in one language.
 
-    Unknown texts are "". The ``name`` is the name that your shop gave the product, or else the
-    provider's name. The ``instructions`` are plain text that can contain several lines. Escape the
-    text for HTML, and turn the addresses in the text into links.
+    An unknown value is "". The ``name`` is the name that your shop gave the product, or else the
+    provider's name. The ``instructions`` are plain text that can contain several lines. To show
+    them in HTML, escape them and turn URLs into links.
     """
 
     name: str = ""
@@ -62,7 +62,7 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
 
 
 def of_products(products: Iterable[Product], language: str | None = None) -> dict[str, Description]:
-    """Return the description of each product, by the provider's id; one query."""
+    """Return the description of each product by its provider id, in one query."""
     listed = list(products)
     languages = _languages(language)
     rows = RedemptionInstructions.objects.filter(
@@ -88,7 +88,7 @@ def of_products(products: Iterable[Product], language: str | None = None) -> dic
 
 
 def _languages(language: str | None) -> list[str]:
-    """Return the languages in which to look for a text, the best one first."""
+    """Return the languages in which to look for a description, best first."""
     wanted = supported_language(language or translation.get_language())
     codes = (wanted, supported_language(None))
     return list(dict.fromkeys(each for code in codes for each in (code, code.partition("-")[0])))

@@ -1,4 +1,4 @@
-"""The shelf: the cards that can be sold now, and quotes of single cards."""
+"""The shelf: the cards that can be sold now, and quotes for single cards."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def offers() -> QuerySet[ProductType]:
     - ``stock`` is the provider's stock at ``read_at``, or ``None`` if the stock is unknown.
     - ``available`` is the part of the stock that you can still sell.
 
-    A product type is left out if it is sold out, if its values were read too long ago, if your shop
-    does not sell it, or if its sale would earn too little.
+    A product type is left out if it is sold out, if its stock and price are out of date, if your
+    shop does not sell it, or if its margin would be too low.
 
-    If the function in ``PRICING`` sets the price, a product type appears after a worker has
-    calculated the price for its present cost. The worker calculates the price within about a minute
-    after a new cost was read.
+    If the function in ``PRICING`` sets the prices, a product type is left out until a worker has
+    calculated the price for its current cost. This happens within about a minute after a new cost
+    was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -82,9 +82,9 @@ def offers() -> QuerySet[ProductType]:
 
 
 def is_on_shelf(column: str = "pk") -> Q:
-    """Return the condition for product types that :func:`offers` returns.
+    """Return the condition that selects the product types of :func:`offers`.
 
-    With ``column="product"``, the condition is for products that have such a product type.
+    With ``column="product"``, the condition selects the products that have such a product type.
     """
     return Q(pk__in=offers().order_by().values(column))
 
@@ -103,9 +103,9 @@ def quote(
     Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. If the stored values
     are older than ``max_age`` seconds, the function makes at most one request to the provider,
     which takes at most ten seconds and counts against the request quota. If the provider does not
-    answer, or the quota is used up, the quote contains the stored values: see ``read_at`` and
-    ``no_answer``. While one caller waits for the provider, concurrent callers wait for at most one
-    second and then get the stored values.
+    answer, or if the quota is used up, the quote contains the stored values. Its ``read_at`` and
+    ``no_answer`` attributes show this. While one caller waits for the provider, concurrent callers
+    wait for at most one second and then receive the stored values.
 
     If the customer has a reservation, pass its ``reference``. The reserved cards then count as
     available, and the quote contains the reserved price until the reservation expires.
@@ -217,7 +217,7 @@ def _is_test(line: Line) -> bool:
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
     """Return the error about a card.
 
-    The text for staff begins with the name of the card.
+    The error text for staff begins with the name of the card.
     """
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
@@ -263,17 +263,17 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The values of a card before it is bought; unknown values are ``None``.
+    """The price, cost and stock of a card before it is bought. Unknown values are ``None``.
 
     - ``cost`` is the cost of one card, and ``stock`` is the provider's stock. Both values were read
       at ``read_at``.
     - ``available`` and ``price`` have the same meaning as in :func:`~giftcards.catalogue.offers`.
     - ``accepted_loss`` is the amount by which the card may be sold below its cost.
     - ``is_listed`` is False if the provider does not sell the card.
-    - ``is_sold_here`` is False if your shop does not sell the card. In this case, the provider is
-      not asked.
+    - ``is_sold_here`` is False if your shop does not sell the card. In this case, the app does not
+      send a request to the provider.
     - ``balance`` is the balance of your account at the provider, as read at ``balance_read_at``.
-    - ``no_answer`` is the reason why the provider did not answer, if the app sent a request.
+    - ``no_answer`` is the reason why a request to the provider failed, if it failed.
     """
 
     names: Names
@@ -296,7 +296,8 @@ class Quote:
     def is_for_sale(self) -> bool:
         """True if both your shop and the provider sell the card.
 
-        The provider does not sell a card that it does not list, or lists at a price of 0.
+        If the provider does not list a card, or lists it at a price of 0, the provider does not
+        sell it.
         """
         return self.is_listed and self.is_sold_here and self.cost != 0
 
@@ -419,7 +420,7 @@ class Line:
 
 
 def stale_after() -> timedelta:
-    """Return the age after which a type's stock and price are too old for a sale."""
+    """Return the age at which the stock and price of a type are too old for a sale."""
     every = timedelta(seconds=conf.catalogue_interval)
     return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
@@ -452,10 +453,11 @@ def with_available(
 
 
 def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
-    """Return how another stock buffer would change what is sold out.
+    """Return how many types would change between sold out and in stock with another buffer.
 
-    The first number counts the types that would be sold out, and the second number the types that
-    would be back in stock. Types that are not for sale for another reason do not count.
+    The first number is the number of types that would sell out. The second is the number of types
+    that would be back in stock. The function does not count types that are off sale for any other
+    reason.
     """
     now = timezone.now()
     kinds = ProductType.objects.for_sale().filter(stock__gt=0).order_by()
@@ -483,11 +485,11 @@ _UNTOLD = (
 
 
 class _Taken:
-    """A join of each type to the number of cards that are subtracted from its stock.
+    """An SQL join of each type with the number of cards to subtract from its stock.
 
-    One subquery adds up the cards for all types, because PostgreSQL with old statistics may read
-    all open orders for each type. Django cannot join a subquery, so this class has the interface of
-    Django's own joins.
+    A single subquery adds up the cards of all types. With a subquery for each type, PostgreSQL may
+    read all open orders once per type if its statistics are out of date. Django cannot join a
+    subquery, so this class implements the interface of Django's own joins.
     """
 
     join_type = LOUTER
@@ -525,9 +527,9 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield queries of the cards to subtract from the stock.
+    """Yield queries for the cards to subtract from the stock.
 
-    Each row has the type's key ``kind`` and the number ``stock``.
+    Each row contains the primary key of the type as ``kind`` and the number of cards as ``stock``.
     """
     # Orders that settled before this time do not count, as types read before it are not for sale.
     begin = now - stale_after()

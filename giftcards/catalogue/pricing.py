@@ -1,4 +1,4 @@
-"""The shop's prices: storing them, previews of changes, and price moves."""
+"""Store the shop's prices, preview changes, and list price moves."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _BATCH = 200
 
 
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
-    """Correct wrong prices, and call the shop's function ``PRICING``.
+    """Correct wrong prices, and call the shop's ``PRICING`` function.
 
     Workers do this once a minute. Prices are wrong if a cost or margin was changed without
-    ``save()``, or if ``PRICING`` was set or removed. The function is called first for types without
-    a price from it. It is called again for all other types, because its result may depend on more
-    than the cost.
+    ``save()``, or if ``PRICING`` was set or removed. The function is first called for the types
+    that it has not priced yet. It is then called again for all other types, because its result may
+    depend on more than the cost.
     """
     _mend()
     path = conf.pricing
@@ -111,7 +111,7 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Return the function's price or ``None``, and whether it is usable."""
+    """Return the price from the function or ``None``, and whether the price is usable."""
     began_at = time.monotonic()
     answer: Any = None
     try:
@@ -141,7 +141,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 class PricePreview(NamedTuple):
-    """The effect of a change on a type, before the change is saved.
+    """The effect that an unsaved change would have on a type.
 
     ``source`` is the rule that sets the new price. If there is no new price, ``why_not`` gives the
     reason.
@@ -159,7 +159,7 @@ class PricePreview(NamedTuple):
     def loss(self) -> Decimal | None:
         """The amount by which the card would be sold below its cost, or ``None``.
 
-        If a change does not affect the price of a hidden card, there is no loss.
+        The result is ``None`` if the change does not affect the price of a hidden card.
         """
         cost, price = self.kind.cost, self.new_price
         if price is None or cost is None or (price == self.old_price and not self.is_sold):
@@ -168,13 +168,13 @@ class PricePreview(NamedTuple):
 
     @property
     def was_on_shelf(self) -> bool:
-        """True if the shop sells the type now, if it is in stock."""
+        """True if the type is on sale now, regardless of its stock."""
         is_priced = self.old_price is not None or self.kind.price_source == PriceSource.OWN
         return self.was_sold and is_priced
 
     @property
     def is_on_shelf(self) -> bool:
-        """True if the shop would sell the type, if it is in stock."""
+        """True if the type would be on sale after the change, regardless of its stock."""
         return self.is_sold and self.why_not in {None, NoPrice.OWN}
 
 
@@ -182,7 +182,8 @@ def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
     """Return the effect of saving ``rows``, without saving them.
 
     ``rows`` are the shop, categories, products and types with unsaved values. The result contains
-    the types with a known cost whose price, source of the price, or availability here would change.
+    every type with a known cost for which the price, the source of the price, or whether the shop
+    sells it would change.
     """
     if not rows:
         return []
@@ -208,11 +209,11 @@ def _with(row: Any, changes: Mapping[tuple[type, Any], Mapping[str, Any]]) -> An
 
 
 def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
-    """Save ``rows`` and the prices that follow, in one transaction.
+    """Save ``rows`` and the resulting prices in one transaction.
 
-    ``by`` names the person who has changed them. Raises
+    ``by`` is the name of the person who made the changes. Raises
     :exc:`~django.core.exceptions.ValidationError` if a value is invalid, or if somebody else has
-    changed the same value since the row was read. In this case, nothing is saved.
+    changed the same value since the row was read. If an error is raised, no row is saved.
     """
     with keeping_prices():
         for row in rows:
@@ -226,7 +227,7 @@ def inherited(
 ) -> tuple[PriceSource, Margin]:
     """Return the margin or function that applies if ``row`` has no value.
 
-    ``shelf`` is the shop's row, if the caller has read it.
+    ``shelf`` is the shop's row, if the caller has already read it.
     """
     of_product = of_category = Margin()
     if isinstance(row, ProductType):
@@ -273,7 +274,7 @@ class PriceMove:
 
 
 def since_yesterday(what: OfferChange.What) -> Q:
-    """Return the condition for changes of this kind of yesterday or today.
+    """Return the condition for changes of this kind that happened yesterday or today.
 
     Days begin and end in the site's time zone.
     """
@@ -283,7 +284,8 @@ def since_yesterday(what: OfferChange.What) -> Q:
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """Yield the price move of each type in ``changes``.
 
-    A type is left out if its cost is the same as before ``changes``, or if it is no longer sold.
+    A type is left out if its cost is now the same as before ``changes``, or if it is no longer
+    sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

@@ -1,4 +1,4 @@
-"""Reading the provider's catalogue, one product at a time."""
+"""Read the provider's catalogue, one product at a time."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _MOST_SILENT = 3
 
 @dataclass(frozen=True, slots=True)
 class CatalogueReading:
-    """The progress of a reading.
+    """The progress of reading the catalogue.
 
     ``total`` is the number of products to read. ``failed`` is the number of products, and of rows
-    of the catalogue, that could not be read. ``trouble`` is the reason of the last failure, or the
-    reason why the reading ended early.
+    of the catalogue, that could not be read. ``trouble`` is the reason for the last failure, or for
+    the early end of the reading.
     """
 
     total: int = 0
@@ -69,9 +69,9 @@ def read_catalogue(
 ) -> CatalogueReading:
     """Read the catalogue, and then the types of each product on sale.
 
-    The reading makes one call for each product, and uses at most a tenth of the request quota.
-    While it waits for a call, it calls ``on_wait`` repeatedly. If a reading was interrupted less
-    than six hours ago, it is continued.
+    The function makes one request for each product, and uses at most a tenth of the request quota.
+    While it waits for its next turn, it calls ``on_wait`` repeatedly. If a reading was interrupted
+    less than six hours ago, the function continues it.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
@@ -80,12 +80,11 @@ def read_catalogue(
 def keep_current(has_time: Callable[[], bool]) -> None:
     """Read parts of the catalogue that are due, and set prices.
 
-    This takes some seconds. The list of products and the types of each product are due every
-    ``CATALOGUE_INTERVAL`` seconds. Types of products that were ordered within a day or are reserved
-    are due four times as often.
+    This takes a few seconds. The list of products and the types of each product are due every
+    ``CATALOGUE_INTERVAL`` seconds. The types of a product are due four times as often if the
+    product is reserved or was ordered within the last day.
 
-    The function also deletes old reservations, and old changes of the catalogue that were
-    announced.
+    The function also deletes old reservations, and old catalogue changes that have been announced.
     """
     every = timedelta(seconds=conf.catalogue_interval)
     is_wanted = reading_wanted() is not None
@@ -102,17 +101,18 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 def read_soon() -> None:
     """Ask a worker to read the whole catalogue.
 
-    The worker begins within a minute, and stays within the request quota.
+    The worker starts within a minute and stays within the request quota.
     """
     Lease.objects.get_or_create(name=Lease.CATALOGUE_WANTED)
     Lease.objects.revoke(Lease.CATALOGUE_PAUSE)
 
 
 def reading_wanted() -> tuple[int, int] | None:
-    """Return the progress of a reading that somebody asked for.
+    """Return the progress of a requested reading of the catalogue.
 
-    The result is the number of products that were read, and the number to read. Both are 0 until
-    the list of products was read. The result is ``None`` if nobody waits for a reading.
+    The result contains the number of products that have been read, and the total number of
+    products. Both are 0 until the list of products has been read. The result is ``None`` if no
+    reading is in progress on request.
     """
     wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED).first()
     if wanted is None:
@@ -158,7 +158,7 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """Call ``read``, unless another process reads; return the reading.
+        """Call ``read`` unless another process is reading the catalogue, and return the progress.
 
         The reading may be incomplete.
         """
@@ -192,8 +192,8 @@ class _Reader:
     def read_due(self, every: timedelta) -> None:
         """Read the list of products and the types that are due.
 
-        Types that sell are due more often. If somebody asked for a reading, everything is due. If
-        ``every`` is 0, nothing else is due.
+        Types that sell are due more often. If somebody requested a reading, everything is due. If
+        ``every`` is 0, the catalogue is read only on request.
         """
         wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
         if wanted.filter(token="").exists() or (every and not _is_listed(every)):
@@ -287,9 +287,9 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
 
 
 def counts() -> dict[str, int]:
-    """Count the products and types: all, for sale, and still to be read.
+    """Count all products and types, those for sale, and those still to be read.
 
-    ``hidden`` is the number of products that the provider sells and the shop does not.
+    ``hidden`` is the number of products that the provider sells but the shop does not.
     """
     return {
         "products": Product.objects.count(),

@@ -1,6 +1,7 @@
-"""Reservations: cards that are kept for a customer who is about to pay.
+"""Reservations: cards that are set aside for a customer who is about to pay.
 
-The provider has no reservations. A reservation only prevents your shop from selling a card twice.
+The provider does not support reservations. A reservation only prevents your shop from selling the
+same card twice.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class _Wanted(NamedTuple):
     reservations: int
 
     def exceeds(self, times: int) -> bool:
-        """True if this is more than ``times`` what one customer may have."""
+        """True if this exceeds ``times`` the limits for one customer."""
         return (
             self.cards > times * tuning.cards_of_customer
             or self.reservations > times * tuning.reservations_of_customer
@@ -147,7 +148,7 @@ class _Wanted(NamedTuple):
 
 
 def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
-    """Return the sums of ``reserved`` and ``line``, without the reservation that it replaces."""
+    """Return the totals of ``reserved`` and ``line``, less the reservation that is replaced."""
     others = reserved.current(timezone.now()).exclude(reference=line.reference)
     has = others.aggregate(reservations=Count("pk"), cards=Sum("quantity"))
     return _Wanted((has["cards"] or 0) + line.quantity, has["reservations"] + 1)

@@ -1,7 +1,7 @@
-"""The channels that send messages to customers and staff.
+"""Channels, which send messages to customers and staff.
 
 The ``GIFTCARDS_DELIVERY["CHANNELS"]`` setting lists the channels in use. This module also defines
-the errors of channels.
+the errors that channels raise.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from giftcards.text.spelling import international_phone
 
 
 class AddressRefused(Exception):
-    """The address does not exist or accepts no messages. A retry is useless."""
+    """The address does not exist or accepts no messages. A retry would not help."""
 
 
 class OutcomeUnknown(Exception):
     """The channel does not know whether the message was sent.
 
-    The app sends the message again after 15 minutes. After six attempts with an unknown result, the
-    app gives up.
+    The app sends the message again after 15 minutes. It gives up after six attempts with an unknown
+    result.
     """
 
 
 class SlowDown(Exception):
-    """The service refused the message for now, and asked for a pause.
+    """The service temporarily refused the message, and requested a pause.
 
-    The pause is in ``seconds``. If the app's own pause is longer, the app uses that one. A pause of
-    more than an hour counts as an hour.
+    The pause is in ``seconds``, and is limited to an hour. If the app's own pause is longer, the
+    app uses its own.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -68,7 +68,7 @@ class SlowDown(Exception):
 class Message:
     """A message that is ready to be sent.
 
-    Its ``repr`` does not contain texts, because they may contain codes or links.
+    Its ``repr`` does not contain the subject or the text, because they may contain codes or links.
     """
 
     #: The kind of a message to a customer, or "digest" for staff.
@@ -91,15 +91,16 @@ class Message:
 
     @property
     def phone(self) -> str:
-        """The address in the international form E.164, or "" if it is no number."""
+        """The phone number in the international E.164 format, or "" if the address is not a
+        number."""
         return international_phone(self.address)
 
 
 class Channel:
     """The base class of channels.
 
-    The app creates instances at any time, without arguments. A channel that is used only for staff
-    needs a name and the :meth:`send` method.
+    The app can create an instance at any time, and passes no arguments. A channel that is used only
+    for staff needs a name and the :meth:`send` method.
     """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
@@ -120,16 +121,16 @@ class Channel:
         return ""
 
     def send(self, message: Message) -> str | None:
-        """Send ``message``; return its id at the service, if there is one.
+        """Send ``message``, and return its id at the service if there is one.
 
-        Raise :exc:`AddressRefused` if a retry is useless. Raise :exc:`OutcomeUnknown` if the
+        Raise :exc:`AddressRefused` if a retry would not help. Raise :exc:`OutcomeUnknown` if the
         message may have been sent. Raise :exc:`SlowDown` to set the pause before the next attempt.
-        After any other error, the app also tries again.
+        After any other error, the app also retries.
 
-        Set a time-out of 20 s or less. The app waits one minute for an attempt, or less if the
-        worker stops or runs out of time. After that, the result counts as unknown.
+        Set a time-out of 20 s or less. The app waits at most one minute for an attempt, or less if
+        the worker is stopping or out of time. After that, the app treats the result as unknown.
 
-        The app calls this method in its own thread, with the message's language active.
+        The app calls this method in a separate thread, with the language of the message active.
         """
         raise NotImplementedError
 
@@ -178,13 +179,14 @@ def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlt
 
 
 def _one_line(text: str) -> str:
-    """``text`` without line breaks and control characters, which headers must not contain."""
+    """Remove line breaks and control characters, which headers must not contain."""
     printable = (char if char.isprintable() or char in NO_BREAKS else " " for char in text)
     return one_line("".join(printable))
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """The Message-ID, the same for all attempts, so that servers can drop repetitions."""
+    """Return a Message-ID that is the same for all attempts, so that servers can drop
+    duplicates."""
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.shop_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
@@ -204,7 +206,7 @@ _POLL_EVERY = 0.25
 
 
 def send_over(channel: Channel, message: Message) -> str | None:
-    """Send ``message`` over ``channel``, with the message's language active."""
+    """Send ``message`` over ``channel``, with the language of the message active."""
     with translation.override(message.language):
         return channel.send(message)
 
@@ -221,7 +223,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits on the time for sending messages; times are values of :func:`time.monotonic`."""
+    """Time limits for sending messages, as values of :func:`time.monotonic`."""
 
     #: Called before and during each attempt. Once the function returns False, no attempt begins,
     #: and the present one has to end soon.
@@ -238,11 +240,11 @@ class Limits:
 def hand_over(
     send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
 ) -> Sent | Failure:
-    """Call ``send`` in its own thread; return the result.
+    """Call ``send`` in a separate thread, and return the result.
 
-    The result is ``Meaning.UNANSWERED`` after :data:`ATTEMPT_SECONDS`, or when ``limits`` are
-    reached. In this case, the thread continues. If the message is sent after all, the thread calls
-    ``late`` with the result.
+    If there is no result after :data:`ATTEMPT_SECONDS`, or when ``limits`` are reached, the
+    function returns ``Meaning.UNANSWERED``. In this case, the thread continues. If it sends the
+    message after all, it calls ``late`` with the result.
     """
     end: Future[Sent | Failure] = Future()
     if start_thread(_send, send, end, late, name="giftcards: message") is None:
@@ -293,10 +295,10 @@ class Meaning(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The failure of an attempt.
+    """A failed attempt to send a message.
 
     ``error`` is the class of the error and its place in the code, without its text. ``pause`` is
-    the number of seconds that the service asked for.
+    the number of seconds that the service requested.
     """
 
     meaning: Meaning
@@ -307,7 +309,7 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """Return the failure of an attempt in which a channel raised ``error``.
 
-    After an unknown error, the app assumes that the message was not sent. A channel that is not
+    After an unknown error, the app assumes that the message was not sent. A channel that cannot be
     sure must raise :exc:`OutcomeUnknown`.
     """
     pause = error.seconds if isinstance(error, SlowDown) else 0.0
@@ -315,7 +317,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """Describe ``error`` by its class, the codes of the server's replies, and its place in code."""
+    """Describe ``error`` by its class, the server's reply codes, and its place in the code."""
     numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
     if status is not None:
@@ -368,14 +370,14 @@ _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
 def _is_final(code: int, text: bytes) -> bool:
-    """True if the reply rejects the recipient's address for good."""
+    """True if the reply permanently rejects the recipient's address."""
     _class, _, rest = text.partition(b".")
     is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
     return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """The error that anymail raises if the mail service refuses the recipient."""
+    """Return the exception class that anymail raises if the mail service refuses the recipient."""
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
     return refusal
@@ -433,7 +435,7 @@ _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if the error is about this message only."""
+    """True if the error concerns only this message."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

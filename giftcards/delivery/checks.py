@@ -49,7 +49,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_sending(**_: object) -> list[CheckMessage]:
-    """Check the delivery of messages and the links in them, unless messages are off."""
+    """Check the settings for messages and the links in them, unless messages are off."""
     found: list[CheckMessage] = []
     for check in (_check_links, _check_host, _check_days, _check_mail):
         with suppress(ConfigurationError):  # reported by check_settings
@@ -114,10 +114,10 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that ``ALLOWED_HOSTS`` contains the host of links, the one in ``SHOP_URL``.
+    """Check that ``ALLOWED_HOSTS`` contains the host in ``SHOP_URL``, which links use.
 
-    If this host is missing, Django refuses each visit of a link as an error. It then mails the
-    link's secret token to ``ADMINS``.
+    If this host is missing, Django treats each visit to a link as an error, and mails the secret
+    token in the link to ``ADMINS``.
     """
     host, _port = split_domain_port(urlsplit(conf.shop_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -168,7 +168,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """The mail backend, its timeout, and the name of the setting for the timeout."""
+    """Return the mail backend, its timeout, and the name of the setting for the timeout."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

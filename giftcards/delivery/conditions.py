@@ -1,4 +1,4 @@
-"""Conditions about messages to customers and digests for staff."""
+"""Conditions that concern messages to customers and digests for staff."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
 
 
 def kinds_now(order: Order) -> tuple[Kind, ...]:
-    """Return the kinds of messages that fit the present state of ``order``."""
+    """Return the kinds of messages that fit the current state of ``order``."""
     return kinds_of(status_for_customer(order), is_gift=order.is_gift)
 
 
@@ -88,7 +88,7 @@ def status_for_customer(order: Order) -> str:
 
 
 def _mode(setting: str, value: Any) -> dict[str, Mode]:
-    """`"link"`, `"codes"` or `"off"`, or a dict of them by kind of message"""
+    """`"link"`, `"codes"` or `"off"`, or a dict with one of them for each kind of message"""
     modes = value if isinstance(value, Mapping) else dict.fromkeys(Kind.values, value)
     if not all(kind in Kind.values and mode in Mode.values for kind, mode in modes.items()):
         raise Unusable(
@@ -108,7 +108,7 @@ _site_address = address(
 
 
 def _sender(setting: str, value: Any) -> str:
-    """an e-mail address, with a name or without"""
+    """an e-mail address, with or without a name"""
     hint = "Use an address, for example 'The Shop <orders@shop.example>'."
     line = _line(setting, value)
     try:
@@ -141,10 +141,10 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StaffPerson:
-    """A member of staff who gets digests at an address on a channel.
+    """A member of staff who receives digests at an address on a channel.
 
-    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person who has neither a role nor a
-    staff account gets all news.
+    ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
+    staff account receives all digest items.
     """
 
     address: str
@@ -184,7 +184,7 @@ def _is_person(entry: Any) -> bool:
 
 
 def languages() -> dict[str, Any]:
-    """Return the names of the site's languages, by their codes.
+    """Return the names of the site's languages by code.
 
     Some names are lazy strings.
     """
@@ -195,7 +195,7 @@ _BETWEEN_DIGITS = " .-()\u00a0"
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
-    """The settings, each as a typed attribute; see the settings page of the documentation."""
+    """The settings as typed attributes; see the settings page of the documentation."""
 
     mode = Setting(
         _mode,
@@ -246,7 +246,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def is_off(self) -> bool:
-        """True if customers get no messages at all."""
+        """True if customers receive no messages at all."""
         return all(mode == Mode.OFF for mode in self.mode.values())
 
     @property
@@ -256,7 +256,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def contact_address(self) -> str:
-        """The URL that opens when a customer clicks on ``contact``, or ""."""
+        """The URL behind ``contact``, or "" if it is not a link."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact

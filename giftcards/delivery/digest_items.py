@@ -1,6 +1,6 @@
 """The items of digests: conditions that hold, and those that have ended.
 
-Items contain no codes and no names of customers.
+Items contain neither card codes nor customer names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def told_conditions() -> dict[str, Condition]:
 
 
 class Mention(NamedTuple):
-    """The reference of an order, and the URL of its page in the admin; "" if there is no URL."""
+    """The reference of an order, and the URL of its page in the admin, or ""."""
 
     reference: str
     url: str
@@ -40,7 +40,8 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A condition in a digest; its texts are in the language that is active when they are read."""
+    """A condition in a digest. Its strings are in the language that is active when they are
+    read."""
 
     condition: Condition
     count: int = 1
@@ -96,7 +97,7 @@ class Item:
 
     @property
     def headline(self) -> str:
-        """The condition in a few words, such as "2 orders to do"; a sentence if it has ended."""
+        """The condition in a few words, such as "2 orders to do", or a sentence if it has ended."""
         if self.has_ended:
             return str(self.condition.ended)
         return self.condition.in_words(self.count, has_more=self.has_more)
@@ -107,13 +108,13 @@ class Item:
 
     @property
     def remedy(self) -> str:
-        """The advice on what to do, and whom to ask; "" if there is nothing to do."""
+        """The advice on what to do and whom to ask, or "" if no action is needed."""
         parts = str(self.condition.remedy), whom_to_ask(self.may, self.condition.takes)
         return "" if self.has_ended else " ".join(filter(None, parts))
 
     @property
     def url(self) -> str:
-        """The URL of the admin's page about the condition; "" if there is none."""
+        """The URL of the admin page about the condition, or "" if there is none."""
         if self.has_ended or not self.condition.page:
             return ""
         address = admin_url(self.condition.page)
@@ -122,7 +123,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The conditions that hold at one moment, and of which digests tell."""
+    """The conditions that hold at one moment and that digests report."""
 
     standing: Standing
     found: Mapping[str, Finding]
@@ -140,7 +141,7 @@ class Situation:
 
 
 def admin_url(page: str, *args: object) -> str:
-    """The URL of a page in the admin; "" if ``SHOP_URL`` or the page is missing."""
+    """Return the URL of an admin page, or "" if ``SHOP_URL`` or the page is missing."""
     if not conf.shop_url:
         return ""
     try:

@@ -1,9 +1,10 @@
-"""Digests for staff: what is wrong now, and what has ended.
+"""Digests for staff: current problems, and problems that have ended.
 
-Each minute, the conditions are compared with those that a person was notified of. If there is
-something new, a digest is sent, but at most one in ``tuning.digest_interval``. New urgent
-conditions do not wait. Each person has a row in the database, which a process claims in order to
-send a digest. If the process dies, another process sends the digest again after two minutes.
+Every minute, the app compares the current conditions with those that a person has been notified of.
+If there is a new condition, the app sends a digest, but at most one per ``tuning.digest_interval``.
+New urgent conditions are sent without this delay. Each person has a row in the database. A process
+claims this row to send a digest. If the process dies, another process sends the digest again after
+two minutes.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ _FOLDER = "giftcards_delivery/digest"
 
 
 def send_due(limits: Limits) -> int:
-    """Send a digest to each person for whom there is something new.
+    """Send a digest to each person who has not been notified of a new condition.
 
-    A failed attempt is logged, shown in the admin, and repeated after a pause. Returns the number
-    of digests sent.
+    A failed attempt is logged, shown in the admin, and retried after a pause. Returns the number of
+    digests sent.
     """
     people = listed()
     if not people:
@@ -102,7 +103,7 @@ class _Round:
         return row is not None and row.is_failing
 
     def _serve(self, digest: StaffDigest, person: StaffPerson) -> bool:
-        """Send ``person`` a digest if there is something new, and record it.
+        """Send the person a digest if there is a new condition, and record the digest.
 
         Returns True if a digest was sent.
         """
@@ -127,7 +128,7 @@ class _Round:
 
 
 class _News:
-    """The conditions that ``person`` may know of, compared with what they have been told."""
+    """The conditions that ``person`` may see, compared with those in the last digest."""
 
     def __init__(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> None:
         self._digest = digest
@@ -148,7 +149,7 @@ class _News:
         return code in self._known and self._may(self._known[code].permission)
 
     def _keys(self, code: str) -> list[int]:
-        """The keys of the orders or rows of which staff are told one by one."""
+        """Return the keys of the orders or rows of which staff are notified one by one."""
         finding = self._now[code]
         return [] if self._known[code].ended else [*finding.orders, *finding.rows]
 
@@ -176,7 +177,7 @@ class _News:
 
     @property
     def is_due(self) -> bool:
-        """True if a digest has to be sent now."""
+        """True if a digest must be sent now."""
         if _is_ahead(self._digest.retry_at) and not set(self.urgent).difference(self._digest.tried):
             return False
         now, sent_at = timezone.now(), self._digest.sent_at
@@ -189,10 +190,10 @@ class _News:
 
     @property
     def still_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` knows of, without orders that are over.
+        """The conditions that ``person`` has been notified of and that still hold.
 
-        Other rows that are over are left out, too. If such an order needs staff later, it is new
-        again.
+        Orders and other rows for which a condition no longer holds are left out. If it holds again
+        later, it counts as new.
         """
         told = self._digest.told
         lasting = {
@@ -203,7 +204,8 @@ class _News:
 
     @property
     def all_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` knows of after a digest with the :attr:`items`."""
+        """The conditions that ``person`` has been notified of after a digest with the
+        :attr:`items`."""
         told = {code: self._keys(code) for code in self._now}
         return told | {code: [] for code in self._cause}
 
@@ -217,7 +219,7 @@ class _News:
 
     @property
     def items(self) -> list[Item]:
-        """New items first, then items of the last digest, then ended ones; by importance each."""
+        """New items, then items of the last digest, then ended ones, each sorted by importance."""
         cause = self._cause
         found, new = self._now | cause, self._new | cause.keys()
         items = [
@@ -241,7 +243,7 @@ def _row_of(address: str) -> StaffDigest:
 
 
 def _is_ahead(moment: Any) -> bool:
-    """True if ``moment`` has not come; one far ahead shows that the clock was set back."""
+    """True if ``moment`` is in the future, but not so far that the clock must have changed."""
     return moment is not None and is_ahead(moment, timezone.now(), longest=_PAUSES[-1])
 
 
@@ -250,7 +252,7 @@ def _claim(digest: StaffDigest) -> bool:
 
 
 def _write(digest: StaffDigest, **values: Any) -> bool:
-    """Write to the row; return False if another process has claimed the row."""
+    """Write to the row, or return False if another process has claimed it."""
     row = StaffDigest.objects.filter(pk=digest.pk, next_attempt_at=digest.next_attempt_at)
     if not row.update(**values):
         return False
@@ -324,7 +326,7 @@ def _words(person: StaffPerson, items: list[Item], link: str) -> dict[str, Any]:
 
 
 def _title(items: list[Item]) -> str:
-    """The first two items, such as "2 orders to do, the balance is low and more"."""
+    """Return the first two items, such as "2 orders to do, the balance is low and more"."""
     told = [item for item in items if item.is_new] or items
     first, *others = [item.headline.removesuffix(".") for item in told]
     if not others:
@@ -336,7 +338,7 @@ def _title(items: list[Item]) -> str:
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:
-    """The items of the last digest, without items whose code this version does not know."""
+    """Return the items of the last digest, without items that this version does not know."""
     known = told_conditions()
     return [
         Item(known[code], count, has_ended=has_ended)

@@ -1,6 +1,6 @@
 """The facts about an order that its customer can see.
 
-The shop's costs are not among them.
+They do not include the shop's costs.
 """
 
 from __future__ import annotations
@@ -91,16 +91,16 @@ class Facts:
 
     @property
     def pay_back_by(self) -> date | None:
-        """The day by which the shop pays the customer back.
+        """The date by which the shop pays the customer back.
 
-        It is ``None`` if the day has passed, or if nothing is owed.
+        It is ``None`` if the date has passed, or if the shop owes the customer nothing.
         """
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
 
     @property
     def is_payback_late(self) -> bool:
-        """True if the promised day has passed and money is still owed."""
+        """True if the promised date has passed and the shop still owes the customer money."""
         if self.promised_day is None or self.payback not in TO_COME:
             return False
         return is_past(self.promised_day)
@@ -111,7 +111,7 @@ class Facts:
 
     @property
     def to_pay_back(self) -> Decimal | None:
-        """The part of ``owed`` that is not paid back yet."""
+        """The part of the ``owed`` amount that has not been paid back yet."""
         if self.owed is None:
             return None
         return Decimal(0) if self.is_reordered else self.owed - self.paid_back_amount
@@ -131,7 +131,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Gift:
-    """The details that make an order a gift."""
+    """The details of a gift."""
 
     address: str = field(repr=False)
     name: str = field(default="", repr=False)
@@ -162,7 +162,7 @@ class Gift:
 
 
 def facts_for_recipient(order: Order) -> Facts:
-    """The facts of a gift for its recipient: the cards that arrived, but no amounts."""
+    """Return the facts about a gift for its recipient: the delivered cards, but no amounts."""
     facts = facts_of(order)
     return replace(
         facts,
@@ -181,10 +181,11 @@ def known_as(order: Order) -> str:
 
 
 def facts_of(order: Order, told: Description | None = None) -> Facts:
-    """The present facts of ``order`` for its customer, in the active language.
+    """Return the customer's view of ``order`` in the active language.
 
-    ``told`` is the description of the product, which is otherwise read by two queries. A final
-    order takes one more query, or two if it was recorded before the catalogue was read.
+    ``told`` is the description of the product. Without it, the function makes two queries to read
+    the description. A final order takes one more query, or two if it was recorded before the
+    catalogue was read.
     """
     told = told or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)
@@ -214,12 +215,12 @@ def facts_of(order: Order, told: Description | None = None) -> Facts:
 
 
 def has_cards(order: Order) -> bool:
-    """True if ``order`` has cards to hand over: see :func:`cards_of`."""
+    """True if ``order`` has cards for its customer: see :func:`cards_of`."""
     return cards_of(order).exists()
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """The primary keys of those ``orders`` that have cards to hand over, found by one query."""
+    """Return the primary keys of the ``orders`` that have cards for the customer, in one query."""
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -229,14 +230,14 @@ def with_cards(orders: Iterable[Order]) -> set[int]:
 
 
 def is_destroyed(order: Order) -> bool:
-    """True if all codes of ``order`` were destroyed; False while cards may still come."""
+    """True if all codes of ``order`` were destroyed, and no more cards can arrive."""
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
 def cards_of(order: Order) -> CardQuerySet:
-    """The cards that the customer has paid for; no cards before the order is final.
+    """Return the cards that the customer has paid for. Before the order is final, there are none.
 
-    Surplus and late cards are left out, because staff decide about them.
+    Surplus and late cards are left out, because staff decide what to do with them.
     """
     # Cards from ``order.cards`` know their order already. So opening a card takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
@@ -244,9 +245,10 @@ def cards_of(order: Order) -> CardQuerySet:
 
 
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
-    """The language of messages to the customer of ``order``, or to a gift's recipient.
+    """Return the language of messages to the customer of ``order``, or to the recipient of a gift.
 
-    The recipient's default is the customer's language. The customer's default is the site's.
+    By default, the recipient's language is that of the customer, and the customer's language is
+    that of the site.
     """
     own = order.recipient_language if for_recipient else ""
     return supported_language(own or order.customer_language)

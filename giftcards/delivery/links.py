@@ -1,8 +1,8 @@
 """Links to cards, and page tokens.
 
 A page token proves that a form was sent from the page behind a link. Page tokens replace Django's
-CSRF token. Browsers inside chat programs may have no cookies for it, and two open links would share
-it.
+CSRF token. That token needs cookies, which browsers inside chat programs may not accept, and two
+open links would share the same token.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def issue(
     by: str = "",
     reason: str = "",
 ) -> tuple[CardLink, Masked]:
-    """Create a link to the cards of ``order``; return it and its token.
+    """Create a link to the cards of ``order``. Return the link and its token.
 
     The token itself is not stored.
     """
@@ -62,9 +62,9 @@ def expiry() -> datetime:
 
 @contained
 def find(token: str, *, again: str | None = None) -> CardLink | None:
-    """Return the link with this token; ``None`` if it cannot show cards at present.
+    """Return the link with this token, or ``None`` if it cannot show cards at present.
 
-    ``again`` is the key of a page that may show its cards once more: see
+    ``again`` is the key of a page that is allowed to show its cards a second time: see
     :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
@@ -76,7 +76,7 @@ def find(token: str, *, again: str | None = None) -> CardLink | None:
 
 @contained
 def url_of(token: str) -> Masked:
-    """The absolute URL of the customer's page."""
+    """Return the absolute URL of the page with the cards."""
     return Masked(conf.shop_url + reverse("giftcards_delivery:cards", args=[token]))
 
 
@@ -95,8 +95,8 @@ _APART = 1.0
 def make(place: str) -> tuple[str, str]:
     """Return a token for a page, and a key that is unique to the page.
 
-    ``place`` says where the token is valid, for example the token of a link. It may be a secret:
-    the result does not reveal it.
+    ``place`` identifies the page on which the page token is valid. It may be a secret, for example
+    the token of a link, because the result does not reveal it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -105,11 +105,11 @@ def make(place: str) -> tuple[str, str]:
 
 @contained
 def read(token: str, place: str, *, quickest: float) -> str | None:
-    """The key that :func:`make` returned with ``token``; ``None`` if the token is not valid.
+    """Return the key that belongs to ``token``, or ``None`` if the token is invalid.
 
-    The token must be genuine and made for ``place``. It must be at least ``quickest`` seconds and
-    at most an hour old. If another host made the token, a second is added to its age, because that
-    host's clock may be ahead.
+    A valid token was made by :func:`make` for the same ``place``, and is at least ``quickest``
+    seconds and at most an hour old. If another host made the token, the function adds a second to
+    its age, because the clock of that host may be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

@@ -1,4 +1,4 @@
-"""The texts of messages, created from an order and a kind of message.
+"""Compose messages from an order and a kind of message.
 
 The documentation lists the templates and their variables.
 """
@@ -78,7 +78,7 @@ class Content:
 
     @property
     def greeted(self) -> str:
-        """The name of the person who gets the message; "" if unknown."""
+        """The name of the person who receives the message, or "" if it is unknown."""
         if self.kind not in TO_RECIPIENT:
             return self.customer_name
         return self.gift.name if self.gift else ""
@@ -92,11 +92,13 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """Write the message of ``delivery`` in its language, from the present facts.
+    """Compose the message of ``delivery`` in its language, from the current facts.
 
-    ``token`` is the token of the message's link; it is needed if :func:`needs_link` is True. Raises
+    ``token`` is the token of the link in the message. It is required if :func:`needs_link` is True.
+    Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``SHOP_URL`` is missing, or
-    if the encryption keys are unusable. An error in a template leaves no secret in the traceback.
+    if the encryption keys are unusable. If a template raises an error, the traceback contains no
+    secrets.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -158,7 +160,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
 
 
 class _Verbatim(Masked, SafeString):
-    """A text that plain-text templates do not escape."""
+    """A string that plain-text templates do not escape."""
 
     __slots__ = ()
 
@@ -305,7 +307,8 @@ def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
 
 
 def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
-    """The paragraphs of the body, marked as safe because the template has escaped its values."""
+    """Return the paragraphs of the body as safe strings, because the template escaped the
+    values."""
     body = _rendered(kind, "body.txt", words)
     parts = (_SPACES.sub(" ", part).strip() for part in _BLANK_LINES.split(body))
     return [mark_safe(part) for part in parts if part]  # noqa: S308 (templates escape)
@@ -340,7 +343,7 @@ def _name(text: str) -> str:
 
 
 def _line(text: str) -> str:
-    """The text in one line, without characters that are invisible or change the direction."""
+    """Return ``text`` on one line, without invisible and bidirectional formatting characters."""
     return one_line("".join(filter(_is_kept, text)))
 
 
@@ -350,7 +353,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """Leave one blank line where templates have left several in a row."""
+    """Replace several blank lines in a row, which templates leave behind, with one."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
@@ -361,7 +364,8 @@ def _compact(text: str) -> str:
 
 
 def _directed(text: str) -> str:
-    """Put a direction mark before the text if its first letter runs against the language."""
+    """Add a direction mark before ``text`` if it begins in the direction opposite to the
+    language."""
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

@@ -1,4 +1,4 @@
-"""Messages to customers, links to cards, visits of links, and digests for staff."""
+"""Messages to customers, links to cards, visits to links, and digests for staff."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return super().update(**values)
 
     def due(self, now: datetime) -> Self:
-        """Messages that are due, the earliest due first."""
+        """Return the messages that are due, earliest first."""
         # The column is NULL in messages that are done, so its index yields only open messages.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
-        """Open messages that were first due at least 5 minutes ago, the earliest due first."""
+        """Return open messages that first became due at least 5 minutes ago, earliest first."""
         by = now - _PATIENCE
         rows = self.waiting(now).filter(
             Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
@@ -65,17 +65,17 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.order_by("next_attempt_at", "pk")
 
     def untold_since(self, since: datetime) -> Self:
-        """The :meth:`untold` messages that failed after ``since``."""
+        """Return the :meth:`untold` messages that failed after ``since``."""
         return self.untold().filter(failed_at__gt=since)
 
     def waiting(self, now: datetime) -> Self:
-        """Open messages, except messages about gifts whose delivery time has not come."""
+        """Return open messages, except those about gifts whose delivery time has not come."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
         # The condition on next_attempt_at lets databases use the index on this column.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
-        """The time at which the next open message is due; ``None`` without open messages."""
+        """Return the time when the next open message is due, or ``None`` if no message is open."""
         found = self.filter(next_attempt_at__isnull=False).aggregate(
             at=models.Min("next_attempt_at")
         )
@@ -83,7 +83,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return at
 
     def claim(self, wanted: Delivery, *, until: datetime) -> bool:
-        """Claim a message that was read as due; return False if another process was first.
+        """Claim a message that was due when it was read. Return False if another process was first.
 
         After ``until``, another process can claim the message.
         """
@@ -104,12 +104,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.update(**values))
 
     def conclude(self, claimed: Delivery, **values: Any) -> bool:
-        """Record how an attempt ended; return False if the claim was lost."""
+        """Record the result of an attempt. Return False if the claim was lost."""
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
         return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message; return False if its ``key`` exists already."""
+        """Insert the message. Return False if its ``key`` already exists."""
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -120,12 +120,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages that match ``which``; return their number."""
+        """Cancel the waiting messages that match ``which``, and return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Prevent messages that match ``which`` from handing over links.
+        """Prevent messages that match ``which`` from delivering links.
 
         A message that is being sent may still arrive, but is not retried. Returns the number of
         cancelled messages.
@@ -135,23 +135,23 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
-        """Lock the row, so that nobody can stop the message until the transaction ends.
+        """Lock the row, so that the message cannot be stopped until the transaction ends.
 
-        Return False if the message was stopped, or if the claim was lost.
+        Returns False if the message was stopped, or if the claim was lost.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Messages to the recipients of gifts if ``recipient`` is True, otherwise to customers."""
+        """Select the messages to gift recipients if ``recipient`` is True, or those to
+        customers."""
         is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
         return self.filter(is_theirs if recipient else ~is_theirs)
 
     def untold(self) -> Self:
-        """Failed messages that no later message replaces.
+        """Return failed messages that no later message replaces.
 
-        A later message replaces a failed one if it has the same order and kind, and is open or
-        sent.
+        A later message replaces a failed one if it has the same order and kind and is open or sent.
         """
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
@@ -159,10 +159,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """The :meth:`untold` messages whose cards the customer has not received.
+        """Return the :meth:`untold` messages whose cards the customer has not received.
 
-        The customer may have received the cards with another message about the same status change,
-        or through a link that has shown cards.
+        The customer may already have received the cards in another message about the same status
+        change, or through a link that was opened before.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -172,13 +172,13 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """Return the unique key of a message about ``occasion``, which prevents a second message."""
+    """Return a unique key for a message about ``occasion``, which prevents a second message."""
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """Return the column values that make a message wait; empty if ``until`` is ``None``.
+    """Return the column values that delay a message, or no values if ``until`` is ``None``.
 
     A time in the past counts as now.
     """
@@ -189,19 +189,19 @@ def put_off(until: datetime | None) -> dict[str, datetime]:
 
 
 def stored_id(message_id: str) -> str:
-    """The id of a message at its channel, as it is stored and looked up."""
+    """Return the id of a message at its channel in the form in which it is stored."""
     return message_id.replace("\0", "")[:200]
 
 
 def stored_contact(contact: str) -> str:
-    """A contact, as it is stored and looked up."""
+    """Return a contact in the form in which it is stored."""
     return contact[:254]
 
 
 class Delivery(models.Model):
     """A message to a customer, over one channel and to one address.
 
-    It is about one event, for example a status change.
+    Each message is about one event, for example a status change.
     """
 
     order = models.ForeignKey(
@@ -289,7 +289,8 @@ class Delivery(models.Model):
         return str(self.get_kind_display())
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row; a new one gets its ``contact``, because an address changes no more."""
+        """Save the row. Set ``contact`` for a new row, because the address does not change
+        later."""
         if self._state.adding:
             self.contact = stored_contact(contact_of(self.address))
         super().save(*args, **named)
@@ -300,7 +301,7 @@ class Delivery(models.Model):
 
     @property
     def is_put_off(self) -> bool:
-        """True if the message waits for the delivery time of a gift."""
+        """True if the message is waiting for the delivery time of a gift."""
         is_ahead = self.not_before is not None and self.not_before > timezone.now()
         return is_ahead and self.status == DeliveryStatus.QUEUED
 
@@ -310,14 +311,14 @@ class Delivery(models.Model):
 
     @property
     def needs_look(self) -> bool:
-        """True if the message failed, so that the customer was not told."""
+        """True if the message failed, so that the customer was not notified."""
         return self.status == DeliveryStatus.FAILED
 
 
 class Installation(models.Model):
     """The time when messages were set up.
 
-    Customers get no messages about earlier events.
+    Customers receive no messages about earlier events.
     """
 
     at = models.DateTimeField(default=timezone.now)
@@ -330,13 +331,13 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """The time when messages were set up; the first call records the present time."""
+        """Return the time when messages were set up. The first call records the current time."""
         return cls.objects.get_or_create(pk=1)[0].at
 
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, again: str | None = None) -> Self:
-        """Links that can show cards: not withdrawn, not expired and not used up.
+        """Return links that can show cards because they are not withdrawn, expired or used up.
 
         ``again`` is the key of a page. If this page has shown the cards within :data:`SAME_REVEAL`,
         its link is included even if it is used up.
@@ -349,7 +350,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return links.filter(is_left | Q(Exists(shown.filter(at__gt=now - SAME_REVEAL))))
 
     def with_cards(self) -> Self:
-        """Links to final orders that have cards for the customer."""
+        """Return links to final orders that have cards for the customer."""
         paid_for = Card.objects.filter(
             order=OuterRef("order"), position__lte=OuterRef("order__fulfilled_quantity")
         )
@@ -357,16 +358,16 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """The link of ``order`` for logged-in people, created at the first call."""
+        """Return the link of ``order`` for logged-in people, which the first call creates."""
         origin = CardLink.Origin.ACCOUNT
         # No hash has this form. The column is unique, so each order has one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the links of ``order``; return their number.
+        """Withdraw the links of ``order``, and return their number.
 
-        The link for logged-in people stays.
+        The link for logged-in people is not withdrawn.
         """
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
@@ -374,7 +375,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 
 
 class CardLink(models.Model):
-    """A link with which people reach the cards of an order.
+    """A link that leads to the cards of an order.
 
     Only a keyed hash of its token is stored. The link for logged-in people has no token.
     """
@@ -429,7 +430,7 @@ class CardLink(models.Model):
 
 
 class LinkVisit(models.Model):
-    """A visit of a link: an opening, a reveal, or the wrong PIN that locked the link."""
+    """A visit to a link: an opening, a reveal, or the wrong PIN that locked the link."""
 
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
@@ -471,7 +472,7 @@ class LinkVisit(models.Model):
 
 
 class StaffDigest(models.Model):
-    """The last digest of one person, and what the person was notified of."""
+    """The last digest of one person, and the conditions that the person was notified of."""
 
     # The person's address on their channel.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)

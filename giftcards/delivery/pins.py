@@ -1,7 +1,7 @@
 """The PIN that a customer enters to see cards.
 
-Wrong PINs lock the link. The code calls an entered PIN "password" and the right PIN "secret",
-because error trackers hide variables with these names.
+Several wrong PINs lock the link. The code calls the entered PIN ``password`` and the correct PIN
+``secret``, because error trackers hide variables with these names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def last_digits_of_phone(order: Order) -> str:
     """Return the last four digits of the customer's phone number.
 
     A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. If the number has fewer digits,
-    or if the order is a gift, the function returns "". The recipient of a gift need not know the
+    or if the order is a gift, the function returns "". The recipient of a gift may not know the
     customer's phone number.
     """
     if order.is_gift:
@@ -65,7 +65,7 @@ def pin_of(order: Order) -> Masked:
 
 
 def help_text() -> str:
-    """Return the page's text about the PIN in the active language, or ""."""
+    """Return the help text for the PIN field in the active language, or ""."""
     return str(getattr(conf.pin_of, "help_text", ""))
 
 
@@ -73,17 +73,17 @@ def help_text() -> str:
 def is_right(password: str, secret: str) -> bool:
     """True if ``password`` is the PIN.
 
-    Case, spaces, dashes and the script of digits do not matter.
+    The comparison ignores case, spaces, dashes and the script of the digits.
     """
     return constant_time_compare(normalised(password), normalised(secret))
 
 
 @contained
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """Count an attempt to enter the link's PIN.
+    """Count an attempt to enter the PIN of a link, and return True if the PIN is correct.
 
-    ``password`` is the entered PIN, and ``secret`` is the right PIN. Returns True if they match and
-    the link is not locked. Each attempt counts as wrong until it is compared, so that simultaneous
+    ``password`` is the entered PIN, and ``secret`` is the correct PIN. If the link is locked, the
+    result is False. Each attempt counts as wrong until it is compared, so that simultaneous
     attempts cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)

@@ -1,4 +1,4 @@
-"""The plugin that adds messages to customers to the core."""
+"""The plugin that extends the core with messages to customers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery
 
 
 def _writes() -> bool:
-    """True if messages or digests are on, or if the settings are unusable."""
+    """True if messages or digests are on, or if the settings are invalid."""
     with contextlib.suppress(ConfigurationError):
         return not conf.is_off or bool(conf.staff_emails)
     return True

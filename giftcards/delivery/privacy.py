@@ -1,4 +1,4 @@
-"""Personal data in messages and links, and orders with unreceived cards."""
+"""Personal data in messages and links, and orders whose cards were not received."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """The messages and links of the people in one role, for :mod:`giftcards.privacy`."""
+    """The messages to customers, or those to recipients, with their links."""
 
     app_label = "giftcards_delivery"
     prefetched = ("deliveries", "card_links__visits")
@@ -108,12 +108,12 @@ class Messages:
         return links if self._has_links(order) else links.none()
 
     def _has_links(self, order: Order) -> bool:
-        """True if the links to the cards are for the people in this role."""
+        """True if the links to the cards of ``order`` are for the people in this role."""
         return self._is_of_recipients or not order.is_gift
 
 
 def untold() -> Q:
-    """Return a condition for orders with cards that nobody has received, or is still to get."""
+    """Return the condition for orders whose cards have not reached their customer yet."""
     messages = Delivery.objects.filter(order=OuterRef("pk"))
     waiting = messages.filter(status__in=OPEN, kind__in=sorted(WITH_CARDS))
     return Q(Exists(messages.unreceived())) | Q(Exists(waiting))

@@ -1,7 +1,7 @@
-"""Queueing messages about orders, and moving messages after a correction.
+"""Queue messages about orders, and redirect messages after a correction.
 
-After a correction, links that were sent to the old address are withdrawn. A sent message is sent
-again only if its link still worked and had shown no cards.
+After a correction, links that were sent to the old address are withdrawn. A message is sent again
+to the new address only if its link still worked and had shown no cards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Receive a signal: queue the messages about a status change.
+    """Queue the messages about a status change. This function receives a signal.
 
     If the signal is sent again, the messages are not queued a second time.
     """
@@ -66,10 +66,10 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
-    """Receive a signal: queue the message that asks the customer to wait.
+    """Queue the message that asks the customer to wait. This function receives a signal.
 
-    If the order has continued in the meantime, no message is needed. If it is late again,
-    :func:`tell_of_change` queues one.
+    If the order has continued in the meantime, no message is needed. If the order is late again,
+    :func:`tell_of_change` queues a message.
     """
     if change.at >= Installation.begin() and order.status in UNSERVED:
         _ask_to_wait(order, change)
@@ -81,17 +81,17 @@ def _ask_to_wait(order: Order, change: StatusChange) -> None:
 
 
 def _is_being_reordered(order: Order) -> bool:
-    """True if ``REORDER_MISSING`` created ``order``, and its own missing cards were ordered again.
+    """True if ``order`` is an automatic reorder whose own missing cards were reordered.
 
-    The customer then gets a message about the later order instead.
+    The customer then receives a message about the later order instead.
     """
     return order.send_before is not None and order.reordered_amount is not None
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
-    """Receive a signal: queue or cancel messages about a refund.
+    """Queue or cancel messages about a refund. This function receives a signal.
 
-    Messages about a paid refund are queued. If a refund was cancelled, its messages are cancelled.
+    For a paid refund, messages are queued. For a cancelled refund, its messages are cancelled.
     Returns True if a message was queued.
     """
     if refund.state == RefundState.CANCELLED:
@@ -108,10 +108,10 @@ _PAID_WITHIN = timedelta(days=2)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue messages about paid refunds without a message; return the number of these refunds.
+    """Queue missing messages about paid refunds, and return the number of these refunds.
 
-    A message is missing if the process died after it recorded the payment and before it sent the
-    signal. A second call within two minutes does nothing.
+    A message is missing if the process died after it had recorded the payment and before it sent
+    the signal. A second call within two minutes does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -185,10 +185,10 @@ def _queue(
 
 
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
-    """The address of the customer, or of the recipient, on ``channel``; "" if there is none.
+    """Return the address of the customer or the recipient on ``channel``, or "".
 
-    Raises the channel's errors, and :exc:`TypeError` if the address is no text. The caller's
-    transaction stays usable.
+    Raises the errors of the channel, and :exc:`TypeError` if the address is not a string. An error
+    does not break the caller's transaction.
     """
     find = channel.recipient_address_of if for_recipient else channel.address_of
     with transaction.atomic():
@@ -199,9 +199,9 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
 
 
 def kinds_that_fit(order: Order) -> list[Kind]:
-    """The kinds of messages that fit ``order`` now, and that the settings allow.
+    """Return the kinds of messages that currently fit ``order`` and that the settings allow.
 
-    Kinds that hand over cards need cards.
+    Kinds that deliver cards are only included if the order has cards.
     """
     kinds = [*kinds_now(order)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
@@ -226,9 +226,9 @@ def send_again(
 ) -> Delivery | None:
     """Queue a message at the request of staff.
 
-    ``once`` is new in each form, so that pressing the button twice sends one message. If
-    ``withdraws`` is True, earlier links are withdrawn, and waiting messages with cards are
-    cancelled. Returns ``None`` if the message was queued before.
+    ``once`` is a unique value for each rendered form, so that pressing the button twice sends only
+    one message. If ``withdraws`` is True, earlier links are withdrawn, and waiting messages with
+    cards are cancelled. Returns ``None`` if the message was queued before.
     """
     message = Delivery(
         order=order,
@@ -257,7 +257,7 @@ def send_again(
 
 
 class Withdrawn(NamedTuple):
-    """The numbers of withdrawn links and of cancelled messages."""
+    """The number of withdrawn links and the number of cancelled messages."""
 
     links: int
     messages: int
@@ -268,8 +268,8 @@ def withdraw(
 ) -> Withdrawn:
     """Withdraw the links to the cards of ``order``.
 
-    Messages that would contain new links are cancelled. ``but`` is a message that is not cancelled.
-    ``until`` is the primary key of the last link to withdraw. If a message is being sent, it may
+    Waiting messages that would contain new links are cancelled, except the message ``but``.
+    ``until`` is the primary key of the last link to withdraw. A message that is being sent may
     arrive with a link that no longer works.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
@@ -293,8 +293,8 @@ _QUEUED_FOR = timedelta(seconds=20)
 def wake() -> None:
     """Queue a task that sends the due messages after the commit.
 
-    If an earlier task still waits, no task is queued. If the site has no task queue, the worker
-    finds the messages. This function never raises.
+    If an earlier task is still waiting, no task is queued. If the site has no task queue, the
+    worker finds the messages. This function never raises an error.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -305,14 +305,14 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """Messages about an order to the old addresses of one person, whether sent or not."""
+    """Sent and unsent messages about an order to the old addresses of one person."""
 
     order: Order
     messages: list[Delivery]
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Open messages, and failed messages that no later message replaces.
+        """Return open messages, and failed messages that no later message replaces.
 
         A message that is being sent may still arrive.
         """
@@ -322,7 +322,7 @@ class OldAddress:
 
     @property
     def with_codes(self) -> list[Delivery]:
-        """Sent messages that contained the codes instead of a link."""
+        """Return sent messages that contained the codes instead of a link."""
         sent = [
             message
             for message in self.messages
@@ -338,7 +338,7 @@ class OldAddress:
 
     @property
     def unused(self) -> list[Delivery]:
-        """Sent messages with a working link that has shown no cards."""
+        """Return sent messages with a working link that has shown no cards."""
         working = self.links.usable(timezone.now()).filter(reveals=0)
         keys = set(working.values_list("delivery", flat=True))
         return [
@@ -354,11 +354,11 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
-    """Send messages about ``order`` to the new addresses after a correction.
+    """Redirect messages about ``order`` to the new addresses after a correction.
 
-    Links that went to the old addresses are withdrawn, and a gift waits for its new time. The
-    signal comes in the transaction of the correction, which holds the order's lock. So no other
-    process makes a link or queues a message in the meantime.
+    Links that were sent to the old addresses are withdrawn, and a gift waits for its new delivery
+    time. The signal is sent inside the transaction of the correction, in which the order is locked.
+    Therefore no other process can create a link or queue a message in the meantime.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -371,7 +371,7 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
 
 
 def _put_off_anew(order: Order) -> bool:
-    """Move the gift's message to the new time.
+    """Reschedule the message about a gift to the new delivery time.
 
     Returns False if no such message is queued.
     """
@@ -382,7 +382,7 @@ def _put_off_anew(order: Order) -> bool:
 def _move_messages(
     order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
 ) -> int:
-    """Send messages to the new address; return the number of new messages."""
+    """Send messages to the new address, and return the number of new messages."""
     former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
     old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]
@@ -401,7 +401,7 @@ def _move_messages(
 
 
 def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
-    """The addresses of the customer, or of the recipient, in ``order`` and on all channels."""
+    """Return the addresses of the customer or the recipient in ``order`` and on all channels."""
     columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
     named = {getattr(order, name) for name in columns}
     used = {_address(channel, order, for_recipient=for_recipient) for channel in make_channels()}
@@ -411,7 +411,7 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
 def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
-    """Queue the message to the new address if it still fits; return True if it was added."""
+    """Queue the message for the new address if it still fits the order. Return True if queued."""
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""
@@ -454,12 +454,12 @@ _UID = "giftcards_delivery"
 
 
 def connect_always() -> None:
-    """Connect the receiver that moves messages after a correction, even if messages are off."""
+    """Connect the receiver that redirects messages after a correction, even if messages are off."""
     customer_changed.connect(move_messages, sender=Order, dispatch_uid=_UID)
 
 
 def connect() -> None:
-    """Connect the receivers that queue messages or take reports; called once, at the start."""
+    """Connect the receivers that queue messages and process reports. Called once at the start."""
     order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
     order_kept_waiting.connect(tell_of_wait, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)
@@ -475,7 +475,7 @@ _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed"
 
 
 def on_report(*, event: Any, **_: Any) -> None:
-    """Mark a sent message as failed, or as reported for spam, as anymail's ``event`` says."""
+    """Mark a sent message as failed or as reported for spam, according to anymail's ``event``."""
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")

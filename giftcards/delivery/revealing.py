@@ -1,6 +1,6 @@
-"""Showing cards to their customer.
+"""Show cards to their customer.
 
-Each reveal is counted and recorded before it shows a card.
+Each reveal is counted and recorded before a card is shown.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code and the serial of a card; each may be "".
+    """The code and the serial of a card, each of which may be "".
 
-    ``value`` is "" if the card cannot be opened.
+    ``value`` is "" if the card cannot be decrypted.
     """
 
     position: int
@@ -50,9 +50,9 @@ MOST_CODES = 100
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """The codes of the delivered cards of ``order``, sorted by position.
+    """Return the codes of the delivered cards of ``order``, sorted by position.
 
-    If a card is missing or cannot be opened, its code is empty, and an error is logged. Raises
+    If a card is missing or cannot be decrypted, its code is empty, and an error is logged. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are unusable.
     """
     keyring = conf.keyring()
@@ -77,7 +77,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """The code of a card, and the reason why it cannot be opened, or ""."""
+    """Return the code of a card, and the reason why it cannot be decrypted, or ""."""
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -92,7 +92,7 @@ _LONGEST_AGENT = 300
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """The visitor who fetches a page: IP address, browser, and user name if logged in."""
+    """The IP address and browser of a visitor, and the user name if the visitor is logged in."""
 
     address: str | None
     agent: str
@@ -105,7 +105,7 @@ class Visitor:
         return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
-        """An unsaved row for a visit of ``link``."""
+        """Return an unsaved row for a visit to ``link``."""
         told = {"address": self.address, "agent": self.agent, "user": self.user}
         return LinkVisit(link=link, what=what, **told, **values)
 
@@ -120,7 +120,7 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
     """Record that a visitor has opened the link.
 
     An opening is not recorded if the same visitor opened the link within the last ten minutes, or
-    if the link was opened :data:`MOST_OPENED` times before.
+    if :data:`MOST_OPENED` openings have already been recorded.
     """
     opened = link.visits.filter(what=LinkVisit.What.OPENED).order_by()
     rows = opened.values_list("at", "address", "agent")[:MOST_OPENED]
@@ -134,14 +134,14 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """The time when the page with this key first showed the cards; ``None`` before that."""
+    """Return the time when the page with this key first showed the cards, or ``None``."""
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
 def is_spent(link: CardLink, key: str) -> bool:
     """True if the page with this key can no longer show the cards.
 
-    A reload shows the cards again for ten minutes.
+    For ten minutes, reloading the page shows the cards again.
     """
     at = shown_at(link, key)
     return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
@@ -149,7 +149,7 @@ def is_spent(link: CardLink, key: str) -> bool:
 
 @contained
 def reveal(link: CardLink, key: str, visitor: Visitor) -> list[Code] | None:
-    """Record a reveal and return the cards.
+    """Record a reveal, and return the cards.
 
     Requests with the same ``key`` come from one page, and count as one reveal. Never call this
     function in a transaction, because the reveal must be committed before the cards are returned.
@@ -190,7 +190,7 @@ def _reveal_first(link: CardLink, key: str, visitor: Visitor) -> list[Code] | No
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """True if a reveal of the link in the last ten minutes could open no card."""
+    """True if a reveal of the link within the last ten minutes could not decrypt any card."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()
@@ -198,7 +198,7 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """The cards of ``order``; their codes are empty if the encryption keys are unusable."""
+    """Return the cards of ``order``, with empty codes if the encryption keys are unusable."""
     try:
         return open_codes(order)
     except ConfigurationError as error:
@@ -212,7 +212,8 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """The times of the last ten reveals, newest first, except by the page with the key ``but``."""
+    """Return the times of the last ten reveals, newest first, without the page with the key
+    ``but``."""
     # A reveal has a key only if it showed cards.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

@@ -1,9 +1,9 @@
-"""Sending the messages that are due.
+"""Send the messages that are due.
 
 A process claims a message, sends it, and records the result. The result is unknown if the process
-dies before it records one, or if the server does not answer after it got the message. In this case,
-the message is sent again, so the customer may get it several times. After :data:`MOST_UNANSWERED`
-such attempts, the message is given up.
+dies before it records the result, or if the server does not answer after it has received the
+message. In this case, the app sends the message again, so the customer may receive it several
+times. The app gives up after :data:`MOST_UNANSWERED` such attempts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The number of messages for each outcome, counted in one call of :func:`send_due`.
+    """The number of messages with each outcome in one call of :func:`send_due`.
 
     ``is_cut_short`` is True if a failing server ended the call early.
     """
@@ -92,11 +92,11 @@ class SendingTally:
 
 
 def send_due(limits: Limits) -> SendingTally:
-    """Send all messages that are due, the earliest due first, within ``limits``.
+    """Send all messages that are due, earliest first, within ``limits``.
 
-    After a server has failed three times in a row, other messages of its channel stay due. The
-    result then has ``is_cut_short``, which is also True if the time runs out while a server fails.
-    Simultaneous calls share the messages.
+    If a server fails three times in a row, the other messages of its channel remain due, and
+    ``is_cut_short`` in the result is True. It is also True if the time runs out while a server is
+    failing. Simultaneous calls share the messages between them.
     """
     return _Pass(limits).run()
 
@@ -143,7 +143,7 @@ class _Pass:
     def _values(self, delivery: Delivery) -> dict[str, Any]:
         """Send the message if it is still needed.
 
-        Returns the new values of its row.
+        Returns the new column values of the message.
         """
         if delivery.unanswered >= MOST_UNANSWERED:
             # The process that made the last attempt died. The present claim has counted an attempt
@@ -165,7 +165,7 @@ class _Pass:
 
 
 def is_wanted(delivery: Delivery) -> bool:
-    """True if the message still fits its order and is still to be sent."""
+    """True if the message still fits its order and still has to be sent."""
     # Another version may have written a kind that this version does not know.
     is_off = conf.mode.get(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
@@ -179,7 +179,7 @@ def is_wanted(delivery: Delivery) -> bool:
 
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
-    """Try to send the message; return ``None`` if it was stopped or its claim was lost."""
+    """Try to send the message. Return ``None`` if it was stopped or its claim was lost."""
     link: CardLink | None = None
     token: Masked | None = None
     try:
@@ -226,9 +226,9 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message went out after all, unless there was a later attempt.
+    """Record that a message was sent after all, unless there was a later attempt.
 
-    After an erasure of the customer's data, nothing is recorded.
+    If the customer's data has been erased, the function records nothing.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

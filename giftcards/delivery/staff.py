@@ -1,4 +1,4 @@
-"""The people who get digests, and the conditions that they may see."""
+"""The people who receive digests, and the conditions that they may see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 def listed() -> dict[str, StaffPerson]:
-    """The people who get digests, by address; of people who share an address, only the first."""
+    """Return the people who receive digests by address. If two share an address, the first
+    counts."""
     people: dict[str, StaffPerson] = {}
     for person in conf.staff_emails:
         people.setdefault(person.address, person)
@@ -34,10 +35,10 @@ def listed() -> dict[str, StaffPerson]:
 
 
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """Return a function that tells whether ``person`` has a permission at present.
+    """Return a function that says whether ``person`` currently has a permission.
 
-    A role limits the person to its group's permissions. If staff have accounts with the person's
-    address, an active one must have the permission, too.
+    A role limits the person to the permissions of its group. If there are staff accounts with the
+    person's address, one that is active must also have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts_of_staff(person.address)
@@ -52,7 +53,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """The permissions of the group ``name``, or of the role if the group does not exist yet."""
+    """Return the permissions of the group ``name``, or of the role if the group does not exist."""
     if not Group.objects.filter(name=name).exists():
         return {f"giftcards.{codename}" for codename in ROLES[name]}
     of_group = Permission.objects.filter(group__name=name)
@@ -61,9 +62,9 @@ def _permissions_of_role(name: str) -> set[str]:
 
 
 def _accounts_of_staff(address: str) -> list[Any]:
-    """The accounts of staff with ``address``.
+    """Return the staff accounts with ``address``.
 
-    Anyone can sign up as a customer with any address, so the accounts of customers do not count.
+    Customer accounts do not count, because anyone can sign up with any address.
     """
     users = get_user_model()
     column = users.get_email_field_name()
@@ -74,10 +75,10 @@ def _accounts_of_staff(address: str) -> list[Any]:
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """The orders that digests for ``person`` may name.
+    """Return the orders that digests for ``person`` may name.
 
-    These are the orders that active staff with the person's address may see. Without such an
-    account, digests may name all orders.
+    These are the orders that an active staff account with the person's address may see. Without
+    such an account, digests may name all orders.
     """
     accounts = [user for user in _accounts_of_staff(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
@@ -99,7 +100,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def unreached() -> dict[str, str]:
-    """Map the listed addresses that get no digests to the reasons."""
+    """Return the listed addresses that receive no digests, each with the reason."""
     people = listed()
     found = {address: _why_told_nothing(person) for address, person in people.items()}
     for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):
@@ -108,7 +109,7 @@ def unreached() -> dict[str, str]:
 
 
 def _why_told_nothing(person: StaffPerson) -> str:
-    """Return why ``person`` gets no digests, or ""."""
+    """Return the reason why ``person`` receives no digests, or ""."""
 
     def is_told(may: Callable[[str], bool]) -> bool:
         return any(may(condition.permission) for condition in told_conditions().values())

@@ -1,8 +1,9 @@
 """The task that sends messages.
 
-Like all tasks here, it returns counts and never raises. A mail server that hangs must only delay
-mail. Therefore, of three or more workers, at least two send no messages at any time. Of two
-workers, at least one sends none. A single worker sends messages only for a few seconds at a time.
+Like all tasks of this app, it returns counts and never raises an error. A mail server that does not
+respond must not delay orders. Therefore, if there are three or more workers, at least two of them
+do not send messages at any given time. If there are two workers, at least one of them does not. A
+single worker sends messages only for a few seconds at a time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
 def deliver() -> str:
-    """Send the due messages, and queue another task if any are left; return counts in words."""
+    """Send the due messages, and queue another task if any are left. Return counts in words."""
     if is_run_by_queueing():
         return "refused"
     stop = cluster_stop() or threading.Event()
@@ -82,7 +83,7 @@ def _send(stop: threading.Event) -> str:
 
 
 def _take_slot(number: int) -> tuple[str, str] | None:
-    """Take one of ``number`` leases on sending; return its name and token, or ``None``."""
+    """Acquire one of ``number`` leases for sending. Return its name and token, or ``None``."""
     for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
@@ -102,7 +103,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due now; if the worker may wait, also those due soon."""
+    """Send the messages that are due, and if the worker may wait, also those due soon."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -111,7 +112,7 @@ def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> 
 
 
 def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
-    """Wait for a message that is due by ``until``; return False if there is none."""
+    """Wait for a message that is due by ``until``, or return False if there is none."""
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
         if due_at is None:
@@ -128,7 +129,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
 
 
 def send_messages(may_go_on: Callable[[], bool]) -> bool:
-    """Send the due messages and digests; return False if a server was away."""
+    """Send the due messages and digests. Return False if a server was not available."""
     tell_of_lost_refunds()
     limits = Limits(may_go_on)
     done = send_due(limits)

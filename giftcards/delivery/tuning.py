@@ -1,4 +1,4 @@
-"""Intervals and limits of messages, links and digests.
+"""Intervals and limits for messages, links and digests.
 
 They are constants instead of settings, because shops do not need to change them.
 """
@@ -13,7 +13,7 @@ from datetime import timedelta
 class Tuning:
     """Values that tests may change.
 
-    The values are read whenever they are needed.
+    The values are read each time they are needed.
     """
 
     # Programs that try links press the button sooner than people, so a press within this time after

@@ -69,7 +69,7 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """The page behind a link.
+    """Return the page behind a link.
 
     Only POST shows cards, because programs such as mail scanners make GET requests.
     """
@@ -81,7 +81,7 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """The orders of the logged-in user; POST shows the cards of the posted ``order``."""
+    """Return the orders of the logged-in user. A POST request shows the cards of one ``order``."""
     if request.method not in METHODS:
         return refuse_method()
     user = getattr(request, "user", None)
@@ -100,9 +100,9 @@ def my_cards(request: HttpRequest) -> HttpResponse:
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """Return ``answer()``; after an error, return a page that does not show the secret URL.
+    """Return ``answer()``, or after an error a page that does not show the secret URL.
 
-    The error's text may contain a code, so only its class and lines are logged.
+    The error message may contain a code, so only the class and the lines are logged.
     """
     try:
         return answer()
@@ -190,13 +190,13 @@ def _shown(
 
 
 def _back(request: HttpRequest) -> str:
-    """The posted URL of the page to return to, if it is on this site; otherwise ""."""
+    """Return the posted URL of the page to return to, or "" if it is not on this site."""
     back = request.POST.get("back", "")
     return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 
 
 def _posted(request: HttpRequest) -> Any:
-    """The posted fields; none if the request is malformed or too large."""
+    """Return the posted fields, or no fields if the request is malformed or too large."""
     try:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):
@@ -226,9 +226,10 @@ PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """The page that a visitor sees before the cards; it shows nothing about the cards.
+    """Return the page that asks a visitor to show the cards. It contains no data about them.
 
-    ``complaint`` is "pin" after a wrong PIN, "again" if the button has to be pressed again, or "".
+    ``complaint`` is "pin" after a wrong PIN, "again" if the visitor must press the button again, or
+    "".
     """
     return _page(
         "ask",
@@ -256,10 +257,10 @@ def show(
     *,
     back: str = "",
 ) -> HttpResponse:
-    """The page with the cards.
+    """Return the page with the cards.
 
-    The page posts the fields of ``form`` to get the cards as a file. If ``back`` is given, the page
-    links to this URL.
+    The page posts the fields of ``form`` to download the cards as a file. If ``back`` is given, the
+    page links to this URL.
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -301,7 +302,7 @@ class _Row:
 
 @contained
 def _qr(text: str) -> Masked:
-    """An SVG element with ``text`` as a QR code; "" if the text is too long."""
+    """Return an SVG element with ``text`` as a QR code, or "" if the text is too long."""
     import segno
 
     try:
@@ -313,7 +314,7 @@ def _qr(text: str) -> Masked:
 
 
 class _Drawing(Masked):
-    """Markup made by this module, which templates do not escape."""
+    """Markup from this module, which templates do not escape."""
 
     __slots__ = ()
 
@@ -323,7 +324,7 @@ class _Drawing(Masked):
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """The cards as a text file, with one line per card: its number, its code and its serial."""
+    """Return a text file with one line per card: its number, its code and its serial."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}
@@ -342,10 +343,10 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """The page of a link that cannot show cards; the page is the same for every reason.
+    """Return the page of a link that cannot show cards, which is the same for every reason.
 
-    The page is in the visitor's language, because the language of the order would show that the
-    link exists. The page quotes nothing from the request, so a fixed nonce is enough.
+    The page is in the visitor's language, because the language of the order would reveal that the
+    link exists. The page quotes nothing from the request, so a constant nonce is sufficient.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -353,12 +354,12 @@ def gone(request: HttpRequest) -> HttpResponse:
 
 
 def refuse_method() -> HttpResponse:
-    """The response to an HTTP method that is not allowed, the same for any link."""
+    """Return the response to an HTTP method that is not allowed. It is the same for every link."""
     return _protected(HttpResponseNotAllowed(METHODS))
 
 
 def trouble(request: HttpRequest) -> HttpResponse:
-    """The page after an error."""
+    """Return the page that is shown after an error."""
     language = translation.get_language_from_request(request)
     with suppress(Exception):
         return _page("trouble", {}, language=language, status=503)
@@ -370,7 +371,7 @@ def trouble(request: HttpRequest) -> HttpResponse:
 
 
 def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
-    """The list of a customer's orders, in the language of the site's other pages."""
+    """Return the list of a customer's orders, in the language of the site's other pages."""
     language = translation.get_language() or language_of(Order())
     return _page("my_cards", context, language=language, referrer=PLAIN_URL, request=request)
 
@@ -386,7 +387,7 @@ def _page(
     nonce: str = "",
     request: HttpRequest | None = None,
 ) -> HttpResponse:
-    """Render a page; by default without the request, so no context processor opens the session."""
+    """Render a page, by default without the request so that the session is not opened."""
     nonce = nonce or secrets.token_urlsafe(16)
     # The nonce of Django 6 has the same name, so Django's own tags output this nonce.
     shared = {**_shop(), "csp_nonce": nonce}
@@ -458,22 +459,21 @@ class OwnedOrder:
 
     @property
     def is_open(self) -> bool:
-        """True while the customer waits for cards."""
+        """True while the customer is waiting for cards."""
         return not self.order.is_final
 
     @property
     def is_told_by_mail(self) -> bool:
-        """True if the customer will certainly get a mail when the order ends."""
+        """True if the customer is certain to receive a mail when the order ends."""
         kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
         is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
 
 
 def order_with_cards(user: Any, key: str) -> Order | None:
-    """The order with this primary key, if its cards belong to ``user`` and can be shown.
+    """Return the order with this primary key if its cards can be shown to ``user``.
 
-    The cards of a gift belong to its recipient, who has a link to them. The customer is not shown
-    them.
+    The cards of a gift can only be shown to its recipient, who has a link to them.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None
@@ -482,7 +482,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """The list entries for ``orders``, which ``user`` owns."""
+    """Return the list entries for ``orders``, which ``user`` owns."""
     listed = list(orders)
     told = descriptions(listed)
     showing = with_cards(order for order in listed if not order.is_gift)
@@ -501,7 +501,7 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """Map the primary keys of orders to the times when recipients were notified of the gifts."""
+    """Return the times when recipients were notified of gifts, by the order's primary key."""
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}
@@ -510,5 +510,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """Return the ``place`` for :func:`links.make`: it binds a page token to this user and order."""
+    """Return a ``place`` for :func:`links.make` that binds a page token to this user and order."""
     return f"account {user.pk} {order.pk}"

@@ -1,7 +1,7 @@
-"""Keys, encryption and fingerprints; only this module uses cryptography.
+"""Keys, encryption and fingerprints. Only this module uses the cryptography package.
 
-A card is sealed as one Fernet token. Somebody who can write to the database could copy the token
-into another row. Therefore the sealed text names the place of its card, and :meth:`Keyring.open`
+A card is stored as one Fernet token. An attacker who can write to the database could copy the token
+into another row. Therefore the token contains the place of its card, and :meth:`Keyring.open`
 compares the place and the fingerprints with the row.
 """
 
@@ -37,7 +37,7 @@ def generate_key() -> str:
 
 
 class Place(NamedTuple):
-    """The place of a card: its order, and its number in the order.
+    """The place of a card: its order, and its position in the order.
 
     ``order`` is a primary key. ``card`` counts from 1.
     """
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """The stored form of a card; the fields are named like the columns of its row."""
+    """The stored form of a card, whose fields have the names of the database columns."""
 
     #: The token, printable ASCII.
     sealed: str
@@ -65,7 +65,7 @@ class Keyring:
     """Encryption keys: the first key encrypts, and every key decrypts.
 
     A keyring also finds cards by their fingerprints. It holds secret keys and is cheap to create.
-    Therefore create one for each piece of work, and do not store it.
+    Create a new keyring when you need one, and do not store it.
     """
 
     @contained
@@ -93,8 +93,8 @@ class Keyring:
     def open(self, row: Sealed, *, place: Place) -> CardSecret:
         """Decrypt a card that :meth:`seal` has encrypted.
 
-        Raises :exc:`DecryptionError` if no key opens the token, if the token is damaged or sealed
-        for another place, or if the fingerprints are another card's.
+        Raises :exc:`DecryptionError` if no key can decrypt the token, if the token is damaged or
+        was made for another place, or if the fingerprints belong to another card.
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
@@ -109,7 +109,7 @@ class Keyring:
         return secret
 
     def _decrypt(self, token: str) -> dict[str, Any]:
-        """Return the content of a token, or an empty one if it is unusable."""
+        """Return the content of a token, or an empty dict if the token is unusable."""
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
@@ -118,7 +118,7 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """Return the fingerprints for each column, one for each key.
+        """Return the fingerprints for each column, one per key.
 
         The fingerprints of an empty column are ``[""]``.
         """
@@ -134,7 +134,7 @@ class Keyring:
 
     @contained
     def identities(self, secret: CardSecret) -> list[str]:
-        """Return the fingerprints of exactly this card, in the order of the keys.
+        """Return the fingerprints of this exact card, in the order of the keys.
 
         They show whether a delivered card is already stored. Two codes that differ only in case are
         two cards, so nothing is normalised.
@@ -144,19 +144,19 @@ class Keyring:
 
     @contained
     def value_fingerprints(self, text: str) -> list[str]:
-        """Return the fingerprints of a complete code, one for each key."""
+        """Return the fingerprints of a complete code, one per key."""
         return self._fingerprints("value", normalised(text))
 
     @contained
     def serial_fingerprints(self, text: str) -> list[str]:
-        """Return the fingerprints of a complete serial number, one for each key."""
+        """Return the fingerprints of a complete serial number, one per key."""
         return self._fingerprints("serial", normalised(text))
 
     @contained
     def tail_fingerprints(self, text: str) -> list[str]:
-        """Return the fingerprints of the last characters of a code.
+        """Return the fingerprints of the last characters of a code, one per key.
 
-        There is one for each key. The result is empty unless the normalised ``text`` has exactly
+        The result is empty unless the normalised ``text`` has exactly
         :data:`TAIL` characters.
         """
         tail = normalised(text)
@@ -164,13 +164,13 @@ class Keyring:
 
     @contained
     def sent_references(self, reference: str) -> list[str]:
-        """Return the references by which the provider may know an order.
+        """Return the references under which the provider may know an order, one per key.
 
-        There is one for each key, and the first one is sent with the order. It is a keyed digest of
-        the shop's own ``reference``. It reveals nothing about the order, and people who choose the
-        shop's references cannot choose it. It consists of 32 lower-case letters and digits, which
-        most systems store unchanged. It does not begin with a digit, so that no system takes it for
-        a number.
+        The first one is sent with the order. Each is a keyed digest of the shop's own
+        ``reference``. The digest reveals nothing about the order, and somebody who can choose the
+        shop's reference cannot choose the digest. It consists of 32 lower-case letters and digits,
+        because most systems store these unchanged. It does not begin with a digit, so that no
+        system mistakes it for a number.
         """
         return [f"gc{digest[:30]}" for digest in self._fingerprints("reference", reference)]
 
@@ -196,10 +196,11 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 
 
 def normalised(text: str) -> str:
-    """Return ``text`` in a form that does not depend on how it was typed.
+    """Return ``text`` in a form that does not depend on how a person typed it.
 
-    Case, spaces and dashes are dropped. Digits of every script become ASCII digits, because a
-    keyboard may write ٣ or ۳ for 3. Full-width characters become ASCII characters, too.
+    The function ignores case, and removes spaces and dashes. It converts the digits of every script
+    to ASCII digits, because a keyboard may produce ٣ or ۳ for 3. It also converts full-width
+    characters to ASCII.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     # A code with only punctuation stays as it is: otherwise, all such codes would be equal.
@@ -220,21 +221,21 @@ def _derived(key: str, purpose: bytes, *, length: int) -> bytes:
 def key_fingerprint(api_key: str) -> str:
     """Return a fingerprint of an API key.
 
-    It is used to record that the provider has refused the key. It does not depend on the encryption
-    keys, which may differ between processes during a rotation. An API key is too long to be guessed
-    from its fingerprint.
+    The app stores the fingerprint to record that the provider has refused the key. The fingerprint
+    does not depend on the encryption keys, which may differ between processes during a rotation. An
+    API key is too long to be guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")
     return hmac.new(b"giftcards api key v1", message, hashlib.sha256).hexdigest()[:32]
 
 
 def sealed(text: str) -> str:
-    """Return ``text``, encrypted with a key that is derived from ``SECRET_KEY``."""
+    """Encrypt ``text`` with a key that is derived from ``SECRET_KEY``."""
     return _box().encrypt(text.encode()).decode()
 
 
 def unsealed(text: str) -> str:
-    """Decrypt a text from :func:`sealed`; return any other text unchanged."""
+    """Decrypt a string from :func:`sealed`. Return any other string unchanged."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

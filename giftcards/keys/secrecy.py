@@ -1,8 +1,8 @@
-"""Keeping secrets out of error mails, crash reports, debuggers and tasks.
+"""Keep secrets out of error mails, crash reports, debuggers and tasks.
 
-An error report shows the local variables of every frame that an exception has passed. Therefore
-secrets are :class:`Masked`, and functions that turn a secret into bytes or JSON are
-:func:`contained`.
+An error report shows the local variables of every frame that an exception has passed through.
+Therefore secrets are :class:`Masked` strings, and functions that convert a secret to bytes or JSON
+use the :func:`contained` decorator.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ T = TypeVar("T")
 
 
 class Masked(str):
-    """A text whose ``repr`` does not show the text.
+    """A string whose ``repr`` does not show its value.
 
-    Texts made from it, for example a slice or the result of :meth:`str.upper`, are ordinary texts.
+    Strings that are derived from it, such as a slice or the result of :meth:`str.upper`, are
+    ordinary strings.
     """
 
     __slots__ = ()
@@ -37,7 +38,7 @@ class Masked(str):
 class CardSecret:
     """A delivered card: ``value`` is the code, and ``serial`` may be "".
 
-    Both are secret. They are masked, and the ``repr`` of the card does not contain them.
+    Both are secret. They are masked, and are not part of the ``repr`` of the card.
     """
 
     value: str = field(repr=False)
@@ -49,10 +50,10 @@ class CardSecret:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the file and line that raised ``error``.
+    """Return the file and line where ``error`` was raised.
 
-    Logs and rows contain this place instead of the error's text, which may contain a secret. The
-    result is "" if the error was never raised.
+    Logs and database rows contain this place instead of the error message, which may contain a
+    secret. The result is "" if the error was never raised.
     """
     place = ""
     for frame, line in walk_tb(error.__traceback__):
@@ -61,11 +62,11 @@ def place_of(error: BaseException) -> str:
 
 
 def contained(function: Callable[P, T]) -> Callable[P, T]:
-    """Remove frames, cause and context from exceptions of ``function``.
+    """Remove the frames, cause and context from exceptions that ``function`` raises.
 
-    This includes exceptions that can occur at any moment, for example :exc:`KeyboardInterrupt` or
-    the time-out of a task. An exception that is not a :exc:`GiftcardsError` gets a note with the
-    lines of the removed frames.
+    This includes exceptions that can occur at any time, for example :exc:`KeyboardInterrupt` or a
+    task time-out. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of
+    the removed frames.
     """
 
     @wraps(function)
@@ -92,10 +93,10 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which logs, outside the context of the request.
+    """Call ``function``, which writes to the log, outside the context of the request.
 
     Error collectors add the request's URL and form data to each log entry. On a customer's page,
-    these contain the link to the cards and the PIN.
+    they contain the link to the cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)
 

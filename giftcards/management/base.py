@@ -1,4 +1,4 @@
-"""The base class of the commands, and their helpers for ``--json``, errors and orders."""
+"""The base class of the commands, and helpers for ``--json``, errors and orders."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ WORKING_SETTINGS = tuple(key for key, setting in conf.declared.items() if settin
 class GiftcardsCommand(ConsoleCommand):
     """A command that needs valid settings and a working database.
 
-    The exit code is 0 if the command did its work, 1 if it failed or did not finish, and 2 if it
-    could not start. The command first checks the settings in ``needs`` and the database. Therefore
-    exit code 2 means that nothing was changed.
+    The exit code is 0 if the command succeeded, 1 if it failed or did not finish, and 2 if it could
+    not start. The command first checks the settings in ``needs`` and the database. Therefore exit
+    code 2 means that nothing was changed.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -80,12 +80,12 @@ class GiftcardsCommand(ConsoleCommand):
                 model._default_manager.order_by("pk").first()  # noqa: SLF001
 
     def say(self, text: str, options: dict[str, Any]) -> None:
-        """Print ``text`` for people, unless ``-v0`` or ``--json`` was given."""
+        """Print ``text`` unless ``-v0`` or ``--json`` was given."""
         if _is_for_people(options):
             self.put(text)
 
     def progress(self, options: dict[str, Any]) -> Progress:
-        """Return a display of the progress, silent with ``-v0`` or ``--json``."""
+        """Return a progress display, which is silent with ``-v0`` or ``--json``."""
         is_live = self.stdout.isatty() and os.environ.get("TERM") != "dumb"
         put = self.put if _is_for_people(options) else lambda *_args, **_options: None
         return Progress(put, is_live=is_live)
@@ -98,13 +98,13 @@ class GiftcardsCommand(ConsoleCommand):
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
-        """Print ``result`` as JSON with ``--json``, or else ``text``."""
+        """Print ``result`` as JSON if ``--json`` was given, and ``text`` otherwise."""
         if options["json"]:
             self.write_json(result)
         self.say(text, options)
 
     def show_order(self, order: Order, options: dict[str, Any]) -> None:
-        """Print ``order`` with the customer's payment and the cost of the cards."""
+        """Print an order with the customer's payment and the cost of the cards."""
         told = order_as_dict(order)
         self.show(told, "\n".join(_describe(order, told)), options)
 
@@ -126,30 +126,30 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """Return an error with exit code 1 for a failure during the work.
+    """Return an error with exit code 1 for a database failure while the command was working.
 
-    The database failed after the work had begun.
+    ``what_now`` is the advice for the person who ran the command.
     """
     return unfinished(f"The database failed ({type(error).__name__}). {what_now}")
 
 
 def unfinished(reason: str) -> CommandError:
-    """Return an error with exit code 1: the work failed or did not finish."""
+    """Return an error with exit code 1, because the work failed or did not finish."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
 def refuse(reason: str) -> CommandError:
-    """Return an error with exit code 2: the command cannot start.
+    """Return an error with exit code 2, because the command cannot start.
 
-    Nothing was changed.
+    The command has not changed anything.
     """
     return CommandError(reason, returncode=COULD_NOT_START)
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """Return the text of ``error`` in one line of English.
+    """Return the message of ``error`` in English and on one line.
 
-    The text includes the names of wrong arguments.
+    It includes the names of invalid arguments.
     """
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
@@ -162,13 +162,13 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def current_pause() -> str:
-    """Return why calls to the provider are paused in English, or ""."""
+    """Return the reason why requests to the provider are paused, in English, or ""."""
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
 
 
 def provider_state() -> str:
-    """Return why calls to the provider are paused, or "In service."."""
+    """Return the reason why requests to the provider are paused, or "In service."."""
     return current_pause() or "In service."
 
 
@@ -213,12 +213,12 @@ def fail_on(sentences: Iterable[str]) -> None:
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """Return ``found`` for ``--json``, with "ok" in place of each empty text."""
+    """Return ``found`` for ``--json``, with "ok" in place of each empty string."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
 def typed_day(name: str, text: str | None) -> date | None:
-    """Return the day typed for the ``name`` option; ``None`` if none was typed."""
+    """Return the date entered for the ``name`` option, or ``None`` if none was entered."""
     if text is None:
         return None
     try:
@@ -228,7 +228,7 @@ def typed_day(name: str, text: str | None) -> date | None:
 
 
 def typed_amount(name: str, text: str) -> Decimal:
-    """Return the amount typed for the ``name`` argument."""
+    """Return the amount entered for the ``name`` argument."""
     amount = read_amount(text)
     if amount is None:
         raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.")
@@ -236,7 +236,7 @@ def typed_amount(name: str, text: str) -> Decimal:
 
 
 def order_as_dict(order: Order) -> dict[str, Any]:
-    """Return the facts about ``order`` for ``--json``."""
+    """Return the values of ``order`` for ``--json``."""
     breakdown = refund_breakdown(order)
     return {
         "reference": order.reference,
@@ -268,13 +268,13 @@ def _problem_as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
-    """Return the customer's amounts for ``--json``; ``None`` if they are not known."""
+    """Return the customer's amounts for ``--json``, or ``None`` if they are unknown."""
     breakdown = customer_breakdown(order)
     return None if breakdown is None else asdict(breakdown)
 
 
 def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
-    """Return a refund to the customer for ``--json``."""
+    """Return the values of a customer refund for ``--json``."""
     return {
         "reference": refund.reference,
         "amount": refund.amount,
@@ -291,7 +291,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield lines about the customer's money.
+    """Yield lines about the amounts that the customer paid and is owed.
 
     ``customer`` is a result of :func:`customer_as_dict`.
     """
@@ -320,7 +320,7 @@ def status_label(status: str) -> str:
 
 
 def standing(order: Order) -> str:
-    """Return a sentence with the reference and the status of ``order``."""
+    """Return a sentence with the reference and status of ``order``."""
     return f"The order {order.reference} is {status_label(order.status).lower()}."
 
 
@@ -356,7 +356,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """Return what ``order`` waits for and since when, or ``None``.
+    """Return what ``order`` is waiting for and since when, or ``None``.
 
     The first item of the result is the end of a sentence.
     """
@@ -369,7 +369,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 def reason(order: Order) -> str:
     """Return the open problems of ``order`` in English.
 
-    If there are none, return the reason of the last change of status.
+    If there are none, return the reason for the last status change.
     """
     if order.open_problems:
         return " ".join(map(str, order.open_problems))

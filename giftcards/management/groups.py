@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates, one for each role.
 
-A group is created once, and then belongs to the shop. Permissions that the shop adds stay.
-Permissions that the shop removes are only restored with ``--repair-groups``.
+A group is created once. After that, the shop can change it. Permissions that the shop adds are
+never removed. Permissions that the shop removes are only restored with ``--repair-groups``.
 """
 
 from __future__ import annotations

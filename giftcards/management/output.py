@@ -1,6 +1,6 @@
 """The output of the commands: help, progress, times and closed pipes.
 
-This module works without models and settings, because the simulator's command has neither.
+This module works without models and settings, because the simulator command has neither.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _BAR = 20
 
 
 class OutputClosed(Exception):
-    """The reader closed the output, as ``head`` does after ten lines."""
+    """The output was closed, for example by ``head`` after ten lines."""
 
 
 class _HelpFormatter(DjangoHelpFormatter):
-    """A help formatter that keeps paragraphs and the lines of examples."""
+    """A help formatter that preserves paragraphs and the lines of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         *notes, last = text.split("\n\n")
@@ -49,7 +49,7 @@ class _HelpFormatter(DjangoHelpFormatter):
 class ConsoleCommand(BaseCommand):
     """A command whose help has notes and examples.
 
-    The command ends quietly if its output is closed.
+    The command exits without an error message if its output is closed.
     """
 
     requires_system_checks = ()
@@ -81,7 +81,7 @@ class ConsoleCommand(BaseCommand):
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` at once; raise :exc:`OutputClosed` for a closed pipe."""
+        """Print ``text`` immediately. Raise :exc:`OutputClosed` if the pipe is closed."""
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -90,10 +90,10 @@ class ConsoleCommand(BaseCommand):
 
 
 class Progress:
-    """A context manager that shows what a command waits for, and since when.
+    """A context manager that shows what a command is waiting for, and since when.
 
-    A terminal shows one line, which is redrawn. In a log, a line is written when the text changes,
-    and otherwise once a minute.
+    On a terminal, one line is updated. In a log, a line is written when the text changes, and
+    otherwise once a minute.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
@@ -121,11 +121,11 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``, which says what the command waits for.
+        """Show ``text``, which says what the command is waiting for.
 
-        With ``unless_short``, the text is logged only if the wait lasts for some seconds. The wait
-        began at ``since``, or else at the first call with this ``text``. A terminal also shows
-        ``bar``. If the line is too long, ``text`` is shortened.
+        With ``unless_short``, the text is only logged if the wait lasts for several seconds. The
+        wait began at ``since``, or by default at the first call with this ``text``. A terminal also
+        shows ``bar``. If the line is too long, ``text`` is shortened.
         """
         now = time.monotonic()
         if text != self._text:
@@ -146,9 +146,9 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show the progress, as a bar on a terminal.
+        """Show the progress. On a terminal, it is shown as a bar.
 
-        In a log, a line is written for each tenth.
+        In a log, a line is written for each tenth of the total.
         """
         share = min(done / total, 1) if total else 1
         if self._is_live:
@@ -157,7 +157,7 @@ class Progress:
             self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
-        """End the wait, and print its result ``text``, if there is one."""
+        """End the wait, and print ``text`` as its result if it is not empty."""
         if self._drawn:
             self._put("")
         self._drawn = self._text = ""
@@ -176,7 +176,7 @@ class Progress:
 
 
 def set_by_signals() -> threading.Event:
-    """Return an event that Ctrl-C and SIGTERM set instead of an exit."""
+    """Return an event that Ctrl-C and SIGTERM set instead of ending the process."""
     stop = threading.Event()
 
     def end(*_args: object) -> None:
@@ -192,10 +192,7 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """Return the time of ``moment`` in the site's time zone.
-
-    Unless ``moment`` is today, the date is included.
-    """
+    """Return the time of ``moment`` in the site's time zone, with the date unless it is today."""
     now = timezone.now()
     if timezone.is_aware(moment):
         moment, now = timezone.localtime(moment), timezone.localtime(now)
@@ -220,5 +217,5 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return ``number`` and ``noun``, such as ``1 order`` or ``2 orders``."""
+    """Return ``number`` with its ``noun``, such as ``1 order`` or ``2 orders``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -1,4 +1,4 @@
-"""Buying the cards for paid lines of oscar orders, once for each line."""
+"""Buy the cards for paid lines of oscar orders, once for each line."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 def take_order(order: Any, **_: Any) -> None:
     """Mark the lines of a new oscar order for buying.
 
-    If the oscar order is already paid, its cards are bought at once. Only marked lines are bought
-    later, so that lines from before the installation are not bought. The mark contains the
+    If the oscar order is already paid, its cards are bought immediately. Only marked lines are
+    bought later, so that lines from before the installation are not bought. The mark contains the
     customer's language.
     """
     for line in list(card_lines(order=order)):
@@ -63,19 +63,19 @@ def take_order(order: Any, **_: Any) -> None:
 
 
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
-    """Buy the cards of an oscar order if its new status means paid.
+    """Buy the cards of an oscar order if its new status means that it is paid.
 
-    The function raises no errors, because the customer has paid and the worker tries again.
+    The function raises no errors, because the customer has paid and the worker will retry.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
 
 
 def buy_missed(should_continue: Callable[[], bool]) -> None:
-    """Buy the cards of paid lines that were not bought yet.
+    """Buy the cards of paid lines that have not been bought yet.
 
-    A process may have died or failed before it bought them. Lines with the fewest failures come
-    first. The pause before the next attempt doubles with each failure.
+    This is needed if a process died or failed before it bought the cards. Lines with the fewest
+    failures come first. The pause before the next attempt doubles with each failure.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,
@@ -99,7 +99,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """Return the number of failed attempts for a line, and the next time."""
+    """Return the number of failed attempts for a line, and the time of the next attempt."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -115,7 +115,7 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place the missing orders for the lines, and end the reservations of their baskets."""
+    """Place missing orders for the lines, and end the reservations of their baskets."""
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
@@ -134,7 +134,7 @@ def _buy(lines: Sequence[Any]) -> None:
 def _place(line: Any) -> None:
     """Place the order for the line.
 
-    If the order is refused, a note in the oscar order gives the reason.
+    If the order is refused, a note on the oscar order gives the reason.
     """
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
@@ -163,7 +163,7 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """Log errors in this block as a failure of ``what``, and continue."""
+    """Log errors in the block as a failure of ``what``, and continue."""
     try:
         with transaction.atomic():
             yield

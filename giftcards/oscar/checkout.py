@@ -1,4 +1,4 @@
-"""Checking and reserving gift cards in a basket before the payment."""
+"""Check and reserve the gift cards in a basket before the payment."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _BASKET = reverse_lazy("basket:summary")
 
 
 class BasketRefused(GiftcardsError):
-    """Gift cards in the basket cannot be sold.
+    """The gift cards in the basket cannot be sold.
 
-    ``sentences`` are texts that explain the reasons to the customer.
+    ``sentences`` explain the reasons to the customer.
     """
 
     def __init__(self, sentences: list[str]) -> None:
@@ -41,8 +41,8 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought without a loss.
 
-    The prices after all discounts are compared with the costs. The function makes no request to the
-    provider. Raises :exc:`BasketRefused`.
+    The function compares the prices after all discounts with the costs. It makes no request to the
+    provider. Raises :exc:`BasketRefused` if a card cannot be sold.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
@@ -50,10 +50,10 @@ def check_cards(basket: Any, *, email: str = "") -> None:
 def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -> None:
     """Check the cards in the basket, and reserve them for 20 minutes.
 
-    Call this function right before the payment, outside a transaction. It asks the provider for
-    current values, with at most one request for each product. ``customer`` identifies the customer:
-    see :func:`giftcards.catalogue.reserve`. If the function raises :exc:`BasketRefused`, no cards
-    are reserved.
+    Call this function immediately before the payment, outside a transaction. It requests current
+    prices and stock from the provider, with at most one request per product. ``customer``
+    identifies the customer: see :func:`giftcards.catalogue.reserve`. If the function raises
+    :exc:`BasketRefused`, no cards are reserved.
     """
     asked: set[str] = set()
 
@@ -81,7 +81,7 @@ def release_cards(basket: Any) -> None:
 
 
 def reservations_of(basket: Any) -> list[str]:
-    """Return the references of possible reservations for the basket's lines."""
+    """Return the references of possible reservations for the lines of the basket."""
     return list(map(_reservation_of, basket.lines.all()))
 
 
@@ -107,7 +107,7 @@ def _values(line: Any) -> dict[str, Any]:
 def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
     """Call ``do`` for each line with cards.
 
-    Raises :exc:`BasketRefused` if a call failed.
+    Raises :exc:`BasketRefused` if a call fails.
     """
     sentences = []
     for line in _card_lines(basket):
@@ -153,7 +153,7 @@ def _paid_amount(line: Any) -> Decimal:
 
 
 class GiftCardsCheckout:
-    """A mixin for oscar's ``PaymentDetailsView``; make it the first base."""
+    """A mixin for oscar's ``PaymentDetailsView``. It must be the first base class."""
 
     # Attributes of oscar's view.
     request: Any
@@ -161,14 +161,14 @@ class GiftCardsCheckout:
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Return the view, which runs outside any transaction.
+        """Return a view that runs outside any transaction.
 
-        The view makes requests to the provider, and other processes have to see its reservations.
+        The view makes requests to the provider, and other processes must see its reservations.
         """
         return transaction.non_atomic_requests(super().as_view(**initkwargs))  # type: ignore[misc]
 
     def check_pre_conditions(self, request: Any) -> None:
-        """Check the cards, and oscar's own conditions, before each page of the payment."""
+        """Check the cards and oscar's own conditions before each payment page."""
         super().check_pre_conditions(request)  # type: ignore[misc]
         if request.method != "GET":
             return

@@ -1,7 +1,6 @@
 """System checks for shops that use django-oscar.
 
-They find mistakes because of which cards are not bought or not checked, or customers do not see
-them.
+They report mistakes that prevent cards from being bought, checked or shown to customers.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def _status(setting: str, value: Any, hint: str) -> str:
 
 
 def _statuses(setting: str, value: Any) -> tuple[str, ...]:
-    """a list of texts of 1 to 100 characters"""
+    """a list of strings of 1 to 100 characters"""
     hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, for example ('Paid',)."
     if not isinstance(value, list | tuple) or not value:
         raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
@@ -27,7 +27,7 @@ def _statuses(setting: str, value: Any) -> tuple[str, ...]:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
-    """The settings, each as a typed attribute; see the page about django-oscar in the docs."""
+    """The settings as typed attributes; see the documentation page about django-oscar."""
 
     paid_statuses = Setting(
         _statuses,

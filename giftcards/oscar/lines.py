@@ -1,4 +1,4 @@
-"""Oscar's lines with gift cards, and this app's orders for them.
+"""Oscar order lines with gift cards, and this app's orders for them.
 
 The reference of an order contains the primary key of the line. The group of an order is the number
 of the oscar order.
@@ -45,12 +45,12 @@ class LineState(StrEnum):
 
 
 def sku_of(product_id: str, type_id: str) -> str:
-    """Return the partner SKU of a card, made from the provider's ids."""
+    """Return the partner SKU of a card, which contains the provider's ids."""
     return f"{product_id}/{type_id}"
 
 
 def ids_of(partner_sku: str) -> tuple[str, str]:
-    """Return the provider's ids of the product and the type from a SKU."""
+    """Return the provider's product id and type id from a SKU."""
     product_id, _, type_id = partner_sku.partition("/")
     return product_id, type_id
 
@@ -72,9 +72,9 @@ def reference_of(line: Any) -> str:
 
 
 def line_of(order: Order) -> Any | None:
-    """Return the line whose cards ``order`` buys, or ``None``.
+    """Return the line that ``order`` buys cards for, or ``None``.
 
-    ``order`` may be the order for the line, or a new order for its missing cards.
+    ``order`` may be the order for the line, or a reorder of its missing cards.
     """
     found = _REFERENCE.fullmatch(order.original.reference)
     return found and card_lines(pk=int(found[1]), order__number=order.group).first()
@@ -109,8 +109,8 @@ def follow_refund(refund: CustomerRefund, **_: Any) -> None:
 def set_status(line: Any, state: LineState) -> None:
     """Set the status of a line for the ``state`` of its cards.
 
-    The status is set even if the shop's pipeline does not allow it, because the pipeline cannot
-    undo what the provider did.
+    The status is set even if the shop's pipeline does not allow the change, because the provider
+    has already delivered or refused the cards.
     """
     old, new = line.status, state.value
     if new == old:
@@ -121,7 +121,7 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Add one note to oscar's order that says why the paid line cannot be bought."""
+    """Add one note to the oscar order that says why the paid line cannot be bought."""
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -143,9 +143,9 @@ def _delivered(parts: Sequence[Order]) -> int:
 
 
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
-    """Note the amount that is owed for the line in the oscar order.
+    """Add a note to the oscar order with the amount that is owed for the line.
 
-    Does nothing if the last note about the line says the same.
+    The function does nothing if the last note about the line says the same.
     """
     # For cards that were ordered again, the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))

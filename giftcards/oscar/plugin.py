@@ -1,4 +1,4 @@
-"""The plugin that adds django-oscar to the core, with its receivers."""
+"""The plugin that extends the core with django-oscar, and its receivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Oscar's stock records, which follow the prices and stock of the shelf."""
+"""Update oscar's stock records with the prices and stock of the shelf."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ _BATCH = 1_000
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Update the stock records of cards whose offer has changed.
 
-    Only changes since the last run are considered. All stock records are written once a day, and
-    after a change of what the shop sells or of the stock buffer.
+    Only changes since the last run are considered. All stock records are updated once a day, and
+    after the stock buffer or the choice of cards that the shop sells has changed.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -74,9 +74,9 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """Return the time of the last run, and the last record written.
+    """Return the time of the last run, and the key of the last record written.
 
-    The key of the record is "" if all records were written.
+    The key is "" if all records were written.
     """
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     settings, _, rest = memory.token.partition("/")
@@ -126,7 +126,7 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_reservation(instance: Reservation, **_: Any) -> None:
-    """Receive a signal: mark the stock record of an ended reservation.
+    """Mark the stock record of an ended reservation. This function receives a signal.
 
     The next run updates the marked record.
     """
@@ -142,9 +142,9 @@ def _touch(sku: str) -> None:
 def follow_offers(skus: Collection[str] | None = None) -> int:
     """Write the shelf's prices and stock to the stock records.
 
-    ``skus`` selects the records; by default, all are written. Cards that are not on the shelf
-    cannot be bought. If a record cannot be written, this is logged. Returns the number of changed
-    records.
+    ``skus`` selects the records. By default, all records are written. Cards that are not on the
+    shelf can no longer be bought. If a record cannot be written, an error is logged. Returns the
+    number of changed records.
     """
     if skus is None:
         skus = stock_records().order_by("pk").values_list("partner_sku", flat=True)
@@ -197,7 +197,7 @@ def _follow(record: Any, kind: ProductType | None) -> bool:
 def _left(kind: ProductType | None) -> int:
     """Return the number of cards that can be bought.
 
-    If the stock is unknown, this is the limit of one order.
+    If the stock is unknown, the result is the maximum quantity of an order.
     """
     if kind is None:
         return 0
@@ -205,7 +205,7 @@ def _left(kind: ProductType | None) -> int:
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Receive a signal: lock the stock records for a new oscar order.
+    """Lock the stock records for a new oscar order. This function receives a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
     allocates cards. Without this earlier lock, two customers who buy the same card at the same time
@@ -220,11 +220,11 @@ def lock_stock(instance: Any, **_: Any) -> None:
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create the products on the shelf that oscar's catalogue lacks.
+    """Create oscar products for the products on the shelf that oscar does not have yet.
 
     ``product_ids`` are the provider's ids. By default, all products are created. Test types are
-    left out unless ``with_tests`` is True, because every customer could buy them. Returns the
-    number of created products.
+    left out unless ``with_tests`` is True, because any customer could buy them. Returns the number
+    of created products.
     """
     kinds = offers()
     if product_ids:

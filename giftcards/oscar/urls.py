@@ -1,4 +1,4 @@
-"""The URL of the page "My cards".
+"""The URL of the "My cards" page.
 
 Include it like this: ``path("accounts/cards/", include("giftcards.oscar.urls"))``.
 """

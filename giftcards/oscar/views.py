@@ -1,4 +1,4 @@
-"""The page "My cards" in the customer's account."""
+"""The "My cards" page in the customer's account."""
 
 from __future__ import annotations
 

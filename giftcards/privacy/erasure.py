@@ -1,7 +1,8 @@
-"""Erasing a person, a customer or a recipient of gifts, from orders.
+"""Erase a person, who can be a customer or a gift recipient, from orders.
 
-The orders and the ledger remain, without the person. Each order is erased in its own transaction.
-If an erasure was stopped, the next one continues with the orders that still name the person.
+The orders and the ledger are kept without the person's data. Each order is processed in its own
+transaction. If an erasure is interrupted, the next one continues with the orders that still name
+the person.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _ALSO_WRITTEN = (
 
 @dataclass(slots=True)
 class Erasure:
-    """The result of an erasure; orders are named by their references."""
+    """The result of an erasure, with the references of the orders."""
 
     erased: list[str] = field(default_factory=list)
     #: The number of erased orders for each role of the person.
@@ -72,9 +73,10 @@ class Erasure:
 
 
 class SharedNumber(GiftcardsError):
-    """The orders with a phone number have several e-mail addresses.
+    """Orders with the same phone number have different e-mail addresses.
 
-    A family may share a phone number. The error's text contains neither addresses nor numbers.
+    For example, a family may share a phone number. The error message contains neither addresses nor
+    numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -84,16 +86,18 @@ class SharedNumber(GiftcardsError):
 
 
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
-    """Return the person's orders and the doubtful orders, oldest first.
+    """Return the orders of a person and the doubtful orders, oldest first.
 
-    An order belongs to the person if the person is its customer, or the recipient of its gift. An
-    order that names nobody also belongs to the person if all messages about it went to the person.
+    An order belongs to the person if the person is its customer or gift recipient. If an order
+    names no customer, it also belongs to the person if all messages about it were sent to the
+    person.
 
-    Staff have to decide about a doubtful order. An order is doubtful for one of these reasons:
+    Staff must decide whether a doubtful order belongs to the person. An order is doubtful for one
+    of these reasons:
 
-    - It has an address, number or account in common with the person's orders.
+    - It shares an address, a number or an account with the person's orders.
     - It named the person before a correction.
-    - A message about it went to the person.
+    - A message about it was sent to the person.
 
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses, unless the
     person is identified by an account.
@@ -123,7 +127,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order names no customer and was sent only to the person.
 
-    If a message went to anybody else, the codes may belong to somebody else.
+    If a message was sent to another person, the codes may belong to that person.
     """
     if not is_anonymous(order):
         return False
@@ -138,7 +142,7 @@ def _read(keys: Iterable[int]) -> list[Order]:
 
 
 def why_kept(order: Order, roles: Collection[Role]) -> str:
-    """Return why ``order`` must not be erased yet, or "".
+    """Return the reason why ``order`` must not be erased yet, or "".
 
     The result is a key of :data:`REASONS`. ``roles`` are the person's roles in the order.
     """
@@ -161,7 +165,7 @@ def erase(
     should_continue: Callable[[], bool] = lambda: True,
     record: Callable[[Order, Collection[Role]], object] = lambda _order, _roles: None,
 ) -> Erasure:
-    """Erase the person from ``orders``, and from the log of the admin.
+    """Erase the person from ``orders`` and from the admin log.
 
     Orders for which :func:`why_kept` gives a reason are not changed. ``should_continue`` is called
     before each order. ``record`` is called in the transaction of each order that was erased, with
@@ -192,10 +196,10 @@ def erase(
 
 
 def _roles_under_lock(person: Person, order: Order) -> list[Role]:
-    """Lock and read ``order``; return the person's present roles in it.
+    """Lock and read ``order``, and return the person's current roles in it.
 
-    The person has no role if a correction has named somebody else, or if another process has erased
-    the customer.
+    The person has no role if the order was corrected and now names somebody else, or if another
+    process has erased the customer.
     """
     erased_at = order.customer_erased_at
     # The lock keeps everybody from adding a refund, note, correction or complaint.
@@ -268,9 +272,10 @@ def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
 
 
 def _erase_log(orders: Sequence[Order], traces: Traces) -> None:
-    """Erase the person from the log of the admin.
+    """Erase the person from the admin log.
 
-    Entries about ``orders`` lose names, too. Other entries lose only addresses and numbers.
+    In entries about ``orders``, the function also erases names. In other entries, it erases only
+    addresses and numbers.
     """
     if not apps.is_installed("django.contrib.admin"):
         return

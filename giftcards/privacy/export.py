@@ -1,4 +1,4 @@
-"""Export of all stored data about a person, in one readable file."""
+"""Export all stored data about a person to one readable file."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Return all stored data about ``person`` in ``orders``, as JSON.
 
-    The headings are in ``language``. The default is the language of the person's last order that
-    has a language, or else the site's language. The result contains no codes, no costs, no names of
-    staff, and no data about the other person of a gift.
+    The headings are in ``language``. By default, this is the language of the person's last order
+    with a language, or else the site's language. The result does not contain codes, costs, names of
+    staff, or data about the other person of a gift.
     """
     orders = list(orders)
     for some in batches(orders):
@@ -121,14 +121,15 @@ def _read_by_keepers() -> set[str]:
 
 
 def as_json(value: Any) -> str:
-    """Return ``value`` as JSON that a person can read."""
+    """Return ``value`` as human-readable JSON."""
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def write_new(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON into a new file that only its owner may read.
+    """Write ``value`` as JSON to a new file that only its owner can read.
 
-    Raises ``FileExistsError`` if ``path`` exists. Any other ``OSError`` leaves no new file.
+    Raises ``FileExistsError`` if ``path`` exists. If another ``OSError`` occurs, no file is
+    created.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -142,7 +143,7 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def described(row: models.Model, *names: str) -> Described:
-    """Return the non-empty columns of ``row`` by their names in the active language."""
+    """Return the non-empty columns of ``row``, with their names in the active language."""
     found = {}
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001
@@ -155,7 +156,7 @@ def described(row: models.Model, *names: str) -> Described:
 def rows(related: Any) -> list[Any]:
     """Return the rows of a related manager, oldest first.
 
-    If they are prefetched, this makes no query.
+    If the rows are prefetched, the function makes no query.
     """
     return sorted(related.all(), key=lambda row: row.pk)
 
@@ -171,7 +172,7 @@ def heading(model: type[models.Model]) -> str:
 
 
 def _readable(row: models.Model, field: Any) -> Any:
-    """Return the value for JSON: a label, an amount with its currency, or a local time."""
+    """Return a value for the export: a label, an amount with its currency, or a local time."""
     value = getattr(row, field.name)
     if field.choices:
         return str(getattr(row, f"get_{field.name}_display")())
@@ -237,7 +238,7 @@ def _change(change: StatusChange) -> Described:
 
 
 def _text(entry: Entry) -> str:
-    """Return the text of a problem, without the name of a member of staff."""
+    """Return the text of a problem without names of staff."""
     problem = Problem.of(entry)
     names = {"by": "…"} if "by" in problem.parameters else {}
     text = Problem(problem.code, {**problem.parameters, **names}).explain(shows_costs=False).text

@@ -1,7 +1,7 @@
-"""Recognising a person by e-mail addresses, phone numbers or accounts.
+"""Recognise a person by e-mail addresses, phone numbers or accounts.
 
-The customer of a gift and its recipient are two persons. Each app that stores personal data has a
-:class:`Keeper`.
+The customer of a gift and its recipient are two different persons. Each app that stores personal
+data has a :class:`Keeper`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OF_STAFF = {"by", "acknowledged_by"}
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The role of a person in an order, and its columns in orders and their corrections."""
+    """The role of a person in an order, and the columns about people in this role."""
 
     label: str
     #: The columns with addresses and numbers.
@@ -82,7 +82,7 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 class Person:
     """A person's e-mail addresses, phone numbers and accounts.
 
-    Addresses and numbers are in the forms of :func:`folded` and :func:`dialled`. ``users`` contains
+    Addresses are normalised by :func:`folded`, and numbers by :func:`dialled`. ``users`` contains
     the primary keys of the person's accounts. Only customers have accounts.
     """
 
@@ -92,9 +92,9 @@ class Person:
 
     @classmethod
     def of(cls, *texts: str) -> Self:
-        """Return the person with these addresses and numbers, in any spelling.
+        """Return the person with these addresses and numbers, however they are written.
 
-        Other texts are ignored. A person without addresses and numbers is falsy.
+        Other strings are ignored. A person without addresses and numbers is falsy.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -109,8 +109,8 @@ class Person:
     def behind(cls, parts: Collection[Part]) -> Self:
         """Return the person with all contacts and accounts of ``parts``.
 
-        Former addresses and numbers are included. Unlike :meth:`of`, this method also finds numbers
-        inside other text.
+        Addresses and numbers that were corrected later are included. Unlike :meth:`of`, this method
+        also finds numbers inside other text.
         """
         return replace(cls._named_in(contacts(parts)), users=owners(parts))
 
@@ -129,9 +129,9 @@ class Person:
         )
 
     def is_named_by(self, *texts: str) -> bool:
-        """True if one of ``texts`` names the person.
+        """True if one of the strings in ``texts`` names the person.
 
-        A text names the person if it is the person's address, or contains the person's number.
+        A string names the person if it is the person's address or contains the person's number.
         """
         return any(
             bool(self.emails) and folded(text) in self.emails
@@ -141,7 +141,7 @@ class Person:
         )
 
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
-        """Yield the keys of ``rows`` in which one of ``columns`` names the person.
+        """Yield the primary keys of the ``rows`` in which one of ``columns`` names the person.
 
         The method reads these columns of all rows, in batches.
         """
@@ -171,7 +171,7 @@ class Person:
         return [(order, role) for order in orders for role in self.roles_in(order)]
 
     def orders(self) -> set[int]:
-        """Return the keys of orders whose customer or recipient is the person."""
+        """Return the primary keys of orders whose customer or recipient is the person."""
         owned = Order.objects.filter(user__in=self.users).order_by()
         found = set(owned.values_list("pk", flat=True)) if self.users else set()
         for keys in batches(sorted(self._keys_by_terms())):
@@ -179,16 +179,17 @@ class Person:
         return found
 
     def _keys_by_terms(self) -> set[int]:
-        """Return the keys of orders that may name the person, using an index."""
+        """Return the primary keys of orders that may name the person, using an index."""
         contacts = chain(self.emails, self.phones)
         terms = set(chain.from_iterable(map(terms_of_contact, contacts)))
         rows = (OrderTerm.objects.filter(term__in=some) for some in batches(sorted(terms)))
         return {key for some in rows for key in some.values_list("order_id", flat=True)}
 
     def former_orders(self) -> set[int]:
-        """Return the keys of orders that named the person before a correction.
+        """Return the primary keys of orders that named the person before a correction.
 
-        These orders may belong to other people, because a mistyped address may be a stranger's.
+        These orders may belong to other people, because a mistyped address can be the address of a
+        stranger.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -205,7 +206,7 @@ def _with_former(order: Order) -> Iterator[Order | CustomerChange]:
 
 
 def contacts(parts: Iterable[Part]) -> set[str]:
-    """Return the addresses and numbers in ``parts`` as they were typed.
+    """Return the addresses and numbers in ``parts`` as they were entered.
 
     Addresses and numbers that were corrected later are included.
     """
@@ -218,15 +219,15 @@ def contacts(parts: Iterable[Part]) -> set[str]:
 
 
 def owners(parts: Iterable[Part]) -> frozenset[Any]:
-    """Return the keys of the accounts that own the orders in ``parts``.
+    """Return the primary keys of the accounts that own the orders in ``parts``.
 
-    Only orders in which the person is the customer count.
+    Only orders in which the person is the customer are considered.
     """
     return frozenset(order.user_id for order, role in parts if role is CUSTOMER) - {None}
 
 
 def is_anonymous(order: Order) -> bool:
-    """True if ``order`` has no account, no addresses and no numbers."""
+    """True if ``order`` has no account, no address and no number."""
     return order.user_id is None and not any(role.contacts_in(order) for role in ROLES)
 
 
@@ -248,7 +249,7 @@ def _account_names(users: Collection[Any]) -> set[str]:
 
 
 class Traces:
-    """The texts that name a person in their orders.
+    """The strings that identify a person in their orders.
 
     These are addresses, numbers, names and user names.
     """
@@ -279,15 +280,15 @@ class Traces:
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces.
 
-        Use this method only for rows about the person, because in other rows the name may be
-        another person's.
+        Use this method only for rows about the person, because in other rows the same name may
+        refer to another person.
         """
         number = digits(text)
         is_called = any(known in number for known in self._numbers)
         return is_called or bool(self._pattern.search(folded(text)))
 
     def are_whole_in(self, text: str) -> bool:
-        """True if ``text`` contains a whole address or number of the person.
+        """True if ``text`` contains a complete address or number of the person.
 
         You can use this method for any row. It ignores names, because other people may have the
         same name.
@@ -298,9 +299,9 @@ class Traces:
         return not self._numbers.isdisjoint(map(_national, numbers_among_words(text)))
 
     def erased(self, value: Any) -> Any:
-        """Return the JSON ``value`` without the texts that contain a trace.
+        """Return the JSON ``value`` without the strings that contain a trace.
 
-        Each of these texts is replaced by :data:`ERASED`. Names of staff are erased as in
+        Each of these strings is replaced by :data:`ERASED`. Names of staff are erased as in
         :meth:`erased_name`.
         """
         match value:
@@ -318,9 +319,10 @@ class Traces:
     def erased_name(self, name: Any) -> Any:
         """Return ``name``, or :data:`ERASED` if it names the person.
 
-        ``name`` is the name of the person who acted. In some shops, customers may act themselves,
-        for example correct their address. However, staff may have the same name as the person, or
-        may be the person in another role. The names of staff therefore stay.
+        ``name`` is the name of the person who made a change. In some shops, customers can make
+        changes themselves, for example correct their address. Names of staff are not erased,
+        because a member of staff may have the same name as the person, or may be the person in
+        another role.
         """
         if not (isinstance(name, str) and self.are_in(name)):
             return name
@@ -338,7 +340,7 @@ def _numbers(text: str) -> frozenset[str]:
 def _national(number: str) -> str:
     """Return ``number`` without the country code.
 
-    Returns "" if too few digits are left.
+    Returns "" if the rest has too few digits.
     """
     national = number.removeprefix(COUNTRY)
     return Masked(national) if len(national) >= TELLING_DIGITS else ""
@@ -358,13 +360,13 @@ def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
 
 
 class Keeper(Protocol):
-    """An app that stores data about customers, or recipients of gifts."""
+    """An app that stores data about customers or gift recipients."""
 
     #: The label of the app, by which its rows in the admin's log are found.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """Return the keys of orders for which the app's rows name the person."""
+        """Return the primary keys of the orders whose rows in this app name the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
         """Return the addresses and numbers in the app's rows about ``order``."""
@@ -372,15 +374,15 @@ class Keeper(Protocol):
     def describe(self, order: Order) -> dict[str, Any]:
         """Return the app's data about ``order`` for an export.
 
-        The result is JSON with headings in the active language. The keeper may have an attribute
-        ``prefetched`` with names of relations of orders. The app reads these relations for many
-        orders at once before it calls this method.
+        The result is JSON with headings in the active language. The keeper can have a
+        ``prefetched`` attribute with the names of relations of the order model. These relations are
+        prefetched before this method is called.
         """
 
     def erase(self, order: Order, traces: Traces) -> None:
         """Erase the person from the app's rows about ``order``.
 
-        The caller holds the lock of ``order``.
+        The caller has locked ``order``.
         """
 
 

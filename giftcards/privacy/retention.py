@@ -1,8 +1,9 @@
-"""Retention: destroying old codes.
+"""Destroy old codes.
 
-Codes may remain in backups, and in the files of other databases, for which the shop is responsible.
-Most builds of SQLite only mark the place of a deleted or moved row as free. Therefore this module
-makes SQLite overwrite the place, and empty the write-ahead log, which keeps old pages.
+Codes may remain in backups and in the files of databases other than SQLite. The shop is responsible
+for these. Most builds of SQLite only mark the space of a deleted or moved row as free. Therefore
+this module makes SQLite overwrite the space, and empty the write-ahead log, which contains old
+pages.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _SECONDS = 5.0
 
 @dataclass(slots=True)
 class Purge:
-    """The result of a purge, or its expected result in a dry run."""
+    """The result of a purge, or the expected result in a dry run."""
 
     orders: int = 0
     cards: int = 0
@@ -49,7 +50,7 @@ class Purge:
 
 
 class Reason(NamedTuple):
-    """A reason why an old order keeps its codes."""
+    """A reason not to destroy the codes of an old order."""
 
     condition: Q
     #: The words that follow "3 orders" in a sentence.
@@ -73,7 +74,7 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """Return a time that is certainly at least ``days`` ago.
+    """Return a time that is guaranteed to be at least ``days`` ago.
 
     The result takes changes of the clock into account.
     """
@@ -90,9 +91,9 @@ def purge(
 ) -> Purge:
     """Destroy the codes of orders settled before ``settled_before``.
 
-    The oldest orders come first. Orders for which one of the :data:`REASONS` is true are not
-    changed. Orders without cards are not counted. With ``is_dry_run``, nothing is changed. The
-    purge stops between batches when ``should_continue`` returns False. To resume, pass the
+    The oldest orders come first. Orders to which one of the :data:`REASONS` applies are not
+    changed. Orders without cards are not counted. With ``is_dry_run``, no order is changed. The
+    function stops between batches if ``should_continue`` returns False. To resume, pass the
     ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
@@ -113,7 +114,7 @@ def purge(
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
     """Destroy codes that are older than ``CODES_KEPT_DAYS``, once a day.
 
-    A call takes a few seconds at most. The next call resumes an unfinished purge.
+    A call takes at most a few seconds. The next call resumes an unfinished purge.
     """
     days = conf.codes_kept_days
     if days is None:
@@ -158,9 +159,9 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, those without cards, and the others.
+    """Return the orders to purge, the orders without cards, and the other orders.
 
-    The others are counted by reason.
+    The other orders are counted by reason.
     """
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
@@ -204,7 +205,7 @@ def _purge_batch(
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Receive ``connection_created``: let SQLite overwrite deleted rows."""
+    """Make SQLite overwrite deleted rows. This function receives ``connection_created``."""
     if connection.vendor == "sqlite":
         # Django's cursor would count this statement as a query of the code that needed the
         # connection.
@@ -218,10 +219,10 @@ _PATIENCE = 1_000
 
 
 def empty_log(using: str) -> None:
-    """Let SQLite empty its write-ahead log.
+    """Make SQLite empty its write-ahead log.
 
-    If another process uses the log, a warning is logged. Does nothing for other databases, or in a
-    transaction, which needs the log.
+    If another process is using the log, a warning is logged. The function does nothing for other
+    databases, or inside a transaction, which needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

@@ -1,7 +1,7 @@
-"""Rotation of the encryption keys: the first key encrypts every card.
+"""Rotate the encryption keys, so that every card is encrypted with the first key.
 
-The shop can keep running. All fingerprints of a card are calculated again, too, so that afterwards
-nothing in the database depends on the other keys. A rotation that was stopped can be resumed.
+The shop can keep running. All fingerprints of a card are also recalculated, so that afterwards no
+data in the database depends on the other keys. An interrupted rotation can be resumed.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ class RotationTally:
 
 
 def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Encrypt every card with the first key; return the tally.
+    """Encrypt every card with the first key, and return the tally.
 
-    At most ``per_second`` cards are encrypted in a second. ``on_batch`` is called after each batch;
-    if it raises, the next rotation continues from there. Cards that no key opens are not changed.
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
+    At most ``per_second`` cards are encrypted per second. ``on_batch`` is called after each batch.
+    If it raises an error, the next rotation continues from there. Cards that no key can decrypt are
+    not changed. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
+    are invalid.
     """
     keyring = conf.keyring()
     done = 0
@@ -77,9 +78,9 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 
 
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
-    """Open every card with the first key alone; return the tally.
+    """Decrypt every card with only the first key, and return the tally.
 
-    No code is shown. ``on_batch`` and the errors are those of :func:`rotate`.
+    Codes are not shown. ``on_batch`` and the errors are the same as for :func:`rotate`.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()
@@ -94,7 +95,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """Return the number of cards that may not use the first key yet."""
+    """Return the number of cards that may not be encrypted with the first key yet."""
     return _of_other_keys(conf.keyring()).count()
 
 
@@ -115,7 +116,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, and repeat it after a deadlock with the running shop."""
+    """Call ``seal``, and repeat the call after a deadlock with the running shop."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()

@@ -1,7 +1,7 @@
-"""Strict parsing of the provider's answers into frozen dataclasses.
+"""Parse the provider's answers strictly into frozen dataclasses.
 
-Any string in an answer may be a card's code. Therefore flaws and the text of :exc:`Unreadable`
-contain nothing from an answer except names of fields and short numbers. This module makes no
+Any string in an answer may be a card code. Therefore only field names and short numbers from an
+answer can appear in ``flaws`` or in the message of :exc:`Unreadable`. This module makes no
 requests.
 """
 
@@ -48,12 +48,12 @@ _CONTEXT = Context(prec=28)
 
 
 class Unreadable(ValueError):
-    """The answer cannot be used at all. The text never quotes the answer."""
+    """The answer cannot be used at all. The message never quotes the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A flaw of an answer, as the code and the parameters of a problem."""
+    """A flaw in an answer: the code and parameters of the problem that it causes."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -63,10 +63,10 @@ class Flaw:
 class OrderAnswer:
     """The provider's answer about one order.
 
-    ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinar, to two
-    decimals. ``flaws`` reports unusable figures and cards, and also negative numbers that are kept.
-    ``provider_id`` may differ from the id in the request. There may be fewer ``cards`` than the
-    figures say.
+    ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinars with two
+    decimals. ``flaws`` lists unusable figures and cards. It also lists negative numbers, although
+    these are stored. ``provider_id`` may differ from the id in the request. There may be fewer
+    ``cards`` than the figures indicate.
     """
 
     provider_id: str
@@ -90,9 +90,9 @@ class OrderAnswer:
 
 @contained
 def without_repetitions(cards: Iterable[CardSecret]) -> tuple[CardSecret, ...]:
-    """Return ``cards`` without repetitions.
+    """Return ``cards`` without duplicates.
 
-    A card without a serial counts as a repetition of a card with the same code and any serial.
+    A card without a serial counts as a duplicate of a card with the same code and any serial.
     """
     cards = tuple(dict.fromkeys(cards))
     with_serial = {card.value for card in cards if card.serial}
@@ -112,7 +112,7 @@ class OrderPage:
     def page_count(self) -> int | None:
         """The number of pages, or ``None`` if it is unknown.
 
-        Only the first page has the right number.
+        Only the first page reports the correct number.
         """
         if self.total_pages is not None:
             return self.total_pages
@@ -135,7 +135,7 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProductType:
-    """One type: the price for this account in dinars, and the stock."""
+    """A product type: the price for this account in dinars, and the stock."""
 
     type_id: str
     name: str
@@ -153,7 +153,7 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class ListedProduct:
-    """A product in the catalogue, without its types. Missing texts are ""."""
+    """A product in the catalogue, without its types. Missing strings are ""."""
 
     product_id: str
     title: str
@@ -164,10 +164,10 @@ class ListedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All products of the provider, without repetitions.
+    """All products of the provider, without duplicates.
 
-    ``unreadable`` counts the rows that could not be used. ``absent`` counts the products that are
-    in the answer's total but not in its list.
+    ``unreadable`` is the number of rows that could not be used. ``absent`` is the number of
+    products that the total of the answer includes but its list does not.
     """
 
     products: tuple[ListedProduct, ...]
@@ -177,9 +177,9 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class PaymentLink:
-    """A page of the provider on which a customer can pay once.
+    """A payment page of the provider, on which a customer can pay once.
 
-    The link expires after 20 minutes. The ``ref`` attribute is the provider's reference of the
+    The link expires after 20 minutes. The ``ref`` attribute is the provider's reference for the
     payment, and ``url`` is the address of the page. The ``is_sandbox`` attribute is ``None`` if the
     provider does not say whether the payment moves real money.
     """
@@ -191,7 +191,7 @@ class PaymentLink:
 
 @dataclass(frozen=True, slots=True)
 class PaymentAnswer:
-    """The state of a payment, and the figures of its transaction.
+    """The state of a payment, and the amounts of its transaction.
 
     ``status`` is ``PENDING``, ``CONFIRMED``, ``FAILED`` (declined, cancelled or expired) or another
     value that the provider uses. The ``amount`` is in units of ``currency``, for example ``DZD``.
@@ -208,10 +208,11 @@ class PaymentAnswer:
 class LedgerRow:
     """A transaction of the account, in dinars.
 
-    The amount is positive if the account received money. ``type`` is the provider's word, for
-    example ``ORDER``, or :data:`PAYMENT` for a customer's payment. ``objid`` is the id of the
-    object of the transaction, for example an order. An unusable text is "", and an unusable balance
-    is ``None``. The provider's balances may contradict the amount.
+    The amount is positive if the account received money. ``type`` is the provider's name for the
+    kind of transaction, for example ``ORDER``, or :data:`PAYMENT` for a customer's payment.
+    ``objid`` is the id of the object that the transaction belongs to, for example an order. An
+    unusable string is "", and an unusable balance is ``None``. The balances that the provider
+    reports may contradict the amount.
     """
 
     row_id: str
@@ -225,10 +226,10 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPage:
-    """One page of the transactions.
+    """One page of the list of transactions.
 
     ``unreadable`` is the number of rows that could not be used. ``total_pages`` and
-    ``total_results`` are ``None`` if the provider does not name them.
+    ``total_results`` are ``None`` if the provider does not report them.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -240,8 +241,8 @@ class LedgerPage:
 def parse(body: bytes) -> JsonObject:
     """Parse ``body`` strictly as a JSON object, with numbers as ``int`` and ``Decimal``.
 
-    Raise :exc:`Unreadable` for anything else: also for NaN, infinities, a repeated key, deep
-    nesting, huge numbers, and broken UTF-8, which would put U+FFFD into a code.
+    Raises :exc:`Unreadable` for anything else. This includes NaN, infinities, a duplicate key, deep
+    nesting, huge numbers, and invalid UTF-8, which would put U+FFFD into a code.
     """
     try:
         value = json.loads(
@@ -345,7 +346,7 @@ _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
 def read_ledger(data: JsonObject) -> LedgerPage:
-    """Read a page of transactions; count the rows without usable type, amount or time."""
+    """Read a page of transactions, and count the rows without a usable type, amount or time."""
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_transaction, told)))
     return LedgerPage(
@@ -386,7 +387,7 @@ def _usual_type(told: str) -> str:
 
 
 def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
-    """Return the direction of a transaction: 1 in, -1 out, 0 unknown."""
+    """Return the direction of a transaction: 1 for in, -1 for out, and 0 for unknown."""
     if kind in _TYPES_IN or kind.startswith(_REFUNDS):
         return 1
     if kind in _TYPES_OUT:
@@ -436,7 +437,7 @@ def read_payment_link(data: JsonObject) -> PaymentLink:
 
 
 def _is_page(url: str) -> bool:
-    """True if customers may be sent to ``url``.
+    """True if it is safe to send customers to ``url``.
 
     The address must use https, unless it is a page of the simulator.
     """
@@ -470,7 +471,7 @@ def read_payment(data: JsonObject, *, asked_for: str) -> PaymentAnswer:
 def read_catalogue(data: JsonObject) -> Catalogue:
     """Read the catalogue.
 
-    An empty catalogue is refused, because it would take all products off sale.
+    An empty catalogue raises an error, because it would take all products off sale.
     """
     categories = _list(data, "categories", "categories")
     rows = [row for category in categories for row in _products_of(category)]
@@ -514,7 +515,7 @@ def _read_listed(row: object, *, category: str) -> ListedProduct | None:
 def _id(fields: _Fields) -> str:
     """Return the id of a product or type.
 
-    The pages of the provider's documentation disagree about the name of the field.
+    The provider's documentation uses different names for this field.
     """
     return fields.text("id", _ORDERABLE.fullmatch) or fields.text("_id", _ORDERABLE.fullmatch)
 
@@ -549,7 +550,7 @@ def _read_type(fields: _Fields) -> ProductType:
 def plain(text: str, limit: int) -> str:
     """Return ``text`` as one line of at most ``limit`` characters.
 
-    Control and bidi characters are removed.
+    Control characters and bidirectional formatting characters are removed.
     """
     kept = "".join(char for char in text if char.isprintable() or char.isspace())
     return " ".join(kept.split())[:limit]
@@ -562,8 +563,8 @@ def _is_plain(text: str) -> bool:
 class _Fields:
     """The fields of a JSON object.
 
-    An unusable text is ``""``, and any other unusable value is ``None``. ``flaws`` collects
-    unusable or negative numbers, and unusable cards.
+    An unusable string is replaced by ``""``, and any other unusable value by ``None``. Unusable
+    cards and unusable or negative numbers are recorded in ``flaws``.
     """
 
     def __init__(self, data: JsonObject) -> None:
@@ -595,7 +596,7 @@ class _Fields:
         return int(value)
 
     def stock(self, name: str) -> int | None:
-        """Return a number of cards; a number below zero counts as zero."""
+        """Return a number of cards. A negative number counts as zero."""
         value = self._number(name)
         return 0 if value is not None and value < 0 else self.whole(name)
 
@@ -664,7 +665,7 @@ class _Fields:
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:
-    """Return the number as a parameter, unless it may be a card's code."""
+    """Return the number as a parameter, unless it could be a card code."""
     text = "" if number is None else str(number)
     return {"value": text} if 0 < len(text) <= 8 else {}
 

@@ -1,11 +1,11 @@
 """The client of the provider's API.
 
 The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks
-contain neither the API key nor the body of a reply. A failure is a return value until
-:func:`_unwrap` raises it, in a frame that contains neither. The error has no context, because an
-exception of json would contain the body, and an exception of requests would contain the key.
-:func:`~giftcards.keys.secrecy.contained` does the same for other exceptions, for example
-:exc:`KeyboardInterrupt`.
+contain neither the API key nor the body of a reply. To achieve this, functions return a failure
+instead of raising it, until :func:`_unwrap` raises it in a frame that contains neither. The error
+has no context, because an exception from ``json`` would contain the body, and an exception from
+``requests`` would contain the key. The :func:`~giftcards.keys.secrecy.contained` decorator does the
+same for other exceptions, for example :exc:`KeyboardInterrupt`.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ _CHECK_PATHS = {"check-order": "checkOrder", "checkOrder": "check-order"}
 
 
 class Client:
-    """A client of the provider's API for one API key.
+    """A client for the provider's API that uses one API key.
 
-    A call makes one request, takes at most ``timeout`` seconds, and raises a
-    :exc:`~giftcards.exceptions.ProviderError` if it fails. Threads may share a client for GET
-    requests.
+    Each method makes one request, takes at most ``timeout`` seconds, and raises a
+    :exc:`~giftcards.exceptions.ProviderError` if the request fails. Threads can share a client for
+    GET requests.
     """
 
     @contained
@@ -122,15 +122,15 @@ class Client:
         reference: str = "",
         may_send: Callable[[], bool] = lambda: True,
     ) -> str:
-        """Place an order; return its id at the provider.
+        """Place an order, and return the provider's id of the order.
 
-        The request is sent at most once, and is not idempotent. After :exc:`OutcomeUnknown`, the
-        order may have been placed. After :exc:`AlreadyPlaced`, an earlier request with this
-        ``reference`` has placed the order. After any other error, the order was not placed. An
-        empty ``reference`` is not sent.
+        The request is sent at most once, because it is not idempotent. If :exc:`OutcomeUnknown` is
+        raised, the order may have been placed. If :exc:`AlreadyPlaced` is raised, an earlier
+        request with this ``reference`` placed the order. If any other error is raised, the order
+        was not placed. An empty ``reference`` is not sent.
 
-        ``may_send`` is called right before the request is written. If it returns False, nothing is
-        placed, and :exc:`Withheld` is raised.
+        ``may_send`` is called immediately before the request is written. If it returns False, no
+        order is placed, and :exc:`Withheld` is raised.
         """
         order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         if reference:
@@ -160,7 +160,7 @@ class Client:
     ) -> OrderPage:
         """Return one page of the orders created in the period.
 
-        ``page`` counts from 1; ``page_size`` is at most 100.
+        ``page`` counts from 1. ``page_size`` is at most 100.
         """
         path, params = "/v3/gift-cards/list", _period(start, end, page, page_size)
         return _unwrap(self._get(path, read_page, params=params, limit=_MAX_LIST_BODY))
@@ -180,7 +180,7 @@ class Client:
         return _unwrap(self._get("/v3/validate", read_key_info))
 
     def balance(self) -> Decimal:
-        """Return the account's balance in dinar."""
+        """Return the balance of the account in dinars."""
         return _unwrap(self._get("/v3/account/balance", read_balance))
 
     def catalogue(self) -> Catalogue:

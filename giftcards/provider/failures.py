@@ -1,6 +1,6 @@
-"""The meaning of failed replies.
+"""Classify failed replies by whether a retry is safe.
 
-The most important question is whether the provider may have acted on the request.
+The most important question is whether the provider may have processed the request.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def attempts_left(error: JsonObject) -> str:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Return the seconds in the header ``Retry-After``, or ``None``.
+    """Return the seconds in a ``Retry-After`` header, or ``None``.
 
     The header contains a number of seconds or a date. The result is ``None`` if it is unusable.
     """

@@ -1,7 +1,7 @@
 """HTTP exchanges with the provider: one request, one :class:`Reply`.
 
-Only this module speaks HTTP to the provider. A failed exchange does not raise: the :class:`Reply`
-says how it failed. No request and no response is ever logged.
+Only this module sends HTTP requests to the provider. A failed exchange raises no exception.
+Instead, the :class:`Reply` says how it failed. Requests and responses are never logged.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Reply:
     """The outcome of one request.
 
     - ``status`` is ``None`` if no response arrived.
-    - ``body`` is ``None`` unless a whole body arrived.
+    - ``body`` is ``None`` unless the complete body arrived.
     - ``trouble`` says why there is no status or no body.
-    - ``is_unsent`` is True if the provider provably received no byte of the request.
-    - ``is_withheld`` is True if the caller stopped the request before its end was sent.
+    - ``is_unsent`` is True if it is certain that the provider received no byte of the request.
+    - ``is_withheld`` is True if the caller stopped the request before it was sent completely.
     - ``was_dropped`` is True if the connection broke, as idle connections often do.
     """
 
@@ -61,7 +61,7 @@ class Reply:
 
 
 class Transport:
-    """Sends requests to ``base_url``; :meth:`get` is thread-safe.
+    """Sends requests to ``base_url``. The :meth:`get` method is thread-safe.
 
     Each call makes one request and takes at most ``timeout`` seconds.
     """
@@ -78,18 +78,18 @@ class Transport:
     def get(
         self, path: str, *, params: Mapping[str, str] | None = None, limit: int = MAX_BODY
     ) -> Reply:
-        """Make a GET request; ``limit`` is the largest answer in bytes.
+        """Make a GET request, and accept a response of at most ``limit`` bytes.
 
-        The request uses an idle connection if there is one.
+        The request reuses an idle connection if there is one.
         """
         return self._exchange(self._session, "GET", path, params=params, limit=limit)
 
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
         """Make a POST request once, on a new connection.
 
-        An idle connection may break during the request. ``may_send`` is called right before each
-        part of the request is written; the body is the last part. When ``may_send`` returns False,
-        the rest of the request is not sent.
+        A new connection is used because an idle one may break during the request. ``may_send`` is
+        called immediately before each part of the request is written. The body is the last part. If
+        ``may_send`` returns False, the rest of the request is not sent.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -146,7 +146,7 @@ class Transport:
 
 
 class _Stage(enum.Enum):
-    """The last stage that a call has certainly reached."""
+    """The last stage that a call is known to have reached."""
 
     # The only stage if tests replace :class:`_Connection`.
     UNKNOWN = enum.auto()
@@ -166,9 +166,9 @@ _call = threading.local()
 class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections that enforces the call's deadline.
 
-    urllib3's time-outs apply to one address or one receive, so a server that sends one byte a
-    second never exceeds them. Name resolution has no time-out. Sending needs no time-out, because a
-    request fits into the kernel's buffer.
+    The time-outs of urllib3 apply to a single connection attempt or a single read, so a server that
+    sends one byte per second never exceeds them. Name resolution has no time-out. Sending needs no
+    time-out, because a request fits into the kernel's buffer.
     """
 
     _opened: Any = None
@@ -202,7 +202,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         return _in_time(super().getresponse, self)
 
     def shutdown(self) -> None:
-        """Shut the socket down, which wakes any thread that waits on it."""
+        """Shut down the socket, which wakes any thread that is waiting for it."""
         sock: Any = self.sock or self._opened
         sock = getattr(sock, "socket", sock)  # TLS in TLS wraps the socket
         if sock is not None:
@@ -213,15 +213,15 @@ class _Connection(urllib3.connection.HTTPConnection):
 def _in_time(
     step: Callable[[], T], connection: Any, *, late: Callable[[], object] | None = None
 ) -> T:
-    """Return ``step()``; raise :exc:`TimeoutError` at the call's deadline.
+    """Return ``step()``, or raise :exc:`TimeoutError` at the deadline of the call.
 
-    The step runs in its own thread. At the deadline, ``connection`` is shut down and the thread is
-    abandoned; the thread then calls ``late`` when it ends. It ends soon, because name resolution,
-    connecting and the TLS handshake have timeouts.
+    The step runs in its own thread. At the deadline, ``connection`` is shut down and the function
+    returns without waiting for the thread. The thread calls ``late`` when it ends. It ends soon,
+    because name resolution, connecting and the TLS handshake have time-outs.
 
-    If no thread can be started, a step with ``late`` raises :exc:`RuntimeError`. Any other step
-    reads an answer that must not be lost, so it runs in this thread, where the deadline applies to
-    each receive alone.
+    If no thread can be started, the result depends on ``late``. With ``late``, the function raises
+    :exc:`RuntimeError`. Without ``late``, the step reads an answer that must not be lost. It then
+    runs in the current thread, where the deadline applies to each read separately.
     """
     result: Future[T] = Future()
     try:
@@ -253,7 +253,7 @@ _THREAD_NAME = "giftcards-transport"
 def _may_be_logged(record: logging.LogRecord) -> bool:
     """Return False for log records about malformed header lines.
 
-    Such a line may be part of a body.
+    Such a line could be part of a body.
     """
     is_ours = threading.current_thread().name == _THREAD_NAME
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
@@ -293,7 +293,7 @@ def _bounded(kind: type) -> type:
 
 
 class _Session(requests.Session):
-    """A session that adds no credentials, cookies or redirects of its own."""
+    """A session that adds no credentials or cookies and follows no redirects."""
 
     def __init__(self, api_key: Masked) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class _Session(requests.Session):
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
         """Use no proxy for an address of this machine.
 
-        A proxy would connect to itself.
+        A proxy on another machine would connect to itself.
         """
         settings = super().merge_environment_settings(url, *args)
         if is_loopback(urlsplit(url).hostname or ""):
@@ -323,7 +323,7 @@ class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Treat no response as a redirect.
 
-        For a redirect, requests would read the whole body, of any size.
+        For a redirect, ``requests`` would read the complete body regardless of its size.
         """
 
 

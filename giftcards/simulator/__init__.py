@@ -1,8 +1,8 @@
 """A simulator of the provider (OneClickDz API v3) over real HTTP.
 
-It is for tests and development. It uses only the standard library, and keeps everything in memory.
-The page about it in the documentation has examples, and explains what the simulator does where the
-provider's documentation says nothing.
+Use it for tests and development. It needs only the standard library, and stores everything in
+memory. The documentation has a page about the simulator with examples. The page also explains how
+the simulator behaves where the provider's documentation does not specify a behaviour.
 """
 
 from __future__ import annotations

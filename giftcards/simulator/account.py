@@ -1,4 +1,4 @@
-"""The shop's account at the provider, without HTTP: assortment, orders, cards, balance, clock."""
+"""The shop's simulated account at the provider: products, orders, cards, balance and clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _random = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Denomination:
-    """A type of a product; ``price`` in dinars, ``stock`` in cards. Orders do not reduce stock."""
+    """A product type with its price in dinars and its stock. Orders do not reduce the stock."""
 
     name: str
     price: Decimal
@@ -64,7 +64,7 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A change of a type's price or stock, ``after`` seconds after the simulator was made.
+    """A change of a type's price or stock, ``after`` seconds after the simulator was created.
 
     ``None`` means that the value does not change.
     """
@@ -82,7 +82,7 @@ class OfferChange:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A fault: the first order of this type and quantity gets only ``delivered`` cards."""
+    """A fault: the first order of this type and quantity receives only ``delivered`` cards."""
 
     type_id: str
     quantity: int
@@ -91,7 +91,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders of a special type, whose name in the catalogue is ``name``."""
+    """The behaviour of orders for a special type. Its name in the catalogue is ``name``."""
 
     summary: str
     name: str = ""
@@ -165,7 +165,7 @@ _FOREIGN = (
 
 
 class Refusal(Exception):
-    """An error response; ``code`` is the provider's error code."""
+    """An error response with the provider's error code in ``code``."""
 
     def __init__(
         self, code: str, message: str, *, details: object = None, retry_after: int | None = None
@@ -177,7 +177,7 @@ class Refusal(Exception):
 
 
 class NoAnswer(Exception):
-    """Raised to close the connection without an answer."""
+    """Raised to close the connection without a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +188,12 @@ class Card:
 
 @dataclass(slots=True)
 class Order:
-    """An order in the ledger. ``charged + refunded == quantity * price`` always holds.
+    """An order, for which ``charged + refunded == quantity * price`` always holds.
 
     Amounts are in dinars, and ``price`` is for one card. ``charged`` is the whole price until the
-    order settles, and then the price less the refund. An order whose ``settle_at`` is ``None``
-    never settles. ``cards`` has the cards delivered so far. ``reference`` is "" if there is none,
-    or if the account ignores references.
+    order settles, and then the price less the refund. If ``settle_at`` is ``None``, the order never
+    settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request had
+    none, or if the account ignores references.
     """
 
     id: str
@@ -221,7 +221,7 @@ class Payment:
     """A customer's payment in dinars, and the link to the page where the customer pays.
 
     ``status`` becomes ``CONFIRMED`` if the customer pays, and ``FAILED`` if the customer declines
-    or the link expires. ``told`` has the fields of the request for the link.
+    or the link expires. ``told`` contains the fields of the request for the link.
     """
 
     ref: str
@@ -235,8 +235,8 @@ class Payment:
 class Transaction:
     """A signed change of the balance, and the balance afterwards, in dinars.
 
-    ``objid`` is the id of what it is about, such as an order. The API shows the transaction from
-    ``shown_at`` on, or never if that is ``None``.
+    ``objid`` is the id of the object that it belongs to, such as an order. The API shows the
+    transaction from the time ``shown_at``, or never if ``shown_at`` is ``None``.
     """
 
     id: str
@@ -314,7 +314,7 @@ class Account:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Copies of all orders in their current state, by id, oldest first."""
+        """Copies of all orders in their current state by id, oldest first."""
         with self._lock:
             self._settle_due()
             for order in self._orders.values():
@@ -323,7 +323,7 @@ class Account:
 
     @property
     def payments(self) -> dict[str, Payment]:
-        """All payments in their current state, by reference, oldest first."""
+        """All payments in their current state by reference, oldest first."""
         with self._lock:
             return {ref: self._payment(ref) for ref in self._payments}
 
@@ -336,7 +336,7 @@ class Account:
 
     @property
     def transactions(self) -> list[Transaction]:
-        """Every change of the balance, oldest first, whether the API shows it or not."""
+        """All changes of the balance, oldest first, including those that the API does not show."""
         with self._lock:
             self._settle_due()
             return list(self._transactions.values())
@@ -346,9 +346,10 @@ class Account:
     ) -> Transaction:
         """Add a transaction that belongs to no order of this account, and return it.
 
-        ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` comes in or goes out.
-        The API shows the transaction after ``shown_after`` seconds, or never if that is ``None``.
-        Raise :exc:`ValueError` for an invalid ``amount``, or one that the balance does not cover.
+        The ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` is added to the
+        balance or subtracted from it. The API shows the transaction after ``shown_after`` seconds,
+        or never if ``shown_after`` is ``None``. Raises :exc:`ValueError` if ``amount`` is invalid,
+        or if the balance does not cover it.
         """
         change = Decimal(amount)
         if not change.is_finite() or change <= 0 or change != round(change, 2):
@@ -361,15 +362,15 @@ class Account:
             return self._add(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
-        """Never show a transaction again; :exc:`KeyError` if there is none with this id."""
+        """Hide a transaction from the API. Raise :exc:`KeyError` if the id is unknown."""
         with self._lock:
             entry = self._transactions[transaction_id]
             self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now, with ``delivered`` cards; by default, its type decides.
+        """Settle an open order now. By default, its type decides how many cards are delivered.
 
-        Raise :exc:`KeyError` if there is no such order, and :exc:`ValueError` if ``delivered`` is
+        Raises :exc:`KeyError` if there is no such order, and :exc:`ValueError` if ``delivered`` is
         not possible.
         """
         with self._lock:
@@ -383,9 +384,9 @@ class Account:
             return replace(order)
 
     def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
-        """Pay or decline, as the customer does on the page of the link, and return the payment.
+        """Pay or decline, as a customer does on the payment page, and return the payment.
 
-        Raise :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
+        Raises :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
         """
         with self._lock:
             payment = self._payment(ref)
@@ -490,7 +491,8 @@ class Account:
         return self.catalogue[product_id]
 
     def _now(self) -> datetime:
-        """Return the time by ``clock``, rounded down to milliseconds like the times in answers."""
+        """Return the time of ``clock``, rounded down to milliseconds like the times in
+        responses."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
@@ -527,7 +529,7 @@ class Account:
             self._add("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
 
     def _grow(self, order: Order) -> None:
-        """Deliver the cards that a ``SIM_GROW`` order has by now; they come at even intervals."""
+        """Deliver the cards that are due for a ``SIM_GROW`` order, one at each equal interval."""
         if order.special.grows and not order.is_settled and order.settle_at is not None:
             # The order may have become due since the last _settle_due().
             now = min(self._now(), order.settle_at)
@@ -568,5 +570,5 @@ class Account:
 
 
 def _object_id(now: datetime) -> str:
-    """Return a new id like MongoDB's: 24 hex digits, the first 8 a Unix time in seconds."""
+    """Return a new id in MongoDB's format: 24 hex digits, which begin with the Unix time."""
     return f"{int(now.timestamp()):08x}{secrets.token_hex(8)}"

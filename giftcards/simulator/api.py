@@ -1,4 +1,4 @@
-"""The provider's API on top of the account: routes, envelopes, keys, limits and faults."""
+"""The simulated API of the provider: routes, envelopes, keys, limits and faults."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _Entry = TypeVar("_Entry", Order, Transaction)
 class Request:
     """A log entry for one request, without its key, query and body.
 
-    ``at`` is in seconds on the simulator's clock. ``status`` is 0 if the connection was closed
-    without an answer. ``key_ok`` is True if the request had an accepted key.
+    ``at`` is the time in seconds on the simulator's clock. ``status`` is 0 if the connection was
+    closed without a response. ``key_ok`` is True if the request had a valid key.
     """
 
     at: float
@@ -59,17 +59,17 @@ class Request:
 
 @dataclass(kw_only=True, eq=False)
 class Simulator(Account):
-    """The simulated provider; a context manager. Raises :exc:`ValueError` for invalid options.
+    """The simulated provider as a context manager. Invalid options raise :exc:`ValueError`.
 
-    The documentation describes the options. They may change while the simulator runs, except
-    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. An option with a pair of seconds
-    has the shortest and the longest time.
+    The documentation describes the options. You can change them while the simulator runs, except
+    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. If an option is a pair of seconds,
+    the two values are the shortest and the longest time.
 
-    With ``port=0``, :meth:`start` stores the port that it takes. So a simulator that is started
-    again keeps its URL, and also its orders.
+    With ``port=0``, :meth:`start` chooses a free port and stores it. Therefore a simulator that is
+    restarted has the same URL, and also the same orders.
 
     All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted. ``on_request`` is called in the answering thread.
+    request is counted. ``on_request`` is called in the thread that answers the request.
     """
 
     host: str = "127.0.0.1"
@@ -114,7 +114,7 @@ class Simulator(Account):
     # Running.
 
     def start(self) -> Self:
-        """Listen and answer in background threads; :exc:`OSError` if the port is taken."""
+        """Start to answer in background threads. Raise :exc:`OSError` if the port is in use."""
         if self._server is not None:
             raise RuntimeError("The simulator is running already.")
         self._server = Server(self.host, self.port, self.respond, self.ssl_context)
@@ -122,7 +122,7 @@ class Simulator(Account):
         return self
 
     def stop(self) -> None:
-        """Close all connections, even if they wait for an answer; keep the ledger."""
+        """Close all connections, including those that wait for a response. Orders are kept."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -142,7 +142,7 @@ class Simulator(Account):
 
     @property
     def requests(self) -> list[Request]:
-        """Every request so far, oldest first."""
+        """All requests so far, oldest first."""
         with self._lock:
             return list(self._requests)
 
@@ -154,7 +154,7 @@ class Simulator(Account):
     # Answering.
 
     def respond(self, call: Call) -> Reply | None:
-        """Answer one request; ``None`` closes the connection without an answer."""
+        """Return the reply to a request, or ``None`` to close the connection without a response."""
         request_id = f"req_{secrets.token_hex(8)}"
         latency = random.uniform(*self.latency)  # noqa: S311 (timing)
         before = random.uniform(0, latency)  # noqa: S311
@@ -228,9 +228,9 @@ class Simulator(Account):
         return None
 
     def _page_of_link(self, call: Call) -> Reply | None:
-        """Return the page for a customer's browser; ``None`` for any other request.
+        """Return the payment page for a customer's browser, or ``None`` for any other request.
 
-        The browser has no key, and its requests are not counted.
+        The browser sends no API key, and its requests are not counted.
         """
         match call.method, *call.path.split("/")[1:]:
             case "GET", "pay", ref if ref in self._payments:
@@ -489,10 +489,11 @@ def _page(
     *,
     is_moving: bool = False,
 ) -> _Data:
-    """Return the requested page, newest first; ``entries`` are oldest first.
+    """Return the requested page, newest entry first. ``entries`` are sorted oldest first.
 
-    ``show`` is called for the page's entries only, because it adds cards to a ``SIM_GROW`` order.
-    With ``is_moving``, each page looks as if one new entry had come since the page before.
+    ``show`` is called only for the entries on the page, because it adds cards to a ``SIM_GROW``
+    order. With ``is_moving``, each page looks as if a new entry had been added since the previous
+    page.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -1,4 +1,4 @@
-"""Bodies of requests, and the refusal of invalid ones."""
+"""Parse request bodies, and refuse invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def invalid(details: list[str]) -> Refusal:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in ``body``; raise :exc:`Refusal` for anything else."""
+    """Return the JSON object in ``body``. Raise :exc:`Refusal` for anything else."""
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):

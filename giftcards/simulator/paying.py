@@ -1,4 +1,4 @@
-"""Payment links: the requests for them, and the page where a customer pays."""
+"""Payment links: the requests that create them, and the page where a customer pays."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def page(payment: Payment) -> str:
 
 
 def way_back(payment: Payment) -> Reply:
-    """Redirect the customer to the shop; without ``redirectUrl``, to the link's page."""
+    """Redirect the customer to the shop, or to the payment page if there is no ``redirectUrl``."""
     target = payment.told.get("redirectUrl") or f"/pay/{payment.ref}"
     return Reply(303, "", {"Location": target})

@@ -1,6 +1,7 @@
-"""A small HTTP server, which turns requests into a :class:`Call` and sends the :class:`Reply`.
+"""A small HTTP server that converts a request into a :class:`Call` and sends a :class:`Reply`.
 
-It tracks its connections, so that :meth:`Server.stop` can close even those that wait for an answer.
+It tracks its connections, so that :meth:`Server.stop` can also close those that wait for a
+response.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request; ``key`` may be "", and ``body`` is cut to ``MAX_BODY + 1`` bytes."""
+    """An HTTP request. ``key`` may be "", and ``body`` is cut off after ``MAX_BODY + 1`` bytes."""
 
     method: str
     path: str
@@ -35,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP response: its JSON or its page, and additional headers."""
+    """An HTTP response: JSON or an HTML page, and additional headers."""
 
     status: int
     payload: Mapping[str, Any] | str
@@ -43,10 +44,10 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """An HTTP server that listens in its own threads as soon as it is made.
+    """An HTTP server that starts to listen in its own threads when it is created.
 
-    Raises :exc:`OSError` if the port is taken. ``respond`` returns the reply to a call; ``None``
-    closes the connection without one.
+    Raises :exc:`OSError` if the port is in use. ``respond`` returns the reply to a call, or
+    ``None`` to close the connection without a reply.
     """
 
     request_queue_size = 128  # a burst of clients must not wait for TCP retries
@@ -167,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _handle  # noqa: N815
 
     def log_message(self, *args: object) -> None:
-        """Log nothing: the simulator has its own log, without queries."""
+        """Log nothing, because the simulator has its own log without queries."""
 
 
 def _number(value: Decimal) -> int | float:

@@ -1,4 +1,4 @@
-"""The tags of admin pages: ``{% giftcards_desk %}`` and ``{% giftcards_help %}``."""
+"""Template tags for admin pages: ``{% giftcards_desk %}`` and ``{% giftcards_help %}``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ register = template.Library()
 
 @register.inclusion_tag("admin/giftcards/desk.html", takes_context=True)
 def giftcards_desk(context: RequestContext) -> dict[str, Any]:
-    """Return the context of the tiles of the start page, which may stand on any admin page."""
+    """Return the context for the tiles of the start page, which any admin page can include."""
     # Django imports this module in sites without an admin, too.
     from giftcards.admin.desk.start import show_desk
 
@@ -21,7 +21,7 @@ def giftcards_desk(context: RequestContext) -> dict[str, Any]:
 
 @register.inclusion_tag("admin/giftcards/help_link.html", takes_context=True)
 def giftcards_help(context: RequestContext, topic: str = "") -> dict[str, Any]:
-    """Return the context of the link to the manual, by default to the topic of the page."""
+    """Return the context for a link to the manual, by default to the topic of the page."""
     from giftcards.admin.frame.manual import help_url
 
     return {"url": help_url(context["request"], topic)}

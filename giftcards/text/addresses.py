@@ -1,4 +1,4 @@
-"""The IP address and the network from which a request comes."""
+"""Return the IP address and the network from which a request was sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.http import HttpRequest
 
 
 def ip_address(request: HttpRequest) -> str | None:
-    """Return the client's address from ``REMOTE_ADDR``; ``None`` if that is not usable."""
+    """Return the client's address from ``REMOTE_ADDR``, or ``None`` if it is unusable."""
     try:
         # An address such as fe80::1%eth0 names a network interface, which is left out.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
@@ -26,8 +26,8 @@ def client_network(request: HttpRequest) -> str:
     """Return the network of the client that sent the request.
 
     The network is an IPv4 address, or the first 64 bits of an IPv6 address, because one person
-    usually controls all addresses with the same 64 bits. Many people may share an IPv4 address. All
-    clients without a usable address belong to the same network.
+    usually controls all addresses with the same 64 bits. Many people may share one IPv4 address.
+    All clients without a usable address belong to the same network.
     """
     address = ip_address(request)
     if address is None:

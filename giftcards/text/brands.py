@@ -1,4 +1,4 @@
-"""Brands of gift cards as people write them in Arabic, and as catalogues do: in Latin letters."""
+"""Brands of gift cards, as people write them in Arabic and as catalogues write them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,11 @@ _EVERY_CARD = {"card", "cards", "carte", "cartes", "gift", "cadeau", "cadeaux"} 
 
 
 def words_of_product(text: str) -> list[tuple[str, ...]]:
-    """Return the words of ``text`` by which a catalogue may name a product, with their spellings.
+    """Return the words of ``text`` that may occur in a product name, with their spellings.
 
-    A brand in Arabic letters also has its Latin name: بطاقة بلاي ستيشن 500 becomes ("بلاي ستيشن",
-    "playstation"), ("500",). Words such as "card" are left out, unless there is no other word.
+    For a brand in Arabic letters, the Latin name is added. For example, بطاقة بلاي ستيشن 500
+    becomes ("بلاي ستيشن", "playstation"), ("500",). Words such as "card" are left out, unless there
+    is no other word.
     """
     typed = folded(text).split()
     telling = [word for word in typed if without_article(respelled(word)) not in _EVERY_CARD]

@@ -1,6 +1,7 @@
-"""Display of statuses, amounts, dates, lengths of time and foreign text.
+"""Format statuses, amounts, dates, durations and foreign text for display.
 
-Django's words for lengths of time have the wrong case after "in" in Arabic, so they are not used.
+The module does not use Django's words for durations, because in Arabic they have the wrong case
+after "in".
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 def read_amount(text: str) -> Decimal | None:
-    """Parse an amount typed by a person, like ``550`` or ``549.90``; ``None`` if it is invalid.
+    """Parse an amount that a person entered, such as ``549.90``, or return ``None``.
 
-    Unlike Python, this refuses exponents, underscores, infinity and digits of other scripts, whose
-    decimal mark is easy to misread.
+    Unlike Python, the function refuses exponents, underscores, infinity and digits of other
+    scripts. The decimal marks of other scripts are easy to misread.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def supported_language(language: str | None) -> str:
-    """Return the site's language closest to ``language``, or else the site's default."""
+    """Return the site language that is closest to ``language``, or else the default language."""
     try:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
@@ -48,17 +49,17 @@ def supported_language(language: str | None) -> str:
 
 
 def status_badge(status: str, *, is_received: bool = True) -> SafeString:
-    """Return the status as a coloured badge, or "Not received" if ``is_received`` is False."""
+    """Return a coloured badge with the status, or with "Not received"."""
     if not is_received:
         return badge("unconfirmed", gettext("Not received"))
     return badge(status.lower().replace("_", "-"), Status(status).label)
 
 
 def money(amount: Decimal | None) -> str:
-    """Return the amount with its currency as HTML, in the active language: 1,470 DA.
+    """Return the amount with its currency as HTML in the active language: 1,470 DA.
 
-    Decimals are shown if there are any. The amount is isolated from the direction of the text
-    around it, and the figure from the direction of the currency sign.
+    Decimals are shown if they are not zero. The amount is isolated from the direction of the
+    surrounding text, and the number from the direction of the currency sign.
     """
     if amount is None:
         return gettext("unknown")
@@ -66,16 +67,16 @@ def money(amount: Decimal | None) -> str:
 
 
 def signed_money(amount: Decimal) -> str:
-    """Return :func:`money` with a sign, for amounts in or out: +980 DA, −2,450 DA."""
+    """Return :func:`money` with a sign, for incoming and outgoing amounts: +980 DA, −2,450 DA."""
     sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
     return _with_currency(sign + _grouped(abs(amount)), amount)
 
 
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
-    """Return :func:`money` without the currency, which the heading of the column names.
+    """Return :func:`money` without the currency, for a column whose heading names it.
 
-    With ``has_decimals``, a whole amount has decimals, too. All amounts of a column should be alike
-    in this.
+    With ``has_decimals``, whole amounts are also shown with decimals. Use the same value for all
+    amounts in a column.
     """
     if amount is None:
         # The word is for screen readers only: if visible, it would widen its column.
@@ -101,16 +102,16 @@ def _with_currency(figure: str, amount: Decimal) -> str:
 
 
 def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
-    """Return a formula such as ``{quantity} × {price}`` as HTML that is read from left to right."""
+    """Return a formula such as ``{quantity} × {price}`` as HTML that runs from left to right."""
     shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
     return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
 
 
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
-    """Return the total of ``quantity`` cards with its calculation, as HTML: 2 × 490 = 980 DA.
+    """Return the total of ``quantity`` cards with its calculation as HTML: 2 × 490 = 980 DA.
 
-    The calculation is left out for fewer than two cards, and if ``price`` is unknown or gives
-    another total.
+    The calculation is left out for fewer than two cards, and if ``price`` is unknown or does not
+    match the total.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
@@ -121,7 +122,8 @@ def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> s
 
 
 def moment(at: datetime) -> SafeString:
-    """Return the local date and time as HTML, without the year if it is this year: 24 Nov 23:59."""
+    """Return the local date and time as HTML: 24 Nov 23:59, with the year if it is not this
+    year."""
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -131,7 +133,7 @@ def _is_of_today(at: datetime) -> bool:
 
 
 def brief_moment(at: datetime) -> SafeString:
-    """Return the time of day as HTML (23:59) if ``at`` is today; on other days, :func:`moment`."""
+    """Return the time of day as HTML (23:59) if ``at`` is today, and otherwise :func:`moment`."""
     return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
 
 
@@ -142,17 +144,17 @@ def when(at: datetime) -> SafeString:
 
 
 def exact_moment(at: datetime) -> SafeString:
-    """Return the local date and time as HTML, with year and seconds: 24 Nov 2026 23:59:30."""
+    """Return the local date and time as HTML with the year and seconds: 24 Nov 2026 23:59:30."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """Return :func:`exact_moment` with the time zone, because the provider's may differ."""
+    """Return :func:`exact_moment` with the time zone, because the provider may use another one."""
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
 def moment_text(at: datetime) -> str:
-    """Return the local date (with the year) and time in plain text: 24 Nov 2026 23:59."""
+    """Return the local date and time with the year in plain text: 24 Nov 2026 23:59."""
     return isolated(_formatted(at, f"{_DATE} H:i"))
 
 
@@ -226,7 +228,7 @@ def exact_duration_text(seconds: int) -> str:
 
 
 def distance_text(moment: datetime, now: datetime) -> str:
-    """Return the distance of ``moment`` from ``now``: "in 2 hours" or "2 hours ago"."""
+    """Return the time between ``moment`` and ``now``: "in 2 hours" or "2 hours ago"."""
     if now <= moment:
         return gettext("in %(time)s") % {"time": duration_text(moment - now)}
     return gettext("%(time)s ago") % {"time": duration_text(now - moment)}
@@ -238,7 +240,7 @@ def is_whole(amount: Decimal) -> bool:
 
 
 def money_text(amount: Decimal | None) -> str:
-    """Return :func:`money` in plain text, for places without HTML, such as a choice of a form."""
+    """Return :func:`money` in plain text, for example for a choice in a form."""
     return isolated(strip_tags(money(amount)))
 
 
@@ -248,18 +250,18 @@ def count_text(number: int) -> str:
 
 
 def share_text(share: Decimal) -> str:
-    """Return ``share``, from 0 to 1, as a percentage rounded down: 98.5%; only 1 is 100%."""
+    """Return ``share`` as a percentage rounded down, such as 98.5%, so that only 1 becomes 100%."""
     return percent_text((share * 100).quantize(Decimal("0.1"), ROUND_DOWN))
 
 
 def percent_text(percent: Decimal) -> str:
-    """Return a percentage, with decimals if there are any: 12% or 7.5%."""
+    """Return a percentage, with decimals if they are not zero: 12% or 7.5%."""
     decimals = 1 if percent == percent.quantize(Decimal("0.1"), ROUND_DOWN) else 2
     return isolated(gettext("%(share)s%%") % {"share": _grouped(percent, decimals=decimals)})
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """Format the amount for the language; with ``has_decimals``, a whole one has decimals, too."""
+    """Format the amount for the active language, with decimals if needed or requested."""
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -278,12 +280,12 @@ def currency() -> str:
 
 
 def bdi(part: object) -> SafeString:
-    """Return foreign text as HTML: escaped, and isolated from the text direction around it."""
+    """Return foreign text as HTML, escaped and isolated from the surrounding text direction."""
     return format_html("<bdi>{}</bdi>", part)
 
 
 def lines(text: str) -> SafeString:
-    """Return foreign text of several lines as HTML, each line in its own direction."""
+    """Return foreign text with several lines as HTML, each line with its own direction."""
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
 
@@ -294,9 +296,9 @@ _AFTER_ADDRESS = ".,;:!?…)»]”’،؛؟"
 
 
 def linked(text: str) -> SafeString:
-    """Return foreign text of several lines as HTML, like :func:`lines`, with links to addresses.
+    """Return foreign text with several lines as HTML, like :func:`lines`, with links.
 
-    The text is escaped. Only addresses with http and https become links.
+    The text is escaped. Only http and https URLs become links.
     """
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     parts = ((_with_links(part) or "\u00a0",) for part in text.split("\n"))
@@ -314,7 +316,7 @@ def _with_links(line: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """Return ``label`` and ``figure`` as HTML; a column with a heading hides the label."""
+    """Return ``label`` and ``figure`` as HTML. A column with a heading hides the label."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
@@ -324,38 +326,38 @@ def filled(text: str, **parts: object) -> SafeString:
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """Return the ``name`` (if any) and the ``identifier`` of a product or type, as HTML."""
+    """Return the ``name`` of a product or type, if it has one, and its ``identifier`` as HTML."""
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
 
 
 def payment(method: str, reference: str) -> SafeString:
-    """Return the method and the reference of a refund, as HTML."""
+    """Return the method and reference of a refund as HTML."""
     parts = (bdi(part) for part in (method, reference) if part)
     return format_html_join(" · ", "{}", ((part,) for part in parts))
 
 
 def badge(kind: str, label: object) -> SafeString:
-    """Return a coloured badge; ``kind`` is the last part of its class in the stylesheet."""
+    """Return a coloured badge. ``kind`` is the last part of its CSS class."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 
 def isolated(part: object) -> str:
-    """Return ``part`` isolated like :func:`bdi`, in plain text: for titles and messages."""
+    """Return ``part`` isolated like :func:`bdi` but in plain text, for titles and messages."""
     return f"\u2068{part}\u2069"
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with single spaces between its words; non-breaking spaces stay."""
+    """Return ``text`` with single spaces between its words. Non-breaking spaces are kept."""
     spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
     return " ".join(filter(None, "".join(spaced).split(" ")))
 
 
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
-    """Return the problem's texts as HTML, with foreign text escaped and isolated.
+    """Return the explanation of a problem as HTML, with foreign text escaped and isolated.
 
-    Without ``shows_costs``, no text shows what the provider charges.
+    Without ``shows_costs``, the explanation does not reveal what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
     # Every part is escaped already, by ``show`` or by ``own``.

@@ -1,4 +1,4 @@
-"""Names of the regions in which a card can be used, for what the provider calls them."""
+"""Translate the provider's codes for the regions in which a card can be used."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _BY_CODE = {folded(code): name for codes, name in _NAMES.items() for code in cod
 
 
 def region_name(region: str) -> str:
-    """Return the name of the provider's ``region`` in the active language, if it is a known code.
+    """Return the name of the region with the provider's code ``region`` in the active language.
 
-    Other texts are returned as they are.
+    Unknown codes are returned unchanged.
     """
     return str(_BY_CODE.get(folded(region.strip()), region))

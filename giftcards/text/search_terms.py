@@ -1,6 +1,6 @@
-"""Search terms: the words by which an order is found, and the ways to read a search.
+"""Search terms: the words that an order can be found by, and interpretations of a search.
 
-The same rules apply to orders and to searches, so a search finds all spellings of a thing.
+The same rules apply to orders and to searches, so that a search finds all spellings of a word.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ SEARCHED = tuple(_TERMS)
 def terms_of(order: Mapping[str, str]) -> set[Term]:
     """Return the terms of an order.
 
-    ``order`` maps names of columns to values; columns may be missing.
+    ``order`` maps column names to values. Some columns may be missing.
     """
     return {
         (kind, term[:LONGEST])
@@ -147,9 +147,9 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 def terms_of_contact(contact: str) -> set[str]:
-    """Return terms; an order with this address or number, however spelt, has at least one of them.
+    """Return terms of which every order with this address or number has at least one.
 
-    ``contact`` is in the form of :func:`folded` or :func:`dialled`.
+    ``contact`` is normalised by :func:`folded` or :func:`dialled`.
     """
     if "@" not in contact:
         return {_number(contact.removeprefix(COUNTRY))[:LONGEST]}
@@ -161,7 +161,7 @@ def terms_of_contact(contact: str) -> set[str]:
 class Word(NamedTuple):
     """A word of a search.
 
-    An order has the word if a term of the order is in ``whole``, or begins with a text in
+    An order contains the word if one of its terms is in ``whole``, or begins with a string in
     ``starts``.
     """
 
@@ -174,13 +174,14 @@ Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
-    """Return the ways to read a search for ``text``, in some lists, the most literal first.
+    """Return the possible interpretations of a search for ``text``, the most literal first.
 
-    The first list splits the text at spaces only. One reading joins neighbouring groups of digits
-    into one phone number; another joins the parts of a name. The second list joins all parts, as
-    references are found without their dashes. The third list also splits the text at punctuation
-    marks. If the text begins with a word for "order", more lists leave it out. A text without
-    letters and digits has no reading.
+    The result is a list of lists. The first list splits the text only at spaces. One of its
+    interpretations joins adjacent groups of digits into a phone number, and another joins the parts
+    of a name. The second list joins all parts, because references can be found without their
+    dashes. The third list also splits the text at punctuation marks. If the text begins with a word
+    for "order", further lists leave out this word. A text without letters or digits has no
+    interpretation.
     """
     shown = without_label(folded(text))
     found = [_lists(each) for each in dict.fromkeys((shown, without_order_label(shown)))]
@@ -201,7 +202,7 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
-    """Yield ``parts``; neighbouring groups of digits are joined if they may be one phone number."""
+    """Yield ``parts``, and join adjacent groups of digits that may form one phone number."""
     for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)
@@ -210,7 +211,7 @@ def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
 
 
 def _as_reference(apart: Sequence[str]) -> Iterator[str]:
-    """Yield all words joined: SUP Q7 finds SUP-Q7. Other readings join the parts of a number."""
+    """Yield all words joined, so that SUP Q7 finds SUP-Q7, unless they are parts of a number."""
     together = "".join(apart)
     if len(apart) > 1 and "@" not in together and not is_dialled(together):
         yield together
@@ -225,7 +226,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """Return the word for ``part`` of a search; ``None`` if it has neither letters nor digits."""
+    """Return the word for a part of a search, or ``None`` if it has no letters or digits."""
     shown = plain(part).replace(" ", "")
     if not words(shown):
         return None

@@ -1,6 +1,7 @@
-"""Spellings of one thing that count as the same: addresses, phone numbers, names, references.
+"""Normalise spellings, so that different spellings of the same thing are equal.
 
-Databases differ in how they fold case, and none knows phone numbers or Arabic names.
+This covers addresses, phone numbers, names and references. Databases fold case in different ways,
+and do not support phone numbers or Arabic names.
 """
 
 from __future__ import annotations
@@ -93,16 +94,16 @@ _FEWEST_LETTERS = 3
 
 
 def folded(text: str) -> str:
-    """Return ``text`` for comparisons, without differences of case and of Unicode variants."""
+    """Return ``text`` for comparisons, without differences in case and Unicode variants."""
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def plain(text: str) -> str:
-    """Return ``text`` without the differences that do not matter in a search.
+    """Return ``text`` without differences that are irrelevant in a search.
 
     The result is in lower case, without accents, Arabic vowels, tatweel and invisible characters.
-    All forms of alef become one letter, as do those of yeh, and of heh at the end of a word. Digits
-    of all scripts become 0 to 9.
+    All forms of alef become one letter. The same applies to all forms of yeh, and to all forms of
+    heh at the end of a word. Digits of all scripts become 0 to 9.
     """
     for _time in range(2):
         # Normalising may produce characters that casefold() changes, and the other way round.
@@ -122,31 +123,31 @@ def _plain_sign(sign: str) -> str:
 def respelled(text: str) -> str:
     """Return :func:`plain` with a single spelling for each Arabic name.
 
-    These spellings become the same:
+    The function treats these spellings as equal:
 
     - with and without the letter below a hamza: مسؤول and مسئول;
     - with alef and with alef maksura: رضا and رضى;
-    - with and without the alef that many people leave out: رحمان and رحمن.
+    - with and without an alef that many people leave out: رحمان and رحمن.
     """
     spelled = plain(unicodedata.normalize("NFKC", text).translate(_OTHER_LETTER))
     return _ALEF_LEFT_OUT.sub(lambda name: name[0][0] + name[0][1:].replace("ا", ""), spelled)
 
 
 def tokens(text: str) -> list[str]:
-    """Return the parts of ``text`` between spaces, each in the form of :func:`plain`."""
+    """Return the parts of ``text`` between spaces, each normalised by :func:`plain`."""
     return [token for part in folded(text).split() if (token := plain(part).replace(" ", ""))]
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers in ``text``, each in the form of :func:`plain`."""
+    """Return the words and numbers in ``text``, each normalised by :func:`plain`."""
     return _WORD.findall(plain(text))
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield each word of ``name``; a word such as "ben" is joined to the word after it.
+    """Yield each word of ``name``. A word such as "ben" is joined with the following word.
 
-    A pair has the number of joined words, and the result: ``("karim", "ben", "ali")`` gives ``(1,
-    "karim"), (2, "benali"), (1, "ali")``.
+    Each pair contains the number of joined words and the result. For example, ``("karim", "ben",
+    "ali")`` yields ``(1, "karim"), (2, "benali"), (1, "ali")``.
     """
     for start in range(len(name)):
         end = start
@@ -162,27 +163,27 @@ def without_article(word: str) -> str:
 
 
 def digits(text: str) -> str:
-    """Return the digits in ``text``, whatever their script, as 0 to 9."""
+    """Return the digits in ``text`` as 0 to 9, regardless of their script."""
     return "".join(str(unicodedata.decimal(sign)) for sign in text if sign.isdecimal())
 
 
 def phone_digits(text: str) -> str:
-    """Return the digits in a phone number, without the bracketed zero of +33 (0) 6."""
+    """Return the digits in a phone number, without a zero in brackets as in +33 (0) 6."""
     return digits(plain(text).replace("(0)", ""))
 
 
 def without_label(text: str) -> str:
-    """Return ``text`` without "Tél:" before a phone number and "n°" before another number."""
+    """Return ``text`` without a label such as "Tél:" or "n°" before a number."""
     return _NUMBER_SIGN.sub("", _LABEL.sub("", text))
 
 
 def without_order_label(text: str) -> str:
-    """Return ``text`` without "Commande", "طلب" and the like before the number of an order."""
+    """Return ``text`` without a word such as "Commande" or "طلب" before an order number."""
     return _ORDER_LABEL.sub("", text)
 
 
 def after_code_labels(text: str) -> list[str]:
-    """Return what follows "Code:", "الرمز:" and the like in ``text``; [] without such a word."""
+    """Return the parts of ``text`` that follow a label such as "Code:" or "الرمز:"."""
     return [part for each in _CODE_LABEL.split(text)[1:] if (part := each.strip())]
 
 
@@ -192,10 +193,10 @@ def is_abroad(text: str) -> bool:
 
 
 def dialled(text: str) -> str:
-    """Return a phone number's digits with the country code first; "" for too few digits.
+    """Return the digits of a phone number with its country code, or "" if there are too few.
 
-    Spaces, dashes and the script of the digits do not matter. 0555 12 34 56 and 555 12 34 56 become
-    213555123456; a number of another country keeps its own code.
+    The function ignores spaces, dashes and the script of the digits. Both 0555 12 34 56 and 555 12
+    34 56 become 213555123456. The country code of a foreign number is kept.
     """
     number = phone_digits(text)
     if len(number) < FEWEST_DIGITS:
@@ -215,12 +216,12 @@ def dialled(text: str) -> str:
 
 
 def is_dialled(text: str) -> bool:
-    """True if ``text`` has only digits, and signs that are usual in phone numbers."""
+    """True if ``text`` contains only digits and characters that are common in phone numbers."""
     return bool(_DIALLED.fullmatch(plain(text)))
 
 
 def is_phone(text: str) -> bool:
-    """True if ``text`` looks like a phone number of this country, or has a country code."""
+    """True if ``text`` looks like an Algerian phone number, or has a country code."""
     text = without_label(text)
     number = phone_digits(text)
     if not is_dialled(text) or len(number) > LONGEST_NUMBER:
@@ -229,11 +230,11 @@ def is_phone(text: str) -> bool:
 
 
 def international_phone(text: str) -> str:
-    """Return the phone number ``text`` in the form E.164; "" if it is not one phone number.
+    """Return the phone number ``text`` in E.164 format, or "" if it is not one phone number.
 
-    0555 12 34 56 becomes +213555123456. A number of this country may have any spelling and script,
-    also without the country code. A number of another country needs its code, after ``+`` or
-    ``00``.
+    For example, 0555 12 34 56 becomes +213555123456. An Algerian number can be written in any
+    format and script, with or without the country code. A foreign number must have a country code
+    after ``+`` or ``00``.
     """
     text = plain(without_label(text)).translate(_DASHES).strip()
     if not is_dialled(text):
@@ -254,7 +255,7 @@ def international_phone(text: str) -> str:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """Return the phone numbers in a field for phone numbers, in the form of :func:`dialled`."""
+    """Return the phone numbers in a phone number field, normalised by :func:`dialled`."""
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
     # After a short first part, the separator is inside one number: 0555/12.34.56.
@@ -263,14 +264,14 @@ def numbers(text: str) -> frozenset[str]:
 
 
 def contact_of(address: str) -> str:
-    """Return an e-mail address or phone number in the form by which people are compared.
+    """Return an e-mail address or a phone number in a form that can be compared.
 
-    This is the form of :func:`folded` or :func:`dialled`; "" for another text. Of several numbers
-    in one text, it is the first in the order of their digits.
+    The result is normalised by :func:`folded` or :func:`dialled`, or is "" for any other string. If
+    the string contains several numbers, the result is the first one in sorted order.
     """
     return folded(address) if "@" in address else min(numbers(address), default="")
 
 
 def numbers_among_words(text: str) -> frozenset[str]:
-    """Return the phone numbers in a sentence, in the form of :func:`dialled`."""
+    """Return the phone numbers in a sentence, normalised by :func:`dialled`."""
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

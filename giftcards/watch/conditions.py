@@ -1,7 +1,8 @@
-"""The conditions that monitors, commands, pages and digests report.
+"""Conditions, which are reported by monitors, commands, pages and digests.
 
-Each condition is judged only from the database, with queries that use an index. Apps declare their
-conditions in their plugins. :mod:`giftcards.watch.core_conditions` contains those of the core.
+Conditions are evaluated using only the database, with queries that use an index. Apps declare their
+conditions in their plugins. The conditions of the core are in
+:mod:`giftcards.watch.core_conditions`.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Severity(StrEnum):
 
 
 class Standing:
-    """The facts from which conditions are judged at one moment.
+    """The state of the app at one moment, from which conditions are evaluated.
 
-    Each fact is read at most once. Conditions about the last day look back to ``since`` if this is
-    earlier.
+    Each value is read at most once. Conditions about the last day look back to ``since`` if it is
+    more than a day ago.
     """
 
     def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
@@ -79,14 +80,15 @@ class Standing:
 class Finding:
     """The details of a condition that holds.
 
-    - ``sentence`` is for monitors, in English and without secrets.
+    - ``sentence`` is a description for monitors, in English and without secrets.
     - ``count`` is the number of orders or other rows, at most :data:`MOST`. ``has_more`` is True if
       there are more.
     - ``since`` is the time when the condition began, if this is known.
-    - ``orders`` contains references by primary key.
+    - ``orders`` maps primary keys of orders to their references.
     - ``rows`` contains the primary keys of other rows, if staff are notified of each of them once.
-    - ``explain`` returns the details for staff in their language, or "".
-    - ``allows_sales`` is True if cards can be bought although the condition usually stops sales.
+    - ``explain`` returns details for staff in their language, or "".
+    - ``allows_sales`` is True if cards can still be bought, although the condition usually stops
+      sales.
     """
 
     sentence: str
@@ -103,11 +105,11 @@ class Finding:
 
     @classmethod
     def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
-        """Return a finding about ``number`` rows, or ``None`` for 0.
+        """Return a finding about ``number`` rows, or ``None`` if ``number`` is 0.
 
         If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``one`` is the sentence
         for a single row. ``many`` is the sentence for several rows, with ``%s`` for the count.
-        ``more`` contains further fields.
+        ``more`` contains other fields of the finding.
         """
         if not number:
             return None
@@ -118,13 +120,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something that is wrong while ``judge`` returns a finding.
+    """A condition that holds while ``judge`` returns a finding.
 
-    - ``holds`` is the description for the documentation, in whole sentences.
-    - ``headline`` is a part of a sentence, which may contain ``%(count)s``. A condition without a
-      headline is for monitors only.
+    - ``holds`` is a description for the documentation, in whole sentences.
+    - ``headline`` is a phrase that may contain ``%(count)s``. A condition without a headline is
+      only for monitors.
     - ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
-      about orders or rows, and staff are notified of each of them once.
+      about orders or rows, and staff are notified once of each of them.
     """
 
     code: str
@@ -160,7 +162,7 @@ class Condition:
     is_above_list: bool = False
 
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        """Return the part of ``finding`` for a person who sees only ``visible``, or ``None``."""
+        """Return the part of ``finding`` about the orders in ``visible``, or ``None``."""
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
@@ -174,22 +176,22 @@ class Condition:
         return gettext("%(what)s or more") % {"what": text} if has_more else text
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
-        """Return the finding for a person who sees only the orders ``visible``."""
+        """Return the finding for a person who may only see the orders in ``visible``."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
 
     def sentence(self, standing: Standing) -> str:
-        """Return the finding's sentence for monitors; "" if nothing is wrong."""
+        """Return the sentence for monitors, or "" if the condition does not hold."""
         finding = self.judge(standing)
         return finding.sentence if finding else ""
 
 
 @dataclass(frozen=True, slots=True)
 class OfRows:
-    """A judge for a condition that needs rows in one of several querysets.
+    """A ``judge`` for a condition that holds if one of several querysets contains rows.
 
-    ``tell`` takes the querysets of ``rows``, and returns ``None`` if all are empty. If
-    ``is_enough`` is False, it may return ``None`` even if there are rows.
+    ``tell`` takes the querysets of ``rows``, and returns ``None`` if all of them are empty. If
+    ``is_enough`` is False, it may also return ``None`` if there are rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -211,10 +213,9 @@ def most_urgent_first(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return an expression for each queryset of each condition: true if the queryset has rows.
+    """Return expressions that are true if a queryset of a condition contains rows.
 
-    The key of an expression is the condition's code, and the number of the queryset in the
-    condition.
+    The key of an expression consists of the condition's code and the index of the queryset.
     """
     return {
         (code, number): Exists(rows)
@@ -225,9 +226,9 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Map the code of each condition to True if the condition holds.
+    """Return a dict that maps the code of each condition to whether it holds.
 
-    ``found`` has the values of the expressions of :func:`signs`.
+    ``found`` contains the value of each expression that :func:`signs` returned.
     """
     with_rows = {code for (code, _number), is_there in found.items() if is_there}
 
@@ -243,9 +244,10 @@ def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dic
 def above_list(
     may: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
 ) -> Iterator[tuple[Condition, Finding]]:
-    """Yield the conditions that hold and that a person sees above the list of orders.
+    """Yield the conditions that hold and that a person sees above the order list.
 
-    ``may`` tells whether the person has a permission; ``visible`` are the person's orders.
+    ``may`` returns whether the person has a permission. ``visible`` contains the orders that the
+    person may see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

@@ -1,4 +1,4 @@
-"""The conditions of the core: their judges and their texts."""
+"""The conditions of the core: how they are evaluated, and their messages."""
 
 from __future__ import annotations
 

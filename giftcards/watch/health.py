@@ -1,6 +1,7 @@
-"""The check of a condition, for django-health-check.
+"""A health check for a condition, for django-health-check.
 
-Import it only where that is installed: ``pip install "django-giftcards[health]"``.
+Import this module only if django-health-check is installed: ``pip install
+"django-giftcards[health]"``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from giftcards.watch.conditions import CONDITIONS, Severity, Standing
 
 @dataclass
 class GiftcardsCondition(HealthCheck):  # type: ignore[misc]  # untyped
-    """A check that fails while ``condition`` holds, with an English sentence.
+    """A health check that fails while ``condition`` holds. The message is in English.
 
     If the condition is not urgent, the check returns a warning.
     """

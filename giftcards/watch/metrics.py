@@ -1,8 +1,8 @@
 """Metrics for Prometheus: a collector and a view.
 
-Requests of the view carry a token. Import this module only if prometheus-client is installed: ``pip
-install "django-giftcards[metrics]"``. All values come from the database, so every process reports
-the same values.
+Requests to the view must include a token. Import this module only if prometheus-client is
+installed: ``pip install "django-giftcards[metrics]"``. All values are read from the database, so
+every process reports the same values.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The metrics of one name: gauges, or the quantiles of a summary."""
+    """The metrics with one name: gauges, or the quantiles of a summary."""
 
     name: str
     help: str
@@ -115,12 +115,12 @@ FAMILIES = (
 class GiftcardsCollector(Collector):
     """A collector of the metrics, for a registry of prometheus-client.
 
-    Each scrape reads the values from the database, and leaves out unknown values. It fails if the
-    database does not work.
+    Each scrape reads the values from the database, and leaves out unknown values. A scrape fails if
+    the database does not work.
     """
 
     def describe(self) -> Iterator[Metric]:
-        """Return the families without values, so that registering does not read the database."""
+        """Return the families without values, so that registration does not read the database."""
         return (family.metric({}) for family in FAMILIES)
 
     def collect(self) -> list[Metric]:
@@ -162,7 +162,7 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """Return an expression for the number of tasks; a queue in another database is counted now."""
+    """Return the number of tasks as an expression, or as a value if the queue is elsewhere."""
     tasks = tasks_in_queue()
     if tasks is None:
         return {}
@@ -185,7 +185,7 @@ def _quantiles(ranked: Sequence[float]) -> Values:
 
 
 def as_text() -> str:
-    """Return the metrics in the format OpenMetrics."""
+    """Return the metrics in the OpenMetrics format."""
     registry = CollectorRegistry()
     registry.register(GiftcardsCollector())
     text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
@@ -197,9 +197,9 @@ def as_text() -> str:
 @login_not_required
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return the metrics; a view for ``urls.py``.
+    """Return the metrics. This is a view for ``urls.py``.
 
-    Requests need the token in ``METRICS_TOKEN``.
+    Requests must include the token in ``METRICS_TOKEN``.
     """
     try:
         if not _has_token(request):

@@ -1,7 +1,7 @@
 """The state of the app, for pages, commands and monitors.
 
-The state is read only from the database. Every query uses an index, and reads only rows of waiting
-work unless a docstring says otherwise.
+The database is the only source of the state. Every query uses an index. Unless a docstring says
+otherwise, queries read only rows of work that is waiting.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MANY_CARDS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The waiting work: tasks of django-q2, unannounced changes, and open orders by status."""
+    """Work that is waiting: tasks of django-q2, unannounced changes, and open orders by status."""
 
     #: ``None`` if django-q2 keeps no queue in the database.
     tasks: Backlog | None
@@ -65,14 +65,14 @@ class Waiting:
 
     @property
     def oldest_order(self) -> datetime | None:
-        """The time at which the oldest open order was recorded; ``None`` if there is none."""
+        """The time when the oldest open order was recorded, or ``None`` if no order is open."""
         return oldest(self.orders)
 
 
 def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
-    """Map each status that has open orders to their number and the time of the oldest.
+    """Return the number of open orders and the time of the oldest one for each status.
 
-    ``lines`` is the result of ``open_lines``, if the caller has read it.
+    ``lines`` is the result of ``open_lines``, if the caller has already read it.
     """
     lines = read_lines(Order.objects.all().open_lines()) if lines is None else lines
     by_status: dict[Status, list[Line]] = {status: [] for status in Status}
@@ -87,10 +87,11 @@ def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
 
 @dataclass(frozen=True, slots=True)
 class FinalOrders:
-    """The number of final orders by status, as last counted by a worker.
+    """The number of final orders by status at the time of a worker's last count.
 
-    Counting all final orders reads a whole index, so a worker does it once an hour. Whoever needs
-    the numbers counts only the orders that became final after ``until``, and adds them.
+    Counting all final orders reads an entire index, so a worker counts them only once an hour. A
+    caller who needs the current numbers counts the orders that became final after ``until`` and
+    adds them.
     """
 
     numbers: Mapping[str, int]
@@ -104,13 +105,13 @@ class FinalOrders:
         return cls(state.final_orders, until)
 
     def later(self) -> QuerySet[Any, Any]:
-        """Return the lines of the final orders that are not counted yet."""
+        """Return the lines of the final orders that have not been counted yet."""
         return Order.objects.all().final_lines(after=self.until)
 
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
         """Return the number of orders by status.
 
-        ``lines`` has the lines of open orders, and the lines that :meth:`later` returns.
+        ``lines`` contains the lines of open orders and those that :meth:`later` returns.
         """
         numbers = Counter(self.numbers)
         for line in lines:
@@ -125,7 +126,7 @@ def orders_by_status(state: ProviderState) -> dict[str, int]:
 
 
 def count_final_orders(_may_go_on: MayGoOn) -> None:
-    """Count the final orders, without those of the last hour, if the last count is an hour old."""
+    """Count the final orders, except those of the last hour, if the last count is an hour old."""
     now, state = timezone.now(), ProviderState.objects.current()
     if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
@@ -135,14 +136,14 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """Return when the first item of any backlog began to wait; ``None`` if nothing waits."""
+    """Return the time of the oldest item in any of the backlogs, or ``None`` if all are empty."""
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The number of requests in the last minute and in flight, and the limit."""
+    """The number of requests in the last minute and in progress, and the limit."""
 
     used: int
     limit: int
@@ -153,17 +154,18 @@ class Requests:
 
 
 def taken_slots() -> QuerySet[RequestSlot]:
-    """Return the slots of requests in the last minute, and of those in flight."""
+    """Return the slots of requests in the last minute and of requests in progress."""
     return RequestSlot.objects.filter(until__gt=timezone.now())
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The times that orders took in the last ten minutes, in seconds, shortest first.
+    """How long orders took in the last ten minutes, in seconds, shortest first.
 
-    ``sending`` has the times of orders that were sent in these minutes. Such a time begins when the
-    order was recorded (or released, if it was on hold), and ends when it was accepted. ``storing``
-    has the times of orders that became final in these minutes, from acceptance to the final status.
+    ``sending`` contains the durations of orders that were sent in this period. They begin when the
+    order was recorded, or released if it was on hold, and end when it was accepted. ``storing``
+    contains the durations of orders that became final in this period, from acceptance to the final
+    status.
     """
 
     sending: Sequence[float]
@@ -202,7 +204,7 @@ def backlogs() -> dict[str, Combinable]:
 
 
 class KeyInUse(NamedTuple):
-    """An encryption key, and the number of cards that are sealed with it."""
+    """An encryption key, and the number of cards that are encrypted with it."""
 
     fingerprint: str
     #: The place in ``ENCRYPTION_KEYS``, from 1; ``None`` if the key is not there.
@@ -213,11 +215,10 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """Return the encryption keys in the settings, in the same sequence, and then other keys in use.
+    """Return the encryption keys in the settings in the same order, and then other keys in use.
 
-    At most ``MANY_CARDS`` cards of each key are counted. If ``counts_all`` is True, all are
-    counted. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are
-    unusable.
+    At most ``MANY_CARDS`` cards per key are counted, unless ``counts_all`` is True. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
     """
     configured = list(conf.keyring().key_fingerprints)
     others = sorted(Card.objects.all().ends().keys() - {*configured})
@@ -229,7 +230,7 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Count a key's cards up to a limit; return the count, and True if there are more."""
+    """Count the cards of a key up to a limit. Return the count, and whether there are more."""
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     if counts_all:
         return cards.count(), False
@@ -239,7 +240,7 @@ def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """An API key, with a name that may be shown."""
+    """An API key, with a name that is safe to show."""
 
     #: The first characters of the key's fingerprint: enough to tell the shop's keys apart.
     name: str
@@ -248,14 +249,14 @@ class KnownKey:
 
 
 def api_keys() -> list[KnownKey]:
-    """Return the API keys that this shop has used: first this process's, then by last use."""
+    """Return the API keys that this shop has used: the current key, and others by last use."""
     own = configured_key()
     keys = sorted(ApiKey.objects.all(), key=lambda key: (key.pk != own, -key.last_use()))
     return [KnownKey(key.pk[:8], key.pk == own, key) for key in keys]
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the software that runs here, by name."""
+    """Return the versions of the installed software by name."""
     database = connections[router.db_for_read(Order)]
     worker = {"django-q2": _version_of("django-q2")} if conf.uses_django_q else {}
     return {
@@ -275,7 +276,7 @@ def _version_of(package: str) -> str:
 
 
 def ends_of_cards() -> dict[End, Combinable]:
-    """Return the expressions for :func:`try_keys`; none if the encryption keys are unusable."""
+    """Return expressions for :func:`try_keys`, or none if the encryption keys are unusable."""
     try:
         return Card.objects.all().scalars_of_ends()
     except ConfigurationError:
@@ -283,9 +284,10 @@ def ends_of_cards() -> dict[End, Combinable]:
 
 
 def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
-    """Try to open the newest and the oldest card; return what is wrong with each, or "".
+    """Try to decrypt the newest and the oldest card. Return the problem with each, or "".
 
-    ``found`` has the values of the expressions of :func:`ends_of_cards`, if they were read.
+    ``found`` contains the values of the expressions of :func:`ends_of_cards`, if the caller has
+    read them.
     """
     try:
         return Card.objects.all().try_keys(found)

@@ -1,4 +1,4 @@
-"""The admin's pages about money; Django imports this module to register the pages."""
+"""The admin pages about money. Django imports this module to register them."""
 
 from giftcards.books.admin.ledger import LedgerEntryAdmin
 from giftcards.books.admin.on_orders import EXTENSION

@@ -1,6 +1,6 @@
-"""The page "Closing a month": the steps before a closing, the figures, and earlier closings.
+"""The "Closing a month" page: the steps before a closing, the figures, and earlier closings.
 
-Only people who may see both the report and costs may see this page, because it shows both.
+The page requires the permissions to see reports and costs, because it shows both.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
 
 
 class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The form that closes a month; the form asks for a reason if a step is still to do."""
+    """The form to close a month. It asks for a reason if a step has not been completed."""
 
     is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
 
@@ -228,7 +228,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month, and tell the person; or return the reason why it was not closed."""
+    """Close the month and show a message, or return the reason why it was not closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -266,7 +266,7 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
 
 
 def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
-    """Yield the months to choose from: value, text, and True for the chosen month."""
+    """Yield each month to choose from: its value, its label, and whether it is selected."""
     valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
     months = [last_finished_month()]
     while len(months) < _MONTHS:
@@ -317,7 +317,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the counts of a step that are not 0, each with a link to the counted rows."""
+    """Yield the counts of a step that are not 0, each with a link to the rows."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -333,7 +333,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the list of rows that a figure counts; "" if the person may not see it."""
+    """Return the URL of the list of rows behind a figure, or "" if the user may not see it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -350,7 +350,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """Yield a title and the figures, as pairs of label and HTML, for each part except the steps."""
+    """Yield the title and figures of each part except the steps, as pairs of label and HTML."""
     # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:

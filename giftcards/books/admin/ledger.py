@@ -1,6 +1,6 @@
-"""The page of the provider's ledger: the entries read so far, and the sums of a period.
+"""The admin page for the provider's ledger: its entries, and the totals of a period.
 
-Only people who may see costs may see this page.
+The page requires the permission to see costs.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
     @property
     def period(self) -> tuple[date, date] | None:
-        """The first and the last day of the chosen period; ``None`` without a choice."""
+        """The first and last day of the selected period, or ``None`` if no period is selected."""
         chosen = self.value()
         if not chosen:
             return None
@@ -152,7 +152,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
 @admin.register(LedgerEntry)
 class LedgerEntryAdmin(OrderRows):
-    """The entries of the provider's ledger, latest first."""
+    """The list of the entries in the provider's ledger, newest first."""
 
     help_topic = "ledger"
     has_order = False
@@ -217,7 +217,7 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """Return the URL for closing the chosen or the last month; "" without permission."""
+        """Return the URL to close the selected or the last month, or "" without permission."""
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -228,8 +228,8 @@ class LedgerEntryAdmin(OrderRows):
     def _summary(self, request: HttpRequest, changelist: ChangeList) -> dict[str, Any]:
         """Return the template context with the summary of the chosen period.
 
-        The context is empty if another filter is chosen as well, or if orders are hidden from the
-        person. The summary reads every entry of the period.
+        The context is empty if another filter is active, or if some orders are hidden from the
+        user. The summary reads every entry of the period.
         """
         chosen = [each for each in changelist.filter_specs if isinstance(each, PeriodFilter)]
         period = chosen[0].period if chosen else None
@@ -303,7 +303,7 @@ def _kind_text(kind: str) -> str:
 
 
 def _known_kinds() -> Iterator[str]:
-    """Yield the types of the entries in the ledger; each costs one lookup in an index."""
+    """Yield the entry types that the ledger contains, with one index lookup for each."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -330,7 +330,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield label, amount as HTML, and True for a balance, False for a change of the balance."""
+    """Yield a label, an amount as HTML, and whether the amount is a balance or a change."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False

@@ -1,7 +1,7 @@
-"""Parts of the ledger on the pages of orders.
+"""Parts of the ledger on order pages and the order list.
 
-These are the account above the list, the ledger entries of an order, and reports. Only people who
-may see costs can see the account and the entries.
+These are the account balance above the list, the ledger entries of an order, and reports. The
+balance and the entries require the permission to see costs.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _YEAR = timedelta(days=365)
 
 
 def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
-    """Return the figures of the account, as HTML, to be shown above the list of orders.
+    """Return the account figures above the order list as HTML.
 
-    If the list is filtered or searched, the cost of open orders is left out to save queries. People
-    from whom orders are hidden see the balance only.
+    If the list is filtered or searched, the cost of open orders is left out to save queries. Users
+    from whom orders are hidden see only the balance.
     """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
@@ -82,7 +82,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """Return a note, as HTML, on the cost of unsent orders and on orders of unknown price."""
+    """Return a note about the cost of unsent orders and orders of unknown price, as HTML."""
     texts = []
     if in_orders.unsent:
         text = gettext("%(amount)s of it still to be sent")
@@ -101,10 +101,10 @@ def _in_words(span: timedelta) -> str:
 
 
 def entries(request: HttpRequest, order: Order) -> SafeString | str:
-    """Return the ledger entries about ``order`` as HTML, oldest first.
+    """Return the ledger entries of ``order`` as HTML, oldest first.
 
-    If the order lacks its refund, the promised and the credited amount are shown, too. People who
-    may not see costs get "".
+    If the refund for the order is missing, the promised and the credited amounts are also shown.
+    The result is "" for users who are not allowed to see costs.
     """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""

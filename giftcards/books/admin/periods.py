@@ -1,4 +1,4 @@
-"""The parameters of a report (period, kind of rows and product), and their forms."""
+"""The parameters of a report (period, grouping and product), and their forms."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report; ``start`` and ``end`` are both included."""
+    """The parameters of a report. Both ``start`` and ``end`` belong to the period."""
 
     start: date
     end: date
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The values of the form's fields, without empty ones."""
+        """The values of the form fields, without empty ones."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -55,7 +55,7 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form of a report; its fields are in the URL, so every report has a URL."""
+    """The form for a report. Its fields are part of the URL, so every report has its own URL."""
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
     # The id of a product. In a large catalogue, staff type the id or a part of the name; otherwise
@@ -110,7 +110,7 @@ class ReportForm(forms.Form):
 
     @property
     def question(self) -> Question:
-        """The :class:`Question` that the form describes; the form has to be valid."""
+        """The :class:`Question` from the fields of a valid form."""
         given = self.cleaned_data
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
@@ -141,7 +141,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Return links to the usual periods: text, URL, and True for the period of ``question``."""
+    """Return links to common periods: label, URL, and whether it is the period of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -156,7 +156,7 @@ def links(question: Question | None) -> list[tuple[str, str, bool]]:
 
 
 def row_text(row: Row, report: Report) -> str:
-    """Return the row's product or dates in plain text."""
+    """Return the product or the dates of ``row`` in plain text."""
     if isinstance(row.key, tuple):
         return isolated(row.label)
     if report.by is By.MONTH:
@@ -168,7 +168,7 @@ def row_text(row: Row, report: Report) -> str:
 
 
 def month_of(text: str) -> date | None:
-    """Return the first day of a month such as ``2026-11``; ``None`` for any other text."""
+    """Return the first day of a month such as ``2026-11``, or ``None`` for any other string."""
     try:
         first = date.fromisoformat(f"{text}-01")
     except ValueError:

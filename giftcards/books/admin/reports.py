@@ -1,9 +1,9 @@
-"""The page "Report": what was ordered, paid and owed in a period, with a chart and downloads.
+"""The "Report" page: the orders, payments and debts of a period, with a chart and downloads.
 
-People who may not see costs do not see figures that show the provider's prices.
+Users who are not allowed to see costs do not see figures that reveal the provider's prices.
 
 Positions in the chart are percentages, so that the chart can have any size. Time and amounts run
-from left to right even in Arabic, as is usual in Algeria.
+from left to right even in Arabic, because this is the convention in Algeria.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
-    """Return the file of a download, for POST only, because a download leaves a trace."""
+    """Return a file. Only POST requests are allowed, because each download is recorded."""
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     if not (
@@ -195,7 +195,7 @@ def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, A
 
 
 class ReportFact(NamedTuple):
-    """A key figure; ``value`` is HTML, ``url`` leads to the list of its orders, or is ""."""
+    """A key figure. ``value`` is HTML, and ``url`` is the list of its orders, or ""."""
 
     label: Any
     value: str
@@ -204,7 +204,7 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """Return the URL of the list of orders, filtered by ``question`` and ``filters``."""
+    """Return the URL of the order list, filtered by ``question`` and ``filters``."""
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"finalized_at__gte": str(start), "finalized_at__lt": str(end)}
@@ -260,7 +260,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """Return the words "and 2 orders of unknown price", as HTML, to be put after an amount."""
+    """Return the HTML "and 2 orders of unknown price", which follows an amount."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
@@ -268,7 +268,7 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Figure, bool]:
-    """Return the table's columns, each with True if any of its amounts has decimals."""
+    """Return the columns of the table, and for each whether any of its amounts has decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
@@ -296,9 +296,9 @@ def _cells(figures: Figures, columns: Mapping[Figure, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return the question that selects the orders of ``row`` in the list of orders.
+    """Return the question that selects the orders of ``row`` in the order list.
 
-    The result is ``None`` if no filter of the list finds these orders.
+    The result is ``None`` if the filters of the list cannot select these orders.
     """
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
@@ -311,7 +311,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Figure, figures: Figures, *, has_decimals: bool) -> str:
-    """Return the figure as HTML without currency, with a warning mark if it leaves out orders."""
+    """Return a figure as HTML without a currency, with a warning sign if orders are left out."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -334,7 +334,7 @@ def _figure(column: Figure, figures: Figures) -> str:
 
 
 def _is_unknown(column: Figure, figures: Figures) -> bool:
-    """True if the figure needs sale amounts, and no order has any."""
+    """True if the figure needs sale amounts but no order has one."""
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
@@ -360,14 +360,14 @@ def _left_out(column: Figure, figures: Figures) -> str:
 
 
 class Series(NamedTuple):
-    """Values in one colour of a chart; ``value`` computes one, never negative, from figures."""
+    """The values that a chart shows in one colour. ``value`` computes a value from figures."""
 
     label: Any
     value: Callable[[Figures], Decimal]
 
 
 class Box(NamedTuple):
-    """A part of a bar: its position and size in percent, and the index of its series."""
+    """A part of a bar, with its position and size in percent and the index of its series."""
 
     series: int
     x: str
@@ -377,7 +377,7 @@ class Box(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column or a bar of a chart; ``title`` describes it in words."""
+    """A column or a bar of a chart. ``title`` describes it in words."""
 
     boxes: Sequence[Box]
     title: str
@@ -386,7 +386,7 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text at an axis; narrow screens leave it out if ``is_minor`` is True."""
+    """An axis label. If ``is_minor`` is True, narrow screens do not show it."""
 
     at: str
     text: str
@@ -404,7 +404,7 @@ SERIES = (
 
 
 def chart(report: Report) -> dict[str, Any] | None:
-    """Return the context of the template ``chart.html``; ``None`` if customers paid nothing."""
+    """Return the context for ``chart.html``, or ``None`` if customers have paid nothing."""
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -440,7 +440,7 @@ _MOST_BARS = 8
 def _bars(report: Report) -> dict[str, Any]:
     """Return a chart of the best-selling products or types.
 
-    ``others`` is the number of products or types with sales that get no bar.
+    ``others`` is the number of products or types that were sold but are not in the chart.
     """
     sized = [(_total(_values(row.figures)), row) for row in report.rows]
     ranked = sorted((one for one in sized if one[0]), key=lambda one: one[0], reverse=True)
@@ -491,7 +491,7 @@ _DENSE = 90
 
 
 def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
-    """Yield a column of stacked parts for each of ``rows``; a sum of ``top`` fills the height."""
+    """Yield a column of stacked parts for each of ``rows``. A total of ``top`` fills the height."""
     slot = Decimal(100) / len(rows)
     width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
     for number, row in enumerate(rows):
@@ -503,7 +503,7 @@ def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[B
 
 
 def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
-    """Yield a bar for each of ``rows``; the largest sum fills the width."""
+    """Yield a bar for each of ``rows``. The largest total fills the width."""
     largest = max(map(_total, rows))
     for row in rows:
         yield [
@@ -517,7 +517,7 @@ def _total(row: Sequence[Decimal]) -> Decimal:
 
 
 def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield the index, the beginning and the end (percent) of each value above 0."""
+    """Yield the index, start and end of each value above 0, with start and end in percent."""
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
@@ -526,7 +526,8 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the middle of column ``number``, in percent of the width of all ``places`` columns."""
+    """Return the centre of column ``number`` in percent of the total width of ``places``
+    columns."""
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -534,10 +535,10 @@ _MARKED = 4
 
 
 def scale(highest: Decimal) -> list[int]:
-    """Return the values to mark on an axis: multiples of a round number, from 0 to ``highest``.
+    """Return the tick values of an axis: multiples of a round number from 0 to ``highest``.
 
-    The last value may be higher than ``highest``. The values are whole, because parts of a dinar
-    are not worth a line.
+    The last value may be higher than ``highest``. The values are whole numbers, because a fraction
+    of a dinar is too small for a tick.
     """
     least = max(highest / _MARKED, Decimal(1))
     unit = Decimal(1).scaleb(least.adjusted())
@@ -550,14 +551,14 @@ _MOST_LABELS = 8
 
 
 def labelled(places: int) -> range:
-    """Return the indexes of the places that get a label: 0, and others at equal distances."""
+    """Return the indexes of the columns with a label: 0, and others at equal distances."""
     return range(0, places, max(ceil(places / _MOST_LABELS), 1))
 
 
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
-    """Return the share of ``value`` in ``whole`` in percent, with three decimals.
+    """Return ``value`` as a percentage of ``whole``, with three decimals.
 
-    Bars are differences of such shares, so that together they never exceed 100 %.
+    Bars are differences of such percentages, so that their total never exceeds 100 %.
     """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 

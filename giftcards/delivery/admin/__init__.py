@@ -1,4 +1,4 @@
-"""The admin's pages about messages and links; Django imports this module to register the pages."""
+"""The admin pages for messages and links. Django imports this module to register them."""
 
 from giftcards.delivery.admin.lists import CardLinkAdmin, DeliveryAdmin, StaffDigestAdmin
 from giftcards.delivery.admin.section import EXTENSION

@@ -1,6 +1,6 @@
-"""The proof of delivery: a page with all facts about an order, but no code.
+"""The proof of delivery: a page with all facts about an order except the codes.
 
-Staff use the page if a customer says that a code was used already.
+Staff use the page if a customer says that a code has already been used.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """The known last characters of the disputed codes, or of all codes if none is disputed."""
+    """Return the known last characters of the disputed codes, or of all codes by default."""
     disputed = order.disputed_cards
     return [
         tail
@@ -158,7 +158,7 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """A text for the provider in each language; no text if the provider does not know the order."""
+    """Return a text for the provider in each language, if the provider knows the order."""
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -1,9 +1,9 @@
-"""Links that staff hand over themselves, the hourly limits, and the withdrawal of all links.
+"""Links that staff give to customers themselves, hourly limits, and withdrawing all links.
 
-A link or message with cards shows codes, and other messages name what was bought. So each member of
-staff may hand out at most ``REVEALS_PER_HOUR`` links and messages in an hour. Messages to the
-order's own address do not count. A second limit, for each order, protects customers from endless
-messages.
+A link or a message can show codes, and other messages name the product. Therefore each member of
+staff can give out at most ``REVEALS_PER_HOUR`` links and messages per hour. Messages to the order's
+own address do not count. A second limit applies to each order, and protects customers from
+receiving too many messages.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     """Raise :exc:`~giftcards.admin.frame.actions.Refused` if an hourly limit is exceeded.
 
     Call this in the transaction that locked ``order`` and created the link or message.
-    ``is_handed_out`` is True for a link, and for a message to an address that is not the order's.
+    ``is_handed_out`` is True for a link, and for a message to an address other than the order's.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -86,9 +86,9 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """Record in the admin's log that the user reached the hourly limit; return a text about it.
+    """Record in the admin log that the user reached the hourly limit, and return a message.
 
-    At most one entry an hour is written for each user. Digests report these entries.
+    At most one entry per hour is written for each user. Digests report these entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)
@@ -116,12 +116,13 @@ def _an_hour_ago() -> datetime:
 
 
 def may_have_link(order: Order) -> bool:
-    """True if ``order`` has cards, and ``SHOP_URL`` is set."""
+    """True if ``order`` has cards and ``SHOP_URL`` is set."""
     return bool(conf.shop_url) and has_cards(order)
 
 
 class NewLinkForm(RevealForm):
-    """The form for a new link, with the same proof as for revealing a code."""
+    """The form for a new link. It asks for the same proof of identity as the form to reveal a
+    code."""
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True

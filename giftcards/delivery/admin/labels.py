@@ -1,4 +1,4 @@
-"""The state of messages and links in plain words, as HTML, for pages of the admin."""
+"""The state of messages and links in words, as HTML for admin pages."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """Return the newest ``most`` rows, and True if there are more rows."""
+    """Return at most ``most`` rows, newest first, and whether there are more."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """The links, annotated in one query with the counts and times for :func:`use_in_words`."""
+    """Annotate ``links`` in one query with the counts and times for :func:`use_in_words`."""
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -58,19 +58,19 @@ def with_use(links: CardLinkQuerySet) -> Any:
 
 
 def status_badge(message: Delivery) -> SafeString:
-    """A badge with the status of a message."""
+    """Return a badge with the status of a message."""
     badge = '<span class="giftcards-badge giftcards-{}">{}</span>'
     colour = _COLOURS[DeliveryStatus(message.status)]
     return format_html(badge, colour, message.get_status_display())
 
 
 def address_of(message: Delivery) -> SafeString:
-    """The address of the message, or a note that the address was erased."""
+    """Return the address of the message, or a note that the address has been erased."""
     return bdi(message.address or gettext("an erased address"))
 
 
 def what_became(message: Delivery) -> SafeString:
-    """One or two sentences on the result of the message, and what to do about it."""
+    """Return one or two sentences about the result of the message and what to do about it."""
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
@@ -105,7 +105,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """A sentence that counts the attempts with unknown outcome; "" if there are none."""
+    """Return a sentence with the number of attempts with an unknown result, or ""."""
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -117,7 +117,7 @@ def doubts(message: Delivery) -> str:
 
 
 def who_asked(message: Delivery) -> SafeString | str:
-    """A sentence that says who had the message sent again, and why; "" for other messages."""
+    """Return a sentence that says who sent the message again and why, or ""."""
     if not message.requested_by:
         return ""
     text = gettext("%(by)s sent it again: %(reason)s")
@@ -125,7 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """A sentence on openings of links and reveals of cards: their numbers, and the last time."""
+    """Return a sentence with the number and last time of openings and reveals."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -152,7 +152,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """The state of the link in words, and True if staff have to send a new link."""
+    """Return the state of the link in words, and whether staff must send a new link."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -168,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """The origin of the link; for a link made by staff, with the name of its maker."""
+    """Return the origin of the link, including the name of the member of staff who created it."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Created by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

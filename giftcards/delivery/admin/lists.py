@@ -1,4 +1,4 @@
-"""The admin's pages of messages, links and digests."""
+"""The admin pages for messages, links and digests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _MOST_VISITS = 200
 
 
 class DeliveryRows(OrderRows):
-    """The base class of lists of rows about orders; the latest row comes first."""
+    """The base class for lists of rows about orders, newest first."""
 
     list_display_links = ("when",)
     list_select_related = ("order",)
@@ -72,7 +72,7 @@ class DeliveryRows(OrderRows):
 
 
 class ChannelFilter(ChoicesFilter):
-    """A filter by channel; hidden if only one channel is in use."""
+    """A filter by channel, which is hidden if only one channel is in use."""
 
     def has_output(self) -> bool:
         return len(conf.channels) > 1
@@ -115,7 +115,7 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that hides ``last_error``, a text for developers, from staff without a permission."""
+    """A mixin that shows ``last_error``, which is for developers, only with a permission."""
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._seen(request, super().get_list_display(request))
@@ -254,7 +254,7 @@ class CardLinkAdmin(DeliveryRows):
 
 @admin.register(StaffDigest)
 class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
-    """The list of digests, with a row for each person."""
+    """The list of digests, with one row per person."""
 
     help_topic = "messages"
     list_display = ("whose", "last_sent", "what_it_said", "how_it_stands", "last_error", "next_try")

@@ -1,4 +1,4 @@
-"""Sending a message again, and cancelling a waiting message or sending it now."""
+"""Send a message again, and cancel a waiting message or send it now."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 
 
 class SendAgainForm(forms.Form):
-    """The form for sending again: the message, its address, and what to do with earlier links."""
+    """The form to send a message again, with its address and an option for earlier links."""
 
     # The values of the ``links`` field.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"

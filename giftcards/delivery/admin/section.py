@@ -1,4 +1,4 @@
-"""Messages and links on an order's page: the section and its buttons."""
+"""The section on the order page with messages, links and their buttons."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """The context for the template of the section; empty if there is nothing to show."""
+    """Return the context for the section's template, or an empty one if the section is hidden."""
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
     links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
@@ -115,7 +115,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """The reason why no message tells of the order's status; "" if no message is missing."""
+    """Return the reason why there is no message about the order's status, or ""."""
     untold = [kind for kind in kinds_now(order) if kind not in told and conf.mode[kind] != Mode.OFF]
     if not untold:
         return ""
@@ -169,7 +169,7 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Yield sentences that tell staff what happens to messages if an address is corrected."""
+    """Yield sentences for staff about what happens to messages if an address is corrected."""
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -209,7 +209,7 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Sentences about codes that were sent to an address that the order no longer has."""
+    """Return sentences about codes that were sent to an address that the order no longer has."""
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)
@@ -230,7 +230,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 
 
 def _not_received(request: HttpRequest, orders: Sequence[Order]) -> dict[int, SafeString]:
-    """Return sentences about orders whose cards nobody has received, by the primary key."""
+    """Return sentences about orders whose cards were not received, by primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
@@ -263,7 +263,7 @@ def _what_to_do(order: Order) -> SafeString:
 
 
 def _provider_sections(request: HttpRequest) -> list[Section]:
-    """The addresses that are listed for digests and get none, for people who may see digests."""
+    """Return a section about listed addresses that receive no digests."""
     found = unreached() if request.user.has_perm("giftcards_delivery.view_staffdigest") else {}
     facts = [Fact(bdi(address), reason, is_wrong=True) for address, reason in found.items()]
     return [Section("unreached", _("Staff who get no digests"), facts)] if facts else []

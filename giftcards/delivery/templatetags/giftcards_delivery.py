@@ -1,6 +1,6 @@
-"""Tags and filters for the templates of a shop: ``{% load giftcards_delivery %}``.
+"""Tags and filters for shop templates: ``{% load giftcards_delivery %}``.
 
-The tags need the request in the context.
+The tags need the ``request`` in the template context.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_LISTED = 20
 
 @register.inclusion_tag("giftcards_delivery/tags/my_cards.html", takes_context=True)
 def my_cards(context: RequestContext) -> dict[str, Any]:
-    """The newest orders of the logged-in user."""
+    """Return the newest orders of the logged-in user."""
     user, back = _person_and_page(context)
     found = list(Order.objects.of_user(user).prefetch_related("refunds")[: _MOST_LISTED + 1])
     return {
@@ -39,7 +39,7 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 
 @register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
-    """The state of ``order`` and the button for its cards, if the logged-in user owns it."""
+    """Return the state of ``order`` and a button for its cards if the logged-in user owns it."""
     user, back = _person_and_page(context)
     # The order is read again, because the template's instance may be out of date.
     found = Order.objects.of_user(user).filter(pk=order.pk)[:1]

@@ -1,4 +1,4 @@
-"""Tags and filters for pages of the admin."""
+"""Template tags for admin pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ register.filter("zoned_moment", zoned_moment)
 
 @register.simple_tag
 def customers_not_told() -> str:
-    """A sentence with the number of messages that were not sent; "" if this number is 0."""
+    """Return a sentence with the number of messages that were not sent, or "" if there are none."""
     count = Delivery.objects.untold().order_by()[:MOST].count()
     if not count:
         return ""

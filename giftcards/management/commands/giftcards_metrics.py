@@ -26,10 +26,10 @@ class Command(GiftcardsCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add no ``--json``: the output has one format."""
+        """Add no ``--json``, because the output has only one format."""
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Do nothing: ``handle`` reads the database, and reports a failure itself."""
+        """Do nothing, because ``handle`` reads the database and reports a failure itself."""
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         # The import is here because not every shop has prometheus-client.

@@ -100,11 +100,11 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Put the orders on hold that the provider may have already, until staff decide about them.
+    """Put orders on hold that the provider may already have, until staff decide.
 
-    Lost orders are not searched for, because a search may send an order again. This function takes
-    the lease of the workers' loop, so that no worker runs. If it loses the lease, it stops reading
-    the provider's list.
+    The function does not search for lost orders, because a search may send an order again. It
+    acquires the lease of the worker loop, so that no worker runs. If it loses the lease, it stops
+    reading the provider's list.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, tuning.lease)
@@ -141,7 +141,7 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the command; ``bought`` is ``None`` without ``--after-restore``."""
+    """The result of the command. ``bought`` is ``None`` without ``--after-restore``."""
 
     def __init__(
         self,
@@ -210,9 +210,10 @@ class _Found:
 
 
 def _describe_orphans(listing: Listing, gateway: Gateway) -> Iterator[dict[str, Any]]:
-    """Describe the rows of the provider's list that belong to no order.
+    """Describe rows in the provider's list that do not belong to an order.
 
-    "order" is the reference of the order whose cards a row has bought a second time, or "".
+    If a row has bought the cards of an order a second time, "order" is the reference of this order.
+    Otherwise, it is "".
     """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, gateway)

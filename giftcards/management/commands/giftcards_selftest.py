@@ -45,7 +45,7 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result; "" as ``type_id`` stands for the ``--type`` option."""
+    """An order and its expected result. If ``type_id`` is "", the ``--type`` option is used."""
 
     name: str
     type_id: str
@@ -64,9 +64,9 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTrial:
-    """The result of a trial: whether the provider accepts, shows and checks references.
+    """The result of a test of whether the provider accepts, shows and checks references.
 
-    ``is_changed`` is True if it shows another reference than the one that it got.
+    ``is_changed`` is True if the provider shows a different reference from the one it received.
     """
 
     is_accepted: bool
@@ -77,7 +77,7 @@ class ReferenceTrial:
 
     @property
     def advice(self) -> str:
-        """A sentence that says how to set ``SEND_REFERENCE``."""
+        """A sentence with the recommended value of ``SEND_REFERENCE``."""
         if not self.is_accepted:
             return "Leave SEND_REFERENCE off: the provider accepts no references."
         if self.is_changed:
@@ -94,7 +94,7 @@ class ReferenceTrial:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestReport:
-    """The result of a scenario, which has passed if ``complaints`` is empty."""
+    """The result of a scenario. The scenario passed if ``complaints`` is empty."""
 
     scenario: Scenario
     order: Order
@@ -172,7 +172,7 @@ class Command(GiftcardsCommand):
 
 
 def why_not(gateway: Gateway) -> str:
-    """Return a sentence that says why the scenarios must not run with this key, or ""."""
+    """Return the reason why the scenarios must not run with this key, or ""."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]
@@ -197,9 +197,10 @@ def why_not(gateway: Gateway) -> str:
 def run(
     gateway: Gateway, product_id: str, type_id: str, *, on_wait: Callable[[Scenario, Order], None]
 ) -> Iterator[SelfTestReport]:
-    """Yield a report for each scenario; all orders are placed first, and settle in parallel.
+    """Yield a report for each scenario.
 
-    ``on_wait`` is called from time to time until the order of a scenario has settled.
+    All orders are placed first, so that they settle in parallel. ``on_wait`` is called repeatedly
+    until the order of a scenario has settled.
     """
     with transaction.atomic():
         orders = [
@@ -234,10 +235,10 @@ def run(
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with one reference, and look for the reference in the provider's answers.
+    """Buy twice with the same reference, and look for it in the provider's answers.
 
     The test type delivers no cards. The provider's list of orders is read last, because a new order
-    may be missing in it at first. Returns ``None`` if the provider gives no usable answer.
+    may be missing from it at first. Returns ``None`` if the provider's answers are unusable.
     """
 
     def ask(call: Callable[[], T]) -> T:

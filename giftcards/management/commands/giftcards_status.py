@@ -89,7 +89,7 @@ class Command(GiftcardsCommand):
 
 
 class _Overview:
-    """The state of the app at one moment; texts about trouble are "" if nothing is wrong."""
+    """The state of the app at one moment. If all is well, the fields about problems are ""."""
 
     def __init__(self) -> None:
         self.standing = Standing()
@@ -110,7 +110,7 @@ class _Overview:
 
     @property
     def unjudged(self) -> str:
-        """The reason why the balance cannot be judged, as a sentence, or ""."""
+        """A sentence that says why the balance cannot be assessed, or ""."""
         if conf.low_balance is None:
             return "LOW_BALANCE is not set, so no balance is too low."
         return "The balance is not known yet." if self.state.balance is None else ""

@@ -30,10 +30,10 @@ class Command(GiftcardsCommand):
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add no ``--json``: the worker has no result."""
+        """Add no ``--json``, because the worker has no result."""
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Fail if a table is missing, but wait for a database that is down."""
+        """Fail if a table is missing, but wait if the database is not available."""
         self._stop = set_by_signals()
         with self.progress(options) as progress:
             while not self._stop.is_set():

@@ -19,20 +19,21 @@ register.filter("linked", linked)
 
 @register.inclusion_tag("giftcards_oscar/redemption.html")
 def redemption(product: Any) -> dict[str, Any]:
-    """The region of a gift card, and how it is redeemed; nothing for oscar's other products."""
+    """Return the region and instructions of a gift card. Other oscar products have none."""
     return {"told": _descriptions([product.pk]).get(product.pk)}
 
 
 @register.inclusion_tag("giftcards_oscar/basket_redemption.html")
 def basket_redemption(basket: Any) -> dict[str, Any]:
-    """The same for each gift card in the basket, below its name."""
+    """Return the region and instructions of each gift card in the basket."""
     products = {line.product_id: line.product for line in basket.all_lines()}
     told = _descriptions(products)
     return {"cards": [(products[key].get_title(), each) for key, each in told.items()]}
 
 
 def _descriptions(products: Collection[int]) -> dict[int, Description]:
-    """The descriptions of the gift cards among oscar's products by primary key; three queries."""
+    """Return the descriptions of gift cards by the oscar product's primary key, in three
+    queries."""
     records = stock_records().filter(product__in=products).order_by("product")
     ids = {key: ids_of(sku)[0] for key, sku in records.values_list("product", "partner_sku")}
     told = of_products(Product.objects.filter(product_id__in=ids.values()))
