@@ -104,38 +104,42 @@ class Special:
 NORMAL = Special(summary="is delivered in full")
 # Types that every product has, all at one price. The provider's sandbox has only the first two.
 SPECIAL_TYPES: Mapping[str, Special] = {
-    "TEST_REFUND": Special(name="Test: no card comes", summary="ends REFUNDED", delivers="none"),
+    "TEST_REFUND": Special(
+        name="Test: delivers no cards", summary="ends REFUNDED", delivers="none"
+    ),
     "TEST_PARTIAL": Special(
-        name="Test: half of the cards come",
-        summary="delivers half, rounded down, and ends PARTIALLY_FILLED; one card: REFUNDED",
+        name="Test: delivers half of the cards",
+        summary="delivers half, rounded down, and ends PARTIALLY_FILLED (REFUNDED for one card)",
         delivers="half",
     ),
     "SIM_SLOW": Special(
-        name="Test: it takes longer", summary="settles after 6 minutes", settles="late"
+        name="Test: delivers late", summary="settles after 6 minutes", settles="late"
     ),
-    "SIM_NEVER": Special(name="Test: it never ends", summary="stays HANDLING", settles="never"),
+    "SIM_NEVER": Special(name="Test: never settles", summary="stays HANDLING", settles="never"),
     "SIM_GROW": Special(
-        name="Test: one card after another",
+        name="Test: delivers cards one by one",
         summary="shows its cards one by one while HANDLING",
         grows=True,
     ),
     "SIM_LOST": Special(
-        name="Test: the answer is lost",
-        summary="creates the order, then closes the connection without an answer",
+        name="Test: order placed, response lost",
+        summary="creates the order, then closes the connection without a response",
         answer="lost",
     ),
     "SIM_ERROR": Special(
-        name="Test: an error, and an order",
-        summary="creates the order, then answers 500",
+        name="Test: order placed, error returned",
+        summary="creates the order, then responds with status 500",
         answer="error",
     ),
     "SIM_DROP": Special(
-        name="Test: no answer, no order",
-        summary="closes the connection without an answer; there is no order",
+        name="Test: no response, no order",
+        summary="closes the connection without a response, and creates no order",
         answer="dropped",
     ),
     "SIM_REJECT": Special(
-        name="Test: it is refused", summary="answers 400; there is no order", answer="refused"
+        name="Test: refused",
+        summary="responds with status 400, and creates no order",
+        answer="refused",
     ),
 }
 # Oddities of the provider's ledger, which may be combined.

@@ -154,7 +154,7 @@ def test_of_the_first_order_that_is_short_only_some_cards_come() -> None:
 def test_each_type_for_tests_has_a_name_in_the_catalogue(shop: Shop) -> None:
     types = shop.get(f"/v3/gift-cards/checkProduct/{PSN}")["types"]
     names = {kind["id"]: kind["name"] for kind in types}
-    assert names["TEST_PARTIAL"] == "Test: half of the cards come"
+    assert names["TEST_PARTIAL"] == "Test: delivers half of the cards"
     assert names.keys() & SPECIAL_TYPES.keys() == SPECIAL_TYPES.keys()
     assert not set(names.values()) & SPECIAL_TYPES.keys()
 
