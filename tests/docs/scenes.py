@@ -92,9 +92,9 @@ def with_a_mail_server(_simulator: Simulator) -> None:
 # What has happened before what stands under a heading of a page.
 SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/going-live.md", "Before you go live"): with_a_mail_server,
-    ("docs/installation.md", "8. See that it works"): ticked,
+    ("docs/installation.md", "8. Test the installation"): ticked,
     ("docs/moving.md", "The move"): with_a_mail_server,
-    ("docs/privacy.md", "Handing out the data"): customer_of_two_orders,
+    ("docs/privacy.md", "Providing the data"): customer_of_two_orders,
     ("docs/privacy.fr.md", "Remettre ses données à un client"): customer_of_two_orders,
     ("docs/restoring.md", "Before the workers start"): restored,
     ("docs/shelf.md", "A shelf in ten lines"): with_a_catalogue,

@@ -87,7 +87,7 @@ def test_the_receiver_queues_a_task_for_an_order_of_the_shop(
     order: Order, tasks: list[str]
 ) -> None:
     names: dict[str, Any] = {}
-    [block] = blocks(section(page("placing"), "Telling your shop"), "python")
+    [block] = blocks(section(page("placing"), "Notifying your shop"), "python")
     try:
         exec(block, names)
         names["settled"](order, StatusChange(pk=1))
