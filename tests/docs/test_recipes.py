@@ -50,7 +50,7 @@ def test_the_shop_of_the_recipes_passes_its_tests(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert re.search(r"^Ran 97 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^Ran 98 tests in .*\n\nOK$", done.stderr, re.MULTILINE), done.stderr
 
 
 @pytest.mark.django_db

@@ -25,7 +25,7 @@ from shop.receivers import deliver
 
 from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.fulfilment import change_customer, place_order, reorder_missing
-from giftcards.models import Card, Order, ProductType, Reservation
+from giftcards.models import Card, Order, ProductType, Reservation, Shelf
 from giftcards.simulator import Simulator
 from tests.builders import make_offer
 from tests.fakes.mail import REFUSING, backend_settings
@@ -52,11 +52,13 @@ class ShopTestCase(TestCase):
         self.provider = self.enterContext(provider())
         self.user = get_user_model().objects.create_user("customer")
         self.client.force_login(self.user)
+        shelf = Shelf.objects.get()
+        shelf.margin_percent, shelf.round_to = Decimal(12), 10
+        shelf.save()
 
     def make_cart(self, *, quantity: int, provider_type: str = "type_001") -> Cart:
         product = Product.objects.create(
             name="PSN 500 DA",
-            price=Decimal(550),
             product_type=type_called(provider_type),
         )
         cart = Cart.objects.create(user=self.user, email="customer@example.com")
@@ -159,7 +161,7 @@ class Buying(ShopTestCase):
             checkout.check(self.make_cart(quantity=2001))
 
 
-class Shelf(PaymentTestCase):
+class ShelfPage(PaymentTestCase):
     def press(self, reference: str, *, quantity: int = 2) -> str:
         line = {
             "reference": reference,
@@ -300,7 +302,7 @@ class Coupons(PaymentTestCase):
     ) -> None:
         cart = self.make_cart_of_two()
         apply_coupon(cart, Decimal(100))
-        Product.objects.update(price=600)
+        ProductType.objects.update(price=600)
         with pytest.raises(ValidationError, match="A price has changed"):
             checkout.check(cart)
         assert self.amounts(cart) == ["1133.34", "566.66"]
@@ -331,7 +333,7 @@ class Coupons(PaymentTestCase):
 
     def test_a_coupon_on_a_free_cart_takes_nothing_off(self) -> None:
         cart = self.make_cart(quantity=1)
-        Product.objects.update(price=0)
+        ProductType.objects.update(price=0)
         apply_coupon(cart, Decimal(100))
         assert self.amounts(cart) == ["0.00"]
 
@@ -384,6 +386,14 @@ class Rules(ShopTestCase):
             "dear": "A first order above 10000 DA",
             "unknown": "The sale amount is not known",
         }
+
+    def test_a_large_order_without_an_address_is_reviewed(self) -> None:
+        cart = self.make_cart(quantity=1)
+        Cart.objects.update(email="", phone="0555123456")
+        line = checkout.order_values(Cart.objects.get(pk=cart.pk).lines.get())
+        for name, amount in {"small": 10_000, "large": 10_001, "unknown": None}.items():
+            place_order(**{**line, "reference": name, "sale_amount": amount})
+        assert self.review() == {"large": "Above 10000 DA, without an e-mail address"}
 
     def test_orders_of_others_do_not_count(self) -> None:
         self.buy(1)

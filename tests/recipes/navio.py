@@ -15,7 +15,7 @@ from shop.coupons import apply_coupon
 from shop.models import Cart, NavioPayment, Product
 from shop.test_more import PaymentTestCase, type_called
 
-from giftcards.models import Order, RequestSlot, Reservation
+from giftcards.models import Order, ProductType, RequestSlot, Reservation
 from giftcards.payments import PaymentAnswer
 
 DAY = timedelta(days=1)
@@ -111,7 +111,7 @@ class Beginning(NavioTestCase):
             with self.subTest(amount):
                 cart = self.make_cart(quantity=1)
                 cart.lines.update(amount=Decimal(amount))
-                Product.objects.update(price=1)
+                ProductType.objects.update(price=1)
                 self.assertContains(self.begin(cart), "Here you can pay 500 to 500,000 dinars")
         assert self.provider.payments == {}
         assert not Reservation.objects.exists()
@@ -244,7 +244,7 @@ class Confirming(NavioTestCase):
     def test_other_cards_are_not_had_for_the_same_amount(self) -> None:
         other = type_called("type_101")
         for change in (
-            {"product": Product.objects.create(name="Other", price=1, product_type=other)},
+            {"product": Product.objects.create(name="Other", product_type=other)},
             {"quantity": 1},
         ):
             with self.subTest(change):

@@ -16,7 +16,7 @@ from shop.coupons import apply_coupon
 from shop.models import Cart, Payment, Product
 from shop.test_more import PaymentTestCase, type_called
 
-from giftcards.models import Order, Reservation
+from giftcards.models import Order, ProductType, Reservation
 from tests.fakes.chargily import Chargily
 
 # What Chargily tells of a checkout, one after the other ("late": the cards are not held any more
@@ -111,7 +111,7 @@ class Beginning(PayingTestCase):
 
     def test_a_customer_who_comes_back_when_the_card_is_dearer_is_asked_again(self) -> None:
         payment = self.begun()
-        Product.objects.update(price=Decimal(600))
+        ProductType.objects.update(price=Decimal(600))
         self.assertContains(self.begin(payment.cart), "A price has changed.")
         self.assertRedirects(
             self.begin(payment.cart),
@@ -267,7 +267,7 @@ class Events(PayingTestCase):
     def test_other_cards_are_not_had_for_the_same_amount(self) -> None:
         other = type_called("type_101")
         for change in (
-            {"product": Product.objects.create(name="Other", price=1, product_type=other)},
+            {"product": Product.objects.create(name="Other", product_type=other)},
             {"quantity": 1},
         ):
             with self.subTest(change):
