@@ -1,7 +1,7 @@
-"""The system checks, with which ``manage.py check`` finds invalid settings and lost keys.
+"""The system checks that report invalid settings and lost keys.
 
-The meaning of an id never changes, because shops silence warnings by id. This module imports
-neither the models, which are loaded later, nor django-q2, which may be missing.
+The id of a check never changes its meaning, because shops silence warnings by id. This module
+imports neither the models, which are loaded later, nor django-q2, which might not be installed.
 """
 
 from __future__ import annotations
@@ -236,7 +236,10 @@ def find(path: str) -> Any:
 
 @register(TAG)
 def check_passwords(**_: object) -> list[CheckMessage]:
-    """Warn if staff can sign in without a password, because they need one to reveal codes."""
+    """Warn if staff can sign in without a password.
+
+    Staff need a password to reveal codes.
+    """
     try:
         if conf.reauthenticate is not None:
             return []
@@ -269,7 +272,7 @@ def _takes_password(backend: str) -> bool:
 def check_staff_without_password(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Warn if staff with the permission to reveal codes have no password."""
+    """Warn if staff who are allowed to reveal codes do not have a password."""
     alias = router.db_for_read(get_user_model())
     try:
         if alias not in (databases or ()) or conf.reauthenticate or conf.password_backends:
@@ -399,9 +402,10 @@ def check_queue_is_read(
 
 
 def _is_migrating() -> bool:
-    """True if ``migrate`` runs the checks, so that a lost code does not stop a migration.
+    """True if ``migrate`` runs the checks. Lost codes must not stop a migration.
 
-    Django does not tell a check which command runs it, so this function searches the call stack.
+    Django does not pass the name of the command to a check, so this function searches the call
+    stack.
     """
     from django.core.management.commands.migrate import Command
 
@@ -438,7 +442,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 @register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """Report ``Q_CLUSTER`` values that do not suit the loop, if django-q2 runs the tasks."""
+    """If django-q2 runs the tasks, report ``Q_CLUSTER`` values that do not suit the loop."""
     if not conf.uses_django_q:
         return []
     # ``settings`` is read here, because django_q.conf reads it only once, when django-q2 is

@@ -1,4 +1,4 @@
-"""The settings in ``settings.GIFTCARDS``: typed, with defaults, and read only when needed.
+"""The typed settings in ``settings.GIFTCARDS``, which are read only when needed.
 
 Each optional app uses the same classes to read its own settings dict.
 """
@@ -62,7 +62,10 @@ CORRECT = "Correct the value, or remove the setting to use the default."
 
 
 class Unusable(Exception):
-    """A parser rejected a value. The arguments are those of :class:`SettingProblem`."""
+    """A parser rejected a value.
+
+    The function takes the same arguments as :class:`SettingProblem`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class SettingProblem:
     """A problem with one setting: ``message`` describes it, and ``hint`` says how to fix it.
 
     ``setting`` is the key in the dict, or ``""`` if the dict itself is invalid. ``kind`` identifies
-    the kind of mistake. The system checks turn it into an id.
+    the kind of mistake. The system checks turn the kind into an id.
     """
 
     setting: str
@@ -81,12 +84,14 @@ class SettingProblem:
 
 @dataclass(eq=False)
 class Setting(Generic[T]):
-    """One setting: an attribute of a :class:`SettingsDict` whose key is its name in capitals.
+    """A setting, which is declared as an attribute of a :class:`SettingsDict`.
 
-    ``help`` describes the setting in the reference. The default is parsed like any other value. A
-    setting with ``required`` has no default, and ``required`` is a hint on how to obtain a value.
-    If ``is_working`` is True, the commands that place and follow orders do not start without a
-    valid value.
+    Its key in the dict is the name of the attribute in capitals.
+
+    ``help`` describes the setting in the reference. The default is parsed like any other value. If
+    ``required`` is not empty, the setting has no default, and ``required`` is a hint on how to
+    obtain a value. If ``is_working`` is True, the commands that place and follow orders do not
+    start without a valid value.
     """
 
     parse: Parser[T]
@@ -132,7 +137,10 @@ class SettingsDict:
         setting_changed.connect(lambda **_: self._parsed.clear(), weak=False)
 
     def get(self, setting: Setting[T]) -> T:
-        """Return the value or the default. Raise :exc:`ConfigurationError` if it is invalid."""
+        """Return the value or the default.
+
+        Raises :exc:`ConfigurationError` if the value is invalid.
+        """
         try:
             return self._parse(setting)
         except Unusable as error:
@@ -222,7 +230,10 @@ def number(to: type[N], minimum: float, maximum: float) -> Parser[N]:
 
 
 def text(setting: str, value: Any, hint: str) -> str:
-    """Return ``value`` if it is a string. The error never shows it, because it may be secret."""
+    """Return ``value`` if it is a string.
+
+    The error never contains the value, because the value might be secret.
+    """
     if isinstance(value, str):
         return value
     raise Unusable("type", f"{setting} must be a text.", hint)
@@ -241,7 +252,10 @@ def _amount(setting: str, value: Any) -> Decimal:
 
 
 def dotted_path(example: str) -> Parser[str]:
-    """Return a parser of dotted paths. It does not import them, but the system checks do."""
+    """Return a parser of dotted paths.
+
+    The parser does not import the path, but the system checks do.
+    """
     hint = f"Use a dotted path, for example {example!r}."
 
     def parse(setting: str, value: Any) -> str:
@@ -273,7 +287,7 @@ def _api_key(setting: str, value: Any) -> str:
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
     """Return a parser of URLs that consist of a scheme and a host. It removes a trailing slash.
 
-    In messages, ``of`` says whose URL it is. ``http_would`` says what third parties could read if
+    Messages use ``of`` to say whose URL it is. ``http_would`` says what third parties could read if
     the URL began with ``http://``.
     """
     hint = f"Use only a scheme and a host, for example {example}."
@@ -330,7 +344,10 @@ def _is_host(host: str, *, in_brackets: bool) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True if ``host``, a name or an IP address without brackets, is this machine."""
+    """True if ``host`` is this machine.
+
+    ``host`` is a name, or an IP address without brackets.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -42,7 +42,8 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid.
 
-    The message gives the reason. The :meth:`shown` method formats the amounts and references in it.
+    The message gives the reason. The :meth:`shown` method formats the amounts and references in the
+    message.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -86,7 +87,7 @@ class DecryptionError(GiftcardsError):
 class CodeDestroyed(DecryptionError):
     """The code of a card was destroyed on purpose.
 
-    The code was older than ``CODES_KEPT_DAYS``, or its customer was erased.
+    The code was older than ``CODES_KEPT_DAYS``, or the data of its customer was erased.
     """
 
 
@@ -96,9 +97,10 @@ class ProviderError(GiftcardsError):
     - ``status`` is the HTTP status, or ``None`` if there was no answer.
     - ``code`` is the provider's own error code, or ``""`` if there is none or it cannot be read.
     - ``request_id`` is the provider's id of the request, or ``""``.
-    - ``retry_after`` is the pause that the provider requested, in seconds and never negative. It is
-      ``None`` if the provider did not request a pause, or if the value cannot be read.
-    - ``is_worth_repeating`` is True if a retry is likely to get an answer.
+    - ``retry_after`` is the pause that the provider requested, in seconds and never negative.
+      ``retry_after`` is ``None`` if the provider did not request a pause, or if the value cannot be
+      read.
+    - ``is_worth_repeating`` is True if a retry is likely to receive an answer.
 
     The message is in English, for logs. Staff see a :class:`~giftcards.rules.problems.Problem`
     instead, with these ``parameters``: ``reason`` (one of ``REASONS``), ``message`` (the provider's
@@ -132,7 +134,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters for the problem that this error causes, without empty ones."""
+        """The parameters for the problem that this error causes, without empty values."""
         told = {
             "reason": self.reason,
             "message": self.message,
@@ -167,7 +169,7 @@ class RateLimited(TryLater):
 
 
 class OutcomeUnknown(ProviderError):
-    """The provider may have processed the request.
+    """The provider might have processed the request.
 
     Requests that only read are retried. A purchase is never retried.
     """

@@ -54,20 +54,20 @@ def place_order(
     """Record an order, which a worker sends after the commit.
 
     The function makes no request. When the caller's transaction commits, a worker sends the order
-    to the provider. If the transaction is rolled back, there is no order. The function is
+    to the provider. If the transaction is rolled back, the order is not recorded. The function is
     idempotent: a second call with the same ``reference`` and the same values returns the existing
     order, even if the customer was corrected with :func:`change_customer` in the meantime.
 
     These arguments describe the cards:
 
     - ``product_type`` is the card to buy, as a row in the catalogue.
-    - ``product_id`` and ``type_id`` are the provider's ids. Pass them instead of ``product_type``
-      if the catalogue does not contain the card. Each id has 1 to 100 printable ASCII characters
-      without spaces.
+    - ``product_id`` and ``type_id`` are the provider's ids. Pass these ids instead of
+      ``product_type`` if the catalogue does not contain the card. Each id has 1 to 100 printable
+      ASCII characters without spaces.
     - ``quantity`` is the number of cards, from 1 to 2,000.
-    - ``reference`` is your shop's unique name for the order, in the same format as the ids. If it
-      is ``None``, the app generates a UUID. Never take the reference from a customer, because the
-      customer could pass the reference of somebody else and receive that order.
+    - ``reference`` is your shop's unique name for the order, in the same format as the ids. If
+      ``reference`` is ``None``, the app generates a UUID. Never take the reference from a customer,
+      because the customer could pass the reference of somebody else and receive that order.
 
     Amounts are in dinars. Each amount must be 0 or more, with at most two decimals. Floats are not
     allowed.
@@ -76,9 +76,10 @@ def place_order(
     - ``sale_amount`` is the amount that the customer pays for all cards. If you pass both
       ``sale_price`` and ``sale_amount``, they must agree. If you pass only ``sale_price``, the app
       calculates the order's ``sale_amount``.
-    - ``max_price`` is the price limit: the most that one card may cost your shop. If a card costs
-      more, the order is put on hold until staff decide. By default, the limit is the amount that
-      the customer pays for one card, plus the loss that your shop accepts for the product type.
+    - ``max_price`` is the price limit, which is the highest cost per card that your shop accepts.
+      If a card costs more, the order is put on hold until staff decide. By default, the limit is
+      the amount that the customer pays for one card, plus the loss that your shop accepts for the
+      product type.
 
     These arguments describe the customer, or are for your shop's own use:
 
@@ -97,11 +98,12 @@ def place_order(
     gift:
 
     - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
-      receives the cards. The default language is that of the customer.
+      receives the cards. By default, the recipient's language is that of the customer.
     - ``gift_message`` can be up to 1,000 characters long. It can contain several lines.
     - ``deliver_at`` is the time at which the recipient receives the cards, at most a year from now.
-      The cards are bought immediately in any case. Without ``deliver_at``, the recipient receives
-      them as soon as they arrive. The time must have a time zone unless ``USE_TZ`` is off.
+      The cards are bought immediately in any case. If ``deliver_at`` is not passed, the recipient
+      receives the cards as soon as they arrive. The time must have a time zone unless ``USE_TZ`` is
+      off.
 
     The function raises
 
@@ -130,7 +132,7 @@ async def aplace_order(
 
     When the call returns, the order has already been committed. To record the order together with
     rows of your own, write a function that uses ``transaction.atomic()``, and call it with
-    ``sync_to_async``. If the call is cancelled, the order may already be recorded. In this case,
+    ``sync_to_async``. If the call is cancelled, the order might already be recorded. In this case,
     repeat the call with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
@@ -148,14 +150,14 @@ def check_soon(reference: str) -> bool:
 
     Call this function when a customer presses "Refresh", or when you learn that the status has
     changed. The function makes no request. A worker checks the order as soon as the request quota
-    and any pause of requests allow it. There is at most one extra check per order in five seconds.
-    The regular checks of the order continue.
+    and any pause of requests allow it. This function causes at most one check per order in five
+    seconds. The regular checks of the order continue.
 
     Returns True if the order will be checked. If a check is in progress, the order will be checked
     again afterwards. Returns False in these cases:
 
     - The order does not exist, or is final.
-    - The provider may not have the order, because it is pending, on hold, being sent or
+    - The provider might not have the order, because it is pending, on hold, being sent or
       unconfirmed.
     - The order was checked, or this function was called for the order, within the last five
       seconds.
@@ -184,7 +186,7 @@ def change_customer(
 ) -> bool:
     """Correct the customer details or the gift details of an order.
 
-    The order may be open or final. Pass ``None`` to leave a detail unchanged, or ``""`` to remove
+    The order can be open or final. Pass ``None`` to leave a detail unchanged, or ``""`` to remove
     it. All other values are validated in the same way as by :func:`place_order`. An order cannot
     become a gift or stop being one. The app stores the old values together with the ``by`` and
     ``reason`` arguments. Both arguments must be a single line of at most 200 characters. The

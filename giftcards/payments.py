@@ -1,8 +1,8 @@
 """Payments that customers make on the provider's payment pages.
 
-The money goes to the shop's account at the provider, which pays for the cards. Payment requests
-observe the same pauses and the same request quota as all other requests. They leave half of the
-shared part of the quota for orders.
+The money goes to the shop's account at the provider, and the shop pays for the cards from this
+account. Payment requests observe the same pauses and the same request quota as all other requests.
+Payment requests leave half of the shared part of the quota for orders.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ def create_payment_link(
 ) -> PaymentLink:
     """Create a link with which a customer can pay ``amount`` dinars once.
 
-    The link opens a payment page at the provider. Before you can create links, the provider must
-    have validated your shop.
+    The link opens one of the provider's payment pages. Before you can create links, the provider
+    must have validated your shop.
 
     - ``title`` must be 1 to 200 characters long.
     - ``amount`` must be between 500 and 500,000 dinars.
-    - ``description`` can be up to 1,000 characters long, and ``success_message`` up to 500.
+    - ``description`` can be up to 1,000 characters long, and ``success_message`` can be up to 500
+      characters long.
     - ``fee_mode`` is ``NO_FEE``, ``SPLIT_FEE`` or ``CUSTOMER_FEE``.
     - ``redirect_url`` is the address to which the customer returns. Customers who have not paid
       also return to this address. Call :func:`check_payment` to find out whether the customer has

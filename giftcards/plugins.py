@@ -63,7 +63,7 @@ INSTALLED: dict[str, Plugin] = {}
 
 
 def install(plugin: Plugin) -> None:
-    """Install ``plugin``. Call this from the ``ready`` method of its app."""
+    """Install ``plugin``. Call this function from the ``ready`` method of its app."""
     INSTALLED[plugin.app] = plugin
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     BACKLOGS.update(plugin.backlogs)
@@ -85,7 +85,7 @@ def _connect() -> None:
 
 
 def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
-    """Create the row of the shop after a migration, if it does not exist."""
+    """After a migration, create the row of the shop if it does not exist."""
     # Without the app's migrations, there is no table yet.
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")

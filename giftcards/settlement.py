@@ -1,6 +1,6 @@
 """Refunds to customers: the amounts owed, and the refunds recorded.
 
-The app only records refunds. The shop pays them outside the app.
+The app only records refunds. The shop pays the refunds outside the app.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def record_refund(
 
     - The amount is higher than the order's ``open_amount``, which is the amount owed minus the
       amount that has already been paid back.
-    - You owe the customer nothing for this order.
+    - You do not owe the customer anything for this order.
     - The reference belongs to another refund of the order.
     """
     refund = order.refunds.record(

@@ -2,9 +2,9 @@
 
 The signals ``order_status_changed``, ``order_finalized``, ``order_kept_waiting`` and
 ``offer_changed`` are sent after the commit. Each change is announced at least once, and changes are
-announced in order. Receivers of these signals must be idempotent, because they may be called twice
-for the same change. A receiver that takes more than two minutes may even run in two processes at
-the same time.
+announced in sequence. Receivers of these signals must be idempotent, because they can be called
+twice for the same change. A receiver that takes more than two minutes might even run in two
+processes at the same time.
 
 If a receiver of these signals raises an error, other receivers and the order are not affected. The
 worker calls the failed receiver again, up to 32 times within about a day. After that, the worker
@@ -38,10 +38,10 @@ _Receiver = Callable[..., Any]
 
 
 class OutboxSignal(Signal):
-    """A signal that calls its receivers one by one and records each by name.
+    """A signal that calls its receivers one by one and records each receiver by name.
 
-    Django has no public API to call only some of the receivers. Therefore this class reads Django's
-    internal list.
+    Django does not have a public API to call only some of the receivers. Therefore this class reads
+    Django's internal list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
@@ -67,7 +67,7 @@ class OutboxSignal(Signal):
 def _definition(receiver: Any) -> str:
     """Return the receiver's module and qualified name.
 
-    Its repr() is not stable, and may contain secrets.
+    The repr() of a receiver is not stable, and might contain secrets.
     """
     while isinstance(receiver, partial):
         receiver = receiver.func

@@ -1,4 +1,7 @@
-"""The statuses of an order, for shops; :mod:`giftcards.rules.states` has their properties."""
+"""The statuses of an order, for use by shops.
+
+The table in :mod:`giftcards.rules.states` contains their properties.
+"""
 
 from giftcards.rules.states import ACCEPTED, FINAL, FOLLOWED, SETTLED, Review, Status
 

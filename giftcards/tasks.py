@@ -1,8 +1,8 @@
 """The tasks that a task queue such as django-q2 runs.
 
-Tasks take no arguments and return no details, because people without permissions may be able to
-read the tables of the queue. Tasks never raise an error, because django-q2 would store the failed
-task with its traceback for ever, and run it again.
+Tasks do not take arguments and do not return details, because people without permissions might be
+able to read the tables of the queue. Tasks never raise an error, because django-q2 would store the
+failed task with its traceback forever, and run it again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def sweep() -> str:
 
 
 def tick() -> str:
-    """Follow the orders, and do all other work that is due.
+    """Send and check the orders, and do all other work that is due.
 
-    Call this function once a minute. If no other process is following the orders, the function
-    follows them for up to 40 seconds. After that, it does the other work that is due, for example
-    the daily work. It spends at least a few seconds on the other work, even if orders are still
-    open. The function raises no errors, and returns a summary of its work as a string.
+    Call this function once a minute. If no other process is following orders, the function sends
+    and checks orders for up to 40 seconds. After that, it does the other work that is due, for
+    example the daily work. The function spends at least a few seconds on the other work, even if
+    orders are still open. The function does not raise errors, and returns a summary of its work as
+    a string.
     """
     return tick_until(_stop())
 

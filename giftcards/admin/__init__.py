@@ -1,4 +1,7 @@
-"""The admin classes, which Django registers by importing this module."""
+"""The admin classes.
+
+Django imports this module to register the admin classes.
+"""
 
 from giftcards.admin.cards.revealing import CardRevealAdmin
 from giftcards.admin.desk.provider import ProviderStateAdmin

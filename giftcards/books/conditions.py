@@ -63,7 +63,7 @@ def note_gap(read_until: datetime) -> None:
     """Record whether the entries of the ledger explain the balance.
 
     The function uses the entries of the seven days before the day of ``read_until``. That day
-    itself is excluded, because more of its entries may follow.
+    itself is excluded, because more entries for it might follow.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -103,7 +103,7 @@ def _lacks(order: Order) -> Decimal:
 def _read_and_closed() -> tuple[datetime | None, date | None]:
     """Return the end of the last reading and the last closed month.
 
-    Either is ``None`` if there is none.
+    The reading or the month is ``None`` if it does not exist.
     """
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
@@ -116,9 +116,9 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
     """Return the charges and refunds that do not belong to an order.
 
-    The function looks at the last seven days. It leaves out the newest entries, because the shop
-    may not have recorded their orders yet. Before the first reading of the ledger, the result is
-    empty.
+    The function looks at the last seven days. The function leaves out the newest entries, because
+    the shop might not have recorded their orders yet. Before the first reading of the ledger, the
+    result is empty.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
@@ -149,7 +149,7 @@ def missing_sentence(count: int, amount: Decimal) -> str:
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
     """Return sentences for monitors about unknown charges and refunds.
 
-    ``found`` maps the type of the entries to their number and amount.
+    ``found`` maps each type of entry to the number and the total amount of its entries.
     """
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (

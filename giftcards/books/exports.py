@@ -64,8 +64,8 @@ def _rows(columns: Sequence[_Column], sources: Iterable[Any]) -> Iterator[Cells]
 def report_rows(report: Report, *, shows_costs: bool = True) -> Iterator[Cells]:
     """Return the headings, followed by the rows of ``report`` without a total.
 
-    Without ``shows_costs``, the columns with the provider's charges are left out. The headings are
-    in the language that is active when the function is called.
+    If ``shows_costs`` is False, the columns with the provider's charges are left out. The headings
+    are in the language that is active when the function is called.
     """
     columns = [
         *_KEYS[report.by],
@@ -103,9 +103,9 @@ def order_rows(
     """Return the headings, followed by one row for each order of a period.
 
     An order belongs to the period if it became final between ``start`` and ``end``. The column
-    totals equal the figures of :func:`~giftcards.books.reports.report` for the same period.
-    ``shows_contacts`` adds the customers' addresses and phone numbers. For ``shows_costs`` and the
-    language, see :func:`report_rows`.
+    totals equal the figures of :func:`~giftcards.books.reports.report` for the same period. If
+    ``shows_contacts`` is True, the rows contain the customers' addresses and phone numbers. For
+    ``shows_costs`` and the language, see :func:`report_rows`.
     """
     columns = [
         *_order_columns(),
@@ -164,7 +164,10 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
 
 
 def _of_orders(*sides: Side) -> Iterator[_Column]:
-    """Yield the columns for the figures of these sides. A cell is the share of one order."""
+    """Yield the columns for the figures of these sides.
+
+    Each cell contains the share of one order.
+    """
     for figure in FIGURES.values():
         if figure.side in sides and figure.of_order is not None:
             yield _Column(figure.of_order or figure.label, figure.of)
@@ -217,7 +220,7 @@ def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
 
     The file begins with a byte order mark, from which spreadsheets recognise UTF-8. If a
     spreadsheet would treat part of a cell as a formula, the function writes an apostrophe before
-    that part. This also protects spreadsheets that split cells at semicolons or tabs.
+    that part. The apostrophe also protects spreadsheets that split cells at semicolons or tabs.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")

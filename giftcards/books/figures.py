@@ -85,8 +85,10 @@ def _less(amount: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 
 class Centimes(Func):
-    """An amount in whole centimes. This is needed because SQLite calculates with binary
-    fractions."""
+    """An amount in whole centimes.
+
+    Whole centimes are needed because SQLite calculates with binary fractions.
+    """
 
     output_field = BigIntegerField()
     template = "(%(expressions)s * 100)"
@@ -343,7 +345,7 @@ class Figures:
     def fill_rate(self) -> Decimal | None:
         """The proportion of ordered cards that were delivered, from 0 to 1.
 
-        It is rounded down to four decimals.
+        The proportion is rounded down to four decimals.
         """
         if not self.cards_ordered:
             return None

@@ -1,8 +1,8 @@
 """Match ledger entries with orders.
 
-If an entry names an order, it belongs to this order. Other entries are paired by amount and time
-with the charges and refunds that are expected for orders. Each of these pairs is a guess. A guess
-is discarded if another entry names the order, or if there is a better guess. Matching can be
+If an entry names an order, the entry belongs to this order. Other entries are paired by amount and
+time with the charges and refunds that are expected for orders. Each of these pairs is a guess. A
+guess is discarded if another entry names the order, or if there is a better guess. Matching can be
 repeated at any time.
 """
 
@@ -44,7 +44,7 @@ _EARLIER = 2 * SKEW
 class LedgerAccount:
     """The account whose ledger is read.
 
-    Orders that were bought with other accounts have no entries in it.
+    Orders that were bought with other accounts do not have entries in this account's ledger.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class LedgerAccount:
         self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
-        """True if the environment of ``order`` shows that this account may have bought it."""
+        """True if this account might have bought ``order``, judging by its environment."""
         return order.environment in self._environments
 
 
@@ -63,7 +63,7 @@ def ordered_amount(order: Order) -> Decimal | None:
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """Return the refund that the provider promised for ``order``, which may be 0.
+    """Return the refund that the provider promised for ``order``, which can be 0.
 
     The result is ``None`` if the order has not settled, or if the amount is not known.
     """
@@ -152,8 +152,8 @@ def match(
 ) -> None:
     """Find orders for the ledger entries from ``start`` to ``end``.
 
-    Entries of the 3 days before ``start`` are matched again if they have no order. The ledger must
-    have been read at least until ``end``.
+    Entries from the 3 days before ``start`` are matched again if they do not have an order. The
+    ledger must have been read at least until ``end``.
 
     After that, the function updates ``Order.is_credited`` and the ledger problems for these orders:
 
@@ -230,7 +230,11 @@ class _Matching:
                 self._pair(rule, entries, offset)
 
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
-        """Return entries without an order, and guessed entries of equal amounts close in time."""
+        """Return the entries that can be paired with orders.
+
+        These are entries without an order, and guessed entries that have the same amount and nearly
+        the same time.
+        """
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
             # An entry that names an unknown order belongs to another shop of the account.
@@ -246,10 +250,12 @@ class _Matching:
         return [*left, *(entry for entry in guessed if entry.amount in amounts)]
 
     def _learn_offset(self) -> timedelta:
-        """Return the offset of the provider's clock, positive if it was ahead of the shop's clock.
+        """Return the offset of the provider's clock from the shop's clock.
 
-        The offset is computed from the latest charges that name their order. If there are none, it
-        is computed from the latest charges of all kinds.
+        The offset is positive if the provider's clock was ahead.
+
+        The offset is computed from the latest charges that name their order. If there are no such
+        charges, the offset is computed from the latest charges of all kinds.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -352,7 +358,7 @@ def _sent_at(orders: Iterable[int]) -> Iterator[tuple[int, datetime]]:
 def _verdict(order: Order, credited: Decimal, *, read_until: datetime) -> bool | None:
     """Return whether the credited amount equals the promised refund.
 
-    The result is ``None`` if the credit may still arrive, if the refund is unknown, or if both
+    The result is ``None`` if the credit might still arrive, if the refund is unknown, or if both
     amounts are 0.
     """
     promised = refund_amount(order)

@@ -36,7 +36,10 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The result of storing entries: new and changed entries, and orders with one entry less."""
+    """The result of storing entries.
+
+    It consists of new and changed entries, and of orders that lost an entry.
+    """
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
@@ -107,7 +110,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         self.filter(order=None).bulk_update(entries, ["order", "is_guess"])
 
     def drop_guesses(self) -> None:
-        """Detach entries from orders that are only guesses."""
+        """Detach entries whose orders are only guesses."""
         self.filter(is_guess=True).update(order=None, is_guess=False)
 
 

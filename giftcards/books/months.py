@@ -1,8 +1,8 @@
-"""Close a month: its figures, the steps before the closing, and the record.
+"""The closing of a month: its figures, the steps before it, and its record.
 
-The record contains the figures of the month. Some of them must not change after the closing.
-Therefore a periodic task compares the record with the current figures each time the ledger has been
-read.
+The record contains the figures of the month. Some of these figures must not change after the
+closing. Therefore a periodic task compares the record with the current figures each time the ledger
+has been read.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Part(models.TextChoices):
 class MonthFigure(NamedTuple):
     """A figure of a month.
 
-    If ``is_fixed`` is True, it must not change after the closing. Other figures continue to change,
-    because customers are paid back and cards are reordered.
+    If ``is_fixed`` is True, the figure must not change after the closing. Other figures continue to
+    change, because customers are paid back and cards are reordered.
     """
 
     name: str
@@ -189,7 +189,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Return only the fixed figures of :func:`month_figures`, which takes half the time."""
+    """Return only the fixed figures of :func:`month_figures`, in half the time."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -197,7 +197,7 @@ def fixed_figures(month: date) -> dict[str, Value]:
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
-    """Return the figures as JSON, with amounts as strings with two decimals."""
+    """Return the figures as JSON, in which amounts are strings with two decimals."""
     return {
         name: f"{value:.2f}" if isinstance(value, Decimal) else value
         for name, value in figures.items()
@@ -205,7 +205,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the figures in ``stored``, a result of :func:`as_stored`.
+    """Return the figures in ``stored``, which is a result of :func:`as_stored`.
 
     Figures that did not exist when the month was closed are missing.
     """
@@ -331,7 +331,8 @@ def last_finished_month() -> date:
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
     """Record that ``by`` has closed ``month`` with its current figures.
 
-    If somebody else has just closed the month, the function records nothing and returns ``None``.
+    If somebody else has just closed the month, the function returns ``None`` without recording
+    anything.
 
     Raises :exc:`ValueError` if the month is not over, or if a step is incomplete and ``note`` is
     empty. Raises :exc:`~django.core.exceptions.ValidationError` if ``by`` or ``note`` is invalid.
@@ -388,11 +389,11 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last day before ``day`` that lie in open months.
+    """Return the first and the last day before ``day`` that are in open months.
 
-    ``closed`` is the first day of the last closed month, or ``None``. All earlier months count as
-    closed, too. The first day is at most two months before the month of ``day``. If there are no
-    such days, the first day in the result is later than the last.
+    ``closed`` is the first day of the last closed month, or ``None``. All earlier months also count
+    as closed. The first day is at most two months before the month of ``day``. If there are no such
+    days, the first day in the result is later than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

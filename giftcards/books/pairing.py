@@ -1,7 +1,7 @@
 """Pair transactions with orders by amount and time.
 
 Transactions with equal amounts cannot be distinguished. Therefore each pair is a guess, and the
-functions make as many pairs as possible. They use neither the database nor the network.
+functions make as many pairs as possible. The functions use neither the database nor the network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An order that should have a transaction at about ``at``.
+    """An order that should have a transaction at about the time ``at``.
 
     The time of the transaction is never before ``earliest``.
     """
@@ -160,10 +160,10 @@ def learn_offset(
 ) -> timedelta:
     """Return the offset between the clocks of the transactions and the orders.
 
-    It is positive if the transactions' clock is ahead. The offset is the most frequent time
-    difference between transactions and orders of equal amounts. This works because the difference
-    is nearly the same for all correct pairs, and arbitrary for wrong pairs. Pairs whose times
-    differ by more than ``within`` do not count. Without pairs, the offset is 0.
+    The offset is positive if the transactions' clock is ahead. The offset is the most frequent time
+    difference between transactions and orders of equal amounts. This method works because the
+    difference is nearly the same for all correct pairs, and arbitrary for wrong pairs. Pairs whose
+    times differ by more than ``within`` do not count. If there are no pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))
@@ -183,7 +183,7 @@ def learn_offset(
 def _densest(differences: Sequence[timedelta]) -> timedelta:
     """Return the middle of the densest cluster of the sorted ``differences``.
 
-    If several clusters are equally dense, the one nearest to 0 is used.
+    If several clusters are equally dense, the cluster nearest to 0 is used.
     """
     best, most = timedelta(0), 0
     for position, least in enumerate(differences):

@@ -1,8 +1,8 @@
 """Read the provider's ledger every night, one day at a time.
 
 The oldest day comes first. The entries of a page and the current position are stored in one
-transaction. If the process is killed, the next one continues with the next page, so that no entry
-is lost or counted twice.
+transaction. If the process is killed, the next process continues with the next page, so that no
+entry is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class LedgerReading:
     number of new entries, and ``unreadable`` is the number of rows without a type, an amount or a
     time. ``not_shown`` is the number of entries that the provider counts but does not list.
     ``changed_days`` contains days that had been read before, with the number of their new or
-    changed entries. ``trouble`` is the error that ended the reading early, if there was one.
+    changed entries. ``trouble`` is the error that ended the reading early, or "" if the reading did
+    not end early.
     """
 
     start: date | None = None
@@ -104,8 +105,8 @@ def read_ledger(
     """Read new entries of the ledger, and match them with orders.
 
     Reading starts three days before the end of the last reading, because some entries appear late.
-    With ``since``, it starts on that day, or earlier if there are earlier entries that have not
-    been read.
+    If ``since`` is given, reading starts on that day, or earlier if earlier entries have not been
+    read.
 
     ``on_wait`` is called repeatedly while the function waits for the request quota or for another
     process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called
@@ -319,8 +320,8 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     """Return the number of entries that the provider counts but has not listed.
 
-    The provider may also count entries outside the window, for example those of a whole day. If it
-    reports no count, the result is 0.
+    The provider might also count entries outside the window, for example those of a whole day. If
+    the provider does not report a count, the result is 0.
     """
     if page.total_results is None:
         return 0
@@ -331,8 +332,8 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
     """Convert the rows of one page to unsaved entries, each with a unique ``provider_id``.
 
-    If a row has no id, the id is computed from its content. Equal rows on one page become separate
-    entries. If a row is repeated on another page, it remains one entry.
+    If a row does not have an id, the id is computed from its content. Equal rows on one page become
+    separate entries. If a row is repeated on another page, it remains one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()

@@ -66,7 +66,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """The times in seconds that orders took to settle.
+    """How long orders took to settle, in seconds.
 
     Half of the orders settled within ``p50``, and 95 % within ``p95``.
     """
@@ -80,8 +80,8 @@ class Report:
     """The figures from ``start`` to ``end``, both days included.
 
     Each item of ``rows`` has the attributes ``key``, ``label`` and ``figures``. Days, weeks and
-    months without orders have no row. The ``giftcards_report --json`` command prints the figures
-    under the same names. The ``settling`` object has the attributes ``p50`` and ``p95``, in
+    months without orders do not have a row. The ``giftcards_report --json`` command prints the
+    figures under the same names. The ``settling`` object has the attributes ``p50`` and ``p95``, in
     seconds. If no order has settled, ``settling`` is ``None``.
     """
 
@@ -115,8 +115,8 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
     """Return the total of :func:`report`, and further aggregates.
 
-    ``further`` maps names to aggregates. This takes half the time of :func:`report`, because it
-    leaves out :class:`Settling`.
+    ``further`` maps names to aggregates. The function takes half the time of :func:`report`,
+    because it leaves out :class:`Settling`.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**SUMS, **further)
     return read_sums(row), Counter({name: int(row[name] or 0) for name in further})
@@ -155,7 +155,7 @@ def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
     """Divide the period into days, weeks or months.
 
     Yields the key, the first day and the last day of each part. The key is the first day of the
-    complete week or month. The first and last day are inside the period.
+    complete week or month. All days are inside the period.
     """
     while start <= end:
         last = min(last_day(start, by), end)
@@ -187,7 +187,7 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
 
     ``begins`` contains the start of each day, week or month, and ``number`` is the index of the
     first. The expression does not compute dates, because databases do not all know the same time
-    zones. It is a binary search, because a period may contain hundreds of days.
+    zones. The expression is a binary search, because a period can contain hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -228,7 +228,7 @@ def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds between two columns, of which the first has the later time."""
+    """The whole seconds from the time in the second column to the first."""
 
     arity = 2
     arg_joiner = " - "
@@ -270,7 +270,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """Return the smallest value such that ``percent`` percent of the values are not higher."""
+    """Return the smallest value that ``percent`` percent of all values do not exceed."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

@@ -75,7 +75,10 @@ class DayEnds:
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
-        """Begin with the last entries before the period, at most :data:`NEAR`, newest first."""
+        """Begin with the last entries before the period.
+
+        ``before`` contains at most :data:`NEAR` entries, newest first.
+        """
         self._last = deque(reversed(before), maxlen=NEAR)
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
@@ -161,9 +164,9 @@ def _ends(moment: Sequence[Entry]) -> _Ends | None:
     Each balance in between is the balance after one entry and before another. Therefore only the
     first balance occurs more often before an entry than after one.
 
-    If there is no such balance, the first balance equals the last, but it is unknown which one it
-    is. The result is then ``None``. If there are several such balances, entries are missing, and
-    both balances in the result are ``None``.
+    If there is no such balance, the first balance equals the last, but it is unknown which balance
+    that is. The result is then ``None``. If there are several such balances, entries are missing,
+    and both balances in the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -208,7 +211,7 @@ LISTED = 20
 class Discrepancies:
     """The number and the total amount of discrepancies.
 
-    ``first`` contains at most 20 of them.
+    ``first`` contains at most 20 discrepancies.
     """
 
     count: int = 0
@@ -220,7 +223,10 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """Return these discrepancies plus ``items``. The list is still limited to 20."""
+        """Return these discrepancies plus ``items``.
+
+        The list remains limited to 20 discrepancies.
+        """
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
             count += 1
@@ -273,14 +279,14 @@ class Summary:
 
     @property
     def breaks_amount(self) -> Decimal:
-        """The total of the absolute amounts of the breaks."""
+        """The sum of the absolute amounts of all breaks."""
         return sum((abs(each.amount) for each in self.breaks), _ZERO)
 
     @property
     def names_candidates(self) -> bool:
-        """True if a discrepancy may name the wrong order or entry.
+        """True if a discrepancy might name the wrong order or entry.
 
-        This is possible if some orders are guesses.
+        A wrong name is possible if some orders are guesses.
         """
         unfitting = (
             self.promised_not_credited,
@@ -313,7 +319,7 @@ def ledger_summary(start: date, end: date) -> Summary:
 def sums_and_balances(start: date, end: date) -> Summary:
     """Return the summary without the discrepancies.
 
-    This takes half the time of :func:`ledger_summary`.
+    The function takes half the time of :func:`ledger_summary`.
     """
     return _summed_up(start, end, _Tally())
 

@@ -18,8 +18,8 @@ class Description:
     """The description of a product for customers, in one language.
 
     An unknown value is "". The ``name`` is the name that your shop gave the product, or else the
-    provider's name. The ``instructions`` are plain text that can contain several lines. To show
-    them in HTML, escape them and turn URLs into links.
+    provider's name. The ``instructions`` are plain text that can contain several lines. To show the
+    instructions in HTML, escape the text and turn URLs into links.
     """
 
     name: str = ""
@@ -33,8 +33,9 @@ def descriptions(
     """Return a dict that maps each row's primary key to its description.
 
     The ``rows`` can be product types or orders. Load product types together with their products, as
-    :func:`offers` does. The function then makes one query for all product types. For orders, it
-    makes two queries. If the product of an order is not in the catalogue, its description is empty.
+    :func:`offers` does. The function then makes one query for all product types. For orders, the
+    function makes two queries. If the product of an order is not in the catalogue, its description
+    is empty.
 
     ``language`` is the active language by default. If a text is missing in this language, the text
     in the site's default language is used.

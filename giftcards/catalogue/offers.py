@@ -71,8 +71,8 @@ def offers() -> QuerySet[ProductType]:
     shop does not sell it, or if its margin would be too low.
 
     If the function in ``PRICING`` sets the prices, a product type is left out until a worker has
-    calculated the price for its current cost. This happens within about a minute after a new cost
-    was read.
+    calculated the price for its current cost. The price is calculated within about a minute after a
+    new cost was read.
     """
     now = timezone.now()
     recent = Q(read_at=None) | Q(read_at__gt=now - stale_after())
@@ -103,9 +103,9 @@ def quote(
     Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. If the stored values
     are older than ``max_age`` seconds, the function makes at most one request to the provider,
     which takes at most ten seconds and counts against the request quota. If the provider does not
-    answer, or if the quota is used up, the quote contains the stored values. Its ``read_at`` and
-    ``no_answer`` attributes show this. While one caller waits for the provider, concurrent callers
-    wait for at most one second and then receive the stored values.
+    answer, or if the quota is used up, the quote contains the stored values. The ``read_at`` and
+    ``no_answer`` attributes of the quote show this. While one caller waits for the provider,
+    concurrent callers wait for at most one second and then receive the stored values.
 
     If the customer has a reservation, pass its ``reference``. The reserved cards then count as
     available, and the quote contains the reserved price until the reservation expires.
@@ -135,8 +135,8 @@ def check_offer(
     are older than a minute, the function asks the provider for the current values.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
-    :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. With
-    ``fresh``, raises :exc:`RuntimeError` inside a transaction.
+    :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. If ``fresh``
+    is True, raises :exc:`RuntimeError` inside a transaction.
     """
     ids = ids_of(product_type, product_id, type_id)
     order = new_order(*ids, quantity, **details)
@@ -150,7 +150,7 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the card is not sold or too few are left."""
+    """Raise :exc:`NotForSale` if the card is not sold or if too few cards are left."""
     if not known.is_sold_here:
         raise refusal("delisted", known, gettext("Your shop does not sell this card."))
     if not (known.is_listed and known.cost) and not _is_test(line):
@@ -217,7 +217,7 @@ def _is_test(line: Line) -> bool:
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
     """Return the error about a card.
 
-    The error text for staff begins with the name of the card.
+    The message for staff begins with the name of the card.
     """
     for_staff = f"{' – '.join(filter(None, known.names))}: {reason}"
     return NotForSale(code, for_customer=_for_customer(code, known), for_staff=for_staff)
@@ -268,12 +268,12 @@ class Quote:
     - ``cost`` is the cost of one card, and ``stock`` is the provider's stock. Both values were read
       at ``read_at``.
     - ``available`` and ``price`` have the same meaning as in :func:`~giftcards.catalogue.offers`.
-    - ``accepted_loss`` is the amount by which the card may be sold below its cost.
+    - ``accepted_loss`` is the amount by which the price of the card can be below its cost.
     - ``is_listed`` is False if the provider does not sell the card.
     - ``is_sold_here`` is False if your shop does not sell the card. In this case, the app does not
       send a request to the provider.
     - ``balance`` is the balance of your account at the provider, as read at ``balance_read_at``.
-    - ``no_answer`` is the reason why a request to the provider failed, if it failed.
+    - ``no_answer`` is the reason why a request to the provider failed, or ``None`` if none failed.
     """
 
     names: Names
@@ -312,7 +312,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cards that a customer may buy.
+    """The cards that a customer is allowed to buy.
 
     ``reference`` is the reference of the customer's reservation, or "".
     """
@@ -368,7 +368,7 @@ class Line:
         )
 
     def quote(self, *, max_age: float) -> Quote:
-        """Return the quote, as :func:`quote` does."""
+        """Return the quote in the same way as :func:`quote`."""
         with transaction.atomic(durable=True):
             known = self.known()
         if not known.is_sold_here or known.is_read_within(max_age):
@@ -453,11 +453,11 @@ def with_available(
 
 
 def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
-    """Return how many types would change between sold out and in stock with another buffer.
+    """Return how many types would sell out or be back in stock with another buffer.
 
-    The first number is the number of types that would sell out. The second is the number of types
-    that would be back in stock. The function does not count types that are off sale for any other
-    reason.
+    The first number is the number of types that would sell out. The second number is the number of
+    types that would be back in stock. The function does not count types that are off sale for any
+    other reason.
     """
     now = timezone.now()
     kinds = ProductType.objects.for_sale().filter(stock__gt=0).order_by()
@@ -487,9 +487,9 @@ _UNTOLD = (
 class _Taken:
     """An SQL join of each type with the number of cards to subtract from its stock.
 
-    A single subquery adds up the cards of all types. With a subquery for each type, PostgreSQL may
-    read all open orders once per type if its statistics are out of date. Django cannot join a
-    subquery, so this class implements the interface of Django's own joins.
+    A single subquery adds up the cards of all types. If there were a subquery for each type,
+    PostgreSQL might read all open orders once per type when its statistics are out of date. Django
+    cannot join a subquery, so this class implements the interface of Django's own joins.
     """
 
     join_type = LOUTER

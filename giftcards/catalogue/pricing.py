@@ -46,10 +46,10 @@ _BATCH = 200
 def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
     """Correct wrong prices, and call the shop's ``PRICING`` function.
 
-    Workers do this once a minute. Prices are wrong if a cost or margin was changed without
-    ``save()``, or if ``PRICING`` was set or removed. The function is first called for the types
-    that it has not priced yet. It is then called again for all other types, because its result may
-    depend on more than the cost.
+    Workers call this function once a minute. Prices are wrong if a cost or margin was changed
+    without ``save()``, or if ``PRICING`` was set or removed. The function is first called for the
+    types that it has not priced yet. The function is then called again for all other types, because
+    its result might depend on more than the cost.
     """
     _mend()
     path = conf.pricing
@@ -111,7 +111,7 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Return the price from the function or ``None``, and whether the price is usable."""
+    """Return the price from the function, or ``None``, and whether it is usable."""
     began_at = time.monotonic()
     answer: Any = None
     try:
@@ -159,7 +159,7 @@ class PricePreview(NamedTuple):
     def loss(self) -> Decimal | None:
         """The amount by which the card would be sold below its cost, or ``None``.
 
-        The result is ``None`` if the change does not affect the price of a hidden card.
+        The result is ``None`` if the card is hidden and the change does not affect its price.
         """
         cost, price = self.kind.cost, self.new_price
         if price is None or cost is None or (price == self.old_price and not self.is_sold):
@@ -181,9 +181,9 @@ class PricePreview(NamedTuple):
 def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
     """Return the effect of saving ``rows``, without saving them.
 
-    ``rows`` are the shop, categories, products and types with unsaved values. The result contains
-    every type with a known cost for which the price, the source of the price, or whether the shop
-    sells it would change.
+    ``rows`` contains the shop, categories, products and types with unsaved values. The result
+    contains every type with a known cost whose price or rule would change, or which would go on
+    sale or off sale.
     """
     if not rows:
         return []
@@ -225,7 +225,7 @@ def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
 def inherited(
     row: Product | ProductType | Category, shelf: Shelf | None = None
 ) -> tuple[PriceSource, Margin]:
-    """Return the margin or function that applies if ``row`` has no value.
+    """Return the margin or function that applies if ``row`` itself has no margin.
 
     ``shelf`` is the shop's row, if the caller has already read it.
     """

@@ -47,9 +47,9 @@ _MOST_SILENT = 3
 class CatalogueReading:
     """The progress of reading the catalogue.
 
-    ``total`` is the number of products to read. ``failed`` is the number of products, and of rows
-    of the catalogue, that could not be read. ``trouble`` is the reason for the last failure, or for
-    the early end of the reading.
+    ``total`` is the number of products to read. ``failed`` is the number of products and catalogue
+    rows that could not be read. ``trouble`` is the reason for the last failure, or for the early
+    end of the reading.
     """
 
     total: int = 0
@@ -70,15 +70,15 @@ def read_catalogue(
     """Read the catalogue, and then the types of each product on sale.
 
     The function makes one request for each product, and uses at most a tenth of the request quota.
-    While it waits for its next turn, it calls ``on_wait`` repeatedly. If a reading was interrupted
-    less than six hours ago, the function continues it.
+    While the function waits for its next turn, it calls ``on_wait`` repeatedly. If a reading was
+    interrupted less than six hours ago, the function continues it.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
 
 
 def keep_current(has_time: Callable[[], bool]) -> None:
-    """Read parts of the catalogue that are due, and set prices.
+    """Read the parts of the catalogue that are due, and set prices.
 
     This takes a few seconds. The list of products and the types of each product are due every
     ``CATALOGUE_INTERVAL`` seconds. The types of a product are due four times as often if the
@@ -111,8 +111,8 @@ def reading_wanted() -> tuple[int, int] | None:
     """Return the progress of a requested reading of the catalogue.
 
     The result contains the number of products that have been read, and the total number of
-    products. Both are 0 until the list of products has been read. The result is ``None`` if no
-    reading is in progress on request.
+    products. Both numbers are 0 until the list of products has been read. The result is ``None`` if
+    no requested reading is in progress.
     """
     wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED).first()
     if wanted is None:
@@ -192,8 +192,8 @@ class _Reader:
     def read_due(self, every: timedelta) -> None:
         """Read the list of products and the types that are due.
 
-        Types that sell are due more often. If somebody requested a reading, everything is due. If
-        ``every`` is 0, the catalogue is read only on request.
+        Types that customers buy or reserve are due more often. If somebody requested a reading,
+        everything is due. If ``every`` is 0, the catalogue is read only on request.
         """
         wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
         if wanted.filter(token="").exists() or (every and not _is_listed(every)):

@@ -140,7 +140,7 @@ class _Wanted(NamedTuple):
     reservations: int
 
     def exceeds(self, times: int) -> bool:
-        """True if this exceeds ``times`` the limits for one customer."""
+        """True if these totals exceed ``times`` the limits for one customer."""
         return (
             self.cards > times * tuning.cards_of_customer
             or self.reservations > times * tuning.reservations_of_customer
@@ -148,7 +148,7 @@ class _Wanted(NamedTuple):
 
 
 def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
-    """Return the totals of ``reserved`` and ``line``, less the reservation that is replaced."""
+    """Return the totals of ``reserved`` and ``line``, minus the replaced reservation."""
     others = reserved.current(timezone.now()).exclude(reference=line.reference)
     has = others.aggregate(reservations=Count("pk"), cards=Sum("quantity"))
     return _Wanted((has["cards"] or 0) + line.quantity, has["reservations"] + 1)

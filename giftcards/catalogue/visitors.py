@@ -28,7 +28,9 @@ class Guest(NamedTuple):
 
 
 def customer_of(request: HttpRequest) -> str | Guest:
-    """Return the customer who sent a request, to pass to :func:`~giftcards.catalogue.reserve`.
+    """Return the customer who sent a request.
+
+    The result can be passed to :func:`~giftcards.catalogue.reserve`.
 
     If the visitor has logged in, the customer is the account. A guest is identified by a name that
     the function stores in the session, and by the network of ``REMOTE_ADDR``.

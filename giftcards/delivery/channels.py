@@ -40,22 +40,25 @@ from giftcards.text.spelling import international_phone
 
 
 class AddressRefused(Exception):
-    """The address does not exist or accepts no messages. A retry would not help."""
+    """The address does not exist or does not accept messages.
+
+    A retry would not help.
+    """
 
 
 class OutcomeUnknown(Exception):
     """The channel does not know whether the message was sent.
 
-    The app sends the message again after 15 minutes. It gives up after six attempts with an unknown
-    result.
+    The app sends the message again after 15 minutes. The app gives up after six attempts whose
+    results are unknown.
     """
 
 
 class SlowDown(Exception):
     """The service temporarily refused the message, and requested a pause.
 
-    The pause is in ``seconds``, and is limited to an hour. If the app's own pause is longer, the
-    app uses its own.
+    ``seconds`` is the length of the pause, which is limited to an hour. If the app's regular pause
+    is longer, the app uses the regular pause.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -68,7 +71,8 @@ class SlowDown(Exception):
 class Message:
     """A message that is ready to be sent.
 
-    Its ``repr`` does not contain the subject or the text, because they may contain codes or links.
+    The ``repr`` of the message does not contain the subject or the text, because they might contain
+    codes or links.
     """
 
     #: The kind of a message to a customer, or "digest" for staff.
@@ -124,13 +128,15 @@ class Channel:
         """Send ``message``, and return its id at the service if there is one.
 
         Raise :exc:`AddressRefused` if a retry would not help. Raise :exc:`OutcomeUnknown` if the
-        message may have been sent. Raise :exc:`SlowDown` to set the pause before the next attempt.
-        After any other error, the app also retries.
+        message might have been sent. Raise :exc:`SlowDown` to set the pause before the next
+        attempt. After any other error, the app also retries.
 
-        Set a time-out of 20 s or less. The app waits at most one minute for an attempt, or less if
-        the worker is stopping or out of time. After that, the app treats the result as unknown.
+        Set a time-out of 20 seconds or less. The app waits at most one minute for an attempt, or
+        for less time if the worker is stopping or out of time. After that, the app treats the
+        result as unknown.
 
-        The app calls this method in a separate thread, with the language of the message active.
+        The app calls this method in a separate thread, in which the language of the message is
+        active.
         """
         raise NotImplementedError
 
@@ -166,7 +172,7 @@ class Mail(Channel):
 
 
 class NotTaken(Exception):
-    """The mail backend did not send the message, and gave no reason."""
+    """The mail backend did not send the message, and did not give a reason."""
 
 
 def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlternatives:
@@ -206,7 +212,7 @@ _POLL_EVERY = 0.25
 
 
 def send_over(channel: Channel, message: Message) -> str | None:
-    """Send ``message`` over ``channel``, with the language of the message active."""
+    """Send ``message`` over ``channel`` while the language of the message is active."""
     with translation.override(message.language):
         return channel.send(message)
 
@@ -242,9 +248,9 @@ def hand_over(
 ) -> Sent | Failure:
     """Call ``send`` in a separate thread, and return the result.
 
-    If there is no result after :data:`ATTEMPT_SECONDS`, or when ``limits`` are reached, the
-    function returns ``Meaning.UNANSWERED``. In this case, the thread continues. If it sends the
-    message after all, it calls ``late`` with the result.
+    If there is no result after :data:`ATTEMPT_SECONDS`, or if ``limits`` are reached first, the
+    function returns ``Meaning.UNANSWERED``. In this case, the thread continues. If the thread sends
+    the message after all, it calls ``late`` with the result.
     """
     end: Future[Sent | Failure] = Future()
     if start_thread(_send, send, end, late, name="giftcards: message") is None:

@@ -114,10 +114,10 @@ def _check_links() -> Iterator[CheckMessage]:
 
 
 def _check_host() -> Iterator[CheckMessage]:
-    """Check that ``ALLOWED_HOSTS`` contains the host in ``SHOP_URL``, which links use.
+    """Check that ``ALLOWED_HOSTS`` contains the host in ``SHOP_URL``.
 
-    If this host is missing, Django treats each visit to a link as an error, and mails the secret
-    token in the link to ``ADMINS``.
+    Links use this host. If the host is missing, Django treats each visit to a link as an error, and
+    mails the secret token in the link to ``ADMINS``.
     """
     host, _port = split_domain_port(urlsplit(conf.shop_url).netloc.lower())
     hosts = settings.ALLOWED_HOSTS or (_DEVELOPMENT if settings.DEBUG else ())
@@ -168,7 +168,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """Return the mail backend, its timeout, and the name of the setting for the timeout."""
+    """Return the mail backend, its time-out, and the name of the time-out setting."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

@@ -141,7 +141,7 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StaffPerson:
-    """A member of staff who receives digests at an address on a channel.
+    """A staff member who receives digests at an address on a channel.
 
     ``role`` is a key of :data:`giftcards.rules.roles.ROLES`. A person with neither a role nor a
     staff account receives all digest items.
@@ -246,12 +246,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def is_off(self) -> bool:
-        """True if customers receive no messages at all."""
+        """True if all messages to customers are off."""
         return all(mode == Mode.OFF for mode in self.mode.values())
 
     @property
     def display_name(self) -> str:
-        """The name of the shop, or else the host in ``SHOP_URL``, or else ""."""
+        """The name of the shop, or the host in ``SHOP_URL``, or ""."""
         return self.shop_name or urlsplit(self.shop_url).hostname or ""
 
     @property
@@ -271,7 +271,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     def pin_of(self) -> Callable[[Order], str] | None:
         """The function that returns an order's PIN, or "".
 
-        It is ``None`` if the shop uses no PINs.
+        The value is ``None`` if the shop does not use PINs.
         """
         return None if self.pin is None else import_string(self.pin)
 

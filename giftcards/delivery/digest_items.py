@@ -40,8 +40,10 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A condition in a digest. Its strings are in the language that is active when they are
-    read."""
+    """A condition in a digest.
+
+    The strings are in the language that is active when they are read.
+    """
 
     condition: Condition
     count: int = 1

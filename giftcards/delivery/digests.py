@@ -128,7 +128,7 @@ class _Round:
 
 
 class _News:
-    """The conditions that ``person`` may see, compared with those in the last digest."""
+    """The conditions that ``person`` is allowed to see, compared with the last digest."""
 
     def __init__(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> None:
         self._digest = digest
@@ -149,7 +149,7 @@ class _News:
         return code in self._known and self._may(self._known[code].permission)
 
     def _keys(self, code: str) -> list[int]:
-        """Return the keys of the orders or rows of which staff are notified one by one."""
+        """Return the keys of the orders or rows that digests list one by one."""
         finding = self._now[code]
         return [] if self._known[code].ended else [*finding.orders, *finding.rows]
 
@@ -192,8 +192,8 @@ class _News:
     def still_told(self) -> dict[str, list[int]]:
         """The conditions that ``person`` has been notified of and that still hold.
 
-        Orders and other rows for which a condition no longer holds are left out. If it holds again
-        later, it counts as new.
+        Orders and other rows for which a condition no longer holds are left out. If the condition
+        holds again later, it counts as new.
         """
         told = self._digest.told
         lasting = {
@@ -204,8 +204,7 @@ class _News:
 
     @property
     def all_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` has been notified of after a digest with the
-        :attr:`items`."""
+        """The conditions that ``person`` knows after a digest with the :attr:`items`."""
         told = {code: self._keys(code) for code in self._now}
         return told | {code: [] for code in self._cause}
 
@@ -219,7 +218,10 @@ class _News:
 
     @property
     def items(self) -> list[Item]:
-        """New items, then items of the last digest, then ended ones, each sorted by importance."""
+        """The new items, the items of the last digest, and the items that ended.
+
+        Each group is sorted by importance.
+        """
         cause = self._cause
         found, new = self._now | cause, self._new | cause.keys()
         items = [
@@ -338,7 +340,7 @@ def _title(items: list[Item]) -> str:
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:
-    """Return the items of the last digest, without items that this version does not know."""
+    """Return the items of the last digest, without items that are unknown to this version."""
     known = told_conditions()
     return [
         Item(known[code], count, has_ended=has_ended)

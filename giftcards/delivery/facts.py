@@ -1,6 +1,6 @@
 """The facts about an order that its customer can see.
 
-They do not include the shop's costs.
+The facts do not include the shop's costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from giftcards.text.display import supported_language
 
 
 class Payback(StrEnum):
-    """The state of the customer's money for the cards that were not delivered."""
+    """The state of the refund for the cards that were not delivered."""
 
     NOTHING = "nothing"
     #: Nothing is paid back, because the missing cards were ordered again.
@@ -93,7 +93,8 @@ class Facts:
     def pay_back_by(self) -> date | None:
         """The date by which the shop pays the customer back.
 
-        It is ``None`` if the date has passed, or if the shop owes the customer nothing.
+        The value is ``None`` if the date has passed, or if the shop does not owe the customer
+        anything.
         """
         is_due = self.payback in TO_COME and not self.is_payback_late
         return self.promised_day if is_due else None
@@ -183,9 +184,9 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order, told: Description | None = None) -> Facts:
     """Return the customer's view of ``order`` in the active language.
 
-    ``told`` is the description of the product. Without it, the function makes two queries to read
-    the description. A final order takes one more query, or two if it was recorded before the
-    catalogue was read.
+    ``told`` is the description of the product. If ``told`` is not passed, the function makes two
+    queries to read the description. A final order takes one more query, or two if it was recorded
+    before the catalogue was read.
     """
     told = told or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)
@@ -235,7 +236,9 @@ def is_destroyed(order: Order) -> bool:
 
 
 def cards_of(order: Order) -> CardQuerySet:
-    """Return the cards that the customer has paid for. Before the order is final, there are none.
+    """Return the cards that the customer has paid for.
+
+    The result is empty until the order is final.
 
     Surplus and late cards are left out, because staff decide what to do with them.
     """

@@ -1,7 +1,7 @@
 """Links to cards, and page tokens.
 
 A page token proves that a form was sent from the page behind a link. Page tokens replace Django's
-CSRF token. That token needs cookies, which browsers inside chat programs may not accept, and two
+CSRF token. That token needs cookies, which browsers inside chat programs might not accept, and two
 open links would share the same token.
 """
 
@@ -95,8 +95,8 @@ _APART = 1.0
 def make(place: str) -> tuple[str, str]:
     """Return a token for a page, and a key that is unique to the page.
 
-    ``place`` identifies the page on which the page token is valid. It may be a secret, for example
-    the token of a link, because the result does not reveal it.
+    ``place`` identifies the page on which the page token is valid. ``place`` can be a secret, for
+    example the token of a link, because the result does not reveal it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]
@@ -109,7 +109,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
 
     A valid token was made by :func:`make` for the same ``place``, and is at least ``quickest``
     seconds and at most an hour old. If another host made the token, the function adds a second to
-    its age, because the clock of that host may be ahead.
+    its age, because the clock of that host might be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

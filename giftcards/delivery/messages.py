@@ -94,11 +94,10 @@ class MessageRow:
 def compose(delivery: Delivery, token: Masked | None) -> Message:
     """Compose the message of ``delivery`` in its language, from the current facts.
 
-    ``token`` is the token of the link in the message. It is required if :func:`needs_link` is True.
-    Raises
-    :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or ``SHOP_URL`` is missing, or
-    if the encryption keys are unusable. If a template raises an error, the traceback contains no
-    secrets.
+    ``token`` is the token of the link in the message. The token is required if :func:`needs_link`
+    is True. Raises :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or
+    ``SHOP_URL`` is missing, or if the encryption keys are unusable. If a template raises an error,
+    the traceback contains no secrets.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -353,7 +352,7 @@ def _is_kept(char: str) -> bool:
 
 
 def _tidied(text: str) -> str:
-    """Replace several blank lines in a row, which templates leave behind, with one."""
+    """Collapse consecutive blank lines, which templates leave behind, into one."""
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 

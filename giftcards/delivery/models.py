@@ -46,7 +46,10 @@ OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def update(self, **values: Any) -> int:
-        """Update the rows. With the ``status`` "failed", ``failed_at`` defaults to now."""
+        """Update the rows.
+
+        If ``status`` is "failed", ``failed_at`` defaults to the current time.
+        """
         if values.get("status") == DeliveryStatus.FAILED:
             values.setdefault("failed_at", timezone.now())
         return super().update(**values)
@@ -69,7 +72,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.untold().filter(failed_at__gt=since)
 
     def waiting(self, now: datetime) -> Self:
-        """Return open messages, except those about gifts whose delivery time has not come."""
+        """Return open messages, except those about gifts for a later time."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
         # The condition on next_attempt_at lets databases use the index on this column.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
@@ -83,7 +86,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return at
 
     def claim(self, wanted: Delivery, *, until: datetime) -> bool:
-        """Claim a message that was due when it was read. Return False if another process was first.
+        """Claim a message that was due when it was read.
+
+        Returns False if another process claimed the message first.
 
         After ``until``, another process can claim the message.
         """
@@ -104,12 +109,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.update(**values))
 
     def conclude(self, claimed: Delivery, **values: Any) -> bool:
-        """Record the result of an attempt. Return False if the claim was lost."""
+        """Record the result of an attempt. Returns False if the claim was lost."""
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, claim=claimed.claim)
         return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message. Return False if its ``key`` already exists."""
+        """Insert the message. Returns False if a message with the same ``key`` exists."""
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -120,14 +125,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages that match ``which``, and return their number."""
+        """Cancel the waiting messages that match ``which``, and return how many were cancelled."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
         """Prevent messages that match ``which`` from delivering links.
 
-        A message that is being sent may still arrive, but is not retried. Returns the number of
+        A message that is being sent might still arrive, but is not retried. Returns the number of
         cancelled messages.
         """
         # Waiting rows are marked, too: an attempt may begin between the two statements.
@@ -143,8 +148,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Select the messages to gift recipients if ``recipient`` is True, or those to
-        customers."""
+        """Select the messages to customers, or to gift recipients if ``recipient`` is True."""
         is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
         return self.filter(is_theirs if recipient else ~is_theirs)
 
@@ -161,7 +165,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def unreceived(self) -> Self:
         """Return the :meth:`untold` messages whose cards the customer has not received.
 
-        The customer may already have received the cards in another message about the same status
+        The customer might already have received the cards in another message about the same status
         change, or through a link that was opened before.
         """
         kinds = sorted(WITH_CARDS)
@@ -172,7 +176,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """Return a unique key for a message about ``occasion``, which prevents a second message."""
+    """Return the unique key of a message, which prevents a second message.
+
+    The arguments describe the occasion.
+    """
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -189,12 +196,12 @@ def put_off(until: datetime | None) -> dict[str, datetime]:
 
 
 def stored_id(message_id: str) -> str:
-    """Return the id of a message at its channel in the form in which it is stored."""
+    """Return a message id from a channel in its stored form."""
     return message_id.replace("\0", "")[:200]
 
 
 def stored_contact(contact: str) -> str:
-    """Return a contact in the form in which it is stored."""
+    """Return a contact in its stored form."""
     return contact[:254]
 
 
@@ -289,8 +296,10 @@ class Delivery(models.Model):
         return str(self.get_kind_display())
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row. Set ``contact`` for a new row, because the address does not change
-        later."""
+        """Save the row.
+
+        Set ``contact`` only for a new row, because the address does not change later.
+        """
         if self._state.adding:
             self.contact = stored_contact(contact_of(self.address))
         super().save(*args, **named)
@@ -318,7 +327,7 @@ class Delivery(models.Model):
 class Installation(models.Model):
     """The time when messages were set up.
 
-    Customers receive no messages about earlier events.
+    Customers do not receive messages about earlier events.
     """
 
     at = models.DateTimeField(default=timezone.now)
@@ -358,14 +367,17 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """Return the link of ``order`` for logged-in people, which the first call creates."""
+        """Return the link to the order for logged-in people.
+
+        The first call creates the link.
+        """
         origin = CardLink.Origin.ACCOUNT
         # No hash has this form. The column is unique, so each order has one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the links of ``order``, and return their number.
+        """Withdraw the links to the cards of ``order``, and return how many were withdrawn.
 
         The link for logged-in people is not withdrawn.
         """
@@ -377,7 +389,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 class CardLink(models.Model):
     """A link that leads to the cards of an order.
 
-    Only a keyed hash of its token is stored. The link for logged-in people has no token.
+    Only a keyed hash of its token is stored. The link for logged-in people does not have a token.
     """
 
     class Origin(models.TextChoices):

@@ -31,7 +31,7 @@ def last_digits_of_phone(order: Order) -> str:
     """Return the last four digits of the customer's phone number.
 
     A shop can set this function as ``GIFTCARDS_DELIVERY["PIN"]``. If the number has fewer digits,
-    or if the order is a gift, the function returns "". The recipient of a gift may not know the
+    or if the order is a gift, the function returns "". The recipient of a gift might not know the
     customer's phone number.
     """
     if order.is_gift:
@@ -49,7 +49,7 @@ last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
 
 @contained
 def pin_of(order: Order) -> Masked:
-    """Return the PIN for the cards of ``order``, or "" for no PIN.
+    """Return the PIN for the cards of ``order``, or "" if no PIN is needed.
 
     Raises :exc:`~giftcards.exceptions.ConfigurationError` if an empty input would match the PIN.
     """

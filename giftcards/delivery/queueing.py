@@ -1,7 +1,7 @@
 """Queue messages about orders, and redirect messages after a correction.
 
 After a correction, links that were sent to the old address are withdrawn. A message is sent again
-to the new address only if its link still worked and had shown no cards.
+to the new address only if its link still worked and had not shown any cards.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
     """Queue the message that asks the customer to wait. This function receives a signal.
 
-    If the order has continued in the meantime, no message is needed. If the order is late again,
-    :func:`tell_of_change` queues a message.
+    If the order has made progress in the meantime, no message is needed. If the order is late
+    again, :func:`tell_of_change` queues a message.
     """
     if change.at >= Installation.begin() and order.status in UNSERVED:
         _ask_to_wait(order, change)
@@ -91,8 +91,8 @@ def _is_being_reordered(order: Order) -> bool:
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
     """Queue or cancel messages about a refund. This function receives a signal.
 
-    For a paid refund, messages are queued. For a cancelled refund, its messages are cancelled.
-    Returns True if a message was queued.
+    If the refund was paid, messages are queued. If the refund was cancelled, its messages are
+    cancelled. Returns True if a message was queued.
     """
     if refund.state == RefundState.CANCELLED:
         Delivery.objects.cancel(refund=refund)
@@ -108,7 +108,7 @@ _PAID_WITHIN = timedelta(days=2)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue missing messages about paid refunds, and return the number of these refunds.
+    """Queue missing messages about paid refunds, and return the number of refunds.
 
     A message is missing if the process died after it had recorded the payment and before it sent
     the signal. A second call within two minutes does nothing.
@@ -269,7 +269,7 @@ def withdraw(
     """Withdraw the links to the cards of ``order``.
 
     Waiting messages that would contain new links are cancelled, except the message ``but``.
-    ``until`` is the primary key of the last link to withdraw. A message that is being sent may
+    ``until`` is the primary key of the last link to withdraw. A message that is being sent might
     arrive with a link that no longer works.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
@@ -291,10 +291,10 @@ _QUEUED_FOR = timedelta(seconds=20)
 
 
 def wake() -> None:
-    """Queue a task that sends the due messages after the commit.
+    """After the commit, queue a task that sends the due messages.
 
-    If an earlier task is still waiting, no task is queued. If the site has no task queue, the
-    worker finds the messages. This function never raises an error.
+    If an earlier task is still waiting, another task is not queued. If the site does not have a
+    task queue, the worker finds the messages. This function never raises an error.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -305,7 +305,7 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """Sent and unsent messages about an order to the old addresses of one person."""
+    """The sent and unsent messages about an order to a person's old addresses."""
 
     order: Order
     messages: list[Delivery]
@@ -314,7 +314,7 @@ class OldAddress:
     def unsent(self) -> list[Delivery]:
         """Return open messages, and failed messages that no later message replaces.
 
-        A message that is being sent may still arrive.
+        A message that is being sent might still arrive.
         """
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
@@ -338,7 +338,7 @@ class OldAddress:
 
     @property
     def unused(self) -> list[Delivery]:
-        """Return sent messages with a working link that has shown no cards."""
+        """Return sent messages with a working link that has not shown any cards."""
         working = self.links.usable(timezone.now()).filter(reveals=0)
         keys = set(working.values_list("delivery", flat=True))
         return [

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code and the serial of a card, each of which may be "".
+    """The code and the serial of a card, each of which can be "".
 
     ``value`` is "" if the card cannot be decrypted.
     """
@@ -77,7 +77,7 @@ def open_codes(order: Order) -> list[Code]:
 
 
 def _opened(position: int, card: Card | None, keyring: Keyring) -> tuple[Code, str]:
-    """Return the code of a card, and the reason why it cannot be decrypted, or ""."""
+    """Return a card's code, and the reason why it cannot be decrypted, if any."""
     if card is None:
         return Code(position), "It is not in the database."
     try:
@@ -152,8 +152,8 @@ def reveal(link: CardLink, key: str, visitor: Visitor) -> list[Code] | None:
     """Record a reveal, and return the cards.
 
     Requests with the same ``key`` come from one page, and count as one reveal. Never call this
-    function in a transaction, because the reveal must be committed before the cards are returned.
-    Returns ``None`` if the link can no longer be used.
+    function inside a transaction, because the reveal must be committed before the cards are
+    returned. Returns ``None`` if the link can no longer be used.
     """
     if shown_at(link, key) is None:
         try:
@@ -212,8 +212,10 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """Return the times of the last ten reveals, newest first, without the page with the key
-    ``but``."""
+    """Return the times of the last ten reveals, newest first.
+
+    Reveals on the page with the key ``but`` are left out.
+    """
     # A reveal has a key only if it showed cards.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False

@@ -2,7 +2,7 @@
 
 A process claims a message, sends it, and records the result. The result is unknown if the process
 dies before it records the result, or if the server does not answer after it has received the
-message. In this case, the app sends the message again, so the customer may receive it several
+message. In this case, the app sends the message again, so the customer might receive it several
 times. The app gives up after :data:`MOST_UNANSWERED` such attempts.
 """
 
@@ -95,8 +95,8 @@ def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, earliest first, within ``limits``.
 
     If a server fails three times in a row, the other messages of its channel remain due, and
-    ``is_cut_short`` in the result is True. It is also True if the time runs out while a server is
-    failing. Simultaneous calls share the messages between them.
+    ``is_cut_short`` in the result is True. ``is_cut_short`` is also True if the time runs out while
+    a server is failing. Simultaneous calls share the messages between them.
     """
     return _Pass(limits).run()
 
@@ -165,7 +165,7 @@ class _Pass:
 
 
 def is_wanted(delivery: Delivery) -> bool:
-    """True if the message still fits its order and still has to be sent."""
+    """True if the message still fits its order and must still be sent."""
     # Another version may have written a kind that this version does not know.
     is_off = conf.mode.get(delivery.kind) == Mode.OFF and not delivery.requested_by
     if is_off or delivery.is_stopped or not delivery.address:
@@ -179,7 +179,10 @@ def is_wanted(delivery: Delivery) -> bool:
 
 @contained
 def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
-    """Try to send the message. Return ``None`` if it was stopped or its claim was lost."""
+    """Try to send the message.
+
+    Returns ``None`` if the message was stopped or its claim was lost.
+    """
     link: CardLink | None = None
     token: Masked | None = None
     try:
@@ -228,7 +231,7 @@ def _sent(end: Sent) -> dict[str, Any]:
 def _record_late(delivery: Delivery, end: Sent) -> None:
     """Record that a message was sent after all, unless there was a later attempt.
 
-    If the customer's data has been erased, the function records nothing.
+    If the customer's data has been erased, the function does not record anything.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))

@@ -1,4 +1,4 @@
-"""The people who receive digests, and the conditions that they may see."""
+"""The people who receive digests, and what they are allowed to see."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def listed() -> dict[str, StaffPerson]:
-    """Return the people who receive digests by address. If two share an address, the first
-    counts."""
+    """Return the people who receive digests by address.
+
+    If two people share an address, the function returns only the first.
+    """
     people: dict[str, StaffPerson] = {}
     for person in conf.staff_emails:
         people.setdefault(person.address, person)
@@ -38,7 +40,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that says whether ``person`` currently has a permission.
 
     A role limits the person to the permissions of its group. If there are staff accounts with the
-    person's address, one that is active must also have the permission.
+    person's address, at least one active account must also have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts_of_staff(person.address)
@@ -75,10 +77,10 @@ def _accounts_of_staff(address: str) -> list[Any]:
 
 
 def orders_of(person: StaffPerson) -> QuerySet[Order]:
-    """Return the orders that digests for ``person`` may name.
+    """Return the orders that can be named in digests for ``person``.
 
-    These are the orders that an active staff account with the person's address may see. Without
-    such an account, digests may name all orders.
+    These are the orders that an active staff account with the person's address is allowed to see.
+    If there is no such account, digests can name all orders.
     """
     accounts = [user for user in _accounts_of_staff(person.address) if user.is_active]
     if not (accounts and apps.is_installed("django.contrib.admin")):
@@ -100,7 +102,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def unreached() -> dict[str, str]:
-    """Return the listed addresses that receive no digests, each with the reason."""
+    """Return the listed addresses that do not receive digests, each with the reason."""
     people = listed()
     found = {address: _why_told_nothing(person) for address, person in people.items()}
     for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):
@@ -109,7 +111,7 @@ def unreached() -> dict[str, str]:
 
 
 def _why_told_nothing(person: StaffPerson) -> str:
-    """Return the reason why ``person`` receives no digests, or ""."""
+    """Return the reason why ``person`` does not receive digests, or ""."""
 
     def is_told(may: Callable[[str], bool]) -> bool:
         return any(may(condition.permission) for condition in told_conditions().values())

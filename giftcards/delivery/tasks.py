@@ -1,9 +1,9 @@
 """The task that sends messages.
 
-Like all tasks of this app, it returns counts and never raises an error. A mail server that does not
-respond must not delay orders. Therefore, if there are three or more workers, at least two of them
-do not send messages at any given time. If there are two workers, at least one of them does not. A
-single worker sends messages only for a few seconds at a time.
+Like all tasks of this app, this task returns counts and never raises an error. A mail server that
+does not respond must not delay orders. Therefore, if there are three or more workers, at least two
+of them do not send messages at any given time. If there are two workers, at least one of them does
+not send messages. A single worker sends messages only for a few seconds at a time.
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ def _send(stop: threading.Event) -> str:
 
 
 def _take_slot(number: int) -> tuple[str, str] | None:
-    """Acquire one of ``number`` leases for sending. Return its name and token, or ``None``."""
+    """Acquire one of ``number`` leases for sending.
+
+    Returns the name and the token of the lease, or ``None``.
+    """
     for name in (f"messages {index}" for index in range(number)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
@@ -103,7 +106,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due, and if the worker may wait, also those due soon."""
+    """Send the messages that are due, and those due soon if the worker can wait."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -129,7 +132,10 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
 
 
 def send_messages(may_go_on: Callable[[], bool]) -> bool:
-    """Send the due messages and digests. Return False if a server was not available."""
+    """Send the due messages and digests.
+
+    Returns False if a server was not available.
+    """
     tell_of_lost_refunds()
     limits = Limits(may_go_on)
     done = send_due(limits)

@@ -1,6 +1,6 @@
 """Intervals and limits for messages, links and digests.
 
-They are constants instead of settings, because shops do not need to change them.
+These values are constants instead of settings, because shops do not need to change them.
 """
 
 from __future__ import annotations

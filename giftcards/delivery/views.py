@@ -100,9 +100,9 @@ def my_cards(request: HttpRequest) -> HttpResponse:
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """Return ``answer()``, or after an error a page that does not show the secret URL.
+    """Return ``answer()``, or an error page that does not show the secret URL.
 
-    The error message may contain a code, so only the class and the lines are logged.
+    The error message might contain a code, so only the class and the lines are logged.
     """
     try:
         return answer()
@@ -226,7 +226,9 @@ PLAIN_URL = "same-origin"
 
 
 def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> HttpResponse:
-    """Return the page that asks a visitor to show the cards. It contains no data about them.
+    """Return the page with the button that shows the cards.
+
+    The page does not contain any data about the cards.
 
     ``complaint`` is "pin" after a wrong PIN, "again" if the visitor must press the button again, or
     "".
@@ -324,7 +326,7 @@ class _Drawing(Masked):
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """Return a text file with one line per card: its number, its code and its serial."""
+    """Return a text file with the number, code and serial of one card per line."""
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}
@@ -343,10 +345,11 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """Return the page of a link that cannot show cards, which is the same for every reason.
+    """Return the same page for every reason why a link cannot show cards.
 
     The page is in the visitor's language, because the language of the order would reveal that the
-    link exists. The page quotes nothing from the request, so a constant nonce is sufficient.
+    link exists. The page does not contain any input from the request, so a constant nonce is
+    sufficient.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -354,7 +357,10 @@ def gone(request: HttpRequest) -> HttpResponse:
 
 
 def refuse_method() -> HttpResponse:
-    """Return the response to an HTTP method that is not allowed. It is the same for every link."""
+    """Return the response to an HTTP method that is not allowed.
+
+    The response is the same for every link.
+    """
     return _protected(HttpResponseNotAllowed(METHODS))
 
 
@@ -387,7 +393,10 @@ def _page(
     nonce: str = "",
     request: HttpRequest | None = None,
 ) -> HttpResponse:
-    """Render a page, by default without the request so that the session is not opened."""
+    """Render a page.
+
+    By default, the request is not passed to the template, so that the session is not opened.
+    """
     nonce = nonce or secrets.token_urlsafe(16)
     # The nonce of Django 6 has the same name, so Django's own tags output this nonce.
     shared = {**_shop(), "csp_nonce": nonce}
@@ -464,7 +473,7 @@ class OwnedOrder:
 
     @property
     def is_told_by_mail(self) -> bool:
-        """True if the customer is certain to receive a mail when the order ends."""
+        """True if the customer is certain to receive an e-mail when the order ends."""
         kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
         is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels

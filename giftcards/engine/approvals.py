@@ -1,9 +1,10 @@
-"""Putting orders on hold, releasing them, and cancelling orders that wait.
+"""Functions that put orders on hold, release them, and cancel them.
 
 The worker puts an order on hold if a card costs more than the price limit, if ``REVIEW_ORDER`` asks
 for a review, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
-``REORDER_MISSING`` created is on hold until ``send_after``, and is given up at ``send_before``. All
-other orders on hold wait without a time limit. An order on hold is PENDING and never due.
+``REORDER_MISSING`` created stays on hold until ``send_after``. If such an order could not be
+released before ``send_before``, it is rejected. All other orders on hold wait without a time limit.
+An order on hold has the status PENDING and no due time, so workers do not send it.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ from giftcards.rules.times import LONGEST_WAIT, is_ahead
 
 logger = logging.getLogger(__name__)
 
-# The most orders that one call releases: about as many as can be sent in a minute.
+# The maximum number of orders that one call releases. About this many can be sent in a minute.
 _AT_ONCE = 100
-# The most characters of an objection that are kept.
+# The maximum length of a stored objection, in characters.
 _LONGEST_OBJECTION = 200
 
 
 class ReviewFailed(Exception):
     """``REVIEW_ORDER`` failed or returned an invalid value.
 
-    The text contains no secrets.
+    The message contains no secrets.
     """
 
 
 def objection(order: Order) -> str:
-    """Return why staff have to review ``order`` before it is sent, or "".
+    """Return the reason why staff must review ``order``, or "".
 
-    ``REVIEW_ORDER`` is not called for an order whose review was approved. Raises
-    :exc:`ReviewFailed`.
+    The function in ``REVIEW_ORDER`` decides, unless staff have already approved the order in a
+    review. Raises :exc:`ReviewFailed` if the function fails or returns an invalid value.
     """
     if order.review == Review.APPROVED:
         return ""
@@ -96,20 +97,22 @@ def put_on_hold_for_review(order: Order, *, objection: str) -> None:
     if _put_on_hold(
         order, Problem("review_wanted", {"objection": objection}), review=Review.WANTED
     ):
-        # The objection is not logged: it may be about the customer.
+        # The objection is not logged, because it may be about the customer.
         logger.warning("Order %s is on hold for review.", order.reference)
 
 
 def put_unreviewed_on_hold(order: Order) -> bool:
-    """Put a PENDING order on hold for which ``REVIEW_ORDER`` keeps failing.
+    """Put a PENDING order on hold because ``REVIEW_ORDER`` keeps failing.
 
-    Returns False if the function works. The order is put on hold instead of being rejected after
-    ``SEND_TIMEOUT``, because the customer may have paid and the mistake is the shop's.
+    Called when ``SEND_TIMEOUT`` is over. Returns False without changing anything if
+    ``REVIEW_ORDER`` has not failed for this order. The order is put on hold instead of being
+    rejected, because the customer might have paid and the mistake is in the shop's code.
     """
     failed = next((each for each in _problems(order) if each.code == "review_failed"), None)
     if failed is None:
         return False
-    # The text is kept, so it is in the site's language, like the texts of the rule itself.
+    # The message is stored, so it is in the site's language, like the reasons that the function
+    # returns.
     text = gettext("The rule REVIEW_ORDER keeps failing: %(detail)s") % failed.parameters
     put_on_hold_for_review(order, objection=text)
     return True
@@ -131,13 +134,13 @@ def _put_on_hold(
 
 
 def on_hold_price(order: Order) -> Decimal | None:
-    """Return the price that put ``order`` on hold, or ``None``."""
+    """Return the price that caused the hold on ``order``, or ``None``."""
     above = _on_hold_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 
 
 def on_hold_objection(order: Order) -> str | None:
-    """Return why ``order`` is on hold for review, or ``None`` if it is not."""
+    """Return the reason why ``order`` is on hold for review, or ``None``."""
     wanted = _on_hold_for(order, "review_wanted")
     return str(wanted.parameters["objection"]) if wanted else None
 
@@ -152,11 +155,11 @@ def _problems(order: Order) -> Iterator[Problem]:
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Approve a price per card for an order on hold because of its price.
+    """Approve a higher price per card for an order that was put on hold because of its price.
 
-    A worker sends the order if a card then costs no more than the approved price. Otherwise, the
-    worker puts the order on hold again. The timeline of the order names the person given in the
-    ``by`` argument.
+    Before a worker sends the order, it compares the current price of a card with the approved
+    price. If a card costs more, the worker puts the order on hold again. ``by`` is the name of the
+    person who approved the price, and appears in the timeline of the order.
 
     Returns the recorded decision, or ``None`` if the order is no longer on hold because of its
     price. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
@@ -179,9 +182,9 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
 def approve_review(order: Order, *, by: str) -> Problem | None:
     """Approve an order that is on hold for review.
 
-    A worker sends the order without another review. However, the worker can still put the order on
-    hold because of its price. The timeline of the order names the person given in the ``by``
-    argument.
+    A worker sends the order without another review, but can put it on hold because of its price.
+    ``by`` is the name of the person who approved the order, and appears in the timeline of the
+    order.
 
     Returns the recorded decision, or ``None`` if the order is no longer on hold for review.
     """
@@ -197,10 +200,10 @@ def approve_review(order: Order, *, by: str) -> Problem | None:
 
 
 def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
-    """Release orders on hold whose price has fallen to their limit.
+    """Release orders on hold if their price no longer exceeds the limit.
 
-    ``prices`` maps types of the product to prices. One call releases at most 100 orders, and the
-    next call releases more.
+    ``prices`` maps the type ids of the product to prices per card. One call releases at most 100
+    orders. The next call releases more.
     """
     is_any_released = False
     for order, fell in islice(_fallen(product_id, prices), _AT_ONCE):
@@ -217,17 +220,17 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
         price, ceiling = prices.get(order.type_id), order.price_ceiling
         if price is None or ceiling is None or price > ceiling:
             continue
-        # The order may be put on hold for another reason than its price.
+        # The order may be on hold for a reason other than its price.
         if _on_hold_for(order, "price_above"):
             amounts = {"price": f"{price:.2f}", "ceiling": f"{ceiling:.2f}"}
             yield order, Problem("price_fell", amounts)
 
 
 def send_at_once(order: Order, *, by: str) -> Problem | None:
-    """End the wait of an order, so that it is sent now.
+    """End the waiting time of an order, so that a worker sends it now.
 
-    Returns the recorded decision, or ``None`` if the order no longer waits. The timeline of the
-    order names the person given in the ``by`` argument.
+    ``by`` is the name of the person who decided, and appears in the timeline of the order. Returns
+    the recorded decision, or ``None`` if the order is no longer waiting.
     """
     if not order.is_waiting:
         return None
@@ -239,10 +242,10 @@ def send_at_once(order: Order, *, by: str) -> Problem | None:
 
 
 def end_waits(orders: OrderQuerySet) -> None:
-    """Release or reject orders whose time on hold is over.
+    """Release or reject orders whose time on hold has ended.
 
-    An order is released after ``send_after``, and rejected after ``send_before``. One call handles
-    at most 100 of ``orders``, and the next call handles more.
+    An order is released if its ``send_before`` time is still in the future. Otherwise, it is
+    rejected. One call handles at most 100 orders. The next call handles more.
     """
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
@@ -255,7 +258,7 @@ def end_waits(orders: OrderQuerySet) -> None:
 
 def _give_up(order: Order) -> None:
     reason = Problem("reorder_expired")
-    # The move fails if somebody has released the order since it was read.
+    # The move fails if the order was released after it was read.
     where = {"due_at": None, "send_before": order.send_before}
     source = StatusChange.Source.CLOCK
     if order.move(Status.REJECTED, source=source, details=[reason], where=where):
@@ -263,7 +266,7 @@ def _give_up(order: Order) -> None:
 
 
 def _release(order: Order, reason: Problem | None = None, *, by: str = "", **values: Any) -> bool:
-    # SEND_TIMEOUT starts again, however long the order has waited.
+    # ``SEND_TIMEOUT`` starts from the beginning, regardless of how long the order has waited.
     now = timezone.now()
     due = {"due_at": now, "queued_at": now, "send_after": None, "failures": 0}
     with transaction.atomic():
@@ -274,7 +277,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store the ``price`` that staff have confirmed as the price limit.
+    """Store ``price``, which staff have confirmed, as the price limit of the order.
 
     Call this function in the transaction that records the order, before any worker can see the
     order.
@@ -284,22 +287,22 @@ def confirm_price(order: Order, price: Decimal) -> None:
 
 
 def cancel_order(order: Order, *, by: str) -> bool:
-    """Cancel an unsent order; return False if it is too late to do so.
+    """Cancel an unsent order, and return whether it was cancelled.
 
     An order can be cancelled while its status is PENDING, whether it waits in the queue or is on
-    hold. As soon as a worker has claimed the order, it can no longer be cancelled.
+    hold. As soon as a worker has claimed the order, it is too late, and the function returns False.
 
-    The cancelled order becomes REJECTED, and you owe the customer the whole payment. The timeline
-    of the order names the person given in the ``by`` argument. ``order`` is updated in place in
-    both cases.
+    The cancelled order becomes REJECTED, and you owe the customer the whole payment. ``by`` is the
+    name of the person who cancelled the order, and appears in the timeline of the order. ``order``
+    is updated in place, even if it was not cancelled.
 
-    Only one call for each order returns True. Therefore, pay the customer back only if the call
-    returns True. A second call for a cancelled order returns False.
+    Only one call for each order returns True. A second call for a cancelled order returns False.
+    Therefore, pay the customer back only if the call returns True.
     """
     decision = Problem("staff_cancelled", {"by": by})
     with transaction.atomic():
-        # The order may have been sent, refused and queued again since it was read. The lock keeps
-        # its claim and its problems as they are until the move.
+        # The order may have been sent, refused and queued again after it was read. The lock
+        # prevents changes of its claim and its problems until the move.
         order.lock()
         order.refresh_from_db()
         is_done = False

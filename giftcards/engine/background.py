@@ -1,12 +1,13 @@
-"""Background work: all work that is not about single orders.
+"""Background work, such as sending messages or refreshing the catalogue.
 
-Each piece of work is declared as :class:`Work`. Only :func:`give_turns` starts it: at the end of
-the task that runs each minute, in threads beside an endless loop and, if the work is prompt, after
-a single sweep.
+Each piece of work is declared as a :class:`Work` object. Background work is started only by
+:func:`give_turns`. This function is called at the end of the task that runs every minute, and in
+threads that run beside an endless loop. For prompt work, this function is also called after a
+single sweep.
 
-A lane is a list of work that is done in turn. Each piece of prompt work has its own lane, and
-therefore never waits for other work. All other work shares one lane, in which only one process
-works at a time.
+A lane is a list of pieces of work that are done one after the other. Each piece of prompt work has
+a separate lane, so it never waits for other work. All other work shares one lane, and only one
+process at a time works on this lane.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from giftcards.rules.times import LONGEST_HOLD
 
 logger = logging.getLogger(__name__)
 
-#: A function that work calls before each step; it returns whether the work may go on.
+#: A function that a piece of work calls before each step. It returns whether the work may continue.
 MayGoOn = Callable[[], bool]
 
 
@@ -39,14 +40,14 @@ MayGoOn = Callable[[], bool]
 class Work:
     """A piece of background work.
 
-    ``name`` is shown to people, for example "the messages". ``do`` gets a callback, and works until
-    the callback returns False. If ``do`` itself returns False, it is not called again for some
-    seconds.
+    ``name`` is a readable name, for example "the messages". ``do`` is the function that does the
+    work. The function receives a callback, and works until the work is finished or the callback
+    returns False. If ``do`` itself returns False, it is not called again for some seconds.
     """
 
     name: str
     do: Callable[[MayGoOn], object]
-    #: True if people wait for the results. Prompt work waits for no other work, and several
+    #: True if people wait for the results. Prompt work does not wait for other work, and several
     #: processes may do it at the same time.
     is_prompt: bool = False
     #: A function that returns True if prompt work should begin before its regular time. It is
@@ -55,21 +56,21 @@ class Work:
     #: A function that queues a task for the work, or ``None``. If there is a queue that workers
     #: read, each minute's task calls this function and leaves the work to the queued task.
     wake: Callable[[], object] | None = None
-    #: True if the work is begun after all other work, because it may hang or never end.
+    #: True if the work starts after all other work, because it may hang or never end.
     is_last: bool = False
 
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work that this process is doing: its names, and the times at which it began or last called its
-# callback. It is not begun again while it is under way.
+# The work that this process is doing, by name, with the time at which each piece began or last
+# called its callback. A piece of work is not started a second time while it is in this table.
 _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Return the lanes: one for each piece of prompt work, and one for all other work.
+    """Return a lane for each piece of prompt work, and one for all other work.
 
-    Lanes of prompt work with ``is_last`` come last.
+    Lanes of prompt work for which ``is_last`` is True come last.
     """
     prompt = [[work] for work in WORK.values() if work.is_prompt]
     others = [work for work in WORK.values() if not work.is_prompt]
@@ -78,11 +79,11 @@ def lanes() -> list[Sequence[Work]]:
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
-    """Do a part of each piece of work in ``lane``.
+    """Do a limited amount of each piece of work in ``lane``.
 
-    Stops when ``has_time`` returns False or ``stop`` is set. The next call begins with the piece
-    after the last one, even if the last one has killed its process. Returns False if the lane has
-    to pause for some seconds.
+    The function stops when ``has_time`` returns False or ``stop`` is set. The next call begins with
+    the piece of work that follows the last one, even if the last one killed its process. Returns
+    False if the lane should pause for some seconds.
     """
 
     def may_go_on() -> bool:
@@ -100,7 +101,7 @@ def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -
 
 
 def do_prompt_work() -> None:
-    """Do only a part of the work that people wait for, such as messages."""
+    """Do a limited amount of prompt work, such as sending messages."""
     stop = threading.Event()
     for lane in lanes():
         if lane[0].is_prompt:
@@ -130,7 +131,7 @@ def _take_turns(
 
 
 def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
-    """Do a part of ``work``; return True if the work succeeded."""
+    """Do a limited amount of ``work``, and return whether it succeeded."""
     if work.name in _under_way:
         return False
     is_cut_short = False
@@ -156,11 +157,11 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
 @contextlib.contextmanager
 def beside(stop: threading.Event) -> Iterator[None]:
-    """Do the work of each lane in its own thread while the block runs.
+    """Do the work of each lane in a separate thread while the block runs.
 
     The threads end with the block, or when ``stop`` is set. The block begins when the first thread
-    has started. If the machine cannot start threads for the other lanes, each turn of a lane tries
-    again.
+    has started. If the machine cannot start threads for the other lanes, the running threads try
+    again before each turn.
     """
     threads: list[threading.Thread] = []
     waiting = deque(lanes())
@@ -190,11 +191,11 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(
     lane: Sequence[Work], stop: threading.Event, before_turn: Callable[[], object] = lambda: None
 ) -> None:
-    """Do the work of ``lane`` once a minute, and when it is due.
+    """Do the work of ``lane`` once a minute, and whenever it is due.
 
-    ``before_turn`` is called each time. If a piece of work has not called its callback for two
-    minutes, its thread is abandoned, and the other pieces continue. The function ends when ``stop``
-    is set.
+    ``before_turn`` is called before each turn. If a piece of work does not call its callback for
+    two minutes, its thread is abandoned, and the other pieces of work continue. The function
+    returns when ``stop`` is set.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every
@@ -214,7 +215,10 @@ def keep_giving_turns(
 
 
 def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
-    """Wait for the thread ``turn`` to end; False if its work hangs for ``turn_seconds``."""
+    """Wait for the ``turn`` thread, and return whether it has ended.
+
+    Returns False if the work in the thread does not call its callback for ``turn_seconds``.
+    """
     began = time.monotonic()
     while turn.is_alive():
         last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])

@@ -1,7 +1,8 @@
-"""The balance of the account: reading it, and how much of it is free.
+"""Reading the balance of the account, and calculating the free balance.
 
-One process reads the balance, at most once in five minutes, or sooner if an order was refused for
-lack of money. Most other requests take precedence.
+One process at a time reads the balance. The balance is read at most every five minutes, or sooner
+if the provider refused an order because the balance was too low. Most other requests take
+precedence.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _ZERO = Decimal("0.00")
 class BalanceReader:
     """A reader that requests the balance in a thread.
 
-    Orders do not wait for the answer. If the request fails, this does not count as an outage of the
-    provider. Only failed requests about orders count.
+    Orders do not wait for the answer. A failed request for the balance does not count as an outage
+    of the provider, because only failed requests about orders count.
     """
 
     def __init__(self) -> None:
@@ -46,14 +47,14 @@ class BalanceReader:
         self._answers: SimpleQueue[Decimal | Exception] = SimpleQueue()
 
     def look_after(self) -> None:
-        """Request the balance if it is due; log it if the balance has become low."""
+        """Request the balance if it is due, and warn if it has become low."""
         state = ProviderState.objects.current()
         if self._call is None and state.is_balance_due(timezone.now()):
             self._ask()
         _note_fall(state)
 
     def close(self, *, seconds: float) -> None:
-        """Wait at most ``seconds`` for an answer in flight, and close the gateway."""
+        """Wait at most ``seconds`` for a pending answer, and close the gateway."""
         try:
             if self.take_answer(seconds=seconds):
                 _note_fall(ProviderState.objects.current())
@@ -84,9 +85,9 @@ class BalanceReader:
             self._answers.put(error)
 
     def take_answer(self, *, seconds: float = 0) -> bool:
-        """Wait for the balance and store it; False if there was no usable answer.
+        """Wait for the balance, store it, and return whether it has arrived.
 
-        ``seconds`` is the longest wait.
+        ``seconds`` is the maximum waiting time.
         """
         if self._call is None or self._gateway is None:
             return False
@@ -107,7 +108,7 @@ class BalanceReader:
 
 
 def _note_fall(state: ProviderState) -> None:
-    """Log that the balance is low, but only once until it has recovered."""
+    """Log a warning when the balance becomes low, and record when it recovers."""
     if state.is_balance_low == (state.low_balance_since is not None):
         return
     if not state.is_balance_low:
@@ -123,12 +124,12 @@ def _note_fall(state: ProviderState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenMoney:
-    """The cost of open orders in dinars, except orders on hold.
+    """The cost of all open orders that are not on hold, in dinars.
 
-    ``sent`` is the cost of orders that were sent, or may have been sent. The provider has taken
+    ``sent`` is the cost of orders that were sent or might have been sent. The provider has taken
     this amount from the balance, and credits back the price of cards that it does not deliver.
-    ``unsent`` is the cost of orders that still have to be sent. ``unknown`` is the number of orders
-    without a known price, which are not included in the amounts.
+    ``unsent`` is the cost of orders that have yet to be sent. ``unknown`` is the number of orders
+    without a known price. The amounts do not include such orders.
     """
 
     sent: Decimal = _ZERO
@@ -147,9 +148,9 @@ class OpenMoney:
 def money_in_open_orders() -> OpenMoney:
     """Return the cost of the open orders in dinars.
 
-    The result has the attributes ``sent``, ``unsent`` and ``total``. Orders without a known price
-    are left out of these amounts. The ``unknown`` attribute is the number of orders that were left
-    out.
+    The result has the attributes ``sent``, ``unsent`` and ``total``. These amounts do not include
+    orders without a known price. The ``unknown`` attribute is the number of orders without a known
+    price.
     """
     lines = read_lines(Order.objects.all().open_lines())
     return _in_open_orders(lines, _latest_prices(lines))
@@ -162,8 +163,8 @@ def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Deci
 def free_balance(*, reference: str = "") -> Decimal | None:
     """Return the balance minus the cost of unsent orders and reservations.
 
-    A reservation keeps cards for a future order. The reservation for ``reference`` is left out, and
-    so are orders without a known price. Returns ``None`` if the balance is unknown.
+    The reservation for ``reference`` and orders without a known price are not subtracted. Returns
+    ``None`` if the balance is unknown.
     """
     state = ProviderState.objects.current()
     if state.balance is None or state.balance_read_at is None:
@@ -177,18 +178,18 @@ class Commitments:
 
     #: ``None`` if the balance is unknown. In this case, only open orders are read.
     balance: Decimal | None
-    #: The lines by kind: of open orders, of reservations, and of settled orders that the balance
-    #: does not show yet.
+    #: The lines by kind. The kinds are open orders, reservations, and settled orders that are not
+    #: included in the balance yet.
     lines: Mapping[str, Sequence[Line]]
     #: The latest price of each type in an open order, by product and type.
     prices: Mapping[tuple[str, str], Decimal]
 
     @classmethod
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
-        """Read the orders and reservations that are paid from the balance.
+        """Read the orders and reservations that reduce the free balance.
 
-        The reservation for ``reference`` is left out. ``beside`` contains further queries for
-        lines, which run in the same statement.
+        The reservation for ``reference`` is left out. ``beside`` contains additional queries for
+        lines, which run in the same SQL statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
@@ -216,8 +217,8 @@ class Commitments:
 
 
 def known_cost(lines: Iterable[Line]) -> Decimal:
-    """Return the cost of those ``lines`` whose price is known."""
-    # Added up in Python, because SQLite would compute with binary fractions.
+    """Return the total cost of the ``lines`` that have a known price."""
+    # Python computes the sum, because SQLite would use binary floating point.
     return sum((line.cards * line.cost for line in lines if line.cost is not None), start=_ZERO)
 
 
@@ -235,8 +236,8 @@ def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` contains the provider's latest prices by product and type. These prices are used for
-    unsent orders, and for sent orders without a recorded price.
+    ``told`` maps pairs of product and type to the provider's latest prices. The latest prices are
+    used for unsent orders, and for sent orders without a recorded price.
     """
     sent = unsent = _ZERO
     unknown = 0

@@ -1,4 +1,7 @@
-"""Checking many orders with few requests, with the list or one by one."""
+"""Checking many orders with few requests.
+
+Orders are checked in the provider's list, or one by one.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,13 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import Status
 from giftcards.rules.verdict import Verdict, evaluate_for
 
-# The most single checks in a sweep, for fresh orders and for late orders each.
+# The maximum number of single checks in a sweep for fresh orders, and also for late orders.
 BATCH = 40
 # The usual difference between the provider's clock and ours. The list is first read with this small
-# margin, because a larger one would include many other orders of a busy account.
+# margin, because a larger margin would include many other orders of a busy account.
 _USUAL_SKEW = timedelta(minutes=1)
-# The times for which the list is not used: after it failed, and after it showed none of our orders.
-# Both are shorter than the poll timeout, because some orders can only be followed through the list.
+# How long the list is not used after it failed, and after it contained none of our orders. Both are
+# shorter than the poll timeout, because some orders can only be followed through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
 # For this many orders or fewer, single checks are as cheap as a page of the list.
@@ -37,13 +40,17 @@ _FEW = 2
 _USUAL = 1 / 5
 
 Rows = Sequence[OrderAnswer]
-# An order with its answer or error, and the verdict on it; None if the answer is not judged yet.
+# An order, its answer or error, and the verdict, which is None if the answer was not judged yet.
 Checked = tuple[Order, OrderAnswer | Exception, Verdict | None]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedPage:
-    """A page of the list: our orders with their rows, all rows, and the rows of other orders."""
+    """A page of the provider's list of orders.
+
+    ``checked`` contains our orders with their rows, ``rows`` contains all rows, and ``others``
+    contains the rows of other orders.
+    """
 
     checked: Sequence[Checked]
     rows: Rows
@@ -51,9 +58,10 @@ class CheckedPage:
 
 
 def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
-    """True if the list is likely to take fewer requests than single checks.
+    """Return True if the list should be used to check ``orders``.
 
-    Also True if an order can only be found in the list.
+    The list should be used if it is likely to take fewer requests than single checks, or if an
+    order can only be found in the list.
     """
     return any(_is_worth_listing(group, gateway) for group in _by_age(orders))
 
@@ -61,12 +69,12 @@ def is_list_worthwhile(orders: Sequence[Order], gateway: Gateway) -> bool:
 def check_orders(
     orders: Sequence[Order], *, due_by: datetime, gateway: Gateway, pulse: Pulse
 ) -> Iterator[CheckedPage | Checked]:
-    """Check ``orders``, fresh ones first, and yield the results.
+    """Check ``orders``, starting with fresh orders, and yield the results.
 
-    The results are the pages of the list and the single checks. A page is yielded before the next
-    page is requested. Orders that are not due by ``due_by`` are yielded only if the list happens to
-    contain them. Orders that are not yielded were not checked, because calls were paused, the quota
-    was used up, or the batch was full.
+    The results are pages of the list and single checks. Each page is yielded before the next page
+    is requested. Orders that are not due at ``due_by`` are yielded only if the pages happen to
+    contain them. If an order is due but is not yielded, it was not checked because calls were
+    paused, the quota was used up, or the batch was full.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -100,9 +108,9 @@ def _is_worth_listing(group: Sequence[Order], gateway: Gateway) -> bool:
 
 
 def _listed(orders: Sequence[Order]) -> list[Order]:
-    """Return the ``orders`` that the list should show under an id that we know."""
-    # The list may show other ids than single checks do. In this case, an order's id in the list is
-    # unknown until its first single check.
+    """Return the ``orders`` that can be recognised in the list by their id."""
+    # The list may contain different ids than single checks. In this case, an order's id in the list
+    # is unknown until its first single check.
     ids_differ = any(order.provider_alias and not order.was_adopted for order in orders)
     return [order for order in orders if order.provider_alias or order.checked_at or not ids_differ]
 
@@ -121,8 +129,8 @@ def _read_list(search: _Search, gateway: Gateway, pulse: Pulse) -> Iterator[Chec
             yield CheckedPage(checked, page.items, search.find_others(page))
         if search.has_match or search.pages_left or not search.has_read:
             return
-    # New orders may appear in the list later. Old orders should be there, unless the list uses ids
-    # of its own.
+    # New orders may appear in the list later. Old orders should be in it, unless the list uses
+    # different ids.
     is_unexpected = any(order.checked_at for order in search.old)
     gateway.give_up_list(_LIST_USELESS if is_unexpected else _LIST_FAILED)
 
@@ -139,7 +147,7 @@ class _Search:
         self._by_id = {provider_id: order for order in orders for provider_id in order.names}
         usual = timezone.now() - timedelta(seconds=_USUAL * conf.poll_timeout)
         self.old = [order for order in orders if _accepted_at(order) < usual]
-        # The list may be stale, so each search also checks the oldest order singly.
+        # The list may be out of date, so each search also makes a single check of the oldest order.
         self.to_verify = min(
             (order for order in self.old if not order.is_only_listed),
             key=_accepted_at,
@@ -151,7 +159,10 @@ class _Search:
         self._pages = self._pages_read = self._rows_read = 0
 
     def read(self, gateway: Gateway, pulse: Pulse, skew: timedelta) -> Pages:
-        """Yield the pages that cover the orders' sending times, plus or minus ``skew``."""
+        """Yield the pages for the period in which the orders were sent.
+
+        The period is extended by ``skew`` at both ends.
+        """
         sent = [order.sent_at for order in self._orders if order.sent_at]
         if not sent:
             return iter(())
@@ -162,23 +173,23 @@ class _Search:
         )
 
     def _count_missing(self) -> int:
-        """Return the number of orders without a row so far.
+        """Return the number of orders whose row has not been found so far.
 
-        Reading more pages than this number would cost more than single checks.
+        Reading more pages than this number would take more requests than single checks.
         """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def pages_left(self) -> int:
-        """The number of useful pages that the quota did not allow."""
+        """The number of useful pages that were not read because of the quota."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway how many requests this reading takes after page 1.
+        """Report how many requests this reading takes after page 1.
 
-        The number includes further pages, even if they were not read, and single checks of
-        ``left``.
+        The gateway stores this number. The number includes the further pages, even if they were not
+        read, and the single checks of the orders in ``left``.
         """
         if not self.has_read:
             return
@@ -190,10 +201,10 @@ class _Search:
         gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
-        """Return the ``orders`` due by ``due_by`` that need a single check.
+        """Return the ``orders`` that are due and need a single check.
 
-        Orders that may be on unread pages are left out, because the next reading begins with these
-        pages.
+        An order is due if its due time is ``due_by`` or earlier. Orders that might be on unread
+        pages are left out, because the next reading starts with these pages.
         """
         due = [order for order in orders if order.due_at and order.due_at <= due_by]
         left = [order for order in due if order.pk not in self.shown]
@@ -202,7 +213,7 @@ class _Search:
         return sorted(left, key=lambda order: order is self.to_verify)
 
     def match(self, page: OrderPage) -> Iterator[Checked]:
-        """Yield our orders with their rows, except repeated and inconclusive rows."""
+        """Yield our orders with their rows, without repeated or unclear rows."""
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
         self._pages_read += 1
@@ -224,9 +235,9 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Fill gaps in the answer to a single check from the order's row in the list.
+        """Complete the answer to a single check from the order's row in the list.
 
-        Nothing is filled in once an answer has confirmed the order's id.
+        If an earlier answer has confirmed the order's id, ``result`` is returned unchanged.
         """
         row = self._unclear.get(order.pk)
         if order.identified_at or row is None or not isinstance(result, OrderAnswer):
@@ -240,13 +251,14 @@ class _Search:
 
 
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
-    """Return the verdict on ``row``; ``None`` if a single check is needed.
+    """Return the verdict on ``row``, or ``None`` if a single check is needed.
 
-    No single check is needed if the row settles the order, or credibly shows it as open.
-    ``evaluate_for`` is called without options, because these only make verdicts more lenient.
+    A single check is needed unless the row settles the order, or credibly shows that the order is
+    open. ``evaluate_for`` is called without options, because its options only make verdicts more
+    lenient.
     """
     verdict = evaluate_for(order, row)
-    # A row that shows a late order as open is not trusted, because the list may be stale.
+    # A row that shows a late order as open is not trusted, because the list may be out of date.
     is_fresh = order.status == Status.HANDLING and not is_to_verify
     is_row_trusted = order.is_only_listed or is_fresh
     shows_open = row.status == Status.HANDLING and is_row_trusted and not verdict.problems

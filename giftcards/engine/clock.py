@@ -1,11 +1,11 @@
-"""Detection of steps of the wall clock.
+"""Detecting when the wall clock is set forward or back.
 
-A step does not count as waiting time. Times in the database are from the wall clock, which NTP or a
-person can set. The wall clock has made a step if it has not advanced like the steady (monotonic)
-clock. ``ProviderState`` stores the difference between the two clocks of each machine. Therefore
-steps are noticed even if no process was running.
+Times in the database come from the wall clock, which NTP or a person can set. A step of the wall
+clock must not count as waiting time. The app detects a step by comparing the wall clock with the
+steady (monotonic) clock. ``ProviderState`` stores the difference between the two clocks of each
+machine, so steps are detected even if no process was running.
 
-Without a stored difference, the wall clock is trusted, unless the last sweep is in the future.
+If no difference is stored, the app trusts the wall clock, unless the last sweep is in the future.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _TOLERANCE = timedelta(seconds=2)
 # A drift of more than this is stored, so that slow drift does not add up to a step.
 _DRIFT = timedelta(seconds=0.5)
 _MOST_STEPS = 32
-# The most machines whose clock differences are kept. It must be more machines than any shop has,
-# because a new machine displaces the oldest one.
+# The maximum number of machines whose clock differences are stored. It must be higher than the
+# number of machines in any shop, because a new machine displaces the oldest one.
 _MOST_MACHINES = 256
 # The longest times by which the engine postpones an urgent order (after a 429), and any other
 # order.
@@ -51,7 +51,10 @@ _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """The longest time for which the provider counts a request: its timeout plus a minute."""
+    """Return the longest time for which the provider might count a request.
+
+    The result is the time-out of a request plus one minute.
+    """
     return timedelta(seconds=tuning.request_timeout + 60)
 
 
@@ -63,16 +66,20 @@ except OSError:
 
 
 def steady_time() -> float:
-    """Return the seconds of the machine's steady clock, which all its processes share.
+    """Return the time of the machine's steady clock in seconds.
 
-    On Linux, it also counts the time for which the machine was suspended.
+    All processes of the machine share this clock. On Linux, the clock also runs while the machine
+    is suspended.
     """
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def _read_clocks() -> tuple[datetime, float]:
-    """Return the time, and the seconds by which the wall clock is ahead of the steady clock."""
+    """Return the time of the wall clock, and its offset in seconds.
+
+    The offset is the difference from the steady clock.
+    """
     while True:
         began = steady_time()
         now = timezone.now()
@@ -87,9 +94,10 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Return the epoch; naive if ``moment`` is naive (``USE_TZ = False``).
+    """Return the epoch, which is naive if ``moment`` is naive.
 
-    The difference between two naive times jumps with daylight saving time.
+    Times are naive if ``USE_TZ`` is False. The difference between two naive times jumps when
+    daylight saving time begins or ends.
     """
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch.replace(tzinfo=None) if timezone.is_naive(moment) else epoch
@@ -97,9 +105,10 @@ def _epoch(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the wall clock by ``seconds``; negative seconds mean a step back.
+    """A step of the wall clock.
 
-    ``before`` is the time that the clock showed right before the step.
+    ``before`` is the time that the clock showed immediately before the step. ``seconds`` is the
+    length of the step, and is negative if the clock was set back.
     """
 
     before: datetime
@@ -111,13 +120,16 @@ class Step:
 
 
 class Clock:
-    """The wall clock, with its steps as all processes have recorded them."""
+    """The wall clock, with the steps that all processes have recorded."""
 
     def __init__(self) -> None:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Record a step of the clock, if there was one; return ``state``, or a newer state."""
+        """Record a step of the clock, if there was one.
+
+        Returns ``state``, or a newer state from the database.
+        """
         self._take_over(state)
         self._check()
         return self._state
@@ -125,7 +137,7 @@ class Clock:
     def long_ago(self, length: timedelta) -> datetime:
         """Return a time that the clock showed at least ``length`` ago.
 
-        The result takes into account the steps of the clock since then.
+        Steps of the clock since then are taken into account.
         """
         moment = self._check() - length
         candidates = []
@@ -136,17 +148,18 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return the sum of the steps since the clock showed ``moment``.
+        """Return the sums of the steps since the clock showed ``moment``.
 
-        A time that the clock showed more than once has several sums.
+        There are several sums if the clock showed ``moment`` more than once.
         """
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
     def _eras(self) -> Iterator[tuple[datetime, datetime, timedelta]]:
-        """Yield the periods between steps, newest first: start, end, sum of all later steps.
+        """Yield the periods between steps, newest first.
 
-        Periods may overlap: the clock can show a time twice, and the time of a step is known only
-        within the tolerance.
+        Each period consists of its start, its end, and the sum of all later steps. Periods can
+        overlap, because the clock can show a time twice, and because the time of a step is known
+        only within the tolerance.
         """
         zone = timezone.now().tzinfo
         end = datetime.max.replace(tzinfo=zone)
@@ -171,7 +184,7 @@ class Clock:
         ]
 
     def _check(self) -> datetime:
-        """Record a step of the clock since the last comparison; return the current time.
+        """Record a step since the last comparison, and return the current time.
 
         After a step, future times in the database are corrected.
         """
@@ -193,9 +206,10 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store ``offset`` and ``step``, and correct stored times, unless another process has.
+        """Store ``offset`` and ``step``, and correct times in the database.
 
-        A step within the tolerance is not stored.
+        Does nothing if another process has changed the record of the clock. A step within the
+        tolerance is not stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
         is_step = abs(step.span) > _TOLERANCE
@@ -222,20 +236,21 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
     if state.paused_until and state.paused_until > step.before:
-        # The filter on ``paused_until`` leaves alone a pause that another process has started in
-        # the meantime.
+        # Because of the filter on ``paused_until``, a pause that another process has started in the
+        # meantime is not changed.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
-        # The new end is capped, because another machine may have recorded the same step and
-        # corrected the end already.
+        # The new end is capped, because another machine may have recorded the same step and already
+        # corrected the end.
         paused.update(paused_until=min(state.paused_until + span, now + LONGEST_PAUSE))
-    # Orders whose sender is still at work must not be taken for lost.
+    # Orders that are still being sent must not be marked as lost.
     sending = Order.objects.open().filter(status=Status.PLACING, sent_at__lte=step.before)
     sending.filter(claimed_until__gt=step.before).update(claimed_until=F("claimed_until") + span)
     if step.seconds > 0:
         too_long = sending.filter(claimed_until__gt=now + LONGEST_HOLD)
         too_long.update(claimed_until=now + LONGEST_HOLD)
     if step.seconds < 0:
-        # After a step forward, nothing is moved: orders are due too early, which does no harm.
+        # After a step forward, times are not corrected. Orders are then due too early, which is
+        # harmless.
         Order.objects.open().filter(due_at__gt=now).update(due_at=F("due_at") + span)
         by_rule = Order.objects.open().filter(send_before__gt=now)
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)
@@ -247,9 +262,10 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
 
 
 def recall_far_future() -> None:
-    """Set due times in the implausibly distant future to the current time.
+    """Replace due times that are too far in the future with the current time.
 
-    This repairs orders and announcements if the clock was set back while no process was running.
+    Due times of orders and announcements can be too far in the future if the clock was set back
+    while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=tuning.proof_of_absence / 2))

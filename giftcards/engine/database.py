@@ -1,6 +1,6 @@
-"""Surviving database failures, of the whole database or of single orders.
+"""Handling database errors, for the whole database or for single orders.
 
-Only the type of an error is logged, because PostgreSQL puts the failing row into the text.
+Only the type of an error is logged, because PostgreSQL includes the failing row in the message.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The pause before an order that could not be written is tried again.
+# The pause before the next attempt for an order that could not be written.
 _POSTPONED = timedelta(seconds=30)
 
 
 @contextlib.contextmanager
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
-    """Log a database error in this block as a failure of ``what``.
+    """Log a database error in this block, then pause and reconnect.
 
-    Then pause and reconnect.
+    ``what`` is the name of the work in the block, for the log.
     """
     try:
         yield
@@ -50,15 +50,15 @@ def surviving(stop: threading.Event, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting_at_most(seconds: float) -> Iterator[None]:
-    """Let SQLite wait for a locked database for ``seconds`` at most.
+    """Let SQLite wait at most ``seconds`` for a locked database.
 
-    The function has no effect on other databases.
+    Other databases are not affected.
     """
     if connection.vendor != "sqlite":
         yield
         return
     connection.ensure_connection()
-    # The cursor of Django refuses statements after an error in a transaction.
+    # Django's cursor refuses statements after an error in a transaction.
     raw = connection.connection
     (before,) = raw.execute("PRAGMA busy_timeout").fetchone()
     raw.execute(f"PRAGMA busy_timeout = {max(0, round(seconds * 1000))}")
@@ -70,9 +70,10 @@ def waiting_at_most(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tolerating(what: str) -> Iterator[None]:
-    """Log a database error in this block as a failure to write ``what``.
+    """Log a database error in this block, and continue after it.
 
-    If the connection was lost, the error is raised, because the next statement would fail, too.
+    ``what`` is the name of the object that could not be written, for the log. If the connection was
+    lost, the error is raised, because the next statement would also fail.
     """
     try:
         yield
@@ -85,7 +86,7 @@ def tolerating(what: str) -> Iterator[None]:
 
 
 def is_there() -> bool:
-    """True if there is a working connection to the database."""
+    """Return True if there is a working connection to the database."""
     connection = connections[router.db_for_write(Order)]
     return connection.connection is not None and connection.is_usable()
 
@@ -94,8 +95,8 @@ def is_there() -> bool:
 def isolate_failures(*orders: Order) -> Iterator[None]:
     """Log a database error in this block, and postpone ``orders``.
 
-    If postponing fails, too, there is a short pause before the next sweep. The error is raised if
-    the connection was lost, or if the database refuses every write.
+    If the orders cannot be postponed, there is a short pause before the next sweep. An error is
+    raised if the connection was lost, or if the database refuses every write.
     """
     names = ", ".join(order.reference for order in orders)
     is_written = False
@@ -110,16 +111,16 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
         with transaction.atomic():
             due.update(due_at=now + _POSTPONED)
     except Error:
-        # A write without effect raises the error if the database refuses every write, for example
-        # because it is read-only.
+        # This write does not change anything, but raises an error if the database refuses every
+        # write, for example because it is read-only.
         ProviderState.objects.filter(pk=1).update(swept_at=F("swept_at"))
         time.sleep(tuning.database_pause / 2)
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write ``orders`` in one call of ``write``, or one by one if this fails.
+    """Write ``orders`` with one call of ``write``, or one by one if the call fails.
 
-    Returns the results of the calls. An order that cannot be written alone, either, is postponed.
+    Returns the results of the calls. If an order cannot be written on its own, it is postponed.
     """
     written: list[T] = []
     if len(orders) > 1:

@@ -1,8 +1,8 @@
 """The only path to the provider, with limits that all processes share.
 
-Every call makes one request and goes through a :class:`Gateway`. If the provider refuses a key, all
-processes with this key stop. All processes obey the pauses that the provider asks for, and together
-they stay within ``REQUESTS_PER_MINUTE``.
+Every call makes one request and goes through a :class:`Gateway`. If the provider refuses an API
+key, all processes that use this key stop their calls. All processes observe the pauses that the
+provider requests, and together they make at most ``REQUESTS_PER_MINUTE`` requests per minute.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ T = TypeVar("T")
 # The provider's documentation says that an IP address is unblocked after this time.
 _BLOCK = timedelta(minutes=15)
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
-# Our clock counts as right if it differs from the provider's clock by at most this.
+# The largest difference from the provider's clock with which our clock counts as right.
 _CLOCK_ERROR = timedelta(minutes=5)
-# The clocks of the shop's machines are taken to differ by less than this.
+# The clocks of the shop's machines are assumed to differ by less than this.
 _CLOCK_MARGIN = timedelta(minutes=1)
 # The provider counts as available if a request has succeeded within this time.
 _LATELY = timedelta(minutes=1)
@@ -53,7 +53,7 @@ class KeyProbe:
     """A lease that allows only one call at a time with an unproven key.
 
     A key is proven when the provider has accepted it. The provider blocks the IP address after five
-    calls with a wrong key. Therefore the limit applies to all processes together.
+    calls with a wrong key. Therefore, all processes share this lease.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class KeyProbe:
         return self._token is not None
 
     def hold(self) -> bool:
-        """Take or renew the lease; False if another process holds it."""
+        """Acquire or renew the lease, and return whether this process holds it."""
         # The lease lasts long enough for two requests: for a price, and for an order.
         length = timedelta(seconds=2 * tuning.request_timeout + 5)
         if self._token and Lease.objects.keep(Lease.KEY_PROBE, self._token, length):
@@ -79,10 +79,11 @@ class KeyProbe:
 
 
 class Gateway:
-    """A client of the provider that enforces pauses, the key probe and the request quota.
+    """A client for the provider's API that enforces all limits.
 
-    A gateway is a context manager, and one thread owns it. Other threads may only make a call of
-    ``client`` between the owner's :meth:`begin` and :meth:`finish` for this call.
+    The limits are pauses, the key probe and the request quota. A gateway is a context manager, and
+    belongs to one thread. Another thread is allowed to use ``client`` only for a call that the
+    owning thread has started with :meth:`begin` and later ends with :meth:`finish`.
     """
 
     def __init__(self) -> None:
@@ -109,8 +110,8 @@ class Gateway:
         self._failure: ProviderError | None = None
         # The time of the last request for the list; None once this time is stored.
         self._list_asked_at: datetime | None = None
-        # For each reading of the list in the last minute: the number of requests after its first
-        # page.
+        # The number of requests after the first page, for each reading of the list in the last
+        # minute.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
         #: The number of orders, up to 100, that still waited when orders were last sent.
         self.waiting = 0
@@ -136,7 +137,7 @@ class Gateway:
 
     def _load_key(self) -> None:
         self._store_refusal()
-        #: The stored record of the API key; never the key itself.
+        #: The stored record of the API key, which does not contain the key itself.
         self.key = ApiKey.objects.current(self._fingerprint)
         #: True if the key was accepted recently. If it was not, calls are made one at a time.
         self.is_proven = self.key.is_proven(timezone.now())
@@ -145,7 +146,7 @@ class Gateway:
 
     @property
     def is_open(self) -> bool:
-        """True if this process may make calls, according to what it knows."""
+        """True if calls are allowed, according to the state that was last loaded."""
         return not (self._is_refused or self._state.is_paused(timezone.now()))
 
     @property
@@ -160,12 +161,13 @@ class Gateway:
     def try_open(self) -> bool:
         """Load the shared state and return :attr:`is_open`.
 
-        If the IP address was blocked, a single call first checks whether the block is over.
+        If the IP address was blocked, the method first makes a single call to check whether the
+        block is over.
         """
         self._load_state()
         if self.is_open and not self.is_proven and self._state.was_blocked:
-            # Some proxies do not route this call. A failure that does not pause calls is ignored:
-            # the next call shows whether the block is over.
+            # Some proxies do not route this call. A failure that does not pause calls is ignored,
+            # because the next call shows whether the block is over.
             with suppress(ProviderError):
                 return self._ask_about_key(Purpose.CHECKING)
         return self.is_open
@@ -177,13 +179,13 @@ class Gateway:
         return key is not None
 
     def note_key(self, key: KeyInfo) -> None:
-        """Store the environment that the provider names for the key."""
+        """Store the environment that the provider reports for the key."""
         ApiKey.objects.learn(self.key, key.key_type)
 
     def environment(self) -> str:
-        """The environment of the key's account; "" if it is unknown.
+        """Return the environment of the key's account, or "" if it is unknown.
 
-        An unknown environment is requested with low priority, at most every 2 minutes.
+        If the environment is unknown, it is requested with low priority, at most every 2 minutes.
         """
         if not self.key.environment:
             self._learn_environment()
@@ -201,12 +203,15 @@ class Gateway:
             Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
 
     def reopens_by_itself(self) -> bool:
-        """True if calls are allowed now or after a timed pause; False if the key was refused."""
+        """Return True if calls are allowed now or after a timed pause.
+
+        Returns False if the key was refused.
+        """
         self._load_key()
         return not self._is_refused
 
     def reopens_within(self, span: timedelta) -> bool:
-        """True if calls are allowed now, or before ``span`` has passed."""
+        """Return True if calls are allowed now, or will be within ``span``."""
         self._load_state()
         return not (self._is_refused or self._state.is_paused(timezone.now() + span))
 
@@ -215,8 +220,8 @@ class Gateway:
     def ask(self, call: Callable[[], T], purpose: Purpose, *, may_repeat: bool = True) -> T | None:
         """Make a call, with one retry if the error allows it.
 
-        Returns ``None`` if :meth:`begin` does not allow the call. Raises
-        :exc:`~giftcards.exceptions.ProviderError`, after recording it.
+        Returns ``None`` if :meth:`begin` does not allow the call. If the call fails, its
+        :exc:`~giftcards.exceptions.ProviderError` is recorded and raised.
         """
         slot = self.begin(purpose)
         if slot is None:
@@ -238,8 +243,8 @@ class Gateway:
     def begin(self, purpose: Purpose) -> Slot | None:
         """Take a slot of the quota for one call, and return it.
 
-        The caller makes the call and passes the slot to :meth:`finish`. Returns ``None`` if calls
-        are paused, another process is probing the key, or no slot is free.
+        The caller then makes the call and passes the slot to :meth:`finish`. Returns ``None`` if
+        calls are paused, if another process is probing the key, or if all slots are taken.
         """
         had_probe = self._probe.is_ours
         slot = None
@@ -252,7 +257,10 @@ class Gateway:
         return slot
 
     def finish(self, slot: Slot, error: Exception | None) -> None:
-        """Record the end of a call; ``error`` is ``None`` if it succeeded."""
+        """Record the end and the outcome of a call.
+
+        ``error`` is ``None`` if the call succeeded.
+        """
         try:
             self._budget.finish(slot)
         finally:
@@ -263,25 +271,29 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a slot for a retry, as :meth:`begin` does, and then release ``slot``."""
+        """Take a new slot for a retry, and release ``slot``.
+
+        Returns ``None``, without releasing ``slot``, if :meth:`begin` does not allow the retry.
+        """
         again = self.begin(purpose)
         if again is not None:
             self.release(slot)
         return again
 
     def release(self, slot: Slot) -> None:
-        """Record the end of a call, but not its outcome."""
+        """Record that a call has ended, without recording its outcome."""
         self._budget.finish(slot)
 
     def give_back(self, slot: Slot) -> None:
-        """Return the slot of a call that was not made."""
+        """Free the slot of a call that was not made."""
         self._budget.give_back(slot)
         self._probe.end()
 
     def wait_for(self, purpose: Purpose) -> float:
-        """Return the seconds until :meth:`begin` may succeed.
+        """Return how many seconds to wait before the next :meth:`begin`.
 
-        Another process may take the slot first.
+        The next call of :meth:`begin` can still fail, because another process might take the slot
+        first.
         """
         is_ours_to_call = self.is_proven or self._probe.is_ours
         is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
@@ -309,13 +321,14 @@ class Gateway:
     # Outcomes of calls.
 
     def record_outcome(self, error: ProviderError | None) -> None:
-        """Record the result of a call; ``None`` means that the call succeeded.
+        """Record the outcome of a call.
 
-        Pauses apply to all processes.
+        ``error`` is ``None`` if the call succeeded. If an error starts a pause, the pause applies
+        to all processes.
         """
         match error:
             case None | Refused():
-                # A refusal that is not about the key proves the key, too.
+                # A refusal that is not about the key also proves the key.
                 self._has_succeeded = True
                 self._failure = error or self._failure
                 if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):
@@ -329,7 +342,7 @@ class Gateway:
                 pass  # no fault of the provider: this process was too slow to send the request
             case _:
                 self._failure = error
-        # The probe ends last: the next process to probe the key has to see the pause.
+        # The probe ends last, because the next process that probes the key has to see the pause.
         self._probe.end()
 
     def _stop(self, error: AccessDenied) -> None:
@@ -342,9 +355,10 @@ class Gateway:
             self._store_refusal()
 
     def _store_refusal(self) -> None:
-        """Store the refusal of the key, if any, to stop every process that has the key.
+        """Store a refusal of the key, so that every process with this key stops.
 
-        If the database fails, calls stop nevertheless, and storing is retried before the next call.
+        If the database fails, this process stops its calls anyway, and tries to store the refusal
+        again before the next call.
         """
         if self._refusal is None:
             return
@@ -368,7 +382,7 @@ class Gateway:
             logger.log(level, "%s Calls go on in %d s.", error, length.total_seconds())
 
     def flush(self) -> None:
-        """Store the outcome of the calls since the last flush in ``ProviderState``."""
+        """Store the outcome of all calls since the last flush."""
         now = timezone.now()
         values: dict[str, object] = {"swept_at": now}
         if self._list_asked_at is not None:
@@ -384,7 +398,7 @@ class Gateway:
             outages = values["outages"] = self._state.outages + 1
             self.is_proven = False
             self._pause(ProviderState.Pause.OUTAGE, self._failure, pause_after_outage(outages))
-        # The stored spelling of the path is the one that answered, or else the one to try next.
+        # The stored path is the path that worked, or else the path to try next.
         check_path = self.client.known_check_path or self.client.check_path
         if check_path != self._state.check_path:
             values["check_path"] = check_path
@@ -396,35 +410,41 @@ class Gateway:
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
-        """True if ``failure`` means an outage: neither a refusal, nor a 404, nor a rate limit."""
+        """Return True if ``failure`` means that there is an outage.
+
+        A refusal, a 404 response and a rate limit do not mean an outage.
+        """
         is_answer = isinstance(failure, AccessDenied | RateLimited | Refused)
         return failure.status != 404 and not is_answer
 
     @property
     def has_answered_lately(self) -> bool:
-        """True if a request of any process has succeeded within the last minute."""
+        """True if a request by any process succeeded within the last minute."""
         at = self._state.succeeded_at
         was_recent = at is not None and is_recent(at, timezone.now(), within=_LATELY)
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """True if our clock agreed with the provider's clock at ``moment``.
+        """Return True if our clock agreed with the provider's clock.
 
-        ``moment`` is a time of our clock.
+        ``moment`` is the time that our clock showed.
         """
         return self.clock_error(moment) <= _CLOCK_ERROR
 
     def clock_error(self, moment: datetime) -> timedelta:
         """Return how far our clock was from the provider's clock at ``moment``.
 
-        ``moment`` is a time of our clock. The result follows from the ``Date`` header of the
-        provider's last answer, and from the steps of our clock since ``moment``.
+        ``moment`` is the time that our clock showed. The result is calculated from the ``Date``
+        header of the provider's last answer, and from the steps of our clock since ``moment``.
         """
         ahead = self.client.clock_difference
         return max(abs(ahead + span) for span in self.clock.set_since(moment))
 
     def earliest_there(self, moment: datetime) -> datetime:
-        """Return the earliest time that the provider's clock may have shown at ``moment``."""
+        """Return the earliest time that the provider's clock could have shown.
+
+        ``moment`` is the time that our clock showed at that moment.
+        """
         return with_zone(moment) - self.clock_error(moment) - _CLOCK_MARGIN
 
     def _read_product(self, product_id: str, purpose: Purpose, may_repeat: bool) -> Product | None:
@@ -434,9 +454,10 @@ class Gateway:
 
     @property
     def is_list_useful(self) -> bool:
-        """True if the list may be requested.
+        """True if requests for the provider's list of orders are allowed.
 
-        False for a while after the list failed or did not show any of our orders.
+        The list must not be requested for a while after a request for it failed, or after it did
+        not contain any of our orders.
         """
         usable_at = self._state.list_usable_at
         return usable_at is None or not is_ahead(
@@ -449,7 +470,7 @@ class Gateway:
         return self.list_turn() is not None
 
     def list_turn(self) -> datetime | None:
-        """The time of the next reading of the list; ``None`` if it is not in use."""
+        """Return when to read the list next, or ``None`` if it is not in use."""
         interval = timedelta(seconds=conf.poll_interval)
         read_at = self._list_asked_at or self._state.list_read_at
         if read_at is None or not is_recent(read_at, timezone.now(), within=2 * interval):
@@ -462,10 +483,11 @@ class Gateway:
     def note_questions(self, count: int, *, page_size: int, room: int) -> None:
         """Store how many requests a reading of the list takes after page 1.
 
-        ``count`` is the number for this reading. Orders that wait to be sent are added, because the
-        next readings will contain them. At most as many orders are added as there are free slots
-        (or a quarter of a page, if this is more). They fill the ``room`` on the last page, and then
-        pages of ``page_size`` rows.
+        ``count`` is the number of requests for this reading. Requests for orders that are waiting
+        to be sent are added, because the list will contain these orders at the next readings. The
+        number of these orders is limited to the number of free slots or to a quarter of a page,
+        whichever is greater. The orders first fill the last page, up to ``room`` rows, and then
+        further pages of ``page_size`` rows.
         """
         coming = self.waiting
         if coming:
@@ -478,17 +500,20 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The most requests after the first page in any reading of the last minute.
+        """The most requests after page 1 that a reading in the last minute made.
 
-        The number is 0 if the list is not in use. Slots are reserved in advance, so a whole minute
-        counts.
+        The number is 0 if the list is not in use. The number covers a whole minute, because slots
+        are reserved in advance.
         """
         if not self.is_list_read:
             return 0
         return max(*self._questions, self._state.list_questions)
 
     def give_up_list(self, pause: timedelta) -> None:
-        """Stop using the list for ``pause``: it failed, or shows none of our orders."""
+        """Do not use the list for the duration of ``pause``.
+
+        Call this method if the list failed or does not contain any of our orders.
+        """
         self._state.list_usable_at = timezone.now() + pause
         self._state.list_read_at = self._list_asked_at = None
         ProviderState.objects.filter(pk=1).update(
@@ -497,7 +522,10 @@ class Gateway:
 
 
 class Stopped(Exception):
-    """Raised to stop background calls; the text gives the reason, or is ""."""
+    """Raised to stop background calls.
+
+    The message of the error is the reason, or "".
+    """
 
 
 # The shortest wait between two attempts to make a call (seconds).
@@ -507,13 +535,15 @@ _SHORTEST_WAIT = 0.2
 def ask_when_free(
     gateway: Gateway, call: Callable[[], T | None], on_wait: Callable[[bool], object]
 ) -> T:
-    """Make ``call`` in the background when pauses and the quota allow it.
+    """Make a background call as soon as the gateway allows it.
 
-    ``call`` returns ``None`` if the gateway does not allow it, and is then tried again. ``on_wait``
-    is called before each wait, which lasts at most a second, with True if calls are paused. If the
-    key is unproven, no call is made until an urgent order has proven it.
+    ``call`` returns ``None`` if the gateway does not allow the call, and is then tried again.
+    ``on_wait`` is called before each wait, with True as its argument if calls are paused. A wait
+    lasts at most one second. If the key is unproven and an urgent order is almost due, the call
+    waits, so that the order can prove the key.
 
-    Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` may raise it, too.
+    Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` can raise :exc:`Stopped`
+    to end the attempts.
     """
     while True:
         while not gateway.try_open():

@@ -1,4 +1,4 @@
-"""Reading the provider's list of orders, and finding unknown orders."""
+"""Reading the provider's list of orders, and finding unknown orders in it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from giftcards.rules.identity import find_difference
 from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import with_zone
 
-# The most pages, each with 100 orders, that one search reads.
+# The maximum number of pages that one search reads. Each page contains 100 orders.
 _MOST_PAGES = 50
 # Requests for further pages have the purpose of the first page, except where this table differs.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
-# Pages for these purposes wait for the request quota. Other pages are skipped if the quota is
-# short.
+# Requests for these purposes wait for the request quota. Other pages are skipped if the quota is
+# used up.
 _AWAITED = {Purpose.LISTING, Purpose.SEARCHING}
 
 Pages = Iterator[OrderPage | Exception]
@@ -38,16 +38,17 @@ def read_pages(
     end: datetime,
     limit: Callable[[], int],
 ) -> Pages:
-    """Yield the pages of the list of orders created from ``start`` to ``end``, as they arrive.
+    """Yield the pages of the provider's list of orders as they arrive.
 
-    ``limit()`` is the number of further pages that are worth reading:
+    The list contains the orders that were created from ``start`` to ``end``. ``limit()`` returns
+    the number of further pages that are worth reading:
 
-    - If the provider tells the number of pages, further pages are read only if ``limit()`` covers
-      them all. Reading ends when ``limit()`` falls to 0, or when the quota is short. The next
-      reading begins with the unread pages.
-    - Otherwise, at most ``limit()`` further pages are read, until a page has no new ids.
+    - If the provider reports the number of pages, further pages are read only if ``limit()`` is
+      high enough for all of them. Reading ends when ``limit()`` returns 0, or when the quota is
+      used up. The next reading starts with the unread pages.
+    - Otherwise, at most ``limit()`` further pages are read. Reading ends at a page without new ids.
 
-    A page that fails is yielded as its error.
+    If the request for a page fails, the error is yielded instead of the page.
     """
     call = partial(gateway.client.list_orders, start=start, end=end, page_size=tuning.page_size)
     further = _OF_FURTHER.get(purpose, purpose)
@@ -78,7 +79,10 @@ def read_pages(
 def _read_share(
     count: int, gateway: Gateway, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield as many further pages as one reading may request; note the first page of the next."""
+    """Yield the further pages that one reading is allowed to request.
+
+    The number of the first unread page is stored for the next reading.
+    """
     begin = gateway.next_page if gateway.next_page <= count else 2
     numbers = [*range(begin, count + 1), *range(2, begin)]
     at_most = gateway.pages_at_once()
@@ -90,9 +94,9 @@ def _read_share(
 def _read_counted(
     numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
-    """Yield the pages with these ``numbers``; return the numbers of the unread pages.
+    """Yield the pages with these ``numbers``, and return the unread numbers.
 
-    Reading ends when ``limit()`` is 0 or the quota is short.
+    Reading ends when ``limit()`` returns 0, or when the quota is used up.
     """
     while numbers and limit():
         batch = numbers[:MAX_IN_FLIGHT]
@@ -107,7 +111,10 @@ def _read_counted(
 def _read_uncounted(
     page: OrderPage | Exception | None, read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Pages:
-    """Yield the pages after ``page``, which is the first one, until a page has no new ids."""
+    """Yield the pages that follow ``page``, which is the first page.
+
+    Reading ends at a page without new ids.
+    """
     seen: set[str] = set()
     number = 1
     while isinstance(page, OrderPage) and number <= limit():
@@ -123,9 +130,9 @@ def _read_uncounted(
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The rows of the provider's list in a span of time, by id.
+    """The rows of the provider's list for a period of time, by id.
 
-    ``is_whole`` is True if no row is missing, and each row has an id and a creation time.
+    ``is_whole`` is True if the listing is complete and every row has an id and a creation time.
     """
 
     rows: Mapping[str, OrderAnswer]
@@ -136,7 +143,10 @@ class Listing:
         return not (self.rows or self.is_whole)
 
     def row_of(self, order: Order) -> OrderAnswer | None:
-        """The row with an id of ``order`` that fits its product, type and quantity, or ``None``."""
+        """Return the row that belongs to ``order``, or ``None``.
+
+        The row has an id of the order, and the same product, type and quantity.
+        """
         named = (self.rows.get(name) for name in order.names)
         line = order.line_at_provider
         return next((row for row in named if row and not find_difference(row, line)), None)
@@ -164,23 +174,26 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """True if no page is missing; ``has_new_rows`` is True if the last page had new rows."""
+    """Returns True if all pages were read.
+
+    ``has_new_rows`` is True if the last page contained new rows.
+    """
     if not pages:
         return False
     count = pages[0].page_count
     if count is None:
         return rows > 0 and not has_new_rows
-    # The provider may have sent one page twice and omitted another, so rows are counted, too.
+    # The provider may have sent one page twice and omitted another, so rows are also counted.
     return len(pages) >= max(count, *(page.total_pages or 0 for page in pages)) and rows >= max(
         page.total_results or 0 for page in pages
     )
 
 
 def find_orphans(listing: Listing) -> list[OrderAnswer]:
-    """Return the rows that belong to none of our orders, oldest first.
+    """Return the rows that do not belong to any of our orders, oldest first.
 
-    If a row has the id of an order, but another product, type or quantity, it does not belong to
-    the order.
+    A row that has the id of an order, but a different product, type or quantity, does not belong to
+    that order.
     """
     owned = {
         row.provider_id

@@ -37,10 +37,10 @@ def follow(
 ) -> Swept | None:
     """Run the loop, which sweeps whenever orders are due.
 
-    With ``seconds=None``, the loop ends when ``stop`` is set. Otherwise it also ends after
-    ``seconds``, when no order is urgent, or when the provider refuses the key or does not answer.
-    Returns the sum of the sweeps. Returns ``None`` if another process holds the lease, and the
-    lease does not expire within ``patience``.
+    If ``seconds`` is ``None``, the loop ends when ``stop`` is set. Otherwise, the loop also ends
+    after ``seconds``, when there are no more urgent orders, or when the provider refuses the key or
+    does not answer. Returns the total of all sweeps, or ``None`` if another process holds the lease
+    and the lease does not expire within ``patience``.
     """
     loop = _Loop(seconds, stop or threading.Event(), patience)
     with surviving(loop.stop, "the loop"):
@@ -61,7 +61,7 @@ def follow(
 
 @functools.cache  # the keys of a process do not change
 def try_stored_cards() -> None:
-    """Log an error if the encryption keys do not open the stored cards."""
+    """Log an error if the encryption keys cannot decrypt the stored cards."""
     cards = Card.objects.all()
     for trouble in filter(None, cards.try_keys().values()):
         logger.error("%s", trouble)
@@ -75,14 +75,17 @@ def try_stored_cards() -> None:
 
 
 def begin_tick() -> None:
-    """Record that this worker is running; called once a minute."""
+    """Record that this worker is running.
+
+    The worker calls this function once a minute.
+    """
     ProviderState.objects.note_tick(_this_worker())
 
 
 def _this_worker() -> str:
-    """Return this program and machine, for example ``qcluster@web-2``.
+    """Return the name of this program and machine, such as ``qcluster@web-2``.
 
-    The program's arguments are left out, because they may be secret.
+    The program's arguments are left out, because they might be secret.
     """
     path, *arguments = sys.argv or [""]
     name = PurePath(path).stem
@@ -94,14 +97,14 @@ def _this_worker() -> str:
 
 
 def is_work_left() -> bool:
-    """True if an order is urgent, so that the loop has to continue."""
+    """Return True if the loop must continue because an order is urgent."""
     return Order.objects.urgent().exists()
 
 
 def is_work_waiting() -> bool:
-    """True if there is work for the loop, but no process runs the loop.
+    """Return True if there is work for the loop, but the loop is not running.
 
-    Work is an urgent order, or a change that is due to be announced.
+    Work for the loop is an urgent order, or a change that is due to be announced.
     """
     if Lease.objects.is_taken(Lease.LOOP):
         return False
@@ -111,12 +114,13 @@ def is_work_waiting() -> bool:
 class _Loop:
     """One run of the loop: its time limit, its lease and its gateway.
 
-    If the database fails, any method may raise; :func:`follow` then calls :meth:`step` again.
+    If the database fails, any method can raise an error. :func:`follow` then calls :meth:`step`
+    again.
     """
 
     def __init__(self, seconds: float | None, stop: threading.Event, patience: timedelta) -> None:
         self.stop = stop
-        # The sum of the sweeps; None if another process runs the loop.
+        # The sum of the sweeps, or None if another process runs the loop.
         self.done: Swept | None = Swept()
         self._is_endless = seconds is None
         self._ends_at = float("inf") if seconds is None else time.monotonic() + seconds
@@ -129,7 +133,7 @@ class _Loop:
         self._is_lease_lost = False
 
     def step(self) -> bool:
-        """Sweep, and wait for more work; False if the run has ended."""
+        """Sweep, wait for more work, and return False if the run has ended."""
         if self._token is None:
             self._wait_out_outage()
             if not self._take_lease():
@@ -165,15 +169,20 @@ class _Loop:
         return self.should_continue() and not is_work_left()
 
     def _wait_out_outage(self) -> None:
-        """Wait, without the lease, while this machine's calls are paused after an outage.
+        """Wait while this machine's calls are paused after an outage.
 
-        Another machine may have a network that works.
+        The run does not hold the lease during the wait, because another machine might have a
+        network connection that works.
         """
         while not self.is_over and ProviderState.objects.current().is_cut_off(timezone.now()):
             self.stop.wait(tuning.loop_look)
 
     def _take_lease(self) -> bool:
-        """Take the lease; wait up to ``patience`` for a dead holder's lease to expire."""
+        """Acquire the lease, and return whether this run holds it.
+
+        If the process that holds the lease has died, wait up to ``patience`` for the lease to
+        expire.
+        """
         give_up_at = time.monotonic() + self._patience.total_seconds()
         expiry = self._held_until()
         while True:
@@ -186,7 +195,8 @@ class _Loop:
                 return False
             if self.stop.wait(tuning.loop_look):
                 return False
-        # The run with the lease sends new orders. Once it ends, another run may be queued at once.
+        # The run with the lease sends new orders. When it ends, another run may be queued
+        # immediately.
         Lease.objects.revoke(Lease.QUEUED_SWEEP)
         return True
 
@@ -199,11 +209,14 @@ class _Loop:
         return self.stop.is_set() or time.monotonic() >= self._ends_at
 
     def should_continue(self) -> bool:
-        """True if the run may go on; also renews the lease, and does other regular work."""
+        """Return True if the run can continue.
+
+        The method also renews the lease and does other regular work.
+        """
         if self.is_over:
             return False
-        # The balance is stored as soon as it comes: no order is sent while its request holds the
-        # key probe.
+        # The balance is stored as soon as it arrives, because orders are not sent while the request
+        # for the balance holds the key probe.
         self._balance.take_answer()
         now = time.monotonic()
         if now - self._beat_at >= tuning.loop_look and self._token:
@@ -232,9 +245,9 @@ class _Loop:
             self._gateway.close()
 
     def close_balance(self) -> None:
-        """Wait for the balance, if it was requested.
+        """Wait for the balance if a request for it is in flight.
 
-        The lease is released first, so that orders do not wait for the balance.
+        The run releases its lease before this call, so that orders do not wait for the balance.
         """
         self._balance.close(seconds=0 if self.stop.is_set() else tuning.request_timeout)
 
@@ -245,7 +258,10 @@ class _Loop:
 
 
 def _time_to_work(gateway: Gateway) -> float:
-    """Seconds until an order is due and the quota allows its request; at most one interval."""
+    """Return the seconds until an order is due and the quota has a free slot.
+
+    The result is at most one poll interval.
+    """
     now = timezone.now()
     waits = [conf.poll_interval]
     for status, state in STATES.items():
@@ -256,9 +272,9 @@ def _time_to_work(gateway: Gateway) -> float:
 
 
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
-    """Seconds until the quota allows a request for ``purpose``.
+    """Return the seconds until the quota allows a request for ``purpose``.
 
-    While the list is in use, a free slot for the list is enough for a check.
+    While the list is in use, a check is also allowed if the list has a free slot.
     """
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read

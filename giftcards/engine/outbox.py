@@ -1,11 +1,12 @@
-"""Announcing changes to the shop's receivers, at least once and in order.
+"""Announcing changes to the shop's receivers.
 
-The order of changes is kept for each subject, which is an order or a product type. A receiver is
-not called for a change until it has processed all earlier changes of the subject. Orders and offers
-each have an outbox with a lease. Therefore slow receivers of offers do not delay changes of orders.
+Each change is announced at least once. Changes of the same subject are announced in sequence. The
+subject of a change is an order or a product type. A receiver is not called for a change until it
+has processed all earlier changes of the same subject. Orders and offers have separate outboxes with
+separate leases, so slow receivers of offers do not delay changes of orders.
 
-An attempt is recorded as failed before the receivers are called, and the record is corrected
-afterwards. Therefore the pauses between attempts grow even if a receiver kills the process.
+Each attempt is recorded as failed before the receivers are called. The record is corrected after
+the calls. Therefore, the pauses between attempts grow even if a receiver kills the process.
 """
 
 from __future__ import annotations
@@ -47,18 +48,19 @@ E = TypeVar("E", bound=OutboxEntry)
 _GRACE = 1.0
 _FIRST_PAUSE = timedelta(seconds=10)
 _LONGEST_PAUSE = timedelta(hours=1)
-# A change is given up after this many failed tries, which take about a day.
+# A change is given up after this many failed attempts, which take about a day.
 _MOST_FAILURES = 32
 
 
 @dataclass(frozen=True)
 class Outbox(Generic[E]):
-    """A table of changes, and how each of them is announced.
+    """A table that records changes, and the way in which its changes are announced.
 
-    Only the process that holds the lease named ``lease`` announces changes. ``subject`` names the
-    foreign key to what has changed, and ``related`` the foreign keys that are read with a change.
-    ``signals`` returns the signals for a change, in the sequence of sending. Receivers get
-    ``sender`` and the ``arguments``.
+    Only the process that holds the lease with the name ``lease`` announces changes. ``subject`` is
+    the name of the foreign key to the changed object. ``related`` contains the names of the foreign
+    keys that are loaded with each change. ``signals`` returns the signals for a change, in the
+    sequence in which they are sent. ``sender`` and the result of ``arguments`` are passed to the
+    receivers.
     """
 
     table: type[E]
@@ -128,8 +130,8 @@ def announce(
 ) -> int:
     """Announce the changes that are due.
 
-    ``should_continue`` is called before each change. If it returns False, announcing ends. Returns
-    the number of changes that have now reached every receiver.
+    ``should_continue`` is called before each change. If the callback returns False, the function
+    stops. Returns the number of changes that have now been delivered to all receivers.
     """
     announced = 0
     refused: set[int] = set()
@@ -144,27 +146,31 @@ def announce(
             reached = _announce_batch(outbox, lease, refused, should_continue)
         announced += reached
         if len(refused) > known and not reached:
-            # Probably the database refuses every change. The next sweep tries again.
+            # The database probably refuses every change. The next sweep tries again.
             break
     return announced
 
 
 class _LeaseKeeper:
-    """The lease of the process that announces, and the thread that renews it.
+    """The lease of the announcing process, and the thread that renews it.
 
-    The thread opens a database connection only if a batch takes long. Without a thread, the lease
-    is renewed between two changes only.
+    The thread opens a database connection only if a batch takes a long time. If the thread cannot
+    be started, the lease is renewed only between two changes.
     """
 
     def __init__(self, name: str, token: str) -> None:
         self._name, self._token = name, token
-        # The times when the current change was begun, and when :meth:`keep` last renewed the lease.
+        # The time when the current change began, and the time when :meth:`keep` last renewed the
+        # lease.
         self._began = self._kept = time.monotonic()
         self._is_over = threading.Event()
         self._thread = start_thread(self._renew)
 
     def keep(self) -> bool:
-        """Begin the next change, and renew the lease if that is due; False if the lease is lost."""
+        """Begin the next change, and return False if the lease was lost.
+
+        The lease is renewed if a renewal is due.
+        """
         self._began = time.monotonic()
         if self._began - self._kept < tuning.announcing_renewal:
             return True
@@ -173,8 +179,8 @@ class _LeaseKeeper:
 
     def close(self) -> None:
         self._is_over.set()
-        # No renewal may follow the release. The wait is limited, because the thread may itself wait
-        # for a lock of the database.
+        # The thread has to end before the release, so that it cannot renew the lease afterwards.
+        # The wait is limited, because the thread may be waiting for a lock in the database.
         if self._thread is not None:
             self._thread.join(_GRACE)
         Lease.objects.release(self._name, self._token)
@@ -204,7 +210,8 @@ def _announce_batch(
     should_continue: Callable[[], bool],
 ) -> int:
     due = dict(_due(outbox, refused).values_list("pk", outbox.subject)[: tuning.announcing_batch])
-    # Changes that are not due yet are included: they hold back later changes of their subjects.
+    # Changes that are not due yet are included, because they hold back later changes of their
+    # subjects.
     of_these = {f"{outbox.subject}__in": set(due.values())}
     waiting = outbox.entries.filter(**of_these).exclude(announce_at=None)
     held_back: dict[int, dict[str, datetime]] = defaultdict(dict)
@@ -224,10 +231,10 @@ def _announce_batch(
 
 
 def _announce_change(outbox: Outbox[E], change: E, held_back: dict[str, datetime]) -> None:
-    """Call the receivers that have not taken ``change`` yet, and record the outcome.
+    """Deliver ``change`` to its remaining receivers, and record the outcome.
 
-    ``held_back`` maps the receivers that wait for an earlier change of the subject to the due time
-    of this earlier change.
+    Some receivers must process an earlier change of the same subject first. ``held_back`` maps the
+    names of these receivers to the due time of the earlier change.
     """
     called: list[_Receiver] = []
     held_until: datetime | None = None
@@ -279,10 +286,11 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver; return its failure and an interruption to raise.
+    """Call a receiver, and return its failure and its interruption, if any.
 
-    The failure is "" if the receiver succeeded. The interruption, for example ``SystemExit``, is a
-    copy, because later exceptions would refer to the original, whose message may contain a code.
+    The failure is "" if the receiver succeeded. An interruption, for example ``SystemExit``, is an
+    exception that the caller must raise. The interruption is a copy, because later exceptions would
+    refer to the original exception, whose message might contain a card code.
     """
     try:
         receiver.call(**arguments)
@@ -304,10 +312,11 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 
 
 def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
-    """Write ``values`` to the row; False if the row has changed.
+    """Write ``values`` to the row, and return False if the row has changed.
 
-    The row may have changed since this process last read it. If other processes assumed that this
-    process had died, it must not overwrite the record of its successor.
+    The row might have changed since this process last read it, because other processes assumed that
+    this process had died. If the row has changed, this process must not overwrite the record of its
+    successor.
     """
     row = outbox.entries.filter(
         pk=change.pk,
@@ -325,11 +334,11 @@ def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
 def next_try(
     failures: int, *, has_failed: bool, held_until: datetime | None, now: datetime
 ) -> tuple[int, datetime | None]:
-    """Return the number of failures, and the time of the next announcement.
+    """Return the number of failures, and the time of the next attempt.
 
-    The time is ``None`` if the change is not announced again. ``held_until`` is the due time of an
-    earlier change that a receiver has to process first, or ``None``. A change is done if no
-    receiver has failed and no receiver waits for an earlier change.
+    The time is ``None`` if there is no further attempt. ``held_until`` is the due time of an
+    earlier change that a receiver must process first, or ``None``. A change is done if all
+    receivers have succeeded and none of them waits for an earlier change.
     """
     if not has_failed:
         # The change is done, or it is tried again when the earlier change is due.
@@ -342,7 +351,10 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """Map the names of the receivers that have not taken ``change`` yet to its due time."""
+    """Return the remaining receivers of ``change``, with its due time.
+
+    The result maps the names of the receivers to the due time.
+    """
     if change.announce_at is None:
         return {}  # The change was given up.
     return {receiver.name: change.announce_at for receiver in _pending_receivers(outbox, change)}

@@ -1,4 +1,7 @@
-"""Sending orders at most once: claim the row, make the request, record it."""
+"""Sending each order at most once.
+
+The process that sends an order claims its row, makes the request, and records the outcome.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ _LONGEST_RETRY = timedelta(minutes=5)
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time, less SLACK, can put an order on hold.
 _THIS_MOMENT = timedelta(seconds=10)
-# The pause of an order that replaces missing cards, if these cards may have come after all.
+# The pause of an order that replaces missing cards, if these cards may have arrived after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -65,16 +68,16 @@ _LIST_DELAY = timedelta(seconds=1)
 def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it.
 
-    The order is put on hold if staff have to review it, if a card costs more than the price limit,
-    or if missing cards that the order replaces may have arrived. It is postponed if it cannot be
-    reviewed, or if it has a price limit and the price is unknown.
+    The order is put on hold if staff must review it, if a card costs more than the price limit, or
+    if it replaces missing cards that might have arrived after all. The order is postponed if
+    ``REVIEW_ORDER`` fails, or if the order has a price limit and the price is unknown.
 
-    Updates ``order`` in place, unless another process has changed the row. Returns False if no
-    order can be sent at present.
+    Updates ``order`` in place, unless another process has changed the row. Returns False if orders
+    cannot be sent at present.
     """
     is_possible = True  # True even if only this order cannot be written
     with isolate_failures(order):
-        # The review comes first: it may take days, and the price has to be fresh.
+        # The review comes first, because it may take days, and the price has to be recent.
         if _is_wanted(order) and _passes_review(order):
             is_possible = _send(order, gateway)
     return is_possible
@@ -115,25 +118,29 @@ def _send(order: Order, gateway: Gateway) -> bool:
 def _price(order: Order, gateway: Gateway) -> Decimal | None:
     """Return the price of a card, or ``None``.
 
-    If the order has a price limit, ``None`` means that the price cannot be requested now. Without a
-    price limit, the price is not needed, and ``None`` means that it is unknown.
+    If the order has a price limit, ``None`` means that the price cannot be requested now. If the
+    order does not have a price limit, the price is optional, and ``None`` means that the price is
+    unknown.
     """
     ceiling = order.price_ceiling
     if ceiling is None:
         return gateway.prices.price(order.product_id, order.type_id)
     ask = partial(gateway.prices.required_price, order.product_id, order.type_id)
-    # After staff have approved a price, it is requested again: the stored price may be the one that
-    # they approved, and would never exceed the price limit.
+    # After staff have approved a price, the current price is requested, because the stored price
+    # may be the approved price, which would never exceed the price limit.
     price = ask(asked_since=None if order.approved_price is None else order.queued_at)
     if price is None or price <= ceiling:
         return price
-    # Only a price that was just read may put the order on hold: a stored price may have been wrong
-    # for a moment.
+    # Only a price that was just read may put the order on hold, because a stored price may have
+    # been wrong for a moment.
     return ask(asked_since=timezone.now() - _THIS_MOMENT)
 
 
 def _is_test(order: Order, error: ProviderError, gateway: Gateway) -> bool:
-    """True if the order is for a test type, which the sandbox sells without listing it."""
+    """Return True if the order is for an unlisted test type of the sandbox.
+
+    The sandbox sells test types without listing them.
+    """
     is_unlisted = isinstance(error, NotListed) and is_test_type(order.type_id)
     return is_unlisted and gateway.environment() == Environment.SANDBOX
 
@@ -180,8 +187,8 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
 def _reference(order: Order, key: ApiKey) -> str:
     """Return the reference to send with a purchase, or "".
 
-    If an order was once sent with its reference, it is always sent with the reference. A provider
-    that checks references then refuses to sell the order a second time.
+    If an order was sent with its reference once, all further attempts also use the reference. A
+    provider that checks references then refuses to sell the order a second time.
     """
     if not conf.send_reference:
         ApiKey.objects.forget_unwanted_references(key)
@@ -193,10 +200,10 @@ def _reference(order: Order, key: ApiKey) -> str:
 
 
 def _is_wanted(order: Order) -> bool:
-    """True if the order may be sent.
+    """Return True if the cards of the order are still wanted.
 
-    An order that replaces missing cards is on hold for some minutes if these cards may have come
-    after all.
+    If the order replaces missing cards that might have arrived after all, it is put on hold for
+    some minutes.
     """
     if is_still_missing(order):
         return True
@@ -205,10 +212,10 @@ def _is_wanted(order: Order) -> bool:
 
 
 def _passes_review(order: Order) -> bool:
-    """True if ``REVIEW_ORDER`` allows the order to be sent.
+    """Return True if ``REVIEW_ORDER`` allows the order to be sent.
 
-    Otherwise the order is put on hold or postponed. If the function keeps failing, or fails at the
-    last attempt before ``SEND_TIMEOUT``, the order gets a problem.
+    Otherwise, the order is put on hold or postponed. If ``REVIEW_ORDER`` fails repeatedly, or at
+    the last attempt before ``SEND_TIMEOUT``, the failure is recorded as a problem with the order.
     """
     failure, reason = "interrupted", ""
     try:
@@ -218,7 +225,7 @@ def _passes_review(order: Order) -> bool:
         failure = str(error)
     finally:
         # The order is postponed even if the task has timed out. Otherwise, it would be reviewed
-        # again at once, and hold up other orders.
+        # again immediately, and would delay other orders.
         if failure:
             pause = _retry_pause(order)
             timeout_at = order.queued_at + timedelta(seconds=conf.send_timeout)
@@ -232,10 +239,11 @@ def _passes_review(order: Order) -> bool:
 
 
 def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> None:
-    """Postpone an order with a price limit and an unknown price.
+    """Postpone an order because its price is required but unknown.
 
-    The order gets a problem only if the failure goes on while the provider answers other requests:
-    monitoring reports outages anyway.
+    If the provider refuses the request or does not know the product, the error is recorded as a
+    problem with the order. Any other error is recorded only if it is repeated while the provider
+    answers other requests, because monitoring reports outages.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -254,15 +262,15 @@ def _postpone(
 def _persist(record: Callable[[], None]) -> None:
     """Call ``record``, and retry while the database fails.
 
-    If the retries take too long, the error is raised. The claim then expires, and the order is
-    recovered from the provider's list.
+    If the database fails for too long, the error is raised. The claim then expires, and the order
+    is recovered from the provider's list.
     """
     patience = time.monotonic() + tuning.database_patience
     while True:
         try:
             return record()
         except Error:
-            # Every database error is retried: a column may be missing in the middle of a migration.
+            # Every database error is retried, because a column may be missing during a migration.
             if time.monotonic() >= patience:
                 raise
         time.sleep(1)
@@ -270,14 +278,14 @@ def _persist(record: Callable[[], None]) -> None:
 
 
 def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
-    """Claim a recorded order for sending with ``key``.
+    """Claim a recorded order so that it can be sent with ``key``.
 
     The row stores the ``reference`` that is sent with the order. Do not call this function in a
     transaction, because the claim must be committed before the request is made. Returns False if
     the row has changed in the meantime.
     """
-    # The claim fails if somebody has put the order on hold or approved another price since it was
-    # read.
+    # The claim fails if the order was put on hold, or if another price was approved, after the
+    # order was read.
     where = {"due_at__isnull": False, "approved_price": order.approved_price}
     # The values of an earlier attempt do not apply to this attempt.
     attempt = {
@@ -292,7 +300,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
 
 
 def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
-    # The claim lasts longer than the request and the recording of its outcome can take.
+    # The claim lasts longer than the request and the recording of its outcome together.
     seconds = tuning.start_within + tuning.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
     with transaction.atomic(durable=True):
@@ -324,7 +332,7 @@ def _record_acceptance(
         "failures": 0,
     }
     try:
-        # No constraint of the database covers the ids that orders have as aliases.
+        # The database does not have a constraint for the ids that are aliases of orders.
         if Order.objects.known_as([provider_order_id]).exclude(pk=order.pk).exists():
             raise IntegrityError  # noqa: TRY301 (as the constraint on order ids does)
         is_recorded = _leave_placing(order, Status.HANDLING, **values)
@@ -343,8 +351,8 @@ def _record_acceptance(
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # If the search for lost orders has found this id, all is well. Otherwise, the order was bought
-    # although its row says the opposite.
+    # If the search for lost orders has found this id, the row is correct. Otherwise, the order was
+    # bought although its row says the opposite.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
@@ -401,7 +409,7 @@ def _record_failure(
 
 
 def _may_be_unwanted(error: Refused) -> bool:
-    """True if the provider may have refused the purchase only because it has a reference."""
+    """Return True if the provider might have refused only the reference."""
     return not error.reason and (error.status == 400 or error.code == "ERR_VALIDATION")
 
 
@@ -410,7 +418,11 @@ def _prices(price: Decimal | None) -> dict[str, Decimal | None]:
 
 
 def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
-    """The time of the first check: the next reading of the list if it is in use, or else now."""
+    """Return the time of the first check of an accepted order.
+
+    If the list is in use, this is the time of the next reading of the list. Otherwise, the result
+    is the current time.
+    """
     if list_turn is None:
         return now
     if list_turn - now < _LIST_DELAY:
@@ -420,7 +432,10 @@ def _first_check(now: datetime, list_turn: datetime | None) -> datetime:
 
 
 def _first_search() -> datetime:
-    """The time of the first search for a lost order, which the list may show with a delay."""
+    """Return the time of the first search for a lost order.
+
+    The list might show the order with a delay, so the search does not start immediately.
+    """
     return timezone.now() + min(_FIRST_SEARCH, timedelta(seconds=tuning.proof_of_absence / 4))
 
 
@@ -444,13 +459,15 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 
 
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
-    """Move ``order`` to ``target``, even if it was taken for lost.
+    """Move ``order`` to ``target``, even if it was marked as lost.
 
-    An order is taken for lost when its claim expires. If the order was declared absent and waits to
-    be sent again, although it may have been bought, it is claimed first.
+    An order is marked as lost when its claim expires. If the lost order was then declared absent,
+    it is waiting to be sent again, although it might have been bought. Such an order is claimed
+    before it is moved.
 
-    Returns False if another process has given the order another status. In this case, ``order``
-    gets this status but keeps its old claim, so that it cannot move the row of the other process.
+    Returns False if another process has changed the status of the order. In this case, ``order``
+    receives the new status but keeps its old claim, so that this process cannot overwrite the
+    change.
     """
     move = partial(order.move, target, source=StatusChange.Source.PLACING, **values)
     if move():
@@ -468,8 +485,8 @@ def send_now(
 ) -> Order:
     """Send ``order``, or wait for the process that is sending it.
 
-    An order on hold stays on hold. ``on_wait`` is called about once a second during a wait. Returns
-    the refreshed order.
+    An order on hold stays on hold. ``on_wait`` is called at least once a second while the function
+    waits. Returns the refreshed order.
     """
     while order.status == Status.PENDING and not order.is_on_hold and gateway.try_open():
         if send(order, gateway):
@@ -490,8 +507,9 @@ def send_due(
 ) -> tuple[int, int]:
     """Send ``orders``, one after the other, within the request quota.
 
-    Returns the number of accepted orders, and the number of other orders that were tried. Stops
-    when ``should_continue`` returns False, when calls are paused, and after a lost answer.
+    Returns the number of accepted orders, and the number of orders that were sent but not accepted.
+    The function stops when ``should_continue`` returns False, when calls are paused, when the quota
+    is used up, or after an answer was lost.
     """
     accepted = failed = 0
     for order in orders:
@@ -504,7 +522,7 @@ def send_due(
             # Only an order with a new claim was tried.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
-            # The answers to other orders would probably be lost, too.
+            # The answers to other orders would probably also be lost.
             break
     return accepted, failed
 
@@ -512,21 +530,23 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that has waited for longer than ``SEND_TIMEOUT``.
 
-    The customer has probably left. If the order waits because ``REVIEW_ORDER`` fails, it is put on
-    hold instead, so that staff decide.
+    The customer has probably left. However, if the order waits because ``REVIEW_ORDER`` fails, it
+    is put on hold until staff decide.
     """
     if put_unreviewed_on_hold(order):
         return
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
-    # The move fails if somebody has put the order on hold, or restarted its wait, since it was
-    # read.
+    # The move fails if the order was put on hold or queued again after it was read.
     where = {"due_at__isnull": False, "queued_at": order.queued_at}
     if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)
 
 
 def mark_unconfirmed(order: Order) -> None:
-    """Mark an order whose sender died as UNCONFIRMED: the request may have been made."""
+    """Mark an order as UNCONFIRMED because its sender died.
+
+    The sender might have made the request before it died.
+    """
     problem = Problem("sender_died")
     if order.move(
         Status.UNCONFIRMED,

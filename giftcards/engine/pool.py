@@ -1,7 +1,7 @@
-"""A pool of threads that makes a few requests at a time.
+"""A pool of threads that makes a few requests at the same time.
 
-The threads never touch the database. The results are yielded to the calling thread, which may use
-the database.
+The threads never use the database. The threads pass the results to the calling thread, which is
+allowed to use the database.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ K = TypeVar("K")
 T = TypeVar("T")
 
 # At most three checks are in flight, or four requests while an order is being sent. Five requests
-# with a wrong key get the IP address blocked: with more in flight, the block could come before the
-# first refusal is read.
+# with a wrong key cause a block of the IP address. With more requests in flight, the block could
+# come before the first refusal is read.
 MAX_IN_FLIGHT = 3
-# The longest wait for requests in flight, once no further request may start (seconds).
+# How long to wait for requests in flight after calls have been stopped (seconds).
 _GRACE = 3.0
 
 
@@ -35,8 +35,8 @@ _GRACE = 3.0
 class Pulse:
     """Callbacks that a long operation calls between requests.
 
-    When ``should_continue`` returns False, no further request is started. Results of requests in
-    flight are still yielded.
+    When ``should_continue`` returns False, the operation does not start further requests, but it
+    still yields the results of requests in flight.
     """
 
     should_continue: Callable[[], bool] = lambda: True
@@ -51,12 +51,12 @@ def fan_out(
     purpose: Purpose = Purpose.CHECKING,
     is_patient: bool = True,
 ) -> Iterator[tuple[K, T | Exception]]:
-    """Make the calls of ``jobs``, a few at a time.
+    """Make the calls in ``jobs``, a few at the same time.
 
-    Yields each key with the result or the error. With ``is_patient``, calls wait for the request
-    quota. Otherwise, calls for which the quota has no slot are skipped. If the error of a call is
-    worth repeating, the call is retried once, if the quota allows this without a wait. When calls
-    have to stop, calls in flight get a few seconds to end.
+    Yields the key of each call with the result or the error. If ``is_patient`` is True, calls wait
+    for the request quota. Otherwise, calls are skipped if the quota does not have a free slot. If
+    the quota allows an immediate retry, a call that fails with a temporary error is retried once.
+    When calls must stop, the function waits some seconds for calls in flight.
     """
     calls = _Calls(jobs, gateway, pulse, purpose)
     ends_at = float("inf")
@@ -99,7 +99,10 @@ class _Calls(Generic[K, T]):
         return self.running > 0 or (self.may_start and bool(self._waiting))
 
     def check_may_start(self) -> None:
-        """Set :attr:`may_start` to False, for good, once the caller or the gateway stops calls."""
+        """Set :attr:`may_start` to False if the caller or the gateway stops calls.
+
+        The attribute then stays False.
+        """
         if self.may_start:
             self.may_start = self._pulse.should_continue() and self._gateway.is_open
 
@@ -126,7 +129,10 @@ class _Calls(Generic[K, T]):
             self._ended.put((call, slot, error))
 
     def results(self, *, timeout: float) -> Iterator[tuple[K, T | Exception]]:
-        """Wait until a call ends or a slot is free; yield the result of an ended call."""
+        """Wait until a call ends or a slot is free.
+
+        If a call has ended, yields its key and its result.
+        """
         if self._has_room:
             timeout = min(timeout, max(self._gateway.wait_for(self._purpose), 0.01))
         try:

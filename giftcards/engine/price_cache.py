@@ -1,4 +1,4 @@
-"""A cache of the current prices of cards, because each query for a price costs a request."""
+"""A cache of card prices, because each query for a price requires a request."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 # The pauses before a failed query is repeated, for optional and for required prices (seconds).
 _RETRY = 60.0
 _RETRY_REQUIRED = 5.0
-# Once in this interval, one of the processes reads the prices of orders on hold, for at most this
-# number of products.
+# The interval at which one of the processes reads the prices of orders on hold, and the maximum
+# number of products that it reads.
 _TURN = timedelta(seconds=15)
 _PRODUCTS = 5
 # A price that a process requested within this time is not requested again.
@@ -38,27 +38,31 @@ _RECENT = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class _Prices:
-    """The known prices of a product; ``asked_at`` is on the monotonic clock."""
+    """The known prices of a product.
+
+    ``asked_at`` is a time on the monotonic clock.
+    """
 
     asked_at: float
     by_type: Mapping[str, Decimal] = field(default_factory=dict)
     # All types that the product lists, even without a readable price.
     listed: Collection[str] = ()
-    # The error of the last query; None if it succeeded.
+    # The error of the last query, or None if the query succeeded.
     failure: ProviderError | None = None
 
     @property
     def age(self) -> float:
-        """Seconds since the request was made, including the wait for its answer."""
+        """The number of seconds since the request was sent."""
         return time.monotonic() - self.asked_at
 
 
 class PriceCache:
-    """The prices of the products that are being ordered.
+    """A cache of the prices of products that are being ordered.
 
-    ``key`` is the fingerprint of the API key: each account has its own prices. ``read`` asks the
-    provider for a product, with one retry if its last argument is True. It returns ``None`` if the
-    request quota allows no request now, and raises :exc:`~giftcards.exceptions.ProviderError`.
+    ``key`` is the fingerprint of the API key. The cache needs the key because prices differ between
+    accounts. ``read`` requests a product from the provider, with one retry if its last argument is
+    True. ``read`` returns ``None`` if the request quota does not allow a request now, and raises
+    :exc:`~giftcards.exceptions.ProviderError` if the request fails.
     """
 
     def __init__(
@@ -67,13 +71,13 @@ class PriceCache:
         self._read = read
         self._key = key
         self._cache: dict[str, _Prices] = {}
-        # The time of the next look at the prices of orders on hold, on the monotonic clock.
+        # The next time to read the prices of orders on hold, on the monotonic clock.
         self._due_at = 0.0
 
     def price(self, product_id: str, type_id: str) -> Decimal | None:
-        """Return the price of a card of the type, in dinars; ``None`` if it is unknown.
+        """Return the price of a card in dinars, or ``None`` if it is unknown.
 
-        The price may be older than ``tuning.price_max_age`` while the quota is short. Raises
+        The price can be older than ``tuning.price_max_age`` while the quota is used up. Raises
         :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
         """
         prices = self._cache.get(product_id)
@@ -84,11 +88,11 @@ class PriceCache:
     def required_price(
         self, product_id: str, type_id: str, *, asked_since: datetime | None = None
     ) -> Decimal | None:
-        """Return the price of a card, at most ``tuning.price_max_age`` old.
+        """Return a recent price in dinars, or ``None``.
 
-        Returns ``None`` if a request is needed, but has no free slot in the quota. Prices that
-        other processes have read count, too. With ``asked_since``, only a price that was requested
-        after that moment counts.
+        The price is at most ``tuning.price_max_age`` old. Returns ``None`` if a request is needed
+        but the quota has no free slot. Prices that other processes have read also count. If
+        ``asked_since`` is passed, only a price that was requested after that time counts.
 
         Raises :exc:`ProviderError` if the request fails or the price is unreadable, and
         :exc:`NotListed` if the product does not list the type.
@@ -103,7 +107,7 @@ class PriceCache:
             return None
         if type_id in prices.by_type:
             return prices.by_type[type_id]
-        # The same failure may have been raised before, with another traceback.
+        # The same error may have been raised before with a different traceback.
         raise (prices.failure or _no_price(prices, type_id)).with_traceback(None)
 
     def _told(self, product_id: str, type_id: str, *, max_age: float) -> _Prices | None:
@@ -136,9 +140,11 @@ class PriceCache:
     def product(
         self, product_id: str, purpose: Purpose, *, may_repeat: bool = True
     ) -> ToldProduct | None:
-        """Request a product; store its prices for all processes, and its types in the catalogue.
+        """Request a product, and store its prices and types.
 
-        A product that the provider does not know is stored without types.
+        The prices are stored for all processes, and the types are stored in the catalogue. If the
+        provider does not know the product, the product is stored without types. Returns ``None`` if
+        the quota does not allow the request.
         """
         now = timezone.now()
         try:
@@ -155,8 +161,9 @@ class PriceCache:
     def look_at_orders_on_hold(self, has_time: Callable[[], bool]) -> bool:
         """Release orders on hold whose price has fallen.
 
-        Reads the prices of one product, and of more products while ``has_time()`` is True. Returns
-        False if it is too early to look again.
+        The method reads the prices of one product, and of further products while ``has_time()``
+        returns True. Returns False if the method has not read any prices, for example because it
+        was called too early.
         """
         if time.monotonic() < self._due_at:
             return False
@@ -165,8 +172,8 @@ class PriceCache:
         products = list(waiting.values_list("product_id", flat=True).distinct())
         if not (products and Lease.objects.take(Lease.ON_HOLD_PRICES, _TURN)):
             return False
-        # The products are shuffled, so that one without an answer does not always keep the others
-        # from their turn.
+        # The products are shuffled, so that a product without an answer does not always delay the
+        # same other products.
         random.shuffle(products)
         for number, product_id in enumerate(products[:_PRODUCTS]):
             if number and not has_time():
@@ -191,7 +198,10 @@ def _no_price(prices: _Prices, type_id: str) -> ProviderError:
 
 
 def _max_age(asked_since: datetime | None) -> float:
-    """The maximum age of a required price, in seconds; negative if it must be requested."""
+    """Return the maximum age of a required price in seconds.
+
+    The result is negative if the price must be requested.
+    """
     if asked_since is None:
         return tuning.price_max_age
     # The clocks of two machines may differ. In doubt, the price is requested again.
@@ -200,7 +210,10 @@ def _max_age(asked_since: datetime | None) -> float:
 
 
 def by_type(product: ToldProduct) -> dict[str, Decimal]:
-    """The readable price of each type; the highest if a type is listed more than once."""
+    """Return the readable price of each type.
+
+    If a type is listed more than once, its highest price is returned.
+    """
     prices: dict[str, Decimal] = {}
     for kind in product.types:
         # A negative price is wrong, and violates a constraint of the table.
@@ -210,13 +223,17 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
 
 
 def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
-    # A failure is only logged: an order that waits for the price does not need the catalogue.
+    # A failure is only logged, because an order that waits for the price does not need the
+    # catalogue.
     with tolerating(f"Keeping the types of the product {product_id}"):
         Product.objects.keep_types(product_id, types, at=at)
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type; if a type is listed twice, those of the dearer row."""
+    """Return the columns of each type.
+
+    If a type is listed more than once, the row with the highest price is used.
+    """
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [
         {

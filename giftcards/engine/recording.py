@@ -2,8 +2,9 @@
 
 A batch of answers is recorded in one short transaction, or one by one if this fails.
 
-A settled order keeps its status and figures. If a later answer differs, the order gets a problem
-that staff tick off. Cards that arrive late are stored.
+A settled order keeps its status and its amounts. If a later answer contains a different status or
+amount, the difference is recorded as a problem until staff tick it off. Cards that arrive late are
+stored.
 """
 
 from __future__ import annotations
@@ -50,16 +51,16 @@ from giftcards.rules.verdict import (
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
-# For each code of a problem that grows with the number of cards: the parameter with that number.
+# The name of the parameter with the number of cards, for problem codes that have one.
 _NUMBERS = {"late_cards": "received", "surplus_cards": "received", "cards_left_out": "left_out"}
-# An order, the answer about it, and the verdict if the answer is judged already.
+# An order, the answer about it, and the verdict if the answer was judged before.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
 _Evaluate = Callable[..., "_Result"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """The answer about an order, the verdict on it, and the order's next due time.
+    """An answer about an order, the verdict, and the next due time.
 
     ``identifies`` is True if this answer is the first to confirm the order's id.
     """
@@ -72,7 +73,7 @@ class _Result:
 
     @property
     def refutes(self) -> bool:
-        """True if the answer shows that the order's unconfirmed id belongs to another order."""
+        """True if the order's unconfirmed id belongs to another order."""
         return not self.verdict.is_ours and self.order.identified_at is None
 
     @property
@@ -88,7 +89,10 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer; after the last check, they say that the watch has ended."""
+        """The problems of this answer.
+
+        After the last check, one of the problems says that the order is no longer watched.
+        """
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
         return self.verdict.problems
@@ -99,7 +103,7 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The answer's id if it differs from the order id, or else the alias on record."""
+        """The id in the answer if it differs from the order id, or else the recorded alias."""
         answered = self.answer.provider_id
         if answered and answered != self.order.provider_order_id:
             return answered
@@ -138,11 +142,13 @@ def record_answers(
 ) -> int:
     """Record the answers about claimed orders, and release the claims.
 
-    The orders were checked at ``now``. For ``watched_since`` see :func:`next_check`.
-    ``was_clock_right`` returns whether our clock agreed with the provider's clock at a given time.
+    ``now`` is the time when the orders were checked. ``watched_since`` is explained in
+    :func:`next_check`. ``was_clock_right`` returns whether our clock agreed with the provider's
+    clock at a given time.
 
-    A verdict is valid for the ``Order`` instance beside it. If the row has changed since the
-    instance was read, the answer is judged again. Returns the number of orders that settled.
+    A verdict is only valid for the ``Order`` instance in the same tuple. If the row has changed
+    since the instance was read, the answer is judged again. Returns the number of orders that were
+    settled.
     """
     options: dict[str, Any] = {
         "now": now,
@@ -175,7 +181,8 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
             by_due[result.due_at].append(result.order)
         else:
             changed.append(result)
-    # Each transaction starts with a write: SQLite may fail one that reads before it writes.
+    # Each transaction starts with a write, because a transaction that reads first may fail in
+    # SQLite.
     for due_at, unchanged in by_due.items():
         values = {"due_at": due_after(due_at), "checked_at": now, "failures": 0}
         _update_claimed(values, unchanged)
@@ -198,9 +205,10 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results, but empty each answer that has the id of another order.
+    """Yield the results, but without the content of misattributed answers.
 
-    Otherwise, the same cards would be delivered for two orders.
+    Such an answer has the id of another order. If the content were yielded, the same cards would be
+    delivered for two orders.
     """
     new_ids = {result.alias for result in results if result.alias != result.order.provider_alias}
     owners: dict[str, str] = {}
@@ -222,7 +230,10 @@ def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
 
 
 def _update_claimed(values: dict[str, Any], orders: Sequence[Order]) -> int:
-    """Update those ``orders`` that still carry this process's claim; release the claim."""
+    """Update the ``orders`` that this process still claims.
+
+    The claims are released. Returns the number of updated orders.
+    """
     claimed = Order.objects.still_claimed(orders).filter(status__in=FOLLOWED)
     return claimed.update(claimed_until=None, **values)
 
@@ -258,7 +269,8 @@ def _update(
         "fulfilled_amount": settlement.fulfilled_amount,
         "price_per_card": settlement.price_per_card,
     }
-    # The timeline gets the problems of this answer, and those that the settlement has ended.
+    # The problems of this answer, and the problems that the settlement has ended, are added to the
+    # timeline.
     details = history(order.problems, values["problems"], result.problems)
     return OrderUpdate(order, values, settlement.status, details)
 
@@ -285,7 +297,7 @@ def _arrivals(results: Iterable[_Result]) -> Iterator[Arrival]:
 
 
 def _flag_cards(results: Iterable[_Result], stored: Stored) -> None:
-    """Add the problems about surplus cards, and about cards that are not stored."""
+    """Add problems about surplus cards and about cards that are not stored."""
     for result in results:
         order, settlement = result.order, result.verdict.settlement
         found = []
@@ -310,9 +322,10 @@ def _reorder_missing(results: Iterable[_Result]) -> None:
 
 
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:
-    """Record an answer about an order that another process moved in the meantime.
+    """Record an answer about an order that another process has moved.
 
-    A final status stays, but new cards are stored, and a contradiction is flagged.
+    If the order has a final status, this status is kept. New cards are stored, and contradictions
+    are recorded as problems.
     """
     fresh = Order.objects.get(pk=result.order.pk)
     if fresh.provider_order_id != result.order.provider_order_id:
@@ -369,16 +382,17 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, and release the claims.
 
-    The next check is delayed. If the provider does not know an order, the order's id is removed.
-    This requires that the order was sent with ``key`` and before ``proof_ago`` (by default
-    ``tuning.proof_of_absence`` before ``now``).
+    The next check is delayed. If the provider does not know an order, its unconfirmed id is
+    removed, provided that the order was sent with ``key`` and before ``proof_ago``. The default for
+    ``proof_ago`` is ``tuning.proof_of_absence`` before ``now``.
 
-    A late order keeps the time of its next check, unless an earlier check is useful because of a
-    transient failure. An error becomes a problem of the order only if the order itself is the
-    cause.
+    A late order keeps the time of its regular next check, unless the failure is temporary and an
+    earlier check is useful. An error is recorded as a problem with the order only if the order
+    itself is the cause.
     """
     due_after = _due_after(now)
-    # Orders with equal status and failure count get the same pause, and so share an UPDATE.
+    # Orders with the same status and the same number of failures get the same pause, so that they
+    # share an UPDATE.
     proof_ago = proof_ago or now - timedelta(seconds=tuning.proof_of_absence)
     pauses: dict[tuple[str, int], timedelta] = {}
     groups: dict[str, tuple[dict[str, Any], list[Order]]] = {}
@@ -400,9 +414,10 @@ def record_failures(
 
 
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
-    """True if ``error`` shows that the id in the answer to placing was never valid.
+    """Return True if ``error`` shows that the order's id was never valid.
 
-    An id that comes from the list is never refuted, because single checks may not find it.
+    The id comes from the answer to the purchase. An id from the list is never refuted, because a
+    single check might not find it.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago
@@ -429,16 +444,16 @@ def _values_after_failure(
     pause: timedelta,
     is_theirs: bool,
 ) -> dict[str, Any]:
-    # Single checks may not find an id from the list, which may use ids of its own. That is no
-    # problem of the order, because the order is followed through the list.
+    # Single checks may not find an id from the list, because the list may use different ids. This
+    # is not recorded as a problem, because the order is followed in the list.
     is_only_listed = is_theirs and order.was_adopted and isinstance(error, NotFound)
     is_news = is_only_listed and not order.is_only_listed
     problem = None if is_news else _own_problem(error)
     if order.status == Status.HANDLING:
         due_at: datetime | None = max(regular or now, now + pause)
     elif problem is None:
-        # An order whose check failed is checked again soon: its regular check may be an hour away,
-        # or this may have been the last one.
+        # If a check failed, the order is checked again soon, because its regular check may be an
+        # hour away, or this may have been the last check.
         longest = STATES[order.status].longest_retry
         due_at = min(regular or now + longest, now + pause)
     else:
@@ -452,7 +467,10 @@ def _values_after_failure(
 
 
 def _own_problem(error: Exception) -> Problem | None:
-    """The problem that the order gets after ``error``; ``None`` if the order is not the cause."""
+    """Return the problem that ``error`` causes for an order.
+
+    Returns ``None`` if the order is not the cause of the error.
+    """
     match error:
         case NotFound():
             return Problem("not_known")
@@ -465,7 +483,7 @@ def _own_problem(error: Exception) -> Problem | None:
 
 
 def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
-    """Return the differences between an answer about a settled order and its record."""
+    """Return the differences between an answer and the settled order."""
     if difference := find_difference(answer, order.line_at_provider):
         return [difference]
     status, quantity = Status(order.status), order.fulfilled_quantity
@@ -480,16 +498,16 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
 def find_owners(
     rows: Mapping[str, OrderAnswer], orders: OrderQuerySet
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Yield those ``orders`` that have an id in ``rows``, each with its row."""
+    """Yield the ``orders`` that have an id in ``rows``, each with its row."""
     for order in orders.owners(rows):
         yield order, next(rows[name] for name in order.names if name in rows)
 
 
 def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
-    """Compare ``rows`` of the list, keyed by id, with their settled orders.
+    """Compare rows of the list with the settled orders on record.
 
-    Differences are recorded. Returns the orders with a new or known difference that staff have not
-    ticked off.
+    ``rows`` maps ids to rows. Differences are recorded. Returns the orders with new or known
+    differences that staff have not ticked off.
     """
     differing = []
     for order, row in find_owners(rows, Order.objects.all()):
@@ -497,7 +515,8 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
         if differences:
             record_changes([(order, row)], now=timezone.now())
             order.refresh_from_db(fields=["problems"])
-            # Only codes are compared: parameters differ if more cards are stored than this row has.
+            # Only codes are compared, because parameters differ if more cards are stored than this
+            # row contains.
             still_open = {problem.code for problem in order.open_problems}
             if not still_open.isdisjoint(problem.code for problem in differences):
                 differing.append(order)
@@ -507,11 +526,11 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
 def record_changes(
     answers: Iterable[tuple[Order, OrderAnswer]], *, now: datetime, is_thorough: bool = False
 ) -> None:
-    """Record how ``answers`` differ from the settled orders on record.
+    """Record the differences between ``answers`` and the settled orders.
 
-    The answers were given at ``now``. An answer without differences costs no query. With
-    ``is_thorough``, each card is compared. Cards are also compared if the answer contains surplus
-    cards, because the provider may have delivered one of them since.
+    ``now`` is the time of the answers. Answers without differences do not require a query. If
+    ``is_thorough`` is True, each card is compared. Cards are also compared if the answer contains
+    surplus cards, because one of them might be new.
     """
     for order, answer in answers:
         differences = find_differences(order, answer)
@@ -536,9 +555,10 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
 
 
 def _is_covered(problem: Problem, *, by: Problem) -> bool:
-    """True if both count the same, and ``by`` counts as many: a smaller number is no news.
+    """Return True if ``by`` reports at least as many cards as ``problem``.
 
-    An answer may have fewer cards than are stored.
+    Both problems must count the same kind of cards. A smaller number is not reported again, because
+    an answer can contain fewer cards than the app has stored.
     """
     names = _NUMBERS.get(problem.code), _NUMBERS.get(by.code)
     return names[0] is not None and names[0] == names[1] and _number(problem) <= _number(by)
@@ -575,7 +595,7 @@ def _more_cards(
     order: Order, answer: OrderAnswer, stored: int, *, left_out: int
 ) -> Iterator[Problem]:
     if stored > order.fulfilled_quantity:
-        # Cards that the provider counts, and so charges, are late and not surplus.
+        # If the provider counts the cards, it also charges them. Such cards are late, not surplus.
         is_counted = (answer.fulfilled_quantity or 0) >= stored
         counts = {"received": stored, "announced": order.fulfilled_quantity}
         yield Problem("late_cards" if is_counted else "surplus_cards", counts)

@@ -45,17 +45,17 @@ from giftcards.rules.times import is_recent, with_zone
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = timedelta(hours=1)
-# The first and the longest pause before the next look at an order of another API key. They are
+# The first and the longest pause before the next search for an order of another API key. They are
 # short, because a process with the right key may be searching for the order.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 _SOURCE = StatusChange.Source.RECOVERY
 
 
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
-    """Search for those ``orders`` that are lost and due.
+    """Search for the ``orders`` that are lost and due.
 
-    Other lost orders that were sent at about the same time are resolved together with them, because
-    they may fit the same rows. Returns the number of resolved orders.
+    The function also resolves other lost orders that were sent at about the same time, because the
+    same rows might fit them. Returns the number of resolved orders.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -72,10 +72,11 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return the ``lost`` orders that the list may show; report the other due orders to staff.
+    """Return the ``lost`` orders that the list can contain.
 
-    The list of another account proves nothing. An order that was sent with its reference can be
-    found with any key of the right account.
+    Other orders that are due are reported to staff. The list of another account does not prove
+    anything about an order. If an order was sent with its reference, it can be found with any key
+    of the same account.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -97,9 +98,10 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 
 
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
-    """Split ``lost``, sorted by sending time, into groups of about the same time.
+    """Split ``lost`` into groups that were sent at about the same time.
 
-    The list is read once for each group. No row can belong to orders of two groups.
+    ``lost`` is sorted by sending time. The list is read once for each group. The groups are so far
+    apart that a row cannot belong to orders of two groups.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -110,7 +112,10 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
-    """Read the list around the ``lost`` orders, which are sorted by sending time."""
+    """Read the part of the list that covers the sending times of the ``lost`` orders.
+
+    ``lost`` is sorted by sending time.
+    """
     # The queries below must stay in this sequence, because other processes change orders in the
     # meantime.
     now = timezone.now()
@@ -119,8 +124,8 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     half_proof_ago, proof_ago = map(gateway.clock.long_ago, (_half_proof(), proof))
     first = min(map(_first_sent_at, lost))
     last = _sent_at(lost[-1])
-    # Accepted orders are queried before the list is read. If the list does not show them all, the
-    # list lags.
+    # Accepted orders are queried before the list is read. If the list does not contain all of them,
+    # the list is out of date.
     nearby = Order.objects.sent_between(first - _half_proof(), last + _half_proof())
     accepted = [
         order
@@ -129,7 +134,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
     # Other orders of about the same time may own rows of the list. These orders are read before the
-    # owners of the rows, so that no order is missed that takes a row in between.
+    # owners of the rows, so that an order that takes a row in between is not missed.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -142,7 +147,7 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     named = note_repetitions(rows, listing, gateway)
     rows = [row for row in rows if named.get(row.provider_id, lost[0]) in lost]
     # The statuses are read last. Orders that another process has resolved in the meantime count as
-    # rivals, so that their rows are left alone.
+    # rivals, so that their rows are not used.
     unresolved = Order.objects.filter(
         pk__in=[order.pk for order in lost], status=Status.UNCONFIRMED
     )
@@ -170,7 +175,10 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """True if our clock was right when ``order`` was sent, so that the list has the same time."""
+    """Return True if our clock was right when ``order`` was sent.
+
+    If our clock was right, the list has the same time for the order.
+    """
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
@@ -189,10 +197,10 @@ def _read_around(
     gateway: Gateway,
     pulse: Pulse,
 ) -> Listing:
-    """Read the list from ``first`` to ``last``, with a margin for the provider's clock.
+    """Read the list from ``first`` to ``last``, with a margin on both sides.
 
-    A few minutes are enough if the list shows one of our ``accepted`` orders: then the clocks
-    agree.
+    The margin allows for the difference from the provider's clock. A margin of a few minutes is
+    enough if the list contains one of our ``accepted`` orders, because the clocks then agree.
     """
 
     if accepted:
@@ -205,11 +213,11 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """True if we know which row is the order's; otherwise, any row of the same line may be.
+    """Return True if it is known which row belongs to the order.
 
-    A line is product, type and quantity.
+    Otherwise, any row with the same product, type and quantity could belong to the order.
     """
-    # An id from staff may be an id that only the list uses, or one that only single checks use.
+    # An id from staff may be an id that only the list uses, or an id that only single checks use.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
     return was_answered or has_alias or listing.row_of(order) is not None
@@ -220,10 +228,10 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """True if the order may have the id of a lost order.
+    """Return True if the order might have the id of a lost order.
 
-    An id is in doubt until an answer or a row confirms it. Orders that were accepted recently do
-    not count: they were sent long after any order that can be proven absent.
+    An id is in doubt until an answer or a row confirms it. Recently accepted orders are ignored,
+    because they were sent long after any order that can be proven absent.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -250,7 +258,7 @@ def _as_sent(order: Order, gateway: Gateway) -> SentOrder:
 
 
 def _first_sent_at(order: Order) -> datetime:
-    """The time of the first attempt that may have bought the order."""
+    """Return the time of the first attempt that might have bought the order."""
     if order.reference_answer != ReferenceAnswer.REPEATED:
         return _sent_at(order)
     attempts = order.changes.filter(to_status=Status.PLACING)
@@ -263,7 +271,7 @@ def _sent_at(order: Order) -> datetime:
 
 
 def _half_proof() -> timedelta:
-    """The least time between the two searches that prove absence."""
+    """Return the minimum time between two searches that together prove that an order is absent."""
     return timedelta(seconds=tuning.proof_of_absence / 2)
 
 
@@ -327,12 +335,15 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
         longest = max(_LONGEST_PAUSE, _half_proof())
         values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
         values["failures"] = min(order.failures + 1, 20)
-    # An order that is not due was searched along with others, and keeps its schedule.
+    # An order that is not due was included in the search for other orders, and keeps its schedule.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 
 def describe_row(row: OrderAnswer) -> dict[str, Any]:
-    """The details by which staff recognise an order at the provider, without its cards."""
+    """Return the details by which staff recognise one of the provider's orders.
+
+    The details do not include the cards.
+    """
     return {
         "id": row.provider_id,
         "created_at": row.created_at and row.created_at.isoformat(),
@@ -352,18 +363,20 @@ def adopt(
     repeated: Iterable[str] = (),
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with an order at the provider.
+    """Identify the lost ``order`` with one of the provider's orders.
 
-    The caller has compared the two orders. ``is_insisted`` is True if they differ, but staff say
-    that they are the same. Answers may then name another product and type, but not another
-    quantity. ``repeated`` contains the ids of further purchases of the order.
+    The caller has compared the two orders. ``is_insisted`` is True if the orders differ, but staff
+    say that they are the same. For such an order, later answers can contain a different product and
+    type, but not a different quantity. ``repeated`` contains the ids of further purchases of the
+    order.
 
-    Returns False if the id is taken, if the row's claim or status has changed since ``order`` was
-    read, or if staff have said that the id does not belong to the order. Staff themselves
-    (``source``) may use such an id.
+    Returns False if another order has the id, or if the claim or the status of the row has changed
+    since ``order`` was read. Also returns False if staff have said that the id does not belong to
+    the order, unless ``source`` shows that staff themselves use the id.
     """
-    # No constraint of the table covers aliases. Without this check, two orders could get the same
-    # order at the provider, each by one of its ids, and its cards would be delivered twice.
+    # The table does not have a constraint for aliases. Without this check, two orders could be
+    # identified with the same order at the provider, each with one of its ids, and the cards would
+    # be delivered twice.
     if Order.objects.known_as([provider_order_id]).exists():
         return False
     if source != StatusChange.Source.STAFF and _was_released(order, provider_order_id):
@@ -416,8 +429,8 @@ def declare_absent(
 ) -> bool:
     """Send the lost ``order`` again, or reject it, because it was not placed.
 
-    Returns False if the row's claim or status has changed since ``order`` was read, or if a late
-    answer has shown that the order was accepted.
+    Returns False if the claim or the status of the row has changed since ``order`` was read, or if
+    a late answer has shown that the order was accepted.
     """
     now = timezone.now()
     values: dict[str, Any] = {
@@ -430,7 +443,8 @@ def declare_absent(
     if send_again:
         values["due_at"] = now
         if source == StatusChange.Source.STAFF:
-            # Staff want the order sent now, so SEND_TIMEOUT starts again, and any key may be used.
+            # Staff want the order to be sent now, so SEND_TIMEOUT starts from the beginning, and
+            # any key may be used.
             values |= {"queued_at": now, "environment": "", "sent_with": ""}
     change = order.move(
         Status.PENDING if send_again else Status.REJECTED,

@@ -1,6 +1,6 @@
-"""Reordering of missing cards, in a new order linked to the old one.
+"""Reordering missing cards in a new order that is linked to the old one.
 
-Staff, the shop's code or the ``REORDER_MISSING`` setting start a reorder.
+A reorder is started by staff, by the shop's code or by the ``REORDER_MISSING`` setting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from giftcards.rules.states import Review
 
 logger = logging.getLogger(__name__)
 
-# The longest pause before the first new order: cards that are out of stock may be back soon.
+# The longest pause before the first new order. It is short, because cards that are out of stock may
+# soon be available.
 _FIRST_PAUSE = timedelta(minutes=10)
 
 _COPIED = (
@@ -33,7 +34,8 @@ _COPIED = (
     "type_id",
     "product_name",
     "type_name",
-    # The environment is copied, so that no order of the sandbox is repeated with a real key.
+    # The environment is copied, so that an order of the sandbox is not repeated with a production
+    # key.
     "environment",
     "sale_price",
     "group",
@@ -48,25 +50,25 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     Returns the new order. The ``repeats`` attribute of the new order refers to the original order.
     Further calls for the same original order return the same new order. If cards of the new order
-    are missing, too, call this function with the new order. The timeline of the original order
-    names the person given in the ``by`` argument.
+    are also missing, call this function with the new order. ``by`` is the name of the person who
+    reordered the cards, and appears in the timeline of the original order.
 
-    The new order has a UUID as its reference. The new order has the same product, group, metadata,
+    The reference of the new order is a UUID. The new order has the same product, group, metadata,
     user, customer and gift details as the original order. The price limit of the new order is
     ``max_price``, or the limit of the original order if you do not pass ``max_price``. The function
     in ``REVIEW_ORDER`` is called for the new order only if the original order was rejected after a
     review.
 
     The amount that you owe the customer for the missing cards becomes the ``sale_amount`` of the
-    new order. You then owe nothing for the original order. Cards that arrived after the original
-    order had settled do not count as missing.
+    new order. After the reorder, you do not owe the customer any money for the original order.
+    Cards that arrived late, after the original order was settled, do not count as missing.
 
     Raises :exc:`~django.core.exceptions.ValidationError` if ``max_price`` is invalid. Raises
     :exc:`~giftcards.exceptions.ReorderError` in these cases:
 
     - The original order is open, or all its cards were delivered.
-    - The original order was bought in a different environment (sandbox or production) from the
-      environment of the API key.
+    - The original order was bought in the sandbox and the API key is for production, or the other
+      way round.
     - The customer was paid back.
     - The original order has a problem that staff have not ticked off.
     """
@@ -87,7 +89,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
     Order.objects.record(new)
     Order.objects.filter(pk=old.pk).update(
         reordered_amount=new.sale_amount or 0,
-        # The amount is NULL if nobody has said what the customer paid.
+        # The amount is NULL if it is unknown what the customer paid.
         open_amount=None if old.open_amount is None else 0,
     )
     old.acknowledge(decision, by=by)
@@ -95,12 +97,12 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
 
 
 def reorder_of(order: Order) -> Order | None:
-    """Return the order that repeats the missing cards of ``order``, if there is one."""
+    """Return the reorder of the missing cards of ``order``, or ``None``."""
     return Order.objects.filter(repeats=order.pk).first()
 
 
 def check_reorderable(order: Order) -> None:
-    """Raise :exc:`ReorderError` if the missing cards of ``order`` cannot be ordered again."""
+    """Raise :exc:`ReorderError` if the missing cards cannot be reordered."""
     if not order.missing_quantity:
         raise ReorderError(
             gettext(
@@ -132,7 +134,7 @@ def check_reorderable(order: Order) -> None:
 
 
 def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Order:
-    """Return a new order, not recorded yet, for the cards that are missing from ``order``."""
+    """Return an unsaved order for the missing cards of ``order``."""
     missing = order.missing_quantity
     new = Order(
         repeats=order,
@@ -142,7 +144,7 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
         **{name: getattr(order, name) for name in _COPIED},
     )
     if new.price_ceiling is None:
-        # A price that staff approved for the old order limits the new order, too.
+        # A price that staff approved for the old order also limits the new order.
         new.max_price = order.approved_price
     # The new order needs a review only if staff rejected the old order after a review.
     if order.review != Review.WANTED:
@@ -154,14 +156,14 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 
 
 def reorder_by_rule(order: Order) -> None:
-    """Order the missing cards again as ``REORDER_MISSING`` says.
+    """Order the missing cards again if ``REORDER_MISSING`` requires it.
 
     The new order is on hold at first. Call this function in the transaction that makes ``order``
     final, because receivers of the final status must not find an incomplete new order.
 
-    Does nothing if the setting is off, or if its number of orders or its time is used up. Also does
-    nothing if the new order would have no price limit, or if :func:`reorder_missing` would raise
-    :exc:`ReorderError`.
+    Does nothing if the setting is off, or if the maximum number of orders or the time limit of the
+    setting is reached. Also does nothing if the new order would not have a price limit, or if
+    :func:`reorder_missing` would raise :exc:`ReorderError`.
     """
     rule = conf.reorder_missing
     if rule is None:
@@ -175,7 +177,7 @@ def reorder_by_rule(order: Order) -> None:
         if transaction.get_rollback():
             # The database error has also broken the caller's transaction.
             raise
-        # The error is only logged, so that the old order becomes final nevertheless.
+        # The error is only logged, so that the old order still becomes final.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "What is missing from order %s is not ordered again: %s",
             order.reference,
@@ -191,7 +193,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
         return
     new = missing_part(old)
     if new.price_ceiling is None:
-        # Nobody looks at the new order before it is sent, so its price needs a limit.
+        # The new order is sent without a decision by staff, so its price needs a limit.
         new.max_price = old.price_at_placing if old.price_per_card is None else old.price_per_card
     if new.price_ceiling is None:
         return
@@ -201,7 +203,10 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """The number of orders that the rule has made for these cards so far, up to ``order``."""
+    """Return how many orders the rule has created for these cards so far.
+
+    The number includes ``order``.
+    """
     times = 0
     earlier: Order | None = order
     while earlier is not None and earlier.send_before is not None:
@@ -210,13 +215,20 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """The pause before the next order: the time ``left``, divided evenly among ``turns`` orders."""
+    """Return the pause before the next order.
+
+    The time ``left`` is divided evenly among ``turns`` orders. The first pause is at most ten
+    minutes.
+    """
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 
 
 def is_still_missing(order: Order) -> bool:
-    """False if ``REORDER_MISSING`` made ``order``, but the missing cards may have come by now."""
+    """Return False if ``order`` replaces cards that might have arrived by now.
+
+    Returns True for all orders that ``REORDER_MISSING`` did not create.
+    """
     if order.send_before is None or order.repeats is None:
         return True
     old = order.repeats

@@ -1,9 +1,9 @@
-"""Finding orders that the provider has bought twice.
+"""Finding orders that the provider sold twice.
 
-The provider may show our references in its list, but accept the same reference a second time. If
-its list lags for too long, an order is then taken for absent and bought again. Therefore every row
-with the reference of an order is a purchase of this order, whatever the id of the row is, unless
-the row is older than the order.
+The provider might show our references in its list, but still accept the same reference a second
+time. If the list is delayed for too long, the app assumes that an order is absent and buys it
+again. Therefore, every row with the reference of an order counts as a purchase of this order,
+regardless of the id in the row, unless the row is older than the order.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ logger = logging.getLogger(__name__)
 def note_repetitions(
     rows: Iterable[OrderAnswer], listing: Listing, gateway: Gateway
 ) -> Mapping[str, Order]:
-    """Find rows that are a second purchase of an order, and notify staff.
+    """Find second purchases of orders in the list, and notify staff.
 
-    Such a row has the order's reference, but none of its ids. ``rows`` are rows of ``listing``, the
-    list as the key of ``gateway`` shows it. The result maps the ids of the rows to orders. If the
-    order only waits to be sent again, the row is the first purchase, and the order is searched for.
+    The row of a second purchase has the order's reference, but its id is not an id of the order.
+    ``rows`` are rows of ``listing``, which was read with the key of ``gateway``. Returns a mapping
+    from the ids of the rows to the orders. If an order was waiting to be sent again, its row is the
+    first purchase, and the app searches for the order instead of sending it.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}
@@ -52,7 +53,10 @@ def note_repetitions(
 
 
 def by_reference(rows: Iterable[OrderAnswer]) -> dict[str, list[OrderAnswer]]:
-    """Group the ``rows`` that have an id and a reference by their reference."""
+    """Group the ``rows`` by reference.
+
+    Rows without an id or a reference are left out.
+    """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in rows:
         if row.reference and row.provider_id:
@@ -66,10 +70,10 @@ def _is_other(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
 
 
 def may_be_adopted(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
-    """True if ``row``, which has the order's reference, may be a purchase of ``order``.
+    """Return True if ``row`` could be a purchase of ``order``.
 
-    A row that is older than the order is another shop's, which has the same account and the same
-    encryption keys.
+    The row has the order's reference. If the row is older than the order, it belongs to another
+    shop with the same account and the same encryption keys.
     """
     is_older = is_created_before(row, gateway.earliest_there(order.created_at))
     return not is_older and find_difference(row, order.line) is None
@@ -77,7 +81,7 @@ def may_be_adopted(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
 
 def _note(order: Order, rows: Sequence[OrderAnswer], listing: Listing) -> None:
     if order.status in ACCEPTED:
-        # Before the first answer, the list may show the order's own row with another id.
+        # Before the first answer, the list may contain the order's own row with another id.
         if _is_known_there(order, listing):
             _tell(order, [_problem("bought_twice", row) for row in rows])
     elif order.status == Status.REJECTED:
@@ -123,12 +127,13 @@ def _search_again(order: Order) -> None:
 
 
 def move_sent(order: Order, problem: Problem, **columns: Any) -> bool:
-    """Move a PENDING or PLACING order to UNCONFIRMED, because the provider may have it.
+    """Move a PENDING or PLACING order to UNCONFIRMED.
 
-    Return False if another process has moved or claimed the order since it was read.
+    Call this function if the provider might have received the order. Returns False if another
+    process has moved or claimed the order since it was read.
     """
     with transaction.atomic():
-        # A pending order moves by way of PLACING, as it did for the worker that sent it.
+        # A pending order first moves to PLACING, as it did when a worker sent it.
         if order.status == Status.PENDING and not order.move(
             Status.PLACING, source=StatusChange.Source.RECOVERY, claim=uuid.uuid4().hex
         ):

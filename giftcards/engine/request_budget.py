@@ -1,24 +1,24 @@
 """The request quota: at most ``REQUESTS_PER_MINUTE`` in any 60 seconds.
 
 Each request takes a slot, which is a row that all processes share. The provider counts a request at
-some moment between sending and answer. Therefore the slot is free again 60 seconds after the
-answer. If the process dies, the slot is free 60 seconds after the request would have timed out.
+some time between the request and its answer. Therefore, the slot is free again 60 seconds after the
+answer. If the process dies, the slot is free 60 seconds after the time-out of the request.
 
-- The first page of the list has its own slots, so that many purchases at once do not delay codes.
-  There is one slot for each ``POLL_INTERVAL``, but at most a quarter of all slots. Late orders have
-  one slot, so that fresh orders cannot take all slots. If the list is not usable, fresh and late
-  orders share its slots.
-- All other slots are common. At most a quarter of them is reserved for the further pages and single
-  checks that follow the first page. Each reading of the list takes only its share of this reserve.
-  If the reserve is too small, single checks leave half of it to further pages, because a page
-  contains up to a hundred orders.
-- Placing, and prices of orders with a price limit, may use all common slots outside the reserve.
-  Further pages and single checks leave an eighth of them free. Optional prices, and payments by
-  customers, leave half of them free. Payments may also take the slot of late orders, so that
-  purchases cannot take all slots.
+- Requests for the first page of the list have separate slots, so that many simultaneous purchases
+  do not delay card codes. There is one such slot for each ``POLL_INTERVAL``, but at most a quarter
+  of all slots. Late orders have one slot, so that fresh orders cannot take all slots. If the list
+  cannot be used, fresh and late orders share its slots.
+- All other slots are common slots. At most a quarter of the common slots is reserved for further
+  pages and single checks, which follow the request for the first page. Each reading of the list
+  takes only its share of this reserve. If the reserve is too small, single checks leave half of it
+  to further pages, because a page contains up to a hundred orders.
+- Purchases, and prices of orders with a price limit, can use all common slots outside the reserve.
+  Further pages and single checks leave an eighth of these slots free. Optional prices, and requests
+  about payments, leave half of these slots free. Requests about payments can also take the slot of
+  late orders, so that purchases cannot take all slots.
 - Background requests (catalogue, ledger, prices of orders on hold) use at most a tenth of all
-  slots, and only while half of the common slots are free. If the quota is busy, background requests
-  and optional prices are not requested.
+  slots, and only while at least half of the common slots are free. If the quota is busy, background
+  requests are not sent, and optional prices are not requested.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ _TRIED = 8
 # this share of the common slots.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
-# Late orders have a slot of their own if at least this many requests per minute are allowed.
+# Late orders have a separate slot if at least this many requests per minute are allowed.
 _LEAST_FOR_LATE = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The permission for one request, held until ``until`` unless it is finished or given back."""
+    """The permission for one request.
+
+    The slot is taken until the time ``until``, unless the request ends earlier or was not made.
+    """
 
     number: int
     until: datetime
@@ -56,7 +59,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The slot numbers that are reserved for a purpose, and the common slot numbers."""
+    """The slots that are reserved for a purpose, and the common slots."""
 
     listing: range
     late: range
@@ -64,15 +67,19 @@ class Shares:
 
     @classmethod
     def of(cls, *, limit: int, poll_interval: float) -> Shares:
-        """Divide ``limit`` requests per minute; the list gets a quarter at most."""
+        """Divide ``limit`` requests per minute into slots.
+
+        The list receives at most a quarter of the slots.
+        """
         listing = min(math.ceil(60 / poll_interval), limit // 4)
         late = 1 if limit >= _LEAST_FOR_LATE else 0
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
     def split(self, questions: int) -> tuple[range, range]:
-        """Return the common slots reserved for readings of the list, and the other common slots.
+        """Return the reserved common slots, and the other common slots.
 
-        ``questions`` is the number of requests that a reading takes after the first page.
+        The reserved slots are for readings of the list. ``questions`` is the number of requests
+        that a reading takes after the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -80,10 +87,10 @@ class Shares:
     def pools(
         self, purpose: Purpose, *, has_list: bool, questions: int = 0
     ) -> list[tuple[range, int]]:
-        """Return the ranges of slots that a request may use, best range first.
+        """Return the ranges of slots that a request can use, best range first.
 
-        The number is how many free slots of its range the request has to leave free. Without a
-        usable list (``has_list``), single checks may take the slots of the list.
+        Each range is returned with the number of its slots that the request must leave free. If
+        ``has_list`` is False, the list cannot be used, and single checks can take its slots.
         """
         wanted, common = self.split(questions)
         is_short = questions * len(self.listing) > len(wanted)
@@ -112,13 +119,17 @@ class Shares:
             case Purpose.PAYING:
                 return [(common, len(common) // 2), (self.late, 0)]
             case Purpose.BACKGROUND:
-                # Always the same few slots, which limits these requests per minute.
+                # These are always the same few slots, which limits the number of such requests per
+                # minute.
                 all_slots = len(self.listing) + len(self.late) + len(self.common)
                 return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
 
 def _left_free(common: range) -> int:
-    """The common slots that single checks and further pages leave to placing."""
+    """Return how many common slots are left free for purchases.
+
+    Single checks and further pages must not take these slots.
+    """
     # If there is only one common slot, it is not left free.
     return max(len(common) // 8, 1) if len(common) > 1 else 0
 
@@ -134,7 +145,10 @@ class Budget:
         RequestSlot.objects.cap(now=timezone.now(), longest=self._longest_hold)
 
     def take(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> Slot | None:
-        """Take a slot for a request made now; ``None`` if ``purpose`` has no slot left."""
+        """Take a slot for a request that is made now.
+
+        Returns ``None`` if there is no free slot for ``purpose``.
+        """
         now = timezone.now()
         if not self._has_room(purpose, now):
             return None
@@ -151,13 +165,16 @@ class Budget:
         return None
 
     def pages_at_once(self, questions: int) -> int:
-        """Return the most further pages for one reading, so that later readings have slots, too."""
+        """Return the maximum number of further pages for one reading.
+
+        The limit leaves slots for later readings.
+        """
         wanted, common = self._shares.split(questions)
         share = max(len(wanted) // max(len(self._shares.listing), 1), 1)
         return share + max(self._free(common) - _left_free(common), 0)
 
     def free_for_placing(self, questions: int) -> int:
-        """Return the number of orders that may be placed with the slots that are free now."""
+        """Return how many orders can be placed with the free slots."""
         return self._free(self._shares.split(questions)[1])
 
     @staticmethod
@@ -174,7 +191,10 @@ class Budget:
         return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
-        """Hold the slot for 60 more seconds: the provider may have counted the request just now."""
+        """Hold the slot for 60 more seconds.
+
+        The provider might have counted the request when it answered.
+        """
         self._hold(slot, timezone.now() + MINUTE)
 
     def give_back(self, slot: Slot) -> None:
@@ -182,13 +202,15 @@ class Budget:
         self._hold(slot, timezone.now())
 
     def _hold(self, slot: Slot, until: datetime) -> None:
-        # The filter on ``until`` protects the slot if another request holds it by now.
+        # The filter on ``until`` prevents a change if another request has taken the slot in the
+        # meantime.
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
-        """Return the seconds until :meth:`take` can succeed.
+        """Return how many seconds to wait before the next :meth:`take`.
 
-        Another process may take the slot first.
+        The next call of :meth:`take` can still fail, because another process might take the slot
+        first.
         """
         now = timezone.now()
         free_at: list[datetime] = []

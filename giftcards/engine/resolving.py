@@ -1,8 +1,8 @@
-"""Orders about which staff decide: lost orders, and orders after a restore.
+"""Lost orders and restored orders, about which staff must decide.
 
-If the database was restored, a waiting order may have been bought after the dump. The provider's
-list then contains this order, together with later orders that the database does not contain.
-Therefore a waiting order that looks like a row of the list is put on hold, unless the row has the
+If the database was restored from a dump, a waiting order might have been bought after the dump. The
+provider's list then contains this order, and also later orders that the database does not contain.
+Therefore, a waiting order is put on hold if it looks like a row of the list, unless the row has the
 reference of another order.
 """
 
@@ -43,7 +43,7 @@ Row = Mapping[str, Any]
 
 
 class NoAnswer(enum.Enum):
-    """The reason why an order could not be looked up at the provider."""
+    """The reason why the details of an order could not be requested."""
 
     NOT_FOUND = enum.auto()
     # Calls are paused, perhaps because of this answer.
@@ -52,16 +52,17 @@ class NoAnswer(enum.Enum):
     BUSY = enum.auto()
     # The request could not be made, or its answer could not be used.
     UNREACHABLE = enum.auto()
-    # This process has no API key; the workers have one.
+    # This process does not have an API key. The workers have one.
     NOT_CONFIGURED = enum.auto()
 
 
 def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
-    """Ask the provider for its order with this id, which may be ``order``.
+    """Request the details of one of the provider's orders.
 
-    Returns the details that ``describe_row`` gives, and ``is_same_key``, which is True if ``order``
-    was sent with the API key in use. Returns the reason if there is no answer. Do not call this
-    function in a transaction, because it may take twice ten seconds.
+    ``order`` is the lost order that staff compare with the provider's order. Returns a row with the
+    details from ``describe_row``. In addition, ``is_same_key`` in the row is True if ``order`` was
+    sent with the API key in use. Returns the reason if there is no answer. Do not call this
+    function in a transaction, because it can take up to 20 seconds.
     """
     try:
         with Gateway() as gateway:
@@ -90,7 +91,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """The result of comparing one detail of our order with the provider's order."""
+    """The result of comparing a detail of our order with the provider's order."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -98,7 +99,10 @@ class Fit(enum.Enum):
 
 
 def compare(order: Order, row: Row) -> dict[str, Fit]:
-    """Compare product, type, quantity, time and key of ``order`` with ``row`` at the provider."""
+    """Compare ``order`` with ``row``, which is one of the provider's orders.
+
+    The function compares product, type, quantity, time and API key.
+    """
     ours = {"product": order.product_id, "type": order.type_id, "quantity": order.quantity}
     fits = {name: _fit(row.get(name), row.get(name) == value) for name, value in ours.items()}
     created_at, is_near = None, False
@@ -120,7 +124,10 @@ def _fit(told: object, is_equal: bool) -> Fit:
 
 
 def overall(fits: Mapping[str, Fit]) -> Fit:
-    """The overall fit: product, type and quantity have to be known, and nothing may differ."""
+    """Return the overall fit.
+
+    An order fits if product, type and quantity are known, and none of the details differs.
+    """
     if Fit.DIFFERS in fits.values():
         return Fit.DIFFERS
     line = (fits[name] for name in ("product", "type", "quantity"))
@@ -128,26 +135,28 @@ def overall(fits: Mapping[str, Fit]) -> Fit:
 
 
 def may_release(order: Order) -> bool:
-    """True if the identification of ``order`` can be undone.
+    """Return True if the identification of ``order`` can be undone.
 
-    The order was identified after it was lost, has not settled, and has no cards yet.
+    The identification can be undone if the order was identified after it was lost, is not settled,
+    and does not have cards yet.
     """
     if order.status not in FOLLOWED or order.fulfilled_quantity or order.cards.exists():
         return False
     accepted = order.changes.filter(to_status=Status.HANDLING).last()
     return accepted is not None and (
         accepted.from_status == Status.UNCONFIRMED
-        # If the source is PLACING, the answer to sending the order gave the id.
+        # If the source is PLACING, the id came from the answer to the purchase.
         and accepted.source != StatusChange.Source.PLACING
     )
 
 
 def release(order: Order, *, by: str) -> bool:
-    """Undo the identification of ``order``: it is lost again.
+    """Undo the identification of ``order``, so that the order is lost again.
 
-    Its id is free for other orders. Recovery searches for the order again, but asks staff before it
-    uses the released id again. Returns False, and changes nothing, if the order has moved, if cards
-    have arrived, or if the id was in the answer to sending the order.
+    The id is then free for other orders. The app searches for the order again, but staff must
+    confirm before it uses the same id again. Returns False without changing anything if the order
+    has moved, if cards have arrived, or if the id came from the answer to the purchase. ``by`` is
+    the name of the person who decided.
     """
     if not may_release(order):
         return False
@@ -156,7 +165,7 @@ def release(order: Order, *, by: str) -> bool:
         pk=order.pk, status=order.status, claim=order.claim, fulfilled_quantity=0
     )
     with transaction.atomic():
-        # The write locks the row, so that no card can be stored before the move.
+        # The write locks the row, so that cards cannot be stored before the move.
         if not row.update(claimed_until=None):
             return False
         change = order.move(
@@ -187,11 +196,11 @@ def _waiting_orders() -> OrderQuerySet:
 
 
 def last_sign() -> datetime | None:
-    """Return the last time when this database was certainly in use.
+    """Return the last time at which this database was certainly in use.
 
-    This is the last time at which a worker recorded that it runs, or else the time when the oldest
-    waiting order was recorded. ``FARTHEST_CLOCK`` is subtracted. Returns ``None`` if there is
-    neither.
+    The result is the last time at which a worker recorded that it was running. If a worker has
+    never recorded this, the result is the time when the oldest waiting order was recorded.
+    ``FARTHEST_CLOCK`` is subtracted from the time. Returns ``None`` if neither time is known.
     """
     at = ProviderState.objects.current().last_tick_at
     if at is None:
@@ -200,7 +209,11 @@ def last_sign() -> datetime | None:
 
 
 class Bought(NamedTuple):
-    """Waiting orders that were bought: certainly (``adopted``), or possibly (``on_hold``)."""
+    """Waiting orders that were bought or might have been bought.
+
+    ``adopted`` contains orders that were certainly bought, and ``on_hold`` contains orders that
+    might have been bought.
+    """
 
     adopted: list[Order]
     on_hold: list[Order]
@@ -212,14 +225,14 @@ def find_bought(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Bought:
-    """Find waiting orders that were bought already.
+    """Find waiting orders that were already bought.
 
-    ``rows`` are the rows of the list that belong to none of our orders, oldest first. If a row has
-    the reference of an order, the order is adopted, which means that it gets the id of the row. If
-    an order may be one of the other rows, it is put on hold.
+    ``rows`` are the rows of the list that do not belong to any of our orders, oldest first. If a
+    row has the reference of an order, the order is adopted. An adopted order receives the id of the
+    row. If one of the other rows might belong to an order, the order is put on hold.
 
-    An order that is put on hold becomes ``UNCONFIRMED``. It is neither sent nor searched for until
-    staff decide. The search ends when ``should_continue`` returns False.
+    An order that is put on hold becomes ``UNCONFIRMED``. The app neither sends the order nor
+    searches for it until staff decide. The function stops when ``should_continue`` returns False.
     """
 
     def waiting() -> Iterator[Order]:
@@ -236,7 +249,10 @@ def find_bought(
 
 
 def _references(order: Order) -> list[str]:
-    """Return the reference that was sent with ``order``, or all that may be sent with it."""
+    """Return the references that were sent or could be sent with ``order``.
+
+    If a reference was sent, only this reference is returned.
+    """
     if order.provider_reference:
         return [order.provider_reference]
     return conf.keyring().sent_references(order.reference)
@@ -267,7 +283,10 @@ def _hold_alike(order: Order, rows: Sequence[OrderAnswer], owners: Mapping[str, 
 
 
 def _may_be(row: OrderAnswer, order: Order, owner: Order | None) -> bool:
-    """True if the row may be ``order``; ``owner`` is the order here that has its reference."""
+    """Return True if ``row`` might belong to ``order``.
+
+    ``owner`` is our order with the reference of the row, or ``None``.
+    """
     if owner not in {None, order} and find_difference(row, owner.line) is None:
         return False
     earliest = with_zone(order.created_at) - FARTHEST_CLOCK
@@ -281,8 +300,8 @@ def _put_on_hold(order: Order, rows: Sequence[OrderAnswer], **others: Any) -> bo
         "candidates": [describe_row(row) for row in rows[: tuning.candidates]],
         "absent_since": None,
         "failures": 0,
-        # The order was sent at an unknown time after the dump. Without a time, it is never searched
-        # for.
+        # The order was sent at an unknown time after the dump. Without a time, the app never
+        # searches for the order.
         "sent_at": None,
         "due_at": None,
         **others,

@@ -1,7 +1,7 @@
 """The time of an order's next check.
 
-A fresh order is checked every ``POLL_INTERVAL``. A late order is checked less and less often: the
-pauses are part of its status in :data:`giftcards.rules.states.STATES`.
+A fresh order is checked every ``POLL_INTERVAL``. A late order is checked at increasing intervals.
+:data:`giftcards.rules.states.STATES` contains the intervals for each status.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from giftcards.rules.states import FOLLOWED, STATES
 def next_check(
     order: Order, now: datetime, *, watched_since: datetime | None = None
 ) -> datetime | None:
-    """Return when to check ``order`` next.
+    """Return the time of the next check of ``order``.
 
-    Returns ``None`` if the order is late and no longer watched. A late order is watched if it was
-    accepted at ``watched_since`` (by default, ``LATE_WATCH_HOURS`` before ``now``) or later.
+    Returns ``None`` if the order is late and is no longer watched. A late order is watched if it
+    was accepted at or after ``watched_since``. The default for ``watched_since`` is
+    ``LATE_WATCH_HOURS`` before ``now``.
     """
     state = STATES[order.status]
     if state.last_pause is None:
@@ -38,18 +39,21 @@ def next_check(
 
 
 def retry_pause(order: Order) -> timedelta:
-    """Return the pause before ``order`` is checked again after another failed check."""
+    """Return the pause before ``order`` is checked again after a failure."""
     longest = STATES[order.status].longest_retry
     first = min(timedelta(seconds=conf.poll_interval), longest)
     return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
 
 
 def time_to_check(order: Order, gateway: Gateway) -> float:
-    """The seconds until ``POLL_INTERVAL`` and the request quota allow a check of ``order``."""
+    """Return the number of seconds until ``order`` can be checked.
+
+    A check is limited by ``POLL_INTERVAL`` and by the request quota.
+    """
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # A check that lies in the future was made before the clock was set back. It counts as made
-        # now.
+        # If the time of a check is in the future, the check was made before the clock was set back.
+        # The check counts as made now.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait

@@ -1,6 +1,6 @@
 """Storing each card once, encrypted and numbered.
 
-A card is stored only once, however often the provider sends it.
+A card is stored only once, even if the provider sends it several times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from giftcards.rules.verdict import most_cards
 
 
 class Arrival(NamedTuple):
-    """The cards of an order in one answer; all its cards if the answer settles the order."""
+    """The cards of an order in one answer.
+
+    If ``settles`` is True, the answer settles the order and contains all its cards.
+    """
 
     order: Order
     cards: Sequence[CardSecret]
@@ -33,14 +36,21 @@ class Arrival(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The numbers of stored cards, and of cards of the answer that are not stored, by order key."""
+    """The numbers of cards, by the primary key of the order.
+
+    ``cards`` counts the stored cards. ``left_out`` counts the cards in the answer that were not
+    stored.
+    """
 
     cards: Counter[int]
     left_out: Counter[int]
 
 
 class _Changes(NamedTuple):
-    """Rows to insert and to update; ``moved`` rows are updated with a new position."""
+    """The rows to insert, and the rows to update.
+
+    The rows in ``moved`` are also in ``changed``, and receive a new position.
+    """
 
     new: list[Card]
     changed: list[Card]
@@ -51,11 +61,12 @@ class _Changes(NamedTuple):
 def store_cards(arrivals: Iterable[Arrival]) -> Stored:
     """Store new cards, and new serial numbers of stored cards.
 
-    ``arrivals`` contains each order at most once. An order gets at most :func:`most_cards` cards.
-    If an arrival settles its order, all its cards are stored and get the first positions. A
-    destroyed code is not stored again, but counts. Raises
-    :exc:`~giftcards.exceptions.DecryptionError` if this process lacks the key of a stored card, or
-    if a card that needs a new position cannot be decrypted.
+    ``arrivals`` contains each order at most once. The number of cards that are stored for an order
+    is limited to :func:`most_cards`. However, if an arrival settles its order, all cards of the
+    arrival are stored in the first positions. A card whose code was destroyed is not stored again,
+    but it counts as stored. Raises :exc:`~giftcards.exceptions.DecryptionError` if this process
+    does not have the key of a stored card, or if a card that needs a new position cannot be
+    decrypted.
     """
     arrivals = list(arrivals)
     if not arrivals:
@@ -83,9 +94,9 @@ def store_cards(arrivals: Iterable[Arrival]) -> Stored:
 def _have_retention_look_again(
     arrivals: Iterable[Arrival], cards: Iterable[Card], new: Iterable[Card]
 ) -> None:
-    """Let retention look again at orders that get ``new`` cards late.
+    """Schedule orders for retention again if ``new`` cards arrive late.
 
-    New cards are late if the order had settled before, or has destroyed codes.
+    New cards are late if their order was already settled, or if it has destroyed codes.
     """
     settled = {one.order.pk for one in arrivals if one.order.finalized_at and not one.settles}
     destroyed = {card.order_id for card in cards if card.is_destroyed}
@@ -95,7 +106,10 @@ def _have_retention_look_again(
 
 
 def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
-    """The stored cards by the order's primary key, sorted by position."""
+    """Return the stored cards of each order, sorted by position.
+
+    The keys are the primary keys of the orders.
+    """
     by_key = {order.pk: order for order in orders}
     stored: dict[int, list[Card]] = {pk: [] for pk in by_key}
     for card in Card.objects.filter(order__in=stored).order_by("position"):
@@ -105,11 +119,12 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 
 
 class Fingerprints(NamedTuple):
-    """Fingerprints of a card: with its serial (``exact``), and of its code alone (``code``).
+    """Fingerprints of a card.
 
-    The two are equal if the card has no serial. For a card in an answer, each has one fingerprint
-    per encryption key. For a stored card, ``exact`` has one fingerprint, and ``code`` is ``[""]``
-    if it is unknown.
+    The fingerprints in ``exact`` include the serial number. The fingerprints in ``code`` do not
+    include the serial number. Both attributes are equal if the card does not have a serial number.
+    For a card in an answer, each attribute contains one fingerprint per encryption key. For a
+    stored card, ``exact`` contains one fingerprint, and ``code`` is ``[""]`` if it is unknown.
     """
 
     exact: Sequence[str]
@@ -123,20 +138,21 @@ class Fingerprints(NamedTuple):
 def match_cards(
     received: Sequence[Fingerprints], stored: Sequence[Fingerprints]
 ) -> list[int | None]:
-    """Return the index of the ``stored`` card for each ``received`` card; ``None`` if it is new.
+    """Return the index of the ``stored`` card for each ``received`` card.
 
-    A code that is twice in one answer belongs to two cards. If an answer has the same cards as an
-    earlier one, in any order, no card is new. A card without a serial matches any card with its
-    code, because the provider may add serials later and omit them again.
+    The index is ``None`` if the card is new. If a code appears twice in one answer, it belongs to
+    two cards. If an answer contains the same cards as an earlier answer, all cards are matched,
+    whatever their sequence. A card without a serial number matches any card with the same code,
+    because the provider can add serial numbers later and omit them again.
     """
     # The unmatched stored cards, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A received card without a serial matches any remaining card with its code. So a stored card
-    # with a serial is also listed under a fingerprint of its code alone: the last one, because that
-    # one is tried after the exact matches.
+    # A received card without a serial number matches any remaining card with its code. Therefore, a
+    # stored card with a serial number is also listed under a fingerprint of its code. This is the
+    # last fingerprint, which is tried after the exact matches.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)
@@ -155,12 +171,14 @@ def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
 
 @sensitive_variables()
 def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> int:
-    """Seal the cards that are new, gain a serial or change position; add them to ``changes``.
+    """Seal cards that are new or have changed, and add them to ``changes``.
 
-    Return the number of cards of the answer that are stored, or were before they were destroyed.
+    A card has changed if it has a new serial number or a different position. Returns the number of
+    cards in the answer that are stored, or were stored before they were destroyed.
     """
     limit = len(arrival.cards) if arrival.settles else most_cards(arrival.order.quantity)
-    # The cards beyond the limit are not even compared, because that takes long for thousands.
+    # Cards beyond the limit are not compared, because it would take a long time for thousands of
+    # cards.
     secrets = _without_destroyed(arrival.cards[:limit], stored, keyring)
     known = len(arrival.cards[:limit]) - len(secrets)
     told = _recognise(arrival.order, secrets, stored, keyring)
@@ -184,7 +202,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
 
 
 def _within(told: Sequence[tuple[Card, CardSecret]], *, room: int) -> list[tuple[Card, CardSecret]]:
-    """Return the stored cards of ``told``, and at most ``room`` new ones."""
+    """Return the stored cards in ``told``, and at most ``room`` new cards."""
     new = [id(card) for card, _secret in told if not card.position]
     left_out = set(new[max(room, 0) :])
     return [(card, secret) for card, secret in told if id(card) not in left_out]
@@ -198,7 +216,10 @@ def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:
 def _recognise(
     order: Order, secrets: Sequence[CardSecret], stored: Sequence[Card], keyring: Keyring
 ) -> list[tuple[Card, CardSecret]]:
-    """Pair each secret of the answer with its row; a new row has no position yet."""
+    """Pair each secret of the answer with its row.
+
+    A new row does not have a position yet.
+    """
     readable = [card for card in stored if not card.is_destroyed]
     matches = _match_stored(secrets, readable, keyring)
     return [
@@ -209,10 +230,11 @@ def _recognise(
 
 @sensitive_variables()
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
-    """Sort the ``cards`` of an order; ``told`` are those of its final answer.
+    """Sort the ``cards`` of an order.
 
-    The different cards of the final answer come first, then cards that only other answers
-    contained. Repetitions are last, so that they do not displace other cards.
+    ``told`` contains the cards of the final answer. The distinct cards of this answer come first,
+    followed by the cards that only other answers contained. Repeated cards come last, so that they
+    do not displace other cards.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -224,7 +246,11 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 
 @sensitive_variables()
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
-    """Seal ``secret``, or else the card's own secret; a destroyed card only gets the position."""
+    """Seal ``secret`` as the content of ``card``, and set the position.
+
+    If ``secret`` is ``None``, the card keeps its secret. If the card was destroyed, only its
+    position is set.
+    """
     if secret is None or (card.serial_fingerprint and not secret.serial):
         secret = None if card.is_destroyed else card.open(keyring)
     card.position = position

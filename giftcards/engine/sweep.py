@@ -1,7 +1,8 @@
-"""Following orders: one sweep over the orders that are due.
+"""Following orders with sweeps.
 
-Requests are made outside any transaction (:mod:`giftcards.engine.checking`); answers are recorded
-in batches as they arrive (:mod:`giftcards.engine.recording`).
+A sweep is one pass over the orders that are due. A sweep makes its requests outside any transaction
+(see :mod:`giftcards.engine.checking`). The sweep records answers in batches as they arrive (see
+:mod:`giftcards.engine.recording`).
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.states import FOLLOWED, URGENT, Status
 from giftcards.rules.verdict import Verdict
 
-# The number of pending orders that are read at a time: more than can be sent before the next read.
+# The number of pending orders that are read at a time. It is higher than the number of orders that
+# can be sent before the next read.
 _SLICE = 100
-# The duration of a claim. A process that dies blocks its claimed orders for this time.
+# The duration of a claim. If a process dies, its claimed orders are blocked for this time.
 _CLAIM = timedelta(seconds=15)
 # The longest time for which orders are sent before due orders are checked (seconds).
 _LONGEST_SENDING = 5.0
@@ -53,9 +55,10 @@ _RECORD_AFTER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The result of one or more sweeps, in numbers of orders.
+    """The numbers of orders with each result, in one or more sweeps.
 
-    ``postponed`` orders were due but not checked: the request quota ran out, or calls were paused.
+    ``postponed`` is the number of orders that were due but not checked, because the request quota
+    was used up or calls were paused.
     """
 
     sent: int = 0
@@ -90,9 +93,10 @@ def sweep(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Swept:
-    """Send, check, recover and time out the due orders in ``orders`` (``None``: all orders).
+    """Send, check, recover and time out the orders that are due.
 
-    Once ``should_continue`` returns False, only answers to requests in flight are recorded.
+    The sweep is limited to ``orders``, or includes all orders if ``orders`` is ``None``. As soon as
+    ``should_continue`` returns False, the sweep only records the answers to requests in flight.
     """
     scope = Order.objects.all() if orders is None else orders
     done = _Sweep(gateway, scope, should_continue).run()
@@ -118,7 +122,8 @@ class _Sweep:
             with isolate_failures(order):
                 mark_unconfirmed(order)
         end_waits(self._scope)
-        # Sending comes first: a late check only delays a code, a late purchase may lose the sale.
+        # Sending comes first, because a late check only delays a code, but a late purchase may lose
+        # the sale.
         self._send()
         done = Swept()
         if is_open:
@@ -180,7 +185,7 @@ class _Sweep:
         self._gateway.waiting -= sent + unsent
 
     def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
-        """Reject orders queued for longer than ``SEND_TIMEOUT``; return the others."""
+        """Reject orders queued for longer than ``SEND_TIMEOUT``, and return the others."""
         oldest = self._gateway.clock.long_ago(timedelta(seconds=conf.send_timeout))
         pending = []
         for order in orders:
@@ -202,8 +207,8 @@ class _Sweep:
 
     def _check(self) -> Swept:
         now = timezone.now()
-        # Orders that are due soon are checked, too: the same pages of the list show them at no
-        # extra cost.
+        # Orders that are due soon are also checked, because the same pages of the list contain
+        # them.
         soon = now + timedelta(seconds=conf.poll_interval)
         wanted = self._scope.to_check(now=now, due_by=soon, limit=tuning.sweep_orders)
         due = [order for order in wanted if order.due_at and order.due_at <= now]
@@ -236,8 +241,8 @@ class _Sweep:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Without a later due time, the next sweep would follow at once, and read the first page
-            # again.
+            # Without a later due time, the next sweep would follow immediately, and would read the
+            # first page again.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
@@ -245,7 +250,10 @@ class _Sweep:
     def _match_others(
         self, page: CheckedPage, *, due_by: datetime, but: Collection[int]
     ) -> Iterator[Checked]:
-        """Claim and yield the open orders in ``page.others``; compare the settled ones."""
+        """Claim and yield the open orders in ``page.others``.
+
+        Settled orders are compared with their rows.
+        """
         # The time is read again, because the sweep may have waited for this page.
         now = timezone.now()
         shown = list(find_owners({row.provider_id: row for row in page.others}, self._scope))
@@ -267,7 +275,10 @@ class _Sweep:
             yield order, row, verdict if order is judged_as else None
 
     def _note_repetitions(self, rows: Sequence[OrderAnswer], page: Sequence[OrderAnswer]) -> None:
-        """Note the second purchases of orders in ``rows``; ``page`` has all rows of the page."""
+        """Find second purchases of orders in ``rows``.
+
+        ``page`` contains all rows of the page.
+        """
         if not any(row.reference for row in rows):
             return
         listing = Listing({row.provider_id: row for row in page}, is_whole=False)
@@ -282,11 +293,11 @@ def _claim(orders: Sequence[Order], now: datetime, *, due_by: datetime) -> list[
 
 
 def check_now(order: Order, gateway: Gateway) -> Swept:
-    """Send or check ``order`` even if it is not due.
+    """Send or check ``order``, even if the order is not due.
 
-    Does nothing if another process has claimed the order, if it is on hold, if it was checked
-    within ``POLL_INTERVAL``, or if the quota is used up: see
-    :func:`~giftcards.engine.schedule.time_to_check`.
+    Does nothing if another process has claimed the order, if the order is on hold, if it was
+    checked within ``POLL_INTERVAL``, or if the quota is used up.
+    :func:`~giftcards.engine.schedule.time_to_check` returns when a check is possible.
     """
     scope = Order.objects.filter(pk=order.pk)
     now = timezone.now()
@@ -298,10 +309,10 @@ def check_now(order: Order, gateway: Gateway) -> Swept:
 
 
 def check_settled(order: Order, gateway: Gateway) -> bool:
-    """Ask the provider about a settled ``order``, and record differences.
+    """Request the current state of a settled ``order``, and record differences.
 
     Returns False if calls are paused or the quota is used up. Raises
-    :exc:`~giftcards.exceptions.ProviderError` if there was no usable answer.
+    :exc:`~giftcards.exceptions.ProviderError` if there is no usable answer.
     """
     if not gateway.try_open():
         return False
@@ -315,10 +326,11 @@ def check_settled(order: Order, gateway: Gateway) -> bool:
 
 
 def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
-    """Follow one order in this process; yield it after every sweep.
+    """Follow one order in this process, and yield it after every sweep.
 
-    The watch ends when the order is final, delayed, unconfirmed or on hold. It ends at the latest
-    one ``POLL_INTERVAL`` after ``POLL_TIMEOUT``, or at once if calls are paused until then.
+    The function returns when the order is final, delayed, unconfirmed or on hold, and at the latest
+    one ``POLL_INTERVAL`` after ``POLL_TIMEOUT``. If calls are paused until that time, the function
+    returns immediately.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

@@ -1,6 +1,6 @@
 """Queueing tasks with django-q2 or the shop's own queue.
 
-If there is no queue, nothing is queued, and ``giftcards_poll`` follows the orders.
+If there is no queue, the app does not queue tasks, and ``giftcards_poll`` follows the orders.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _CONSOLATION = "The next tick, within about a minute, does the work."
 # The longest wait for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
-# A successful task leaves no row: rows are readable in the database and in the admin.
+# A successful task does not leave a row, because rows are readable in the database and in the
+# admin.
 _OPTIONS = {"save": False, "ack_failure": True}
 _ASSUMED_WORKERS = 2
 # ``is_queueing`` is True while this thread hands a task to a queue.
@@ -58,15 +59,15 @@ def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule of django-q2.
 
     The time of the next run does not change, and a paused schedule stays paused. Returns ``None``
-    if django-q2 does not run the tasks. A row of our own serves as the lock, because django-q2 has
-    no unique constraint on names.
+    if django-q2 does not run the tasks. The lock is a row in a table of this app, because django-q2
+    does not have a unique constraint on names.
     """
     if not conf.uses_django_q:
         return None
     schedules = _schedules()
     lock, _ = Lease.objects.get_or_create(name=Lease.SCHEDULE)
-    # The schedule may be in another database than the lock, so the lock is held until the schedule
-    # is committed.
+    # The schedule and the lock may be in different databases, so the lock is held until the
+    # schedule is committed.
     with transaction.atomic(), transaction.atomic(using=router.db_for_write(schedules.model)):
         lock.save(force_update=True)
         wanted = {
@@ -86,7 +87,7 @@ def ensure_schedule() -> Outcome | None:
 
 
 def explain_schedule() -> Explanation:
-    """Return why the schedule does not run, and how to make it run.
+    """Explain why the schedule does not run, and how to make it run.
 
     The text is "" if the schedule runs, or if django-q2 does not run the tasks.
     """
@@ -104,16 +105,16 @@ def explain_schedule() -> Explanation:
 
 
 def schedule_problem() -> str:
-    """Return :func:`explain_schedule` as a text for developers."""
+    """Return the text of :func:`explain_schedule` for developers."""
     return explain_schedule().for_developers
 
 
 def next_tick(state: ProviderState) -> datetime | None:
     """Return the time of the schedule's next run.
 
-    Returns ``None`` if the schedule does not run. If a run is overdue, but a worker has recorded
-    since then that it runs, the worker was started by a loop or by cron, and the schedule does not
-    run.
+    Returns ``None`` if the schedule does not run. The schedule does not run if a run is overdue,
+    but a worker has recorded since then that it is running. Such a worker was started by an endless
+    loop or by cron.
     """
     if not conf.uses_django_q:
         return None
@@ -124,14 +125,17 @@ def next_tick(state: ProviderState) -> datetime | None:
 
 
 class Backlog(NamedTuple):
-    """The number of waiting items, and the time when the first of them began to wait."""
+    """The number of waiting items, and the time when the first item began to wait."""
 
     number: int
     since: datetime | None
 
 
 def waiting_tasks() -> Backlog | None:
-    """The number of :func:`tasks_in_queue`, and how long the first of them has waited."""
+    """Return how many tasks are waiting in the queue, and since when.
+
+    Returns ``None`` if :func:`tasks_in_queue` does.
+    """
     waiting = tasks_in_queue()
     if waiting is None:
         return None
@@ -142,7 +146,7 @@ def waiting_tasks() -> Backlog | None:
 def tasks_in_queue() -> QuerySet[Any] | None:
     """Return the tasks that no worker has taken yet.
 
-    The result includes tasks of other apps, because they delay our tasks. It is ``None`` if
+    The result includes tasks of other apps, because they delay our tasks. Returns ``None`` if
     django-q2 does not store the queue in the database.
     """
     if not (conf.uses_django_q and _is_broker_in_database()):
@@ -155,14 +159,20 @@ def tasks_in_queue() -> QuerySet[Any] | None:
 
 
 def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
-    """Move the next run of django-q2's schedule by ``span``, by which the clock was set."""
+    """Move the next run of django-q2's schedule by ``span``.
+
+    ``span`` is the difference by which the clock was set back.
+    """
     if apps.is_installed("django_q"):
         ahead = _schedules().filter(func=TICK_TASK, next_run__gt=now)
         ahead.update(next_run=F("next_run") + span)
 
 
 def workers() -> int:
-    """The number of workers that run tasks; an assumed number without django-q2."""
+    """Return the number of workers that run tasks.
+
+    If django-q2 is not in use, the function returns an assumed number.
+    """
     if not conf.uses_django_q:
         return _ASSUMED_WORKERS
     from django_q.conf import Conf
@@ -173,9 +183,10 @@ def workers() -> int:
 def wake_worker() -> None:
     """Queue the loop when the current transaction commits.
 
-    If there is no transaction, the loop is queued at once. Does nothing if the loop runs or was
-    queued a moment ago, or if there is no queue. The function never raises, and never waits long
-    for a broker that is down. In this case, the watchdog starts the loop within a minute.
+    If there is no transaction, the loop is queued immediately. Does nothing if the loop is running,
+    if it was queued a moment ago, or if there is no queue. The function never raises an exception,
+    and never waits long for a broker that is down. If the loop cannot be queued, the task that runs
+    every minute starts it.
     """
     transaction.on_commit(_wake, robust=True)
 
@@ -186,15 +197,18 @@ def _wake() -> None:
 
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:
-    """Queue the function at ``path``, unless ``lease`` shows that this was done within ``span``."""
+    """Queue the function at ``path``, at most once in each ``span``.
+
+    ``lease`` is the name of the lease that records when the function was last queued.
+    """
     if conf.has_queue and Lease.objects.take(lease, span):
         queue_task(path)
 
 
 def is_queue_read() -> bool:
-    """True if there is a queue and workers take tasks from it."""
+    """Return True if there is a queue and workers take tasks from it."""
     if not conf.has_queue:
-        # Tasks from before the queue was removed do not count.
+        # Tasks that were queued before the queue was removed do not count.
         ProviderState.objects.note_queue_read()
         return False
     is_in_cluster = cluster_stop() is not None
@@ -204,8 +218,8 @@ def is_queue_read() -> bool:
 def queue_task(path: str) -> None:
     """Queue the function at ``path`` without arguments.
 
-    If the queue fails, this is logged. Do not call this function in a transaction. It does nothing
-    if there is no queue.
+    Does nothing if there is no queue. If the queue fails, the error is logged. Do not call this
+    function in a transaction.
     """
     own = conf.queue_task
     if conf.has_queue:
@@ -217,7 +231,7 @@ def queue_task(path: str) -> None:
 
 
 def _queue_with_django_q(path: str) -> None:
-    # Not every site has django-q2.
+    # django-q2 is imported here, because it is not installed on every site.
     from django_q.conf import Conf
     from django_q.tasks import async_task
 
@@ -234,7 +248,7 @@ def _queue_with_django_q(path: str) -> None:
 
 
 def _enqueue_patiently(queue: Callable[[], object]) -> None:
-    # Brokers share no option for a timeout. The thread ends when the broker answers.
+    # Brokers do not have a common option for a time-out. The thread ends when the broker answers.
     thread = start_thread(_enqueue_in_thread, queue)
     if thread is None:
         logger.error("No task was queued. %s", _CONSOLATION)
@@ -245,7 +259,10 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
 
 
 def _is_broker_in_database() -> bool:
-    """True if django-q2 uses its ORM broker, because no other broker is configured."""
+    """Return True if django-q2 uses its ORM broker.
+
+    django-q2 uses this broker if no other broker is configured.
+    """
     from django_q.conf import Conf
 
     return bool(Conf.ORM) and not (Conf.BROKER_CLASS or Conf.IRON_MQ or Conf.SQS)
@@ -264,7 +281,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
     try:
         queue()
     except Exception as error:  # noqa: BLE001 (a broker may raise anything)
-        # The text of the error is not logged: the URL of a broker may hold a password.
+        # The text of the error is not logged, because the URL of a broker may contain a password.
         logger.error(  # noqa: TRY400
             "Queueing a task failed: %s. %s", type(error).__name__, _CONSOLATION
         )
@@ -273,10 +290,10 @@ def _enqueue(queue: Callable[[], object]) -> None:
 
 
 def is_run_by_queueing() -> bool:
-    """True if this task runs inside the call that should only queue it.
+    """Return True if this task runs inside the call that should queue it.
 
-    This happens in the test mode of a queue. The task must then do nothing, because a web request
-    waits for its end.
+    In the test mode of a queue, tasks run in the call that queues them. A task must then do
+    nothing, because a web request waits for the task to end.
     """
     is_queueing: bool = getattr(_thread, "is_queueing", False)
     if is_queueing:
@@ -291,10 +308,10 @@ def cluster_stop() -> threading.Event | None:
     """Return the event with which django-q2 stops the cluster, or ``None``.
 
     With this event, the loop can end before its time limit. django-q2 does not pass the event to
-    tasks. However, its Sentinel has the event and forks the workers, so that a method of the
-    Sentinel is on the stack of each worker.
+    tasks. However, its Sentinel has the event and forks the workers. Therefore, the stack of each
+    worker contains a method of the Sentinel.
     """
-    # The module is not imported, because a worker has loaded it already.
+    # The module is not imported here, because a worker has already loaded it.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)
     if sentinel is None:
         return None

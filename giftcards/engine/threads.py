@@ -1,4 +1,4 @@
-"""Starting threads on a machine that may have no threads left."""
+"""Starting threads, and handling machines that cannot start more threads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def start_thread(
     """Start a thread that calls ``work`` with ``args``.
 
     Returns ``None`` if the machine cannot start another thread. The caller then does the work
-    itself, or later, so that the worker does not end. The thread is a daemon, so that work that
-    hangs does not keep the process alive.
+    without a thread, or does it later, so that the worker continues to run. The thread is a daemon
+    thread, so that hanging work does not prevent the process from ending.
     """
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:

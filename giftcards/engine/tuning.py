@@ -1,6 +1,6 @@
 """Intervals, time limits and sizes of the engine's work.
 
-They are constants instead of settings, because shops do not need to change them.
+These values are constants instead of settings, because shops do not need to change them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from giftcards.conf import LOOP_SECONDS, REQUEST_TIMEOUT
 
 @dataclass(slots=True)
 class Tuning:
-    """Values that tests may change; times are in seconds.
+    """Values that tests can change, with times in seconds.
 
     The values are read whenever they are needed.
     """
@@ -21,32 +21,35 @@ class Tuning:
     # The length of the two leases, of the loop and of announcing. After a crash, another process
     # takes over within this time.
     lease: timedelta = timedelta(seconds=10)
-    # The interval at which a waiting process checks another's lease.
+    # The interval at which a waiting process checks the lease of another process.
     lease_poll: float = 1.0
 
     # The longest time for one request, from connecting to the last byte.
     request_timeout: float = REQUEST_TIMEOUT
-    # The time after sending until an order without an answer counts as not placed, if two readings
-    # of the provider's list have not shown it. It is then sent again.
+    # If an order was sent without an answer, and two readings of the provider's list do not contain
+    # it, it counts as not placed after this time, and is sent again.
     proof_of_absence: float = 120.0
     # The time for which a price of the provider counts as current. An order with a price limit is
-    # not sent without a current price. A shorter time costs more requests.
+    # not sent without a current price. A shorter time takes more requests.
     price_max_age: float = 600.0
 
-    # The most cards and reservations of one customer, and how many times as much all guests of one
-    # network have: mobile carriers give one address to many people. A third of the customers of a
-    # shop with 50 orders a minute may share a network, each for the 20 minutes of a reservation.
+    # The maximum number of cards and reservations of one customer. All guests of one network
+    # together may have ``customers_of_network`` times as many, because mobile carriers assign one
+    # address to many people. In a shop with 50 orders a minute, a third of the customers may share
+    # a network, each for the 20 minutes of a reservation.
     cards_of_customer: int = 100
     reservations_of_customer: int = 20
     customers_of_network: int = 20
-    # The longest wait of a reservation for a locked SQLite: the customer waits for the page.
+    # The longest time for which a reservation waits for a locked SQLite database. It is short,
+    # because the customer waits for the page.
     reservation_patience: float = 2.0
 
     task_seconds: float = LOOP_SECONDS
-    # The longest wait of each minute's task for another process's loop. It is longer than the lease
-    # of a dead process.
+    # The longest time for which the task of each minute waits for another process's loop. The time
+    # is longer than the lease of a dead process.
     tick_patience: timedelta = timedelta(seconds=11)
-    # The longest wait of a task for work that is due soon, and the interval at which it looks.
+    # The longest time for which a task waits for work that is due soon, and the interval at which
+    # it checks for work.
     task_wait: float = 15.0
     task_poll: float = 1.0
 
@@ -64,10 +67,10 @@ class Tuning:
     # An ending loop waits this long for background work, in addition to the time of one request.
     turns_end: float = 10.0
 
-    # A purchase request must start within this time after the claim began, or the order is handed
-    # back. The time is enough to commit the claim and to connect. No other process sends the order
-    # in this time: the claim lasts longer, and ``proof_of_absence`` counts from the end of this
-    # time.
+    # A purchase request must start within this time after the claim began, or the request is not
+    # sent and the order returns to the queue. The time is enough to commit the claim and to
+    # connect. Other processes do not send the order in this time, because the claim lasts longer,
+    # and ``proof_of_absence`` counts from the end of this time.
     start_within: float = 10.0
     # The time for which the outcome of a purchase request is retried while the database fails.
     database_patience: float = 30.0
@@ -93,19 +96,20 @@ class Tuning:
     # may be called by another process.
     announcing_longest: float = 120.0
 
-    # The most orders at the provider that staff are offered as candidates: the earliest ones.
+    # The maximum number of orders at the provider that are shown to staff as candidates. The
+    # earliest orders are shown.
     candidates: int = 20
-    # The wait for another caller's answer about the same card. Each waiting caller occupies a
-    # thread of the site.
+    # How long a caller waits for the answer to another caller's request about the same card. Each
+    # waiting caller occupies a thread of the site.
     quote_patience: float = 1.0
     # A shop's function that takes longer than this for the price of one type is reported as slow.
     pricing_slow: float = 3.0
 
-    # The rows that are read at a time for a file, and the rows of one sheet of a workbook (which
-    # can hold 1,048,576).
+    # The number of rows that are read at a time for a file, and the maximum number of rows in one
+    # sheet of a workbook. A sheet can contain up to 1,048,576 rows.
     file_batch: int = 1_000
     sheet_rows: int = 1_000_000
-    # The shortest wait that a command shows.
+    # The shortest waiting time that a command reports.
     short_wait: float = 2.0
 
 

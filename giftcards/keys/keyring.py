@@ -64,8 +64,8 @@ class Sealed(NamedTuple):
 class Keyring:
     """Encryption keys: the first key encrypts, and every key decrypts.
 
-    A keyring also finds cards by their fingerprints. It holds secret keys and is cheap to create.
-    Create a new keyring when you need one, and do not store it.
+    A keyring also finds cards by their fingerprints. A keyring contains secret keys, and is cheap
+    to create. Create a new keyring when you need one, and do not store it.
     """
 
     @contained
@@ -134,10 +134,10 @@ class Keyring:
 
     @contained
     def identities(self, secret: CardSecret) -> list[str]:
-        """Return the fingerprints of this exact card, in the order of the keys.
+        """Return the fingerprints of this exact card, in the same order as the keys.
 
-        They show whether a delivered card is already stored. Two codes that differ only in case are
-        two cards, so nothing is normalised.
+        The fingerprints show whether a delivered card is already stored. Two codes that differ only
+        in case are two cards, so the codes are not normalised.
         """
         # JSON, so that no character in a code can shift the boundary between code and serial.
         return self._fingerprints("card", json.dumps([secret.value, secret.serial]))
@@ -164,13 +164,13 @@ class Keyring:
 
     @contained
     def sent_references(self, reference: str) -> list[str]:
-        """Return the references under which the provider may know an order, one per key.
+        """Return the references that the provider might have for an order, one per key.
 
-        The first one is sent with the order. Each is a keyed digest of the shop's own
-        ``reference``. The digest reveals nothing about the order, and somebody who can choose the
-        shop's reference cannot choose the digest. It consists of 32 lower-case letters and digits,
-        because most systems store these unchanged. It does not begin with a digit, so that no
-        system mistakes it for a number.
+        The first reference is sent with the order. Each reference is a keyed digest of the shop's
+        own ``reference``. The digest does not reveal anything about the order, and somebody who can
+        choose the shop's reference cannot choose the digest. The digest consists of 32 lower-case
+        letters and digits, because most systems store these unchanged. The digest does not begin
+        with a digit, so that no system mistakes it for a number.
         """
         return [f"gc{digest[:30]}" for digest in self._fingerprints("reference", reference)]
 
@@ -198,9 +198,9 @@ def _mismatch(content: dict[str, Any], place: Place) -> str:
 def normalised(text: str) -> str:
     """Return ``text`` in a form that does not depend on how a person typed it.
 
-    The function ignores case, and removes spaces and dashes. It converts the digits of every script
-    to ASCII digits, because a keyboard may produce ٣ or ۳ for 3. It also converts full-width
-    characters to ASCII.
+    The function ignores case, and removes spaces and dashes. The function converts the digits of
+    every script to ASCII digits, because a keyboard can produce ٣ or ۳ for 3. The function also
+    converts full-width characters to ASCII.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     # A code with only punctuation stays as it is: otherwise, all such codes would be equal.
@@ -222,7 +222,7 @@ def key_fingerprint(api_key: str) -> str:
     """Return a fingerprint of an API key.
 
     The app stores the fingerprint to record that the provider has refused the key. The fingerprint
-    does not depend on the encryption keys, which may differ between processes during a rotation. An
+    does not depend on the encryption keys, which can differ between processes during a rotation. An
     API key is too long to be guessed from its fingerprint.
     """
     message = api_key.encode(errors="surrogatepass")

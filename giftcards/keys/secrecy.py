@@ -36,9 +36,9 @@ class Masked(str):
 
 @dataclass(frozen=True, slots=True)
 class CardSecret:
-    """A delivered card: ``value`` is the code, and ``serial`` may be "".
+    """A delivered card: ``value`` is the code, and ``serial`` can be "".
 
-    Both are secret. They are masked, and are not part of the ``repr`` of the card.
+    Both are secret. Both are masked, and are not part of the ``repr`` of the card.
     """
 
     value: str = field(repr=False)
@@ -52,7 +52,7 @@ class CardSecret:
 def place_of(error: BaseException) -> str:
     """Return the file and line where ``error`` was raised.
 
-    Logs and database rows contain this place instead of the error message, which may contain a
+    Logs and database rows contain this place instead of the error message, which might contain a
     secret. The result is "" if the error was never raised.
     """
     place = ""
@@ -65,8 +65,8 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
     """Remove the frames, cause and context from exceptions that ``function`` raises.
 
     This includes exceptions that can occur at any time, for example :exc:`KeyboardInterrupt` or a
-    task time-out. An exception that is not a :exc:`GiftcardsError` gets a note with the lines of
-    the removed frames.
+    task time-out. If an exception is not a :exc:`GiftcardsError`, a note with the lines of the
+    removed frames is added to it.
     """
 
     @wraps(function)
@@ -96,7 +96,7 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call ``function``, which writes to the log, outside the context of the request.
 
     Error collectors add the request's URL and form data to each log entry. On a customer's page,
-    they contain the link to the cards and the PIN.
+    the URL and form data contain the link to the cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)
 

@@ -149,7 +149,7 @@ def refuse(reason: str) -> CommandError:
 def sentences(error: ValidationError | GiftcardsError) -> str:
     """Return the message of ``error`` in English and on one line.
 
-    It includes the names of invalid arguments.
+    The message includes the names of invalid arguments.
     """
     with translation.override(None):
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
@@ -195,7 +195,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
     """Return the ``known`` conditions that ``--fail-on`` names.
 
-    If a condition is unknown, the command exits with 2.
+    If a condition is unknown, the command exits with code 2.
     """
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
@@ -369,7 +369,7 @@ def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
 def reason(order: Order) -> str:
     """Return the open problems of ``order`` in English.
 
-    If there are none, return the reason for the last status change.
+    If there are no open problems, return the reason for the last status change.
     """
     if order.open_problems:
         return " ".join(map(str, order.open_problems))

@@ -1,7 +1,7 @@
 """The groups of staff that ``giftcards_setup`` creates, one for each role.
 
-A group is created once. After that, the shop can change it. Permissions that the shop adds are
-never removed. Permissions that the shop removes are only restored with ``--repair-groups``.
+A group is created once. After that, the shop can change the group. Permissions that the shop adds
+are never removed. Permissions that the shop removes are only restored with ``--repair-groups``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Key = tuple[str, str]
 def ensure_roles(permissions: Mapping[_Key, Permission], *, repair: bool = False) -> list[Role]:
     """Create missing groups.
 
-    With ``repair``, missing ``permissions`` are added to existing groups.
+    If ``repair`` is True, missing ``permissions`` are added to existing groups.
     """
     return [_ensure(name, permissions, repair=repair) for name in ROLES]
 

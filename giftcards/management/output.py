@@ -1,6 +1,6 @@
 """The output of the commands: help, progress, times and closed pipes.
 
-This module works without models and settings, because the simulator command has neither.
+This module works without models and settings, because the simulator command does not use them.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ class Progress:
     ) -> None:
         """Show ``text``, which says what the command is waiting for.
 
-        With ``unless_short``, the text is only logged if the wait lasts for several seconds. The
-        wait began at ``since``, or by default at the first call with this ``text``. A terminal also
-        shows ``bar``. If the line is too long, ``text`` is shortened.
+        If ``unless_short`` is True, the text is only logged if the wait lasts for several seconds.
+        The wait began at ``since``, or by default at the first call with this ``text``. A terminal
+        also shows ``bar``. If the line is too long, ``text`` is shortened.
         """
         now = time.monotonic()
         if text != self._text:
@@ -146,7 +146,7 @@ class Progress:
             self._next_at = now + _REMIND_AFTER
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Show the progress. On a terminal, it is shown as a bar.
+        """Show the progress. On a terminal, the progress is shown as a bar.
 
         In a log, a line is written for each tenth of the total.
         """

@@ -1,4 +1,4 @@
-"""The models, under the names with which Django and shops import them."""
+"""The models, under the names by which Django and shops import them."""
 
 from giftcards.models.cards import Card
 from giftcards.models.catalogue import (

@@ -1,4 +1,7 @@
-"""Delivered codes, stored as ciphertext only."""
+"""Delivered cards.
+
+The codes of the cards are stored only as ciphertext.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from giftcards.models.scalars import read_beside, value_of
 
 # Staff who may find or reveal codes see at most this many last characters of a code.
 _LONGEST_TAIL = 4
-#: Stands in ``key_fingerprint`` if the code is destroyed. The row stays, because reports need it,
-#: and because its ``value_fingerprint`` recognises a code that is delivered again.
+#: The value of ``key_fingerprint`` if the code is destroyed. The row is kept, because reports need
+#: it, and because its ``value_fingerprint`` identifies a code that is delivered again.
 DESTROYED = "destroyed"
 # The key of a value in ``scalars_of_ends``: ("oldest", key), ("newest", key), or ("other", number)
 # for an encryption key that the caller did not name.
@@ -45,15 +48,15 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Return the cards whose complete code or serial number is ``text``.
 
         Case, spaces, dashes and the script of digits do not matter. Destroyed codes are left out.
-        The result is unsorted, and nothing is decrypted.
+        The result is unsorted, and the cards are not decrypted.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """Return at most ``most`` cards from :meth:`with_code`, newest first.
+        """Return up to ``most`` cards from :meth:`with_code`, newest first.
 
-        The query is fast even if all cards have the same serial.
+        The query is fast even if all cards have the same serial number.
         """
         text = Masked(text)
         # The query sorts by a sum, which no index contains. If it sorted by the primary key itself,
@@ -67,7 +70,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_tail(self, text: str) -> Self:
         """Return the cards whose code ends in ``text``, newest first.
 
-        ``text`` has four characters. It is compared as in :meth:`with_code`. Codes with fewer than
+        ``text`` has four characters, and is compared as in :meth:`with_code`. Codes with fewer than
         eight characters are not found.
         """
         text = Masked(text)
@@ -75,7 +78,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.filter(tail_fingerprint__in=tails).order_by("-pk")
 
     def with_repeats(self) -> Self:
-        """Annotate ``is_repeated``: True if another card has the same code."""
+        """Annotate each card with ``is_repeated``.
+
+        The value is True if another card has the same code.
+        """
         twins = Card.objects.filter(value_fingerprint=OuterRef("value_fingerprint"))
         return self.annotate(is_repeated=Exists(twins.exclude(pk=OuterRef("pk"))))
 
@@ -83,9 +89,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.exclude(key_fingerprint=DESTROYED)
 
     def destroy(self) -> int:
-        """Destroy the codes of these cards; return the number of cards.
+        """Destroy the codes of the cards, and return the number of cards.
 
-        The ``value_fingerprint`` of each code stays, to recognise a code that is delivered again.
+        The ``value_fingerprint`` of each code is kept, so that a code that is delivered again can
+        be recognised.
         """
         cards = self.readable().order_by()
         return cards.update(
@@ -99,8 +106,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
         """Return the oldest and the newest card of each encryption key.
 
-        Keys are named by their fingerprints, and cards by their primary keys. The result includes
-        keys that are in use, but missing in the settings. ``found`` contains the values of
+        The result maps the fingerprints of the keys to the primary keys of the cards. Keys that are
+        in use but missing in the settings are included. ``found`` contains the values of
         :meth:`scalars_of_ends`, if the caller has already read them. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
@@ -120,9 +127,10 @@ class CardQuerySet(models.QuerySet["Card"]):
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
         """Return the expressions for the values that :meth:`ends` needs.
 
-        ``keys`` are fingerprints, by default of the keys in the settings. Other keys that are in
-        use are found, too. The expressions read only the ends of index ranges: to read the whole
-        index takes a third of a second at a million cards.
+        ``keys`` contains the fingerprints of encryption keys. By default, these are the keys in the
+        settings. Other keys that are in use are also found. The expressions read only the ends of
+        index ranges, because reading the whole index takes a third of a second with a million
+        cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -137,12 +145,13 @@ class CardQuerySet(models.QuerySet["Card"]):
         return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return how many cards lack their key, and which keys are not needed.
+        """Return how many cards have a missing key, and which keys are unneeded.
 
-        The first number counts the cards whose key is missing in the settings. An unneeded key is
-        named by its position in the settings. Positions begin with 2, because the first key is
-        always needed. If there are no readable cards, all keys count as needed. Raises
-        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
+        The first value is the number of cards whose key is missing in the settings. The second
+        value is a list of the positions of the unneeded keys in the settings. Positions start at 2,
+        because the first key is always needed. If there are no readable cards, all keys count as
+        needed. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
+        are invalid.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.ends())
@@ -153,12 +162,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         return lost, [position for position, key in old if key not in used]
 
     def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
-        """Try to open the newest and the oldest card.
+        """Try to decrypt the newest and the oldest card.
 
-        The result maps "newest" and "oldest" to a sentence that describes the error, or to "". The
-        sentence reveals nothing about the card. If there are no cards, the result is empty.
-        ``found`` is passed to :meth:`ends`. Raises :exc:`~giftcards.exceptions.ConfigurationError`
-        if the keys in the settings are invalid.
+        Returns a dict that maps "newest" and "oldest" to a sentence that describes the error, or to
+        "". The sentence does not reveal anything about the card. If there are no cards, the dict is
+        empty. ``found`` is passed to :meth:`ends`. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keyring = conf.keyring()
         ends = [key for ends in self.ends(found).values() for key in ends]
@@ -184,7 +193,10 @@ def _spans_between(borders: list[str]) -> list[Q]:
 
 
 class Card(models.Model):
-    """One delivered code; the row holds only its ciphertext."""
+    """A delivered card.
+
+    The row contains only the ciphertext of the code.
+    """
 
     order = models.ForeignKey(
         Order,
@@ -194,16 +206,16 @@ class Card(models.Model):
         # The unique constraint's index begins with this column.
         db_index=False,
     )
-    # The card's number in its order, from 1. Cards of the answer that settled the order come first,
-    # cards that arrive later follow.
+    # The card's number in its order, starting at 1. The cards of the answer that settled the order
+    # come first, followed by cards that arrived later.
     position = models.PositiveIntegerField(_("card"))
     sealed = models.TextField(editable=False)
     # ``identity`` is an HMAC of the whole card. The fingerprints are HMACs of its parts, for
-    # searches. Each HMAC has a key of its own.
+    # searches. Each HMAC uses a different key.
     identity = models.CharField(max_length=64, editable=False)
     value_fingerprint = models.CharField(max_length=64, editable=False)
     serial_fingerprint = models.CharField(max_length=64, blank=True, editable=False)
-    # The HMAC of the code's last four characters; "" if these are more than half of the code.
+    # The HMAC of the code's last four characters, or "" if these are more than half of the code.
     tail_fingerprint = models.CharField(max_length=64, editable=False, blank=True)
     # The fingerprint of the encryption key, or DESTROYED.
     key_fingerprint = models.CharField(max_length=16, editable=False)
@@ -221,8 +233,8 @@ class Card(models.Model):
             models.Index(fields=("value_fingerprint",), name="giftcards_card_value"),
             models.Index(fields=("serial_fingerprint",), name="giftcards_card_serial"),
             models.Index(fields=("tail_fingerprint",), name="giftcards_card_tail"),
-            # For counting the cards of each encryption key, and for finding its newest and its
-            # oldest card.
+            # This index is used to count the cards of each encryption key, and to find its newest
+            # and oldest card.
             models.Index(fields=("key_fingerprint", "id"), name="giftcards_card_key"),
         )
         constraints = (
@@ -245,20 +257,27 @@ class Card(models.Model):
 
     @property
     def value(self) -> str:
-        """The decrypted code, with a masked ``repr``; see :meth:`open` for errors."""
+        """The decrypted code, with a masked ``repr``.
+
+        Raises the errors of :meth:`open`.
+        """
         return self.open(conf.keyring()).value
 
     @property
     def serial(self) -> str:
-        """The decrypted serial number or "", masked; see :meth:`open` for errors."""
+        """The decrypted serial number, or "", with a masked ``repr``.
+
+        Raises the errors of :meth:`open`.
+        """
         return self.open(conf.keyring()).serial
 
     @contained
     def open(self, keyring: Keyring) -> CardSecret:
-        """Decrypt the card; this may load its order.
+        """Decrypt the card.
 
-        Raises :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed on purpose, or
-        else its base class :exc:`~giftcards.exceptions.DecryptionError`.
+        Decrypting a card can load its order from the database. Raises
+        :exc:`~giftcards.exceptions.CodeDestroyed` if the code was destroyed intentionally. Raises
+        its base class :exc:`~giftcards.exceptions.DecryptionError` for all other failures.
         """
         if self.is_destroyed:
             raise CodeDestroyed("The code of this card was destroyed, and cannot be read any more.")
@@ -272,8 +291,9 @@ class Card(models.Model):
     def tail(self, keyring: Keyring) -> str:
         """Return the last characters of the code, or "" for a short code.
 
-        They help to tell cards apart. The result has at most four characters, and at most a quarter
-        of the code. Raises :exc:`~giftcards.exceptions.DecryptionError`.
+        The last characters help to distinguish cards. The result contains at most four characters,
+        and at most a quarter of the code. Raises :exc:`~giftcards.exceptions.DecryptionError` if
+        the card cannot be decrypted.
         """
         secret = self.open(keyring)
         signs = [sign for sign in secret.value if sign.isalnum()]
@@ -281,7 +301,7 @@ class Card(models.Model):
         return "".join(signs[len(signs) - shown :])
 
     def trouble(self, keyring: Keyring) -> str:
-        """Return a sentence that says why the card cannot be opened, or ""."""
+        """Return a sentence that says why the card cannot be decrypted, or ""."""
         try:
             self.open(keyring)
         except DecryptionError as error:

@@ -1,4 +1,4 @@
-"""The stored catalogue, what the shop sells of it, and changes of offers."""
+"""The stored catalogue, what the shop sells from it, and offer changes."""
 
 from __future__ import annotations
 
@@ -24,26 +24,29 @@ from giftcards.rules.times import SLACK, is_ahead, is_recent, past
 from giftcards.text.brands import words_of_product
 from giftcards.text.spelling import folded
 
-# A product or type counts as gone after it was missing from the provider's answers for this time.
+# A product or type counts as removed after it was missing from the provider's answers for this
+# time.
 _GONE_AFTER = timedelta(hours=1)
-# A catalogue that was read within this time has all products: the worker reads it every hour.
+# A catalogue that was read within this time is assumed to contain all products, because the worker
+# reads the catalogue every hour.
 _FRESH = timedelta(hours=2)
 # The longest delay of an answer. Answers may arrive in the wrong sequence.
 _LATE = timedelta(minutes=5)
-# The time for which changes of offers are kept, and the most that are deleted at once.
+# The time for which changes of offers are kept, and the maximum number that is deleted in one call.
 _CHANGES_KEPT = timedelta(days=30)
 _BATCH = 500
 # The largest stock buffer, and the longest title of a category.
 _MOST_BUFFER = 100_000
 _LONGEST_TITLE = 200
-# The most words of a search: SQLite fails for conditions that are too deep.
+# The maximum number of words in a search. SQLite fails if conditions are nested too deeply.
 _MOST_WORDS = 8
 
 
 def _is_sold_here(*levels: str) -> Q:
-    """Return the condition that a row is sold here: the first level with a value decides.
+    """Return the condition that a row is sold here.
 
-    ``levels`` are prefixes like ``product__``, the most specific first.
+    The first level that has a value decides. ``levels`` are prefixes such as ``product__``. The
+    most specific prefix comes first.
     """
     condition = Q()
     inherited: dict[str, None] = {}
@@ -60,7 +63,8 @@ _SOLD = _is_sold_here("", "product__", "product__category__")
 def is_called(text: str, *columns: str) -> Q:
     """Return the condition that each word of ``text`` is in a column.
 
-    Brands may be written in Arabic letters. If ``text`` contains no words, nothing is found.
+    Brands can be written in Arabic letters. If ``text`` does not contain any words, the condition
+    is never true.
     """
     words = words_of_product(text)[:_MOST_WORDS]
     condition = Q() if words else Q(pk__in=[])
@@ -71,16 +75,19 @@ def is_called(text: str, *columns: str) -> Q:
 
 
 class Names(NamedTuple):
-    """The names of a product and of one of its types in the catalogue; each may be ""."""
+    """The names of a product and of one of its types, as in the catalogue.
+
+    Each name may be "".
+    """
 
     product: str = ""
     type: str = ""
 
 
 class Recorded(NamedTuple):
-    """The data of the catalogue that an order keeps.
+    """The data from the catalogue that is stored with an order.
 
-    These are the names, and the loss that the owner accepts.
+    The data consists of the names, and of the loss that the owner accepts.
     """
 
     product_name: str = ""
@@ -91,7 +98,10 @@ class Recorded(NamedTuple):
 def _with_categories(
     listed: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of products with their categories; an unknown one stays as it was."""
+    """Yield the columns of products with their categories.
+
+    If the catalogue does not contain the category of a product, the product keeps its category.
+    """
     listed = list(listed)
     categories = Category.objects.named(columns.get("category", "") for columns in listed)
     for columns in listed:
@@ -107,8 +117,8 @@ def ids_of(
 ) -> tuple[str, str]:
     """Return the provider's ids of a card.
 
-    The card is given either as a product type or by these ids. Raises ``TypeError`` if it is given
-    in both ways or in neither.
+    The card is passed either as a product type or as the two ids. Raises ``TypeError`` if the
+    caller passes both or neither of them.
     """
     if product_type is None:
         if product_id is None or type_id is None:
@@ -127,10 +137,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
     ) -> None:
         """Store a catalogue that was requested at ``at``.
 
-        Each item of ``listed`` contains the columns of a product; ``category`` is a title. A
-        product is no longer on sale if it is missing from two complete catalogues that were read an
-        hour apart. ``is_whole`` is False for an incomplete catalogue. An empty text does not
-        replace an earlier text. If a later catalogue is already stored, nothing changes.
+        Each item of ``listed`` contains the columns of a product. The ``category`` column contains
+        a title. A product is no longer on sale if it is missing from two complete catalogues that
+        were read an hour apart. ``is_whole`` is False for an incomplete catalogue. An empty string
+        does not replace an earlier value. If a later catalogue is already stored, the method does
+        nothing.
         """
         # A second process waits.
         with keeping_prices():
@@ -162,11 +173,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Store the types of a product, from an answer that was requested at ``at``.
+        """Store the types of a product from an answer requested at ``at``.
 
-        Each item of ``types`` has the columns of a type. A type is no longer for sale if it is
-        missing from two answers that are an hour apart. This does nothing if the catalogue has
-        never listed the product, or if a later answer is stored already.
+        Each item of ``types`` contains the columns of a type. A type is no longer for sale if it is
+        missing from two answers that were an hour apart. The method does nothing if the catalogue
+        has never listed the product, or if a later answer is already stored.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -206,22 +217,29 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(is_enabled=True).exclude(pk__in=self.on_sale().order_by().values("pk"))
 
     def to_read(self) -> Self:
-        """Return products on sale whose types were not read since the catalogue was last stored."""
+        """Return products on sale whose types are older than the catalogue.
+
+        The types of these products were not read after the catalogue was last stored.
+        """
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
             self.on_sale().filter(unread).order_by(F("types_read_at").asc(nulls_first=True), "pk")
         )
 
     def to_ask(self, now: datetime) -> Self:
-        """Return products on sale whose types were not requested since the catalogue was stored."""
+        """Return products on sale whose types must be requested.
+
+        The types of these products were not requested after the catalogue was last stored.
+        """
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
     def claim_reading(self, *, longest: float) -> datetime | None:
-        """Claim the request for the types of this product; ``None`` if it is claimed already.
+        """Claim the request for the types of this product.
 
-        The claim lasts until the types are read, but at most ``longest`` seconds. A product that
-        the catalogue never listed has no row to claim, so every process may make the request.
+        Returns the claim, or ``None`` if another process has claimed the request. The claim lasts
+        until the types are read, but at most ``longest`` seconds. If the catalogue has never listed
+        the product, there is no row to claim, and every process can make the request.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
@@ -232,7 +250,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
-        """Return products whose types are being requested; see :meth:`claim_reading`."""
+        """Return products whose types are being requested.
+
+        See :meth:`claim_reading`.
+        """
         return self.filter(self._is_being_read(longest))
 
     @staticmethod
@@ -242,8 +263,11 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return is_unanswered & Q(asked_at__gt=since, asked_at__lte=timezone.now() + SLACK)
 
     def is_unknown(self, product_id: str) -> bool:
-        """True if the catalogue was read lately, and has never listed this product."""
-        # One query; a catalogue has some hundreds of products.
+        """Return True if the catalogue is recent and has never listed this product.
+
+        The catalogue must have been read within the last two hours.
+        """
+        # This takes one query. A catalogue has some hundreds of products.
         is_it = models.Q(product_id=product_id)
         found = self.aggregate(last=models.Max("listed_at"), known=models.Count("pk", filter=is_it))
         return not found["known"] and is_recent(found["last"], timezone.now(), within=_FRESH)
@@ -252,7 +276,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return Names(*self.recorded(product_id, type_id)[:2])
 
     def recorded(self, product_id: str, type_id: str) -> Recorded:
-        """Return what a new order keeps of its card; one query."""
+        """Return the catalogue data to store with a new order, in one query."""
         kinds = ProductType.objects.filter(product=OuterRef("pk"), type_id=type_id).order_by()
         told = self.filter(product_id=product_id).annotate(
             type_name=Subquery(kinds.values("name")),
@@ -269,9 +293,10 @@ _FOR_TESTS = ("TEST_", "SIM_")
 
 class ProductTypeQuerySet(models.QuerySet["ProductType"]):
     def for_sale(self) -> Self:
-        """Return the types that are sold here, of products on sale, with a known cost above 0.
+        """Return the types that the shop can sell, sorted by product.
 
-        They are sorted by product.
+        The shop can sell a type if the type is sold here, belongs to a product on sale, and has a
+        known cost above 0.
         """
         sold = self.filter(_SOLD, product__is_enabled=True, cost__gt=0)
         sold = sold.select_related("product__category")
@@ -279,7 +304,10 @@ class ProductTypeQuerySet(models.QuerySet["ProductType"]):
         return sold.order_by(*by_product, "cost", "pk")
 
     def store_prices(self) -> int:
-        """Store the prices by the rule, in ``keeping_prices()``; return how many have changed."""
+        """Compute and store the prices, and return how many have changed.
+
+        Call this method in ``keeping_prices()``.
+        """
         return reprice(self, Shelf.objects.current().terms)
 
 
@@ -289,12 +317,13 @@ class ShelfQuerySet(models.QuerySet["Shelf"]):
 
 
 class Shelf(MarginRow):
-    """The settings of the whole shop: one row.
+    """The settings of the whole shop, stored in a single row.
 
-    The margin applies to all types that inherit it. Without a margin, the shop sets its prices
-    elsewhere. Prices from margins are rounded up to a multiple of ``round_to`` dinars (0: to whole
-    centimes). A card that would earn less than ``least_margin`` dinars is not for sale.
-    ``stock_buffer`` is the number of cards of each type that are never sold.
+    The margin applies to all types that inherit it. If there is no margin, the shop sets its prices
+    elsewhere. Prices from margins are rounded up to a multiple of ``round_to`` dinars, or to whole
+    centimes if ``round_to`` is 0. A card is not for sale if the shop would earn less than
+    ``least_margin`` dinars from it. ``stock_buffer`` is the number of cards of each type that the
+    shop holds back from sale.
     """
 
     SET_BY_SHOP = ("margin_percent", "margin_fixed", "round_to", "least_margin", "stock_buffer")
@@ -323,7 +352,7 @@ class Shelf(MarginRow):
     class Meta(MarginRow.Meta):
         verbose_name = _("shop")
         verbose_name_plural = _("shop")
-        # It is for the categories, products and types, too.
+        # This permission also applies to the categories, products and types.
         default_permissions = ("change",)
         constraints = (
             *MarginRow.Meta.constraints,
@@ -357,7 +386,7 @@ class Shelf(MarginRow):
 class SoldRow(MarginRow):
     """A row that can be taken off the shelf.
 
-    Changes of the offer that result from this are recorded.
+    The resulting changes to offers are recorded.
     """
 
     class Meta(MarginRow.Meta):
@@ -382,7 +411,7 @@ class SoldRow(MarginRow):
             batch_size=_BATCH,
         )
         if "is_sold" in changed:
-            # What is sold again is read again soon.
+            # Products that are sold again are read soon.
             Product.objects.filter(pk__in=self.products_of_row()).update(asked_at=None)
 
     def products_of_row(self) -> Iterable[int]:
@@ -396,7 +425,10 @@ class SoldRow(MarginRow):
 
 class CategoryQuerySet(models.QuerySet["Category"]):
     def named(self, titles: Iterable[str]) -> dict[str, Category]:
-        """Return the category of each title; categories that are new are sold."""
+        """Return the category for each title.
+
+        Missing categories are created, and their products are sold.
+        """
         keys = {title: _key_of(title) for title in titles}
         known = {category.key: category for category in self.filter(key__in=keys.values())}
         for title, key in keys.items():
@@ -412,8 +444,8 @@ def _key_of(title: str) -> str:
 class Category(SoldRow):
     """A category of the provider's products.
 
-    Titles that differ only in case are the same category. The title is "" for products without a
-    category. Products and their types inherit the margin and whether they are sold.
+    Titles that differ only in case belong to the same category. Products without a category belong
+    to the category with the title "". Products and their types inherit the margin and ``is_sold``.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed")
@@ -452,9 +484,9 @@ class Category(SoldRow):
 class Product(SoldRow):
     """A product in the provider's catalogue.
 
-    For example, a product is a brand's gift cards for one country. If ``is_sold`` or the margin is
-    ``None``, the product inherits it from the category. ``own_name`` is the shop's name for the
-    product. If it is "", the provider's name is used.
+    A product is, for example, the gift cards of one brand for one country. If ``is_sold`` or the
+    margin is ``None``, the product inherits the value from the category. ``own_name`` is the shop's
+    name for the product. If ``own_name`` is "", the provider's name is used.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "own_name")
@@ -483,10 +515,10 @@ class Product(SoldRow):
     missing_since = models.DateTimeField(null=True, editable=False)
     # The time of the last request for the product's types. NULL if they were never requested.
     asked_at = models.DateTimeField(null=True, editable=False)
-    # The time of the request that last brought the types. NULL if they were never read.
+    # The time of the last successful request for the types. NULL if they were never read.
     types_read_at = models.DateTimeField(_("types last read"), null=True, editable=False)
 
-    #: True if any type is among the offers; set only by the admin.
+    #: True if any type is among the offers. Only the admin sets this attribute.
     is_on_shelf: bool
 
     objects = ProductQuerySet.as_manager()
@@ -502,7 +534,7 @@ class Product(SoldRow):
 
     @property
     def title(self) -> str:
-        """The shop's own name, or else the provider's."""
+        """The shop's name for the product, or else the provider's name."""
         return self.own_name or self.name
 
     @property
@@ -530,7 +562,10 @@ class Product(SoldRow):
 
 
 class Offer(NamedTuple):
-    """A type as it is offered; ``cost`` is ``None`` if it is not for sale."""
+    """A product type as it is offered.
+
+    ``cost`` is ``None`` if the type is not for sale.
+    """
 
     name: str
     cost: Decimal | None
@@ -538,16 +573,17 @@ class Offer(NamedTuple):
 
 
 class ProductType(SoldRow):
-    """A product type: one value of a product, with its cost and stock.
+    """A product type: a denomination of a product, with its cost and stock.
 
-    ``price`` is the amount that a customer pays for a card. It follows from ``cost`` by the most
-    specific of these rules: ``fixed_price``, the margin of the type, of the product, of the
-    category, ``PRICING``, the margin of the shop. It is ``None`` if no rule sets a price, or if the
-    price would be a loss. If ``is_sold`` or the margin is ``None``, the type inherits it from the
-    product.
+    ``price`` is the amount that a customer pays for a card. The price is computed by the first of
+    these rules that is set: ``fixed_price``, the margin of the type, of the product or of the
+    category, ``PRICING``, and the margin of the shop. ``price`` is ``None`` if none of these rules
+    is set, or if the price would cause a loss. If ``is_sold`` or the margin is ``None``, the type
+    inherits the value from the product.
 
-    ``accepted_loss`` is the amount in dinars by which a card may be sold below its cost, if it has
-    a fixed price or a price from ``PRICING``. The owner has confirmed this loss.
+    ``accepted_loss`` is the amount in dinars by which the price of a card can be below its cost.
+    The owner has confirmed this loss. An accepted loss only applies to fixed prices and to prices
+    from ``PRICING``.
     """
 
     SET_BY_SHOP = ("is_sold", "margin_percent", "margin_fixed", "fixed_price", "accepted_loss")
@@ -568,7 +604,7 @@ class ProductType(SoldRow):
     # The cost and the stock are NULL if they are unknown.
     cost = models.DecimalField(_("cost per card"), null=True, editable=False, **MONEY)
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
-    # The time of the last answer of the provider that contains the type. NULL if it is unknown.
+    # The time of the provider's last answer that contains the type. NULL if the time is unknown.
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
     # The time since when answers have not contained the type. NULL if the last one contains it.
     missing_since = models.DateTimeField(null=True, editable=False)
@@ -583,7 +619,7 @@ class ProductType(SoldRow):
     accepted_loss = models.DecimalField(
         _("accepted loss"), default=0, validators=[MinValueValidator(0)], **MONEY
     )
-    # The price by the rule and what has decided about it; see ``rules/prices.py``.
+    # The computed price and the rule that decided; see ``rules/prices.py``.
     price = models.DecimalField(_("price"), null=True, editable=False, **MONEY)
     price_source = models.CharField(
         _("source of the price"),
@@ -596,12 +632,13 @@ class ProductType(SoldRow):
     # The time when the function PRICING is to be called next. NULL if it was not called at this
     # cost.
     pricing_due_at = models.DateTimeField(null=True, editable=False)
-    # The time when the price last changed. NULL if there never was one.
+    # The time when the price last changed. NULL if there has never been a price.
     priced_at = models.DateTimeField(null=True, editable=False)
 
-    #: The stock that can still be sold; set only by :func:`giftcards.catalogue.offers`.
+    #: The stock that can still be sold. Only :func:`giftcards.catalogue.offers` sets this
+    #: attribute.
     available: int | None
-    #: True if the type is among the offers; set only by the admin.
+    #: True if the type is among the offers. Only the admin sets this attribute.
     is_on_shelf: bool
 
     objects = ProductTypeQuerySet.as_manager()
@@ -636,7 +673,10 @@ class ProductType(SoldRow):
 
     @property
     def is_for_tests(self) -> bool:
-        """True if the type is for tests, at the provider or in the simulator."""
+        """True if the type exists only for tests.
+
+        The provider and the simulator have such types.
+        """
         return self.type_id.startswith(_FOR_TESTS)
 
     @property
@@ -657,7 +697,7 @@ class ProductType(SoldRow):
 
     @property
     def told_price(self) -> Decimal | None:
-        """The price that the ``PRICING`` function gave at this cost."""
+        """The price that the ``PRICING`` function returned for this cost."""
         is_told = self.price_source == PriceSource.FUNCTION and self.pricing_due_at is not None
         return self.price if is_told else None
 
@@ -690,7 +730,7 @@ class ProductType(SoldRow):
 
     def _save_with_prices(self, *args: Any, **kwargs: Any) -> None:
         if self._state.adding or "cost" in self.unsaved():
-            # The function is called again.
+            # This makes the worker call the function again.
             self.pricing_due_at = None
             names = kwargs.get("update_fields")
             if names is not None:
@@ -705,7 +745,10 @@ _TOLD = ("name", "cost", "stock", "read_at", "missing_since", "pricing_due_at")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
-    """Set the columns of ``row``; an empty text does not replace an older text."""
+    """Set the columns of ``row``.
+
+    An empty string does not replace an older value.
+    """
     for name, value in columns.items():
         if value != "":
             setattr(row, name, value)
@@ -713,20 +756,23 @@ def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
 
 class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
     def forget(self) -> int:
-        """Delete some changes that were announced and are older than 30 days; return the number."""
+        """Delete some old changes, and return how many were deleted.
+
+        Changes are deleted if they were announced and are older than 30 days.
+        """
         old = self.filter(at__lt=timezone.now() - _CHANGES_KEPT, announced_at__isnull=False)
         keys = list(old.order_by("at", "pk").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
 
 
 class OfferChange(OutboxEntry):
-    """A change of what the provider offers, noticed by the reading at ``at``.
+    """A change to one of the provider's offers.
 
-    ``old_value`` and ``new_value`` depend on ``what``:
+    The change was noticed at the time ``at``. ``old_value`` and ``new_value`` depend on ``what``:
 
-    * ``STOCK``: numbers of cards in stock (``None``: unknown);
-    * ``NAME``: names of product and type;
-    * otherwise: costs of a card in dinars (``None``: not for sale).
+    * ``STOCK``: numbers of cards in stock, or ``None`` if unknown
+    * ``NAME``: names of product and type
+    * other values: costs of a card in dinars, or ``None`` if not for sale
 
     While a type is not for sale, its changes are not recorded.
     """
@@ -743,7 +789,7 @@ class OfferChange(OutboxEntry):
         ProductType, verbose_name=_("type"), on_delete=models.CASCADE, related_name="changes"
     )
     what = models.CharField(_("what"), max_length=10, choices=What)
-    # If the change is about a price, both values are texts with the decimals.
+    # If the change is about a price, both values are strings with decimals.
     old = models.JSONField(null=True)
     new = models.JSONField(null=True)
     # What a customer paid for a card before the change. NULL if there was no price.
@@ -783,7 +829,10 @@ class OfferChange(OutboxEntry):
 def changes_between(
     kind: ProductType, before: Offer | None, *, at: datetime
 ) -> Iterator[OfferChange]:
-    """Yield the changes since the offer ``before``, which is ``None`` if it is unknown."""
+    """Yield the changes between the offer ``before`` and the current offer.
+
+    ``before`` is ``None`` if the earlier offer is unknown.
+    """
     what, old = OfferChange.What, before or Offer("", None, None)
     new = kind.offer
     found: dict[OfferChange.What, tuple[object, object]] = {}
@@ -823,10 +872,10 @@ def _follow_changes_of_products(
 
 class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
-        """Return prices that this API key got at most ``max_age`` ago, or ``None``.
+        """Return prices that are at most ``max_age`` old, or ``None``.
 
-        Prices with a time in the future count as too old: the clock was set back after they were
-        stored.
+        The prices must have been requested with this API key. Prices with a time in the future
+        count as too old, because the clock was set back after they were stored.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)
@@ -837,16 +886,17 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     ) -> None:
         by_type = {type_id: str(price) for type_id, price in prices.items()}
         values = {"by_type": by_type, "key": key, "asked_at": asked_at}
-        # The update comes first: SQLite may fail a transaction that reads before it writes.
+        # The update comes first, because SQLite may fail a transaction that reads before it writes.
         if not self.filter(pk=product_id).update(**values):
             row = ProductPrices(product_id=product_id, **values)
             self.bulk_create([row], ignore_conflicts=True)
 
 
 class ProductPrices(models.Model):
-    """The latest prices of a product's types for one API key, shared by all processes.
+    """The latest prices of a product's types for one API key.
 
-    ``key`` is the fingerprint of the API key. ``by_type`` maps type ids to prices as texts.
+    All processes share the prices. ``key`` is the fingerprint of the API key. ``by_type`` maps type
+    ids to prices. The prices are stored as strings.
     """
 
     product_id: models.CharField[str, str] = ExactCharField(primary_key=True, max_length=100)

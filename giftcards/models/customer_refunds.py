@@ -28,14 +28,14 @@ _SUMS = ("paid_back_amount", "open_amount")
 class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
     """Refunds to customers.
 
-    A change of a refund locks its order until the transaction ends.
+    Methods that change a refund lock its order until the transaction ends.
     """
 
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
-        """Record the unsaved ``refund``, or return the existing one.
+        """Record the unsaved ``refund``, or return the existing refund.
 
-        An existing refund of the order has the same reference. The sums of ``order`` are updated.
-        Raises the errors of :func:`~giftcards.settlement.record_refund`.
+        The existing refund belongs to the same order and has the same reference. The sums of
+        ``order`` are updated. Raises the errors of :func:`~giftcards.settlement.record_refund`.
         """
         refund.check_values()
         with transaction.atomic():
@@ -55,7 +55,10 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         return known or refund
 
     def cancel(self, refund: CustomerRefund, *, by: str, reason: str) -> None:
-        """Cancel a refund, so that its amount is owed again; the row is kept."""
+        """Cancel a refund, so that its amount is owed again.
+
+        The row is kept.
+        """
         refund.check_text("by", "cancelled_by", by)
         refund.check_text("reason", "cancel_reason", reason)
         with transaction.atomic():
@@ -71,15 +74,18 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
-        """Return at most ``limit`` refunds, with orders, whose reference begins with ``text``."""
-        # The condition is a range, because whether LIKE uses an index depends on the database.
+        """Return up to ``limit`` refunds whose reference begins with ``text``.
+
+        The orders of the refunds are loaded in the same query.
+        """
+        # The condition is a range, because some databases do not use an index for LIKE.
         found = self.filter(reference__range=(text, text + LAST_CHARACTER))
         return list(found.select_related("order").order_by("reference")[:limit])
 
 
 def _lock(key: int) -> Order:
     rows = Order.objects.filter(pk=key)
-    # The update locks the row on every database. It comes first, because SQLite may fail a
+    # The update locks the row on every database. The update comes first, because SQLite may fail a
     # transaction that reads before it writes.
     rows.update(paid_back_amount=F("paid_back_amount"))
     order = rows.get()
@@ -88,7 +94,7 @@ def _lock(key: int) -> Order:
 
 
 def _count(order: Order) -> None:
-    # Python adds up the amounts, because SQLite would add them as binary fractions.
+    # Python adds up the amounts, because SQLite would use binary floating point.
     done = order.refunds.filter(state=RefundState.DONE).order_by()
     order.paid_back_amount = sum(done.values_list("amount", flat=True), Decimal("0.00"))
     breakdown = customer_breakdown(order)
@@ -103,8 +109,8 @@ def _write_sums(order: Order) -> None:
 def refundable_amount(order: Order) -> Decimal:
     """Return the amount that can still be paid back for ``order``.
 
-    The amount is above 0. Raises :exc:`~giftcards.exceptions.RefundError` with the reason if
-    nothing can be paid back.
+    The amount is above 0. Raises :exc:`~giftcards.exceptions.RefundError` with the reason if money
+    cannot be paid back.
     """
     breakdown = customer_breakdown(order)
     if not order.is_final:
@@ -130,7 +136,10 @@ def refundable_amount(order: Order) -> Decimal:
 
 
 def check_amount(order: Order, amount: Decimal) -> None:
-    """Raise :exc:`~giftcards.exceptions.RefundError` if ``amount`` cannot be paid back."""
+    """Raise an error if ``amount`` cannot be paid back.
+
+    The error is :exc:`~giftcards.exceptions.RefundError`.
+    """
     left = refundable_amount(order)
     if amount > left:
         text = gettext("Only %(open)s can still be paid back, not %(amount)s.")
@@ -138,9 +147,9 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """Return why a sale amount cannot be recorded now, or "".
+    """Return the reason why a sale amount cannot be recorded now, or "".
 
-    The text is in the active language.
+    The reason is in the active language.
     """
     if not order.is_final:
         return gettext("The order is open.")
@@ -154,10 +163,10 @@ def sale_obstacle(order: Order) -> str:
 
 
 def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
-    """Record what the customer paid, with a note; False if the order has this amount already.
+    """Record what the customer paid, and note it in the timeline.
 
-    Updates the instance ``order``, too. Raises what
-    :func:`~giftcards.fulfilment.record_sale_amount` raises.
+    Returns False if the order already has this amount. The ``order`` instance is also updated.
+    Raises the errors of :func:`~giftcards.fulfilment.record_sale_amount`.
     """
     paid = order.check_amount("sale_amount", amount)
     with transaction.atomic():
@@ -232,7 +241,8 @@ class CustomerRefund(models.Model):
 
     objects = CustomerRefundQuerySet.as_manager()
 
-    # True if the present call recorded or changed this refund; False if the call only found it.
+    # True if the current call has recorded or changed this refund. False if the refund already
+    # existed.
     has_changed = False
 
     class Meta:
@@ -243,7 +253,7 @@ class CustomerRefund(models.Model):
         indexes = (
             models.Index(fields=("-executed_at", "-id"), name="giftcards_refund_newest"),
             models.Index(fields=("state", "-executed_at", "-id"), name="giftcards_refund_state"),
-            # For the search by reference.
+            # This index is used to search by reference.
             models.Index(fields=("reference",), name="giftcards_refund_reference"),
         )
         constraints = (
@@ -259,11 +269,11 @@ class CustomerRefund(models.Model):
         )
 
     def __str__(self) -> str:
-        # The text leaves out the reference, because some readers may not see the order.
+        # The text does not contain the reference, because some readers may not see the order.
         return str(_("refund %(number)s") % {"number": self.pk})
 
     def check_values(self) -> None:
-        """Normalise the values; raise ``ValidationError`` if they cannot be recorded."""
+        """Normalise the values, and raise ``ValidationError`` for invalid values."""
         wrong = {
             name: gettext("This must be text.")
             for name in ("reference", "method", "comment")
@@ -280,7 +290,10 @@ class CustomerRefund(models.Model):
         self.amount = self.amount.quantize(_CENTIME)
 
     def check_text(self, parameter: str, column: str, text: str) -> None:
-        """Raise ``ValidationError`` about ``parameter`` unless ``column`` can hold ``text``."""
+        """Raise ``ValidationError`` if ``column`` cannot store ``text``.
+
+        The error is about ``parameter``.
+        """
         if not isinstance(text, str):
             raise ValidationError({parameter: gettext("This must be text.")})
         field: Any = self._meta.get_field(column)
@@ -290,9 +303,9 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` unless ``other`` equals this refund.
+        """Raise :exc:`RefundError` if ``other`` differs from this refund.
 
-        Both have the same reference. A cancelled refund cannot be recorded again.
+        Both refunds have the same reference. A cancelled refund cannot be recorded again.
         """
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was taken back. Use a new reference.")
@@ -305,14 +318,20 @@ class CustomerRefund(models.Model):
             raise RefundError(text, reference=self.reference)
 
     def read_locked(self) -> Order:
-        """Lock the order until the transaction ends, reload this refund, and return the order."""
+        """Lock and return the order, and reload this refund.
+
+        The order stays locked until the transaction ends.
+        """
         locked = _lock(self.order_id)
         self.refresh_from_db()
         self.order, self.has_changed = locked, False
         return locked
 
     def change(self, **values: Any) -> None:
-        """Save new values by column name; the order must be locked."""
+        """Save new values, passed by column name.
+
+        The order must be locked.
+        """
         assign(self, values)
         self.save(update_fields=[*values])
         self.has_changed = True

@@ -1,6 +1,7 @@
 """Model fields that behave the same on every database, and validators.
 
-Migrations import names only from this module, so do not rename them.
+Do not rename the names in this module, because migrations import them. Migrations do not import any
+other module of the app.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from giftcards.text.spelling import digits
 # The Unicode categories of control and format characters, lone surrogates, and separators of lines
 # and paragraphs. All characters that change the direction of text are format characters.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Allowed format characters: Persian words and composed emoji need them.
+# Format characters that are allowed, because Persian words and composed emoji need them.
 _JOINERS = {"\u200c", "\u200d"}
-# The deepest nesting of metadata: MariaDB reads at most 32 levels of JSON.
+# The deepest nesting of metadata. MariaDB reads at most 32 levels of JSON.
 _DEEPEST = 8
 _MOST_BYTES = 4_096
 _LARGEST_NUMBER = 2**63 - 1
 
-# The options of a column of money, in dinars.
+# The options of a column with amounts in dinars.
 MONEY: dict[str, Any] = {"max_digits": 14, "decimal_places": 2}
 
 
@@ -45,8 +46,8 @@ def assign(row: models.Model, values: Mapping[str, Any]) -> None:
 def plain_line(text: str) -> None:
     """Validate one line of text in any script.
 
-    Refuses control characters, line separators, and invisible characters that reorder or hide text.
-    The zero-width joiners are allowed.
+    Control characters, line separators, and invisible characters that reorder or hide text are
+    refused. The zero-width joiners are allowed.
     """
     if any(map(_is_unseen, text)):
         raise ValidationError(
@@ -61,7 +62,7 @@ def has_digits(text: str) -> None:
 
 
 def as_plain_line(text: str) -> str:
-    """Return ``text`` in one line, without characters that :func:`plain_line` refuses."""
+    """Return ``text`` as one line that :func:`plain_line` accepts."""
     spaced = (" " if char.isspace() else char for char in text)
     return " ".join("".join(char for char in spaced if not _is_unseen(char)).split())
 
@@ -71,12 +72,12 @@ def _is_unseen(char: str) -> bool:
 
 
 def tidied_lines(text: str) -> str:
-    """Return ``text`` with tabs expanded, and each line ending in a line feed."""
+    """Return ``text`` with expanded tabs, and with line feeds as line ends."""
     return text.replace("\r\n", "\n").expandtabs(4).strip()
 
 
 def plain_lines(text: str) -> None:
-    """Validate text of several lines, each of which is a :func:`plain_line`."""
+    """Validate text of several lines with :func:`plain_line`."""
     try:
         for line in text.split("\n"):
             plain_line(line)
@@ -86,11 +87,14 @@ def plain_lines(text: str) -> None:
 
 
 class PlainTextField(models.TextField):  # type: ignore[type-arg]
-    """A text field of :func:`plain_lines`; validation checks ``max_length``, too."""
+    """A text field that is validated by :func:`plain_lines`.
+
+    The validation also checks ``max_length``.
+    """
 
     @cached_property
     def validators(self) -> Any:
-        # Django checks ``max_length`` of a TextField in forms only.
+        # Django checks the ``max_length`` of a TextField only in forms.
         return [*super().validators, MaxLengthValidator(self.max_length), plain_lines]
 
     def to_python(self, value: Any) -> Any:
@@ -99,7 +103,10 @@ class PlainTextField(models.TextField):  # type: ignore[type-arg]
 
 
 class MomentField(models.DateTimeField):  # type: ignore[type-arg]
-    """A moment that a caller gives, in any time zone: see :func:`as_given`."""
+    """A time that callers can pass in any time zone.
+
+    See :func:`as_given`.
+    """
 
     def clean(self, value: Any, model_instance: models.Model | None) -> Any:
         try:
@@ -112,7 +119,7 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Text that is compared and sorted by code points on every database.
 
-    The provider's ids may differ only in upper and lower case, which MySQL and MariaDB ignore by
+    The provider's ids can differ only in upper and lower case, which MySQL and MariaDB ignore by
     default. In PostgreSQL, an index with a linguistic collation cannot be used for prefix searches.
     """
 
@@ -132,15 +139,15 @@ def new_reference() -> str:
 
 
 def complaint_about_metadata(value: Any) -> str:
-    """Return why ``value`` cannot be an order's metadata, or "" if it can be.
+    """Return the reason why ``value`` is not valid as metadata, or "".
 
-    Metadata is a dict that every database returns as it was stored:
+    The metadata of an order must be a dict that every database returns as it was stored:
 
-    * Keys are texts.
-    * Values are texts, numbers, True, False, None, lists and dicts.
-    * Whole numbers fit into 64 bits, and no number is NaN or infinity.
+    * Keys are strings.
+    * Values are strings, numbers, True, False, None, lists and dicts.
+    * Whole numbers fit into 64 bits. NaN and infinity are not allowed.
     * Values are nested at most 8 levels deep.
-    * The JSON has at most 4,096 bytes.
+    * The JSON is at most 4,096 bytes long.
     """
     if type(value) is not dict:
         return gettext("This must be a dict.")
@@ -177,14 +184,17 @@ def _is_portable(value: Any, depth: int) -> bool:
 
 
 def _is_storable(text: str) -> bool:
-    """True if ``text`` is valid Unicode without NUL, which PostgreSQL refuses."""
+    """Return True if ``text`` is valid Unicode without NUL.
+
+    PostgreSQL refuses NUL.
+    """
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def is_same_json(one: Any, other: Any) -> bool:
-    """True if a database may return ``other`` after it stored ``one``.
+    """Return True if a database that stored ``one`` could return ``other``.
 
-    ``True`` and ``1`` differ here, unlike in Python.
+    ``True`` and ``1`` count as different, although they are equal in Python.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(

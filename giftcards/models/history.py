@@ -1,4 +1,7 @@
-"""The history of an order: status changes with their outbox, and acknowledgements."""
+"""The history of an order.
+
+The history consists of status changes, with their outbox, and of acknowledgements.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class OutboxQuerySet(models.QuerySet[E]):
         return self.waiting().filter(at__lte=moment)
 
     def waiting(self) -> Self:
-        """Return changes that are still to be announced to some receiver."""
+        """Return changes that must still be announced to a receiver."""
         return self.filter(announced_at=None, announce_at__isnull=False)
 
     def backlog(self) -> tuple[int, datetime | None]:
@@ -36,7 +39,7 @@ class OutboxQuerySet(models.QuerySet[E]):
         return found["count"], found["since"]
 
     def given_up(self) -> Self:
-        """Return changes that are no longer retried after a receiver failed."""
+        """Return changes that were given up because a receiver kept failing."""
         return self.filter(announced_at=None, announce_at=None)
 
 
@@ -55,7 +58,7 @@ class OutboxEntry(models.Model):
     announced_at = models.DateTimeField(_("announced"), null=True, editable=False)
     # The time of the next attempt to announce the change. NULL if it was announced or given up.
     announce_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The names of the receivers that took the change. NULL if no receiver was called yet.
+    # The names of the receivers that have processed the change. NULL if no receiver was called yet.
     announced_to = models.JSONField(null=True, editable=False)
     announce_failures = models.PositiveIntegerField(default=0, editable=False)
     announce_error = models.TextField(_("announcement failed"), blank=True, editable=False)
@@ -67,7 +70,7 @@ class OutboxEntry(models.Model):
 class StatusChange(OutboxEntry):
     """A change of an order's status, and its entry in the outbox.
 
-    If both statuses are equal, the entry records only that the customer was kept waiting.
+    If both statuses are equal, the entry only records that the customer was kept waiting.
     """
 
     class Source(models.TextChoices):
@@ -84,7 +87,8 @@ class StatusChange(OutboxEntry):
     to_status = models.CharField(_("to"), max_length=20, choices=Status)
     source = models.CharField(_("because of"), max_length=20, choices=Source)
     # The problems of the change, as entries {"code", "parameters"} without secrets: see
-    # giftcards.rules.problems. If the move ended a problem, its entry also has "ended": true.
+    # giftcards.rules.problems. If the change ended a problem, its entry also contains "ended":
+    # true.
     details = models.JSONField(_("details"), default=list, blank=True)
 
     objects = StatusChangeQuerySet.as_manager()
@@ -94,8 +98,8 @@ class StatusChange(OutboxEntry):
         verbose_name_plural = _("status changes")
         ordering = ("pk",)
         indexes = (
-            # For the changes that are still to be announced. In almost all rows, announced_at is
-            # set and announce_at is NULL.
+            # This index is used to find changes that still have to be announced. In almost all
+            # rows, announced_at is set and announce_at is NULL.
             models.Index(
                 fields=("announced_at", "announce_at", "id"), name="giftcards_change_outbox"
             ),
@@ -106,14 +110,17 @@ class StatusChange(OutboxEntry):
 
     @property
     def is_move(self) -> bool:
-        """False if the entry records only that the customer was kept waiting."""
+        """True if the entry records a change of the status.
+
+        False if the entry only records that the customer was kept waiting.
+        """
         return self.from_status != self.to_status
 
 
 class Acknowledgement(models.Model):
-    """A decision about an order that does not change its status.
+    """A decision that does not change the status of an order.
 
-    An example is ticking off a problem. ``by`` is "" if the decision was not made by a person.
+    For example, staff tick off a problem. ``by`` is "" if the decision was not made by a person.
     """
 
     order = models.ForeignKey(
@@ -131,7 +138,7 @@ class Acknowledgement(models.Model):
         verbose_name = _("problem ticked off")
         verbose_name_plural = _("problems ticked off")
         ordering = ("pk",)
-        # Acknowledgements are created and shown with their order, so need no permission.
+        # Acknowledgements are created and shown with their order, so they do not need a permission.
         default_permissions = ()
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """Leases on pieces of work, and the slots of the request quota.
 
-The claim on a single order is in the order's own row.
+The claim on a single order is stored in the row of the order.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
     def take(self, name: str, length: timedelta) -> str | None:
-        """Take the lease for ``length``, at most 2 minutes (``LONGEST_HOLD``).
+        """Acquire the lease for ``length``, which is at most 2 minutes.
 
-        Returns the token of the lease, or ``None`` if another process holds it.
+        The maximum is ``LONGEST_HOLD``. Returns the token of the lease, or ``None`` if another
+        process holds the lease.
         """
         assert length <= LONGEST_HOLD  # noqa: S101 (a longer lease would count as past)
         self.get_or_create(name=name)
@@ -32,29 +33,30 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         return token if free.update(token=token, until=now + length) else None
 
     def make(self, name: str) -> None:
-        """Create the row of this name, if it does not exist.
+        """Create the row with this name if it does not exist.
 
-        Call this before a transaction that locks the row. Otherwise, two transactions that create
-        the row would wait for each other.
+        Call this method before a transaction that locks the row. Otherwise, two transactions that
+        create the row would wait for each other.
         """
-        # In a transaction, the first statement is a write, because SQLite needs this. Outside of a
-        # transaction, it is a read, because a write may have to wait.
+        # In a transaction, the first statement is a write, because SQLite may fail a transaction
+        # that reads before it writes. Outside a transaction, the first statement is a read, because
+        # a write may have to wait.
         in_transaction = connection.in_atomic_block
         if not (self.lock(name) if in_transaction else self.filter(name=name).exists()):
             self.bulk_create([Lease(name=name)], ignore_conflicts=True)
 
     def lock(self, name: str) -> bool:
-        """Lock the row of this name until the transaction ends.
+        """Lock the row with this name until the transaction ends.
 
         Returns False if the row does not exist.
         """
         # An update locks the row, because SQLite may fail a transaction that reads before it
-        # writes. The token is new, because InnoDB fails a waiting transaction with an old snapshot
+        # writes. The token changes, because InnoDB fails a waiting transaction with an old snapshot
         # only if the row has changed.
         return bool(self.filter(name=name).update(token=uuid.uuid4().hex))
 
     def keep(self, name: str, token: str, length: timedelta) -> bool:
-        """Renew the lease; False if another process has taken it."""
+        """Renew the lease, and return False if another process has taken it."""
         held = self.filter(name=name, token=token)
         return bool(held.update(until=timezone.now() + length))
 
@@ -73,8 +75,8 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
 class Lease(models.Model):
     """The exclusive right of one process to a piece of work.
 
-    A token identifies the process. A lease expires, so that a dead process does not block the
-    others for long.
+    A token identifies the process. A lease expires, so that a dead process does not block other
+    processes for long.
     """
 
     LOOP = "loop"
@@ -86,11 +88,11 @@ class Lease(models.Model):
     OFFERS = "outbox of offers"
     CHORES = "chores"
     KEY_PROBE = "key probe"
-    #: The lease on the request for an API key's environment. It is not released if the provider
-    #: does not answer, so that the next attempt comes later.
+    #: The lease on the request for an API key's environment. The lease is not released if the
+    #: provider does not answer, so that the next attempt is made later.
     KEY_ENVIRONMENT = "key environment"
-    #: The lease on the request for the prices of orders on hold. It is not released, so that the
-    #: next request comes later.
+    #: The lease on the request for the prices of orders on hold. The lease is not released, so that
+    #: the next request is made later.
     ON_HOLD_PRICES = "on hold prices"
     #: A row for locking prices, not a lease.
     PRICES = "prices"
@@ -115,7 +117,10 @@ class Lease(models.Model):
 
 class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def make(self, count: int) -> None:
-        """Create or delete slots, so that exactly the numbers from 0 to ``count`` - 1 exist."""
+        """Create or delete slots until there are exactly ``count`` slots.
+
+        The slots have the numbers from 0 to ``count`` - 1.
+        """
         existing = self.count()
         if existing < count:
             # This value replaces the field's default, which has a time zone even if USE_TZ is off.
@@ -125,14 +130,14 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         elif existing > count:
             now = timezone.now()
             surplus = self.filter(number__gte=count)
-            # The remaining slots are held as long as the deleted slots would have been.
+            # The remaining slots are held for as long as the deleted slots would have been held.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
                 numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
                 self.take_one(numbers, now=now, until=until)
             surplus.delete()
 
     def among(self, numbers: range) -> Self:
-        """Return the slots with these numbers, sorted by the time at which they become free."""
+        """Return the slots with these numbers, sorted by when they become free."""
         span = self.filter(number__gte=numbers.start, number__lt=numbers.stop)
         return span.order_by("until", "number")
 
@@ -140,25 +145,28 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Limit the time for which slots are held to ``longest`` after ``now``.
+        """Ensure that slots become free no later than ``longest`` after ``now``.
 
-        A slot that is held until a later time was taken before the clock was set back.
+        If a slot is held until a later time, it was taken before the clock was set back.
         """
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
-        """Adapt the times of slots after the clock was changed from ``before`` to ``now``.
+        """Adjust the slots after the clock was set from ``before`` to ``now``.
 
-        A slot that was held at ``before`` stays held until ``longest`` after ``now``. Other slots
-        become free, unless they may have been taken after the clock's change.
+        A slot that was held at ``before`` is now held until ``longest`` after ``now``. Other slots
+        become free, unless they might have been taken after the clock was set.
         """
-        # A slot held for at most ``longest`` stays: it may have been taken after the clock's
-        # change.
+        # A slot that is held for at most ``longest`` is not changed, because it may have been taken
+        # after the clock was set.
         self.filter(until__gt=now + longest, until__lte=before).update(until=now)
         self.filter(until__gt=before).update(until=now + longest)
 
     def take_one(self, numbers: Iterable[int], *, now: datetime, until: datetime) -> int | None:
-        """Take the first free slot among these; ``None`` if all are taken."""
+        """Take the first free slot with one of these numbers.
+
+        Returns its number, or ``None`` if all these slots are taken.
+        """
         for number in numbers:
             if self.filter(number=number).free(now).update(until=until):
                 return number
@@ -166,7 +174,10 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
 
 
 class RequestSlot(models.Model):
-    """One of the requests allowed per minute; see :mod:`giftcards.engine.request_budget`."""
+    """One of the requests that are allowed per minute.
+
+    See :mod:`giftcards.engine.request_budget`.
+    """
 
     number = models.PositiveIntegerField(primary_key=True)
     until = models.DateTimeField(default=_LONG_AGO, db_index=True)

@@ -1,4 +1,7 @@
-"""Numbers and sums of orders and reservations, which the database computes in one statement."""
+"""Numbers and sums of orders and reservations.
+
+The database computes the numbers and sums in one statement.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ class Kind(StrEnum):
 class Line(NamedTuple):
     """Orders or reservations with the same values.
 
-    The line stands for ``number`` rows with ``cards`` cards in total. ``cost`` is the cost of one
-    card, or ``None`` if it is unknown. For settled orders, ``cost`` is the cost of a whole order.
-    ``is_charged`` is True if the balance already includes the cost.
+    A line represents ``number`` rows. ``cards`` is the total number of cards in these rows.
+    ``cost`` is the cost of one card, or ``None`` if it is unknown. For settled orders, ``cost`` is
+    the cost of a whole order. ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str
@@ -53,11 +56,12 @@ def lines_of(
     cards: Combinable | None = None,
     **columns: Combinable | None,
 ) -> QuerySet[Any, Any]:
-    """Group ``rows`` into lines; return a queryset for :func:`read_lines`.
+    """Group ``rows`` into lines, and return a queryset for :func:`read_lines`.
 
-    Rows with the same values of ``columns`` form one line. ``columns`` maps names of a line's
-    fields to expressions; ``None`` stands for the column of the same name. ``since`` names the
-    column with the time. ``cards`` is an expression for a row's number of cards, by default 1.
+    Rows with the same values of ``columns`` form one line. ``columns`` maps the fields of a line to
+    expressions, or to ``None`` for the column with the same name. ``since`` is the name of the
+    column with the time. ``cards`` is an expression for the number of cards of a row. The default
+    is 1.
     """
     empty: dict[str, Any] = {
         "cost": Value(None, DecimalField()),
@@ -77,10 +81,10 @@ def lines_of(
 
 
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
-    """Return the lines of several querysets, read by one statement.
+    """Return the lines of several querysets, read with one SQL statement.
 
-    An order that settles in the meantime is not counted twice. A reservation whose order is placed
-    in the meantime is not counted in addition to the order.
+    Therefore, an order that is settled during the read is not counted twice, and a reservation
+    whose order is placed during the read is not counted in addition to the order.
     """
     # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
     # lacks.

@@ -1,7 +1,7 @@
 """The queries for orders.
 
-Each query uses an index, however many orders have settled. ``tests/test_plans.py`` checks the plan
-of each query on the current database.
+Each query uses an index, regardless of the number of settled orders. ``tests/test_plans.py`` checks
+the plan of each query on the current database.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ T = TypeVar("T")
 # For more than 200 keys or names, MariaDB prefers a full table scan to index lookups.
 _AT_ONCE = 100
 
-# Orders on hold, which are not sent until staff decide, the price falls, or their time comes.
+# Orders on hold, which are not sent until staff decide, until the price falls, or until
+# ``send_after``.
 ON_HOLD = Q(status=Status.PENDING, due_at=None)
 # Orders on hold that are sent once the price falls, and orders on hold that wait for a decision by
 # staff.
@@ -41,12 +42,12 @@ ON_HOLD_FOR_PRICE = ON_HOLD & Q(finalized_at=None, send_after=None) & ~Q(review=
 ON_HOLD_FOR_REVIEW = ON_HOLD & Q(finalized_at=None, review=Review.WANTED)
 
 # The conditions on true and false columns compare with lists. Django turns "= True" and "= False"
-# into a bare column and NOT, for which SQLite uses no index.
+# into a bare column and NOT, for which SQLite does not use an index.
 
-# Orders whose customer has got money back, or is owed money.
+# Orders whose customer was paid back, or is owed money.
 PAID_BACK = Q(has_paid_back__in=[True])
 OWING = Q(is_owing__in=[True])
-# Final orders for which nobody has said what the customer paid.
+# Final orders for which it is unknown what the customer paid.
 SALE_UNKNOWN = Q(is_owing__isnull=True, finalized_at__isnull=False)
 # Settled orders whose figures from the provider contradict each other.
 CONTRADICTORY = Q(is_consistent__in=[False])
@@ -63,14 +64,14 @@ def _is(condition: Q) -> models.ExpressionWrapper[Any]:
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yield ``items`` in lists of up to 100, each for one query."""
+    """Yield ``items`` in lists of up to 100 items, one list for each query."""
     iterator = iter(items)
     while batch := list(islice(iterator, _AT_ONCE)):
         yield batch
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """True if ``orders`` is filtered, so that orders may be missing."""
+    """Return True if ``orders`` has a filter that could exclude orders."""
     return bool(orders.query.where)
 
 
@@ -80,7 +81,7 @@ class Claimed(Protocol):
 
 
 def is_held_up(since: datetime) -> Q:
-    """Return the condition that the next step of an order was due by ``since``."""
+    """Return the condition that an order's next step was due by ``since``."""
     return Q(*_due_by(since), _connector=Q.OR) & ~ON_HOLD
 
 
@@ -94,15 +95,16 @@ class OrderQueries(OrderSearch[Row]):
     def open(self) -> Self:
         """Return the orders that are not final.
 
-        Queries for open orders start here, because their index begins with ``finalized_at``. With a
-        condition on the status alone, databases would use no index.
+        Queries for open orders start with this method, because the index for them begins with
+        ``finalized_at``. If there were only a condition on the status, databases would not use an
+        index.
         """
         return self.filter(finalized_at=None)
 
     def urgent(self) -> Self:
         """Return open orders that can change within seconds.
 
-        The loop runs for these orders. Orders on hold are not included.
+        The loop runs as long as there are such orders. Orders on hold are not included.
         """
         return self.open().filter(status__in=URGENT).exclude(ON_HOLD)
 
@@ -111,7 +113,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
-        """Return the orders whose claim in the database is still the given one."""
+        """Return the ``orders`` whose claim in the database is unchanged."""
         orders = list(orders)
         return self.filter(
             pk__in=[order.pk for order in orders],
@@ -125,8 +127,11 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status=status).order_by("finalized_at", "due_at", "pk")
 
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
-        """Return the earliest due time of unclaimed orders in ``statuses``, or ``None``."""
-        # Each status has a query of its own, because the index yields the first row of a single
+        """Return the earliest due time of unclaimed orders, or ``None``.
+
+        Only orders with one of ``statuses`` count.
+        """
+        # There is one query for each status, because the index yields the first row of a single
         # status only.
         times = (
             self._waiting(status)
@@ -148,7 +153,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(ON_HOLD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
-        """Return orders on hold whose ``send_after`` or ``send_before`` is past."""
+        """Return orders on hold whose ``send_after`` or ``send_before`` time has passed."""
         over = [
             Q(past(name, now, longest=LONGEST_WAIT), **{f"{name}__isnull": False})
             for name in ("send_after", "send_before")
@@ -156,7 +161,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(over[0] | over[1])
 
     def to_recover(self, now: datetime) -> Self:
-        """Return lost orders that are due for a search, the earliest due first."""
+        """Return lost orders for which a search is due, the earliest due first."""
         return self._waiting(Status.UNCONFIRMED).filter(due_at__lte=now).unclaimed(now)
 
     def abandoned(self, now: datetime) -> Self:
@@ -164,15 +169,18 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Return unsettled orders accepted by ``accepted_by``, earliest due first."""
+        """Return unsettled orders accepted at ``accepted_by`` or earlier.
+
+        The order that is due first comes first.
+        """
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def kept_waiting(self, *, recorded_by: datetime) -> Self:
-        """Return waiting orders recorded by ``recorded_by``.
+        """Return waiting orders recorded at ``recorded_by`` or earlier.
 
         Orders whose wait was already recorded are left out. Orders that ``REORDER_MISSING`` created
-        are left out, too, because their customers know that the missing cards were ordered again.
+        are also left out, because their customers know that the missing cards were ordered again.
         """
         waiting = self.open().filter(status__in=UNSERVED, created_at__lte=recorded_by)
         return waiting.filter(kept_waiting_at=None, send_before=None).order_by()
@@ -180,8 +188,8 @@ class OrderQueries(OrderSearch[Row]):
     def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
         """Return open orders whose due time is too far in the future.
 
-        ``urgent`` is the longest allowed time until an urgent order is due, ``others`` is that for
-        all other open orders.
+        ``urgent`` is the longest allowed time until an urgent order is due. ``others`` is the
+        longest allowed time for all other open orders.
         """
         return self.open().filter(
             Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
@@ -189,31 +197,31 @@ class OrderQueries(OrderSearch[Row]):
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:
-        """Return at most ``limit`` accepted orders due by ``due_by``.
+        """Return up to ``limit`` accepted orders due at ``due_by`` or earlier.
 
         Delayed orders come last.
         """
         orders: list[Row] = []
         # A tenth of the limit is kept for delayed orders, so that thousands of fresh orders do not
-        # keep them waiting.
+        # block them.
         for status, most in ((Status.HANDLING, limit - limit // 10), (Status.DELAYED, limit)):
             due = self._waiting(status).filter(due_at__lte=due_by).unclaimed(now)
             orders += due[: most - len(orders)]
         return orders
 
     def unsent(self) -> Self:
-        """Return the orders that wait to be sent, without orders on hold."""
+        """Return the orders that are waiting to be sent, except orders on hold."""
         return self.open().filter(status=Status.PENDING).exclude(ON_HOLD)
 
     def held_up(self, since: datetime) -> list[Self]:
-        """Return orders whose next step was due by ``since``.
+        """Return orders whose next step was due at ``since`` or earlier.
 
-        There is one queryset for each open status. Orders on hold are left out.
+        The result contains one queryset for each open status. Orders on hold are left out.
         """
         return [self.filter(condition).exclude(ON_HOLD) for condition in _due_by(since)]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Return orders sent from ``start`` to ``end`` that the provider may have."""
+        """Return orders sent from ``start`` to ``end`` that the provider might have."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
         # SQLite uses the index by time only if the filter excludes statuses instead of listing
         # them.
@@ -222,29 +230,33 @@ class OrderQueries(OrderSearch[Row]):
     def known_as(self, names: Iterable[str]) -> Self:
         """Return orders that the provider knows by one of ``names``.
 
-        A name is an order id or an alias at the provider. ``names`` may contain at most 200 names;
-        :meth:`owners` takes any number.
+        A name is either an order id or an alias that the provider uses for an order. ``names`` can
+        contain up to 200 names.
+        :meth:`owners` accepts any number of names.
         """
         names = set(names) - {""}
         # The first condition on the alias is redundant, but makes SQLite use the index. Many orders
-        # may have no alias, and SQLite judges an index by the average number of orders for each
+        # may not have an alias, and SQLite judges an index by the average number of orders for each
         # value.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
-        # The result is unsorted: to sort it, SQLite would scan all orders by age.
+        # The result is unsorted, because SQLite would scan all orders by age to sort it.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield the orders that the provider knows by one of ``names``.
 
-        There may be any number of names.
+        The number of names is not limited.
         """
         for batch in batches(sorted(set(names) - {""})):
             yield from self.known_as(batch)
 
     def sent_as(self, references: Iterable[str]) -> Self:
-        """Return orders that were sent with one of at most 200 ``references``."""
-        # The first condition is redundant, but makes SQLite use the index, as in known_as: most
-        # orders may have no reference.
+        """Return orders that were sent with one of ``references``.
+
+        ``references`` can contain up to 200 references.
+        """
+        # The first condition is redundant, but makes SQLite use the index, as in known_as, because
+        # most orders may not have a reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
@@ -280,7 +292,7 @@ class OrderQueries(OrderSearch[Row]):
     def settled_lines(
         self, since: datetime, *, accepted_since: datetime | None = None
     ) -> models.QuerySet[Any, Any]:
-        """Return the lines of orders that settled after ``since``, grouped by cost.
+        """Return the lines of orders settled after ``since``, grouped by cost.
 
         Orders that were accepted at ``accepted_since`` or earlier are left out.
         """
@@ -291,9 +303,10 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="finalized_at", cost=cost)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return rows for a union of queries: two times of an order, and the text ``name``.
+        """Return rows that contain two times of an order and ``name``.
 
-        ``start`` and ``end`` name the columns of the times.
+        The rows are used in a union of queries. ``start`` and ``end`` are the names of the columns
+        that contain the times.
         """
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")
@@ -307,12 +320,13 @@ class OrderQueries(OrderSearch[Row]):
     ) -> models.QuerySet[Any, Any]:
         """Return the lines of orders that became final in a period, by status.
 
-        The period begins just after ``after`` and ends with ``until``; ``None`` means no limit.
+        The period begins immediately after ``after`` and includes ``until``. ``None`` means that
+        there is no limit.
         """
         final = self.filter(finalized_at__isnull=False)
         final = final.filter(finalized_at__gt=after) if after else final
         final = final.filter(finalized_at__lte=until) if until else final
-        # COALESCE keeps SQLite from using the index by status, with which it would look up every
-        # row.
+        # COALESCE prevents SQLite from using the index by status, because it would then look up
+        # every row.
         status = Coalesce("status", models.Value(""))
         return lines_of(Kind.FINAL, final, since="finalized_at", status=status)

@@ -1,8 +1,8 @@
-"""Orders: their queries, and the changes of their status.
+"""Orders, with their queries and their status changes.
 
 Queries are methods of the queryset, and changes are methods of the row. Only this module assigns
-``status``. A change is one guarded UPDATE, and the number of updated rows shows which process was
-first.
+``status``. A change is a single guarded UPDATE. The number of updated rows shows whether this
+process was first.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ MAX_QUANTITY = 2_000
 _MOVED_AT_ONCE = 1_000
 
 _not_negative = MinValueValidator(Decimal(0))
-# A text of these characters is safe in URLs, logs and terminals.
+# A string of these characters is safe in URLs, logs and terminals.
 plain_text = RegexValidator(
     r"\A[!-~]+\Z", _("Use letters, digits and punctuation only, without spaces.")
 )
 
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
-#: The columns of a gift, all empty in other orders.
+#: The columns of a gift, which are all empty in other orders.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
-#: The columns that may be corrected. Other columns that a caller gave never change.
+#: The columns that may be corrected. Other values that a caller passed never change.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The columns that a caller gives, besides the reference, the metadata and CORRECTABLE.
+# The columns with values from the caller, besides the reference, the metadata and CORRECTABLE.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
@@ -98,8 +98,8 @@ class OrderQuerySet(OrderQueries["Order"]):
     def of_user(self, user: Any) -> Self:
         """Return the orders that ``user`` owns.
 
-        The result is empty for guests, deactivated users, and users of another model than
-        ``AUTH_USER_MODEL``, because users of two models may have the same primary key.
+        The result is empty for guests, for deactivated users, and for users of a model other than
+        ``AUTH_USER_MODEL``, because users of two models can have the same primary key.
         """
         is_owner = _is_account(user) and user.is_authenticated and getattr(user, "is_active", True)
         return self.filter(user=user) if is_owner else self.none()
@@ -118,7 +118,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return Order.objects.filter(pk__in=found)
 
     def record(self, order: Order) -> Order:
-        """Insert ``order``, or return the existing order with its reference.
+        """Insert ``order``, or return the existing order with the same reference.
 
         Raises the errors of :func:`~giftcards.fulfilment.place_order`.
         """
@@ -159,26 +159,29 @@ class OrderQuerySet(OrderQueries["Order"]):
         return order
 
     def checkable(self, *, now: datetime, interval: timedelta) -> Self:
-        """Return unclaimed accepted orders not checked within ``interval``."""
+        """Return accepted orders that can be checked now.
+
+        These orders are unclaimed, and were not checked within ``interval``.
+        """
         rested = past("checked_at", now - interval, longest=interval)
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the :meth:`checkable` orders due now; return the number of orders."""
+        """Make the :meth:`checkable` orders due now, and return how many there are."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
-        """Request an immediate check of accepted orders; return their number.
+        """Request an immediate check of accepted orders, and return how many there are.
 
-        Leaves out orders that were checked within ``interval``, and orders for which this method
-        was called within ``interval``. An order that is being checked becomes due again afterwards:
-        see :func:`due_after_check`.
+        Orders are left out if they were checked within ``interval``, or if this method was called
+        for them within ``interval``. If an order is being checked now, it becomes due again after
+        that check (see :func:`due_after_check`).
         """
         rested = [
             past(name, now - interval, longest=interval)
             for name in ("checked_at", "check_wanted_at")
         ]
-        # An order that is due already keeps its due time, and so its place in the queue.
+        # If an order is already due, it keeps its due time, and therefore its place in the queue.
         is_to_wait = Q(due_at=None) | Q(due_at__gt=now)
         hurried = models.When(is_to_wait, then=models.Value(now))
         return self.filter(*rested, status__in=FOLLOWED).update(
@@ -190,8 +193,9 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[Order]:
         """Claim orders that :meth:`to_check` has just returned.
 
-        Returns the orders that were not claimed before. An order is not claimed if its id at the
-        provider has changed since it was read, because the check would be about the old id.
+        Returns the orders that were claimed. An order is not claimed if another process has claimed
+        it. An order is also not claimed if the provider's id of the order has changed since it was
+        read, because the check would then use the old id.
         """
         token = uuid.uuid4().hex
         rows = self.filter(pk__in=[order.pk for order in wanted]).order_by()
@@ -207,10 +211,11 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move at most 1,000 orders from ``origin`` to ``target``; return the number moved.
+        """Move up to 1,000 orders to ``target``, and return how many were moved.
 
-        The orders must be unclaimed, because the claim is overwritten to identify the moved rows.
-        The target must not be final, because final statuses need figures for each order.
+        Only orders with the status ``origin`` are moved. The orders must be unclaimed, because the
+        claim is overwritten to identify the moved rows. ``target`` must not be final, because a
+        final status requires separate figures for each order.
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
@@ -234,9 +239,9 @@ class OrderQuerySet(OrderQueries["Order"]):
         return moved
 
     def write_terms(self, key: int) -> None:
-        """Write the search terms of an order again.
+        """Write the current search terms of an order.
 
-        The caller must have locked the order's row.
+        The caller must have locked the row of the order.
         """
         OrderTerm.objects.filter(order=key).delete()
         OrderTerm.objects.add_for(self.filter(pk=key).order_by().only(*SEARCHED))
@@ -246,13 +251,13 @@ class OrderQuerySet(OrderQueries["Order"]):
     ) -> list[StatusChange]:
         """Write new values of claimed orders in the caller's transaction.
 
-        Returns the status changes. If a row has changed since it was read, raises :exc:`Overtaken`,
-        which rolls the transaction back.
+        Returns the status changes. Raises :exc:`Overtaken`, which rolls the transaction back, if a
+        row has changed since it was read.
         """
         now = timezone.now()
         groups: dict[str, list[OrderUpdate]] = defaultdict(list)
         for update in updates:
-            # The values may be unhashable, so repr() of them is the key.
+            # The keys are the results of repr(), because the values may be unhashable.
             groups[repr((update.guard, update.columns(now)))].append(update)
         for group in groups.values():
             keys = [update.order.pk for update in group]
@@ -278,9 +283,10 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OrderUpdate:
-    """New ``values`` of a claimed order.
+    """New values for a claimed order.
 
-    If ``target`` is given, the order also gets this status, and the status change has ``details``.
+    If ``target`` is set, the order also receives this status, and ``details`` are stored with the
+    status change.
     """
 
     order: Order
@@ -290,9 +296,9 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """Lookups that find the row unless the order has changed.
+        """The lookups that find the row only if the order has not changed.
 
-        A row has changed if the order was moved, claimed or ticked off.
+        An order has changed if it was moved or claimed, or if a problem was ticked off.
         """
         return _as_read(self.order, "status", "claim", "needs_attention")
 
@@ -305,7 +311,10 @@ class OrderUpdate:
 
 
 def _is_account(user: Any) -> bool:
-    """True if ``user`` is a saved row of ``AUTH_USER_MODEL``, or of a model that inherits it."""
+    """Return True if ``user`` is a saved user account.
+
+    The model of the user is ``AUTH_USER_MODEL``, or inherits from it.
+    """
     concrete: Any = get_user_model()._meta.concrete_model  # noqa: SLF001
     return isinstance(user, concrete) and user.pk is not None
 
@@ -313,7 +322,8 @@ def _is_account(user: Any) -> bool:
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """Return the due time after a check that began at ``checked_at``.
 
-    If another check was requested after that time, the order is due at ``again_at`` at the latest.
+    If another check was requested after ``checked_at``, the order is due at ``again_at`` at the
+    latest.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -323,7 +333,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """Return values that clear all columns that belong to the provider's id."""
+    """Return values that clear all columns about the provider's id."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -353,7 +363,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """Return the correctable columns of an order or a correction."""
+    """Return the values of an order or a correction that can be corrected."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -363,7 +373,10 @@ def _problem_columns(problems: list[Entry]) -> dict[str, Any]:
 
 
 def _is_more_than_nothing(amount: str) -> models.GeneratedField:
-    """Return a generated column for an index: True if ``amount`` is above 0."""
+    """Return a generated column that is True if ``amount`` is above 0.
+
+    The column is used in an index.
+    """
     is_above = models.ExpressionWrapper(Q((f"{amount}__gt", 0)), output_field=models.BooleanField())
     return models.GeneratedField(
         expression=is_above, output_field=models.BooleanField(), db_persist=True, editable=False
@@ -380,16 +393,17 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 
 
 class ReferenceAnswer(models.TextChoices):
-    """Answers with which the provider refuses a purchase for its reference."""
+    """Answers that refuse a purchase because of its reference."""
 
-    # The provider says that an earlier attempt bought the order, even if no search finds it.
+    # The provider says that an earlier attempt bought the order. A search may still not find the
+    # order.
     REPEATED = "repeated"
     # The provider does not accept a reference, so the order is sent again without it.
     UNWANTED = "unwanted"
 
 
 class Order(models.Model):
-    """One line bought from the provider: a number of cards of one type."""
+    """A line that is bought from the provider: a number of cards of one type."""
 
     reference: models.CharField[str, str] = ExactCharField(
         _("reference"),
@@ -446,8 +460,8 @@ class Order(models.Model):
         blank=True,
     )
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
-    # The account that owns the order, and sees it among its cards. NULL for guests, and after the
-    # account was deleted or the customer erased.
+    # The user account that owns the order. NULL for guests, and after the account was deleted or
+    # the customer was erased.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("account"),
@@ -471,7 +485,7 @@ class Order(models.Model):
     customer_language = models.CharField(
         _("customer language"), max_length=20, blank=True, validators=[plain_text]
     )
-    # An e-mail address here makes the order a gift: the cards go to that address.
+    # If this address is set, the order is a gift, and the cards are sent to this address.
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
@@ -504,8 +518,8 @@ class Order(models.Model):
     status = models.CharField(
         _("status"), max_length=20, choices=Status, default=Status.PENDING, editable=False
     )
-    # NULL if the provider has not named the order yet. An empty text is impossible, because the
-    # column is unique.
+    # NULL if the provider has not reported an id yet. The value cannot be an empty string, because
+    # the column is unique.
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order ID"), max_length=100, null=True, unique=True, editable=False
     )
@@ -515,55 +529,56 @@ class Order(models.Model):
         max_length=100, blank=True, editable=False
     )
     # The time when a later answer or a person first confirmed the id at the provider. NULL if only
-    # the answer to the purchase has named the id so far.
+    # the answer to the purchase has contained the id so far.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # True if staff have insisted on an order at the provider, although that order has another
-    # product or type.
+    # True if staff have insisted that an order at the provider is this order, although its product
+    # or type differs.
     is_insisted = models.BooleanField(default=False, editable=False)
     # The id in the answer to the purchase, if it belongs to another order or to no order. The cards
-    # may have been bought even if no search finds them. The id is kept until the order is sent
+    # may have been bought even if searches do not find them. The id is kept until the order is sent
     # again.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
-    # The reference that the provider got with the order, the same at each attempt; "" if it got
-    # none.
+    # The reference that was sent with the order at each attempt, or "" if no reference was sent.
     provider_reference: models.CharField[str, str] = ExactCharField(
         _("reference at the provider"), max_length=32, editable=False, blank=True
     )
-    # The provider's answer, if it turned down the purchase because of ``provider_reference``;
-    # otherwise "".
+    # The provider's answer if it refused the purchase because of ``provider_reference``, or else
+    # "".
     reference_answer = models.CharField(
         max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
-    # True if the id was taken from the provider's list of orders, and a check by that id found
-    # nothing.
+    # True if the id came from the provider's list of orders, and a single check did not find it.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
     price_per_card = models.DecimalField(_("price per card"), null=True, editable=False, **MONEY)
-    # The price in the catalogue just before sending; the provider's final answer may differ.
+    # The price in the catalogue just before the order was sent. The price in the provider's final
+    # answer may differ.
     price_at_placing = models.DecimalField(
         _("price at placing"), null=True, editable=False, **MONEY
     )
-    # How many dinars below its cost the owner sells a card, as the catalogue said at the sale.
+    # The amount in dinars by which the owner sells a card below its cost, copied from the catalogue
+    # at the sale.
     accepted_loss = models.DecimalField(default=0, editable=False, **MONEY)
-    # The highest price per card that staff have approved; it replaces any other limit.
+    # The highest price per card that staff have approved. This price replaces any other limit.
     approved_price = models.DecimalField(
         _("approved price"), null=True, editable=False, validators=[_not_negative], **MONEY
     )
-    # The state of a person's review before the order is sent; "" if no review is needed.
+    # The state of the review by staff, or "" if a review is not needed.
     review = models.CharField(max_length=10, choices=Review, editable=False, blank=True)
-    # The fingerprint of the API key that the order was sent with; "" if it was not sent yet. Only
-    # the list of orders in that key's account can show whether the order was bought.
+    # The fingerprint of the API key with which the order was sent, or "" if it was not sent yet.
+    # Only the list of orders in that key's account can show whether the order was bought.
     sent_with = models.CharField(max_length=32, editable=False, blank=True)
-    # The environment of the account that bought the order; "" if unknown, or before the purchase.
-    # From the beginning, an order for missing cards has the environment of the order that it
+    # The environment of the account that bought the order, or "" if it is unknown or the order was
+    # not bought yet. An order for missing cards always has the environment of the order that it
     # repeats.
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
-    # The order whose missing cards this order repeats; unique, so that they are repeated only once.
+    # The order whose missing cards this order repeats. The column is unique, so that the cards are
+    # repeated only once.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("replaces missing cards of"),
@@ -572,9 +587,9 @@ class Order(models.Model):
         editable=False,
         related_name="reordered_as",
     )
-    # ``send_after`` and ``send_before`` are only set in orders that ``REORDER_MISSING`` made. Such
-    # an order is on hold until ``send_after``, or not at all if this is NULL. If it is still on
-    # hold at ``send_before``, it is given up.
+    # ``send_after`` and ``send_before`` are only set in orders that ``REORDER_MISSING`` created.
+    # Such an order is on hold until ``send_after``, or is not on hold if ``send_after`` is NULL. If
+    # it is still on hold at ``send_before``, it is rejected.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
     # The sum of the refunds that were paid to the customer.
@@ -582,23 +597,23 @@ class Order(models.Model):
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
     # The amount owed for missing cards that was not paid back yet. NULL if the order is open, or if
-    # nobody has said what the customer paid.
+    # it is unknown what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     is_owing = _is_more_than_nothing("open_amount")
-    # The part of the customer's money that moved to the order for the missing cards. NULL if there
-    # is no such order.
+    # The part of the customer's payment that moved to the order for the missing cards. NULL if
+    # there is no such order.
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
-    # True if the provider's figures agree with each other. NULL if the order has not settled.
+    # True if the provider's figures agree with each other. NULL if the order is not settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger has the promised credit. NULL if no credit was promised, if its amount is
-    # unknown, or if the ledger was not read up to its time.
+    # True if the ledger contains the promised credit. NULL if a credit was not promised, if its
+    # amount is unknown, or if the ledger was not read up to that time.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # The time when the codes were destroyed, because of their age or together with the customer's
     # data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if a search for old codes found no card of the order. Such searches leave the order out
-    # until a card comes.
+    # True if a search for old codes did not find a card of the order. Such searches leave the order
+    # out until a card arrives.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # The order's problems, as entries {"code", "parameters"}: see giftcards.rules.problems. Once a
     # problem is ticked off, its entry also has "acknowledged_by" and "acknowledged_at".
@@ -618,12 +633,12 @@ class Order(models.Model):
     # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then on hold, see
     # `is_on_hold`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The time when it was noted that the customer was kept waiting: the provider had not accepted
-    # the order within POLL_TIMEOUT after it was recorded. NULL if that never happened.
+    # The time when it was recorded that the customer was kept waiting, because the provider had not
+    # accepted the order within POLL_TIMEOUT after it was recorded. NULL if this has never happened.
     kept_waiting_at = models.DateTimeField(null=True, editable=False)
-    # The last time when somebody asked for an early check.
+    # The last time when an early check was requested.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
-    # The number of failed attempts in a row to send, check or find the order.
+    # The number of consecutive failed attempts to send, check or find the order.
     failures = models.PositiveIntegerField(default=0, editable=False)
     # The time when a search for an UNCONFIRMED order first suggested that the provider does not
     # have it. NULL if no search suggested this.
@@ -655,8 +670,8 @@ class Order(models.Model):
             ("export_customer", "Can download the data of customers"),
             ("erase_customer", "Can erase customers"),
         )
-        # Each index serves a query that would be slow without it. No index is partial, because
-        # MariaDB has no partial indexes.
+        # Each index is for a query that would be slow without it. Partial indexes are not used,
+        # because MariaDB does not have them.
         indexes = (
             # For the engine's queries for open orders, whose finalized_at is NULL, and for the
             # latest orders that have settled.
@@ -708,8 +723,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(finalized_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # An order has a provider's id exactly if its status is in ACCEPTED. So an order that
-            # the provider has named is never sent again.
+            # An order has a provider's id exactly if its status is in ACCEPTED. Therefore, an order
+            # with an id is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -739,7 +754,7 @@ class Order(models.Model):
             _not_below_zero("sale_amount", "sale_amount"),
             _not_below_zero("max_price", "max_price"),
             _not_below_zero("approved_price", "approved_price"),
-            # Refunds never exceed what is owed, even if two are recorded simultaneously.
+            # Refunds never exceed the owed amount, even if two refunds are recorded simultaneously.
             _not_below_zero("open_amount", "open_amount"),
             models.CheckConstraint(
                 condition=Q(paid_back_amount__gte=0), name="giftcards_order_paid_back"
@@ -750,7 +765,7 @@ class Order(models.Model):
         return self.reference
 
     def save(self, *args: Any, **named: Any) -> None:
-        """Save the row, and its search terms if a searched column is written."""
+        """Save the row, and also its search terms if a searched column changes."""
         is_added, fields = self._state.adding, named.get("update_fields")
         if not (fields is None or set(SEARCHED).intersection(fields)):
             super().save(*args, **named)
@@ -786,7 +801,7 @@ class Order(models.Model):
     def line_names(self) -> Names:
         """Return the names of the product and the type.
 
-        Makes a query only if the row contains neither name.
+        A query is made only if the row contains neither name.
         """
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
@@ -805,7 +820,7 @@ class Order(models.Model):
 
     @property
     def parts(self) -> list[Order]:
-        """This order, the order that replaces its missing cards, and so on."""
+        """This order, followed by the chain of its reorders."""
         found: list[Order] = [self]
         while again := Order.objects.filter(repeats=found[-1]).first():
             found.append(again)
@@ -813,9 +828,9 @@ class Order(models.Model):
 
     @property
     def missing_quantity(self) -> int:
-        """The number of missing cards of a final order; 0 for an open order.
+        """The number of missing cards of a final order, or 0 for an open order.
 
-        Cards that arrived after the order had settled do not count as missing. Makes a query if
+        Cards that arrived after the order was settled do not count as missing. A query is made if
         fewer cards were delivered than ordered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
@@ -829,23 +844,24 @@ class Order(models.Model):
 
     @property
     def line_at_provider(self) -> tuple[str, str, int]:
-        """The product, type and quantity that the provider's answers must name.
+        """The product, type and quantity that the provider's answers must have.
 
-        If staff have insisted on the order, product and type are "", and the answers may name any.
+        If staff have insisted that one of the provider's orders is this order, product and type are
+        "", and all products and types in the answers are accepted.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ids by which the provider may name the order."""
+        """The ids under which the order can appear in the provider's answers."""
         return tuple(filter(None, (self.provider_order_id, self.provider_alias)))
 
     @property
     def was_adopted(self) -> bool:
-        """True if the id at the provider came from the provider's list or staff.
+        """True if the provider's id of the order came from the list or from staff.
 
-        In this case, both ``provider_order_id`` and ``provider_alias`` contain this id. A check by
-        this id may find nothing, even if the list contains the order.
+        Such an id is in both ``provider_order_id`` and ``provider_alias``. A single check might not
+        find such an id, even if the list contains the order.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -853,15 +869,15 @@ class Order(models.Model):
     def is_on_hold(self) -> bool:
         """True if the order is on hold.
 
-        It waits until staff decide, the price falls, or its time comes.
+        The order waits until staff decide, until its price falls, or until ``send_after``.
         """
         return self.status == Status.PENDING and self.due_at is None
 
     @property
     def is_late(self) -> bool:
-        """True if the order is open and its customer waits for too long.
+        """True if the order is open and its customer has waited too long.
 
-        The customer has waited for longer than ``POLL_TIMEOUT``.
+        The limit is ``POLL_TIMEOUT``.
         """
         is_kept_waiting = self.kept_waiting_at is not None and not self.is_final
         return is_kept_waiting or self.status == Status.DELAYED
@@ -872,11 +888,11 @@ class Order(models.Model):
 
     @property
     def price_ceiling(self) -> Decimal | None:
-        """The price limit: the most that a card may cost without a decision.
+        """The price limit of a card, or ``None`` if the order has no limit.
 
-        The limit is the price that staff have approved, or else ``max_price``. If both are missing,
-        it is the customer's payment for one card plus the loss that the owner accepts. It is
-        ``None`` if the order has no limit.
+        If a card costs more, staff decide. The limit is the price that staff have approved, or else
+        ``max_price``. If both are missing, the limit is the customer's payment for one card plus
+        the loss that the owner accepts.
         """
         return price_ceiling(
             approved=self.approved_price,
@@ -888,29 +904,30 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """True if the order was sent with ``key``, whose list contains the order.
+        """Return True if the order was sent with ``key``.
 
-        If the key or the environment of the order is unknown, it counts as that of ``key``.
+        The provider's list for ``key`` contains orders that were sent with ``key``. An unknown key
+        or environment of the order is assumed to be that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
-        """True if another account got the order.
+        """Return True if the order was sent to a different account.
 
-        This is so if the environment of the order is not the environment of the key.
+        Returns True if the environments of the order and the key are known and differ.
         """
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
 
     def was_given_as(self, other: Order) -> bool:
-        """True if ``other``, a new order, has the values of this order.
+        """Return True if the new order ``other`` has the values of this order.
 
-        The values when this order was placed are compared. The present values of a corrected order
-        are accepted, too. If this order has no user, every user is accepted, because the user's
-        account may have been deleted in the meantime.
+        The new values are compared with the values with which this order was placed. If this order
+        was corrected, its current values are also accepted. If this order does not have a user, any
+        user is accepted, because the user's account might have been deleted in the meantime.
         """
         return (
-            # Python compares the references, because the database may take different references for
+            # Python compares the references, because the database may treat different references as
             # equal.
             self.reference == other.reference
             and _as_read(self, *_LINE) == _as_read(other, *_LINE)
@@ -937,7 +954,7 @@ class Order(models.Model):
     def check_values(self) -> None:
         """Raise ``ValidationError`` if a value is invalid for an order.
 
-        Also sets ``sale_amount`` if only ``sale_price`` was given.
+        Also sets ``sale_amount`` if only ``sale_price`` was passed.
         """
         self.check_columns()
         if self.sale_price is None:
@@ -956,7 +973,7 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_product(self) -> None:
-        """Raise ``ValidationError`` if a fresh catalogue lacks the product."""
+        """Raise ``ValidationError`` if the product is not in a recent catalogue."""
         if Product.objects.is_unknown(self.product_id):
             text = gettext(
                 "The provider's catalogue has no product with this ID. Use the provider's ID of the"
@@ -965,9 +982,10 @@ class Order(models.Model):
             raise ValidationError({"product_id": text})
 
     def check_columns(self, *, but: Collection[str] = ()) -> None:
-        """Raise ``ValidationError`` if a column not in ``but`` is invalid.
+        """Raise ``ValidationError`` if a column is invalid.
 
-        Also converts messages and moments to the form in which they are stored.
+        The columns in ``but`` are not checked. Messages and times are also converted to their
+        stored form.
         """
         self._check_types()
         # Django's check of the user is a query. SQLite may fail a transaction that reads before it
@@ -987,14 +1005,14 @@ class Order(models.Model):
     def corrected(self, values: Mapping[str, Any]) -> Self:
         """Return a checked copy of the order with new ``values``.
 
-        The copy is not saved. The keys of ``values`` are in :data:`CORRECTABLE`. Raises
+        The copy is not saved. The keys of ``values`` are columns in :data:`CORRECTABLE`. Raises
         ``ValidationError`` if the order cannot be corrected in this way.
         """
         copied = copy(self)
         assign(copied, values)
         copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # Somebody may have seen the cards already, so the cards keep their recipient.
+            # The recipient does not change, because a person may have already seen the cards.
             text = gettext(
                 "A gift cannot become an ordinary order, and an ordinary order cannot become a"
                 " gift."
@@ -1003,7 +1021,10 @@ class Order(models.Model):
         return copied
 
     def check_amount(self, column: str, amount: Decimal | int) -> Decimal:
-        """Return ``amount``; raise ``ValidationError`` if ``column`` cannot have it."""
+        """Return ``amount``, or raise ``ValidationError`` if it is invalid.
+
+        ``column`` is the column in which the amount will be stored.
+        """
         if type(amount) not in {int, Decimal}:
             raise ValidationError(gettext("This must be a decimal number."))
         field = cast("models.Field[Any, Any]", self._meta.get_field(column))
@@ -1011,7 +1032,10 @@ class Order(models.Model):
         return checked
 
     def _check_types(self) -> None:
-        """Reject types that Django's own validation would convert: ``"2"``, ``True``, ``1.5``."""
+        """Reject types that Django's own validation would convert.
+
+        Examples are ``"2"``, ``True`` and ``1.5``.
+        """
         wrong: dict[str, Any] = {}
         for name in ("reference", *_TEXTS, *OF_CUSTOMER, *OF_RECIPIENT, "gift_message"):
             if not isinstance(getattr(self, name), str):
@@ -1032,16 +1056,17 @@ class Order(models.Model):
     def lock(self) -> None:
         """Lock the row until the transaction ends.
 
-        Call this first in a transaction: SQLite may fail a transaction that reads before it writes.
+        Call this method first in a transaction, because SQLite can fail a transaction that reads
+        before it writes.
         """
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
-        """Set columns of a PENDING order.
+        """Set columns of a PENDING order, without a change of status.
 
-        ``problem`` replaces problems of the kind ``SENDING``. Returns False, and changes nothing,
-        if another process was first: it has moved, claimed, rescheduled or ticked off the order, or
-        has approved a price.
+        ``problem`` replaces problems of the kind ``SENDING``. Returns False without changing
+        anything if another process was first. The other process might have moved, claimed or
+        rescheduled the order, ticked off a problem, or approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -1061,9 +1086,9 @@ class Order(models.Model):
     ) -> dict[str, Any]:
         """Return new values of the problem columns.
 
-        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. A
-        problem in ``new`` that the order already has is not added again. If it is ticked off, it
-        stays ticked off.
+        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. If
+        the order already has a problem in ``new``, the problem is not added a second time, and
+        stays ticked off if it was ticked off.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -1073,7 +1098,7 @@ class Order(models.Model):
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
         """Replace the problems of one kind.
 
-        If a problem stays the same and was ticked off, it stays ticked off.
+        A problem that was ticked off and stays the same remains ticked off.
         """
         with transaction.atomic(using=self._state.db):
             self.lock()
@@ -1083,15 +1108,19 @@ class Order(models.Model):
         assign(self, columns)
 
     def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
-        """Record in the timeline that ``by`` has dealt with ``problem``."""
+        """Record in the timeline that a person has dealt with ``problem``.
+
+        ``by`` is the name of the person.
+        """
         acknowledgement = Acknowledgement(order=self, by=by, **problem.as_dict())
         acknowledgement.save(force_insert=True)
         return acknowledgement
 
     def tick_off(self, problem: Problem, *, by: str) -> bool:
-        """Record that ``by`` has dealt with ``problem``.
+        """Tick off ``problem``.
 
-        Returns False if the problem was ticked off before or no longer exists.
+        ``by`` is the name of the person who has dealt with the problem. Returns False if the
+        problem was already ticked off or no longer exists.
         """
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
@@ -1111,11 +1140,11 @@ class Order(models.Model):
         return True
 
     def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
-        """Record a customer's complaint about cards, as a problem.
+        """Record a customer's complaint about cards as a problem.
 
-        The complaint is about the cards at these positions. An earlier complaint that was ticked
-        off is replaced, and the timeline keeps both. Returns False, and changes nothing, if a
-        complaint is already open.
+        ``cards`` contains the positions of the cards. An earlier complaint that was ticked off is
+        replaced, but the timeline keeps both complaints. Returns False without changing anything if
+        a complaint is already open.
         """
         positions = ", ".join(map(str, sorted(cards)))
         complaint = Problem("disputed", {"by": by, "positions": positions})
@@ -1154,7 +1183,10 @@ class Order(models.Model):
         return self.status in FOLLOWED and not is_claimed and is_due
 
     def is_lost(self, now: datetime) -> bool:
-        """True if the claim has expired, so the sending process counts as dead."""
+        """Return True if the claim has expired.
+
+        The process that was sending the order then counts as dead.
+        """
         return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
     def move(
@@ -1169,16 +1201,17 @@ class Order(models.Model):
     ) -> StatusChange | None:
         """Change the status to ``target``, and record the change.
 
-        The columns in ``values`` are set in the same UPDATE, and the recorded change has
-        ``details``. ``along`` is called in the same transaction.
+        The columns in ``values`` are set in the same UPDATE. ``along`` is called in the same
+        transaction.
 
-        Problems in ``details`` are added to the order, and problems that the change ends are
-        removed: see :class:`~giftcards.rules.states.State`. A change to a final status keeps the
-        removed problems among its details.
+        ``details`` are stored with the recorded change. Problems in ``details`` are also added to
+        the order, and problems that the change ends are removed from the order (see
+        :class:`~giftcards.rules.states.State`). If ``target`` is a final status, the removed
+        problems are added to the details of the change.
 
-        Returns ``None``, and changes nothing, if another process was first: the row's status or
-        claim differs from this instance, or the row does not fit the lookups ``where``. Raises
-        :exc:`ValueError` if the table does not allow the change.
+        Returns ``None`` without changing anything if another process was first. The other process
+        has changed the status or the claim, or the row no longer matches the lookups in ``where``.
+        Raises :exc:`ValueError` if the table does not allow the change.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1210,7 +1243,8 @@ class Order(models.Model):
     def note_wait(self) -> bool:
         """Record that the customer was kept waiting, without a change of status.
 
-        Returns False, and changes nothing, if this was recorded before, or if the order has moved.
+        Returns False without changing anything if the wait was recorded before, or if the order has
+        moved.
         """
         values = {"kept_waiting_at": timezone.now()}
         source = StatusChange.Source.CLOCK
@@ -1244,7 +1278,7 @@ WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))
 
 
 class OrderDetails(TypedDict, total=False):
-    """The optional details of an order; see :func:`place_order`."""
+    """The optional details of an order, as in :func:`place_order`."""
 
     reference: str | None
     sale_price: Decimal | int | None
@@ -1269,8 +1303,9 @@ def new_order(
 ) -> Order:
     """Return an order with these values, without checking or saving it.
 
-    If ``reference`` is missing, a UUID is generated. An ``AnonymousUser`` counts as no user. Raises
-    ``TypeError`` for an unknown detail, and ``ValidationError`` for a user without an account.
+    If ``reference`` is missing, a UUID is generated. ``AnonymousUser`` has the same effect as
+    ``None``. Raises ``TypeError`` for an unknown detail, and ``ValidationError`` for a user without
+    an account.
     """
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
         raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")

@@ -1,6 +1,6 @@
 """The stored prices, which change together with the margins.
 
-If a margin is saved, the prices that follow from it are stored in the same transaction.
+When a margin is saved, the prices that depend on it are stored in the same transaction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from giftcards.rules.prices import (
     find_price,
 )
 
-#: The columns of types from which a price follows, and the stored price with its source.
+#: The columns of types that determine the price, and the stored price with its source.
 OF_PRICE = (
     "cost",
     "fixed_price",
@@ -51,7 +51,7 @@ _WRITTEN = ("price", "price_source", "pricing_due_at", "priced_at", "id")
 def keeping_prices() -> Iterator[None]:
     """Open a transaction in which costs, margins and prices are locked.
 
-    No other process can change them until the transaction ends.
+    Other processes cannot change these values until the transaction ends.
     """
     Lease.objects.make(Lease.PRICES)
     with transaction.atomic():
@@ -60,9 +60,9 @@ def keeping_prices() -> Iterator[None]:
 
 
 def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
-    """Store the prices of ``kinds`` by the rule; return how many changed.
+    """Compute and store the prices of ``kinds``.
 
-    Call this function in :func:`keeping_prices`.
+    Returns the number of prices that have changed. Call this function in :func:`keeping_prices`.
     """
     now, changed = timezone.now(), []
     for row in kinds.order_by().values_list(*OF_PRICE, "pricing_due_at", "id"):
@@ -78,13 +78,13 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
 
 
 def terms_of(facts: Sequence[Any]) -> Terms:
-    """Return the terms of a type from its columns in :data:`OF_PRICE`."""
+    """Return the terms of a type from the values in :data:`OF_PRICE`."""
     margins = (Margin(*facts[first : first + 2]) for first in (3, 5, 7))
     return Terms(*facts[:3], *margins)
 
 
 def _write(model: type[models.Model], rows: Collection[tuple[Any, ...]]) -> None:
-    # One statement for many rows: a statement for each takes several times as long.
+    # One statement writes many rows, because a statement for each row takes several times as long.
     if not rows:
         return
     connection = connections[router.db_for_write(model)]
@@ -112,15 +112,16 @@ class ShelfRow(models.Model):
     """A row whose values determine what is sold and at which price.
 
     ``save(by=…)`` stores the new prices, and records each change of a value that the shop sets.
-    ``by`` names the person who made the change. If the row was read from the database, only the
-    columns that have changed since are written, so that the changes of others are not overwritten.
+    ``by`` is the name of the person who made the change. If the row was read from the database,
+    only the columns that have changed since then are written, so that changes by other processes
+    are not overwritten.
     """
 
     #: The columns that the shop sets.
     SET_BY_SHOP: ClassVar[tuple[str, ...]]
     #: Other columns on which prices depend.
     DECISIVE: ClassVar[tuple[str, ...]] = ()
-    #: The column of :class:`ShelfChange` that refers to such a row; "" for the shop's row.
+    #: The column of :class:`ShelfChange` that refers to such a row, or "" for the shop's row.
     NAMED: ClassVar[str] = ""
 
     class Meta:
@@ -151,7 +152,7 @@ class ShelfRow(models.Model):
         self._stored = self._loaded()
 
     def unsaved(self) -> dict[str, Any]:
-        """Return the values that were set since the row was read or saved."""
+        """Return the values that have changed since the row was read or saved."""
         stored = self.__dict__.get("_stored", {})
         loaded = self._loaded().items()
         return {name: new for name, new in loaded if name not in stored or stored[name] != new}
@@ -161,7 +162,7 @@ class ShelfRow(models.Model):
         return {name: value for name, value in self.__dict__.items() if name in columns}
 
     def check_unchanged(self) -> None:
-        """Raise ``ValidationError`` if somebody else has changed the same value."""
+        """Raise ``ValidationError`` if another person has changed the same value."""
         stored = self._set_values()
         for name in self.unsaved().keys() & stored.keys():
             if stored[name] != self._stored[name]:
@@ -194,7 +195,7 @@ class ShelfRow(models.Model):
 
 
 class MarginRow(ShelfRow):
-    """A row that may have a margin, in per cent of the cost or in dinars."""
+    """A row that can have a margin, in per cent of the cost or in dinars."""
 
     margin_percent = models.DecimalField(
         _("margin in per cent"),
@@ -235,8 +236,8 @@ class MarginRow(ShelfRow):
 class ShelfChange(models.Model):
     """A change of a value that determines prices or what is sold.
 
-    If no category, product or type is set, the value is a setting of the whole shop. ``what`` is
-    the column. If ``old`` and ``new`` are amounts, they are texts.
+    If the category, product and type are not set, the value is a setting of the whole shop.
+    ``what`` is the name of the column. If ``old`` and ``new`` are amounts, they are strings.
     """
 
     category = models.ForeignKey(
@@ -252,7 +253,8 @@ class ShelfChange(models.Model):
     old = models.JSONField(_("before"), null=True)
     new = models.JSONField(_("after"), null=True)
     at = models.DateTimeField(_("when"), default=timezone.now, db_index=True)
-    # The user is stored by name, because users may be deleted; "" if the shop's code gave no name.
+    # The user is stored by name, because users may be deleted. The name is "" if the shop's code
+    # did not pass a name.
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
 
     class Meta:

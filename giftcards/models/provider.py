@@ -23,24 +23,25 @@ from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
 # A key counts as proven for this time after the provider accepted it. The time is longer than the
-# minute between two ticks of a worker. It is short, because parallel requests would all fail once
-# the key is revoked.
+# minute between two ticks of a worker. It is short, because all parallel requests would fail if the
+# key is revoked.
 _PROOF_HOLDS = timedelta(minutes=2)
 # If a key was accepted less than this time ago, another success is not recorded.
 _PROOF_IS_FRESH = timedelta(seconds=30)
-# The longest pause that ends automatically: 15 minutes, and a margin for differing clocks.
+# The longest pause that ends automatically, which is 15 minutes plus a margin for differing clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
 # A pause is reported for this time after its end, because a few requests may succeed in the middle
 # of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process counts as gone if it has given no sign of life in the database for this time. Workers
-# give one every minute.
+# A process counts as gone if it has not given a sign of life in the database for this time. Workers
+# give a sign of life every minute.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
 # Monitors get a warning if a chore has not ended within this time.
 _CHORES_WITHIN = timedelta(hours=1)
-# Staff are told if no request has succeeded for this time, and this many sweeps in a row failed.
+# Staff are notified if no request has succeeded for this time, and if this many consecutive sweeps
+# have failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
@@ -58,14 +59,14 @@ _START_WORKER = _(
 
 
 def this_machine() -> str:
-    """Return the name of this machine, or of this container."""
+    """Return the name of this machine or container."""
     return socket.gethostname()[:_LONGEST_NAME]
 
 
 class Environment(models.TextChoices):
-    """The provider's environments; the API key determines which one is used.
+    """The provider's environments.
 
-    Both are on the same host.
+    The API key determines which environment is used. The host is the same for both environments.
     """
 
     # These values are the provider's names.
@@ -74,7 +75,7 @@ class Environment(models.TextChoices):
 
 
 def is_test_type(type_id: str) -> bool:
-    """True if the type is a test type.
+    """Return True if the type is a test type.
 
     The sandbox sells test types without listing them.
     """
@@ -94,9 +95,12 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
-        """Record that the provider accepts ``key``; False if it was refused since."""
+        """Record that the provider has accepted ``key``.
+
+        Returns False without changing anything if ``key`` was refused after it was read.
+        """
         now = timezone.now()
-        # The filter compares refused_at, because a success from before a refusal proves nothing,
+        # The filter compares refused_at, because a success before a refusal does not prove the key,
         # even after staff have resumed calls.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
@@ -105,19 +109,22 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment that the provider named for ``key``, if known."""
+        """Store the environment of ``key``, if the provider has reported it."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
     def note_unwanted_references(self, key: ApiKey) -> None:
-        """Record that purchases with ``key`` are accepted only without a reference."""
+        """Record that purchases with ``key`` must not have a reference."""
         key.references_unwanted_at = timezone.now()
         row = self.filter(pk=key.pk, references_unwanted_at=None)
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Send the next order with a reference again, if the settings ask for it."""
+        """Clear the record that purchases with ``key`` must not have a reference.
+
+        If the settings require references, the next order is then sent with a reference.
+        """
         if key.references_unwanted_at is not None:
             self.filter(pk=key.pk).update(references_unwanted_at=None)
             key.references_unwanted_at = None
@@ -125,7 +132,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
         """Stop all calls with the key until :meth:`resume`.
 
-        Returns False if they were stopped already.
+        Returns False if the calls were already stopped.
         """
         self.current(fingerprint)
         row = self.filter(pk=fingerprint, is_refused=False)
@@ -135,29 +142,30 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def doubt(self) -> None:
         """Forget that keys were accepted.
 
-        One call then tries each key before parallel calls are made.
+        For each key, a single call must then succeed before parallel calls are made.
         """
         self.exclude(accepted_at=None).update(accepted_at=None)
 
     def resume(self) -> bool:
-        """Allow calls with refused keys again, at first a single call.
+        """Allow calls with keys that were refused.
 
-        Returns False if no key is refused.
+        At first, only a single call is made with each key. Returns False if none of the keys is
+        refused.
         """
         return bool(self.filter(is_refused=True).update(is_refused=False))
 
     def at_work(self, now: datetime) -> list[str]:
-        """Return the keys that were used within the last 10 minutes, as short texts."""
+        """Return short names of the keys that were used in the last 10 minutes."""
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """Return a refused key that stops this process, or else another process.
+        """Return a refused key that stops this process or another process.
 
-        ``own`` is the fingerprint of this process's key. If it is ``None``, the key that was used
-        last is taken instead.
+        A key that stops this process takes precedence. ``own`` is the fingerprint of this process's
+        key. If ``own`` is ``None``, the key that was used last counts as this process's key.
         """
-        # There are few rows: one for each key that the shop has had.
+        # There are only a few rows, one for each key that the shop has used.
         keys = list(self)
         if own is None and keys:
             own = max(keys, key=ApiKey.last_use).pk
@@ -166,19 +174,21 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
 
 class ApiKey(models.Model):
-    """The provider's verdict on an API key, shared by all processes that have the key.
+    """The status of an API key.
 
-    Each key has its own row, so that one key's success never hides another key's refusal: after a
-    few calls with a refused key, the provider blocks the shop's IP address.
+    All processes that use the key share this row, which contains only a fingerprint of the key.
+    Each key has a separate row, so that the success of one key never hides the refusal of another
+    key. The refusal is important, because the provider blocks the shop's IP address after a few
+    calls with a refused key.
     """
 
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
-    # The environment of the key's account; "" if the provider did not say.
+    # The environment of the key's account, or "" if the provider did not report it.
     environment = models.CharField(max_length=10, choices=Environment, blank=True)
     # True if calls with this key are stopped, until a person resumes them.
     is_refused = models.BooleanField(default=False)
-    # The time of the last refusal. This time stays when calls are resumed: see
-    # ApiKeyQuerySet.accept. NULL if the key was never refused.
+    # The time of the last refusal. This time is kept when calls are resumed (see
+    # ApiKeyQuerySet.accept). NULL if the key was never refused.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
     # The time when the key was last accepted. NULL if a single call has to try the key first.
@@ -186,8 +196,8 @@ class ApiKey(models.Model):
     # The time when the provider began to accept orders with this key only without a reference. NULL
     # if it accepts references, or if this is unknown.
     references_unwanted_at = models.DateTimeField(null=True)
-    # The last time when the refusal of the key kept a process from making calls. NULL if it never
-    # did.
+    # The last time when a process could not make calls because the key was refused. NULL if this
+    # never happened.
     stopped_at = models.DateTimeField(null=True)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -200,16 +210,16 @@ class ApiKey(models.Model):
         return self.fingerprint
 
     def is_proven(self, now: datetime) -> bool:
-        """True if the key was accepted in the last 2 minutes.
+        """Return True if the key was accepted in the last 2 minutes.
 
-        Calls with a proven key may be parallel.
+        Several calls with a proven key can be made at the same time.
         """
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """True if the key was accepted a moment ago.
+        """Return True if the key was accepted a moment ago.
 
-        Another success then need not be recorded.
+        If the key was accepted a moment ago, another success does not have to be recorded.
         """
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
@@ -217,16 +227,22 @@ class ApiKey(models.Model):
         return not self.is_refused and is_recent(self.accepted_at, now, within=span)
 
     def is_in_use(self, now: datetime) -> bool:
-        """True if a refusal of this key stops a running process."""
+        """Return True if a refusal of this key stops a running process."""
         return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
-        """True if a process has used the key, or tried to, within the last 10 minutes."""
+        """Return True if a process used the key in the last 10 minutes.
+
+        Attempts to use the key also count.
+        """
         times = (self.accepted_at, self.stopped_at)
         return any(is_recent(at, now, within=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
-        """Return the timestamp at which a process last used the key, or tried to; 0 if never."""
+        """Return the timestamp of the last use of the key.
+
+        Attempts to use the key also count. Returns 0 if the key was never used.
+        """
         times = (self.refused_at, self.accepted_at, self.stopped_at)
         return max((at.timestamp() for at in times if at), default=0)
 
@@ -236,7 +252,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
-        """Record that a worker, named ``by``, runs; called once a minute."""
+        """Record that a worker with the name ``by`` is running.
+
+        The worker calls this method once a minute.
+        """
         now, state = timezone.now(), self.current()
         since = state.ticking_since if state.is_ticking(now) else None
         ticked = {
@@ -251,12 +270,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).update(chores={"begun": begun, "ended": times})
 
     def pause(self, reason: ProviderState.Pause, *, detail: str, until: datetime) -> bool:
-        """Pause calls with any key; False if they are already paused.
+        """Pause calls with any key, and return False if they are already paused.
 
-        An outage pauses only the calls of this machine, because its network may be the cause. If
+        An outage pauses only the calls of this machine, because its network might be the cause. If
         another machine also has an outage before any call succeeds, the calls of all machines are
-        paused. The refusal of a key does not pause calls with other keys: see
-        :meth:`ApiKeyQuerySet.refuse`.
+        paused. The refusal of a key does not pause calls with other keys (see
+        :meth:`ApiKeyQuerySet.refuse`).
         """
         now = timezone.now()
         while True:
@@ -268,8 +287,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             # ended.
             longest = max(until, state.pause_end(now))
             began = state.paused_at if state.goes_on_with(reason, now) else now
-            # The filter has the values that were read. If another process starts a pause at the
-            # same time, the state is read again.
+            # The filter contains the values that were read. If another process starts a pause at
+            # the same time, the state is read again.
             read = {"pause": state.pause, "paused_until": state.paused_until}
             by = state.machine_to_pause(reason, now)
             paused = {"paused_at": began, "paused_until": longest, "paused_by": by}
@@ -280,22 +299,21 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
                     ApiKey.objects.doubt()
                 return True
         if state.pause == reason:
-            # Several answers may ask for a pause at the same time: the longest pause counts.
+            # Several answers may request a pause at the same time. The longest pause counts.
             self.filter(pk=1, pause=reason, paused_until__lt=until).update(paused_until=until)
         return False
 
     def resume(self) -> bool:
         """End every pause, and allow refused keys to be tried again.
 
-        Returns False if there was nothing to end.
+        Returns False if there was neither a pause nor a refused key.
         """
         paused = self.filter(pk=1).exclude(pause="")
         is_on = ahead(
             "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
         )
         # If two people end pauses simultaneously, the number of changed rows shows who was first.
-        # The write comes before any read, because otherwise SQLite would fail the second
-        # transaction.
+        # The write comes first, because SQLite may fail a transaction that reads before it writes.
         was_paused = bool(paused.filter(is_on).update(pause="", paused_until=None))
         paused.update(pause="", paused_until=None)
         was_refused = ApiKey.objects.resume()
@@ -303,7 +321,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return was_paused or was_refused
 
     def note_queued(self) -> None:
-        """Record that a task now waits in the queue, unless one waits already."""
+        """Record that a task is waiting in the queue.
+
+        If another task was already waiting, the record does not change.
+        """
         self.filter(pk=1, queue_waits_since=None).update(queue_waits_since=timezone.now())
 
     def note_queue_read(self) -> None:
@@ -311,11 +332,11 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).exclude(queue_waits_since=None).update(queue_waits_since=None)
 
     def with_unread_queue(self, since: datetime) -> Self:
-        """Return the row if tasks have waited in the queue since ``since``."""
+        """Return the row if tasks have been waiting in the queue since ``since``."""
         return self.filter(queue_waits_since__lte=since)
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
-        """Store for each status the number of orders that had become final at ``until``."""
+        """Store how many orders in each status had become final by ``until``."""
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
 
     # The balance.
@@ -323,27 +344,27 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def claim_balance(self) -> bool:
         """Claim the reading of the balance.
 
-        Returns False if it is not due, or if another process has claimed it.
+        Returns False if the reading is not due, or if another process has claimed it.
         """
         now = timezone.now()
         due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
-        """Store the balance of ``asked_at``, unless a later balance is known."""
+        """Store the balance from ``asked_at``, unless a later balance is known."""
         older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:
-        # The cap keeps wrong amounts of the provider from overflowing the column.
+        # The limit prevents wrong amounts from the provider from overflowing the column.
         self.filter(pk=1).update(spent_lately=min(amount, LARGEST_AMOUNT))
 
     def doubt_balance(self, needed: Decimal | None) -> None:
         """Schedule an immediate reading of the balance.
 
-        The provider refused an order for lack of money. ``needed`` is the cost of the order in
-        dinars, or ``None`` if it is unknown. Does nothing if the known balance is lower than
-        ``needed``, because the provider is then right.
+        Call this method if the provider refused an order because the balance was too low.
+        ``needed`` is the cost of the order in dinars, or ``None`` if it is unknown. The method does
+        nothing if the known balance is lower than ``needed``, because the refusal is then correct.
         """
         row = self.filter(pk=1)
         if needed is not None:
@@ -353,7 +374,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
     def note_low_balance(self, state: ProviderState) -> bool:
         """Record that the balance is low.
 
-        Returns False if this was recorded before, or if a newer balance is known.
+        Returns False if the low balance was already recorded, or if a newer balance is known.
         """
         latest = self.filter(pk=1, balance_read_at=state.balance_read_at)
         return bool(latest.filter(low_balance_since=None).update(low_balance_since=timezone.now()))
@@ -364,7 +385,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
 
 class ProviderState(models.Model):
-    """The provider's state as last seen by any process: a single row."""
+    """The provider's state, as last seen by any process, in a single row."""
 
     class Pause(models.TextChoices):
         ACCESS = "access", _("The provider refuses the API key or this server's address.")
@@ -373,17 +394,17 @@ class ProviderState(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
 
-    # The reason why all calls are paused, with any key; "" if they are not paused. ACCESS means
-    # that the IP address is blocked. The refusal of a key is recorded in ApiKey.
+    # The reason why calls with any key are paused, or "" if they are not paused. ACCESS means that
+    # the IP address is blocked. The refusal of a key is recorded in ApiKey.
     pause = models.CharField(_("paused because"), max_length=10, blank=True, choices=Pause)
     pause_detail = models.TextField(_("detail"), blank=True)
     # The time when the pause began. Several pauses count as one if no call succeeded between them.
     paused_at = models.DateTimeField(_("paused at"), null=True)
     paused_until = models.DateTimeField(_("paused until"), null=True)
-    # The machine whose calls are paused; "" if the calls of all machines are paused.
+    # The machine whose calls are paused, or "" if the calls of all machines are paused.
     paused_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
 
-    # The number of sweeps in a row in which no call succeeded, of the machines that are paused.
+    # The number of consecutive sweeps without a successful call, on the machines that are paused.
     outages = models.PositiveIntegerField(default=0)
 
     balance = models.DecimalField(_("balance"), null=True, **MONEY)
@@ -393,22 +414,21 @@ class ProviderState(models.Model):
     spent_lately = models.DecimalField(null=True, **MONEY)
     # The time when the balance is to be read next. NULL if it is to be read now.
     balance_due_at = models.DateTimeField(null=True)
-    # The time since when the balance has been low, as the shop was told. NULL if it is not low.
+    # The time since when the balance has been low, as the shop was notified. NULL if it is not low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
-    # The provider's list of orders is not used before this time, because a request for it failed,
-    # or because it showed none of our orders.
+    # The provider's list of orders is not used before this time, because a request for the list
+    # failed, or because it contained none of our orders.
     list_usable_at = models.DateTimeField(null=True)
     # The time of the last request for the list of orders. NULL if the list is not in use.
     list_read_at = models.DateTimeField(null=True)
     # The number of requests that a reading of the list of orders recently needed after its first
     # page. For an incomplete reading, the number is estimated.
     list_questions = models.PositiveIntegerField(default=0)
-    # The spelling of the URL path for checks of orders that last succeeded, or is to be tried next;
-    # "" at first.
+    # The URL path for checks that last succeeded, or the path to try next. The path is "" at first.
     check_path = models.CharField(max_length=20, blank=True)
     succeeded_at = models.DateTimeField(_("last answer"), null=True)
-    # The machine to which the provider gave its last answer.
+    # The machine that received the provider's last answer.
     succeeded_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
     failure = models.TextField(_("last failure's text"), blank=True)
@@ -422,8 +442,8 @@ class ProviderState(models.Model):
     # The stored form of `chores_record`.
     chores = models.JSONField(default=dict)
 
-    # The time since when tasks have waited in the queue. NULL if a worker has taken one since the
-    # last one was queued.
+    # The time since when tasks have waited in the queue. NULL if a worker has taken a task since
+    # the last task was queued.
     queue_waits_since = models.DateTimeField(null=True)
 
     # The number of orders in each status that had become final at ``final_orders_until``: see
@@ -431,10 +451,10 @@ class ProviderState(models.Model):
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 
-    # The end of the last complete purge of old codes. NULL if no purge was ever complete.
+    # The end of the last complete purge of old codes. NULL if a purge has never been complete.
     purged_at = models.DateTimeField(null=True)
-    # The time at which orders settled with which an unfinished purge continues. NULL if no purge is
-    # unfinished.
+    # The place where an unfinished purge continues, which is the time when the next orders were
+    # settled. NULL if there is no unfinished purge.
     purge_place = models.DateTimeField(null=True)
 
     # The readings and jumps of the machines' wall clocks: see giftcards.engine.clock. Each write
@@ -458,15 +478,15 @@ class ProviderState(models.Model):
 
     @cached_property
     def api_keys(self) -> ApiKeyQuerySet:
-        """The rows of all API keys, read once, when they are first needed."""
+        """The rows of all API keys, which are read when they are first needed."""
         return ApiKey.objects.all()
 
     def is_paused(self, now: datetime) -> bool:
-        """True if the calls of this machine are paused, with any key."""
+        """Return True if this machine's calls are paused, whichever key they use."""
         return self.is_of_this_machine and self._is_paused_anywhere(now)
 
     def is_cut_off(self, now: datetime) -> bool:
-        """True if the calls of this machine are paused because of an outage."""
+        """Return True if this machine's calls are paused because of an outage."""
         return self.pause == self.Pause.OUTAGE and self.is_paused(now)
 
     @property
@@ -479,7 +499,7 @@ class ProviderState(models.Model):
 
     @property
     def is_of_one_machine(self) -> bool:
-        """True if the last pause is about one machine and another one works."""
+        """True if the last pause is about one machine and another machine works."""
         is_other = self.succeeded_by != self.paused_by
         return bool(self.paused_by) and is_other and self._has_answered_since(self.paused_at)
 
@@ -488,15 +508,15 @@ class ProviderState(models.Model):
 
     @property
     def was_blocked(self) -> bool:
-        """True if the IP address was blocked, and no call has succeeded since."""
+        """True if the IP address was blocked and no call has succeeded since then."""
         if self.pause != self.Pause.ACCESS or self.paused_until is None:
             return False
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """True if a pause for ``reason`` continues the last pause.
+        """Return True if a pause for ``reason`` continues the last pause.
 
-        This is so if no call has succeeded since.
+        A pause continues the last pause if all calls since the last pause have failed.
         """
         if reason != self.pause or self.paused_at is None:
             return False
@@ -504,7 +524,7 @@ class ProviderState(models.Model):
         return not has_succeeded and self._is_paused_anywhere(now - _AT_WORK)
 
     def machine_to_pause(self, reason: str, now: datetime) -> str:
-        """Return the machine whose calls a pause for ``reason`` stops.
+        """Return the name of the machine that a pause for ``reason`` stops.
 
         The result is "" if the pause stops the calls of all machines.
         """
@@ -513,9 +533,9 @@ class ProviderState(models.Model):
         return machine if reason == self.Pause.OUTAGE and not is_confirmed else ""
 
     def is_pause_told(self, now: datetime) -> bool:
-        """True during a pause and for a minute after it.
+        """Return True during a pause and for a minute after it.
 
-        False if staff have ended the pause.
+        Returns False if staff have ended the pause.
         """
         return self._is_paused_anywhere(now) or self._is_paused_anywhere(now - _STILL_TOLD)
 
@@ -523,17 +543,17 @@ class ProviderState(models.Model):
         return self.paused_until if self.paused_until and self._is_paused_anywhere(now) else now
 
     def is_out_of_service(self, now: datetime) -> bool:
-        """True if orders cannot be sent now or, probably, in the next minutes."""
+        """Return True if orders probably cannot be sent in the next minutes."""
         is_refused = self.api_keys.holding_up(configured_key(), now) is not None
         is_paused = self._is_paused_anywhere(now) and not self.is_of_one_machine
         return is_refused or is_paused or self.is_failing(now)
 
     @property
     def paused_because(self) -> str:
-        """The reason why calls are paused, a :class:`Pause`; "" if calls are not paused.
+        """The reason why calls are paused, or "" if they are not paused.
 
-        A pause still counts for a minute after its end. A refused key counts, too, if it stops this
-        process or another running process.
+        The reason is a :class:`Pause`. A pause also counts during the minute after its end. A
+        refused key also counts if it stops this process or another running process.
         """
         now = timezone.now()
         if self.api_keys.holding_up(configured_key(), now):
@@ -549,7 +569,7 @@ class ProviderState(models.Model):
         return self.paused_at if self.is_pause_told(now) else None
 
     def explain_pause(self) -> Explanation:
-        """Return why calls are paused, and what to do.
+        """Explain why calls are paused, and what to do.
 
         The text is "" if calls are not paused.
         """
@@ -587,9 +607,9 @@ class ProviderState(models.Model):
         return self.explain_pause().for_developers
 
     def explain(self) -> str:
-        """Return a text for developers about the pause, or "In service.".
+        """Return a message for developers about the pause, or "In service.".
 
-        The text says why calls are paused and what to do.
+        The message says why calls are paused and what to do.
         """
         return self.why_paused() or gettext("In service.")
 
@@ -602,22 +622,26 @@ class ProviderState(models.Model):
         return limit is not None and self.balance is not None and self.balance < limit
 
     def is_ticking(self, now: datetime) -> bool:
-        """True if a worker has called :meth:`~ProviderStateQuerySet.note_tick` within 3 minutes."""
+        """Return True if a worker is running.
+
+        A running worker has called :meth:`~ProviderStateQuerySet.note_tick` in the last 3 minutes.
+        """
         return is_recent(self.last_tick_at, now, within=_SIGN_HOLDS)
 
     @property
     def chores_ended_at(self) -> datetime | None:
-        """The earliest of the times at which the chores last ended.
+        """The earliest time at which one of the chores last ended.
 
-        It is ``None`` if a chore has never ended.
+        After this time, every chore has ended at least once. The value is ``None`` if a chore has
+        never ended.
         """
         ended = self.chores_record[1].values()
         return None if None in ended else min(filter(None, ended), default=None)
 
     def overdue_chores(self, now: datetime) -> list[str]:
-        """Return the chores that did not end in the last hour.
+        """Return the chores that have not ended within the last hour.
 
-        The result is empty unless a worker has been running for that time.
+        The result is empty if a worker has not been running for the whole hour.
         """
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
@@ -632,7 +656,7 @@ class ProviderState(models.Model):
         return self.chores.get("begun", ""), ended
 
     def is_failing(self, now: datetime) -> bool:
-        """True if all requests have failed for some minutes.
+        """Return True if all requests have failed for some minutes.
 
         Shorter disturbances do not count.
         """
@@ -642,7 +666,8 @@ class ProviderState(models.Model):
     def explain_silence(self) -> str:
         """Return a sentence for staff if the provider cannot be reached, or "".
 
-        The sentence is returned if the last sweep has failed, or if calls are refused.
+        The sentence is returned if the last sweep has failed and no other machine can reach the
+        provider, or if calls are refused.
         """
         if self.paused_because == self.Pause.ACCESS:
             return str(self.Pause.ACCESS.label)
@@ -650,9 +675,9 @@ class ProviderState(models.Model):
         return str(self.Pause.OUTAGE.label) if is_away else ""
 
     def fails_in_a_row(self, now: datetime) -> bool:
-        """True if several sweeps in a row failed.
+        """Return True if several consecutive sweeps have failed.
 
-        Also True if the provider asks for fewer requests.
+        Also returns True if the provider has reported too many requests.
         """
         is_slowed_down = self.pause == self.Pause.RATE and self.is_pause_told(now)
         return is_slowed_down or self.outages >= _FEW_OUTAGES
@@ -664,12 +689,15 @@ class ProviderState(models.Model):
         return key.environment if key else ""
 
     def is_queue_read(self, now: datetime) -> bool:
-        """False if tasks have waited in the queue for minutes."""
+        """Return False if tasks have been waiting in the queue for several minutes."""
         waits_since = self.queue_waits_since
         return waits_since is None or is_recent(waits_since, now, within=_SIGN_HOLDS)
 
     def explain_worker(self, now: datetime) -> Explanation:
-        """Return why no worker seems to be running, or an empty text."""
+        """Explain why no worker seems to be running.
+
+        The explanation is empty if a worker is running.
+        """
         heartbeats = (self.last_tick_at, self.swept_at)
         if not any(heartbeats):
             text = gettext("Background work has not begun yet.")
@@ -695,7 +723,7 @@ def _for_developer(text: str, refusal: str, remedy: Any) -> Explanation:
 class Desk(ProviderState):
     """The start page of staff.
 
-    This is a model without rows, so that the menus of the admin list the page.
+    This model does not have rows. The model exists so that the menus of the admin list the page.
     """
 
     class Meta:
@@ -707,5 +735,8 @@ class Desk(ProviderState):
 
 
 def _english(text: str) -> str:
-    """Return the English ``text``, isolated if the active language is written right to left."""
+    """Return the English ``text`` in a form that fits a page in the active language.
+
+    The text is isolated if the language is written from right to left.
+    """
     return f"\u2068{text}\u2069" if text and get_language_bidi() else text

@@ -1,4 +1,4 @@
-"""The shop's texts about its products: how a card is redeemed, and where."""
+"""The shop's descriptions of how and where its products are redeemed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from django.utils.translation import gettext_lazy as _
 from giftcards.models.catalogue import Category, Product
 from giftcards.models.fields import PlainTextField, plain_line
 
-#: The longest instructions, in characters.
+#: The maximum length of instructions, in characters.
 LONGEST_INSTRUCTIONS = 2_000
 
 
 class RedemptionInstructions(models.Model):
-    """A text for customers about a product or a category, in one language.
+    """Redemption instructions for a product or a category, in one language.
 
-    ``text`` says how a card is redeemed. If it is "", the text of the category is used. ``region``
-    is the shop's own name for the product's region. If it is "", the provider's name is used.
+    ``text`` tells customers how to redeem a card. If ``text`` is "", the text of the category is
+    used. ``region`` is the shop's name for the region of the product. If ``region`` is "", the
+    provider's name is used.
     """
 
     category = models.ForeignKey(

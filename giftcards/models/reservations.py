@@ -17,7 +17,8 @@ from giftcards.models.lines import Kind, lines_of
 from giftcards.models.orders import Order
 from giftcards.rules.times import ahead, is_ahead
 
-#: The longest duration of a new reservation. It can be extended to MOST_TIMES its first duration.
+#: The longest duration of a new reservation. A reservation can be extended to MOST_TIMES its first
+#: duration.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
 # A reservation is deleted this time after its end. Until then, its reference cannot be reserved
@@ -31,8 +32,9 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
     def current(self, now: datetime) -> Self:
         """Return the reservations that are valid now.
 
-        A reservation is valid if it has not expired and its order is not recorded yet. The query
-        also looks for orders, because a reservation may be made while its order is being recorded.
+        A reservation is valid if it has not expired and its order has not been recorded yet. The
+        query also searches for orders, because a reservation can be made while its order is being
+        recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
@@ -47,14 +49,14 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
         return self.filter(network=_hash(network))
 
     def price_of(self, reference: str, kind: ProductType) -> Decimal | None:
-        """Return the price at which the type is reserved, or ``None``."""
+        """Return the price at which cards of the type are reserved, or ``None``."""
         line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
         until = ahead("until", timezone.now(), longest=LONGEST)
         kept = self.filter(until, reference=reference, **line)
         return kept.values_list("price", flat=True).first()
 
     def forget(self) -> int:
-        """Delete some reservations that ended an hour ago or earlier.
+        """Delete some reservations that ended at least an hour ago.
 
         Returns the number of deleted reservations.
         """
@@ -66,11 +68,11 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
 class Reservation(models.Model):
     """Cards of one type that are reserved for a customer.
 
-    They count as taken until ``until``, or until the order is placed. ``reference`` is the
-    reference that the order will have. ``cost`` is the cost of a card in dinars when the
-    reservation was made, or ``None`` if it is unknown. ``price`` is the amount that the customer
-    pays for a card until then, or ``None`` if the shop sets its prices elsewhere. ``left`` is the
-    total time by which the reservation can still be extended.
+    Other customers cannot buy the cards before ``until``, or before the order is placed.
+    ``reference`` is the reference that the order will have. ``cost`` is the cost of a card in
+    dinars when the reservation was made, or ``None`` if it is unknown. ``price`` is the amount that
+    the customer pays for a card during the reservation, or ``None`` if the shop sets its prices
+    elsewhere. ``left`` is the total time by which the reservation can still be extended.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -81,9 +83,9 @@ class Reservation(models.Model):
     price = models.DecimalField(null=True, **MONEY)
     until = models.DateTimeField(db_index=True)
     left = models.DurationField()
-    # A keyed hash of the shop's name for the customer; "" if the shop gave no name.
+    # A keyed hash of the shop's name for the customer, or "" if the shop did not pass a name.
     customer = models.CharField(max_length=64, blank=True)
-    # A keyed hash of the network, if the customer is a guest; "" for others.
+    # A keyed hash of the network if the customer is a guest, or else "".
     network = models.CharField(max_length=64, blank=True)
 
     objects = ReservationQuerySet.as_manager()
@@ -116,5 +118,5 @@ class Reservation(models.Model):
 
 
 def _hash(name: str) -> str:
-    """Return a keyed hash of ``name``, which may be an address or a name."""
+    """Return a keyed hash of ``name``, which can be a name or an IP address."""
     return salted_hmac("giftcards.reservation", name, algorithm="sha256").hexdigest()

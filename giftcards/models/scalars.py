@@ -1,4 +1,7 @@
-"""Single values from several tables, such as numbers of rows, read by one statement."""
+"""Reading single values, such as numbers of rows, from several tables.
+
+One statement reads all values.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,11 @@ def value_of(rows: QuerySet[Any], aggregate: Aggregate) -> Combinable:
 
 
 def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Return the values of all expressions, read by one statement, as a dict for each group."""
-    # Django needs a table for a statement; this table has one row.
+    """Return the values of all expressions, as a dict for each group.
+
+    One statement reads all values.
+    """
+    # Django needs a table for a statement. This table has one row.
     row = ProviderState.objects.filter(pk=1)
     found = read_beside(row, *groups)
     if not found:
@@ -33,9 +39,10 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Read values like :func:`read_at_once`, in a query for the first row of ``row``.
+    """Read values in the same way as :func:`read_at_once`, together with a row.
 
-    If ``row`` has no row, the result is empty.
+    The query reads the first row of the queryset ``row``. If there is no such row, the result is
+    empty.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

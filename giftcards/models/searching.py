@@ -1,4 +1,7 @@
-"""The search for orders by words. It is fast at a million orders, even if the words are common."""
+"""The search for orders by words.
+
+The search is fast with a million orders, even if the words are common.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,19 @@ from giftcards.text.search_terms import (
     terms_of,
 )
 
-# The type variable stands for Order: an import of this model would be circular here.
+# The type variable represents Order, because an import of this model would be circular here.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
 # If all words are common, the search looks at this many of the newest orders with one of them.
 _MOST_READ = 20_000
-# A prefix followed by this character sorts after all texts that begin with the prefix.
+# A prefix followed by this character sorts after all strings that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
 
 
 def starting_with(column: str, starts: Iterable[str]) -> Q:
-    """Return the condition that a column begins with one of ``starts``.
+    """Return the condition that ``column`` begins with one of ``starts``.
 
-    The condition compares with ranges, because whether LIKE uses an index depends on the database.
+    The condition uses ranges, because some databases do not use an index for LIKE.
     """
     parts = (Q((f"{column}__range", (start, start + LAST_CHARACTER))) for start in starts)
     return reduce(or_, parts)
@@ -61,7 +64,9 @@ class OrderTermQuerySet(models.QuerySet["OrderTerm"]):
 
 
 class OrderTerm(models.Model):
-    """A word by which an order is found: see :mod:`giftcards.text.search_terms`.
+    """A word by which an order can be found.
+
+    See :mod:`giftcards.text.search_terms`.
 
     :class:`Order` writes its own terms, in the transaction that writes the searched columns.
     """
@@ -73,15 +78,15 @@ class OrderTerm(models.Model):
     # The kind of the term, a value of TermKind.
     kind = models.PositiveSmallIntegerField()
     # Terms are compared exactly, so that searches can use ranges. ``search_terms.plain`` first
-    # removes differences of spelling that do not count.
+    # removes differences in spelling that do not matter.
     term: models.CharField[str, str] = ExactCharField(max_length=LONGEST)
 
     objects = OrderTermQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
-        # For looking up whether an order that has the rarest word of a search also has its other
-        # words.
+        # This index is used to look up whether an order with the rarest word of a search also has
+        # the other words.
         indexes = (models.Index(fields=("order", "term"), name="giftcards_term_of_order"),)
         # The constraint's index finds the newest orders with a word.
         constraints = (
@@ -95,7 +100,7 @@ class OrderTerm(models.Model):
 class Found(NamedTuple):
     #: The primary keys of the orders, newest first.
     keys: list[int]
-    #: True if the orders have the words as typed; False if they have longer words.
+    #: True if the orders have the words as typed, or False if they have longer words.
     is_whole: bool
     has_more: bool
 
@@ -104,11 +109,11 @@ class OrderSearch(models.QuerySet[Row]):
     def search(
         self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
     ) -> Found:
-        """Return the newest orders that have the words of ``text``, at most ``limit``.
+        """Return up to ``limit`` of the newest orders with the words of ``text``.
 
-        If no order has all these words, longer words that begin with them count, too. Only terms of
-        ``kinds`` count. With all kinds, an order is also found if its id or its reference at the
-        provider begins with ``text``.
+        If there is no order with all these words, longer words that begin with them also count.
+        Only terms of ``kinds`` count. If ``kinds`` contains all kinds, an order is also found if
+        the provider's id or reference begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -125,14 +130,15 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """Return orders whose id or reference at the provider begins with ``text``.
+        """Return orders with an id or a reference that begins with ``text``.
 
-        Each order is a pair: its primary key, and True if its id or reference equals ``text``.
+        The search uses the provider's ids and references. For each order, the result contains the
+        primary key, and True if the id or the reference equals ``text``.
         """
         if not text.isascii():
             return []
         # Two ids of the provider may differ only in case, so the search keeps the case of ``text``.
-        # It also tries lower and upper case.
+        # The search also tries lower and upper case.
         names = sorted({text, text.lower(), text.upper()})
         named: list[tuple[int, bool]] = []
         for column in ("provider_order_id", "provider_reference"):
@@ -144,10 +150,10 @@ class OrderSearch(models.QuerySet[Row]):
     def _with_all(
         self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int
     ) -> tuple[list[int], bool]:
-        """Return the keys of at most ``most`` orders with all words of ``reading``, newest first.
+        """Return the keys of up to ``most`` orders with all words of ``reading``.
 
-        The second value is True if the words are so common that only the newest orders were
-        searched.
+        The newest orders come first. The second return value is True if the words are so common
+        that only the newest orders were searched.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
         # The database reads the orders with the rarest word, and looks up the other words for each
@@ -180,13 +186,14 @@ class OrderSearch(models.QuerySet[Row]):
     def keys_of_customer(
         self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
     ) -> list[int]:
-        """Return the primary keys of at most ``most`` other orders by the customer of ``order``.
+        """Return the primary keys of other orders by the customer of ``order``.
 
-        Orders have the same customer if they have the same e-mail address, or a phone number in
-        common, however spelt. The recipient of a gift is not its customer.
+        The result contains up to ``most`` keys. Two orders have the same customer if they have the
+        same e-mail address, or a phone number in common. Differences in spelling do not matter. The
+        recipient of a gift is not its customer.
 
         The newest orders come first. ``before`` limits the result to smaller keys. ``after`` limits
-        it to larger keys, and puts the oldest orders first.
+        the result to larger keys, and puts the oldest orders first.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}
@@ -196,8 +203,7 @@ class OrderSearch(models.QuerySet[Row]):
             if kind in OF_SAME_CUSTOMER:
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
-                # One key more than needed is read, because the key of the order itself may be among
-                # them.
+                # One additional key is read, because the key of the order itself may be among them.
                 keys.update(found[: most + 1])
         keys.discard(order.pk)
         return sorted(keys, reverse=after is None)[:most]
@@ -206,5 +212,5 @@ class OrderSearch(models.QuerySet[Row]):
 def _condition(word: Word, *, is_whole: bool) -> Q:
     if not is_whole:
         return starting_with("term", sorted(word.starts))
-    # A single term is compared with "=", because then the index yields its orders sorted.
+    # A single term is compared with "=", because the index then yields its orders in sequence.
     return Q(term__in=sorted(word.whole)) if len(word.whole) > 1 else Q(term=min(word.whole))

@@ -29,12 +29,15 @@ REFUSED_REVEAL = "Reveal, refused"
 
 
 class CardReveal(models.Model):
-    """The record that a code was shown to a person, written before the code is shown."""
+    """The record that a code was shown to a person.
+
+    The record is written before the code is shown.
+    """
 
     card = models.ForeignKey(
         Card, verbose_name=_("card"), on_delete=models.PROTECT, related_name="reveals"
     )
-    # PROTECT keeps users who have seen a code from being deleted. They can be deactivated.
+    # PROTECT prevents the deletion of users who have seen a code. Such users can be deactivated.
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         verbose_name=_("by"),
@@ -52,23 +55,25 @@ class CardReveal(models.Model):
         verbose_name_plural = _("revealed codes")
         ordering = ("-at", "-pk")
         default_permissions = ("view",)
-        # For counting the codes that a person has revealed within the last hour.
+        # This index is used to count the codes that a person has revealed within the last hour.
         indexes = (models.Index(fields=("user", "at"), name="giftcards_reveal_user"),)
 
     def __str__(self) -> str:
         return str(_("card %(position)s") % {"position": self.card.position})
 
 
-# The same note by the same person within this time comes from pressing the button twice.
+# If the same person writes the same note within this time, the button was probably pressed twice.
 _TWICE = timedelta(minutes=1)
 _LONGEST_NOTE = 2_000
 
 
 class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
-        """Add a note; return ``None`` if ``by`` has written the same note within the last minute.
+        """Add a note, unless it repeats the person's last note.
 
-        Raises ``ValidationError`` if the text is empty, too long, or not made of plain lines.
+        Returns ``None`` if the person with the name ``by`` has written the same note in the last
+        minute. Raises ``ValidationError`` if the text is empty, too long, or contains characters
+        that are not allowed.
         """
         note = Note(order=order, text=tidied_lines(text), by=by)
         note.full_clean(exclude={"order"})
@@ -83,7 +88,10 @@ class NoteQuerySet(models.QuerySet["Note"]):
 
 
 class Note(models.Model):
-    """A note about an order for other staff; it never changes."""
+    """A note about an order for other staff.
+
+    A note never changes.
+    """
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="notes"
@@ -99,7 +107,7 @@ class Note(models.Model):
         verbose_name = _("note")
         verbose_name_plural = _("notes")
         ordering = ("pk",)
-        # Notes are created and shown with their order, so need no permission.
+        # Notes are created and shown with their order, so they do not need a permission.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -114,10 +122,11 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     def make(
         self, order: Order, given: Mapping[str, Any], *, by: str, reason: str
     ) -> CustomerChange | None:
-        """Write corrected values of an order; return ``None`` if its row already has them.
+        """Write corrected values of an order, and record the correction.
 
-        ``given`` maps columns to values from :meth:`Order.corrected`. The instance ``order`` is not
-        changed. Raises what :func:`~giftcards.fulfilment.change_customer` raises.
+        ``given`` maps columns to values from :meth:`Order.corrected`. The ``order`` instance is not
+        changed. Returns ``None`` if the row already has these values. Raises the errors of
+        :func:`~giftcards.fulfilment.change_customer`.
         """
         change = CustomerChange(order=order, by=by, reason=reason, **correctable(order))
         change.clean_fields(exclude={"order"})
@@ -136,10 +145,10 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 
 
 class CustomerChange(models.Model):
-    """A correction of an order's customer, or of its gift.
+    """A correction of the customer details or the gift details of an order.
 
-    Columns with the same name as a column of the order have the old values. A correction never
-    changes, unless its customer or recipient is erased.
+    If a column has the same name as a column of the order, it contains the old value. A correction
+    never changes, unless its customer or recipient is erased.
     """
 
     order = models.ForeignKey(
@@ -161,7 +170,8 @@ class CustomerChange(models.Model):
     gift_message = models.TextField(_("message to the recipient"), blank=True)
     deliver_at = models.DateTimeField(_("to be delivered on"), null=True, blank=True)
     at = models.DateTimeField(_("when"), default=timezone.now)
-    # The user is stored by name, because users may be deleted; "" if the shop's code gave no name.
+    # The user is stored by name, because users may be deleted. The name is "" if the shop's code
+    # did not pass a name.
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
 
@@ -171,16 +181,19 @@ class CustomerChange(models.Model):
         verbose_name = _("correction of the customer")
         verbose_name_plural = _("corrections of the customer")
         ordering = ("pk",)
-        # Corrections are created and shown with their order, so need no permission.
+        # Corrections are created and shown with their order, so they do not need a permission.
         default_permissions = ()
-        # For counting the corrections of a person within the last hour.
+        # This index is used to count the corrections by a person within the last hour.
         indexes = (models.Index(fields=("by", "at"), name="giftcards_correction_by"),)
 
     def __str__(self) -> str:
         return str(self.pk)
 
     def before(self, order: Order) -> Order:
-        """Return a copy of ``order`` with the values before this correction; do not save it."""
+        """Return a copy of ``order`` with the values before this correction.
+
+        Do not save the copy.
+        """
         earlier = copy(order)
         assign(earlier, correctable(self))
         return earlier

@@ -48,11 +48,11 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
 
 def take_order(order: Any, **_: Any) -> None:
-    """Mark the lines of a new oscar order for buying.
+    """Mark the lines of a new oscar order, so that their cards are bought.
 
-    If the oscar order is already paid, its cards are bought immediately. Only marked lines are
-    bought later, so that lines from before the installation are not bought. The mark contains the
-    customer's language.
+    If the oscar order is already paid, its cards are bought immediately. Cards are bought later
+    only for marked lines, so that no cards are bought for lines from before the installation. The
+    mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -65,7 +65,7 @@ def take_order(order: Any, **_: Any) -> None:
 def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
     """Buy the cards of an oscar order if its new status means that it is paid.
 
-    The function raises no errors, because the customer has paid and the worker will retry.
+    The function does not raise errors, because the customer has paid and the worker will retry.
     """
     if new_status in conf.paid_statuses:
         _buy(list(card_lines(order=order)))
@@ -74,8 +74,8 @@ def buy_if_paid(order: Any, new_status: str, **_: Any) -> None:
 def buy_missed(should_continue: Callable[[], bool]) -> None:
     """Buy the cards of paid lines that have not been bought yet.
 
-    This is needed if a process died or failed before it bought the cards. Lines with the fewest
-    failures come first. The pause before the next attempt doubles with each failure.
+    This function is needed if a process died or failed before it bought the cards. Lines with the
+    fewest failures come first. The pause before the next attempt doubles with each failure.
     """
     paid = card_lines(
         partner_line_reference__startswith=PREFIX,

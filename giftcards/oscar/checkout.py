@@ -30,7 +30,7 @@ _BASKET = reverse_lazy("basket:summary")
 class BasketRefused(GiftcardsError):
     """The gift cards in the basket cannot be sold.
 
-    ``sentences`` explain the reasons to the customer.
+    ``sentences`` explains the reasons to the customer.
     """
 
     def __init__(self, sentences: list[str]) -> None:
@@ -41,8 +41,8 @@ class BasketRefused(GiftcardsError):
 def check_cards(basket: Any, *, email: str = "") -> None:
     """Check that the cards in the basket can be bought without a loss.
 
-    The function compares the prices after all discounts with the costs. It makes no request to the
-    provider. Raises :exc:`BasketRefused` if a card cannot be sold.
+    The function compares the prices after all discounts with the costs. The function does not make
+    any requests to the provider. Raises :exc:`BasketRefused` if a card cannot be sold.
     """
     _for_each(basket, lambda line: _check(line, email=email, fresh=False))
 
@@ -50,8 +50,8 @@ def check_cards(basket: Any, *, email: str = "") -> None:
 def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -> None:
     """Check the cards in the basket, and reserve them for 20 minutes.
 
-    Call this function immediately before the payment, outside a transaction. It requests current
-    prices and stock from the provider, with at most one request per product. ``customer``
+    Call this function immediately before the payment, outside a transaction. The function requests
+    current prices and stock from the provider, with at most one request per product. ``customer``
     identifies the customer: see :func:`giftcards.catalogue.reserve`. If the function raises
     :exc:`BasketRefused`, no cards are reserved.
     """
@@ -153,7 +153,10 @@ def _paid_amount(line: Any) -> Decimal:
 
 
 class GiftCardsCheckout:
-    """A mixin for oscar's ``PaymentDetailsView``. It must be the first base class."""
+    """A mixin for oscar's ``PaymentDetailsView``.
+
+    The mixin must be the first base class.
+    """
 
     # Attributes of oscar's view.
     request: Any

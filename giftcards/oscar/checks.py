@@ -1,6 +1,6 @@
 """System checks for shops that use django-oscar.
 
-They report mistakes that prevent cards from being bought, checked or shown to customers.
+The checks report mistakes that prevent cards from being bought, checked or shown to customers.
 """
 
 from __future__ import annotations

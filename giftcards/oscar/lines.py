@@ -35,7 +35,7 @@ _REFERENCE = re.compile(rf"{PREFIX}([0-9]{{1,18}})")
 
 
 class LineState(StrEnum):
-    """The state of a line's cards; the line's status has the same name."""
+    """The state of a line's cards. The status of the line has the same name."""
 
     ORDERED = "Ordered"
     DELAYED = "Delayed"
@@ -74,7 +74,7 @@ def reference_of(line: Any) -> str:
 def line_of(order: Order) -> Any | None:
     """Return the line that ``order`` buys cards for, or ``None``.
 
-    ``order`` may be the order for the line, or a reorder of its missing cards.
+    ``order`` can be the order for the line, or a reorder of its missing cards.
     """
     found = _REFERENCE.fullmatch(order.original.reference)
     return found and card_lines(pk=int(found[1]), order__number=order.group).first()
@@ -107,7 +107,7 @@ def follow_refund(refund: CustomerRefund, **_: Any) -> None:
 
 
 def set_status(line: Any, state: LineState) -> None:
-    """Set the status of a line for the ``state`` of its cards.
+    """Set the status of a line according to the ``state`` of its cards.
 
     The status is set even if the shop's pipeline does not allow the change, because the provider
     has already delivered or refused the cards.
@@ -145,7 +145,7 @@ def _delivered(parts: Sequence[Order]) -> int:
 def _note_refund(line: Any, parts: Sequence[Order]) -> None:
     """Add a note to the oscar order with the amount that is owed for the line.
 
-    The function does nothing if the last note about the line says the same.
+    The function does nothing if the last note about the line has the same content.
     """
     # For cards that were ordered again, the new order owes the amount.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))

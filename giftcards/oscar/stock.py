@@ -54,8 +54,9 @@ _BATCH = 1_000
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Update the stock records of cards whose offer has changed.
 
-    Only changes since the last run are considered. All stock records are updated once a day, and
-    after the stock buffer or the choice of cards that the shop sells has changed.
+    Only changes since the last run are considered. All stock records are updated once a day. The
+    stock records are also updated after a change to the stock buffer or to the choice of cards that
+    the shop sells.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -100,7 +101,7 @@ def _settings() -> str:
 
 
 def _changed(since: datetime) -> set[str]:
-    """Return the SKUs of cards that may have changed after ``since``."""
+    """Return the SKUs of cards that might have changed after ``since``."""
     now = timezone.now()
     lines: set[tuple[str, str]] = set()
     orders, reservations = Order.objects.order_by(), Reservation.objects.all()
@@ -208,8 +209,8 @@ def lock_stock(instance: Any, **_: Any) -> None:
     """Lock the stock records for a new oscar order. This function receives a signal.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
-    allocates cards. Without this earlier lock, two customers who buy the same card at the same time
-    would cause a deadlock.
+    allocates cards. If the records were not locked earlier, two customers who buy the same card at
+    the same time would cause a deadlock.
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)

@@ -1,6 +1,6 @@
 """The URL of the "My cards" page.
 
-Include it like this: ``path("accounts/cards/", include("giftcards.oscar.urls"))``.
+Include the URLs like this: ``path("accounts/cards/", include("giftcards.oscar.urls"))``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Erase a person, who can be a customer or a gift recipient, from orders.
 
 The orders and the ledger are kept without the person's data. Each order is processed in its own
-transaction. If an erasure is interrupted, the next one continues with the orders that still name
-the person.
+transaction. If an erasure is interrupted, the next erasure continues with the orders that still
+name the person.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Erasure:
 class SharedNumber(GiftcardsError):
     """Orders with the same phone number have different e-mail addresses.
 
-    For example, a family may share a phone number. The error message contains neither addresses nor
-    numbers.
+    For example, a family might share a phone number. The error message contains neither addresses
+    nor numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -88,16 +88,16 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the orders of a person and the doubtful orders, oldest first.
 
-    An order belongs to the person if the person is its customer or gift recipient. If an order
-    names no customer, it also belongs to the person if all messages about it were sent to the
+    An order belongs to the person if the person is its customer or gift recipient. If an order does
+    not name a customer, it also belongs to the person if all messages about it were sent to the
     person.
 
     Staff must decide whether a doubtful order belongs to the person. An order is doubtful for one
     of these reasons:
 
-    - It shares an address, a number or an account with the person's orders.
-    - It named the person before a correction.
-    - A message about it was sent to the person.
+    - The order shares an address, a number or an account with the person's orders.
+    - The order named the person before a correction.
+    - A message about the order was sent to the person.
 
     Raises :exc:`SharedNumber` if the person's orders have several e-mail addresses, unless the
     person is identified by an account.
@@ -125,9 +125,9 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 
 
 def _is_only_sent_to(person: Person, order: Order) -> bool:
-    """True if the order names no customer and was sent only to the person.
+    """True if the order does not name a customer and was sent only to the person.
 
-    If a message was sent to another person, the codes may belong to that person.
+    If a message was sent to another person, the codes might belong to that person.
     """
     if not is_anonymous(order):
         return False
@@ -198,8 +198,8 @@ def erase(
 def _roles_under_lock(person: Person, order: Order) -> list[Role]:
     """Lock and read ``order``, and return the person's current roles in it.
 
-    The person has no role if the order was corrected and now names somebody else, or if another
-    process has erased the customer.
+    The person does not have a role if the order was corrected and now names somebody else, or if
+    another process has erased the customer.
     """
     erased_at = order.customer_erased_at
     # The lock keeps everybody from adding a refund, note, correction or complaint.

@@ -1,4 +1,4 @@
-"""Export all stored data about a person to one readable file."""
+"""Export all stored data about a person to a readable file."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Return all stored data about ``person`` in ``orders``, as JSON.
 
-    The headings are in ``language``. By default, this is the language of the person's last order
-    with a language, or else the site's language. The result does not contain codes, costs, names of
-    staff, or data about the other person of a gift.
+    The headings are in ``language``. By default, ``language`` is the language of the person's last
+    order with a language, or else the site's language. The result does not contain codes, costs,
+    names of staff, or data about the other person involved in a gift.
     """
     orders = list(orders)
     for some in batches(orders):
@@ -156,7 +156,7 @@ def described(row: models.Model, *names: str) -> Described:
 def rows(related: Any) -> list[Any]:
     """Return the rows of a related manager, oldest first.
 
-    If the rows are prefetched, the function makes no query.
+    If the rows are prefetched, the function does not make a query.
     """
     return sorted(related.all(), key=lambda row: row.pk)
 

@@ -1,6 +1,6 @@
 """Recognise a person by e-mail addresses, phone numbers or accounts.
 
-The customer of a gift and its recipient are two different persons. Each app that stores personal
+The customer of a gift and its recipient are two different people. Each app that stores personal
 data has a :class:`Keeper`.
 """
 
@@ -157,7 +157,7 @@ class Person:
     def roles_in(self, order: Order) -> list[Role]:
         """Return the person's roles in ``order``.
 
-        If ``order`` contains no personal data, the result is the customer's role.
+        If ``order`` does not contain any personal data, the result is the customer's role.
         """
         named = [
             role
@@ -179,7 +179,7 @@ class Person:
         return found
 
     def _keys_by_terms(self) -> set[int]:
-        """Return the primary keys of orders that may name the person, using an index."""
+        """Return the primary keys of orders that might name the person, using an index."""
         contacts = chain(self.emails, self.phones)
         terms = set(chain.from_iterable(map(terms_of_contact, contacts)))
         rows = (OrderTerm.objects.filter(term__in=some) for some in batches(sorted(terms)))
@@ -188,8 +188,8 @@ class Person:
     def former_orders(self) -> set[int]:
         """Return the primary keys of orders that named the person before a correction.
 
-        These orders may belong to other people, because a mistyped address can be the address of a
-        stranger.
+        These orders might belong to other people, because a mistyped address can be the address of
+        a stranger.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -227,7 +227,7 @@ def owners(parts: Iterable[Part]) -> frozenset[Any]:
 
 
 def is_anonymous(order: Order) -> bool:
-    """True if ``order`` has no account, no address and no number."""
+    """True if ``order`` does not contain an account, an address or a number."""
     return order.user_id is None and not any(role.contacts_in(order) for role in ROLES)
 
 
@@ -249,9 +249,9 @@ def _account_names(users: Collection[Any]) -> set[str]:
 
 
 class Traces:
-    """The strings that identify a person in their orders.
+    """The strings that identify a person in the person's orders.
 
-    These are addresses, numbers, names and user names.
+    The strings are addresses, numbers, names and user names.
     """
 
     def __init__(self, person: Person, orders: Iterable[Order]) -> None:
@@ -280,7 +280,7 @@ class Traces:
     def are_in(self, text: str) -> bool:
         """True if ``text`` contains one of these traces.
 
-        Use this method only for rows about the person, because in other rows the same name may
+        Use this method only for rows about the person, because in other rows the same name might
         refer to another person.
         """
         number = digits(text)
@@ -290,8 +290,8 @@ class Traces:
     def are_whole_in(self, text: str) -> bool:
         """True if ``text`` contains a complete address or number of the person.
 
-        You can use this method for any row. It ignores names, because other people may have the
-        same name.
+        You can use this method for any row. This method ignores names, because other people can
+        have the same name.
         """
         return bool(self._emails.search(folded(text)) or self._dialled_in(text))
 
@@ -321,7 +321,7 @@ class Traces:
 
         ``name`` is the name of the person who made a change. In some shops, customers can make
         changes themselves, for example correct their address. Names of staff are not erased,
-        because a member of staff may have the same name as the person, or may be the person in
+        because a staff member might have the same name as the person, or might be the person in
         another role.
         """
         if not (isinstance(name, str) and self.are_in(name)):
@@ -340,7 +340,7 @@ def _numbers(text: str) -> frozenset[str]:
 def _national(number: str) -> str:
     """Return ``number`` without the country code.
 
-    Returns "" if the rest has too few digits.
+    Returns "" if too few digits remain.
     """
     national = number.removeprefix(COUNTRY)
     return Masked(national) if len(national) >= TELLING_DIGITS else ""

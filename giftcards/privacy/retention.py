@@ -1,9 +1,9 @@
 """Destroy old codes.
 
-Codes may remain in backups and in the files of databases other than SQLite. The shop is responsible
-for these. Most builds of SQLite only mark the space of a deleted or moved row as free. Therefore
-this module makes SQLite overwrite the space, and empty the write-ahead log, which contains old
-pages.
+Codes can remain in backups and in the files of databases other than SQLite. The shop is responsible
+for these copies. Most builds of SQLite only mark the space of a deleted or moved row as free.
+Therefore this module makes SQLite overwrite the space, and empty the write-ahead log, which
+contains old pages.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def purge(
     """Destroy the codes of orders settled before ``settled_before``.
 
     The oldest orders come first. Orders to which one of the :data:`REASONS` applies are not
-    changed. Orders without cards are not counted. With ``is_dry_run``, no order is changed. The
-    function stops between batches if ``should_continue`` returns False. To resume, pass the
-    ``place`` of the result as ``since``.
+    changed. Orders without cards are not counted. If ``is_dry_run`` is True, orders are not
+    changed. The function stops between batches if ``should_continue`` returns False. To resume,
+    pass the ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):

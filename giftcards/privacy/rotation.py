@@ -57,9 +57,9 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
     """Encrypt every card with the first key, and return the tally.
 
     At most ``per_second`` cards are encrypted per second. ``on_batch`` is called after each batch.
-    If it raises an error, the next rotation continues from there. Cards that no key can decrypt are
-    not changed. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
-    are invalid.
+    If the callback raises an error, the next rotation continues from this batch. Cards that no key
+    can decrypt are not changed. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys
+    in the settings are invalid.
     """
     keyring = conf.keyring()
     done = 0
@@ -95,7 +95,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """Return the number of cards that may not be encrypted with the first key yet."""
+    """Return the number of cards that might not be encrypted with the first key yet."""
     return _of_other_keys(conf.keyring()).count()
 
 

@@ -1,6 +1,6 @@
 """Parse the provider's answers strictly into frozen dataclasses.
 
-Any string in an answer may be a card code. Therefore only field names and short numbers from an
+Any string in an answer could be a card code. Therefore only field names and short numbers from an
 answer can appear in ``flaws`` or in the message of :exc:`Unreadable`. This module makes no
 requests.
 """
@@ -64,9 +64,9 @@ class OrderAnswer:
     """The provider's answer about one order.
 
     ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinars with two
-    decimals. ``flaws`` lists unusable figures and cards. It also lists negative numbers, although
-    these are stored. ``provider_id`` may differ from the id in the request. There may be fewer
-    ``cards`` than the figures indicate.
+    decimals. ``flaws`` lists unusable figures and cards. ``flaws`` also lists negative numbers,
+    although these are stored. ``provider_id`` can differ from the id in the request. The number of
+    ``cards`` can be lower than the figures indicate.
     """
 
     provider_id: str
@@ -211,8 +211,8 @@ class LedgerRow:
     The amount is positive if the account received money. ``type`` is the provider's name for the
     kind of transaction, for example ``ORDER``, or :data:`PAYMENT` for a customer's payment.
     ``objid`` is the id of the object that the transaction belongs to, for example an order. An
-    unusable string is "", and an unusable balance is ``None``. The balances that the provider
-    reports may contradict the amount.
+    unusable string is replaced by "", and an unusable balance by ``None``. The balances that the
+    provider reports can contradict the amount.
     """
 
     row_id: str
@@ -241,8 +241,9 @@ class LedgerPage:
 def parse(body: bytes) -> JsonObject:
     """Parse ``body`` strictly as a JSON object, with numbers as ``int`` and ``Decimal``.
 
-    Raises :exc:`Unreadable` for anything else. This includes NaN, infinities, a duplicate key, deep
-    nesting, huge numbers, and invalid UTF-8, which would put U+FFFD into a code.
+    Raises :exc:`Unreadable` if the content is invalid. Invalid content includes NaN,
+    infinities, a duplicate key, deep nesting, huge numbers, and invalid UTF-8, which would put
+    U+FFFD into a code.
     """
     try:
         value = json.loads(
@@ -387,7 +388,10 @@ def _usual_type(told: str) -> str:
 
 
 def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
-    """Return the direction of a transaction: 1 for in, -1 for out, and 0 for unknown."""
+    """Return the direction of a transaction.
+
+    The result is 1 for incoming, -1 for outgoing, and 0 for unknown transactions.
+    """
     if kind in _TYPES_IN or kind.startswith(_REFUNDS):
         return 1
     if kind in _TYPES_OUT:
@@ -673,7 +677,7 @@ def _shown(number: Decimal | None) -> dict[str, str]:
 def _secret(value: object) -> str | None:
     """Return a code or serial number exactly as the provider sent it.
 
-    Returns ``None`` if it is unusable.
+    Returns ``None`` if the value is unusable.
     """
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         text = str(value)

@@ -3,9 +3,9 @@
 The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks
 contain neither the API key nor the body of a reply. To achieve this, functions return a failure
 instead of raising it, until :func:`_unwrap` raises it in a frame that contains neither. The error
-has no context, because an exception from ``json`` would contain the body, and an exception from
-``requests`` would contain the key. The :func:`~giftcards.keys.secrecy.contained` decorator does the
-same for other exceptions, for example :exc:`KeyboardInterrupt`.
+does not have a context, because an exception from ``json`` would contain the body, and an exception
+from ``requests`` would contain the key. The :func:`~giftcards.keys.secrecy.contained` decorator
+does the same for other exceptions, for example :exc:`KeyboardInterrupt`.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ class Client:
         """Place an order, and return the provider's id of the order.
 
         The request is sent at most once, because it is not idempotent. If :exc:`OutcomeUnknown` is
-        raised, the order may have been placed. If :exc:`AlreadyPlaced` is raised, an earlier
+        raised, the order might have been placed. If :exc:`AlreadyPlaced` is raised, an earlier
         request with this ``reference`` placed the order. If any other error is raised, the order
         was not placed. An empty ``reference`` is not sent.
 
-        ``may_send`` is called immediately before the request is written. If it returns False, no
-        order is placed, and :exc:`Withheld` is raised.
+        ``may_send`` is called immediately before the request is written. If the callback returns
+        False, the order is not placed, and :exc:`Withheld` is raised.
         """
         order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
         if reference:

@@ -1,6 +1,6 @@
 """Classify failed replies by whether a retry is safe.
 
-The most important question is whether the provider may have processed the request.
+The most important question is whether the provider might have processed the request.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def attempts_left(error: JsonObject) -> str:
 def retry_after(header: str | None) -> float | None:
     """Return the seconds in a ``Retry-After`` header, or ``None``.
 
-    The header contains a number of seconds or a date. The result is ``None`` if it is unusable.
+    The header contains a number of seconds or a date. The result is ``None`` if the header is
+    unusable.
     """
     header = (header or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", header):

@@ -1,6 +1,6 @@
 """HTTP exchanges with the provider: one request, one :class:`Reply`.
 
-Only this module sends HTTP requests to the provider. A failed exchange raises no exception.
+Only this module sends HTTP requests to the provider. A failed exchange does not raise an exception.
 Instead, the :class:`Reply` says how it failed. Requests and responses are never logged.
 """
 
@@ -42,7 +42,7 @@ class Reply:
     - ``status`` is ``None`` if no response arrived.
     - ``body`` is ``None`` unless the complete body arrived.
     - ``trouble`` says why there is no status or no body.
-    - ``is_unsent`` is True if it is certain that the provider received no byte of the request.
+    - ``is_unsent`` is True if it is certain that no byte of the request reached the provider.
     - ``is_withheld`` is True if the caller stopped the request before it was sent completely.
     - ``was_dropped`` is True if the connection broke, as idle connections often do.
     """
@@ -87,9 +87,9 @@ class Transport:
     def post(self, path: str, *, json: Mapping[str, object], may_send: Callable[[], bool]) -> Reply:
         """Make a POST request once, on a new connection.
 
-        A new connection is used because an idle one may break during the request. ``may_send`` is
-        called immediately before each part of the request is written. The body is the last part. If
-        ``may_send`` returns False, the rest of the request is not sent.
+        A new connection is used because an idle connection can break during the request.
+        ``may_send`` is called immediately before each part of the request is written. The body is
+        the last part. If ``may_send`` returns False, the rest of the request is not sent.
         """
         with _Session(self._api_key) as session:
             session.headers["Connection"] = "close"
@@ -167,8 +167,8 @@ class _Connection(urllib3.connection.HTTPConnection):
     """A mixin for urllib3's connections that enforces the call's deadline.
 
     The time-outs of urllib3 apply to a single connection attempt or a single read, so a server that
-    sends one byte per second never exceeds them. Name resolution has no time-out. Sending needs no
-    time-out, because a request fits into the kernel's buffer.
+    sends one byte per second never exceeds them. Name resolution has no time-out. Sending does not
+    need a time-out, because a request fits into the kernel's buffer.
     """
 
     _opened: Any = None
@@ -216,12 +216,13 @@ def _in_time(
     """Return ``step()``, or raise :exc:`TimeoutError` at the deadline of the call.
 
     The step runs in its own thread. At the deadline, ``connection`` is shut down and the function
-    returns without waiting for the thread. The thread calls ``late`` when it ends. It ends soon,
-    because name resolution, connecting and the TLS handshake have time-outs.
+    returns without waiting for the thread. The thread calls ``late`` when it ends. The thread ends
+    soon, because name resolution, connecting and the TLS handshake have time-outs.
 
-    If no thread can be started, the result depends on ``late``. With ``late``, the function raises
-    :exc:`RuntimeError`. Without ``late``, the step reads an answer that must not be lost. It then
-    runs in the current thread, where the deadline applies to each read separately.
+    If a thread cannot be started, the result depends on ``late``. If ``late`` is passed, the
+    function raises :exc:`RuntimeError`. If ``late`` is not passed, the step reads an answer that
+    must not be lost. The step then runs in the current thread, where the deadline applies to each
+    read separately.
     """
     result: Future[T] = Future()
     try:
@@ -293,7 +294,7 @@ def _bounded(kind: type) -> type:
 
 
 class _Session(requests.Session):
-    """A session that adds no credentials or cookies and follows no redirects."""
+    """A session without credentials, cookies and redirects."""
 
     def __init__(self, api_key: Masked) -> None:
         super().__init__()
@@ -311,7 +312,7 @@ class _Session(requests.Session):
         self.mount("https://", _Adapter())
 
     def merge_environment_settings(self, url: Any, *args: Any) -> Any:
-        """Use no proxy for an address of this machine.
+        """Do not use a proxy for an address of this machine.
 
         A proxy on another machine would connect to itself.
         """
@@ -321,7 +322,7 @@ class _Session(requests.Session):
         return settings
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Treat no response as a redirect.
+        """Do not treat any response as a redirect.
 
         For a redirect, ``requests`` would read the complete body regardless of its size.
         """

@@ -1,4 +1,7 @@
-"""The price limit of an order: if a card costs more, staff decide."""
+"""The price limit of an order.
+
+If a card costs more than the price limit, staff decide.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ def price_ceiling(
     - the customer's payment for one card plus ``accepted_loss``, the amount by which the owner
       sells the card below its cost
 
-    The payment for one card is ``sale_price``, or else ``sale_amount`` divided by ``quantity`` and
-    rounded down to two decimals.
+    The payment for one card is ``sale_price``. If ``sale_price`` is unknown, the payment is
+    ``sale_amount`` divided by ``quantity`` and rounded down to two decimals.
     """
     if approved is not None:
         return approved
     if given is not None:
         return given
-    # The amounts of a new order may be an ``int``, as the shop gave them.
+    # The amounts of a new order may be of type ``int``, if the shop passed them in this form.
     if sale_price is not None:
         return Decimal(sale_price) + accepted_loss
     if sale_amount is None:

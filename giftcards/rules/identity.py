@@ -1,8 +1,9 @@
-"""Deciding whether an answer of the provider is about one of our orders.
+"""Deciding whether an answer from the provider is about one of our orders.
 
-The provider may not store our references, or may change them. Therefore the order's line is
-compared: product, type and quantity. Without references, two orders of the same line look alike.
-This module uses neither the database nor requests.
+The provider might not store our references, or might change them. Therefore, the app compares the
+line of the order, which consists of product, type and quantity. If references are not stored, two
+orders with the same line cannot be distinguished. This module does not use the database or make
+requests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from giftcards.rules.problems import Problem
 Line = tuple[str, str, int]
 
 # The largest usual difference between the provider's clock and ours. Regular checks read the list
-# only from this long before the time of sending until this long after it.
+# only for this time before and after the order was sent.
 CLOCK_SKEW = timedelta(minutes=10)
 # The largest possible difference between the provider's clock and ours. It is large, because a
 # timestamp of the provider may lack its time zone.
@@ -24,12 +25,18 @@ FARTHEST_CLOCK = timedelta(hours=2)
 
 
 def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
-    """Return the line in the answer; a missing part is "" or ``None``."""
+    """Return the line in the answer.
+
+    If a part is missing, it is "" or ``None``.
+    """
     return answer.product_id, answer.type_id, answer.quantity
 
 
 def is_created_before(answer: OrderAnswer, moment: datetime | None) -> bool:
-    """True if the provider's order was certainly created before ``moment``, by its own time."""
+    """Return True if the provider's order was created before ``moment``.
+
+    The creation time in the answer is used. Returns False if this time or ``moment`` is unknown.
+    """
     created_at = answer.created_at
     return moment is not None and created_at is not None and created_at < moment
 
@@ -37,11 +44,11 @@ def is_created_before(answer: OrderAnswer, moment: datetime | None) -> bool:
 def find_difference(
     answer: OrderAnswer, line: Line, *, sent_at: datetime | None = None
 ) -> Problem | None:
-    """Return a problem if ``answer`` is about another order, or ``None``.
+    """Return a problem if ``answer`` is about another order, or else ``None``.
 
     A part of ``line`` that is "" fits every answer. Pass ``sent_at`` if the order's id is not
-    confirmed yet. In this case, the provider must have created the order within ``FARTHEST_CLOCK``
-    of ``sent_at``.
+    confirmed yet. If ``sent_at`` is passed, the difference between ``sent_at`` and the provider's
+    creation time must not exceed ``FARTHEST_CLOCK``.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,10 +1,10 @@
 """Deciding what happened to lost orders.
 
 A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
-reference, this row is the order. A row with another reference or without a reference proves
-nothing, because the provider may change references. In this case, the line (product, type and
-quantity) and the time of sending identify an order, and orders of the same line are
-interchangeable. This module uses neither the database nor the clock.
+reference, this row is the order. A row with another reference or without a reference does not prove
+anything, because the provider might change references. If the reference does not identify a row, an
+order is identified by its line (product, type and quantity) and the time when it was sent. Orders
+with the same line are interchangeable. This module does not use the database or the clock.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class SentOrder:
-    """An order of ours that was sent.
+    """An order that this shop has sent.
 
-    ``absent_since`` is the time of the first search that gave evidence of the order's absence.
+    ``absent_since`` is the time of the first search that suggested that the order is absent.
 
-    ``is_dated`` is True if ``sent_at`` is right by the provider's clock, and can identify a row.
+    ``is_dated`` is True if ``sent_at`` agrees with the provider's clock. The time can identify a
+    row only in this case.
 
-    ``was_accepted`` is True if the provider answered with another order's id, or said that it
-    already has this ``reference``. In the second case, the order may have been sent several times,
-    from ``sent_at`` to ``last_sent_at``.
+    ``was_accepted`` is True if the provider answered with the id of another order, or reported that
+    it already has this ``reference``. In the second case, the order might have been sent several
+    times between ``sent_at`` and ``last_sent_at``.
 
-    ``reference`` is "" if none was sent.
+    ``reference`` is "" if the order was sent without a reference.
 
-    ``not_before`` is the earliest time that the provider's clock may have shown when the order was
-    recorded. A row created before it is another order, unless the times of the list are wrong, so
-    it is never adopted. ``None`` stands for an unknown time, which excludes no row.
+    ``not_before`` is the earliest time that the provider's clock could have shown when the order
+    was recorded. A row that was created before ``not_before`` belongs to another order, unless the
+    times in the list are wrong. Such a row is never adopted. If ``not_before`` is ``None``, the
+    time is unknown, and rows of any time can be adopted.
 
-    ``is_elsewhere`` is True if the list may belong to another account. Then only a reference
-    identifies a row, and the lack of a row proves nothing.
+    ``is_elsewhere`` is True if the list might belong to another account. In another account, only a
+    reference can identify a row, and a missing row does not prove anything.
     """
 
     key: int
@@ -66,13 +68,13 @@ class Survey:
     """The result of one search of the provider's list."""
 
     lost: Sequence[SentOrder]
-    # Rows that no order owns, with unique ids.
+    # Rows that do not belong to any of our orders, with unique ids.
     rows: Sequence[OrderAnswer]
     # Other orders that may own one of the rows.
     rivals: Sequence[SentOrder]
     # Accepted orders that are missing from the list.
     unseen: Sequence[SentOrder]
-    # Accepted orders whose id may be a lost order's.
+    # Accepted orders whose id may belong to a lost order.
     doubts: Sequence[SentOrder]
     is_whole: bool
     # The start of the search, minus half of ``proof_of_absence``.
@@ -87,7 +89,8 @@ class Survey:
 class Adopt:
     """The decision that ``row`` is the order.
 
-    ``repeated`` has the other rows with the order's reference: each is a further purchase.
+    ``repeated`` contains the other rows with the order's reference, each of which is a further
+    purchase.
     """
 
     order: SentOrder
@@ -127,7 +130,7 @@ class AskPerson:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """The decision that the order may belong to another account."""
+    """The decision that the order might belong to another account."""
 
     order: SentOrder
 
@@ -141,7 +144,8 @@ def plan(survey: Survey) -> list[Decision]:
     by_line: dict[Line, list[SentOrder]] = defaultdict(list)
     for order in sorted(survey.lost, key=lambda order: (order.sent_at, order.key)):
         by_line[order.line].append(order)
-    # Rows without a time come last: they fit any order, so they get the orders that are left.
+    # Rows without a time come last. They fit any order, so they are paired with the remaining
+    # orders.
     rows = sorted(survey.rows, key=_by_age)
     for line, orders in by_line.items():
         # A row with the line of other lost orders belongs to those orders.
@@ -160,9 +164,10 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 
 
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
-    """Decide about orders whose reference is in a row; return a survey for the other orders, too.
+    """Decide about orders whose reference is in a row.
 
-    An order that may be in another account becomes a rival: a row may belong to it.
+    Returns the decisions, and a survey for the other orders. An order that might be in another
+    account becomes a rival in the survey, because a row could belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -186,10 +191,10 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Return the decisions, but ask staff about lines in ``failed``.
+    """Replace decisions about lines in ``failed`` with questions to staff.
 
-    A row that could not be adopted may be any order of its line. Therefore no order of this line is
-    declared absent.
+    ``failed`` contains rows that could not be adopted. Such a row could belong to any order with
+    the same line. Therefore, an order with this line is not declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
     for adoption in failed:
@@ -208,7 +213,10 @@ def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> 
 def _plan_line(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about the lost orders of one line; orders and rows are sorted by time."""
+    """Decide about the lost orders with the same line.
+
+    The orders and the rows are sorted by time.
+    """
     exact = tuple(row for row in rows if _is_exact(row, orders))
     is_contested = any(_is_exact(row, survey.rivals) for row in exact)
     pairs = _pair_off(orders, exact)
@@ -223,7 +231,7 @@ def _plan_line(
 def _pair_off(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Pair each row with the earliest fitting order that has no row yet.
+    """Pair each row with the earliest fitting order that is not paired yet.
 
     The matching is maximal, because orders and rows are sorted by time.
     """
@@ -238,7 +246,7 @@ def _pair_off(
 def _prefer_accepted(
     pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Give the rows of other orders to accepted orders that have no row."""
+    """Assign rows of other orders to accepted orders that do not have a row."""
     for order in orders:
         if order.was_accepted and order not in pairs:
             others = (
@@ -254,10 +262,11 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about lost orders of one line without a row; ``rows`` are the unpaired rows.
+    """Decide about lost orders with the same line that do not have a row.
 
-    A row near the sending time may be one of the orders, even if its product or type differs. A row
-    of the same line may also be one of them, even if its time is hours off.
+    ``rows`` are the unpaired rows. A row could belong to one of the orders if its time is near the
+    sending time, even if its product or type differs. A row with the same line could also belong to
+    one of the orders, even if its time differs by hours.
     """
     doubtful = tuple(row for row in rows if any(_is_doubtful(row, order) for order in orders))
     if doubtful:
@@ -266,10 +275,10 @@ def _plan_unmatched(
 
 
 def _weigh_absence(order: SentOrder, survey: Survey) -> Wait | Absent:
-    # The list lags if it also lacks an accepted order of about the same time.
+    # The list is out of date if it also lacks an accepted order of about the same time.
     is_stale = _is_any_near(order, survey.unseen, survey.proof_of_absence / 2)
-    # Another order of about the same time may have this order's id. That order may be an accepted
-    # one that is lost, too.
+    # Another order of about the same time may have this order's id. The other order may be an
+    # accepted order that is also lost.
     doubts = [*survey.doubts, *(other for other in survey.lost if other.was_accepted)]
     is_doubtful = order.was_accepted or _is_any_near(order, doubts, CLOCK_SKEW)
     if is_stale or is_doubtful or not (survey.is_whole and order.is_dated):
@@ -291,7 +300,10 @@ def _is_exact(row: OrderAnswer, orders: Iterable[SentOrder]) -> bool:
 
 
 def _fits(row: OrderAnswer, order: SentOrder) -> bool:
-    """True if the row may be adopted as the order, judging by time and quantity only."""
+    """Return True if the row can be adopted for the order.
+
+    Only time and quantity are compared.
+    """
     return _may_be(row, order, CLOCK_SKEW) and not is_created_before(row, order.not_before)
 
 
@@ -301,7 +313,10 @@ def _is_doubtful(row: OrderAnswer, order: SentOrder) -> bool:
 
 
 def _may_be(row: OrderAnswer, order: SentOrder, within: timedelta) -> bool:
-    """True if the row may be the order, judging by time and quantity only."""
+    """Return True if the row could belong to the order.
+
+    Only time and quantity are compared.
+    """
     if row.quantity not in {None, order.line[2]}:
         return False
     last_sent_at = order.last_sent_at or order.sent_at

@@ -1,8 +1,8 @@
-"""Calculation of the money of an order, for the provider and the customer.
+"""Calculating the amounts of an order, for the provider and the customer.
 
-The provider charges for the cards that it delivered, and credits back the rest. The customer paid
-for all cards. Therefore the shop owes the customer the payment for the cards that were not
-delivered. All functions take plain numbers and calculate exactly.
+The provider charges the shop for the cards that it delivered, and credits back the rest. The
+customer has paid for all cards. Therefore, the shop owes the customer the payment for the cards
+that were not delivered. All functions accept plain numbers and calculate exactly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RefundBreakdown:
 
     Amounts are in dinars. ``None`` means that an amount is unknown, which is not the same as 0. The
     ``is_consistent`` attribute is False if the provider's figures are negative or contradict each
-    other. A missing figure does not count as a contradiction.
+    other. A missing figure is not a contradiction.
     """
 
     ordered_amount: Decimal | None
@@ -70,7 +70,7 @@ def purchase_breakdown(
     price_per_card: Decimal | None,
     fulfilled_amount: Decimal | None,
 ) -> RefundBreakdown:
-    """Return the breakdown of a settled order from plain numbers.
+    """Return what the provider charged and credited back, from plain numbers.
 
     According to the provider's guide, the provider credits back (quantity − fulfilled_quantity) ×
     price_per_card for a ``PARTIALLY_FILLED`` order, nothing for a ``FULFILLED`` order, and the
@@ -112,7 +112,7 @@ def purchase_breakdown(
 def _adds_up(
     fulfilled_quantity: int, price_per_card: Decimal | None, charged: Decimal | None
 ) -> bool:
-    """True if the charge is the price of the delivered cards.
+    """Return True if the charge is the price of the delivered cards.
 
     Unknown amounts do not count as a contradiction.
     """
@@ -163,7 +163,7 @@ def customer_breakdown(order: Sold) -> CustomerBreakdown | None:
     """Return the breakdown of the customer's payment for an order.
 
     Returns ``None`` if the order is open or has no sale amount. For a rejected order, you owe the
-    customer the whole payment. Cards that arrive after the order has settled do not change the
+    customer the whole payment. Cards that arrive after the order was settled do not change the
     amounts.
 
     If the missing cards were ordered again, their payment belongs to the new order. Therefore, when
@@ -225,9 +225,9 @@ class Final(Settleable, Sold, Protocol):
 
 
 def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
-    """Return the values of the columns that are set when ``order`` becomes final.
+    """Return the values of the columns that are set for a final ``order``.
 
-    Sums over orders in the database use these columns.
+    The database uses these columns to compute sums over orders.
     """
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {

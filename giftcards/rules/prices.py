@@ -12,13 +12,16 @@ from django.utils.translation import gettext_lazy as _
 MOST_PERCENT, MOST_FIXED, MOST_ROUNDING = 1_000, 1_000_000, 10_000
 
 _LARGEST = Decimal("999999999999.99")
-# The site may have set another precision for its own arithmetic.
+# The site may have set a different precision for decimal numbers.
 _EXACT = Context(prec=50)
 _CENTIME = Decimal("0.01")
 
 
 class PriceSource(TextChoices):
-    """The value that determines the price of a type; the most specific one comes first."""
+    """The value that determines the price of a type.
+
+    The most specific value comes first.
+    """
 
     FIXED = "fixed", _("fixed price")
     TYPE = "type", _("margin of the type")
@@ -31,7 +34,7 @@ class PriceSource(TextChoices):
 
 
 class NoPrice(TextChoices):
-    """Why a type has no price."""
+    """The reason why a type does not have a price."""
 
     OWN = "own", _("The shop sets the price elsewhere.")
     COST = "cost", _("The cost is unknown.")
@@ -42,7 +45,10 @@ class NoPrice(TextChoices):
 
 
 class Margin(NamedTuple):
-    """A margin on the cost, in per cent or in dinars; both are ``None`` if it is inherited."""
+    """A margin on the cost, in per cent or in dinars.
+
+    If the margin is inherited, ``percent`` and ``fixed`` are ``None``.
+    """
 
     percent: Decimal | None = None
     fixed: Decimal | None = None
@@ -56,10 +62,11 @@ class Margin(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The facts about one type: its cost, and the values set for it, its product and category.
+    """The values of one type that determine its price.
 
-    ``accepted_loss`` is how many dinars the card may be sold below its cost, by the owner's
-    confirmation.
+    The values are the cost, and the values that are set for the type, its product and its category.
+    ``accepted_loss`` is the amount in dinars by which the owner allows the price to be below the
+    cost.
     """
 
     cost: Decimal | None
@@ -71,7 +78,10 @@ class Terms(NamedTuple):
 
 
 class ShelfTerms(NamedTuple):
-    """The values for all types. If ``has_function``, a function of the shop replaces ``margin``."""
+    """The values that apply to all types.
+
+    If ``has_function`` is True, a function of the shop replaces ``margin``.
+    """
 
     margin: Margin = Margin()
     round_to: int = 0
@@ -80,7 +90,10 @@ class ShelfTerms(NamedTuple):
 
 
 class Priced(NamedTuple):
-    """A price in dinars with its source, or the reason ``why_not`` there is no price."""
+    """A price in dinars with its source.
+
+    If there is no price, ``why_not`` is the reason.
+    """
 
     price: Decimal | None
     source: PriceSource
@@ -88,7 +101,7 @@ class Priced(NamedTuple):
 
 
 def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
-    """Return what decides about the price, and the margin if it is one."""
+    """Return the source of the price, and the margin if the margin is the source."""
     if terms.fixed_price is not None:
         return PriceSource.FIXED, Margin()
     for source, margin in (
@@ -106,10 +119,10 @@ def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
 def find_price(terms: Terms, shelf: ShelfTerms, *, told: Decimal | None = None) -> Priced:
     """Return the price of a card.
 
-    ``told`` is the price that the shop's function gave for this cost, if any. Prices from margins
-    are rounded up to a multiple of ``round_to`` (0: to whole centimes), and have to earn the least
-    margin. A fixed price and the function's price are not rounded; they have to cover the cost,
-    less the accepted loss.
+    ``told`` is the price that the shop's function returned for this cost, if any. Prices from
+    margins are rounded up to a multiple of ``round_to``, or to whole centimes if ``round_to`` is 0.
+    Such prices must yield at least the minimum margin. Fixed prices and prices from the function
+    are not rounded. Such prices must cover the cost minus the accepted loss.
     """
     source, margin = find_source(terms, shelf)
     price, why_not = _price(terms, shelf, source, margin, told)

@@ -1,8 +1,8 @@
-"""The problems of an order: what is wrong, and what staff can do about it.
+"""The problems of an order, and what staff can do about them.
 
-Rows store only codes and parameters. The texts are rendered in the reader's language. A ``hint`` is
-for developers, and for users who may resume calls. A parameter must not contain a secret, so the
-parser has to check each value from the provider.
+The database stores only codes and parameters. The messages are rendered in the reader's language. A
+``hint`` is shown to developers, and to users who are allowed to resume calls. Parameters must not
+contain secrets, so the parser must check each value from the provider.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The texts of a code.
+    """The messages for a problem code.
 
-    If ``text`` contains the provider's charges, ``discreet`` replaces it for readers who may not
-    see charges.
+    If ``text`` contains the provider's charges, ``discreet`` replaces ``text`` for readers who are
+    not allowed to see charges.
     """
 
     kind: Kind
@@ -37,11 +37,12 @@ class Wording:
 
     @property
     def parameters(self) -> set[str]:
-        """The parameters that the text requires."""
+        """The parameters that the message requires."""
         return set(re.findall(r"%\((\w+)\)s", str(self.text))) - {"reason"}
 
 
-# The meanings of the parameters, the same for all codes. The last six are always optional.
+# The meanings of the parameters, which are the same for all codes. The last six parameters are
+# always optional.
 PARAMETERS = {
     "amount": "an amount of money, as the provider says",
     "announced": "how many cards the provider says it delivered",
@@ -567,7 +568,7 @@ WORDINGS: Mapping[str, Wording] = {
 }
 
 
-# The short texts of problems, for lists. One text stands for several codes.
+# The short descriptions of problems, for use in lists. Several codes share one description.
 _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         _("not sent yet"),
@@ -635,7 +636,7 @@ IN_SHORT: Mapping[str, Any] = {code: text for text, codes in _IN_SHORT for code 
 class Explanation(NamedTuple):
     """The problem, the remedy for staff, and a hint for developers.
 
-    The remedy and the hint may be "".
+    The remedy and the hint can be "".
     """
 
     text: str
@@ -644,23 +645,26 @@ class Explanation(NamedTuple):
 
     @property
     def for_staff(self) -> str:
-        """The text and the remedy, which everybody may read."""
+        """The text and the remedy, which all staff are allowed to read."""
         return f"{self.text} {self.remedy}".strip()
 
     @property
     def for_developers(self) -> str:
-        """The text, the hint and the remedy, without advice to ask a developer."""
+        """The text, the hint and the remedy.
+
+        The advice to ask a developer is left out.
+        """
         remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
         return " ".join(filter(None, (self.text, self.hint, remedy)))
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of an order, or an entry in its timeline.
+    """A problem with an order, or an entry in its timeline.
 
     The ``text`` attribute says what is wrong, ``remedy`` says what staff can do, and ``hint`` says
-    what a developer can do. All three texts are in the active language, and the last two may be "".
-    The ``str()`` function returns English text for logs.
+    what a developer can do. All three strings are in the active language. ``remedy`` and ``hint``
+    can be "". The ``str()`` function returns English text for logs.
     """
 
     code: str
@@ -681,7 +685,7 @@ class Problem:
 
         Equal problems have the same hash.
         """
-        # This import needs settings, and the rules work without settings.
+        # The import is here because it needs settings, and the rules work without settings.
         from django.utils.crypto import salted_hmac
 
         text = json.dumps(self.as_dict(), sort_keys=True)
@@ -689,7 +693,7 @@ class Problem:
 
     @property
     def kind(self) -> Kind:
-        """The kind of the problem; ``LASTING`` for an unknown code."""
+        """The kind of the problem, which is ``LASTING`` for an unknown code."""
         wording = WORDINGS.get(self.code)
         return wording.kind if wording else Kind.LASTING
 
@@ -699,7 +703,7 @@ class Problem:
 
     @property
     def in_short(self) -> str:
-        """The problem in a few words of the active language."""
+        """A short description of the problem in the active language."""
         return str(IN_SHORT.get(self.code, _("needs attention")))
 
     @property
@@ -720,7 +724,7 @@ class Problem:
     def discreet(self) -> str:
         """The English text without the provider's charges.
 
-        It is for readers who may not see charges.
+        This text is shown to readers who are not allowed to see charges.
         """
         with override(None):
             return self.explain(shows_costs=False).text
@@ -732,15 +736,15 @@ class Problem:
         own: Callable[[str], str] = str,
         shows_costs: bool = True,
     ) -> Explanation:
-        """Render the texts in the active language.
+        """Render the messages in the active language.
 
-        ``show`` is applied to each parameter, and ``own`` to the text around it. On a page,
-        ``show`` isolates text directions, and ``own`` escapes HTML. If ``shows_costs`` is False,
-        the texts do not contain the provider's charges.
+        ``show`` is applied to each parameter, and ``own`` is applied to the text around the
+        parameters. On a page, ``show`` isolates text directions, and ``own`` escapes HTML. If
+        ``shows_costs`` is False, the messages do not contain the provider's charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
-            # The code is from another version of the app.
+            # The code comes from another version of the app.
             return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
         values = {name: show(value) for name, value in self.parameters.items()}
         values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
@@ -759,7 +763,10 @@ class Problem:
         return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
 
     def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
-        """The provider's message, verbatim; "" without a message. See :meth:`explain`."""
+        """Return the exact message from the provider, or "".
+
+        The parameters are explained in :meth:`explain`.
+        """
         if "message" not in self.parameters:
             return ""
         text = own(gettext("The provider's own words: “%(message)s”"))
@@ -773,16 +780,16 @@ class Problem:
         )
 
     def _may_tell_amount(self, name: str) -> bool:
-        """True if the parameter has digits, and so may name a price."""
+        """Return True if the parameter contains digits that could be a price."""
         return any(map(str.isdigit, str(self.parameters.get(name, ""))))
 
 
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without the kinds in ``ends``, plus ``new`` problems.
+    """Return ``entries`` without the kinds in ``ends``, together with the ``new`` entries.
 
-    A known problem that is in ``new`` stays, with its acknowledgement.
+    If a problem in ``new`` is already known, its entry is kept, together with its acknowledgement.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -799,7 +806,7 @@ def history(
 ) -> list[Entry]:
     """Return the entries for a status change.
 
-    These are its ``details``, and then the problems that the change ended.
+    The entries are the ``details`` of the change, followed by the problems that the change ended.
     """
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]
@@ -810,7 +817,7 @@ def history(
 
 
 def in_english(entries: Iterable[Entry]) -> str:
-    """Render the entries as one line of English; "" if there are none."""
+    """Render the entries as one line of English, or as "" if there are no entries."""
     return " ".join(
         f"Earlier: {Problem.of(entry)}" if entry.get("ended") else str(Problem.of(entry))
         for entry in entries

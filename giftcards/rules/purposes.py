@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class Purpose(Enum):
-    """The purpose of a request, which determines the slots that it may take."""
+    """The purpose of a request, which determines the slots that it can take."""
 
     PLACING = auto()
     # LISTING is the first page of the list, PAGES are further pages, and SEARCHING is any page that
@@ -17,6 +17,6 @@ class Purpose(Enum):
     CHECKING = auto()
     CHECKING_LATE = auto()
     PRICING = auto()
-    # PAYING is for the payments of customers.
+    # PAYING is for requests about customers' payments.
     PAYING = auto()
     BACKGROUND = auto()

@@ -1,7 +1,7 @@
-"""The roles of staff: what each role may do, and whom to ask for more.
+"""The roles of staff, with their permissions.
 
-Other apps declare ``roles`` in their plugin, as a mapping like :data:`ROLES` with their own
-codenames.
+Other apps declare ``roles`` in their plugin. The attribute is a mapping like :data:`ROLES`, with
+the codenames of the other app.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from django.utils.translation import gettext
 
-#: The codenames of each group's permissions in the app ``giftcards``, by the group's name. Groups
-#: are rows of the shop's database, so their names are not translated.
+#: The codenames of each group's permissions in the ``giftcards`` app, by the name of the group.
+#: Groups are rows in the shop's database, so their names are not translated.
 ROLES: Mapping[str, Collection[str]] = {
     # Answers customers: "Give me my code", "What did I pay?", "I typed my address wrong".
     "Gift card support": (
@@ -21,7 +21,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "find_card",
         "reveal_card",
     ),
-    # Does everything that staff can do. Nobody can edit or delete an order.
+    # Can do everything that staff can do. Editing or deleting an order is not possible.
     "Gift card manager": (
         "view_order",
         "add_order",
@@ -43,7 +43,7 @@ ROLES: Mapping[str, Collection[str]] = {
         "view_providerstate",
         "resume_provider",
     ),
-    # Sees and pays money, but sees no codes.
+    # Can see and pay back money, but cannot see codes.
     "Gift card accountant": (
         "view_order",
         "view_cost",
@@ -58,11 +58,11 @@ BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
 def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
-    """Return a sentence that says whom to ask for ``permissions``, or "".
+    """Return a sentence that says which roles have ``permissions``, or "".
 
-    The sentence names the roles that have all these permissions. ``may`` returns whether the person
-    has a permission, for example ``giftcards.add_order``. The result is "" if the person has all of
-    them.
+    The sentence tells a person whom to ask, and names the roles that have all these permissions.
+    ``may`` returns whether the person has a permission, for example ``giftcards.add_order``. The
+    result is "" if the person has all permissions.
     """
     if all(map(may, permissions)):
         return ""
@@ -71,7 +71,10 @@ def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str
 
 
 def roles_with(permissions: Collection[str]) -> str:
-    """Return the names of the roles that have all these ``permissions``, such as "A / B"."""
+    """Return the names of the roles with all these ``permissions``.
+
+    The result has the form "A / B".
+    """
     wanted = {permission.removeprefix("giftcards.") for permission in permissions}
     roles = [name for name, held in ROLES.items() if wanted <= set(held)]
     return " / ".join(f"\u2068{name}\u2069" for name in roles)

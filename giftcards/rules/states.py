@@ -1,7 +1,8 @@
-"""The statuses of an order, and one table of the facts about each status.
+"""The statuses of an order, and a table of their properties.
 
-No other module lists statuses: queries, reports and pages read this table. Only the code of a
-single step, such as sending, names the statuses between which it chooses.
+Other modules do not list statuses. Queries, reports and pages read this table instead. Only the
+code for a single step, such as sending, contains the names of the statuses that are possible after
+the step.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ class Status(models.TextChoices):
     PENDING = "PENDING", _("Waiting to be sent")
     # Claimed by a process, which may have made the request.
     PLACING = "PLACING", _("Being sent")
-    # Sent, but no usable answer arrived: money may have been spent.
+    # Sent, but no usable answer arrived. Money may have been spent.
     UNCONFIRMED = "UNCONFIRMED", _("Unconfirmed")
-    # Refused by the provider or rejected here; no money has moved.
+    # Refused by the provider or rejected by the shop. No money was spent.
     REJECTED = "REJECTED", _("Rejected")
     # Accepted by the provider.
     HANDLING = "HANDLING", _("In progress")
-    # Accepted, but not settled within POLL_TIMEOUT. That is no failure: checks go on, but less
-    # often.
+    # Accepted, but not settled within POLL_TIMEOUT. This is not a failure. The checks continue, but
+    # less often.
     DELAYED = "DELAYED", _("Delayed")
     FULFILLED = "FULFILLED", _("Delivered")
     PARTIALLY_FILLED = "PARTIALLY_FILLED", _("Partly delivered")
@@ -40,7 +41,10 @@ class Status(models.TextChoices):
 
 
 class Review(models.TextChoices):
-    """The state of a person's review of the order; "" if no review was requested."""
+    """The state of a review by staff.
+
+    The value is "" if no review was requested.
+    """
 
     # REVIEW_ORDER has requested a review. An order keeps this value if staff then reject it.
     WANTED = "wanted"
@@ -49,7 +53,7 @@ class Review(models.TextChoices):
 
 
 class Kind(Enum):
-    """The kinds of problems, which determine what ends a problem."""
+    """The kinds of problems, which determine when a problem ends."""
 
     SENDING = auto()  # ends when the outcome of sending the order is known
     SEARCH = auto()  # ends as SENDING does, or with the next search of the provider's list
@@ -60,7 +64,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """The shop's knowledge about the purchase at the provider."""
+    """What is known about the purchase from the provider."""
 
     NONE = auto()
     UNKNOWN = auto()
@@ -70,7 +74,7 @@ class Purchase(Enum):
 class Cards(Enum):
     """The share of the cards that was delivered.
 
-    The provider credits back the price of the other cards.
+    The provider credits back the price of the cards that were not delivered.
     """
 
     ALL = auto()
@@ -78,7 +82,7 @@ class Cards(Enum):
     NONE = auto()
 
     def fits(self, delivered: int, quantity: int) -> bool:
-        """True if ``delivered`` is this share of ``quantity``."""
+        """Return True if ``delivered`` is this share of ``quantity``."""
         match self:
             case Cards.ALL:
                 return delivered == quantity
@@ -88,7 +92,7 @@ class Cards(Enum):
 
 
 class NotChecked(Enum):
-    """Why an order is not checked now, although somebody asked for a check."""
+    """The reason why an order is not checked although a check was requested."""
 
     UNSENT = auto()
     SEARCHED = auto()
@@ -101,22 +105,22 @@ _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The facts about one status, except its name."""
+    """The properties of one status."""
 
     purchase: Purchase
-    #: The statuses that an order may move to; none for a final status.
+    #: The statuses that an order may move to, which are empty for a final status.
     moves_to: tuple[Status, ...] = ()
-    #: The share of the cards that arrived; ``None`` unless the provider has settled the order.
+    #: The share of the cards that arrived, or ``None`` if the provider has not settled the order.
     cards: Cards | None = None
     #: True if an order normally leaves the status within seconds.
     is_urgent: bool = False
     #: The kinds of problems that a move to the status ends.
     ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
-    #: The column with the time at which the order got the status; "" where nothing needs it.
+    #: The column with the time at which the order got the status, or "" if the time is not needed.
     since: str = ""
-    #: The column with the time of the next step; "" for a final status.
+    #: The column with the time of the next step, or "" for a final status.
     due: str = ""
-    #: The purpose of the next request; ``None`` if the status leads to no request.
+    #: The purpose of the next request, or ``None`` if no request follows.
     request: Purpose | None = None
     #: Pairs of a limit and a pause between checks. A pause applies while the order is late by less
     #: than the limit. After the last limit, ``last_pause`` applies.
@@ -127,15 +131,17 @@ class State:
     longest_retry: timedelta = _HOUR
     #: The level of the log entry if sending an order led to this status.
     log_level: int = logging.NOTSET
-    #: The code of the customer's news; "" for no news.
+    #: The code of the news for the customer, or "" if there is no news.
     customer_news: str = ""
-    #: The sentence about a move without a recorded reason; parameters ``delivered``, ``count``.
+    #: The sentence about a move without a recorded reason, with the parameters ``delivered`` and
+    #: ``count``.
     moved: Any
-    #: The sentence about the next automatic step, with the ``when`` parameter; "" for none.
+    #: The sentence about the next automatic step, with the ``when`` parameter, or "" if there is no
+    #: step.
     next_step: Any = ""
-    #: The reason why a check that a person wants is not made now.
+    #: The reason why a requested check is not made now.
     not_checked: NotChecked
-    #: The English words in which a command says what it waits for; "" if no command waits.
+    #: The English words with which a command says what it waits for, or "" if commands do not wait.
     waits_for: str = ""
 
     @property
@@ -144,7 +150,7 @@ class State:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the provider has the order and has named its id."""
+        """True if the provider has the order and has reported its id."""
         return self.purchase is Purchase.MADE
 
 
@@ -180,7 +186,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # Problems that answers have caused end, too: these answers were about another order.
+        # Problems from answers also end, because these answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         request=Purpose.SEARCHING,
@@ -192,7 +198,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.REJECTED: State(
         purchase=Purchase.NONE,
         log_level=logging.WARNING,
-        # To the customer, a rejected order is like a refunded one: no card arrived.
+        # For the customer, a rejected order is like a refunded order, because no card arrived.
         customer_news="not_delivered",
         moved=_("The order was rejected."),
         not_checked=NotChecked.FINAL,
@@ -273,29 +279,30 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """Return the statuses whose state fulfils the condition.
+    """Return the statuses whose state meets the condition.
 
-    The order of the statuses must not change between calls, because migrations contain these
+    The sequence of the statuses must not change between calls, because migrations contain these
     tuples.
     """
     return tuple(status for status in Status if fits(STATES[status]))
 
 
 FINAL: Final = _statuses_where(lambda state: state.is_final)
-# The final statuses of orders that the provider accepted: cards and money are settled.
+# The final statuses of orders that the provider accepted. Cards and money are settled.
 SETTLED: Final = _statuses_where(lambda state: state.is_final and state.is_accepted)
 # Accepted orders that are still open, and checked regularly.
 FOLLOWED: Final = _statuses_where(lambda state: not state.is_final and state.is_accepted)
-# Orders that have an id of the provider.
+# Orders that have an id at the provider.
 ACCEPTED: Final = _statuses_where(lambda state: state.is_accepted)
-# Open orders that are not accepted. A worker sends them, or sends them again once they are proven
-# absent.
+# Open orders that are not accepted. A worker sends such orders, or sends them again after they were
+# proven absent.
 UNACCEPTED: Final = _statuses_where(lambda state: not (state.is_final or state.is_accepted))
 # Open orders that wait to be sent, or to be found at the provider.
 UNSERVED: Final = _statuses_where(lambda state: state.request is not None and not state.is_accepted)
 # Orders that the provider certainly does not have.
 UNBOUGHT: Final = _statuses_where(lambda state: state.purchase is Purchase.NONE)
-# URGENT has the statuses of open orders that normally change within seconds, PATIENT the others.
+# URGENT contains the statuses of open orders that normally change within seconds. PATIENT contains
+# the other statuses of open orders.
 URGENT: Final = _statuses_where(lambda state: state.is_urgent)
 PATIENT: Final = _statuses_where(lambda state: not (state.is_final or state.is_urgent))
 # Orders for which the provider credits money back.
@@ -307,7 +314,7 @@ UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 def check_move(origin: str, target: Status) -> None:
     """Raise :exc:`ValueError` if the table does not allow the move.
 
-    Only a bug causes this.
+    Only a bug can cause this error.
     """
     if target not in STATES[Status(origin)].moves_to:
         raise ValueError(f"An order does not move from {origin} to {target}.")

@@ -1,8 +1,8 @@
-"""Stored moments, and days in the time zone of the site.
+"""Stored times, and days in the time zone of the site.
 
-A stored moment in the future, for example the end of a lease, has a known maximum distance. If it
-is farther away, the clock was set back, and the moment counts as past. Otherwise, a lease of some
-seconds could last an hour.
+A stored time in the future, for example the end of a lease, can only be a limited time ahead. If a
+time is farther ahead, the clock was set back, and the time counts as past. Otherwise, a lease of
+some seconds could last an hour.
 """
 
 from __future__ import annotations
@@ -20,22 +20,29 @@ from giftcards.conf import LONGEST_SEARCH
 SLACK = timedelta(seconds=5)
 # The longest lease, and the longest claim on an order.
 LONGEST_HOLD = timedelta(minutes=2)
-# The longest time for which an order made by ``REORDER_MISSING`` is on hold.
+# The longest time for which an order created by ``REORDER_MISSING`` is on hold.
 LONGEST_WAIT = timedelta(hours=LONGEST_SEARCH)
 _NO_TIME = timedelta(0)
-# Earlier or later days do not fit into every database, nor into a datetime with every zone.
+# Some databases cannot store earlier or later days, and a ``datetime`` cannot represent them in
+# every time zone.
 _FIRST_DAY, _LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
 # The site's zone is the default zone. Django's current zone may be that of a page's reader.
 _site_zone = timezone.get_default_timezone
 
 
 def with_zone(moment: datetime) -> datetime:
-    """Return ``moment`` with a zone, so that it can be compared with the provider's times."""
+    """Return ``moment`` with a time zone.
+
+    The result can be compared with the provider's times.
+    """
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
 
 
 def as_stored(moment: datetime) -> datetime:
-    """Convert a time from the provider to its stored form: without zone if ``USE_TZ`` is off."""
+    """Convert a time from the provider to its stored form.
+
+    The stored form does not have a time zone if ``USE_TZ`` is off.
+    """
     return moment if settings.USE_TZ else local(moment)
 
 
@@ -45,14 +52,16 @@ def local(moment: datetime) -> datetime:
 
 
 def as_given(moment: datetime) -> datetime:
-    """Convert a time from a caller, in any time zone, to its stored form.
+    """Convert a time from a caller to its stored form.
 
-    Raises ``ValueError`` for a year too far away, or for a missing zone if ``USE_TZ`` is on.
+    The time can have any time zone. Raises ``ValueError`` if the year cannot be stored, or if
+    ``USE_TZ`` is on and the time zone is missing.
     """
     if not _is_storable(moment):
         raise ValueError("This is not a moment of any year that is stored.")
     if timezone.is_aware(moment):
-        # UTC, because in Python a time in a repeated hour never equals a time in another zone.
+        # The time is converted to UTC, because in Python a time in a repeated hour never equals a
+        # time in another zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
         raise ValueError("This moment has no time zone.")
@@ -64,9 +73,10 @@ def _is_storable(moment: datetime) -> bool:
 
 
 def read_moment(text: str) -> datetime:
-    """Parse ``text`` as a moment in its stored form; the default zone is the site's.
+    """Parse ``text`` as a time, and return the time in its stored form.
 
-    Raises ``ValueError`` if ``text`` is not a moment, or its year is too far away.
+    If ``text`` does not contain a time zone, the time zone of the site is used. Raises
+    ``ValueError`` if ``text`` is not a time, or if its year cannot be stored.
     """
     moment = parse_datetime(text)
     if moment is None or not _is_storable(moment):
@@ -78,10 +88,10 @@ def read_moment(text: str) -> datetime:
 
 
 def repeated_for(moment: datetime) -> timedelta:
-    """Return the length of the repeated span of time that contains ``moment``, or 0.
+    """Return the length of the repeated period that contains ``moment``, or 0.
 
-    An hour is repeated when clocks are set back in autumn. A naive moment does not tell which of
-    the two hours is meant. For an aware moment, the result is 0.
+    An hour is repeated when clocks are set back in autumn, and a naive ``moment`` can be in either
+    of the two hours. For an aware ``moment``, the result is 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -91,51 +101,63 @@ def repeated_for(moment: datetime) -> timedelta:
 
 
 def day_of(moment: datetime) -> date:
-    """The day of ``moment`` in the time zone of the site."""
+    """Return the day of ``moment`` in the time zone of the site."""
     return local(moment).date()
 
 
 def today() -> date:
-    """The current day in the time zone of the site, not in the reader's."""
+    """Return the current day in the time zone of the site.
+
+    The time zone of the reader does not matter.
+    """
     return day_of(timezone.now())
 
 
 def begin_of(day: date) -> datetime:
-    """Return the moment at which ``day`` starts in the time zone of the site.
+    """Return the time at which ``day`` starts in the time zone of the site.
 
-    The result is naive without ``USE_TZ``. A day without midnight starts at one o'clock. A day with
-    two midnights starts at the first.
+    The result is naive if ``USE_TZ`` is off. A day without a midnight starts at one o'clock. A day
+    with two midnights starts at the first midnight.
     """
     midnight = datetime.combine(min(max(day, _FIRST_DAY), _LAST_DAY), time.min)
     return timezone.make_aware(midnight, _site_zone()) if settings.USE_TZ else midnight
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """The start of ``first``, and the start of the day after ``last``, in their stored form."""
+    """Return the start of ``first`` and the end of ``last``.
+
+    The end is the start of the next day. The start and the end are in their stored form.
+    """
     return begin_of(first), begin_of(min(last, _LAST_DAY) + timedelta(days=1))
 
 
 def within(field: str, first: date, last: date) -> Q:
-    """The condition that the moment in ``field`` is on a day from ``first`` to ``last``."""
+    """Return the condition that ``field`` is between two days.
+
+    The days ``first`` and ``last`` are included.
+    """
     start, end = bounds(first, last)
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
 
 
 def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
-    """True if ``moment`` is after ``now``, by at most ``longest``.
+    """Return True if ``moment`` is at most ``longest`` after ``now``.
 
-    False if ``moment`` is ``None``.
+    Returns False if ``moment`` is ``None`` or is not after ``now``.
     """
     return moment is not None and now < moment <= now + longest + SLACK
 
 
 def ahead(field: str, now: datetime, *, longest: timedelta) -> Q:
-    """:func:`is_ahead` as a condition on a column."""
+    """Return :func:`is_ahead` as a condition on a column."""
     return Q(**{f"{field}__gt": now, f"{field}__lte": now + longest + SLACK})
 
 
 def past(field: str, now: datetime, *, longest: timedelta) -> Q:
-    """The opposite of :func:`ahead`; NULL counts as past."""
+    """Return the opposite of :func:`ahead`.
+
+    NULL counts as past.
+    """
     return (
         Q(**{field: None})
         | Q(**{f"{field}__lte": now})
@@ -144,8 +166,8 @@ def past(field: str, now: datetime, *, longest: timedelta) -> Q:
 
 
 def is_recent(moment: datetime | None, now: datetime, *, within: timedelta) -> bool:
-    """True if ``moment`` is less than ``within`` ago.
+    """Return True if ``moment`` was less than ``within`` ago.
 
-    False if ``moment`` is ``None`` or in the future.
+    Returns False if ``moment`` is ``None`` or is in the future.
     """
     return moment is not None and -SLACK <= now - moment < within

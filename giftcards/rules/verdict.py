@@ -1,7 +1,7 @@
-"""Judging the provider's answer about an order.
+"""Evaluating the provider's answer about an order.
 
-Only a complete answer settles an order. Otherwise the order stays open, and its problems give the
-reason. This module uses neither the database nor requests.
+Only a complete answer settles an order. Otherwise, the order stays open, and its problems describe
+the reason. This module does not use the database or make requests.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from giftcards.rules.states import SETTLED, STATES, UNCHARGED, Cards, Status
 from giftcards.rules.times import with_zone
 
 CONTRADICTING = Problem("figures_contradict")
-# An answer with one of these problems is believed only after a second check.
+# An answer with one of these problems is accepted only after a second check.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# Beside twice the cards that were ordered, so many more are stored for an order.
+# For an unsettled order, up to twice the ordered number of cards plus this number are stored.
 _SPARE_CARDS = 50
-# An order can settle without these figures, because no cards depend on them.
+# An order can be settled without these figures, because cards do not depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
 
 
@@ -75,10 +75,10 @@ def evaluate_for(
     is_last: bool = False,
     was_clock_right: Callable[[datetime], bool] = lambda _moment: True,
 ) -> Verdict:
-    """Evaluate ``answer`` about an accepted order.
+    """Evaluate an answer about an accepted order.
 
-    ``is_last`` is True if no further check is scheduled. The answer's time is compared with the
-    time of sending only if ``was_clock_right(order.sent_at)``.
+    ``is_last`` is True if no further check is scheduled. The time in the answer is compared with
+    the time when the order was sent, but only if ``was_clock_right(order.sent_at)`` returns True.
     """
     sent_at = order.sent_at
     is_comparable = sent_at and not order.identified_at and was_clock_right(sent_at)
@@ -101,19 +101,22 @@ def evaluate_answer(
     is_late: bool = False,
     is_repeated: bool = False,
 ) -> Verdict:
-    """Evaluate ``answer`` for an order of ``line``.
+    """Evaluate an answer about an order with this ``line``.
 
-    ``known_price`` is the price of a card when the order was placed. It is used if the answer
-    contains no price. Pass ``sent_at`` if the order's id is not confirmed yet.
+    ``known_price`` is the price of a card when the order was placed. ``known_price`` is used if the
+    answer does not contain a price. Pass ``sent_at`` if the order's id is not confirmed yet.
 
-    If figures are doubtful, the order may stay open, so that they are requested again:
+    If figures are doubtful, the order may stay open, so that the figures are requested again:
 
-    - An unreadable amount counts as unknown, and staff see a problem. The order may settle.
-    - An unreadable number of cards keeps the order open. If ``is_late``, the order settles without
-      this number, unless it is partially filled.
-    - Contradictory figures and repeated cards keep the order open, unless ``is_repeated``.
+    - An unreadable amount counts as unknown, and is shown to staff as a problem. The order can be
+      settled.
+    - If the number of cards is unreadable, the order stays open. However, if ``is_late`` is True,
+      the order is settled without this number, unless it is partially filled.
+    - If figures contradict each other or cards are repeated, the order stays open, unless
+      ``is_repeated`` is True.
 
-    ``is_repeated`` is True if the previous answer was doubtful, too, or if this answer is the last.
+    ``is_repeated`` is True if the previous answer was also doubtful, or if this answer is the last
+    one.
     """
     if difference := find_difference(answer, line, sent_at=sent_at):
         return Verdict(None, (difference,), is_ours=False)
@@ -151,7 +154,7 @@ def evaluate_answer(
 
 
 def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
-    """Yield the problems with codes in :data:`DOUBTFUL`."""
+    """Yield problems whose codes are in :data:`DOUBTFUL`."""
     if not is_consistent:
         yield CONTRADICTING
     if repeated := len(answer.cards) - len(answer.different_cards):
@@ -159,9 +162,9 @@ def _doubts(answer: OrderAnswer, *, is_consistent: bool) -> Iterator[Problem]:
 
 
 def _price(answer: OrderAnswer, known_price: Decimal | None) -> Decimal | None:
-    """Return the answer's price of a card, or ``None`` if the price is unreadable.
+    """Return the price of a card, or ``None`` if the price is unreadable.
 
-    If the answer has no price, return ``known_price``.
+    Returns ``known_price`` if the answer does not contain a price.
     """
     unread = [each.parameters["field"] for each in answer.flaws if _is_unread_amount(each)]
     is_told = answer.price_per_card is not None or "price_per_card" in unread
@@ -181,7 +184,7 @@ def _money_problems(
     named = {problem.parameters.get("field") for problem in problems}
     if price is None and "price_per_card" not in named:
         yield Problem("figure_unknown", {"field": "price_per_card"})
-    # Nothing is charged for a refunded order, even if the answer does not say so.
+    # A refunded order is not charged, even if the answer does not say so.
     is_charged = settlement.status not in UNCHARGED
     if is_charged and settlement.fulfilled_amount is None and "fulfilled_amount" not in named:
         yield Problem("figure_unknown", {"field": "fulfilled_amount"})
@@ -200,7 +203,7 @@ def _objections(answer: OrderAnswer, quantity: int) -> Iterator[Problem]:
 def _delivered(answer: OrderAnswer) -> int:
     """Return the number of delivered cards in the answer.
 
-    If the answer does not name it, return the number of its cards.
+    If the answer does not state this number, its cards are counted.
     """
     figure = answer.fulfilled_quantity
     return len(answer.cards) if figure is None else figure
@@ -217,20 +220,20 @@ def _has_negative(answer: OrderAnswer) -> bool:
 
 
 def most_cards(quantity: int) -> int:
-    """Return how many cards are stored for an order that has not settled."""
+    """Return the maximum number of cards stored for an unsettled order."""
     return 2 * quantity + _SPARE_CARDS
 
 
 def cards_left_out(answer: OrderAnswer, left_out: int, *, quantity: int) -> Problem:
-    """Return the problem that ``left_out`` cards were not stored."""
+    """Return a problem that says how many cards were not stored."""
     counts = {"total": len(answer.cards), "left_out": left_out, "ordered": quantity}
     return Problem("cards_left_out", counts)
 
 
 def find_changes(answer: OrderAnswer, record: Settlement, *, quantity: int) -> Iterator[Problem]:
-    """Yield the differences between a final ``answer`` and the ``record``.
+    """Yield the differences between a final ``answer`` and ``record``.
 
-    A figure that is missing or negative in the answer is not compared.
+    If a figure is missing or negative in the answer, it is not compared.
     """
     if answer.status not in SETTLED:
         return

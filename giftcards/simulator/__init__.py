@@ -1,8 +1,9 @@
 """A simulator of the provider (OneClickDz API v3) over real HTTP.
 
-Use it for tests and development. It needs only the standard library, and stores everything in
-memory. The documentation has a page about the simulator with examples. The page also explains how
-the simulator behaves where the provider's documentation does not specify a behaviour.
+Use the simulator for tests and development. The simulator needs only the standard library, and
+stores everything in memory. The documentation has a page about the simulator with examples. The
+page also explains how the simulator behaves where the provider's documentation does not specify a
+behaviour.
 """
 
 from __future__ import annotations

@@ -91,7 +91,10 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders for a special type. Its name in the catalogue is ``name``."""
+    """The behaviour of orders for a special type.
+
+    The name of the type in the catalogue is ``name``.
+    """
 
     summary: str
     name: str = ""
@@ -195,9 +198,9 @@ class Order:
     """An order, for which ``charged + refunded == quantity * price`` always holds.
 
     Amounts are in dinars, and ``price`` is for one card. ``charged`` is the whole price until the
-    order settles, and then the price less the refund. If ``settle_at`` is ``None``, the order never
-    settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request had
-    none, or if the account ignores references.
+    order settles, and then the price minus the refund. If ``settle_at`` is ``None``, the order
+    never settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request
+    had no reference, or if the account ignores references.
     """
 
     id: str
@@ -239,8 +242,8 @@ class Payment:
 class Transaction:
     """A signed change of the balance, and the balance afterwards, in dinars.
 
-    ``objid`` is the id of the object that it belongs to, such as an order. The API shows the
-    transaction from the time ``shown_at``, or never if ``shown_at`` is ``None``.
+    ``objid`` is the id of the object that the change belongs to, such as an order. The API shows
+    the transaction from the time ``shown_at``, or never if ``shown_at`` is ``None``.
     """
 
     id: str
@@ -348,7 +351,7 @@ class Account:
     def add_transaction(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Add a transaction that belongs to no order of this account, and return it.
+        """Add a transaction without an order of this account, and return it.
 
         The ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` is added to the
         balance or subtracted from it. The API shows the transaction after ``shown_after`` seconds,
@@ -366,13 +369,15 @@ class Account:
             return self._add(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
-        """Hide a transaction from the API. Raise :exc:`KeyError` if the id is unknown."""
+        """Hide a transaction from the API. Raises :exc:`KeyError` if the id is unknown."""
         with self._lock:
             entry = self._transactions[transaction_id]
             self._transactions[transaction_id] = replace(entry, shown_at=None)
 
     def settle(self, order_id: str, *, delivered: int | None = None) -> Order:
-        """Settle an open order now. By default, its type decides how many cards are delivered.
+        """Settle an open order now.
+
+        By default, the type of the order decides how many cards are delivered.
 
         Raises :exc:`KeyError` if there is no such order, and :exc:`ValueError` if ``delivered`` is
         not possible.

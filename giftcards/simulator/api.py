@@ -61,11 +61,11 @@ class Request:
 class Simulator(Account):
     """The simulated provider as a context manager. Invalid options raise :exc:`ValueError`.
 
-    The documentation describes the options. You can change them while the simulator runs, except
-    ``host``, ``port``, ``ssl_context`` and ``opening_balance``. If an option is a pair of seconds,
-    the two values are the shortest and the longest time.
+    The documentation describes the options. The options can be changed while the simulator runs,
+    except ``host``, ``port``, ``ssl_context`` and ``opening_balance``. If an option is a pair of
+    seconds, the two values are the shortest and the longest time.
 
-    With ``port=0``, :meth:`start` chooses a free port and stores it. Therefore a simulator that is
+    If ``port`` is 0, :meth:`start` chooses a free port and stores it. Therefore a simulator that is
     restarted has the same URL, and also the same orders.
 
     All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
@@ -114,7 +114,10 @@ class Simulator(Account):
     # Running.
 
     def start(self) -> Self:
-        """Start to answer in background threads. Raise :exc:`OSError` if the port is in use."""
+        """Start answering requests in background threads.
+
+        Raise :exc:`OSError` if the port is in use.
+        """
         if self._server is not None:
             raise RuntimeError("The simulator is running already.")
         self._server = Server(self.host, self.port, self.respond, self.ssl_context)
@@ -122,7 +125,10 @@ class Simulator(Account):
         return self
 
     def stop(self) -> None:
-        """Close all connections, including those that wait for a response. Orders are kept."""
+        """Close all connections, including those that are waiting for a response.
+
+        Orders are kept.
+        """
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -230,7 +236,7 @@ class Simulator(Account):
     def _page_of_link(self, call: Call) -> Reply | None:
         """Return the payment page for a customer's browser, or ``None`` for any other request.
 
-        The browser sends no API key, and its requests are not counted.
+        The browser does not send an API key, and its requests are not counted.
         """
         match call.method, *call.path.split("/")[1:]:
             case "GET", "pay", ref if ref in self._payments:
@@ -492,8 +498,8 @@ def _page(
     """Return the requested page, newest entry first. ``entries`` are sorted oldest first.
 
     ``show`` is called only for the entries on the page, because it adds cards to a ``SIM_GROW``
-    order. With ``is_moving``, each page looks as if a new entry had been added since the previous
-    page.
+    order. If ``is_moving`` is True, each page looks as if a new entry had been added since the
+    previous page.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -1,7 +1,7 @@
 """A small HTTP server that converts a request into a :class:`Call` and sends a :class:`Reply`.
 
-It tracks its connections, so that :meth:`Server.stop` can also close those that wait for a
-response.
+The server tracks its connections, so that :meth:`Server.stop` can also close those that are waiting
+for a response.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ MAX_BODY = 100 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An HTTP request. ``key`` may be "", and ``body`` is cut off after ``MAX_BODY + 1`` bytes."""
+    """An HTTP request.
+
+    ``key`` can be "", and ``body`` is cut off after ``MAX_BODY + 1`` bytes.
+    """
 
     method: str
     path: str
@@ -168,9 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _handle  # noqa: N815
 
     def log_message(self, *args: object) -> None:
-        """Log nothing, because the simulator has its own log without queries."""
+        """Do not log anything, because the simulator has its own log without queries."""
 
 
 def _number(value: Decimal) -> int | float:
-    """Convert an amount to a JSON number as the provider sends it: 490, 1250.5."""
+    """Convert an amount to a JSON number as the provider sends it, such as 490 or 1250.5."""
     return int(value) if value == value.to_integral_value() else float(value)

@@ -51,7 +51,7 @@ _EVERY_CARD = {"card", "cards", "carte", "cartes", "gift", "cadeau", "cadeaux"} 
 
 
 def words_of_product(text: str) -> list[tuple[str, ...]]:
-    """Return the words of ``text`` that may occur in a product name, with their spellings.
+    """Return the words of ``text`` that can occur in a product name, with their spellings.
 
     For a brand in Arabic letters, the Latin name is added. For example, بطاقة بلاي ستيشن 500
     becomes ("بلاي ستيشن", "playstation"), ("500",). Words such as "card" are left out, unless there

@@ -75,8 +75,8 @@ def signed_money(amount: Decimal) -> str:
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
     """Return :func:`money` without the currency, for a column whose heading names it.
 
-    With ``has_decimals``, whole amounts are also shown with decimals. Use the same value for all
-    amounts in a column.
+    If ``has_decimals`` is True, whole amounts are also shown with decimals. Use the same value for
+    all amounts in a column.
     """
     if amount is None:
         # The word is for screen readers only: if visible, it would widen its column.
@@ -149,7 +149,10 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """Return :func:`exact_moment` with the time zone, because the provider may use another one."""
+    """Return :func:`exact_moment` with the time zone.
+
+    The provider might use another time zone.
+    """
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s (T)")))
 
 
@@ -339,7 +342,7 @@ def payment(method: str, reference: str) -> SafeString:
 
 
 def badge(kind: str, label: object) -> SafeString:
-    """Return a coloured badge. ``kind`` is the last part of its CSS class."""
+    """Return a coloured badge. ``kind`` is the last part of the CSS class."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 
@@ -357,7 +360,7 @@ def one_line(text: str) -> str:
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
     """Return the explanation of a problem as HTML, with foreign text escaped and isolated.
 
-    Without ``shows_costs``, the explanation does not reveal what the provider charges.
+    If ``shows_costs`` is False, the explanation does not reveal what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
     # Every part is escaped already, by ``show`` or by ``own``.

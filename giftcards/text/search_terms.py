@@ -1,4 +1,4 @@
-"""Search terms: the words that an order can be found by, and interpretations of a search.
+"""Search terms: the words by which orders can be found, and interpretations of a search.
 
 The same rules apply to orders and to searches, so that a search finds all spellings of a word.
 """
@@ -147,7 +147,7 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 def terms_of_contact(contact: str) -> set[str]:
-    """Return terms of which every order with this address or number has at least one.
+    """Return terms, at least one of which occurs in each order with this address or number.
 
     ``contact`` is normalised by :func:`folded` or :func:`dialled`.
     """
@@ -180,8 +180,8 @@ def readings(text: str) -> list[list[Reading]]:
     interpretations joins adjacent groups of digits into a phone number, and another joins the parts
     of a name. The second list joins all parts, because references can be found without their
     dashes. The third list also splits the text at punctuation marks. If the text begins with a word
-    for "order", further lists leave out this word. A text without letters or digits has no
-    interpretation.
+    for "order", further lists leave out this word. A text without letters or digits does not have
+    an interpretation.
     """
     shown = without_label(folded(text))
     found = [_lists(each) for each in dict.fromkeys((shown, without_order_label(shown)))]
@@ -202,7 +202,7 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
-    """Yield ``parts``, and join adjacent groups of digits that may form one phone number."""
+    """Yield ``parts``, and join adjacent groups of digits that could form one phone number."""
     for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)

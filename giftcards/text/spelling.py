@@ -1,7 +1,7 @@
 """Normalise spellings, so that different spellings of the same thing are equal.
 
-This covers addresses, phone numbers, names and references. Databases fold case in different ways,
-and do not support phone numbers or Arabic names.
+The module handles addresses, phone numbers, names and references. Databases fold case in different
+ways, and do not support phone numbers or Arabic names.
 """
 
 from __future__ import annotations
@@ -267,11 +267,11 @@ def contact_of(address: str) -> str:
     """Return an e-mail address or a phone number in a form that can be compared.
 
     The result is normalised by :func:`folded` or :func:`dialled`, or is "" for any other string. If
-    the string contains several numbers, the result is the first one in sorted order.
+    the string contains several numbers, the result is the first number in sorted order.
     """
     return folded(address) if "@" in address else min(numbers(address), default="")
 
 
 def numbers_among_words(text: str) -> frozenset[str]:
-    """Return the phone numbers in a sentence, normalised by :func:`dialled`."""
+    """Return the phone numbers found in a sentence, each normalised by :func:`dialled`."""
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

@@ -43,8 +43,8 @@ class Severity(StrEnum):
 class Standing:
     """The state of the app at one moment, from which conditions are evaluated.
 
-    Each value is read at most once. Conditions about the last day look back to ``since`` if it is
-    more than a day ago.
+    Each value is read at most once. Conditions about the last day look back further, to ``since``,
+    if ``since`` is more than a day ago.
     """
 
     def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
@@ -82,10 +82,11 @@ class Finding:
 
     - ``sentence`` is a description for monitors, in English and without secrets.
     - ``count`` is the number of orders or other rows, at most :data:`MOST`. ``has_more`` is True if
-      there are more.
+      there are more rows.
     - ``since`` is the time when the condition began, if this is known.
     - ``orders`` maps primary keys of orders to their references.
-    - ``rows`` contains the primary keys of other rows, if staff are notified of each of them once.
+    - ``rows`` contains the primary keys of other rows, but only if staff are notified once about
+      each of them.
     - ``explain`` returns details for staff in their language, or "".
     - ``allows_sales`` is True if cards can still be bought, although the condition usually stops
       sales.
@@ -123,10 +124,10 @@ class Condition:
     """A condition that holds while ``judge`` returns a finding.
 
     - ``holds`` is a description for the documentation, in whole sentences.
-    - ``headline`` is a phrase that may contain ``%(count)s``. A condition without a headline is
+    - ``headline`` is a phrase that can contain ``%(count)s``. A condition without a headline is
       only for monitors.
     - ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
-      about orders or rows, and staff are notified once of each of them.
+      about orders or rows, and staff are notified once about each of them.
     """
 
     code: str
@@ -176,7 +177,7 @@ class Condition:
         return gettext("%(what)s or more") % {"what": text} if has_more else text
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
-        """Return the finding for a person who may only see the orders in ``visible``."""
+        """Return the finding for a person who sees only the orders in ``visible``."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
 
@@ -191,7 +192,7 @@ class OfRows:
     """A ``judge`` for a condition that holds if one of several querysets contains rows.
 
     ``tell`` takes the querysets of ``rows``, and returns ``None`` if all of them are empty. If
-    ``is_enough`` is False, it may also return ``None`` if there are rows.
+    ``is_enough`` is False, it can also return ``None`` if there are rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -247,7 +248,7 @@ def above_list(
     """Yield the conditions that hold and that a person sees above the order list.
 
     ``may`` returns whether the person has a permission. ``visible`` contains the orders that the
-    person may see.
+    person is allowed to see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

@@ -120,7 +120,9 @@ class GiftcardsCollector(Collector):
     """
 
     def describe(self) -> Iterator[Metric]:
-        """Return the families without values, so that registration does not read the database."""
+        """Return the metric families without values, so that registration does not read the
+        database.
+        """
         return (family.metric({}) for family in FAMILIES)
 
     def collect(self) -> list[Metric]:
@@ -197,7 +199,7 @@ def as_text() -> str:
 @login_not_required
 @transaction.non_atomic_requests
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return the metrics. This is a view for ``urls.py``.
+    """Return the metrics. This function is a view for ``urls.py``.
 
     Requests must include the token in ``METRICS_TOKEN``.
     """

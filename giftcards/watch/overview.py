@@ -1,6 +1,6 @@
 """The state of the app, for pages, commands and monitors.
 
-The database is the only source of the state. Every query uses an index. Unless a docstring says
+The database is the only source of the state. Every query uses an index. Unless a docstring states
 otherwise, queries read only rows of work that is waiting.
 """
 
@@ -90,7 +90,7 @@ class FinalOrders:
     """The number of final orders by status at the time of a worker's last count.
 
     Counting all final orders reads an entire index, so a worker counts them only once an hour. A
-    caller who needs the current numbers counts the orders that became final after ``until`` and
+    caller that needs the current numbers counts the orders that became final after ``until`` and
     adds them.
     """
 
@@ -126,7 +126,10 @@ def orders_by_status(state: ProviderState) -> dict[str, int]:
 
 
 def count_final_orders(_may_go_on: MayGoOn) -> None:
-    """Count the final orders, except those of the last hour, if the last count is an hour old."""
+    """Count the final orders if the last count is an hour old.
+
+    Orders of the last hour are not counted.
+    """
     now, state = timezone.now(), ProviderState.objects.current()
     if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
@@ -162,10 +165,10 @@ def taken_slots() -> QuerySet[RequestSlot]:
 class Pace:
     """How long orders took in the last ten minutes, in seconds, shortest first.
 
-    ``sending`` contains the durations of orders that were sent in this period. They begin when the
-    order was recorded, or released if it was on hold, and end when it was accepted. ``storing``
-    contains the durations of orders that became final in this period, from acceptance to the final
-    status.
+    ``sending`` contains the durations of orders that were sent in this period. The durations begin
+    when the order was recorded, or released if it was on hold, and end when it was accepted.
+    ``storing`` contains the durations of orders that became final in this period, from acceptance
+    to the final status.
     """
 
     sending: Sequence[float]
@@ -215,7 +218,7 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """Return the encryption keys in the settings in the same order, and then other keys in use.
+    """Return the encryption keys in the settings, followed by other keys in use.
 
     At most ``MANY_CARDS`` cards per key are counted, unless ``counts_all`` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
@@ -230,7 +233,10 @@ def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
 
 
 def _count(key: str, *, counts_all: bool) -> tuple[int, bool]:
-    """Count the cards of a key up to a limit. Return the count, and whether there are more."""
+    """Count the cards of a key up to a limit.
+
+    Returns the count, and whether there are more cards.
+    """
     cards = Card.objects.filter(key_fingerprint=key).order_by()
     if counts_all:
         return cards.count(), False
@@ -276,7 +282,7 @@ def _version_of(package: str) -> str:
 
 
 def ends_of_cards() -> dict[End, Combinable]:
-    """Return expressions for :func:`try_keys`, or none if the encryption keys are unusable."""
+    """Return expressions for :func:`try_keys`, or {} if the encryption keys are unusable."""
     try:
         return Card.objects.all().scalars_of_ends()
     except ConfigurationError:
@@ -284,10 +290,11 @@ def ends_of_cards() -> dict[End, Combinable]:
 
 
 def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
-    """Try to decrypt the newest and the oldest card. Return the problem with each, or "".
+    """Try to decrypt the newest and the oldest card.
 
-    ``found`` contains the values of the expressions of :func:`ends_of_cards`, if the caller has
-    read them.
+    Return their errors, or "" if there is no error.
+
+    ``found`` contains the results of :func:`ends_of_cards`, if the caller has already read them.
     """
     try:
         return Card.objects.all().try_keys(found)

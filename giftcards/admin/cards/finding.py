@@ -1,4 +1,7 @@
-"""The search for cards by code or serial. Searches are recorded and limited."""
+"""The search for cards by code or serial number.
+
+Searches are recorded, and their number is limited.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,23 @@ from giftcards.keys.secrecy import Masked, contained
 from giftcards.models import Card
 from giftcards.text.spelling import after_code_labels
 
-# The maximum number of searches by one person. Somebody who searches more often is guessing codes.
+# The maximum number of searches by one person. A person who searches more often is probably
+# guessing codes.
 SEARCHES_PER_HOUR = 30
 # The ``object_repr`` of entries in the admin's log.
 _SEARCHED = "Search by card code"
 _REFUSED = "Search by card code, refused"
 _MOST_SHOWN = 20
-# The most codes and serials in one search: those of a card.
+# The maximum number of codes and serial numbers in one search. A card has one of each.
 _MOST_TYPED = 2
 
 
 def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str, Any]:
-    """Search for the cards with the code typed as ``secret``; return the context of the page.
+    """Search for cards with the typed code, and return the page's context.
 
-    If the person has searched too often within an hour, no search is made. ``form`` then gets an
-    error, and the context has only the status 429.
+    The code is the ``secret`` field of the form. If the person has reached the hourly limit, the
+    function does not search. In this case, the function adds an error to ``form``, and the context
+    contains only the status 429.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -65,18 +70,23 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
 
 @contained
 def typed_codes(text: str) -> list[Masked]:
-    """Return the codes and serials in ``text``: all of it, or what follows "Code:" and the like."""
+    """Return the codes and serial numbers in ``text``.
+
+    The result is the whole text, or the parts that follow a word such as "Code:".
+    """
     return list(map(Masked, after_code_labels(text)[:_MOST_TYPED] or [text]))
 
 
 def _newest(text: Masked) -> list[Card]:
-    """Return the cards with this code, serial or last four characters, newest first.
+    """Return the cards that match ``text``, newest first.
 
-    Each query stops at ``_MOST_SHOWN + 1``, which is enough to tell that there are more.
+    ``text`` is a code, a serial number, or the last four characters of a code. Each query fetches
+    at most ``_MOST_SHOWN + 1`` cards, which is enough to know whether there are more cards than the
+    page shows.
     """
     most = _MOST_SHOWN + 1
     cards = Card.objects.select_related("order").defer("sealed")
-    # Four characters may be the end of a code, or a whole serial.
+    # Four characters may be the end of a code, or a whole serial number.
     found = {
         card
         for code in typed_codes(text)
@@ -86,12 +96,13 @@ def _newest(text: Masked) -> list[Card]:
 
 
 def _begin_search(request: HttpRequest) -> LogEntry | None:
-    """Record a search, without the code; return ``None`` over the hourly limit.
+    """Record a search, or return ``None`` if the hourly limit is reached.
 
-    The record is committed before the search, so no search goes unrecorded.
+    The record does not contain the code. The record is committed before the search, so that every
+    search is recorded.
     """
-    # The content type is read before the transaction: in SQLite, a transaction that reads before it
-    # writes may fail.
+    # The content type is read before the transaction, because SQLite may fail a transaction that
+    # reads before it writes.
     kind = ContentType.objects.get_for_model(Card)
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         take_turn(request)
@@ -111,7 +122,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # A single record in an hour is enough: a script may be refused very often.
+        # One record of a refusal in an hour is enough, because a script may be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED

@@ -1,6 +1,6 @@
-"""The page that reveals a card's code, after a proof of identity.
+"""The page that reveals a card's code after a proof of identity.
 
-No code is shown before the reveal is recorded.
+A code is shown only after the reveal has been recorded.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ logger = logging.getLogger(__name__)
 
 
 class ProofForm(forms.Form):
-    """A form that asks for the person's password, as a proof of identity.
+    """A form in which a person proves their identity with a password.
 
-    The form has no field in the ten minutes after a proof, or if :func:`other_proof` has to answer
-    in place of the form.
+    The form leaves out the password field if the person has proven their identity in the last ten
+    minutes, or if :func:`other_proof` requires a different proof.
     """
 
     password = forms.CharField(
@@ -77,12 +77,13 @@ class ProofForm(forms.Form):
 
     def clean(self) -> None:
         if "password" in self.cleaned_data:
-            # The password was right, so it is not asked for again if another field is wrong.
+            # The password was right, so the form does not request it again if another field is
+            # wrong.
             del self.fields["password"]
 
 
 class RevealForm(ProofForm):
-    """A form that asks why a code is revealed, and for a proof of identity."""
+    """A form that asks for a proof of identity and a reason for the reveal."""
 
     reason = forms.CharField(
         label=_("Reason"),
@@ -104,7 +105,7 @@ SHOWN_FOR = 60
 
 
 class Shown(NamedTuple):
-    """A card's secret, or the reason why the page does not show the secret."""
+    """A card's secret, or the reason why the page does not show it."""
 
     secret: CardSecret | None = None
     trouble: str = ""
@@ -134,7 +135,7 @@ def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
 
 
 def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
-    """Return a card that the person may reveal, or raise ``PermissionDenied``."""
+    """Return a card that the person is allowed to reveal, or raise ``PermissionDenied``."""
     card = Card.objects.filter(pk=key).first()
     if card is None:
         raise PermissionDenied
@@ -165,7 +166,10 @@ def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> Ht
 
 @sensitive_variables()
 def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
-    """Record the reveal, then open the card: no code is shown without a record."""
+    """Record the reveal, and then open the card.
+
+    A code is never shown without a record.
+    """
     try:
         with transaction.atomic(durable=True):
             if not _record(request, card, reason):
@@ -202,15 +206,15 @@ def _show(pages: Pages, request: HttpRequest, card: Card, shown: Shown) -> HttpR
     # With "no-referrer", browsers would send forms without an origin, and Django would refuse them.
     response["Referrer-Policy"] = "same-origin"
     if shown.secret is not None:
-        # The header is for browsers without JavaScript; in others, a script hides the code after
-        # the same time.
+        # The header is for browsers without JavaScript. In other browsers, a script hides the code
+        # after the same time.
         response["Refresh"] = f"{SHOWN_FOR}; url={order_page}"
     return response
 
 
 @contained
 def rendered(response: HttpResponse) -> HttpResponse:
-    """Render ``response`` so that no error report shows parts of the page."""
+    """Render ``response`` without exposing its content in error reports."""
     return response.render() if isinstance(response, TemplateResponse) else response
 
 
@@ -219,15 +223,16 @@ def _title(card: Card) -> str:
 
 
 def needs_page_of_shop(request: HttpRequest) -> bool:
-    """True if the person still has to prove who they are on the shop's own page."""
+    """Return True if the person must prove their identity on the shop's own page."""
     return bool(conf.reauthenticate) and not is_confirmed(request)
 
 
 def other_proof(pages: Pages, request: HttpRequest, *, back_to: str) -> HttpResponse | None:
-    """Return a response for people who cannot type a password here as a proof; ``None`` for others.
+    """Return a response for people who cannot prove their identity by password.
 
-    The response leads to the shop's own page for proofs, and from there to ``back_to``. Without
-    such a page, it says that the person has no password.
+    Returns ``None`` if the person can enter a password on this page. The response redirects to the
+    shop's own page for proofs. After a proof, that page redirects to ``back_to``. If there is no
+    such page, the response says that the person does not have a password.
     """
     if needs_page_of_shop(request):
         return HttpResponseRedirect(url_of_proof(back_to=back_to))
@@ -250,7 +255,10 @@ def _opened(card: Card) -> Shown:
 
 
 def _record(request: HttpRequest, card: Card, reason: str) -> bool:
-    """Record the reveal. Over the hourly limit, remove the record and return False."""
+    """Record the reveal, and return True.
+
+    If the hourly limit is exceeded, the function removes the record and returns False.
+    """
     take_turn(request)
     person: Any = request.user.pk
     address = ip_address(request)
@@ -263,29 +271,34 @@ def _record(request: HttpRequest, card: Card, reason: str) -> bool:
 
 
 class TooManyReveals(Exception):
-    """Raised if one person makes too many reveals and corrections of addresses in an hour."""
+    """Raised if a person exceeds the hourly limit on reveals and corrections."""
 
 
 def count(request: HttpRequest) -> None:
-    """Raise :exc:`TooManyReveals` if the correction just recorded exceeds the hourly limit."""
+    """Raise :exc:`TooManyReveals` if the hourly limit is exceeded.
+
+    Call this function after a correction has been recorded.
+    """
     take_turn(request)
     if not _is_within_limit(request):
         raise TooManyReveals
 
 
 def refuse(request: HttpRequest, order: Order) -> str:
-    """Log a refused correction, mail the managers, and return the message for the person.
+    """Log a refused correction, and notify the managers by e-mail.
 
-    Call this function after :exc:`TooManyReveals`, when the transaction has been rolled back.
+    Returns the message for the person. Call this function after :exc:`TooManyReveals`, when the
+    transaction has been rolled back.
     """
     _tell_of_refusal(request, order)
     return _refused().trouble
 
 
 def _is_within_limit(request: HttpRequest) -> bool:
-    """True if the person's reveals and corrections of the last hour are within the limit.
+    """Return True if the person has not exceeded the hourly limit.
 
-    Corrections count, because a person who corrects an address decides who sees the codes.
+    The limit applies to reveals and corrections together. Corrections are included because a person
+    who corrects an address decides who receives the codes.
     """
     since = _an_hour_ago()
     person: Any = request.user.pk
@@ -320,7 +333,10 @@ def _refused() -> Shown:
 
 
 def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
-    """Log a refusal and mail the managers, at most once an hour for each person."""
+    """Log a refusal and notify the managers by e-mail.
+
+    Refusals are logged and mailed at most once an hour for each person.
+    """
     kind = ContentType.objects.get_for_model(Card)
     about = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
@@ -347,7 +363,7 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
             text %= {"name": name, "limit": limit, "order": order.reference}
             mail_managers(gettext("Many gift card codes were revealed"), text)
 
-    # With "robust", the refusal stands even if the mail fails.
+    # Because of "robust", the refusal is kept even if the mail fails.
     transaction.on_commit(tell, robust=True)
 
 
@@ -374,7 +390,8 @@ class CardRevealAdmin(OrderRows):
     list_display = ("when", "by", "its_order", "which", "came_from", "why")
     list_select_related = ("user", "card__order")
     fields = readonly_fields = list_display
-    # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
+    # Django shows the search box only if ``search_fields`` is set. The search itself is in
+    # search_rows().
     search_fields = ("card__order__reference",)
     search_help_text = _("The reference of an order.")
     # The rows are sorted by primary key, because no index sorts the reveals of all people by time.

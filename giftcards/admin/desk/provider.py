@@ -1,4 +1,4 @@
-"""The provider's page: whether gift cards can be sold now, and why not."""
+"""The provider's page, which shows whether gift cards can be sold now."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict on whether gift cards can be sold now, with reasons in HTML."""
+    """Whether gift cards can be sold now, and the reasons, as HTML."""
 
     is_yes: bool
-    #: The answer in a sentence. If it is "no", the sentence says why, and since when.
+    #: The answer in a sentence. If the answer is "no", the sentence says why and since when.
     answer: str
     #: Details, and what to do.
     advice: tuple[str, ...]
@@ -91,15 +91,16 @@ def _verdict(standing: Standing, orders: QuerySet[Order], *, shows_costs: bool) 
 
 
 def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verdict:
-    # A condition without a headline gets that of "access_refused", because it has the same cause.
+    # A condition without a headline gets the headline of "access_refused", because it has the same
+    # cause.
     why = condition.headline or CONDITIONS["access_refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
         text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
-    # The condition "encryption_keys" does not keep orders from being sent, so it needs no sentences
-    # on waiting orders.
+    # The "encryption_keys" condition does not prevent orders from being sent, so sentences about
+    # waiting orders are not needed.
     if condition.code != "encryption_keys":
         advice += at_stake(orders)
     return Verdict(
@@ -110,12 +111,16 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
 
 
 def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
-    """Yield sentences, as HTML, on orders that wait to be sent: number, payments and deadline."""
+    """Yield HTML sentences about orders that are waiting to be sent.
+
+    The sentences contain the number of these orders, the total of their payments, and the earliest
+    deadline.
+    """
     now, span = timezone.now(), timedelta(seconds=conf.send_timeout)
     waiting = orders.filter(
         finalized_at=None, status=Status.PENDING, due_at__isnull=False
     ).order_by()
-    # SQLite would add amounts as binary fractions, so Python adds them.
+    # Python adds the amounts, because SQLite would use binary floating point.
     amounts = waiting.values_list("sale_amount")
     found = list(amounts.annotate(Count("pk"), Min("queued_at")))
     number, paid = 0, Decimal(0)
@@ -165,7 +170,8 @@ def _waiting_in_words(number: int, paid: Decimal) -> str:
     return filled(text, count=count_text(number), amount=money(paid))
 
 
-# A function that returns an order's name as HTML: a link for people who may see the order.
+# A function that returns the name of an order as HTML. The name is a link for people who may see
+# the order.
 OrderName = Callable[[Order], str]
 
 
@@ -191,9 +197,9 @@ def connection(standing: Standing, *, shows_balance: bool) -> Section:
 
 
 def waiting(name: OrderName, *, order_list: str) -> Section:
-    """Return the section on tasks and orders that wait, and on status changes not yet announced.
+    """Return the section about pending tasks, orders and announcements.
 
-    ``order_list`` is the URL of the list of orders, or "" for no links to it.
+    ``order_list`` is the URL of the list of orders, or "" if the section does not link to the list.
     """
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
@@ -273,12 +279,15 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# Matches an HTTP status in an error message: a number, but no amount of money.
+# Matches an HTTP status in an error message, which is a number but not an amount.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 
 def _failure(text: str, *, shows_costs: bool) -> str:
-    """Return ``text``, or a notice if it may contain an amount that the person may not see."""
+    """Return ``text``, or a notice if the text must be hidden.
+
+    The text must be hidden if it might contain an amount that the person is not allowed to see.
+    """
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
     return gettext("The text is hidden because it may contain an amount.")
@@ -293,13 +302,14 @@ def failures(
     shows_costs: bool,
     shows_hints: bool,
 ) -> Section:
-    """Return the section with the last failures of requests, API keys and receivers.
+    """Return the section with recent failures of requests, keys and receivers.
 
-    Receivers are the shop's functions that are notified of status changes. ``changes``: the status
-    changes whose failed receivers are listed. Without ``shows_hints``, error messages are hidden.
+    The keys are API keys. Receivers are the shop's functions that are notified of status changes.
+    ``changes`` contains the status changes whose failed receivers are listed. If ``shows_hints`` is
+    False, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
-    # An outage ends by itself. If the provider refuses requests, a person has to act.
+    # An outage ends automatically. If the provider refuses requests, a person has to act.
     is_outage = state.pause in _PASSING and state.failure == state.pause_detail
     what = gettext("Requests will resume automatically.") if is_outage else ""
     found = [(state.failed_at, gettext("Provider"), what, text)]
@@ -328,9 +338,10 @@ def failures(
 
 
 def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
-    """Return the section on the encryption keys, tested on the newest and the oldest card.
+    """Return the section about the encryption keys.
 
-    With ``shows_hints``, the section says which card cannot be opened, and why.
+    The keys are tested with the newest and the oldest card. If ``shows_hints`` is True, the section
+    says which card cannot be decrypted, and why.
     """
     try:
         keys = encryption_keys(counts_all=counts_all)
@@ -426,13 +437,16 @@ def _backlog(backlog: Backlog | None) -> str:
 
 
 def since(at: datetime | None) -> str:
-    """Return a time and its distance from now, as HTML; "never" for ``None``."""
+    """Return a time, and how far it is from now, as HTML.
+
+    For ``None``, returns "never".
+    """
     if at is None:
         return gettext("never")
     return format_html("{} ({})", exact_moment(at), distance_text(at, timezone.now()))
 
 
-# The effect of the button "resume" on each kind of pause.
+# The effect of the "resume" button on each kind of pause.
 _RESUMING = {
     "key": _(
         "The app tries the refused key again with a single request. If the provider refuses it once"
@@ -453,12 +467,12 @@ _RESUMING = {
 def _state_token(state: ProviderState) -> str:
     """Return a hash of the current pause and the refused API keys.
 
-    The button "resume" posts the hash, and does nothing if the hash is outdated.
+    The "resume" button posts the hash, and does nothing if the hash is outdated.
     """
     seen: list[Any] = []
     if state.is_pause_told(timezone.now()):
-        # In an outage, each failed request begins another pause, with another end. The hash leaves
-        # out the end, so that the button on an open page still works.
+        # In an outage, each failed request starts a new pause with a different end. The hash does
+        # not contain the end, so that the button on an open page still works.
         is_outage = state.pause == ProviderState.Pause.OUTAGE
         seen += [state.pause, None if is_outage else str(state.paused_until)]
     refused = ApiKey.objects.filter(is_refused=True).order_by("pk")
@@ -479,7 +493,10 @@ _OF_ALL_ORDERS = {"waiting", "encryption"}
 
 @admin.register(ProviderState)
 class ProviderStateAdmin(ReadOnlyRows):
-    """The provider's page. To use a subclass, unregister this class first."""
+    """The provider's page in the admin.
+
+    To use a subclass, unregister this class first.
+    """
 
     change_list_template = "admin/giftcards/provider.html"
     help_topic = "provider"
@@ -488,7 +505,7 @@ class ProviderStateAdmin(ReadOnlyRows):
         return request.user.has_perm("giftcards.resume_provider")
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see the balance of the account."""
+        """Return True if the person is allowed to see the balance of the account."""
         return request.user.has_perm("giftcards.view_cost")
 
     def get_urls(self) -> list[URLPattern]:
@@ -596,9 +613,12 @@ class ProviderStateAdmin(ReadOnlyRows):
         return self._to_page()
 
     def _resume(self, request: HttpRequest, state: ProviderState) -> bool:
-        """End the pause of requests, and log this; return False if there is no pause."""
+        """End the pause in requests, and log that it has ended.
+
+        Returns False if requests are not paused.
+        """
         with transaction.atomic():
-            # The transaction keeps requests from going on without a log entry.
+            # The transaction ensures that requests do not resume without a log entry.
             is_resumed = ProviderState.objects.resume()
             if is_resumed:
                 self.log_change(request, state, "Resumed requests to the provider.")

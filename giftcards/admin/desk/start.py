@@ -1,8 +1,8 @@
-"""The start page of staff: open tasks, and figures.
+"""The start page for staff, which shows open tasks and figures.
 
-Each tile is about a condition that the person can deal with, for example a refused API key. A
-condition that others have to deal with is shown as one line. Digests and monitors describe the
-conditions in the same words.
+Each tile is about a condition that the person can resolve, for example a refused API key. A
+condition that only other people can resolve is shown in a single line. Digests and monitors
+describe the conditions in the same words.
 """
 
 from __future__ import annotations
@@ -46,18 +46,21 @@ from giftcards.watch.conditions import (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A tile of the start page: a condition that needs a person, with sentences and links."""
+    """A tile on the start page about a condition that requires action by staff.
+
+    The tile contains sentences and links.
+    """
 
     severity: Severity
     title: str
     sentences: tuple[str, ...]
-    #: The URL of a list of the rows with the condition; "" if the person may not open the list.
+    #: The URL of a list of the rows with the condition, or "" if the person may not open the list.
     url: str
     #: Links, as HTML, to the first orders with the condition. ``unnamed`` is the number of further
     #: orders, which have no link.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
-    #: The roles that can act, if the person cannot; otherwise "".
+    #: The roles that can act if the person cannot, or else "".
     roles: str = ""
     is_about_shelf: bool = False
 
@@ -67,9 +70,10 @@ class Tile:
 
 
 def show_desk(request: HttpRequest) -> dict[str, Any]:
-    """Return the search box, the tiles and the line about today, as template context.
+    """Return the template context of the start page.
 
-    The context is empty for a person who may see neither tiles nor orders.
+    The context contains the search box, the tiles and the line about today. The context is empty if
+    the person is not allowed to see any tiles or orders.
     """
     site = _site_of(request)
     told = [
@@ -97,9 +101,10 @@ def show_desk(request: HttpRequest) -> dict[str, Any]:
 
 
 def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> str:
-    """Return a sentence on orders that wait because the provider does not answer, or "".
+    """Return a sentence about orders that are waiting for the provider, or "".
 
-    A single failed request is enough, because customers wait from then on.
+    These orders are waiting because the provider does not answer. The sentence is shown after the
+    first failed request, because customers wait from that moment on.
     """
     silence = standing.state.explain_silence()
     if not (silence and sees_orders(request, site)):
@@ -115,7 +120,10 @@ def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> st
 
 
 def _figures(request: HttpRequest, site: AdminSite, standing: Standing) -> list[Html]:
-    """Return the figures of the optional apps, for people who may see the report."""
+    """Return the figures of the optional apps.
+
+    Each app checks whether the person is allowed to see its figures.
+    """
     pages = _order_pages(site)
     if pages is None:
         return []
@@ -123,7 +131,10 @@ def _figures(request: HttpRequest, site: AdminSite, standing: Standing) -> list[
 
 
 def _order_pages(site: AdminSite) -> OrderPages | None:
-    """Return our pages about orders; ``None`` if the shop has its own."""
+    """Return the app's pages about orders.
+
+    Returns ``None`` if the shop uses its own pages.
+    """
     pages = site.get_model_admin(Order) if site.is_registered(Order) else None
     return pages if isinstance(pages, OrderPages) else None
 
@@ -177,7 +188,10 @@ def _tiles(
 
 
 def _list_url(request: HttpRequest, site: AdminSite, name: str) -> str:
-    """Return the URL of the admin's page ``name``; "" if the person cannot open it."""
+    """Return the URL of the admin page called ``name``.
+
+    Returns "" if the person cannot open the page.
+    """
     try:
         page = reverse(f"admin:{name}", current_app=site.name)
     except NoReverseMatch:
@@ -220,10 +234,11 @@ _FIGURES = (
 
 
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
-    """Return delivered cards, sales and margin of the orders that became final after ``since``.
+    """Return the number of delivered cards, the sales and the margin.
 
-    An unknown amount adds nothing. The query only counts orders with equal figures, and Python adds
-    the amounts: SQLite would add them as binary fractions.
+    The function counts orders that became final after ``since``. Unknown amounts are left out. The
+    query counts orders with equal figures, and Python adds the amounts, because SQLite would add
+    them as binary floating-point numbers.
     """
     final = Order.objects.filter(finalized_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)
@@ -241,7 +256,10 @@ def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
 
 @admin.register(Desk)
 class DeskAdmin(ReadOnlyRows):
-    """The start page as an entry in menus, for themes that replace the template ``app_index``."""
+    """A menu entry for the start page.
+
+    The entry is for themes that replace the ``app_index`` template.
+    """
 
     change_list_template = "admin/giftcards/start.html"
     help_topic = "start"
@@ -268,7 +286,7 @@ class DeskAdmin(ReadOnlyRows):
         return framed(self, request, template, title=title, manual=manual())
 
     def get_urls(self) -> list[URLPattern]:
-        # The start page has no rows, so it needs no pages to add or change one.
+        # The start page does not have rows, so pages to add or change a row are not needed.
         view: Any = self.admin_site.admin_view(self.changelist_view)
         # :func:`_site_of` reads ``admin_site``, which Django sets only on views of the AdminSite
         # itself.

@@ -1,6 +1,6 @@
-"""The actions of staff on orders.
+"""The actions that staff can take on orders.
 
-Each action is described by its button, page, function and message.
+An action consists of a button, a page, a function and a message.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: A function that returns whether the person of a request may do something.
+#: A function that returns whether the person who sent a request has a permission.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
 def may(*permissions: str) -> Permission:
-    """Return a :data:`Permission` for people who have all ``permissions``.
+    """Return a :data:`Permission` that requires all of ``permissions``.
 
-    A permission is written like ``giftcards.check_order``.
+    A permission has the form ``giftcards.check_order``.
     """
     return lambda _pages, request: request.user.has_perms(permissions)
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One use of an action by the person of ``request``."""
+    """An attempt by the person who sent ``request`` to use an action."""
 
     action: OrderAction
     pages: Pages
     request: HttpRequest
     order: Order
-    #: The row that the action is about; ``None`` for the order itself.
+    #: The row that the action is about, or ``None`` for the order itself.
     row: Any = None
     form: Any = None
 
@@ -86,13 +86,13 @@ class Attempt:
 
     @property
     def is_current(self) -> bool:
-        """True if the order has not changed since the posted form was shown."""
+        """True if the order has not changed since the form was shown."""
         make_token = self.action.token
         posted = self.request.POST.get("state_token", "")
         return make_token is None or constant_time_compare(posted, make_token(self.order))
 
     def page(self, template: str = "", **context: Any) -> HttpResponse:
-        """Render the page of the action, or the page of ``template``."""
+        """Render the page of the action, or another ``template``."""
         action = self.action
         return self.pages.render_page(
             self.request,
@@ -112,11 +112,12 @@ class Attempt:
 class Outcome(NamedTuple):
     """The result of an attempt.
 
-    The person is then redirected to the page of the order. ``says`` is a text for the person, or a
-    tuple of texts. ``log`` is the entry in the history of the order, or "" if nothing was done.
-    Everybody who may see the order can read the entry, so it must not contain the customer or the
-    cost. With ``wakes``, a worker is woken. ``shows`` is the order whose page is shown, by default
-    the order of the attempt.
+    After the action, the person is redirected to the page of the order. ``says`` is a message for
+    the person, or a tuple of messages. ``log`` is the entry in the history of the order, or "" if
+    the action did not change anything. The entry must not name the customer or the cost, because it
+    can be read by all people who are allowed to see the order. If ``wakes`` is True, a worker is
+    woken. ``shows`` is the order whose page is shown. By default, ``shows`` is the order of the
+    attempt.
     """
 
     says: Any
@@ -132,14 +133,14 @@ LATE = Outcome(
     level=messages.ERROR,
 )
 
-#: The result of an action: an outcome, or a response in its place.
+#: The result of an action, which is an outcome or a response.
 Answer = Outcome | HttpResponse
 
 
 class Refused(Exception):
-    """Raised by an action that refuses to do anything.
+    """Raised by an action that cannot be carried out.
 
-    ``explain`` returns the reason, and is called after the transaction is rolled back.
+    ``explain`` returns the reason, and is called after the transaction has been rolled back.
     """
 
     def __init__(self, explain: Callable[[], str]) -> None:
@@ -150,9 +151,9 @@ class Refused(Exception):
 class OrderButton(NamedTuple):
     """A button on the page of an order.
 
-    The button leads to a page that explains the action. With ``is_post``, there is no such page:
-    the button posts ``state_token`` to ``url``. With ``is_minor``, the button is shown as a link.
-    With ``is_final``, it comes last, because its action cannot be undone.
+    The button opens a page that explains the action. If ``is_post`` is True, there is no such page,
+    and the button posts ``state_token`` to ``url``. If ``is_minor`` is True, the button is shown as
+    a link. If ``is_final`` is True, the button comes last, because its action cannot be undone.
     """
 
     label: str
@@ -163,15 +164,18 @@ class OrderButton(NamedTuple):
 
 
 def in_order(found: Iterable[OrderButton]) -> list[OrderButton]:
-    """Sort the buttons: main buttons first, and final ones last in each group."""
+    """Sort the buttons, with main buttons first.
+
+    Final buttons come last in each group.
+    """
     return sorted(found, key=lambda button: (button.is_minor, button.is_final))
 
 
 class Page(NamedTuple):
     """A page whose path begins with the path of the list of orders.
 
-    The name of its URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` has to
-    check what the person may do. The ``decorators`` wrap the result of ``AdminSite.admin_view``.
+    The name of the URL is ``admin:giftcards_<name>``. ``view(pages, request, **values)`` must check
+    the person's permissions. The ``decorators`` wrap the result of ``AdminSite.admin_view``.
     ``help_topic`` is the topic of the page in the manual.
     """
 
@@ -184,19 +188,19 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderAction:
-    """An action of staff about an order, or about a row of an order.
+    """An action that staff take on an order, or on a row that belongs to an order.
 
-    ``act`` does the work, in one transaction with the entry in the history of the order. It may
-    return a page instead of an outcome. It may raise ``ValidationError``, :exc:`RefundError`,
-    :exc:`ReorderError`, :exc:`SaleError` or :exc:`Refused`. With a ``form``, a page first shows the
-    form. An action with its own ``view`` has no ``act``.
+    ``act`` does the work, in the same transaction as the entry in the history of the order. ``act``
+    can return a page instead of an outcome, or can raise ``ValidationError``, :exc:`RefundError`,
+    :exc:`ReorderError`, :exc:`SaleError` or :exc:`Refused`. If the action has a ``form``, a page
+    shows the form first. An action with a ``view`` does not have an ``act`` function.
     """
 
     #: The name of the URL, without its prefix ``admin:giftcards_``.
     name: str
     #: The path below the list of orders; ``<key>`` stands for the order or the row.
     route: str
-    #: The text of the button, or a function that makes it from the order or the row.
+    #: The text of the button, or a function that returns the text for the order or the row.
     label: Any
     permission: Permission
     act: Callable[[Attempt], Answer] | None = None
@@ -204,19 +208,20 @@ class OrderAction:
     #: A function that returns whether the button is shown for an order or a row.
     is_offered: Callable[[Any], bool] = lambda _subject: True
     is_minor: bool = False
-    #: The required permissions. A person who lacks one is told whom to ask.
+    #: The required permissions. If a person lacks one of them, the page says whom to ask.
     takes: tuple[str, ...] = ()
-    #: True if the action cannot be undone: a page asks first, and the button stands last.
+    #: True if the action cannot be undone. A page then asks for confirmation, and the button comes
+    #: last.
     is_final: bool = False
-    #: The part of the page where the button stands; "" for no button.
+    #: The part of the page that contains the button, or "" if there is no button.
     place: str = "order"
-    #: The model of the row that the action is about; ``None`` for the order itself.
+    #: The model of the row that the action is about, or ``None`` for the order itself.
     of: type[models.Model] | None = None
-    #: A function that returns a hash of the order's state: a form with an old hash is refused.
+    #: A function that returns a hash of the order's state. A form with an old hash is refused.
     #: ``None`` if an outdated form is harmless.
     token: Callable[[Order], str] | None = state_token
     #: A function that is called before the page is shown, and before ``act``. If it returns an
-    #: answer, neither is done.
+    #: answer, the page is not shown, and ``act`` is not called.
     before: Callable[[Attempt], Answer | None] = lambda _attempt: None
     #: A function that returns True for a repeated request, such as the second one of a double
     #: click.
@@ -244,12 +249,12 @@ class OrderAction:
 
     @property
     def is_post(self) -> bool:
-        """True if a click on the button acts directly, without a page that asks first."""
+        """True if the button acts directly, without a page for confirmation."""
         return self.form is None and self.view is None
 
 
 def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> HttpResponse:
-    """Check what the person may do, run ``action``, and return the response."""
+    """Check the person's permissions, run ``action``, and return the response."""
     attempt = begin(action, pages, request, key)
     if request.method != "POST" and action.form is None:
         return HttpResponseNotAllowed(["POST"])
@@ -258,10 +263,10 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """Return the :class:`Attempt` to use ``action`` on the order or row with this ``key``.
+    """Return an :class:`Attempt` to use ``action`` on the row with ``key``.
 
-    Raises ``PermissionDenied`` if the row is missing, or if the person may not see the order or use
-    the action.
+    The row is an order, or another row that the action is about. Raises ``PermissionDenied`` if the
+    row is missing, or if the person is not allowed to see the order or use the action.
     """
     row = None
     if action.of is not None:
@@ -302,12 +307,19 @@ def _act(attempt: Attempt) -> Answer:
 
 
 def in_words(part: Any) -> str:
-    """Format a part of a :exc:`RefundError` for staff: an amount, or a reference."""
+    """Format a part of a :exc:`RefundError` for staff.
+
+    The part is an amount or a reference.
+    """
     return isolated(part) if isinstance(part, str) else money_text(part)
 
 
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
-    """Return the response; for an outcome, set its messages and redirect to the order's page."""
+    """Return the response to an attempt.
+
+    If the result is an outcome, its messages are set, and the response redirects to the order's
+    page.
+    """
     if not isinstance(answer, Outcome):
         return answer
     texts = answer.says if isinstance(answer.says, tuple) else (answer.says,)
@@ -324,7 +336,10 @@ def buttons(
     subject: models.Model,
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
-    """Return the buttons of the ``actions`` that this person may use on ``subject``."""
+    """Return the buttons of the ``actions`` that this person is allowed to use.
+
+    The actions are about ``subject``.
+    """
     return in_order(
         OrderButton(
             action.label_for(subject), url, action.is_post, action.is_minor, action.is_final

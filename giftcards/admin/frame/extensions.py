@@ -1,4 +1,4 @@
-"""The additions of the optional apps to the admin's pages; see :class:`Extension`."""
+"""The parts that the optional apps add to the admin's pages."""
 
 from __future__ import annotations
 
@@ -21,47 +21,50 @@ Html = SafeString | str
 
 
 class OnOrder(NamedTuple):
-    """One app's additions to the page of an order, as HTML; "" to show nothing.
+    """The HTML that one app adds to the page of an order.
 
-    The HTML stands inside the form of that page, so it must not contain another form. A button in
-    it needs the attributes ``form="giftcards-act"`` and ``formaction``.
+    An empty string means that the app does not add anything. The HTML is inserted into the form of
+    that page, so it must not contain another form. Buttons in this HTML need the attributes
+    ``form="giftcards-act"`` and ``formaction``.
     """
 
     #: A section of the page.
     section: Html = ""
     #: The end of the section with the refund breakdown.
     money: Html = ""
-    #: Sentences on cards that did not reach their recipient: what happened, and what to do.
+    #: Sentences about cards that did not reach their recipient, which say what happened and what to
+    #: do.
     not_received: Html = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnList:
-    """One app's additions to the list of orders."""
+    """The parts that one app adds to the list of orders."""
 
-    #: HTML above the list; "" to show nothing.
+    #: HTML above the list, or "".
     notice: Html = ""
-    #: What :class:`OnOrder` has as ``not_received``, by the primary key of the order.
+    #: The ``not_received`` texts as in :class:`OnOrder`, by the primary key of the order.
     not_received: Mapping[int, Html] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """One app's additions to the admin's pages; see ``order_pages`` of the app's plugin.
+    """The parts that one app adds to the admin's pages.
 
-    Each function is called once for a request. It has to check what the person may see.
+    See ``order_pages`` in the app's plugin. Each function is called once for each request, and must
+    check what the person is allowed to see.
     """
 
     actions: tuple[OrderAction, ...] = ()
     pages: tuple[Page, ...] = ()
     on_order: Callable[[Pages, HttpRequest, Order], OnOrder] | None = None
-    #: The orders are those on the page of the list that is shown.
+    #: The orders are those on the displayed page of the list.
     on_list: Callable[[Pages, HttpRequest, Standing, Sequence[Order]], OnList] | None = None
     #: Sentences, as HTML, that say what happens if staff correct the customer's details.
     consequences: Callable[[Pages, HttpRequest, Order], Iterable[Html]] | None = None
     #: Sections of the provider's page.
     provider_sections: Callable[[HttpRequest], Sequence[Section]] | None = None
-    #: Figures of the start page, as HTML; "" to show none.
+    #: Figures of the start page, as HTML, or "".
     on_start: Callable[[Pages, HttpRequest, Standing], Html] | None = None
     #: The topics that the app adds to the manual.
     help_topics: tuple[str, ...] = ()
@@ -76,6 +79,9 @@ def installed() -> list[Extension]:
 
 
 def called(part: str, *args: Any) -> list[Any]:
-    """Call the ``part`` function of each extension that has it, and return the results."""
+    """Call the ``part`` function of each extension, and return the results.
+
+    Extensions without this function are skipped.
+    """
     functions = (getattr(extension, part) for extension in installed())
     return [function(*args) for function in functions if function]

@@ -16,7 +16,7 @@ from giftcards.models import Order
 from giftcards.rules.states import Status
 from giftcards.text.display import read_amount
 
-#: The text of the choice "no language", for each column with a language.
+#: The text of the "no language" choice, for each column with a language.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("The customer's language"),
@@ -26,7 +26,10 @@ WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
 class AmountField(forms.DecimalField):
-    """A field for a typed amount; :func:`~giftcards.text.display.read_amount` reads it."""
+    """A form field for an amount.
+
+    :func:`~giftcards.text.display.read_amount` parses the amount.
+    """
 
     default_error_messages: ClassVar = {
         "invalid": _("Enter an amount such as 550 or 549.90, with the digits 0 to 9 and a point.")
@@ -42,31 +45,38 @@ class AmountField(forms.DecimalField):
 
 
 class MomentField(forms.DateTimeField):
-    """A field for a date and a time, with the browser's own date picker."""
+    """A field for a date and a time, with the browser's date picker."""
 
-    # Without seconds, saving an unchanged form would change the moment.
+    # Without seconds, saving an unchanged form would change the time.
     widget = forms.DateTimeInput(
         attrs={"type": "datetime-local", "step": 1}, format="%Y-%m-%dT%H:%M:%S"
     )
 
 
 def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
-    """Return choices: ``empty`` for no language, then ``others`` and the site's languages."""
+    """Return the choices for a language field.
+
+    The first choice is ``empty`` and means no language. The other choices are ``others`` and the
+    site's languages.
+    """
     known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
     return [("", empty), *({code: code for code in others if code} | known).items()]
 
 
 def token(purpose: str, seen: list[Any]) -> str:
-    """Return a hash of ``seen``, which a page has shown; only this site can compute the hash."""
+    """Return a hash of ``seen``, the values that a page has shown.
+
+    Only this site can compute the hash.
+    """
     text = json.dumps(seen, sort_keys=True)
     return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
 
 
 def state_token(order: Order) -> str:
-    """Return a hash of the parts of ``order`` that staff decide about.
+    """Return a hash of the parts of ``order`` that matter for decisions.
 
-    A form that is posted with an old hash is refused, because staff have not seen the order's
-    present state.
+    A form that is posted with an old hash is refused, because staff have not seen the current state
+    of the order.
     """
     # The claim of an unconfirmed order shows which attempt to send it is in doubt. In other
     # statuses, a worker that checks the order may change the claim, which must not outdate the
@@ -74,7 +84,7 @@ def state_token(order: Order) -> str:
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
     # An order on hold may be approved and later be put on hold again for the same reason, so the
-    # hash also has the time since which it waits.
+    # hash also contains the time since when the order has been waiting.
     on_hold_for = [order.queued_at.isoformat(), order.problems] if order.is_on_hold else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [on_hold_for, f"{order.paid_back_amount:.2f}"]

@@ -1,7 +1,7 @@
-"""The manual for staff, which the link "Help" on every page opens at the topic of that page.
+"""The manual for staff.
 
-``giftcards/manual/<language>/<topic>.md`` holds the texts. The documentation includes the same
-files.
+The "Help" link on every page opens the manual at the topic of that page. The manual consists of the
+files ``giftcards/manual/<language>/<topic>.md``. The documentation includes the same files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from giftcards.admin.frame import extensions
 from giftcards.plugins import INSTALLED
 
 FOLDER = Path(giftcards.__file__).parent / "manual"
-#: The topics of the core, in their order; an :class:`Extension` adds those of its app.
+#: The topics of the core, in sequence. An :class:`Extension` adds the topics of its app.
 TOPICS = (
     "start",
     "finding",
@@ -65,12 +65,19 @@ class Manual(NamedTuple):
 
 
 def may_read(request: HttpRequest) -> bool:
-    """True if the person has any permission of ``giftcards`` or of one of its optional apps."""
+    """Return True if the person is allowed to read the manual.
+
+    The person needs at least one permission for ``giftcards`` or for one of its optional apps.
+    """
     return any(map(request.user.has_module_perms, ("giftcards", *INSTALLED)))
 
 
 def manual() -> Manual:
-    """Return the manual in the language of the person, of the site, or else in English."""
+    """Return the manual in the language of the person.
+
+    If the manual is not available in this language, the function returns it in the site's language,
+    or else in English.
+    """
     wanted = (get_language() or "", settings.LANGUAGE_CODE)
     codes = (code.split("-")[0].lower() for code in wanted)
     language = next((code for code in codes if (FOLDER / code).is_dir() and code), "en")
@@ -96,10 +103,11 @@ def _topic(file: Path, names: tuple[str, ...]) -> Topic:
 
 
 def as_html(source: str, names: tuple[str, ...]) -> SafeString:
-    """Return the HTML of a Markdown text; it may only link to the topics with these ``names``.
+    """Convert Markdown to HTML.
 
-    HTML in the text is escaped. A link to the topic of an app that is not installed becomes plain
-    text. Other links and images are shown as they were typed.
+    Only links to the topics in ``names`` become links in HTML. HTML in the text is escaped. A link
+    to a topic of an app that is not installed becomes plain text. The Markdown source of other
+    links and images is shown unchanged.
     """
     known = _LINK.sub(lambda link: link[0] if link[2] in names else link[1], source)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -108,9 +116,10 @@ def as_html(source: str, names: tuple[str, ...]) -> SafeString:
 
 
 def help_url(request: HttpRequest, topic: str = "") -> str:
-    """Return the URL of the ``topic`` in the manual; "" if the person may not read the manual.
+    """Return the URL of the ``topic`` in the manual.
 
-    By default, the topic is that of the page of ``request``. A page without a topic has no URL.
+    Returns "" if the person is not allowed to read the manual. By default, the topic is the topic
+    of the requested page. Returns "" if the page does not have a topic.
     """
     topic = topic or _topic_of(request)
     if not (topic and may_read(request)):
@@ -123,7 +132,7 @@ def help_url(request: HttpRequest, topic: str = "") -> str:
 
 
 def _topic_of(request: HttpRequest) -> str:
-    """Return the topic that the view, or else its admin class, declares; "" if there is none."""
+    """Return the topic that the view or its admin class declares, or ""."""
     view = request.resolver_match and request.resolver_match.func
     if topic := getattr(view, "help_topic", ""):
         return str(topic)

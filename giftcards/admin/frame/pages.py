@@ -1,4 +1,7 @@
-"""The base class of the pages about orders, with their URLs, frame and permissions."""
+"""The base class of the pages about orders.
+
+The class defines the URLs, the layout and the permissions of the pages.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @cached_property
     def order_pages(self) -> tuple[Page, ...]:
-        """The pages of all actions, and the other pages of the core and of the optional apps."""
+        """The pages of all actions, and the other pages.
+
+        The pages belong to the core and to the optional apps.
+        """
         more = (page for extension in extensions.installed() for page in extension.pages)
         return (*(action.page for action in self.order_actions), *self.core_pages, *more)
 
@@ -68,12 +74,18 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        """Return this person's buttons for the page of ``order``; subclasses extend the list."""
+        """Return this person's buttons for the page of ``order``.
+
+        Subclasses can extend the list.
+        """
         actions = (action for action in self.order_actions if action.place == "order")
         return buttons(self, request, order, actions)
 
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
-        """Return a sentence on whom to ask for the actions that the person lacks, or ""."""
+        """Return a sentence about whom to ask for missing permissions, or "".
+
+        The sentence is about permissions for actions on the order.
+        """
         lacking = [
             permission
             for action in self.order_actions
@@ -85,7 +97,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def order_for(self, request: HttpRequest, object_id: str, *, allowed: bool) -> Order:
         """Return the order with this id.
 
-        Raises ``PermissionDenied`` if the person may not see the order, or if ``allowed`` is False.
+        Raises ``PermissionDenied`` if the person is not allowed to see the order, or if ``allowed``
+        is False.
         """
         order: Order | None = self.get_object(request, unquote(object_id))
         if order is None or not allowed or not self.has_view_permission(request):
@@ -103,16 +116,22 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.resolve_order")
 
     def has_report_permission(self, request: HttpRequest) -> bool:
-        """True if the person may see sums over all orders, because no order is hidden from them."""
+        """Return True if the person is allowed to see totals over all orders.
+
+        Only people who are allowed to see every order are allowed to see such totals.
+        """
         is_shown_all = not leaves_some_out(self.get_queryset(request))
         return is_shown_all and self.has_view_permission(request)
 
     def may_see_costs(self, request: HttpRequest) -> bool:
-        """True if the person may see what the provider charges, and so the margin."""
+        """Return True if the person is allowed to see the provider's charges.
+
+        The charges also reveal the margin.
+        """
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """True if the person may see the last characters of codes."""
+        """Return True if the person is allowed to see the last characters of codes."""
         return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
 
     def url_of(self, page: str, *args: Any) -> str:
@@ -131,20 +150,24 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         status: int = 200,
         **context: Any,
     ) -> HttpResponse:
-        """Render the template ``name``, a short name or a path, in the frame of the admin."""
+        """Render a template with the page layout of the admin.
+
+        ``name`` is the short name or the path of the template.
+        """
         template = name if "/" in name else f"admin/giftcards/order/{name}.html"
         return framed(self, request, template, title=title, status=status, **context)
 
     def ask_for_checks(self, request: HttpRequest, orders: OrderQuerySet) -> int:
-        """Schedule an early check of the ``orders`` that can be checked; return their number.
+        """Schedule an early check of ``orders``.
 
-        The history of each order records who asked. An order that is due already gets no second
-        check and no second record, so a double click has no more effect than a single one.
+        Returns the number of orders that can be checked. The history of each order records who
+        requested the check. If an order is already due, a second check is not scheduled or
+        recorded, so a double click has the same effect as a single click.
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Orders that are due within the interval are left out as well, because they may already
-            # be due by another machine's clock.
+            # Orders that are due within the interval are also left out, because they may already be
+            # due according to another machine's clock.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -170,7 +193,7 @@ def recorded(order: Order) -> str:
 
 
 def facts(order: Order) -> list[tuple[str, object]]:
-    """Return the facts about ``order`` that staff compare with the provider's facts."""
+    """Return the facts about ``order`` that staff compare with the provider's order."""
     values = {"reference": order.reference, **line(order)}
     if order.sent_at is None:
         del values["sent_at"]
@@ -178,7 +201,10 @@ def facts(order: Order) -> list[tuple[str, object]]:
 
 
 def about(order: Order) -> list[tuple[str, object]]:
-    """Return facts by which a person recognises ``order``: reference, cards and customer."""
+    """Return the facts that help a person to recognise ``order``.
+
+    The facts are the reference, the cards and the customer.
+    """
     names = order.line_names()
     kind, product = named(names.type, order.type_id), named(names.product, order.product_id)
     cards = format_html("{} × {} · {}", order.quantity, kind, product)
@@ -191,7 +217,10 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """Return product, type, quantity and time of sending for display, by name of the column."""
+    """Return the displayed values of some columns, by column name.
+
+    The columns are the product, the type, the quantity and the time of sending.
+    """
     names = order.line_names()
     return {
         "product_id": named(names.product, order.product_id),
@@ -202,7 +231,10 @@ def line(order: Order) -> dict[str, object]:
 
 
 def customer_of(order: Order) -> str:
-    """Return the customer's name, or else an e-mail address or phone number; "" if unknown."""
+    """Return the customer's name, e-mail address or phone number, or "".
+
+    The function returns the first of these values that is known.
+    """
     return order.customer_name or order.customer_email or order.customer_phone
 
 

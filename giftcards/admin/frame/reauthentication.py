@@ -1,4 +1,7 @@
-"""Reauthentication: staff prove who they are before they see codes."""
+"""Reauthentication, in which staff prove their identity.
+
+Staff must prove their identity before they see codes.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,9 @@ _HOLDS = 10 * 60
 # For this time after a new password was set without the old one, the password is not accepted as
 # proof.
 _NEW = timedelta(hours=1)
-# After this number of wrong passwords in a session within a day, the session takes no more. The
-# number is small, because lock-outs of the site, often after five, count these passwords, too.
+# After this number of wrong passwords in a session within a day, the session does not accept
+# further passwords. The number is small, because the site may lock users out, often after five
+# wrong passwords, and these passwords also count.
 _MOST_WRONG = 4
 _COUNTED_FOR = timedelta(days=1)
 # Each of these fields of a login form may take a fraction of a second to check.
@@ -54,12 +58,12 @@ _SESSION = "giftcards_session"
 
 
 def record_proof(request: HttpRequest) -> HttpResponseRedirect:
-    """Record that a person has proven who they are.
+    """Record that a person has proven their identity.
 
     The shop's page in ``GIFTCARDS["REAUTHENTICATE"]`` calls this function after the proof. Returns
-    a redirect to the URL in the ``next`` parameter. If ``next`` is missing or leads to another
-    site, the redirect leads to the start page of the admin. Raises ``PermissionDenied`` if nobody
-    is logged in.
+    a redirect to the URL in the ``next`` parameter. If ``next`` is missing or points to another
+    site, the redirect leads to the start page of the admin. Raises ``PermissionDenied`` if the
+    person is not logged in.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied
@@ -72,24 +76,27 @@ def record_proof(request: HttpRequest) -> HttpResponseRedirect:
 
 
 def is_confirmed(request: HttpRequest) -> bool:
-    """True if the person has proven who they are in this session, in the last ten minutes."""
+    """Return True if the person has recently proven their identity.
+
+    The proof must have been given in this session and in the last ten minutes.
+    """
     proof = request.session.get(_PROOF)
     if not isinstance(proof, dict) or proof.get("by") != _holder(request, request.user):
         return False
     if proof["is_login"] and conf.reauthenticate:
-        # The shop's own page asks for more than a login, so the login is no proof.
+        # The shop's own page requires more than a login, so a login is not a proof.
         return False
-    # The time of a proof may lie in the future, because clocks differ or are set back.
+    # The time of a proof may be in the future, because clocks differ or are set back.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
 def asks_for_password(request: HttpRequest) -> bool:
-    """True if the person has yet to prove who they are, and can do so by typing a password."""
+    """Return True if the person must enter a password as a proof of identity."""
     return not (is_confirmed(request) or conf.reauthenticate) and has_password(request)
 
 
 def has_password(request: HttpRequest) -> bool:
-    """True if the person has a password that this site can check."""
+    """Return True if the person has a password that this site can check."""
     if request.session.get(BACKEND_SESSION_KEY) in conf.password_backends:
         return True
     # Some backends create users with an empty password, which Django calls usable.
@@ -98,10 +105,10 @@ def has_password(request: HttpRequest) -> bool:
 
 
 def prove(request: HttpRequest, password: Masked) -> None:
-    """Check ``password``, and record that the person has proven who they are.
+    """Check ``password``, and record that the user has confirmed their identity.
 
-    Raises ``ValidationError`` if the password is wrong, or too new to be a proof, or if too many
-    wrong passwords were typed in this session.
+    Raises ``ValidationError`` if the password is wrong, if it was set too recently to be a proof,
+    or if too many wrong passwords were entered in this session.
     """
     attempt = _begin(request)
     if attempt is None:
@@ -113,7 +120,8 @@ def prove(request: HttpRequest, password: Masked) -> None:
         )
     if not _is_right(request, password):
         logger.warning("%s typed a wrong password to prove who they are.", request.user)
-        # Every failure has the same text, so that nobody learns whether they are locked out.
+        # Every failure has the same message, so that the message does not reveal whether a person
+        # is locked out.
         raise ValidationError(gettext("That did not work. Try again."))
     attempt.delete()
     if _has_new_password(request.user):
@@ -127,10 +135,11 @@ def prove(request: HttpRequest, password: Masked) -> None:
 
 
 def _begin(request: HttpRequest) -> LogEntry | None:
-    """Record a wrong password before the check; return ``None`` if there were too many already.
+    """Count a password as wrong before it is checked.
 
-    The record comes first, so that requests at the same time cannot exceed the limit. Passwords are
-    counted for each session: a stolen session does not stop its owner elsewhere.
+    Returns ``None`` if too many wrong passwords were entered before. The record is written first,
+    so that simultaneous requests cannot exceed the limit. Passwords are counted separately for each
+    session, so that somebody with a stolen session cannot lock the owner out of other sessions.
     """
     person: Any = request.user.pk
     session = request.session.get(_SESSION, "")
@@ -152,30 +161,32 @@ def _begin(request: HttpRequest) -> LogEntry | None:
 
 @contained
 def _is_right(request: HttpRequest, password: str) -> bool:
-    """True if ``password`` belongs to the person who is signed in.
+    """Return True if ``password`` belongs to the person who is signed in.
 
-    The site's backends check it, because a backend may lock people out after wrong passwords.
+    The site's authentication backends check the password, because a backend might lock people out
+    after wrong passwords.
     """
     name = request.user.get_username()
     user = authenticate(request, username=name, password=password)
     if user is None or user.pk != request.user.pk:
         return False
-    # A backend for single sign-on may have let the person in without looking at the password.
+    # A backend for single sign-on may have logged the person in without checking the password.
     if not _is_checked(user, password, by=user.backend):
         return False
     stored = request.session.get(HASH_SESSION_KEY, "")
     has_hash = hasattr(user, "get_session_auth_hash")
     if has_hash and not constant_time_compare(stored, user.get_session_auth_hash()):
-        # The check may have hashed the password anew. Without this call, the new hash would sign
-        # the person out.
+        # The check may have updated the hash of the password. Without this call, the new hash would
+        # sign the person out.
         update_session_auth_hash(request, user)
     return True
 
 
 def _is_checked(user: Any, password: str, *, by: str) -> bool:
-    """True if ``password`` is that of ``user``, whom the backend ``by`` has let in.
+    """Return True if ``password`` is the password of ``user``.
 
-    Only a listed backend is believed; otherwise the password has to be the one in the database.
+    ``by`` is the backend that logged the user in. Only listed backends are trusted. For other
+    backends, the function compares the password with the one in the database.
     """
     if by in conf.password_backends:
         return bool(password)
@@ -183,10 +194,12 @@ def _is_checked(user: Any, password: str, *, by: str) -> bool:
 
 
 def _has_new_password(user: Any) -> bool:
-    """True if the password was set within the last hour, without the old password.
+    """Return True if a new password was recently set.
 
-    Such a password proves nothing: in the admin, anybody at a manager's unlocked screen can set
-    passwords, even the manager's own. The admin's log records such changes.
+    A password counts as new if it was set within the last hour by a person who did not have to
+    enter the old password. A new password is not a proof, because anyone at a manager's unlocked
+    screen can set passwords in the admin, even the manager's own password. The admin's log records
+    such changes.
     """
     kind = ContentType.objects.get_for_model(user, for_concrete_model=False)
     lately = LogEntry.objects.filter(
@@ -198,7 +211,7 @@ def _has_new_password(user: Any) -> bool:
 
 @receiver(user_logged_in, dispatch_uid="giftcards.remember_login")
 def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> None:
-    """Record a login of staff as a proof, if the person typed their password to log in."""
+    """Record a staff login as a proof of identity if a password was entered."""
     if request is None or not hasattr(request, "session") or not getattr(user, "is_staff", False):
         return
     request.session[_SESSION] = get_random_string(12)
@@ -208,10 +221,10 @@ def remember_login(request: HttpRequest | None, user: Any, **_named: object) -> 
 
 @contained
 def _has_typed_password(request: HttpRequest, user: Any) -> bool:
-    """True if the form that led to this login holds the password of ``user``.
+    """Return True if the login form contained the password of ``user``.
 
-    The name of the backend is no evidence: a single sign-on may log people in by Django's own, and
-    by POST, without any action of the person.
+    The name of the backend does not show whether a password was entered, because single sign-on can
+    use Django's own backend and a POST request without any action by the person.
     """
     if request.method is None:
         return True  # Django's test client logs in without an HTTP request.
@@ -227,19 +240,26 @@ def _remember(request: HttpRequest, user: Any, *, is_login: bool = False) -> Non
 
 
 def _holder(request: HttpRequest, user: Any) -> list[str]:
-    """Return user id and password hash, so that a proof becomes invalid with a new password."""
+    """Return the user id and the hash of the password.
+
+    A proof contains these values, so that a new password makes the proof invalid.
+    """
     return [str(user.pk), request.session.get(HASH_SESSION_KEY, "")]
 
 
 def url_of_proof(*, back_to: str) -> str:
-    """Return the URL of the shop's page for proofs, which leads to ``back_to`` after a proof."""
+    """Return the URL of the shop's page where people prove their identity.
+
+    After a proof, this page redirects to ``back_to``.
+    """
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the person's row until the transaction ends; other calls for the person wait.
+    """Lock the row of the person until the transaction ends.
 
-    SQLite has one writer at a time, and needs no lock if the transaction begins with a write.
+    Other calls for the same person must wait. SQLite allows only one writer at a time, so it does
+    not need a lock if the transaction begins with a write.
     """
     if connection.features.has_select_for_update:
         # The default manager of a user model may leave out users.

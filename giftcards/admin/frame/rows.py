@@ -1,4 +1,7 @@
-"""Base classes of lists in the admin, limited to the orders that a person may see."""
+"""Base classes for lists in the admin.
+
+The lists are limited to the orders that a person is allowed to see.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ from giftcards.text.search_terms import NAMING
 
 
 class SortedAsOffered(ChangeList):
-    """A change list that only sorts by ``sortable_by``; Django's sorts by any column in the URL."""
+    """A change list that only sorts by the columns in ``sortable_by``.
+
+    Django's change list allows the URL to sort by any column.
+    """
 
     def get_ordering_field(self, field_name: Any) -> Any:
         is_offered = self.sortable_by is None or field_name in self.sortable_by
@@ -44,19 +50,19 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """The list for the pagination template, with the number of rows in words."""
+        """A change list for the pagination template, with the row count as text."""
         return Counted(self)
 
 
 class Counted:
-    """A change list whose number of rows is a text of our own, such as "12 orders".
+    """A change list that shows its row count with a noun, such as "12 orders".
 
     Django and themes put the number before the plural name, which is wrong in Arabic.
     """
 
     def __init__(self, rows: ChangeList) -> None:
         self._rows = rows
-        # The theme grappelli writes its own text, for which it needs the number of rows.
+        # The grappelli theme shows its own text, for which it needs the number of rows.
         self.result_count = rows.result_count if apps.is_installed("grappelli") else ""
 
     def __getattr__(self, name: str) -> Any:
@@ -64,7 +70,10 @@ class Counted:
 
     @property
     def opts(self) -> dict[str, str]:
-        """The singular and the plural name of the model for templates; both are :attr:`text`."""
+        """The singular and plural names of the model for templates.
+
+        Both names are :attr:`text`.
+        """
         return dict.fromkeys(("verbose_name", "verbose_name_plural"), self.text)
 
     @property
@@ -79,22 +88,23 @@ class Counted:
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
-# The maximum number of values for one lookup. More may be too many for a query in SQLite; our
-# filters use one value.
+# The maximum number of values for one lookup. More values may be too many for a query in SQLite.
+# The filters of the app use one value.
 _MOST_VALUES = 100
 # The attribute of a request that caches the allowed lookups, because a URL may have many lookups.
 _PARAMETERS = "giftcards_parameters"
 
 
 class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin for lists that limits what the URL can do.
+    """A mixin that limits how the URL can filter and sort a list.
 
-    The URL can only filter by ``list_filter`` and sort by the columns that the list offers.
+    The URL can filter only by ``list_filter``, and can sort only by the columns that the list
+    offers.
     """
 
     #: The mixin that is put before the change list class of Django or of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
-    #: The number of rows in words: a result of ``ngettext_lazy`` with ``count``.
+    #: The number of rows in words, which is a result of ``ngettext_lazy`` with ``count``.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
@@ -132,7 +142,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
         if rows := context.get("cl"):
             # Django writes ``module_name`` after the number, as in "Select all 120 orders".
             context["module_name"] = rows.counted.noun
-            # Django's title is "Select … to change", also where there is nothing to change.
+            # Django's title is "Select … to change", even if rows cannot be changed.
             if not (rows.is_popup or "title" in (extra_context or {})):
                 context["title"] = capfirst(self.opts.verbose_name_plural)
         return response
@@ -143,7 +153,10 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class LimitedPaginator(Paginator):  # type: ignore[type-arg]
-    """A paginator of the first ``limit`` rows, which counts no rows beyond them."""
+    """A paginator for the first ``limit`` rows.
+
+    The paginator does not count the rows beyond this limit.
+    """
 
     limit = 10_000
 
@@ -163,7 +176,10 @@ class LimitedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LongList(OnlyFilters):
-    """A mixin for lists that may have millions of rows: no query counts all rows."""
+    """A mixin for lists that can have millions of rows.
+
+    The queries of such a list do not count all rows.
+    """
 
     paginator = LimitedPaginator
     show_full_result_count = False
@@ -180,7 +196,7 @@ def framed(
     status: int = 200,
     **context: Any,
 ) -> HttpResponse:
-    """Render ``template`` in the frame of the admin."""
+    """Render ``template`` with the page layout of the admin."""
     request.current_app = pages.admin_site.name
     frame = {
         **pages.admin_site.each_context(request),
@@ -193,7 +209,7 @@ def framed(
 
 
 class ReadOnly:
-    """A mixin for rows that nobody adds, changes or deletes."""
+    """A mixin for rows that cannot be added, changed or deleted in the admin."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -215,11 +231,11 @@ class ReadOnlyRows(ReadOnly, OnlyFilters):
 def column(
     model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
 ) -> Callable[[Any, Any], str]:
-    """Make a column of a list, or a field of a page, for the column ``name`` of ``model``.
+    """Return a column of a list, or a field of a page.
 
-    ``show(row, value)`` returns HTML. By default, amounts and moments (with seconds) are formatted,
-    and other values are isolated as foreign text. An empty value is shown as "-". The attribute
-    ``of`` of the result is ``name``.
+    The column or field shows the column ``name`` of ``model``. ``show(row, value)`` returns HTML.
+    By default, amounts are formatted, times are shown with seconds, and other values are isolated
+    as foreign text. An empty value is shown as "-". The ``of`` attribute of the result is ``name``.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -238,9 +254,10 @@ def column(
 
 
 def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """Return the orders that the person may see, according to the site's ``OrderAdmin``.
+    """Return the orders that the person is allowed to see.
 
-    Every list and page is limited to these orders, and to rows about them.
+    The site's ``OrderAdmin`` decides. Every list and page is limited to these orders, and to rows
+    about them.
     """
     is_there = site.is_registered(Order)
     if not (is_there and site.get_model_admin(Order).has_view_permission(request)):
@@ -249,14 +266,18 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
 
 
 def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
-    """True if the person may see orders at all, even if there are no orders yet."""
+    """Return True if the person is allowed to see orders.
+
+    The result does not depend on whether there are orders.
+    """
     return not visible_orders(request, site).query.is_empty()
 
 
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
-    """Return the orders that the site's ``OrderAdmin`` does not hide from this person.
+    """Return orders that the site's ``OrderAdmin`` does not hide.
 
-    Even a person who may not see orders may learn the number of orders that are not hidden.
+    The person who sent the request is allowed to know the number of these orders, even without the
+    permission to see orders.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -267,7 +288,10 @@ def hides_orders(request: HttpRequest, site: AdminSite) -> bool:
 
 
 def orders_shown_to(user: Any) -> QuerySet[Order]:
-    """Return the orders that ``user`` may see in the admin, for digests, which have no request."""
+    """Return the orders that ``user`` is allowed to see in the admin.
+
+    This function is for digests, which do not have a request.
+    """
     sites = [site for site in (admin.site, *all_sites) if site.is_registered(Order)]
     request = HttpRequest()
     request.user = user
@@ -286,14 +310,18 @@ _MOST_NAMED = 100
 
 
 def orders_named(text: str) -> Found:
-    """Return the newest orders whose reference, or a number in it, begins with ``text``."""
+    """Return the newest orders whose reference begins with ``text``.
+
+    The result also contains orders whose reference contains a number that begins with ``text``.
+    """
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 
 
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
-    A person sees the rows about the orders that they may see, and the rows without an order.
+    A person sees the rows without an order, and the rows about orders that the person is allowed to
+    see.
     """
 
     #: The lookup from a row to its order.
@@ -325,19 +353,19 @@ class OrderRows(ReadOnlyRows, LongList):
     def rows_of(self, rows: QuerySet[Any], found: Found) -> QuerySet[Any]:
         return rows.filter(**{f"{self.order_lookup}__in": found.keys})
 
-    # A method with the name "order" would be replaced by the model's column "order".
+    # If the method had the name "order", the model's "order" column would replace it.
     @admin.display(description=_("order"))
     def its_order(self, row: Any) -> str:
         order = attrgetter(self.order_lookup.replace("__", "."))(row)
         return order_link(self.admin_site, order) if order else "-"
 
 
-#: The permission to see hints for developers: a person who ends a pause has to know its cause.
+#: The permission to see hints for developers. A person who ends a pause has to know its cause.
 SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """Return ``hint`` as HTML that is collapsed until a click; "" without a hint.
+    """Return ``hint`` as HTML that opens on a click, or "".
 
     A plain text is escaped.
     """
@@ -346,5 +374,5 @@ def for_developer(hint: object) -> SafeString:
 
 
 def with_hint(text: object, hint: object, *, is_shown: bool) -> SafeString:
-    """Return ``text``, followed by the hint if ``is_shown``, as HTML."""
+    """Return ``text`` as HTML, followed by the hint if ``is_shown`` is True."""
     return format_html("{} {}", text, for_developer(hint) if is_shown else "")

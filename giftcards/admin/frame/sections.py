@@ -1,4 +1,4 @@
-"""Sections of a page about how things stand; the provider's page consists of them."""
+"""Sections of a page about the current state, such as the provider's page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Section:
     name: str
     title: Any
     facts: Sequence[Fact] = ()
-    #: The headings of the table, and the texts of its cells.
+    #: The headings and the cells of the table.
     columns: Sequence[Any] = ()
     cells: Sequence[Sequence[Any]] = ()
     #: The text below the table or the facts.
@@ -37,7 +37,7 @@ class Section:
 
     @property
     def rows(self) -> list[list[tuple[Any, Any]]]:
-        """The rows of the table; each cell is a pair of heading and value.
+        """The rows of the table, with a heading and a value for each cell.
 
         Narrow pages show the heading beside each value.
         """

@@ -1,4 +1,7 @@
-"""Decisions about orders that wait: buying or cancelling them."""
+"""Decisions about waiting orders.
+
+Staff can buy the cards of a waiting order, or cancel the order.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,10 @@ from giftcards.text.display import bdi, filled, moment, money, worked_out
 
 
 class OnHoldForm(forms.Form):
-    """A form that asks whether to buy the cards of an order that is on hold or waits.
+    """A form that asks whether to buy the cards of a waiting order.
 
-    ``buying``: the text of the choice to buy them.
+    The order is on hold or is waiting to be sent. ``buying`` is the label of the choice to buy the
+    cards.
     """
 
     APPROVE = "approve"
@@ -78,7 +82,10 @@ CANCELLED = "Cancelled the order."
 
 
 def _why_too_late(attempt: Attempt) -> Outcome | None:
-    """Return the outcome if the order cannot be cancelled any more; ``None`` if it still can."""
+    """Return the outcome if it is too late to cancel the order.
+
+    Returns ``None`` if the order can still be cancelled.
+    """
     if attempt.order.status == Status.PENDING:
         return None
     if attempt.order.is_final:
@@ -158,7 +165,7 @@ REVIEW = OrderAction(
     form=lambda _attempt, data: OnHoldForm(gettext("Buy it."), data),
     template="on_hold",
     context=_review_context,
-    # The log leaves out why the shop wants a decision: the text may name the customer.
+    # The log does not contain the reason for the review, because the reason may name the customer.
     act=lambda attempt: _decide(attempt, approve_review, log="Approved the order after a review."),
 )
 
@@ -214,7 +221,8 @@ CANCEL_ORDER = OrderAction(
     is_offered=lambda order: order.status == Status.PENDING,
     is_minor=True,
     is_final=True,
-    # A form that was opened earlier is harmless: while the order waits, nothing is bought.
+    # A form that was opened earlier is harmless, because the app does not buy the cards while the
+    # order waits.
     token=None,
     before=_why_too_late,
     form=lambda _attempt, data: forms.Form(data),

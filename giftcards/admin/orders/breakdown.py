@@ -19,7 +19,10 @@ from giftcards.text.display import calculation, filled, money
 
 
 class BreakdownLine(NamedTuple):
-    """A line of the table, in HTML; ``arithmetic`` is "" if nothing was calculated."""
+    """A line of the table, in HTML.
+
+    ``arithmetic`` shows the calculation of the amount, or is "" if the amount was not calculated.
+    """
 
     label: str
     arithmetic: str
@@ -27,7 +30,10 @@ class BreakdownLine(NamedTuple):
 
 
 def provider_lines(order: Order) -> list[BreakdownLine]:
-    """Return the table of what the provider charged and refunded; empty until ``order`` settles."""
+    """Return the table of what the provider charged and credited back.
+
+    The table is empty until ``order`` is settled.
+    """
     breakdown = refund_breakdown(order)
     if breakdown is None:
         return []
@@ -43,10 +49,12 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
 
 
 def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
-    """Return the table of the customer's payment: the amounts kept, owed and paid back.
+    """Return the table of the customer's payment.
 
-    The table is empty if ``order`` is open, or has no sale amount. ``again`` is the new order for
-    the missing cards, if there is one. The amount owed for these cards then pays for the new order.
+    The table shows how much was kept, how much is owed, and how much was paid back. The table is
+    empty if ``order`` is open or does not have a sale amount. ``again`` is the new order for the
+    missing cards, if there is one. If there is a new order, the amount owed for these cards pays
+    for the new order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -84,7 +92,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield a line on the money that pays for the new order, and one on the rest of ``owed``."""
+    """Yield lines about the part of ``owed`` for the new order, and the rest."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
@@ -94,7 +102,10 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
-    """Yield a line with the margin, the kept amount minus the cost, if both amounts are known."""
+    """Yield a line with the margin if the margin is known.
+
+    The margin is the kept amount minus the cost.
+    """
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
         return
@@ -104,13 +115,19 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """Return the margin if each card costs ``price``; ``None`` without a sale amount."""
+    """Return the margin that results if each card costs ``price``.
+
+    Returns ``None`` if the order does not have a sale amount.
+    """
     paid = order.sale_amount
     return None if paid is None else paid - price * order.quantity
 
 
 def earned_in_words(amount: Decimal) -> SafeString:
-    """Return a sentence, as HTML, on the profit; a negative ``amount`` is a loss."""
+    """Return a sentence about the profit, as HTML.
+
+    A negative ``amount`` is a loss.
+    """
     text = gettext("You still earn %(amount)s on this order.")
     if amount < 0:
         text = gettext("You lose %(amount)s on this order.")
@@ -120,9 +137,9 @@ def earned_in_words(amount: Decimal) -> SafeString:
 
 
 def bar(order: Order) -> dict[str, str] | None:
-    """Return the bar for the cards of ``order``, as widths in percent and texts.
+    """Return the widths (in percent) and the labels of the bar for the cards.
 
-    The result is ``None`` for an order that is not settled.
+    Returns ``None`` if ``order`` is not settled.
     """
     if not order.is_settled:
         return None
@@ -133,7 +150,7 @@ def bar(order: Order) -> dict[str, str] | None:
     missing_text = ngettext(
         "%(count)d card credited back.", "%(count)d cards credited back.", missing
     ) % {"count": missing}
-    # The number is part of a drawing, so it must not be localised.
+    # The number is an attribute in an SVG image, so it must not be localised.
     share = Decimal(100 * delivered) / order.quantity
     return {
         "delivered": f"{share:.2f}",
@@ -144,7 +161,10 @@ def bar(order: Order) -> dict[str, str] | None:
 
 
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
-    """Return ``quantity`` × ``price`` as HTML; "" if their product is not ``amount``."""
+    """Return ``quantity`` × ``price`` as HTML.
+
+    Returns "" if the result of the multiplication is not ``amount``.
+    """
     if price is None or amount is None or quantity * price != amount:
         return ""
     return calculation("{quantity} × {price}", quantity=quantity, price=price)

@@ -1,4 +1,7 @@
-"""Corrections of customers and recipients, so that cards do not go to a mistyped address."""
+"""Corrections of customers and recipients.
+
+A correction prevents cards from going to a mistyped address.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ from giftcards.models.orders import CORRECTABLE, OF_CUSTOMER, OF_GIFT
 
 
 class CorrectionForm(RevealForm):
-    """A form with the corrected details, a reason, and a proof of identity.
+    """A form for the corrected details, a reason, and a proof of identity.
 
-    The proof is needed in every status, because cards may still go to the new address.
+    The proof is required in every status, because more cards can be sent to the new address.
     """
 
     customer_email = forms.CharField(label=_("E-mail"), required=False, max_length=254)
@@ -48,7 +51,7 @@ class CorrectionForm(RevealForm):
         if order.is_gift:
             self.fields |= _gift_fields(order)
             self.order_fields((*CORRECTABLE, *self.field_order))
-            # The form also has details of the recipient, so the labels have to say "customer".
+            # The form also contains details of the recipient, so the labels have to say "customer".
             for name in OF_CUSTOMER:
                 self.fields[name].label = capfirst(column_label(name))
         for name in NO_LANGUAGE.keys() & self.fields.keys():
@@ -78,7 +81,8 @@ def _gift_fields(order: Order) -> dict[str, forms.Field]:
         field_classes={"deliver_at": MomentField},
         widgets={"deliver_at": MomentField.widget, "gift_message": WORDS},
     )
-    # ``field_classes`` does not work here, because a field of choices accepts no ``max_length``.
+    # ``field_classes`` does not work here, because a field with choices does not accept
+    # ``max_length``.
     label = fields["recipient_language"].label
     fields["recipient_language"] = forms.ChoiceField(label=label, required=False)
     # A gift needs the recipient's address. Its time of delivery may be changed, but not removed.
@@ -106,7 +110,8 @@ def _correct(attempt: Attempt) -> Answer:
         return LATE
     except revealing.TooManyReveals:
         raise Refused(partial(revealing.refuse, request, order)) from None
-    # Everybody who may see the order can read the log, so the entry has no address and no reason.
+    # All people who may see the order can read the log, so the entry does not contain the address
+    # or the reason.
     log = "Corrected the customer." if is_new else ""
     return Outcome(gettext("The order has these details now."), log)
 
@@ -123,9 +128,11 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Return related orders that have the same customer's address as the corrected order.
+    """Return related orders with the same customer address.
 
-    Two orders are related if they are of one group, or if one replaces missing cards of the other.
+    The addresses of the other orders are compared with the address in the corrected order. Two
+    orders are related if they are in the same group, or if one of them replaces missing cards from
+    the other.
     """
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)

@@ -1,6 +1,6 @@
-"""The people of an order, and other orders of the same customer.
+"""The customer and the recipient of an order, and the customer's other orders.
 
-Only orders that the person may see are counted, up to a limit.
+Only orders that the person is allowed to see are counted, up to a limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from giftcards.text.spelling import digits, numbers
 
 
 class Someone(NamedTuple):
-    """A customer or recipient for the page; each part is HTML, or "" if it is unknown."""
+    """A customer or a recipient, as shown on the page.
+
+    Each part is HTML, or "" if it is unknown.
+    """
 
     label: str
     name: str
@@ -42,7 +45,7 @@ class Someone(NamedTuple):
 
 
 def people(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """Return the people of ``order`` as template context."""
+    """Return the customer and the recipient as template context."""
     customer = Someone(
         gettext("customer"),
         bdi(order.customer_name) if order.customer_name else "",
@@ -76,7 +79,10 @@ _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """Return ``text`` as HTML, with a link that dials it if it is exactly one number."""
+    """Return the phone number ``text`` as HTML.
+
+    If the text is exactly one number, a link dials the number.
+    """
     if not text:
         return ""
     shown = format_html('<bdi dir="ltr">{}</bdi>', text)
@@ -105,7 +111,10 @@ _MOST = 200
 
 
 def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """Return the customer's other orders as context; empty if the order names nobody."""
+    """Return the customer's other orders as template context.
+
+    The context is empty if the order does not name a customer.
+    """
     if not (order.customer_email or order.customer_phone):
         return {}
     found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
@@ -136,9 +145,10 @@ _WITHIN = timedelta(hours=1)
 
 
 def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
-    """Return a warning if the customer bought the same cards up to an hour before or after.
+    """Return a warning if the order might be a repeated purchase.
 
-    Otherwise, return "". ``order`` need not be recorded yet.
+    The warning is returned if the customer bought the same cards up to one hour before or after
+    this order. Otherwise, returns "". ``order`` does not have to be recorded yet.
     """
     if order.status == Status.REJECTED:
         return ""
@@ -158,7 +168,10 @@ _LARGE = ("metadata", "candidates", "gift_message")
 
 
 def _seen(pages: Pages, request: HttpRequest, keys: Iterable[int]) -> list[Order]:
-    """Return those orders among ``keys`` that the person may see, newest first."""
+    """Return the orders with these ``keys`` that the person is allowed to see.
+
+    The newest orders come first.
+    """
     keys = list(keys)
     if not keys or not pages.has_view_permission(request):
         return []

@@ -1,7 +1,7 @@
-"""The page about a person's data: its export and its erasure.
+"""The page on which staff export or erase a person's data.
 
-The page does the same as the ``giftcards_customer`` command. Addresses are posted, so that URLs and
-logs do not contain them.
+The page has the same functions as the ``giftcards_customer`` command. Addresses are posted, so that
+URLs and logs do not contain them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from giftcards.rules.roles import whom_to_ask
 from giftcards.text.display import count_text, day_text, moment, named, status_badge
 
 EXPORTS, ERASES = "giftcards.export_customer", "giftcards.erase_customer"
-# The most orders that a list of the page names.
+# The maximum number of orders that a list on the page names.
 _NAMED = 20
-# A request erases for this time at most (seconds), because web servers end requests that take long.
+# The maximum time for which a request erases data (seconds), because web servers end requests that
+# take too long.
 _ERASES_FOR = 10
-# Why an order cannot be erased yet, by the keys of giftcards.privacy.erasure.REASONS.
+# The reasons why an order cannot be erased yet, by the keys of giftcards.privacy.erasure.REASONS.
 _WHY_KEPT = {
     "open": _("This order is still open."),
     "problem": _("It has a problem that nobody has ticked off."),
@@ -53,7 +54,10 @@ _WHY_KEPT = {
 
 
 class PersonForm(forms.Form):
-    """A form that asks who the person is; once it is valid, ``person`` has the answer."""
+    """A form that asks who the person is.
+
+    When the form is valid, its ``person`` attribute is the person.
+    """
 
     by = forms.ChoiceField(
         label=_("Search by"),
@@ -88,14 +92,14 @@ class PersonForm(forms.Form):
         self.person = Person.of_user(account)
 
     def is_named_by(self, text: str) -> bool:
-        """True if ``text`` is the address, number or user name that was given."""
+        """Return True if ``text`` is the address, number or user name that was entered."""
         if self.cleaned_data["by"] == "account":
             return bool(text == self.cleaned_data["customer"])
         return Person.of(text) == self.person
 
 
 class ErasureForm(ProofForm):
-    """A form that asks for the address once more, and for a proof of identity."""
+    """A form that requests the address again, and a proof of identity."""
 
     typed = forms.CharField(
         label=_("Type it again"),
@@ -118,7 +122,7 @@ class ErasureForm(ProofForm):
 
 @dataclass
 class _Found:
-    """The orders of a person, and those about which staff have to decide."""
+    """The orders of a person, including orders about which staff must decide."""
 
     person: Person
     orders: list[Order] = field(default_factory=list)
@@ -135,20 +139,24 @@ class _Found:
 
     @property
     def token(self) -> str:
-        """A hash of the orders: a form with an old hash is refused, as there may be new ones."""
+        """A hash of the orders.
+
+        A form with an old hash is refused, because there might be new orders.
+        """
         return token("customer_data", [order.pk for order in self.orders])
 
     @property
     def kept(self) -> dict[int, str]:
-        """Map the keys of orders that cannot be erased yet to the reasons."""
+        """The reasons for orders that cannot be erased yet, by primary key."""
         whys = ((order, why_kept(order, self.person.roles_in(order))) for order in self.orders)
         return {order.pk: why for order, why in whys if why}
 
 
 def may_hand_out(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person of ``request`` may open the page.
+    """Return True if the person who sent ``request`` is allowed to open the page.
 
-    A person's data is all of it, so nobody opens the page from whom orders are hidden.
+    The page shows all data about a person. Therefore, users who cannot see all orders cannot open
+    it.
     """
     may = request.user.has_perm
     return pages.has_report_permission(request) and (may(EXPORTS) or may(ERASES))
@@ -176,7 +184,7 @@ def _address(pages: Pages) -> str:
 
 
 def _asked_for(pages: Pages, request: HttpRequest) -> dict[str, str]:
-    """Return the initial values of the form for a link from the page of an order."""
+    """Return the form's initial values for a link from an order's page."""
     key, label = request.GET.get("order", ""), request.GET.get("role", "")
     if not key:
         return {}
@@ -189,7 +197,10 @@ def _asked_for(pages: Pages, request: HttpRequest) -> dict[str, str]:
 
 
 def links(pages: Pages, request: HttpRequest, order: Order) -> list[tuple[str, str]]:
-    """Return a label and a URL for each person in ``order``; "" to staff without permission."""
+    """Return a label and a URL for each person named in ``order``.
+
+    The URL is "" for staff without the permission.
+    """
     address = ""
     if may_hand_out(pages, request):
         address = _address(pages)
@@ -235,7 +246,7 @@ def _page(
 
 def _described(pages: Pages, found: _Found) -> dict[str, Any]:
     orders, kept = found.orders, found.kept
-    # What stands in the way is listed first, and then the newest orders.
+    # Orders that prevent the erasure are listed first, followed by the newest orders.
     listed = dict.fromkeys([*(order for order in orders if order.pk in kept), *orders[::-1]])
     site = pages.admin_site
     return {
@@ -283,9 +294,10 @@ def _download(pages: Pages, request: HttpRequest, form: PersonForm, found: _Foun
     proof = ProofForm(request, request.POST)
     if not proof.is_valid():
         return _page(pages, request, form, found, proof=proof)
-    # SQLite may fail a transaction that reads before it writes, so this is read before.
+    # The content type is read before the transaction, because SQLite may fail a transaction that
+    # reads before it writes.
     ContentType.objects.get_for_model(Order)
-    # Who took the data is recorded before the data leaves.
+    # The name of the person who downloads the data is recorded before the download.
     with transaction.atomic(using=router.db_for_write(LogEntry), durable=True):
         for role in ROLES:
             parts = [order for order in found.orders if role in found.person.roles_in(order)]
@@ -299,7 +311,10 @@ def _download(pages: Pages, request: HttpRequest, form: PersonForm, found: _Foun
 
 
 def _log(request: HttpRequest, orders: Iterable[Order], text: str) -> None:
-    """Record ``text`` in the history of each order; it names nobody but the member of staff."""
+    """Record ``text`` in the history of each order.
+
+    The text does not name anyone except the staff member.
+    """
     person: Any = request.user.pk
     rows: Any = list(orders)
     LogEntry.objects.log_actions(person, rows, CHANGE, text)
@@ -307,7 +322,7 @@ def _log(request: HttpRequest, orders: Iterable[Order], text: str) -> None:
 
 def _erase(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) -> HttpResponse:
     if found.kept:
-        # The page says what stands in the way.
+        # The page explains what prevents the erasure.
         return _page(pages, request, form, found)
     is_sure = "typed" in request.POST
     proof = ErasureForm(form, request, request.POST if is_sure else None)
@@ -321,7 +336,7 @@ def _erase(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) 
     started: list[float] = []
 
     def should_continue() -> bool:
-        # The time before the first order is not counted: at least one is erased.
+        # The time before the first order is not counted, so that at least one order is erased.
         started.append(time.monotonic())
         return started[-1] - started[0] < _ERASES_FOR
 
@@ -341,7 +356,10 @@ def _erasure_page(
     proof: ErasureForm,
     done: Erasure | None = None,
 ) -> HttpResponse:
-    """The page that asks before an erasure; with ``done``, it says what was erased."""
+    """Return the page that asks for confirmation before an erasure.
+
+    If ``done`` is passed, the page says what was erased.
+    """
     is_unfinished = done is not None and bool(found.orders)
     title = gettext("Erase this customer")
     if done is not None and not is_unfinished:

@@ -1,6 +1,6 @@
-"""The texts about a product that the customer of an order reads.
+"""The product information for the customer of an order.
 
-They are shown to staff, too.
+Staff see the same information.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from giftcards.text.display import bdi, linked
 
 
 def told_to_customers(order: Order) -> list[tuple[str, SafeString]]:
-    """Return the region and the redemption instructions, in the active language, with labels."""
+    """Return the region and the redemption instructions, with labels.
+
+    The information is in the active language.
+    """
     told = descriptions([order])[order.pk]
     facts = [
         (gettext("region"), bdi(told.region) if told.region else SafeString("")),

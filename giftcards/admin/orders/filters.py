@@ -1,4 +1,4 @@
-"""The filters of the list of orders; an index finds the orders of each filter."""
+"""The filters of the order list, each of which uses an index."""
 
 from __future__ import annotations
 
@@ -46,12 +46,15 @@ _MOST_DIGITS = 18
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that uses an index, unless :class:`OrderChangeList` turns this off."""
+    """A filter that uses an index unless :class:`OrderChangeList` prevents it."""
 
     uses_index = True
 
     def condition(self) -> Q:
-        """Return the condition on orders; only called if the URL has a value for this filter."""
+        """Return the condition on orders.
+
+        The method is only called if the URL contains a value for this filter.
+        """
         return build_q_object_from_lookup_parameters(cast("Any", self.used_parameters))
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -61,17 +64,20 @@ class IndexedFilter(admin.ListFilter):
             condition = self.condition()
             if self.uses_index:
                 return queryset.filter(condition)
-            # The double negation finds the same orders, but keeps SQLite from using an index.
+            # The double negation finds the same orders, but prevents SQLite from using an index.
             return queryset.exclude(~condition)
         except (ValueError, ValidationError) as error:
             raise IncorrectLookupParameters(error) from error
 
 
 class ConditionFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter with fixed choices, each a text and a condition; other values have no effect."""
+    """A filter with fixed choices.
+
+    Each choice has a label and a condition. Other values in the URL have no effect.
+    """
 
     conditions: ClassVar[Mapping[str, tuple[Any, Q]]]
-    #: Choices that the filter does not offer: only tiles of the start page link to them.
+    #: Choices that the filter does not offer. Only tiles of the start page link to them.
     of_tiles: ClassVar[frozenset[str]] = frozenset()
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -108,9 +114,9 @@ class AttentionFilter(ConditionFilter):
 
 
 class RefundFilter(ConditionFilter):
-    """A filter by the refund for missing cards; an order may fit several choices.
+    """A filter by the refund for missing cards.
 
-    The figures of a report link to these choices.
+    An order can match several choices. The figures of a report link to these choices.
     """
 
     title = _("refund to the customer")
@@ -123,7 +129,10 @@ class RefundFilter(ConditionFilter):
 
 
 class SaleFilter(ConditionFilter):
-    """A filter for final orders without a sale amount; reports and monthly closings link here."""
+    """A filter for final orders without a sale amount.
+
+    Reports and monthly closings link to this filter.
+    """
 
     title = _("sale amount")
     parameter_name = "sale"
@@ -137,7 +146,7 @@ class ContradictoryFilter(ConditionFilter):
 
 
 class ProductChoices(NamedTuple):
-    """The products that a filter offers, as pairs of id and name.
+    """The products that a filter offers, as (id, name) pairs.
 
     If there are too many products, ``is_whole`` is False, and only the product in the URL is
     offered.
@@ -166,7 +175,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
         found = ProductChoices.of_catalogue(self.value())
         if not found.is_whole and request.user.has_perm("giftcards.view_product"):
-            # The template of this name links to the search of the catalogue.
+            # This template links to the search of the catalogue.
             self.template = "admin/giftcards/order/product_filter.html"
         return found.choices
 
@@ -180,7 +189,7 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
 class GroupFilter(IndexedFilter, admin.SimpleListFilter):
     """A filter for the group in the URL.
 
-    The filter offers no other groups, because every cart is a group of its own.
+    The filter does not offer other groups, because every cart is a separate group.
     """
 
     title = _("group")
@@ -195,9 +204,10 @@ class GroupFilter(IndexedFilter, admin.SimpleListFilter):
 
 
 class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
-    """A filter for the orders of one customer; the URL has the primary key of one of these orders.
+    """A filter for the orders of one customer.
 
-    URLs end up in logs, so a URL must not name a customer.
+    The URL contains the primary key of one of these orders. A URL must not name a customer, because
+    URLs are logged.
     """
 
     title = _("customer")
@@ -234,7 +244,8 @@ class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):
 class DateFilter(IndexedFilter, admin.DateFieldListFilter):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # Django's choices "No date" and "Has date" are left out: the filter by status covers them.
+        # Django's choices "No date" and "Has date" are left out, because the filter by status
+        # covers them.
         isnull = f"{self.field_path}__isnull"
         self.links = tuple(link for link in self.links if isnull not in link[1])
 
@@ -247,11 +258,14 @@ class DateFilter(IndexedFilter, admin.DateFieldListFilter):
 
 
 class SettledFilter(DateFilter):
-    """A filter by the date when orders settled; the list is then sorted by that date."""
+    """A filter by the date when orders were settled.
+
+    If the filter is set, the list is sorted by this date.
+    """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        # A link on another page may ask for any period, so that period becomes a choice.
+        # A link on another page may contain any period, so the period in the URL becomes a choice.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
             period: Any = (_("In the period of a report"), self.date_params)
             self.links = (*self.links, period)
@@ -260,7 +274,8 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add ``shown_filters`` to the context of a list's page.
 
-    A theme with its own template for lists shows the filters itself, so nothing is added.
+    If a theme has its own template for lists, it shows the filters itself, and the context does not
+    change.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -276,7 +291,7 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
         "filter": each,
         "title": each.title,
         "choices": choices,
-        # A filter of the shop may have a template of its own.
+        # A filter of the shop may have its own template.
         "has_own_look": each.template != admin.ListFilter.template,
         # The first choice means "all".
         "chosen": [choice["display"] for choice in choices[1:] if choice.get("selected")],
@@ -285,16 +300,17 @@ def _shown(each: admin.ListFilter, changelist: ChangeList) -> dict[str, Any]:
 
 
 class OrderChangeList(SortedAsOffered):
-    """A mixin that keeps the list of orders fast, whichever filters are set.
+    """A mixin that keeps the list of orders fast, whatever filters are set.
 
-    With several filters, a database may choose a bad index, and read much of the table. So each
-    filter is first tried alone. If one finds few orders, the list is limited to their keys, and no
-    filter uses an index. A search limits the list in the same way.
+    If several filters are set, a database might choose a bad index and read a large part of the
+    table. Therefore, each filter is first tried separately. If a filter finds few orders, the list
+    is limited to the primary keys of these orders, and the filters do not use an index. A search
+    limits the list in the same way.
     """
 
     _CREATED = ("created_at", "pk")
-    # The ordering has all columns of the index, although status and due_at are constant here:
-    # databases do not infer that.
+    # The ordering contains all columns of the index, although status and due_at are constant here,
+    # because databases do not infer this.
     _SETTLED = ("finalized_at", "status", "due_at", "pk")
 
     _keys: set[int] | None = None
@@ -302,7 +318,10 @@ class OrderChangeList(SortedAsOffered):
     sealed_query = ""
 
     def without_search_box(self) -> str:
-        """Keep the theme from showing a second search box; return "" for the template."""
+        """Prevent the theme from showing a second search box.
+
+        Returns "" for the template.
+        """
         self.search_fields: Any = ()
         return ""
 
@@ -323,8 +342,8 @@ class OrderChangeList(SortedAsOffered):
     def _keys_if_few(self, request: HttpRequest, filters: list[IndexedFilter]) -> set[int] | None:
         """Return the primary keys of the orders that match all narrow filters.
 
-        A narrow filter finds at most ``_FEW`` orders. Without a narrow filter, the result is
-        ``None``.
+        A narrow filter finds at most ``_FEW`` orders. Returns ``None`` if none of the filters is
+        narrow.
         """
         rows = self.model._default_manager.order_by().values_list("pk", flat=True)  # noqa: SLF001
         found = [set(each.queryset(request, rows)[: _FEW + 1]) for each in filters]
@@ -344,10 +363,10 @@ class OrderChangeList(SortedAsOffered):
         return queryset if self._keys is None else queryset.filter(pk__in=self._keys)
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """Return an ordering that has an index: newest or oldest orders first.
+        """Return an ordering that is supported by an index.
 
-        A list that is filtered by the settled date is sorted by that date: it would take seconds to
-        sort the orders of a year by their age.
+        The newest or the oldest orders come first. A list that is filtered by the settled date is
+        sorted by that date, because sorting the orders of a year by age would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

@@ -1,4 +1,4 @@
-"""Smaller actions of staff, such as checking and ticking off."""
+"""Smaller staff actions, such as checking an order or ticking off a problem."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ _LEFT_ALONE = {
 
 
 def left_alone(reason: NotChecked, count: int) -> str:
-    """Return a sentence about ``count`` orders that are not checked now for ``reason``."""
+    """Return a sentence that says why ``count`` orders are not checked.
+
+    ``reason`` is the reason why they are not checked now.
+    """
     return str(_LEFT_ALONE[reason] % {"count": count})
 
 
@@ -83,7 +86,7 @@ CHECK = OrderAction(
 
 
 def fingerprint(order: Order) -> str:
-    """Return a hash that changes as soon as the page of ``order`` has something new to show."""
+    """Return a hash that changes when the page of ``order`` changes."""
     seen = [state_token(order), order.problems, order.fulfilled_quantity]
     return token("fingerprint", seen)
 
@@ -118,7 +121,7 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
 
 def _why_no_tick(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_on_hold:
-        # An order on hold keeps its problem until somebody approves or cancels the order.
+        # An order on hold keeps its problem until a person approves or cancels the order.
         return LATE
     is_asking = attempt.request.method != "POST"
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
@@ -228,12 +231,15 @@ DISPUTE = OrderAction(
 
 
 class NoteForm(forms.Form):
-    # The field is no CharField, because the model checks the text, and says what is wrong.
+    # The field is not a CharField, because the model checks the text and reports errors.
     note = forms.Field(required=False)
 
 
 def may_note(pages: Pages, request: HttpRequest) -> bool:
-    """True if the person may write notes, because they may check, resolve or add orders."""
+    """Return True if the person is allowed to write notes.
+
+    Writing notes requires at least one of the permissions to check, resolve and add orders.
+    """
     may_decide = map(request.user.has_perm, ("giftcards.check_order", "giftcards.resolve_order"))
     return any(may_decide) or pages.has_add_permission(request)
 
@@ -263,14 +269,14 @@ NOTE = OrderAction(
 
 
 def decided(decision: Problem | None, log: str = "") -> Outcome:
-    """Return the outcome after staff have decided.
+    """Return the outcome of a decision by staff.
 
-    ``decision`` is ``None`` if the decision came too late. ``log`` is the entry in the order's
-    history, by default ``decision.discreet``.
+    ``decision`` is ``None`` if the decision came too late. ``log`` is the entry in the history of
+    the order. The default entry is ``decision.discreet``.
     """
     if decision is None:
         return LATE
-    # Everybody who may see the order can read the log, so the entry names no customer.
+    # All people who may see the order can read the log, so the entry does not name the customer.
     return Outcome(gettext("Recorded."), log or decision.discreet, wakes=True)
 
 
@@ -338,7 +344,7 @@ def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
     order, names = attempt.order, new.line_names()
     last = order.price_per_card
     texts = {
-        # The breadcrumbs name the old order, too, but some themes show no breadcrumbs.
+        # The breadcrumbs also name the old order, but some themes do not show breadcrumbs.
         gettext("replaces missing cards of"): order.reference,
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),

@@ -1,4 +1,7 @@
-"""The list of orders: its columns, search and actions. It is fast at a million orders."""
+"""The list of orders, with its columns, search and actions.
+
+The list remains fast with a million orders.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ from giftcards.text.display import (
 )
 from giftcards.watch.conditions import Standing, above_list
 
-# The most orders that are cancelled at once.
+# The maximum number of orders that are cancelled in one request.
 _MOST_CANCELLED = 100
 
 # Columns that reveal the provider's prices. Some are columns of the database, which a subclass may
@@ -77,7 +80,10 @@ COSTS = frozenset(
 
 
 class OrderList(LongList, OrderPages):
-    """The list of orders; its cells can be understood without the headings."""
+    """The list of orders.
+
+    The cells can be understood without the headings.
+    """
 
     list_display = (
         "name",
@@ -105,8 +111,9 @@ class OrderList(LongList, OrderPages):
         ("created_at", DateFilter),
         ContradictoryFilter,
     )
-    # Pages of other apps read this attribute; get_search_results does the search. A second field
-    # would break the script of a theme, which does not escape apostrophes in the fields' names.
+    # Pages of other apps read this attribute. The search itself is in get_search_results. A second
+    # field would break the script of a theme, which does not escape apostrophes in the fields'
+    # names.
     search_fields = ("reference",)
     search_help_text = _(
         "A reference or its number, a group, the provider's order ID, or the name, phone number or"
@@ -162,7 +169,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.action(description=_("Cancel selected orders"), permissions=["resolve"])
     def cancel_selected(self, request: HttpRequest, queryset: OrderQuerySet) -> HttpResponse | None:
-        """Ask about the selected orders that still wait, then cancel them."""
+        """Ask for confirmation, and cancel the selected orders that are still waiting."""
         waiting = list(queryset.filter(status=Status.PENDING).order_by("pk")[:_MOST_CANCELLED])
         if waiting and "is_confirmed" not in request.POST:
             consequence = ngettext(
@@ -231,7 +238,10 @@ class OrderList(LongList, OrderPages):
         return show_filters(response)
 
     def _extended(self, request: HttpRequest, standing: Standing, rows: Any) -> list[Html]:
-        """Mark orders whose cards were not received, and return the notices of other apps."""
+        """Mark orders whose cards were not received, and return notices.
+
+        The notices come from other apps.
+        """
         rows.result_list = list(rows.result_list)
         more = extensions.called("on_list", self, request, standing, rows.result_list)
         lost = dict(chain.from_iterable(each.not_received.items() for each in more))
@@ -258,7 +268,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.display(description=_("delivered"))
     def delivered(self, order: Order) -> SafeString:
-        # In right-to-left text, "1/2" would be shown the other way round.
+        # In right-to-left text, "1/2" would be shown in the wrong direction.
         words = gettext("%(delivered)d of %(ordered)d") % {
             "delivered": order.fulfilled_quantity,
             "ordered": order.quantity,
@@ -278,14 +288,14 @@ class OrderList(LongList, OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The money for the missing cards pays for the new order.
+            # The payment for the missing cards pays for the new order.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
             still_owed = labelled(gettext("still owed"), money(breakdown.open_amount))
             return _with_refunds(still_owed, breakdown)
         if order.is_final and order.fulfilled_quantity < order.quantity:
-            # Without a sale amount, it is not known what is owed.
+            # Without a sale amount, the owed amount is unknown.
             return labelled(gettext("still owed"), money(None))
         return None
 
@@ -302,7 +312,10 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Return sentences on why "Check now" checks only ``due`` of the ``selected`` orders."""
+    """Return sentences that explain why some ``selected`` orders are not checked.
+
+    ``due`` is the number of orders that the "Check now" action checks.
+    """
     counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
         counts[STATES[status].not_checked] += count
@@ -312,7 +325,10 @@ def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
 
 
 def _badge_with(lost: Mapping[int, str]) -> Callable[[Order], SafeString]:
-    """Return the column ``badge`` of a list in which the cards of ``lost`` were not received."""
+    """Return the ``badge`` column of a list.
+
+    ``lost`` contains the orders whose cards were not received.
+    """
 
     @admin.display(description=_("status"))
     def badge(order: Order) -> SafeString:
@@ -322,9 +338,9 @@ def _badge_with(lost: Mapping[int, str]) -> Callable[[Order], SafeString]:
 
 
 def _badge(order: Order, lost: str = "") -> SafeString:
-    """Return the status of ``order``, and what is to do about it.
+    """Return the status of ``order``, and what staff must do.
 
-    ``lost`` has sentences on cards that were not received.
+    ``lost`` contains sentences about cards that were not received.
     """
     parts = [status_badge(order.status, is_received=not lost)]
     if lost:
@@ -358,7 +374,10 @@ def _with_refunds(still_owed: SafeString, breakdown: CustomerBreakdown) -> SafeS
 
 
 def _bar(order: Order) -> SafeString:
-    """Return a small bar of the delivered share; the words beside the bar say the same."""
+    """Return a small bar that shows the share of delivered cards.
+
+    The text beside the bar contains the same information.
+    """
     return format_html(
         '<svg class="giftcards-small-bar" viewBox="0 0 100 8" preserveAspectRatio="none"'
         ' aria-hidden="true" focusable="false"><rect width="100" height="8" fill="currentColor"'

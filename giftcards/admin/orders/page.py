@@ -1,4 +1,4 @@
-"""The page of one order, and the class of all pages about orders."""
+"""The page of one order, and the class for all pages about orders."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def _metadata(_order: Order, metadata: dict[str, Any]) -> str:
 
 _COSTS = (("expected_price", "ceiling_given"), ("price_approved",))
 _DETAILS = (
-    # The subtitle also has the reference and the status, but some themes show no subtitle.
+    # The subtitle also contains the reference and the status, but some themes do not show a
+    # subtitle.
     ("its_reference", "its_status"),
     ("product", "type"),
     ("ordered", "its_environment"),
@@ -105,10 +106,10 @@ _ACTIONS = (
     CANCEL,
 )
 _PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL, DATA)
-# Codes of the problems because of which an order is on hold. The top of the page describes them
-# already.
+# Codes of the problems because of which an order is on hold. The top of the page already describes
+# these problems.
 _ON_HOLD_FOR = {"price_above", "review_wanted"}
-# The most links to orders of the same group. A link to the list leads to all of them.
+# The maximum number of links to orders of the same group. A link to the list opens all of them.
 _MOST_OF_GROUP = 20
 
 
@@ -149,7 +150,7 @@ class OrderPage(OrderPages):
         return [(title, {"fields": fields}) for title, fields in known if fields]
 
     def _known(self, order: Order, rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-        """Yield the rows of a fieldset without the fields that are empty for ``order``."""
+        """Yield the rows of a fieldset, without empty fields."""
         for row in rows:
             known = [
                 name
@@ -197,8 +198,8 @@ class OrderPage(OrderPages):
             not_received,
         )
         return {
-            # The title names the order, because not every theme shows a subtitle. It is plain text,
-            # because the browser's window has the same title.
+            # The title names the order, because not every theme shows a subtitle. The title is
+            # plain text, because the browser's window has the same title.
             "title": gettext("Order %(reference)s") % {"reference": isolated(order)},
             "told": told_to_customers(order),
             "subtitle": None,
@@ -216,7 +217,7 @@ class OrderPage(OrderPages):
                 for entry in order.problems
                 if not (order.is_on_hold and entry.get("code") in _ON_HOLD_FOR)
             ],
-            # An order on hold keeps its problem until somebody approves or cancels the order.
+            # An order on hold keeps its problem until a person approves or cancels the order.
             "may_tick_off": TICK_OFF.permission(self, request) and not order.is_on_hold,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
@@ -233,14 +234,14 @@ class OrderPage(OrderPages):
         }
 
     def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """Return the related orders that the person may see, as template context."""
+        """Return the related orders that the person is allowed to see, as template context."""
 
         def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]
 
         orders = self.get_queryset(request)
-        # Two queries are made, because SQLite would read the whole table for one with both
-        # conditions.
+        # Two queries are made, because SQLite would read the whole table for a single query with
+        # both conditions.
         first = [] if order.repeats_id is None else seen(orders.filter(pk=order.repeats_id))
         again = seen(orders.filter(repeats=order.pk).order_by())
         found: dict[str, Any] = {
@@ -260,9 +261,9 @@ class OrderPage(OrderPages):
 
 
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
-    """Return the key and the texts of a problem, and who ticked it off and when.
+    """Return a problem's key, its messages, and its acknowledgement.
 
-    The third item is ``None`` if nobody has ticked the problem off.
+    The acknowledgement says who ticked the problem off and when, or is ``None``.
     """
     problem, ticked = Problem.of(entry), None
     if "acknowledged_at" in entry:
@@ -274,7 +275,10 @@ def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tupl
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
-    """Return the cards of ``order`` as context; ``with_tails`` adds the end of each code."""
+    """Return the cards of ``order`` as template context.
+
+    If ``with_tails`` is True, the last characters of each code are included.
+    """
     rows, keyring = order.cards.with_repeats(), None
     context: dict[str, Any] = {}
     if with_tails:
@@ -292,7 +296,10 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
 
 
 def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
-    """Return the end of the code, and why the card cannot be opened; each may be ""."""
+    """Return the last characters of the code, and the decryption error.
+
+    The error says why the card cannot be decrypted. Both values may be "".
+    """
     if keyring is None:
         return "", ""
     try:
@@ -329,15 +336,16 @@ def _provider_status(order: Order) -> Status | None:
 
 @admin.register(Order)
 class OrderAdmin(OrderList, OrderPage, PlacingPage):
-    """The pages about orders. To use a subclass, unregister this class, and register yours.
+    """The pages about orders.
 
-    Everywhere in the admin, ``get_queryset`` of this class decides which orders a person may see.
+    To use a subclass, unregister this class and register the subclass. The ``get_queryset`` method
+    of this class decides which orders a person is allowed to see anywhere in the admin.
     """
 
     class Media:
         css = {"all": ("giftcards/admin.css",)}
 
-    # Orders are history: nobody edits or deletes them.
+    # Orders are history, so they cannot be edited or deleted.
 
     def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
         return False

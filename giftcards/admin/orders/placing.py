@@ -1,4 +1,7 @@
-"""Orders placed by hand: a form, then a confirmation page, and only then the purchase."""
+"""Placing orders by hand.
+
+Staff fill in a form, and confirm the purchase on a second page.
+"""
 
 from __future__ import annotations
 
@@ -66,18 +69,21 @@ _LINE = {"product_id", "type_id"}
 _GIVEN = {*_LINE, "quantity", *OrderDetails.__annotations__}
 # Columns with addresses to which cards, or links to cards, may be sent.
 _ADDRESSES = ("customer_email", "customer_phone", "recipient_email")
-# The error code of a form that lacks the proof of identity.
+# The error code of a form without the proof of identity.
 _UNPROVEN = "unproven"
 
 
 class CardField(forms.ChoiceField):
-    """A choice of product and type; ids that are not offered are valid, too."""
+    """A form field to choose a product and one of its types.
+
+    The field also accepts ids that it does not offer.
+    """
 
     def valid_value(self, value: Any) -> bool:
         return len(str(value).split(" ")) == 2
 
     def clean(self, value: Any) -> Any:
-        """Return the ids of product and type; ``None`` if no card was chosen."""
+        """Return the product id and the type id, or ``None`` if no card was chosen."""
         chosen = super().clean(value)
         return tuple(chosen.split(" ")) if chosen else None
 
@@ -85,9 +91,10 @@ class CardField(forms.ChoiceField):
 def card_choices(
     kinds: Iterable[ProductType], told: Mapping[str, Description], *, with_costs: bool
 ) -> list[Any]:
-    """Return the choices of a :class:`CardField`: the types ``kinds``, grouped by product.
+    """Return the choices of a :class:`CardField`.
 
-    ``told`` has the descriptions of the products, by the provider's ids.
+    The choices are the product types in ``kinds``, grouped by product. ``told`` maps the provider's
+    ids to the descriptions of the products.
     """
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
@@ -115,21 +122,25 @@ def _card(kind: ProductType, *, with_costs: bool) -> str:
     return " · ".join(parts)
 
 
-# Without letters and digits that look alike.
+# Letters and digits that look alike are left out.
 _SPOKEN = "23456789ABCDEFGHJKLMNPQRSTVWXYZ"
 
 
 def _readable_reference() -> str:
-    """Return a new reference that a person can read out, such as 261124-7K3M9Q."""
+    """Return a new reference that is easy to read out.
+
+    An example is 261124-7K3M9Q.
+    """
     return f"{today():%y%m%d}-{get_random_string(6, _SPOKEN)}"
 
 
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A new order; the form is posted once for the confirmation page, and again to confirm.
+    """A form for a new order.
 
-    The confirmed form places the order at the end of validation: only placing shows whether the
-    reference is free. An order with an address needs a proof of identity, because cards go to that
-    address.
+    The form is posted once to open the confirmation page, and a second time to confirm. The
+    confirmed form places the order at the end of validation, because the reference can only be
+    checked when the order is placed. If the order contains an address, a proof of identity is
+    required, because cards are sent to that address.
     """
 
     card = CardField(label=_("Card"), required=False)
@@ -143,7 +154,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     placed: Order | None = None
     #: The choices of the ``card`` field, set by the page.
     cards: Sequence[Any] = ()
-    #: True if the person has just proven who they are; set by the page.
+    #: True if the person has just proven their identity. The page sets this attribute.
     is_proven = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -152,13 +163,14 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         self.fields["card"].choices = self.cards  # type: ignore[attr-defined]
         for field in self.fields.values():
-            # On a page from right to left, a reference or a phone number would be turned round.
+            # On a page that is written from right to left, a reference or a phone number would be
+            # displayed in the wrong direction.
             if isinstance(field.widget, forms.TextInput | forms.EmailInput):
                 field.widget.attrs["dir"] = "auto"
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The chosen card has the ids, so nobody has to type them.
+            # The chosen card contains the ids, so they do not have to be typed.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -172,7 +184,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_reopened(self) -> bool:
-        """True if the person goes back from the confirmation page to change something."""
+        """True if the person has returned from the confirmation page to the form."""
         return "_change" in self.data
 
     def is_valid(self) -> bool:
@@ -207,7 +219,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self.add_error(None, error)
             return
         if self.is_confirmed and self.lacks_proof:
-            # Because of this error, the page shows the confirmation again, and asks for the proof.
+            # Because of this error, the page shows the confirmation again, and requests the proof.
             self.add_error(None, ValidationError("", code=_UNPROVEN))
         elif self.is_confirmed:
             self._place()
@@ -216,7 +228,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def _place(self) -> None:
         try:
-            # A subclass may have fields that place_order does not take.
+            # A subclass may have fields that place_order does not accept.
             given = {name: self.cleaned_data[name] for name in _GIVEN & self.cleaned_data.keys()}
             with transaction.atomic():
                 self.placed = place_order(**given)
@@ -232,7 +244,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an order; refuse the reference of any other order."""
+        """Set ``placed`` if the form repeats an order.
+
+        The reference of any other order is refused.
+        """
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
             return
@@ -243,30 +258,39 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
             self._add_taken()
 
     def _add_taken(self) -> None:
-        # The text says nothing about the order that has the reference, which may be hidden from the
-        # person.
+        # The message does not describe the order that has the reference, because that order may be
+        # hidden from the person.
         taken = gettext("This reference is taken. Use another one for another order.")
         self.add_error("reference", taken)
 
     def is_known(self, order: Order) -> bool:
-        """True if the person may learn that ``order`` exists; the page replaces this method."""
+        """Return True if the person is allowed to know that ``order`` exists.
+
+        The page replaces this method.
+        """
         return False
 
     def validate_unique(self) -> None:
-        """Do nothing: the second request of a double click must not be an error."""
+        """Do not validate.
+
+        The second request of a double click must not cause an error.
+        """
 
 
 def _approve(order: Order, shown: Decimal) -> None:
-    """Approve the maximum price of ``order`` or, without it, the price that was shown.
+    """Approve the maximum price of ``order``, or else the displayed price.
 
-    If the sale price was lowered on the confirmation page, below the cost, nothing is approved.
+    Does nothing if the sale price was lowered below the cost on the confirmation page.
     """
     if not _is_too_dear(order, shown):
         confirm_price(order, shown if order.max_price is None else order.max_price)
 
 
 class ProposalForm(forms.Form):
-    """The sale price that the confirmation page proposes, if none was given: that of the shop."""
+    """A form with the sale price that the confirmation page proposes.
+
+    If the person did not type a price, the page proposes the shop's price.
+    """
 
     sale_price = AmountField(
         label=capfirst(_("sale price")),
@@ -278,7 +302,10 @@ class ProposalForm(forms.Form):
 
     @classmethod
     def of(cls, order: Order, price: Decimal | None) -> ProposalForm | None:
-        """Return the form with the shop's ``price``; ``None`` if there is nothing to propose."""
+        """Return the form with the shop's ``price``.
+
+        Returns ``None`` if the page does not propose a price.
+        """
         if price is None or order.sale_price is not None or order.sale_amount is not None:
             return None
         return cls(initial={"sale_price": int(price) if is_whole(price) else price})
@@ -286,7 +313,7 @@ class ProposalForm(forms.Form):
 
 # Prices and balances that are younger than this are shown without their age.
 _FRESH = timedelta(minutes=1)
-# Posted fields that the confirmation page does not post again.
+# Posted fields that the confirmation page does not copy into its form.
 _NOT_HANDED_ON = {
     "csrfmiddlewaretoken",
     "confirmed_card",
@@ -294,7 +321,7 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# A pause of requests is not here, because the provider's state explains it.
+# A pause of requests is not listed, because the provider's state explains the pause.
 _NO_ANSWER = {
     NoAnswer.BUSY: _(
         "There are too many other requests to the provider, so the price may be out of date."
@@ -347,7 +374,7 @@ class PlacingPage(OrderPages):
         label = capfirst(db_field.verbose_name)
         return forms.ChoiceField(label=label, choices=choices, required=False)
 
-    #: The fields of the form while the catalogue has not been read.
+    #: The fields of the form before the catalogue was read.
     add_fieldsets: Any = (
         (
             None,
@@ -361,17 +388,18 @@ class PlacingPage(OrderPages):
         _SALE,
         _GIFT,
     )
-    #: The fields of the form once the catalogue has been read.
+    #: The fields of the form after the catalogue was read.
     add_fieldsets_with_catalogue: Any = (
         (None, {"fields": ("card", "quantity", "reference")}),
         _SALE,
         _GIFT,
-        # Each id has its own row: otherwise, Django would not open the collapsed part for an error.
+        # Each id has its own row, because otherwise Django would not open the collapsed part for an
+        # error.
         (_("By ID"), {"classes": ("collapse",), "fields": ("product_id", "type_id")}),
     )
 
     def get_urls(self) -> list[URLPattern]:
-        # The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
+        # Requests to the provider are made outside any transaction, even with ATOMIC_REQUESTS.
         outside = transaction.non_atomic_requests(using=router.db_for_write(Order))
         hiding = sensitive_post_parameters("password")
         view = hiding(outside(self.admin_site.admin_view(self.add_view)))
@@ -402,7 +430,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """True if this person may see ``order``, or has placed it."""
+            """Return True if this person is allowed to see ``order``, or has placed it."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -422,10 +450,10 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_page_of_shop(request):
-            # The proof comes first: it is on another page, so any typed text would be lost.
+            # The proof comes first, because it is on another page, and typed text would be lost.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
-        # The catalogue is read before the transaction: in SQLite, a transaction that reads before
-        # it writes may fail.
+        # The catalogue is read before the transaction, because SQLite may fail a transaction that
+        # reads before it writes.
         finder = None if _offered(request).is_whole else _finder(request)
         proof = ProofForm(request, request.POST if "password" in request.POST else None)
         proof.is_valid()
@@ -495,10 +523,13 @@ class PlacingPage(OrderPages):
         return placed
 
     def save_model(self, request: HttpRequest, obj: Order, form: Any, change: bool) -> None:
-        """Do nothing: :func:`~giftcards.fulfilment.place_order` has written the row."""
+        """Do not save the row.
+
+        :func:`~giftcards.fulfilment.place_order` has already saved it.
+        """
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # Nothing was added if the order existed already.
+        # If the order already existed, a row was not added.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(
@@ -515,10 +546,10 @@ class PlacingPage(OrderPages):
 
 
 class _Offered(NamedTuple):
-    """The types of the catalogue that the form offers.
+    """The product types that the form offers.
 
-    If there are too many types, ``is_whole`` is False. Then the form offers the chosen type, and
-    the types with the words in the parameter "find".
+    If there are too many types, ``is_whole`` is False, and the form offers only the chosen type and
+    the types that match the "find" parameter.
     """
 
     kinds: list[ProductType]
@@ -566,12 +597,18 @@ def _finder(request: HttpRequest) -> dict[str, Any]:
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:
-    """True if a card costs more than ``order`` allows, so that the order would be put on hold."""
+    """Return True if a card costs more than ``order`` allows.
+
+    In this case, the order would be put on hold.
+    """
     return order.price_ceiling is not None and price > order.price_ceiling
 
 
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
-    """Return price per card, total and balance, each as label, amount and age."""
+    """Return the price per card, the total and the balance.
+
+    Each entry consists of a label, an amount and an age.
+    """
     price = known.cost if known.is_for_sale else None
     total = None if price is None else price * order.quantity
     age = _age(price, known.read_at)
@@ -608,10 +645,10 @@ def _shown(value: object) -> str:
 
 
 def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
-    """Yield warnings for the person to read before buying.
+    """Yield warnings that the person should read before the purchase.
 
-    People who may not see costs get no warning about amounts: if they tried many quantities, the
-    warnings would reveal the amounts.
+    People who are not allowed to see costs receive no warnings about amounts, because they could
+    find out the amounts by trying many quantities.
     """
     if known.no_answer in _NO_ANSWER:
         yield str(_NO_ANSWER[known.no_answer])

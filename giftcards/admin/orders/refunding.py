@@ -1,4 +1,7 @@
-"""Refunds to customers: staff see what is owed, and record what they paid elsewhere."""
+"""Refunds to customers.
+
+Staff see which amounts are owed, and record payments that were made elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ _State = CustomerRefund.State
 
 
 def refund_rows(refunds: Iterable[CustomerRefund]) -> list[dict[str, Any]]:
-    """Return the ``refunds`` as rows for the page of an order; their texts are HTML."""
+    """Return ``refunds`` as rows for the page of an order.
+
+    The texts are HTML.
+    """
     return [
         {
             "key": refund.pk,
@@ -63,7 +69,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
 
 
 class SaleForm(forms.Form):
-    """A form for what the customer paid, if an order was placed without a sale amount."""
+    """A form for the sale amount of an order that was placed without one."""
 
     amount = AmountField(
         label=_("Paid by the customer, for all cards"),
@@ -109,7 +115,10 @@ SALE = OrderAction(
 
 
 class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A new refund; the form is posted once for the confirmation page, and again to confirm."""
+    """A form for a new refund.
+
+    The form is posted once to open the confirmation page, and a second time to confirm.
+    """
 
     class Meta:
         model = CustomerRefund
@@ -131,7 +140,7 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def is_known(self) -> bool:
-        """True if a refund with this reference is recorded already."""
+        """True if a refund with this reference was already recorded."""
         given = self.data.get("reference", "").strip()
         return self._order.refunds.filter(reference=given).exists()
 
@@ -145,15 +154,15 @@ class RefundForm(forms.ModelForm):  # type: ignore[type-arg]
         return amount
 
     def is_valid(self) -> bool:
-        # The button "_change" leads from the confirmation page back to the form.
+        # The "_change" button leads from the confirmation page back to the form.
         return super().is_valid() and "_change" not in self.data
 
 
 def _refund_form(attempt: Attempt, data: QueryDict | None) -> RefundForm:
     if data is not None:
         return RefundForm(attempt.order, data)
-    # A payment may have no number, so its reference is random. The unique reference keeps a double
-    # click from recording two refunds.
+    # A payment may not have a number, so its reference is random. Because the reference is unique,
+    # a double click does not record two refunds.
     reference = f"R-{uuid.uuid4().hex[:12].upper()}"
     initial = {"amount": attempt.order.open_amount, "reference": reference}
     return RefundForm(attempt.order, initial=initial)
@@ -194,7 +203,7 @@ def _confirmation(attempt: Attempt, given: Mapping[str, Any]) -> HttpResponse:
         consequence=_consequence(order, given),
         afterwards=_afterwards(order, given),
         facts=[*about(order), *_payment_facts(given)],
-        # The values are texts, because the template would localise numbers.
+        # The values are strings, because the template would localise numbers.
         posted=[(name, str(given[name])) for name in attempt.form.fields],
         action=_action(given),
     )
@@ -307,7 +316,7 @@ def _action(given: Mapping[str, Any]) -> str:
 
 
 def _in_log(refund: CustomerRefund) -> str:
-    """Return the refund in words for the admin's log, which is in English."""
+    """Describe the refund in English, for the admin's log."""
     return f"{refund.amount:.2f}, {refund.reference}"
 
 
@@ -320,7 +329,10 @@ _MOST_FOUND = 1_000
 
 @admin.register(CustomerRefund)
 class CustomerRefundAdmin(OrderRows):
-    """The list of refunds to customers; staff record refunds on the pages of orders."""
+    """The list of refunds to customers.
+
+    Staff record refunds on the pages of orders.
+    """
 
     help_topic = "refunds"
     list_display = (
@@ -335,7 +347,8 @@ class CustomerRefundAdmin(OrderRows):
     list_select_related = ("order",)
     list_filter = (("state", admin.ChoicesFieldListFilter), ("executed_at", DateFilter))
     fields = readonly_fields = (*list_display, "its_comment")
-    # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
+    # Django shows the search box only if ``search_fields`` is set. The search itself is in
+    # search_rows().
     search_fields = ("reference",)
     search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
 

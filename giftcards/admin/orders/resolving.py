@@ -1,6 +1,7 @@
-"""Decisions about lost orders, which may or may not have been bought.
+"""Decisions about lost orders.
 
-Staff compare a lost order with an order at the provider.
+The provider may or may not have accepted a lost order. Staff compare a lost order with one of the
+provider's orders.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from giftcards.text.display import (
 
 _STAFF = StatusChange.Source.STAFF
 _SALT = "giftcards.admin.adopt"
-# The longest time from the comparison with the provider's order to its confirmation (seconds).
+# The longest time between the comparison with the provider's order and the confirmation (seconds).
 _COMPARISON_HOLDS = 15 * 60
 
 _NO_ANSWER = {
@@ -87,7 +88,10 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return product and type in the provider's row, with name and id; "" for a missing one."""
+    """Return the product and the type in the provider's row, for display.
+
+    The product and the type each consist of a name and an id, or are "" if they are missing.
+    """
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
     names = order.line_names() if is_same else Product.objects.names(product, kind)
@@ -101,7 +105,10 @@ _FITS = {Fit.FITS: "", Fit.DIFFERS: _("different"), Fit.NOT_TOLD: _("not reporte
 
 
 def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object, Any]]:
-    """Return name, value in ``order``, value in ``row`` and difference of each fact."""
+    """Return the facts to compare.
+
+    Each fact consists of a name, the value in ``order``, the value in ``row`` and the difference.
+    """
     fits = compare(order, row)
     created_at = row["created_at"] and datetime.fromisoformat(row["created_at"])
     names = _named_at_provider(order, row)
@@ -125,18 +132,19 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
 
 
 class ResolveForm(forms.Form):
-    """A form for the decision about an order whose purchase the provider never answered."""
+    """A form for the decision about a lost order."""
 
     ADOPT_OTHER = "adopt-other"
     SEND_AGAIN = "send-again"
     REJECT = "reject"
 
     outcome = forms.ChoiceField(label=_("Your decision"), widget=forms.RadioSelect)
-    # A CharField would check the id, even for an outcome that needs no id.
+    # A CharField would check the id, even for an outcome that does not need an id.
     provider_order_id = forms.Field(
         label=_("provider's order ID"),
         required=False,
-        # There is no maxlength, because a browser would cut a long id, and post another id.
+        # There is no maxlength, because a browser would truncate a long id, and post a different
+        # id.
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "ltr"}),
     )
     is_sure = forms.BooleanField(label=_("I have checked this in the provider's dashboard."))
@@ -152,7 +160,7 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """Return the typed id; "" if the chosen outcome needs no id."""
+        """Return the typed id, or "" if the chosen outcome does not need it."""
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
@@ -164,14 +172,20 @@ class ResolveForm(forms.Form):
 
     @property
     def adopted(self) -> str:
-        """The id of the provider's order that is this order; "" if staff say that there is none."""
+        """The provider's id of this order.
+
+        The id is "" if staff say that the order was not placed.
+        """
         typed: str = self.cleaned_data["provider_order_id"]
         action, _colon, candidate = self.cleaned_data["outcome"].partition(":")
         return candidate if action == "adopt" else typed
 
 
 class AdoptForm(forms.Form):
-    """A form that confirms that two orders are one, with a box to tick unless all facts fit."""
+    """A form to confirm that two orders are the same order.
+
+    The form contains a checkbox unless all facts match.
+    """
 
     is_sure = forms.BooleanField()
 
@@ -199,7 +213,7 @@ def _concluded(attempt: Attempt, decision: Problem) -> Outcome:
     return outcome
 
 
-# RESOLVE has a view of its own, because the provider must be asked outside any transaction.
+# RESOLVE has its own view, because requests to the provider must be made outside any transaction.
 
 
 def _resolve_view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
@@ -217,7 +231,7 @@ def _resolve(attempt: Attempt) -> Answer:
     return attempt.page() if answer is None else answer
 
 
-# Codes of problems that the first sentence of the page describes already.
+# Codes of problems that the first sentence of the page already describes.
 _TOLD = {"answer_lost", "sender_died"}
 
 
@@ -234,7 +248,7 @@ def _resolve_context(attempt: Attempt) -> Mapping[str, Any]:
 def _decide(attempt: Attempt) -> Answer | None:
     """Carry out the decision, or return the page that compares two orders.
 
-    Return ``None`` if there is no order to compare.
+    Returns ``None`` if there is no order to compare.
     """
     order, form = attempt.order, attempt.form
     if form.adopted:
@@ -247,9 +261,10 @@ def _decide(attempt: Attempt) -> Answer | None:
 
 
 def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
-    """Ask the provider for the order with this id; return the page that compares it with ours.
+    """Request an order from the provider, and return the comparison page.
 
-    If there is nothing to compare, show a message and return ``None``.
+    The page compares the provider's order with our order. If there is no usable answer, the
+    function shows a message and returns ``None``.
     """
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
@@ -262,12 +277,12 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     if isinstance(row, NoAnswer):
         pages.message_user(request, _NO_ANSWER[row], messages.ERROR)
         return None
-    # The answer may name another id than the request.
+    # The id in the answer may differ from the id in the request.
     if _warn_if_taken(attempt, row["id"]):
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
-        # With another quantity, no later answer would fit the order.
+        # If the quantity differs, later answers would never fit the order.
         text = gettext(
             "Its quantity is %(told)s, but yours is %(ordered)d, so it is another order."
         )
@@ -285,9 +300,10 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
 
 
 def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
-    """Show an error and return True if an order of the shop already has one of these ids.
+    """Show an error and return True if an id is already used.
 
-    ``names``: ids of orders at the provider.
+    ``names`` contains ids from the provider. An id is used if it belongs to one of the shop's
+    orders.
     """
     pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()
@@ -303,9 +319,9 @@ def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
 
 
 def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
-    """Return the page that compares our order with an order of the provider.
+    """Return the page that compares our order with the provider's order.
 
-    The facts are signed, so that a person confirms exactly the facts shown.
+    The facts are signed, so that a person confirms exactly the displayed facts.
     """
     return attempt.page(
         "adopt",
@@ -349,7 +365,7 @@ def _adopt(attempt: Attempt) -> Answer:
 def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
     """Return the facts that the person has compared.
 
-    The result is ``None`` if the facts are too old, forged, or were shown to another person.
+    Returns ``None`` if the facts are too old, were forged, or were shown to another person.
     """
     try:
         seen: dict[str, Any] = signing.loads(
@@ -361,10 +377,11 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """Return the provider's answer, completed by ``candidate``, a row of the provider's list.
+    """Return the provider's answer, with missing facts taken from ``candidate``.
 
-    An answer may leave out facts. The provider may even find no order for an id in its list; then
-    ``candidate`` is returned.
+    ``candidate`` is a row of the provider's list. The provider sometimes leaves facts out of an
+    answer. If the provider's list contains the id, but a request for this id does not find the
+    order, the function returns ``candidate``.
     """
     if candidate is None:
         return told
@@ -400,7 +417,7 @@ RELEASE = OrderAction(
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,
 )
-# The provider is asked outside any transaction, even with ATOMIC_REQUESTS.
+# The request to the provider is made outside any transaction, even with ATOMIC_REQUESTS.
 RESOLVE = OrderAction(
     name="order_resolve",
     help_topic="lost",

@@ -1,7 +1,8 @@
-"""The search box, which finds orders by any of their words, and cards by their codes.
+"""The search box for orders and cards.
 
-The typed text is posted. It becomes a part of a URL only if it has found orders and does not look
-like a code. In the URL, the text is encrypted, because it may name a person.
+The search finds orders by their words, and cards by their codes. The typed text is posted. The text
+becomes part of a URL only if the search has found orders and the text does not look like a code. In
+the URL, the text is encrypted, because it might name a person.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from giftcards.text.spelling import after_code_labels, is_phone
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards, and of products.
 _MOST_LISTED = 20
-# The minimum length of a text with digits that may be a code. If a text of only digits has found
-# orders, it has to be longer.
+# The minimum length of a text with digits that may be a code, and the minimum length of a text of
+# only digits that has found orders.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
-# The minimum length of a code without digits: most names are shorter.
+# The minimum length of a code without digits. Most names are shorter.
 _FEWEST_LETTERS = 12
 # The help for people who may find cards, and may not see orders.
 _HELP_WITH_CODES = _(
@@ -45,7 +46,7 @@ _GROUPS = re.compile(r"[A-Z]{3,}([-\s][A-Z]{3,})+")
 
 
 class _UnrepeatedInput(forms.PasswordInput):
-    """A text input that never renders its value, like a password input."""
+    """A text input that never renders its value."""
 
     input_type = "text"
 
@@ -62,7 +63,7 @@ class SearchForm(forms.Form):
     #: The filters of the list, as the query string of the list's URL.
     filters = forms.CharField(required=False, max_length=2_000, widget=forms.HiddenInput)
 
-    #: The path of the page that takes the form, below the list of orders.
+    #: The path of the page that processes the form, below the list of orders.
     path = "find-order/"
 
     def clean_secret(self) -> Masked:
@@ -75,9 +76,10 @@ _HIDDEN = (f"/{SearchForm.path}", "/reveal/", "/customer-data/")
 
 @receiver(got_request_exception, dispatch_uid="giftcards.hide_typed_secret")
 def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
-    """Keep posted codes, passwords and addresses out of Django's error mail.
+    """Hide posted codes, passwords and addresses from Django's error e-mails.
 
-    This also covers failures in middleware, before ``sensitive_post_parameters`` takes effect.
+    This function also covers failures in middleware, before ``sensitive_post_parameters`` takes
+    effect.
     """
     if getattr(request, "path_info", "").endswith(_HIDDEN):
         request.sensitive_post_parameters = "__ALL__"  # type: ignore[attr-defined]
@@ -85,10 +87,10 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 
 @contained
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
-    """True if ``text`` may be a card's code or serial, or the end of a code.
+    """Return True if ``text`` could be a code, the end of a code, or a serial number.
 
-    ``is_found``: True if the text has found orders. ``is_known``: True if the text is a whole word
-    of such an order.
+    ``is_found`` is True if the search has found orders. ``is_known`` is True if the text is a whole
+    word in an order that was found.
     """
     if after_code_labels(text):
         return True
@@ -107,16 +109,18 @@ def _may_be_whole(text: str, code: str, *, is_found: bool) -> bool:
         return not is_found and (is_even or bool(_GROUPS.fullmatch(text)))
     if code.isdecimal():
         return len(code) >= (_FEWEST_DIGITS if is_found else _FEWEST_MIXED)
-    # A name beside a number, such as "amina 2002", is no code.
+    # A name with a number, such as "amina 2002", is not a code.
     has_one_number = sum(any(map(str.isdecimal, group)) for group in groups) == 1
     is_one = len(groups) == 1 or not (is_found or has_one_number)
     return is_one and len(code) >= _FEWEST_MIXED
 
 
 def _is_code(text: str) -> bool:
-    """True if ``text`` follows a word such as "Code:", or is the whole code of a card.
+    """Return True if ``text`` is certainly a code.
 
-    Such a text is searched in cards only, so that no log of SQL statements has it.
+    This is the case if the text follows a word such as "Code:", or is the whole code of a card. The
+    app searches only the cards for such a text, so that the text does not appear in logs of SQL
+    statements.
     """
     if after_code_labels(text):
         return True
@@ -125,7 +129,7 @@ def _is_code(text: str) -> bool:
     try:
         return Card.objects.with_code(text).exists()
     except ConfigurationError:
-        # Orders are found without keys, too.
+        # The search for orders also works without keys.
         return False
 
 
@@ -150,7 +154,10 @@ def _orders_with(pages: Pages, request: HttpRequest, text: str) -> _Orders:
 
 
 def _products_with(text: str) -> list[Product]:
-    """Return products whose name has the words of ``text``, at most one more than a page shows."""
+    """Return products whose name contains the words of ``text``.
+
+    The result contains at most one more product than a page shows.
+    """
     called = Product.objects.filter(is_called(text, "name"))
     return list(called.order_by("name", "pk")[: _MOST_LISTED + 1])
 
@@ -183,13 +190,13 @@ def _search(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def _found(pages: Pages, request: HttpRequest, form: SearchForm, orders: _Orders) -> dict[str, Any]:
-    """Search for cards and products, too; return the context about everything that is found."""
+    """Search for cards and products, and return the context of the page."""
     text = form.cleaned_data["secret"]
     searches_codes = orders.is_code and request.user.has_perm("giftcards.find_card")
     cards = cards_with(pages, request, form) if searches_codes else {}
     is_anything_found = orders.listed or cards.get("cards")
     # The page is the same whether or not a card has the code. Otherwise, people who may not search
-    # by code could try codes.
+    # by code could find out codes by trying.
     searches_products = not is_anything_found and pages.has_view_permission(request)
     is_looked_up = searches_products and not orders.is_certain
     products = _products_with(text) if is_looked_up else []

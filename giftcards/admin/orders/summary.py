@@ -1,7 +1,7 @@
 """The sentences at the top of an order's page.
 
-They say what happened, what happens next, and what prevents it. :func:`summarise` makes no queries.
-:func:`why_at_a_standstill` makes some.
+The sentences say what happened, what happens next, and what prevents the next step.
+:func:`summarise` does not make queries. :func:`why_at_a_standstill` does.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from giftcards.text.display import (
 
 @dataclass(frozen=True, slots=True)
 class SummaryInput:
-    """The input of :func:`summarise`; the texts are HTML, or "" for no text.
+    """The input of :func:`summarise`.
 
-    ``reason`` explains the present status. ``was_reordered`` is True if the missing cards
-    were ordered again. ``reordered_as`` names the new order, if the person may see it.
-    ``standstill`` says why automatic work has stopped. ``not_received`` says that the cards did not
-    reach their recipient.
+    Each string is HTML, or "" if it does not apply. ``reason`` explains the current status.
+    ``was_reordered`` is True if the missing cards were ordered again. ``reordered_as`` names the
+    new order, if the person is allowed to see the new order. ``standstill`` says why automatic work
+    has stopped. ``not_received`` says that the cards did not reach their recipient.
     """
 
     order: Order
@@ -60,7 +60,10 @@ class SummaryInput:
 
 
 def summarise(story: SummaryInput) -> SafeString:
-    """Return sentences, as HTML: what happened to the order, and what is next."""
+    """Return sentences about what happened to the order, and what happens next.
+
+    The sentences are HTML.
+    """
     sentences = [story.not_received, *_what_happened(story), *_what_is_next(story)]
     return format_html_join(" ", "{}", ((sentence,) for sentence in filter(None, sentences)))
 
@@ -96,7 +99,7 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
         yield from _repeated(story)
     else:
         yield from _owed(order)
-    # The sentences about an order on hold describe its problem already.
+    # The sentences about an order on hold already describe its problem.
     problems = 0 if order.is_on_hold else len(order.open_problems)
     if problems:
         text = ngettext(
@@ -176,7 +179,7 @@ def _followed(order: Order) -> Iterator[str]:
         yield filled(text, arrived=order.fulfilled_quantity, count=order.quantity)
 
 
-# How long a customer has waited is not told before this time has passed.
+# The waiting time of a customer is not shown before this time has passed.
 _SHORTEST_WAIT = timedelta(minutes=1)
 # A time that is nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
@@ -184,7 +187,7 @@ _AGAIN = gettext_lazy("The app tries again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
-    """Yield the time of the next automatic step, or why there is no such step."""
+    """Yield when the next automatic step is due, or why no such step is due."""
     order = story.order
     step = STATES[order.status].next_step
     if order.is_on_hold or not step:
@@ -215,7 +218,10 @@ def _waited(order: Order) -> Iterator[str]:
 
 
 def _paid(order: Order) -> Iterator[str]:
-    """Yield a sentence on the payment for an open order; the page of a final one has a table."""
+    """Yield a sentence about the payment for an open order.
+
+    The page of a final order contains a table about the payment.
+    """
     if order.sale_amount is not None and not order.is_final:
         amount = worked_out(order.quantity, order.sale_price, order.sale_amount)
         yield filled(gettext("The customer paid %(amount)s."), amount=amount)
@@ -254,7 +260,10 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """Return a sentence on the provider's delivery of cards that did not reach their recipient."""
+    """Return a sentence about the delivery of cards by the provider.
+
+    The sentence is about cards that did not reach their recipient.
+    """
     at = moment(order.finalized_at) if order.finalized_at else gettext("unknown")
     if order.fulfilled_quantity == order.quantity:
         text = ngettext(
@@ -341,9 +350,10 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
 
 
 def why_at_a_standstill(order: Order) -> str:
-    """Return why automatic work on ``order`` has stopped, as HTML; "" if the work goes on.
+    """Explain why automatic work on ``order`` has stopped, as HTML.
 
-    For an order that is final or waits for a person, the result is "", without a query.
+    Returns "" if the work continues. Returns "" without a query if the order is final or is waiting
+    for a person.
     """
     if order.is_final or order.due_at is None or order.status == Status.PLACING:
         return ""

@@ -1,4 +1,7 @@
-"""The timeline of an order: what happened, when and by whom, oldest first."""
+"""The timeline of an order.
+
+The timeline shows what happened, when it happened and who did it. The oldest events come first.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,14 @@ from giftcards.text.display import (
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event in the past of an order; its texts are HTML."""
+    """An event in the history of an order.
+
+    The texts are HTML.
+    """
 
     at: datetime
     text: str
-    # The badge of the order's new status; "" if the status did not change.
+    # The badge of the order's new status, or "" if the status did not change.
     badge: str = ""
     details: Sequence[str] = ()
     warning: str = ""
@@ -68,12 +74,12 @@ class RelatedOrder:
 
 
 class Timeline:
-    """The past of an order: its events, and the reason for its status.
+    """The history of an order, with its events and the reason for its status.
 
-    With ``shows_reasons``, events say why codes were revealed. ``repeats`` is the earlier order
-    whose missing cards this order replaces. ``reordered_as`` is the later order that replaces
-    missing cards of this one. Each of these two is ``None`` if there is no such order, or if the
-    person may not see it.
+    If ``shows_reasons`` is True, events say why codes were revealed. ``repeats`` is the earlier
+    order whose missing cards this order replaces. ``reordered_as`` is the later order that replaces
+    missing cards of this order. Each of these two attributes is ``None`` if there is no such order,
+    or if the person is not allowed to see the order.
     """
 
     def __init__(
@@ -103,10 +109,10 @@ class Timeline:
 
     @property
     def reason(self) -> Problem | None:
-        """The recorded reason for the last status change or decision; ``None`` if there is none."""
+        """The recorded reason for the last status change or decision, or ``None``."""
         moves = [(move.change.at, move.reason) for move in self._moves if move.change.is_move]
-        # Decisions about a final order are left out: they came after its status, and cannot have
-        # caused it.
+        # Decisions about a final order are left out, because they were made after the status
+        # change, and cannot have caused it.
         ticks = () if self._order.is_final else self._ticks
         decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
@@ -119,7 +125,10 @@ class Timeline:
 
     @property
     def _placed_by(self) -> str:
-        """The person who placed the order by hand; "" if the shop placed the order."""
+        """The name of the person who placed the order by hand.
+
+        The name is "" if the shop's code placed the order.
+        """
         entry = self._first_entry
         return entry.user.get_username() if entry and entry.is_addition() else ""
 
@@ -139,8 +148,8 @@ class Timeline:
         for note in order.notes.all():
             yield _noted(note)
         after: CustomerChange | Order = order
-        # A correction records the details before it. The details after it are in the next
-        # correction, or in the order.
+        # A correction records the details before the correction. The details after the correction
+        # are in the next correction, or in the order.
         for correction in order.customer_changes.order_by("-pk"):
             yield _corrected(correction, after)
             after = correction
@@ -149,14 +158,17 @@ class Timeline:
             yield _revealed(reveal, shows_reason=self._shows_reasons)
 
     def _hides(self, tick: Acknowledgement) -> bool:
-        """True if the recorded decision ``tick`` names an order that the person may not see."""
+        """Return True if ``tick`` names an order that the person is not allowed to see.
+
+        ``tick`` is a recorded decision.
+        """
         if tick.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
         return bool(tick.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """True if a recorded decision names ``other`` already."""
+        """Return True if a recorded decision already names ``other``."""
         return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
 
 
@@ -177,10 +189,10 @@ def _repeated(other: RelatedOrder) -> Event:
 
 
 class _Move(NamedTuple):
-    """A status change, with the recorded texts about it, as HTML.
+    """A status change, and the text and hints that describe it, as HTML.
 
-    ``text`` is the ``reason`` in words; without a reason, it is "". ``hints`` are texts for
-    developers: the provider's words, and the error of a receiver.
+    ``text`` describes the ``reason``, or is "" if there is no reason. ``hints`` contains the
+    provider's message and the error of a receiver, for developers.
     """
 
     change: StatusChange
@@ -218,7 +230,7 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# The texts for people who may not see the new order: one with and one without a person's name.
+# The texts for people who may not see the new order. The first text contains the name of a person.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),
@@ -247,7 +259,10 @@ _CORRECTED = (
 
 
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
-    """Return the event of a correction; its earlier details show where messages have gone."""
+    """Return the event of a correction.
+
+    The event contains the earlier details, because they show where messages were sent.
+    """
     text = _told(_CORRECTED, change.by)
     details = [
         filled(

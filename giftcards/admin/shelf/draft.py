@@ -1,6 +1,7 @@
-"""Changes of the shelf that wait for a person's confirmation.
+"""Changes to the shelf that a person has yet to confirm.
 
-The page that shows what they do carries them, signed. What is saved is what the person has seen.
+The preview page contains the changes in a signed form, so that exactly the changes that the person
+has seen are saved.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ _LASTS = 3600
 
 
 class Change(NamedTuple):
-    """A change of one row: the value that was seen before, and the new one, for each column.
+    """A change of one row.
 
-    Both are values as JSON stores them: amounts are texts.
+    For each column, the change contains the value that the person saw before, and the new value.
+    The values have the form that JSON stores, in which amounts are strings.
     """
 
     model: str
@@ -39,7 +41,7 @@ class Change(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A row with its new values, its change, and the values that are stored now, by column."""
+    """A row with its new values, its change, and the stored values by column."""
 
     row: Any
     change: Change
@@ -55,13 +57,13 @@ _RELATED = {"product": "category", "producttype": "product__category"}
 
 
 class Draft:
-    """The ``changes`` that a person wants, on the rows as they are stored now."""
+    """The requested ``changes``, applied to the rows as they are stored now."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
         stored = {model: self._stored(model) for model in {change.model for change in changes}}
         found = ((stored[change.model].get(change.pk), change) for change in changes)
-        # A row that has been deleted in the meantime has no entry.
+        # If a row was deleted in the meantime, it does not have an entry.
         self._entries = [_set(row, change) for row, change in found if row is not None]
 
     @property
@@ -78,7 +80,7 @@ class Draft:
 
     @classmethod
     def posted(cls, request: HttpRequest) -> Self | None:
-        """Return the draft that the page of this request carried; ``None`` if it is too old."""
+        """Return the draft in a request, or ``None`` if the draft is too old."""
         try:
             changes = signing.loads(
                 request.POST.get("draft", ""), salt=_salt(request), max_age=_LASTS
@@ -92,17 +94,17 @@ class Draft:
 
     @property
     def is_whole(self) -> bool:
-        """False if a row has been deleted in the meantime."""
+        """True if all rows still exist."""
         return len(self._entries) == len(self.changes)
 
     @property
     def is_done(self) -> bool:
-        """True if all values are stored already, as after the first of two clicks."""
+        """True if all values were already stored, for example by a double click."""
         return self.is_whole and all(entry.is_done for entry in self._entries)
 
     @property
     def conflicts(self) -> Iterator[str]:
-        """The values that somebody else has changed since this person has seen them."""
+        """The values that another person has changed since this person saw them."""
         for row, change, before in self._entries:
             for name, (seen, _new) in change.values.items():
                 if before[name] != seen:
@@ -111,7 +113,10 @@ class Draft:
 
     @cached_property
     def effects(self) -> list[PricePreview]:
-        """The effect of saving on each type, the most important first."""
+        """The effect of saving on each type.
+
+        The most important effects come first.
+        """
         return sorted(preview(self.rows), key=_importance)
 
     @property
@@ -121,13 +126,22 @@ class Draft:
 
     @cached_property
     def sold_out(self) -> tuple[int, int]:
-        """The numbers of types that another stock buffer sells out, and that it brings back."""
+        """The numbers of types that a change to the stock buffer affects.
+
+        A new stock buffer can make types unavailable, or available again.
+
+        The first number counts types that customers can no longer buy. The second number counts
+        types that customers can buy again.
+        """
         changed = (row for row in self.rows if isinstance(row, Shelf))
         return next((sold_out_by_buffer(row.stock_buffer) for row in changed), (0, 0))
 
     @property
     def token(self) -> str:
-        """A hash of what the page shows: a confirmation of something else is refused."""
+        """A hash of the content of the page.
+
+        If the content of the page has changed since it was shown, the confirmation is refused.
+        """
         shown = [
             [effect.kind.pk, told(effect.kind.cost), *map(told, effect[1:3]), *effect[3:]]
             for effect in sorted(self.effects, key=lambda effect: effect.kind.pk)
@@ -135,7 +149,7 @@ class Draft:
         return token("shelf", shown)
 
     def table(self) -> Iterator[tuple[str, str, str]]:
-        """Yield each value that changes: what it is, the value before, and the new one."""
+        """Yield the name, the old value and the new value of each change."""
         for row, change, before in self._entries:
             for name, (_seen, new) in change.values.items():
                 if new != before[name]:
@@ -149,7 +163,7 @@ class Draft:
             yield from ((type(row), name) for name in change.values)
 
     def save(self, *, by: str) -> None:
-        """Save the rows with the prices that follow, or raise ``ValidationError``."""
+        """Save the rows and the resulting prices, or raise ``ValidationError``."""
         save_rows(self.rows, by=by)
 
 
@@ -158,7 +172,7 @@ def _set(row: Any, change: Change) -> _Entry:
     for name, (_seen, new) in change.values.items():
         setattr(row, name, row._meta.get_field(name).to_python(new))  # noqa: SLF001 (documented)
     if "fixed_price" in change.values:
-        # Nobody has to save this loss: the page shows it, and asks.
+        # This loss does not have to be saved, because the page shows it and asks for confirmation.
         is_loss = row.fixed_price is not None and row.cost and row.fixed_price < row.cost
         row.accepted_loss = row.cost - row.fixed_price if is_loss else 0
     return _Entry(row, change, before)

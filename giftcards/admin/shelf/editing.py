@@ -1,4 +1,4 @@
-"""The forms in which staff set margins, fixed prices, and what is sold."""
+"""The forms in which staff set margins, and choose what to sell."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from giftcards.models.pricing import ShelfRow, told
 from giftcards.text.display import currency, is_whole
 
 CHANGES, SEES_COSTS = "giftcards.change_shelf", "giftcards.view_cost"
-# The columns that say nothing about costs. From each of the others together with a price, or with
-# the point at which a card leaves the shelf, a person could work out what it costs.
+# The columns that do not reveal costs. A person could calculate the cost of a card from any of the
+# other columns together with a price, or together with the point at which the card is no longer for
+# sale.
 _FREE_OF_COSTS = {"is_sold", "stock_buffer", "own_name"}
-# A loss is accepted on the page that shows what a change does; names are set with other texts.
+# A loss is accepted on the preview page of a change. Names are set together with other texts.
 _SET_ELSEWHERE = {"accepted_loss", "own_name"}
 #: The two columns of a row's margin. At most one of them has a value.
 MARGIN = ("margin_percent", "margin_fixed")
 _EMPTY = SafeString("")
-# What was seen of a column that the page has not shown: no column of a form has this value.
+# The seen value of a column that the page has not shown. A column of a form never has this value.
 _UNSEEN = ""
-#: The name of the field that has the values a page has shown.
+#: The name of the field that contains the values that a page has shown.
 SEEN = "seen"
 
 
@@ -47,22 +48,26 @@ def sees_costs(request: HttpRequest) -> bool:
 
 
 def shown_columns(request: HttpRequest, model: type[ShelfRow]) -> list[str]:
-    """Return the columns among ``SET_BY_SHOP`` that do not tell this person about costs."""
+    """Return the columns in ``SET_BY_SHOP`` that this person is allowed to see.
+
+    Columns that reveal costs are left out for people who are not allowed to see costs.
+    """
     shows_all = sees_costs(request)
     return [name for name in model.SET_BY_SHOP if shows_all or name in _FREE_OF_COSTS]
 
 
 def columns_to_set(request: HttpRequest, model: type[ShelfRow]) -> list[str]:
-    """Return the columns that this person may set in a form."""
+    """Return the columns that this person is allowed to set in a form."""
     if not may_change(request):
         return []
     return [name for name in shown_columns(request, model) if name not in _SET_ELSEWHERE]
 
 
 class RowForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The values of one row; only what the person has changed is set.
+    """A form with the values of one row.
 
-    ``seen`` has the values that the page has shown, by column, as JSON stores them.
+    Only the values that the person has changed are set. ``seen`` contains the values that the page
+    has shown, by column, in the form that JSON stores.
     """
 
     def __init__(self, *args: Any, seen: Mapping[str, Any], **kwargs: Any) -> None:
@@ -74,7 +79,10 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
                 self.initial[name] = int(value)
 
     def clean(self) -> dict[str, Any]:
-        """Return the values that were changed; the others may be older than the stored ones."""
+        """Return the changed values.
+
+        The other values might be older than the stored values.
+        """
         cleaned, new = self.cleaned_data, set[str]()
         for name, value in cleaned.items():
             if told(value) != self.seen.get(name, _UNSEEN):
@@ -84,7 +92,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
 
     @property
     def change(self) -> Change | None:
-        """The change of the row; ``None`` if there is none."""
+        """The change to the row, or ``None`` if nothing has changed."""
         if not self.changed:
             return None
         values = {
@@ -93,7 +101,10 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
         return Change.of(self.instance, values)
 
     def cell(self, name: str) -> SafeString:
-        """The field of a column with its errors, as HTML; "" if the person may not set it."""
+        """Return the field of a column with its errors, as HTML.
+
+        Returns "" if the person is not allowed to set the column.
+        """
         return format_html("{}{}", self.errors.get(name, ""), self[name]) if self.fields else _EMPTY
 
     @property
@@ -118,7 +129,7 @@ class Sold(forms.NullBooleanSelect):
 
 
 def field_of(column: models.Field[Any, Any], **named: Any) -> forms.Field | None:
-    """Return the form field of a column of a row."""
+    """Return the form field for a column of a row."""
     if isinstance(column, models.DecimalField):
         widget = forms.TextInput({"inputmode": "decimal", "size": 6, "autocomplete": "off"})
         return column.formfield(form_class=AmountField, widget=widget, **named)
@@ -141,7 +152,7 @@ class RowForms:
         made: Any = modelform_factory(
             type(row), form=RowForm, fields=names, formfield_callback=field_of
         )
-        # The form changes a copy, because a page with errors shows what is stored, too.
+        # The form changes a copy, because a page with errors also shows the stored values.
         seen = self._seen.get(prefix, {})
         form: RowForm = made(self._data, instance=copy(row), prefix=prefix, seen=seen)
         for field in form.fields.values():
@@ -156,7 +167,7 @@ class RowForms:
 
     @property
     def seen(self) -> str:
-        """The values that the page shows, for its field :data:`SEEN`."""
+        """The values that the page shows, for the :data:`SEEN` field."""
         if self._data is not None:
             return json.dumps(self._seen)
         shown = {
@@ -179,7 +190,10 @@ class RowForms:
 
 
 def _parsed(posted: str) -> dict[str, dict[str, Any]]:
-    """Return the values that a page has shown; {} if the text is not one of ours."""
+    """Return the values that a page has shown.
+
+    If the posted text does not have the expected form, the result is {}.
+    """
     try:
         seen = json.loads(posted)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The action on the list of products that changes many of them at once."""
+"""The action that changes many products in the list together."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from giftcards.models import Product
 from giftcards.models.pricing import told
 from giftcards.text.display import bdi, count_text
 
-# The most products of one change. For more, the margin of a category is the better place.
+# The maximum number of products in one change. For more products, the margin of a category should
+# be changed.
 _MOST = 500
 _SOLD = {"inherited": None, "yes": True, "no": False}
 
 
 class ManyForm(forms.Form):
-    """The values to set for all selected products."""
+    """A form for the values to set for all selected products."""
 
     sold = forms.ChoiceField(
         label=capfirst(_("sold here")),
@@ -89,7 +90,7 @@ class ManyForm(forms.Form):
 def ask_about(
     pages: ShelfPages, request: HttpRequest, selected: QuerySet[Product]
 ) -> HttpResponse | None:
-    """Ask what to do with the selected products, then show what it changes."""
+    """Ask what to change in the selected products, and show a preview."""
     products = list(selected.order_by("pk")[: _MOST + 1])
     if len(products) > _MOST:
         text = gettext("Select at most %(count)s products, or change their category.")
@@ -116,7 +117,7 @@ def ask_about(
 
 
 def _changes(products: list[Product], values: dict[str, Any]) -> list[Change]:
-    """Return the changes of the products that do not have these values yet."""
+    """Return a change for each product that does not have these values yet."""
     found = []
     for product in products:
         seen = {name: told(getattr(product, name)) for name in values}

@@ -1,4 +1,4 @@
-"""The frame of the pages of the shelf, the preview of changes, and their history."""
+"""The layout of the shelf's pages, and the preview and history of changes."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from giftcards.models import Category, Product, ProductType, Shelf, ShelfChange
 from giftcards.rules.prices import NoPrice
 from giftcards.text.display import bdi, count_text, moment, money, signed_money
 
-# The most rows with fields on a page. Each has up to four fields, and Django accepts 1,000 in a
-# request (DATA_UPLOAD_MAX_NUMBER_FIELDS).
+# The maximum number of rows with fields on a page. Each row has up to four fields, and Django
+# accepts 1,000 fields in a request (DATA_UPLOAD_MAX_NUMBER_FIELDS).
 _PER_PAGE = 200
-# The most rows of a table of the preview, and of a history.
+# The maximum number of rows in a table of the preview, and in a history.
 _SHOWN = 100
 _HISTORY = 30
 _NOTHING = "-"
 
 
 class ShelfPages(ReadOnlyRows):
-    """The base class of the pages on which staff set prices and what is sold."""
+    """The base class of pages on which staff change prices and offers."""
 
     def has_shelf_permission(self, request: HttpRequest) -> bool:
         return may_change(request)
 
     def page(self, request: HttpRequest, rows: Any) -> Page[Any]:
-        """Return the rows on the page that the URL asks for."""
+        """Return the rows on the page whose number is in the URL."""
         return Paginator(rows, _PER_PAGE).get_page(request.GET.get("p"))
 
     def render_page(
@@ -59,7 +59,10 @@ class ShelfPages(ReadOnlyRows):
         return framed(self, request, name, title=title, **context)
 
     def edit(self, request: HttpRequest, forms: RowForms) -> HttpResponse | None:
-        """Answer a request that changes rows; ``None`` if the page is to be shown."""
+        """Return the response to a request that changes rows.
+
+        Returns ``None`` if the page should be shown instead.
+        """
         if request.method != "POST":
             return None
         if not may_change(request):
@@ -73,14 +76,14 @@ class ShelfPages(ReadOnlyRows):
         return self.ask(request, draft) if are_valid else None
 
     def ask(self, request: HttpRequest, draft: Draft) -> HttpResponse:
-        """Show what the changes do, and ask whether to save them."""
+        """Show the effects of the changes, and ask whether to save them."""
         if not draft.changes:
             self.message_user(request, gettext("You have changed nothing."), messages.INFO)
             return _again(request)
         return self._preview(request, draft)
 
     def confirm(self, request: HttpRequest) -> HttpResponse:
-        """Save the changes that the person has seen on the preview."""
+        """Save the changes that the person has seen on the preview page."""
         draft = Draft.posted(request)
         if draft is None:
             text = gettext("This page is too old. Nothing was saved. Make the change again.")
@@ -151,12 +154,13 @@ class ShelfPages(ReadOnlyRows):
 
 
 def _again(request: HttpRequest) -> HttpResponse:
-    """Show the page with the values that are stored."""
+    """Show the page with the stored values."""
     return HttpResponseRedirect(request.get_full_path())
 
 
 def _losses(request: HttpRequest, draft: Draft) -> list[PricePreview]:
-    # Who may not see costs cannot cause a loss that nobody has accepted, and must not learn of one.
+    # People who may not see costs cannot cause a loss that was not accepted, and losses must not be
+    # shown to them.
     return draft.losses if sees_costs(request) else []
 
 
@@ -267,7 +271,7 @@ def _why(effect: PricePreview, shows_costs: bool) -> str:
 def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, of: Any) -> Section:
     """Return the section with the latest ``changes``.
 
-    ``of`` is the heading of the column that names their rows; "" if there is one row.
+    ``of`` is the heading of the column with the names of the rows, or "" if there is only one row.
     """
     models: tuple[Any, ...] = (Category, Product, ProductType, Shelf)
     shown = {name for model in models for name in shown_columns(request, model)}

@@ -1,4 +1,4 @@
-"""The list of products and the page of a product, with its types."""
+"""The list of products, and the page of a product with its types."""
 
 from __future__ import annotations
 
@@ -55,12 +55,15 @@ from giftcards.rules.prices import PriceSource, find_price
 from giftcards.text.display import bdi, count_text, filled, labelled, linked, moment, money, named
 
 _LONGEST_NAME = 200
-# On the page of a row, Django shows None as "None", whatever the ``empty_value`` is.
+# On the page of a row, Django shows None as "None", regardless of ``empty_value``.
 _NOTHING = "-"
 
 
 class ShelfFilter(admin.SimpleListFilter):
-    """A filter by whether customers can buy at least one type of a product now."""
+    """A filter for whether products are on sale now.
+
+    A product is on sale if customers can buy at least one of its types.
+    """
 
     title = _("on the shelf")
     parameter_name = "shelf"
@@ -78,7 +81,10 @@ _MOVES = {"changed": OfferChange.What.PRICE, "new": OfferChange.What.NEW}
 
 
 class MovedFilter(admin.SimpleListFilter):
-    """A filter for products with a type that is new, or costs more or less, since yesterday."""
+    """A filter for products that have changed since yesterday.
+
+    A product has changed if one of its types is new, or has a new cost.
+    """
 
     title = _("price")
     parameter_name = "price"
@@ -95,7 +101,7 @@ class MovedFilter(admin.SimpleListFilter):
 
 
 class _Named(ReadOnlyRows):
-    """A mixin for rows that are found by the words of their names."""
+    """A mixin for lists that can be searched by words in the names of rows."""
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -225,7 +231,10 @@ class ProductAdmin(_Named, RedemptionPages):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Lead to the page of the product, which has its history."""
+        """Redirect to the page of the product.
+
+        That page contains the history of the product.
+        """
         name = "admin:giftcards_product_change"
         url = reverse(name, args=[object_id], current_app=self.admin_site.name)
         return HttpResponseRedirect(f"{url}#giftcards-history")
@@ -263,7 +272,10 @@ class ProductAdmin(_Named, RedemptionPages):
 
 @admin.register(ProductType)
 class ProductTypeAdmin(_Named):
-    """The types for ``autocomplete_fields`` of a shop's models; their pages are the product's."""
+    """The admin class for product types, for use in ``autocomplete_fields``.
+
+    The pages of a type redirect to the page of its product.
+    """
 
     help_topic = "products"
     search_fields = (
@@ -305,7 +317,7 @@ class ProductTypeAdmin(_Named):
 
 
 def _margins(shelf: Shelf) -> Any:
-    """Return the column of a list with the margin that holds for a product."""
+    """Return the list column with the margin that applies to a product."""
 
     @admin.display(description=_("margin"))
     def margin(product: Product) -> str:
@@ -323,7 +335,7 @@ def _moves(product: Product) -> str:
 
 
 def _sale(request: HttpRequest, product: Product, forms: RowForms) -> Section:
-    """Return the section on whether the product is sold, and with which margin."""
+    """Return the section about the sale and the margin of the product."""
     shelf, form = Shelf.objects.current(), forms[product]
     is_open = may_change(request)
     facts = [
@@ -348,7 +360,7 @@ def _with_hint(field: str, inherited: str) -> str:
 def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> Section:
     shelf, shows_costs, is_open = Shelf.objects.current(), sees_costs(request), may_change(request)
     has_rule = any(kind.price_source != PriceSource.OWN for kind in kinds)
-    # For each column: whether it is shown, its heading, and its cell for a type.
+    # Each column consists of whether it is shown, its heading, and its cell for a type.
     table: list[tuple[bool, Any, Any]] = [
         (True, _("Type"), lambda kind: named(kind.name, kind.type_id)),
         (shows_costs, _("cost per card"), lambda kind: money(kind.cost)),

@@ -1,4 +1,4 @@
-"""The pages on which staff write how cards are redeemed, and where."""
+"""The pages on which staff write redemption instructions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LINE = forms.TextInput({"dir": "auto"})
 
 
 class TextsForm(forms.Form):
-    """The texts for customers about a product, or about a category's products, by language.
+    """A form for the redemption instructions of a product or a category.
 
-    ``seen`` is a hash of the texts that the page has shown: if somebody else has changed them
-    in the meantime, the form is not valid.
+    The form has fields for each language. ``seen`` is a hash of the instructions that the page has
+    shown. If another person has changed the instructions in the meantime, the form is not valid.
     """
 
     seen = forms.CharField(widget=forms.HiddenInput)
@@ -67,11 +67,11 @@ class TextsForm(forms.Form):
         cleaned = super().clean() or {}
         for name in self.columns.keys() & cleaned.keys():
             try:
-                # With the validators of the model.
+                # This runs the validators of the model.
                 cleaned[name] = self.columns[name].clean(cleaned[name], None)
             except forms.ValidationError as error:
                 self.add_error(name, error)
-        # The second request of a double click changes nothing.
+        # The second request of a double click does not change anything.
         if cleaned.get("seen") != self.state and self.changed_texts:
             raise forms.ValidationError(
                 gettext(
@@ -83,7 +83,7 @@ class TextsForm(forms.Form):
 
     @property
     def changed_texts(self) -> list[str]:
-        """The labels of the texts that differ from the stored ones."""
+        """The labels of the fields whose values differ from the stored values."""
         return [
             str(self.fields[name].label)
             for name in self.columns
@@ -91,7 +91,10 @@ class TextsForm(forms.Form):
         ]
 
     def save(self, *, by: str) -> None:
-        """Save the texts; a language without any text has no row."""
+        """Save the texts.
+
+        A language without instructions does not have a row in the table.
+        """
         if isinstance(self.row, Product) and self.row.own_name != self.cleaned_data["own_name"]:
             self.row.own_name = self.cleaned_data["own_name"]
             self.row.save(by=by)
@@ -109,11 +112,14 @@ class TextsForm(forms.Form):
 
 
 class RedemptionPages(ShelfPages):
-    """The base class for the admin of products: the pages with the texts for customers."""
+    """The pages with the redemption instructions for customers.
+
+    The admin class for products inherits from this class.
+    """
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.redemption_view)
-        # As Django does for its own views; the link to the manual needs it.
+        # Django does the same for its own views. The link to the manual needs this attribute.
         vars(view)["model_admin"] = self
         names = "giftcards_product_redemption", "giftcards_category_redemption"
         return [
@@ -130,7 +136,8 @@ class RedemptionPages(ShelfPages):
             raise PermissionDenied
         row = get_object_or_404(model, pk=pk)
         if request.method == "POST":
-            # The lock comes first: the form compares the texts with those that the page has shown.
+            # The lock comes first, because the form compares the stored texts with the texts that
+            # the page has shown.
             with keeping_prices():
                 row.refresh_from_db()
                 form = TextsForm(row, request.POST)

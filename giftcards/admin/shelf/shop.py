@@ -1,4 +1,4 @@
-"""The page of the shop's row, and the page of the categories."""
+"""The page of the shop's settings, and the page of the categories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from giftcards.text.display import bdi, count_text, currency
 
 
 class _OnePage(ShelfPages):
-    """The base class for all rows of a model on one page, for people who may change the shelf."""
+    """The base class of pages that show all rows of a model.
+
+    Only people who are allowed to change the shelf can open such a page.
+    """
 
     help_topic = "prices"
 
@@ -72,7 +75,7 @@ class _OnePage(ShelfPages):
 
 @admin.register(Shelf)
 class ShelfAdmin(_OnePage):
-    """The page of the values that hold for the whole shop."""
+    """The page of the values that apply to the whole shop."""
 
     def rows(self) -> list[Shelf]:
         return [Shelf.objects.current()]
@@ -121,10 +124,10 @@ def _with_help(field: str, name: str) -> str:
 
 @admin.register(Category)
 class CategoryAdmin(_OnePage):
-    """The categories of the provider's products."""
+    """The page of the categories of the provider's products."""
 
     def rows(self) -> Any:
-        # A query that groups is not sorted by the model's ordering.
+        # A query with an aggregate is not sorted by the ordering of the model.
         return Category.objects.annotate(products_count=Count("products")).order_by("title", "pk")
 
     def shown(self, request: HttpRequest, forms: RowForms, rows: list[Any]) -> dict[str, Any]:

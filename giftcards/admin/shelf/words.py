@@ -1,4 +1,4 @@
-"""The words for margins, for what is sold, and for where both come from."""
+"""Descriptions of margins and sales, and of where these values are set."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ def yes_or_no(is_so: bool) -> str:
 
 
 def name_of(row: Any) -> str:
-    """Return the name of a row in a sentence or a heading."""
+    """Return the name of a row for use in a sentence or a heading."""
     if isinstance(row, ProductType):
         return f"{isolated(row.product)} – {isolated(row.title)}"
     return str(row) if isinstance(row, Shelf) else isolated(row)
 
 
 def margin_text(margin: Margin) -> str:
-    """Return the margin as a person writes it: 12% or 50 DA."""
+    """Return the margin as a person writes it, such as 12% or 50 DA."""
     if margin.percent is not None:
         return percent_text(margin.percent)
     return money_text(margin.fixed)
 
 
 def column_text(name: str, value: Any) -> str:
-    """Return the value of a column that the shop sets; a text is read as an amount."""
+    """Return the value of a column that the shop sets, as text.
+
+    A string is treated as an amount.
+    """
     if value is None:
         return gettext("inherited") if name == "is_sold" else gettext("none")
     if isinstance(value, bool):
@@ -51,20 +54,23 @@ def column_label(model: type[ShelfRow], name: str) -> str:
 
 
 def inherited_margin(row: Product | ProductType | Category, shelf: Shelf) -> str:
-    """Return what decides about prices without a margin of ``row``, and where it comes from."""
+    """Return the rule for prices if ``row`` does not have a margin.
+
+    The text also says whether the product, the category or the shop sets the rule.
+    """
     source, margin = inherited(row, shelf)
     return _from(source, margin, row)
 
 
 def margin_of(row: Product | Category, shelf: Shelf) -> str:
-    """Return the margin that holds for ``row``, and where it comes from."""
+    """Return the margin that applies to ``row``, and where it is set."""
     if row.margin:
         return margin_text(row.margin)
     return inherited_margin(row, shelf)
 
 
 def rule_of(kind: ProductType, shelf: Shelf) -> str:
-    """Return what decides about the price of ``kind``, and where it comes from."""
+    """Return the rule for the price of ``kind``, and where it is set."""
     source, margin = find_source(kind.terms, shelf.terms)
     if source == PriceSource.FIXED:
         return gettext("fixed price")
@@ -91,7 +97,10 @@ def _from(source: PriceSource, margin: Margin, row: Any) -> str:
 
 
 def inherited_sale(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold if it says nothing itself, and where that comes from."""
+    """Return whether ``row`` is sold if its own value is not set.
+
+    The text also says where the inherited value is set.
+    """
     of_product = row.product if isinstance(row, ProductType) else None
     if of_product is not None and of_product.is_sold is not None:
         text, is_sold = gettext("%(yes_or_no)s, from the product"), of_product.is_sold
@@ -104,5 +113,5 @@ def inherited_sale(row: Product | ProductType) -> str:
 
 
 def sale_of(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold here, and where that comes from."""
+    """Return whether ``row`` is sold here, and where this is set."""
     return inherited_sale(row) if row.is_sold is None else yes_or_no(row.is_sold)

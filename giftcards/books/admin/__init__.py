@@ -1,4 +1,7 @@
-"""The admin pages about money. Django imports this module to register them."""
+"""The admin pages about money.
+
+Django imports this module to register the admin classes.
+"""
 
 from giftcards.books.admin.ledger import LedgerEntryAdmin
 from giftcards.books.admin.on_orders import EXTENSION

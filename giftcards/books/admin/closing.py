@@ -130,7 +130,10 @@ _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
 
 
 class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The form to close a month. It asks for a reason if a step has not been completed."""
+    """The form to close a month.
+
+    The form asks for a reason if a step has not been completed.
+    """
 
     is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
 
@@ -266,7 +269,7 @@ def _shown(pages: Pages, request: HttpRequest, month: Month) -> dict[str, Any]:
 
 
 def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
-    """Yield each month to choose from: its value, its label, and whether it is selected."""
+    """Yield the value and label of each month, and whether it is selected."""
     valid = {closing.month: closing for closing in MonthClosing.objects.valid()}
     months = [last_finished_month()]
     while len(months) < _MONTHS:
@@ -317,7 +320,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the counts of a step that are not 0, each with a link to the rows."""
+    """Yield the nonzero counts of a step, each with a link to the rows."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -333,7 +336,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the list of rows behind a figure, or "" if the user may not see it."""
+    """Return the URL of the rows behind a figure, or "" if not allowed."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -350,7 +353,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """Yield the title and figures of each part except the steps, as pairs of label and HTML."""
+    """Yield the title and figures of each part, without the steps."""
     # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:

@@ -217,7 +217,7 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """Return the URL to close the selected or the last month, or "" without permission."""
+        """Return the URL for closing the selected or last month, or "" if not allowed."""
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""

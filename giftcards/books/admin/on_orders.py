@@ -1,7 +1,7 @@
-"""Parts of the ledger on order pages and the order list.
+"""The parts of the ledger that order pages and the order list show.
 
-These are the account balance above the list, the ledger entries of an order, and reports. The
-balance and the entries require the permission to see costs.
+The parts include the account balance above the list, an order's ledger entries, and the reports.
+The balance and the entries require the permission to see costs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def above_list(pages: Pages, request: HttpRequest, standing: Standing) -> SafeSt
     """Return the account figures above the order list as HTML.
 
     If the list is filtered or searched, the cost of open orders is left out to save queries. Users
-    from whom orders are hidden see only the balance.
+    who cannot see all orders see only the balance.
     """
     if not request.user.has_perm("giftcards.view_cost"):
         return ""
@@ -143,7 +143,7 @@ _DAYS = 14
 
 
 def _on_start(pages: Pages, request: HttpRequest, standing: Standing) -> SafeString | str:
-    """Return the account and a chart of the last two weeks, as HTML."""
+    """Return the account figures and a chart of the last two weeks, as HTML."""
     chart = None
     if pages.has_report_permission(request):
         chart = reports.chart(report(today() - timedelta(days=_DAYS - 1), today()))

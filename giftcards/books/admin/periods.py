@@ -55,7 +55,10 @@ class Question:
 
 
 class ReportForm(forms.Form):
-    """The form for a report. Its fields are part of the URL, so every report has its own URL."""
+    """The form for a report.
+
+    The form's fields are part of the URL, so every report has its own URL.
+    """
 
     by = forms.ChoiceField(label=_("By"), choices=By.choices)
     # The id of a product. In a large catalogue, staff type the id or a part of the name; otherwise
@@ -141,7 +144,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Return links to common periods: label, URL, and whether it is the period of ``question``."""
+    """Return links to common periods, and mark the period of ``question``."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)

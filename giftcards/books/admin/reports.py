@@ -195,7 +195,10 @@ def _leave_trace(request: HttpRequest, question: Question, given: Mapping[str, A
 
 
 class ReportFact(NamedTuple):
-    """A key figure. ``value`` is HTML, and ``url`` is the list of its orders, or ""."""
+    """A key figure.
+
+    ``value`` is HTML, and ``url`` is the URL of the orders behind the value, or "".
+    """
 
     label: Any
     value: str
@@ -260,7 +263,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """Return the HTML "and 2 orders of unknown price", which follows an amount."""
+    """Return HTML that follows an amount, such as "and 2 orders of unknown price"."""
     text = ngettext(
         "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
     )
@@ -268,7 +271,7 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Figure, bool]:
-    """Return the columns of the table, and for each whether any of its amounts has decimals."""
+    """Return the table's columns, and whether each column contains decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
@@ -296,7 +299,7 @@ def _cells(figures: Figures, columns: Mapping[Figure, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return the question that selects the orders of ``row`` in the order list.
+    """Return the ``Question`` that selects the orders of ``row`` in the order list.
 
     The result is ``None`` if the filters of the list cannot select these orders.
     """
@@ -334,7 +337,7 @@ def _figure(column: Figure, figures: Figures) -> str:
 
 
 def _is_unknown(column: Figure, figures: Figures) -> bool:
-    """True if the figure needs sale amounts but no order has one."""
+    """True if the figure needs sale amounts, but all of them are unknown."""
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
@@ -360,7 +363,10 @@ def _left_out(column: Figure, figures: Figures) -> str:
 
 
 class Series(NamedTuple):
-    """The values that a chart shows in one colour. ``value`` computes a value from figures."""
+    """The values that a chart shows in one colour.
+
+    ``value`` is a function that computes a value from figures.
+    """
 
     label: Any
     value: Callable[[Figures], Decimal]
@@ -386,7 +392,7 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """An axis label. If ``is_minor`` is True, narrow screens do not show it."""
+    """An axis label. If ``is_minor`` is True, the item is hidden on narrow screens."""
 
     at: str
     text: str
@@ -404,7 +410,7 @@ SERIES = (
 
 
 def chart(report: Report) -> dict[str, Any] | None:
-    """Return the context for ``chart.html``, or ``None`` if customers have paid nothing."""
+    """Return the context for ``chart.html``, or ``None`` if there are no payments."""
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -491,7 +497,10 @@ _DENSE = 90
 
 
 def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
-    """Yield a column of stacked parts for each of ``rows``. A total of ``top`` fills the height."""
+    """Yield a column of stacked parts for each of ``rows``.
+
+    A column with a total of ``top`` has the full height.
+    """
     slot = Decimal(100) / len(rows)
     width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
     for number, row in enumerate(rows):
@@ -503,7 +512,10 @@ def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[B
 
 
 def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
-    """Yield a bar for each of ``rows``. The largest total fills the width."""
+    """Yield a bar for each of ``rows``.
+
+    The bar with the largest total has the full width.
+    """
     largest = max(map(_total, rows))
     for row in rows:
         yield [
@@ -526,8 +538,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the centre of column ``number`` in percent of the total width of ``places``
-    columns."""
+    """Return the centre of column ``number`` as a percentage of the width of ``places`` columns."""
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -537,7 +548,7 @@ _MARKED = 4
 def scale(highest: Decimal) -> list[int]:
     """Return the tick values of an axis: multiples of a round number from 0 to ``highest``.
 
-    The last value may be higher than ``highest``. The values are whole numbers, because a fraction
+    The last value can be higher than ``highest``. The values are whole numbers, because a fraction
     of a dinar is too small for a tick.
     """
     least = max(highest / _MARKED, Decimal(1))
@@ -551,14 +562,15 @@ _MOST_LABELS = 8
 
 
 def labelled(places: int) -> range:
-    """Return the indexes of the columns with a label: 0, and others at equal distances."""
+    """Return the indexes of the labelled columns, which are evenly spaced from 0."""
     return range(0, places, max(ceil(places / _MOST_LABELS), 1))
 
 
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
     """Return ``value`` as a percentage of ``whole``, with three decimals.
 
-    Bars are differences of such percentages, so that their total never exceeds 100 %.
+    The size of a bar is the difference between two such percentages, so that bars never add up to
+    more than 100 %.
     """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 

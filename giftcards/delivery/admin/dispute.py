@@ -158,7 +158,10 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """Return a text for the provider in each language, if the provider knows the order."""
+    """Return a message to the provider in each language.
+
+    The result is empty unless the provider knows the order.
+    """
     if not order.provider_order_id:
         return []
     shown = LinkVisit.objects.filter(link__order=order, what=LinkVisit.What.REVEALED)

@@ -1,9 +1,9 @@
-"""Links that staff give to customers themselves, hourly limits, and withdrawing all links.
+"""Hand out links to customers, limit them per hour, and withdraw them.
 
-A link or a message can show codes, and other messages name the product. Therefore each member of
-staff can give out at most ``REVEALS_PER_HOUR`` links and messages per hour. Messages to the order's
-own address do not count. A second limit applies to each order, and protects customers from
-receiving too many messages.
+A link or a message can show codes, and other messages name the product. Therefore each staff member
+can hand out at most ``REVEALS_PER_HOUR`` links and messages per hour. Messages to the order's own
+address do not count. A second limit applies to each order, and protects customers from receiving
+too many messages.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ MOST_OF_AN_ORDER = 10
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
     """Raise :exc:`~giftcards.admin.frame.actions.Refused` if an hourly limit is exceeded.
 
-    Call this in the transaction that locked ``order`` and created the link or message.
-    ``is_handed_out`` is True for a link, and for a message to an address other than the order's.
+    Call this function in the transaction that locked ``order`` and created the link or message.
+    ``is_handed_out`` is True for a link, and for a message to an address that is not in the order.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()
@@ -121,8 +121,10 @@ def may_have_link(order: Order) -> bool:
 
 
 class NewLinkForm(RevealForm):
-    """The form for a new link. It asks for the same proof of identity as the form to reveal a
-    code."""
+    """The form for a new link.
+
+    The form asks for the same proof of identity as the form to reveal a code.
+    """
 
     withdraws = forms.BooleanField(
         label=_("Withdraw the earlier links"), required=False, initial=True

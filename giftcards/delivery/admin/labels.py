@@ -1,4 +1,4 @@
-"""The state of messages and links in words, as HTML for admin pages."""
+"""Descriptions of messages and links, as HTML for admin pages."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """Return a sentence with the number of attempts with an unknown result, or ""."""
+    """Return a sentence with the number of attempts without a known result, or ""."""
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -125,7 +125,7 @@ def who_asked(message: Delivery) -> SafeString | str:
 
 
 def use_in_words(links: Sequence[Any]) -> SafeString | str:
-    """Return a sentence with the number and last time of openings and reveals."""
+    """Return a sentence that says how often and when the link was used."""
     opened = sum(link.times_opened for link in links)
     shown = sum(link.times_shown for link in links)
     if not (opened or shown):
@@ -168,7 +168,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """Return the origin of the link, including the name of the member of staff who created it."""
+    """Return the origin of the link, and the name of its creator if staff made it."""
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Created by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

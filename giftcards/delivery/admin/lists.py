@@ -115,7 +115,10 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that shows ``last_error``, which is for developers, only with a permission."""
+    """A mixin that hides ``last_error`` from people without a permission.
+
+    The error is meant for developers.
+    """
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return self._seen(request, super().get_list_display(request))

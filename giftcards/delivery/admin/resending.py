@@ -1,4 +1,4 @@
-"""Send a message again, and cancel a waiting message or send it now."""
+"""Send a message again, cancel a waiting message, or send it immediately."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ register.filter("zoned_moment", zoned_moment)
 
 @register.simple_tag
 def customers_not_told() -> str:
-    """Return a sentence with the number of messages that were not sent, or "" if there are none."""
+    """Return a sentence with the number of messages that were not sent, or ""."""
     count = Delivery.objects.untold().order_by()[:MOST].count()
     if not count:
         return ""

@@ -26,7 +26,7 @@ class Command(GiftcardsCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add no ``--json``, because the output has only one format."""
+        """Do not add ``--json``, because the output has only one format."""
 
     def find_database(self, options: dict[str, Any]) -> None:
         """Do nothing, because ``handle`` reads the database and reports a failure itself."""

@@ -43,7 +43,7 @@ class Command(GiftcardsCommand):
         "Exit code 0 means that the provider accepted the order or, with --wait, that the"
         " order has settled. Exit code 1 means that the order may exist. If you repeat the"
         " command, use the same --reference, so that the order is not bought twice. Exit"
-        " code 2 also means that an order with this reference has other values.",
+        " code 2 also means that an order with this reference exists and has other values.",
     )
     examples = (
         ("Buy two cards, and wait for them:", f"{PRODUCT} type_001 2 --wait"),

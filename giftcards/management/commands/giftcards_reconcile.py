@@ -100,11 +100,13 @@ def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
 
 
 def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
-    """Put orders on hold that the provider may already have, until staff decide.
+    """Put orders on hold if the provider might already have them.
 
-    The function does not search for lost orders, because a search may send an order again. It
-    acquires the lease of the worker loop, so that no worker runs. If it loses the lease, it stops
-    reading the provider's list.
+    The orders remain on hold until staff decide.
+
+    The function does not search for lost orders, because a search might send an order again. The
+    function acquires the lease of the worker loop, so that no worker runs. If the function loses
+    the lease, it stops reading the provider's list.
     """
     start = _moment(since, default=last_sign() or timezone.now() - timedelta(hours=24))
     token = Lease.objects.take(Lease.LOOP, tuning.lease)
@@ -212,8 +214,8 @@ class _Found:
 def _describe_orphans(listing: Listing, gateway: Gateway) -> Iterator[dict[str, Any]]:
     """Describe rows in the provider's list that do not belong to an order.
 
-    If a row has bought the cards of an order a second time, "order" is the reference of this order.
-    Otherwise, it is "".
+    If a row is a second purchase of an order, "order" is the reference of this order. Otherwise, it
+    is "".
     """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, gateway)

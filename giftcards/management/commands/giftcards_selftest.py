@@ -64,9 +64,9 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTrial:
-    """The result of a test of whether the provider accepts, shows and checks references.
+    """The result of a test that shows how the provider treats references.
 
-    ``is_changed`` is True if the provider shows a different reference from the one it received.
+    ``is_changed`` is True if the provider shows a reference that differs from the one it received.
     """
 
     is_accepted: bool
@@ -235,10 +235,11 @@ def run(
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with the same reference, and look for it in the provider's answers.
+    """Buy twice with the same reference, and search the answers for the reference.
 
-    The test type delivers no cards. The provider's list of orders is read last, because a new order
-    may be missing from it at first. Returns ``None`` if the provider's answers are unusable.
+    The test type does not deliver cards. The provider's list of orders is read last, because a new
+    order might be missing from it at first. Returns ``None`` if the provider's answers are
+    unusable.
     """
 
     def ask(call: Callable[[], T]) -> T:

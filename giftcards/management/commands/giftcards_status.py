@@ -89,7 +89,10 @@ class Command(GiftcardsCommand):
 
 
 class _Overview:
-    """The state of the app at one moment. If all is well, the fields about problems are ""."""
+    """The state of the app at one moment.
+
+    If there are no problems, the fields about problems are "".
+    """
 
     def __init__(self) -> None:
         self.standing = Standing()

@@ -30,7 +30,7 @@ class Command(GiftcardsCommand):
     needs = WORKING_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add no ``--json``, because the worker has no result."""
+        """Do not add ``--json``, because the worker does not have a result."""
 
     def find_database(self, options: dict[str, Any]) -> None:
         """Fail if a table is missing, but wait if the database is not available."""
