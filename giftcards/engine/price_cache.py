@@ -98,10 +98,11 @@ class PriceCache:
         :exc:`NotListed` if the product does not list the type.
         """
         prices = self._cache.get(product_id)
-        is_told = prices is not None and type_id in prices.by_type
-        max_age = _max_age(asked_since)
-        if prices is None or prices.age >= (max_age if is_told else _RETRY_REQUIRED):
-            told = self._told(product_id, type_id, max_age=max_age)
+        has_failed = prices is not None and type_id not in prices.by_type
+        if prices is None or not has_failed or prices.age >= _RETRY_REQUIRED:
+            # The stored prices are used even if this process has prices of its own, because another
+            # process may have seen that a price has changed.
+            told = self._told(product_id, type_id, max_age=_max_age(asked_since))
             prices = told or self._request(product_id, Purpose.PLACING)
         if prices is None:
             return None

@@ -28,7 +28,7 @@ from giftcards.engine.schedule import next_check, retry_pause
 from giftcards.engine.storing_cards import Arrival, Stored, store_cards
 from giftcards.engine.tuning import tuning
 from giftcards.exceptions import NotFound, ProviderError, Refused
-from giftcards.models import ApiKey, Order, OrderQuerySet, StatusChange
+from giftcards.models import ApiKey, Order, OrderQuerySet, Product, ProductPrices, StatusChange
 from giftcards.models.orders import (
     OrderUpdate,
     Overtaken,
@@ -194,6 +194,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
             changes = Order.objects.write_batch(updates, source=StatusChange.Source.CHECK)
             _flag_cards(changed, store_cards(_arrivals(changed)))
             _reorder_missing(changed)
+            _outdate_prices(changed)
     except Overtaken:
         if len(changed) > 1:
             raise
@@ -319,6 +320,22 @@ def _reorder_missing(results: Iterable[_Result]) -> None:
         order, settlement = result.order, result.verdict.settlement
         if settlement and settlement.fulfilled_quantity < order.quantity:
             reorder_by_rule(order)
+
+
+def _outdate_prices(results: Iterable[_Result]) -> None:
+    """Make workers request the prices of products whose price has changed.
+
+    No process uses the stored prices for another purchase, and the shelf is updated within about a
+    minute.
+    """
+    changed = {
+        result.order.product_id
+        for result in results
+        if any(problem.code == "price_changed" for problem in result.verdict.problems)
+    }
+    if changed:
+        ProductPrices.objects.filter(pk__in=changed).delete()
+        Product.objects.filter(product_id__in=changed).update(asked_at=None)
 
 
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:

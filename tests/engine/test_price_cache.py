@@ -200,8 +200,7 @@ class TestRequired:
         prices = PriceCache(read, key="k")
         for seconds, made in [(0, 1), (499, 1), (1, 2)]:
             pass_time(seconds)
-            ProductPrices.objects.all().delete()
-            assert prices.required_price(PSN, "type_001") == Decimal(490)
+            assert prices.price(PSN, "type_001") == Decimal(490)
             assert len(asked) == made
 
     def test_a_required_price_is_unknown_if_it_is_too_old_and_no_slot_is_free(

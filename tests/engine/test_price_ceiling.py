@@ -105,6 +105,25 @@ class TestSending:
         assert order.is_on_hold is not is_sent
         wire.assert_call_count(PLACE, int(is_sent))
 
+    def test_after_a_purchase_at_another_price_the_next_order_is_put_on_hold(
+        self, simulator: Simulator
+    ) -> None:
+        make_offer()
+        with Gateway() as other_process:
+            assert other_process.prices.required_price(PSN, "type_001") == 490
+            simulator.price_factor = 2
+            order = place_order(**LINE, sale_price=550)
+            run_sweep()
+            order.refresh_from_db()
+            assert (order.status, order.price_per_card) == ("FULFILLED", 980)
+            assert [problem.code for problem in problems(order)] == ["price_changed"]
+            # A worker reads the product again, so that the shelf shows the new price.
+            assert ProductType.objects.earliest("pk").product.asked_at is None
+            assert other_process.prices.required_price(PSN, "type_001") == 980
+        later = place_order(**{**LINE, "reference": "later", "sale_price": 550})
+        run_sweep()
+        assert fresh(later).is_on_hold
+
     @pytest.mark.parametrize("sold", [{"sale_price": 470}, {"sale_amount": 940}])
     @pytest.mark.parametrize(
         ("accepted_loss", "cost", "is_sent"),
