@@ -362,9 +362,9 @@ def check_api_keys(*, databases: Sequence[str] | None = None, **_: object) -> li
             f"Processes with different API keys use this database: {', '.join(at_work)}. They"
             " buy orders in different accounts, and one process cannot find the orders that"
             " another process has sent.",
-            hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed the"
-            " key and restarted all processes, ignore this warning. It disappears after 10"
-            " minutes.",
+            hint="Configure the same GIFTCARDS['API_KEY'] for every process. If you have just"
+            " changed the key and restarted all processes, ignore this warning. It disappears"
+            " after 10 minutes.",
             id="giftcards.W008",
         )
     ]

@@ -729,7 +729,8 @@ SEVERAL_KEYS = Warning(
     "Processes with different API keys use this database: one (SANDBOX), two (unknown). They"
     " buy orders in different accounts, and one process cannot find the orders that another"
     " process has sent.",
-    hint="Give every process the same GIFTCARDS['API_KEY']. If you have just changed the key and"
+    hint="Configure the same GIFTCARDS['API_KEY'] for every process. If you have just changed the"
+    " key and"
     " restarted all processes, ignore this warning. It disappears after 10 minutes.",
     id="giftcards.W008",
 )

@@ -173,7 +173,7 @@ def correct_customer(boss: Client) -> Button:
         {"customer_email": "lina@example.com", "reason": "She called", "state_token": seen},
         logged=["Corrected the customer."],
         rows={CustomerChange: 1},
-        told="The order has these details now.",
+        told="The new details were saved.",
     )
 
 
@@ -200,7 +200,9 @@ def dispute(_boss: Client) -> Button:
         {"state_token": state_token(order), "cards": ["1"], "words": "It is used."},
         logged=["Noted that the customer complains about a code."],
         rows={Note: 1},
-        told="The complaint was recorded. The codes are kept until somebody ticks it off.",
+        told=(
+            "The complaint was recorded. The codes are kept until somebody ticks off the complaint."
+        ),
     )
 
 
@@ -341,7 +343,7 @@ def order_again(_boss: Client) -> Button:
         to("order_reorder", order.pk),
         {"state_token": state_token(order)},
         logged=[
-            "user0 ordered the missing cards again, as NEW.",
+            "user0 ordered the missing cards again (order NEW).",
             f"Replaces missing cards of {NAME}.",
         ],
         rows={Order: 1, Acknowledgement: 1, OrmQ: 1},
@@ -387,9 +389,9 @@ def cancel_refund(_boss: Client) -> Button:
     return Button(
         to("refund_cancel", refund.pk),
         {"reason": "The transfer came back."},
-        logged=["Took back a refund: 980.00, CCP 12."],
+        logged=["Cancelled a refund: 980.00, CCP 12."],
         rows={},
-        told="The refund was taken back. Its amount is owed again.",
+        told="The refund was cancelled. Its amount is owed again.",
         tellings=1,
     )
 

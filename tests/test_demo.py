@@ -227,6 +227,6 @@ def test_the_demo_with_a_production_key_orders_nothing(start: Callable[..., Demo
     with Simulator(keys=[KEY], key_type="PRODUCTION") as provider:
         demo = start(GIFTCARDS_API_KEY=KEY, GIFTCARDS_BASE_URL=provider.url)
         assert demo.process.wait(timeout=60) == 1
-        assert "The key is for PRODUCTION, not for the SANDBOX" in demo.output
+        assert "The key is for PRODUCTION, not for SANDBOX" in demo.output
         assert provider.orders == {}
     assert demo.processes() == {}

@@ -75,9 +75,9 @@ DIFFERENCES: list[dict[str, Any]] = [
     {"deliver_at": None},
 ]
 CONFLICT = (
-    "The reference cart-1 already names another order, or the same one with other details. Use a"
-    " new reference for a new order; to repeat an order, give every detail as you did the first"
-    " time."
+    "The reference cart-1 is already used for another order, or for the same order with different"
+    " details. Use a new reference for a new order. To repeat an order, pass exactly the same"
+    " details as the first time."
 )
 GIFT = {"recipient_email": "lina@example.com"}
 NEEDS_RECIPIENT = "A gift needs the e-mail address of its recipient."
@@ -401,8 +401,8 @@ class TestMetadata:
     )
     def test_metadata_that_not_every_database_stores_is_refused(self, value: Any) -> None:
         assert complaint_about_metadata(value) == (
-            "Use texts as keys, and texts, numbers, True, False, None, lists and dicts as values,"
-            " at most 8 levels deep."
+            "Use strings as keys. Values can be strings, numbers, True, False, None, lists and"
+            " dicts, nested at most 8 levels deep."
         )
 
     def test_metadata_that_contains_itself_is_refused(self) -> None:
@@ -413,7 +413,7 @@ class TestMetadata:
     def test_metadata_larger_than_4096_bytes_is_refused(self) -> None:
         assert complaint_about_metadata({"a": "é" * 2044}) == ""
         assert complaint_about_metadata({"a": "é" * 2045}) == (
-            "This has 4098 bytes as JSON. At most 4096 are allowed."
+            "The value is 4098 bytes long as JSON. At most 4096 bytes are allowed."
         )
 
     @pytest.mark.parametrize(

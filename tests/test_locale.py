@@ -142,6 +142,9 @@ AVOIDED = {
         "such as: |needs? a look|[Aa] person (?:has|approves|decides)|for a person|left alone",
         "(?:been|be|not) told|of no order|kept for you|speaks of|put right|had the order|goes on",
         r"[Dd]earer|that can be read|, then tick|yet to |was held up|(?<!\()\bids?\b|at present",
+        r"\b(?:[Tt]ake[ns]?|[Tt]ook) back|gives? it up|problem remains|be asked|paid you back",
+        "waits for a|has to say|say on the|order here|are the (?:first|newest|latest)|the shelf",
+        "Nothing is bought|[Tt]ick this off|in the setting |f this continues|ook at it again",
     ),
     "fr": (
         "livrée, recréditée|grand livre|journal du fournisseur|scell|déplace pas|votre support",
@@ -331,7 +334,7 @@ def test_messages_with_a_number_use_the_right_plural_form(
 def test_the_complaint_about_a_taken_reference_is_translated(order: Order, language: str) -> None:
     browser = sign_in(superuser=True, headers={"accept-language": language})
     line = {"product_id": PRODUCT, "type_id": TYPE, "quantity": "4", "reference": "web-1042"}
-    english = "This reference is taken. Use another one for another order."
+    english = "This reference is already in use. Use a different reference for a new order."
     with translation.override(language):
         complaint = translation.gettext(english)
     assert complaint != english

@@ -806,7 +806,7 @@ def test_the_start_page_reads_no_whole_table(
     # Of what is wrong, at most so many rows.
     with no_scans(but="LIMIT"):
         html = read(boss.get(START))
-    assert "1 order delayed" in html
+    assert "1 delayed order" in html
 
 
 def test_the_page_of_the_provider_reads_no_whole_table(

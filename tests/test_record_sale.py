@@ -23,7 +23,9 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 KNOWN = "The amount that the customer paid for this order is already known."
-LATE = "The missing cards were ordered again, so it is no longer known what was paid for them."
+LATE = (
+    "The missing cards were ordered again, so the amount that was paid for them is no longer known."
+)
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_what_is_owed_follows_from_what_was_paid(order: Order) -> None:
     for known in (order, Order.objects.get()):
         assert (known.sale_amount, known.open_amount) == (2750, 1100)
     assert [(note.by, note.text) for note in Note.objects.all()] == [
-        ("amina", "What the customer paid was recorded.")
+        ("amina", "The amount that the customer paid was recorded.")
     ]
     # From here on, it is an order as any other.
     record_refund(order, amount=1100, reference="CCP 1", by="amina")
@@ -133,7 +135,7 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
     assert told(answer) == ["Recorded: the customer paid 2,750 DA."]
     page = read(answer)
     assert address not in page
-    assert any("What the customer paid was recorded." in each for each in timeline(page))
+    assert any("The amount that the customer paid was recorded." in each for each in timeline(page))
     assert "2750" not in LogEntry.objects.get().change_message
     # A double click, and somebody with another amount.
     said = [
@@ -144,7 +146,10 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
 
 def test_what_staff_cannot_have_meant_is_asked_again(order: Order, accountant: Client) -> None:
     for amount, why in (
-        ("a lot", "Enter an amount such as 550 or 549.90, with the digits 0 to 9 and a point."),
+        (
+            "a lot",
+            "Enter an amount such as 550 or 549.90. Use the digits 0 to 9 and a decimal point.",
+        ),
         ("-5", "Ensure this value is greater than or equal to 0."),
         ("", "This field is required."),
     ):

@@ -80,7 +80,7 @@ class TestNewOrder:
         assert Order.objects.values().get(pk=order.pk) == before | gone
         told = {"by": "amina", "order": new.reference}
         assert decisions(order) == [("staff_reordered", told, "amina")]
-        text = f"amina ordered the missing cards again, as {new.reference}."
+        text = f"amina ordered the missing cards again (order {new.reference})."
         assert str(Problem("staff_reordered", told)) == text
         assert not order.changes.exists()
 
@@ -313,7 +313,7 @@ class TestRefused:
         assert Order.objects.count() == 1
 
     def test_a_delivered_order_misses_nothing(self) -> None:
-        with pytest.raises(ReorderError, match="no card is missing"):
+        with pytest.raises(ReorderError, match="no cards are missing"):
             reorder_missing(make_guide_order(Status.FULFILLED), by="amina")
 
     @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 REORDERED = (
-    "The missing cards were ordered again, and what the customer paid for them was transferred to"
-    " the new order."
+    "The missing cards were ordered again, and the customer's payment for these cards was"
+    " transferred to the new order."
 )
-NOTHING_LEFT = "Nothing is left to be paid back for this order."
+NOTHING_LEFT = "There is no more money to pay back for this order."
 
 
 # In the time zone of the site, this is the first of April.
@@ -163,7 +163,9 @@ class TestPayingBack:
         assert str(caught.value) == "Only 200.00 can still be paid back, not 200.01."
         assert CustomerRefund.objects.count() == 2
 
-    @pytest.mark.parametrize(("by_hand", "error"), [(200, "133.33"), (400, "Nothing is left")])
+    @pytest.mark.parametrize(
+        ("by_hand", "error"), [(200, "133.33"), (400, "There is no more money")]
+    )
     def test_a_refund_that_was_written_by_hand_counts(self, by_hand: int, error: str) -> None:
         order = sold()
         CustomerRefund.objects.create(order=order, amount=by_hand, reference="R0")
@@ -247,13 +249,15 @@ class TestOnce:
     def test_the_reference_of_another_refund_is_refused(self, other: dict[str, Any]) -> None:
         order = sold()
         pay(order, 200)
-        with pytest.raises(RefundError, match="R1 already names another refund of this order"):
+        with pytest.raises(
+            RefundError, match=("R1 is already used for another refund of this order")
+        ):
             pay(order, **{"amount": 200, **other})
         assert left(order) == Decimal("133.33")
 
     def test_the_reference_of_a_refund_that_was_taken_back_is_refused(self, order: Order) -> None:
         cancel_refund(pay(order, 200), by="amina")
-        with pytest.raises(RefundError, match="R1 was taken back"):
+        with pytest.raises(RefundError, match="R1 was cancelled"):
             pay(order, 200)
         assert left(order) == Decimal("333.33")
 
@@ -376,7 +380,7 @@ class TestErrors:
 
     def test_a_reference_with_a_percent_sign_is_told_as_it_is(self, order: Order) -> None:
         pay(order, 100, "10%d")
-        with pytest.raises(RefundError, match="10%d already names"):
+        with pytest.raises(RefundError, match="10%d is already used"):
             pay(order, 200, "10%d")
 
     @pytest.mark.parametrize("language", ["en", "fr", "ar"])

@@ -371,8 +371,8 @@ def test_guests_of_one_address_buy_beside_each_other_until_it_has_ten_times_as_m
     browsers = [Client(REMOTE_ADDR="41.100.0.1") for _cookie in range(11)]
     page, form = form_of(browsers[0], kind("type_001"), quantity=3)
     [sentence] = told(browsers[0], page, form)
-    assert (
-        sentence == "Too many cards are reserved for you. Buy fewer, or pay for the others first."
+    assert sentence == (
+        "You have reserved too many cards. Buy fewer cards, or pay for the reserved cards first."
     )
     payments = [begun(browser, "type_001", quantity=2) for browser in browsers[:10]]
     page, form = form_of(browsers[10], kind("type_001"), quantity=1)
@@ -721,7 +721,7 @@ def test_the_page_of_an_order_shows_what_is_to_be_paid_back_and_that_it_was(
         record_refund(Order.objects.get(), amount=1650, reference="CCP 1")
     work()
     paid = browser.get(page).content.decode()
-    assert "paid back on" in paid
+    assert "refunded on" in paid
     assert "Pay back the customer" not in paid
     assert len(links_to_mails(browser)) == 2
 

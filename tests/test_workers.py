@@ -547,7 +547,11 @@ class TestTurns:
         self.turn()
         for minutes, told in (
             (59, ""),
-            (3, "Daily work has not come to its end for more than an hour, as the log may say: c."),
+            (
+                3,
+                "Parts of the daily work have not been completed for more than an hour. The log"
+                " may show the reason. Not completed: c.",
+            ),
         ):
             for _minute in range(minutes):
                 ProviderState.objects.note_tick()

@@ -143,7 +143,7 @@ def gap_sentence(gap: Decimal | None) -> str:
 
 
 def missing_sentence(count: int, amount: Decimal) -> str:
-    return _sentence("refund", "promised and not credited", count, amount)
+    return _sentence("refund", "promised but not credited", count, amount)
 
 
 def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
@@ -153,7 +153,7 @@ def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
     """
     nouns = {CHARGE: "charge", CREDIT: "refund"}
     sentences = (
-        _sentence(nouns[kind], "of no order here", one.count, one.amount)
+        _sentence(nouns[kind], "without a matching order", one.count, one.amount)
         for kind, one in found.items()
     )
     return " ".join(filter(None, sentences))
@@ -165,7 +165,7 @@ def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
 
 
 def _adding_up(amounts: Iterable[Decimal]) -> str:
-    return gettext("Together %(amount)s.") % {"amount": money_text(sum(amounts, _ZERO))}
+    return gettext("The total is %(amount)s.") % {"amount": money_text(sum(amounts, _ZERO))}
 
 
 def _may_miss(standing: Standing) -> Sequence[QuerySet[Order]]:
@@ -209,8 +209,8 @@ def _are_left_unknown(charges: QuerySet[LedgerEntry]) -> Finding | None:
     amounts = [-amount for amount in charges.values_list("amount", flat=True)[: MOST + 1]]
     return Finding.of_rows(
         len(amounts),
-        one="1 charge of no order here is of a month that is not closed.",
-        many="%s charges of no order here are of months that are not closed.",
+        one="1 charge without a matching order is in a month that is not closed.",
+        many="%s charges without a matching order are in months that are not closed.",
         explain=lambda: _adding_up(amounts),
     )
 
@@ -243,14 +243,14 @@ def _does_not_suffice(standing: Standing) -> Finding | None:
 
     def explain() -> str:
         text = gettext(
-            "The orders that are still to be sent cost %(amount)s. This is more than the balance,"
+            "The orders that have not been sent yet cost %(amount)s. This is more than the balance,"
             " so the provider will refuse some of them."
         )
         return text % {"amount": money_text(in_orders.unsent)}
 
     sentence = (
-        f"The orders that are still to be sent cost {in_orders.unsent:.2f} {CURRENCY}, and the"
-        f" balance of the account is {standing.state.balance:.2f} {CURRENCY}."
+        f"The orders that have not been sent yet cost {in_orders.unsent:.2f} {CURRENCY}, but the"
+        f" account balance is {standing.state.balance:.2f} {CURRENCY}."
     )
     return Finding(sentence, explain=explain)
 
@@ -284,8 +284,8 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=_does_not_suffice,
         headline=_("the balance does not cover the orders to be sent"),
-        remedy=_("Top up the account at the provider."),
-        ended=_("The balance covers the orders to be sent again."),
+        remedy=_("Top up your account at the provider."),
+        ended=_("The balance now covers all orders to be sent."),
         page="giftcards_providerstate_changelist",
         is_about_orders=True,
         limits_sales=True,
@@ -304,9 +304,10 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "Search for each refund in the account at the provider, and ask the provider's support."
+            "Search for each refund in your account at the provider, and then contact the"
+            " provider's support."
         ),
-        ended=_("The provider has credited back what it promised."),
+        ended=_("The provider has credited back all promised refunds."),
         page="giftcards_order_changelist",
         is_about_orders=True,
         query="?ledger=credits_missing&attention=needed",
@@ -319,15 +320,15 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_unknown, _are_unknown),
         headline=ngettext_lazy(
-            "%(count)s entry in the provider's ledger without an order here",
-            "%(count)s entries in the provider's ledger without an order here",
+            "%(count)s entry in the provider's ledger without a matching order",
+            "%(count)s entries in the provider's ledger without a matching order",
             "count",
         ),
         remedy=_(
-            "Find out what each entry belongs to: the account may also be used elsewhere. This"
+            "Find out what each entry belongs to. The account may also be used elsewhere. This"
             " notice is shown for a week."
         ),
-        ended=_("The ledger of the last days no longer has entries of unknown orders."),
+        ended=_("The ledger of the last few days no longer contains entries of unknown orders."),
         page=_LEDGER,
         query=f"{_LAST_DAYS}&order=unknown",
     ),
@@ -340,14 +341,15 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_left_unknown, _are_left_unknown),
         headline=ngettext_lazy(
-            "%(count)s older charge without an order here, in a month that is not closed",
-            "%(count)s older charges without an order here, in months that are not closed",
+            "%(count)s older charge without a matching order, in a month that is not closed",
+            "%(count)s older charges without a matching order, in months that are not closed",
             "count",
         ),
         remedy=_(
-            "Find out what each charge belongs to, and close the month. The notice then disappears."
+            "Find out what each charge belongs to, and then close the month. This notice will then"
+            " disappear."
         ),
-        ended=_("All older charges of open months now have an order."),
+        ended=_("All older charges in open months now have a matching order."),
         page=_LEDGER,
         query="?period=open&order=charged",
         is_in_digests=False,
@@ -363,7 +365,7 @@ CONDITIONS = (
         remedy=_(
             "Check in the ledger where the balance changed without an entry, and ask the provider."
         ),
-        ended=_("The provider's ledger of the last days explains the balance again."),
+        ended=_("The provider's ledger for the last few days explains the balance again."),
         page=_LEDGER,
         query=_LAST_DAYS,
     ),

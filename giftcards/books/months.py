@@ -120,7 +120,7 @@ FIGURES = (
     ),
     MonthFigure(
         "reordered_amount",
-        _("Of this, cards ordered again"),
+        _("Including cards that were ordered again"),
         Part.CUSTOMERS,
         attrgetter("reordered_amount"),
         False,
@@ -142,20 +142,20 @@ FIGURES = (
         lambda facts: len(facts.ledger.breaks),
         True,
     ),
-    _counted("charged_unknown", _("Charges without an order here")),
-    _counted("credited_unknown", _("Refunds without an order here")),
+    _counted("charged_unknown", _("Charges without a matching order")),
+    _counted("credited_unknown", _("Refunds without a matching order")),
     _counted("not_credited", _("Refunds that were not credited back as promised")),
     _counted(
         "charged_unfit",
-        _("Charged for an unknown order, or beyond the price"),
+        _("Charged for an unknown order or above the price"),
         "ledger.charged_unknown.count",
     ),
     _counted(
         "credited_unfit",
-        _("Credited back and not promised"),
+        _("Credited back but not promised"),
         "ledger.credited_not_promised.count",
     ),
-    _counted("never_charged", _("Ordered and never charged"), "ledger.ordered_not_charged.count"),
+    _counted("never_charged", _("Ordered but never charged"), "ledger.ordered_not_charged.count"),
     _counted("owing", _("Orders with money still owed")),
 )
 

@@ -164,7 +164,7 @@ def check_stock(line: Line, known: Quote) -> None:
         )
         text %= {"count": count_text(left)}
         if buffer := Shelf.objects.current().stock_buffer:
-            kept = gettext("The provider has %(count)s more, which your stock buffer keeps back.")
+            kept = gettext("The provider has %(count)s more, which your stock buffer holds back.")
             text = f"{text} {kept % {'count': count_text(buffer)}}"
         raise refusal("out_of_stock", known, text)
 
@@ -178,7 +178,7 @@ def _check_sale(order: Order, known: Quote) -> None:
         raise refusal("above_ceiling", known, _amounts(text, cost=cost, limit=limit))
     paid = order.sale_amount
     if paid is not None and paid < total_cost - known.accepted_loss * order.quantity:
-        text = gettext("The cards cost %(cost)s, but the customer would pay %(paid)s.")
+        text = gettext("The cards cost %(cost)s, but the customer would pay only %(paid)s.")
         raise refusal("below_cost", known, _amounts(text, cost=total_cost, paid=paid))
     if paid is None and known.price is None and known.has_rule:
         text = gettext("This card has no price because it would not earn enough.")
@@ -202,7 +202,7 @@ def check_balance(line: Line, known: Quote) -> None:
 def _check_provider(known: Quote) -> None:
     now, state = timezone.now(), ProviderState.objects.current()
     if state.is_out_of_service(now) or known.no_answer in _AWAY:
-        raise refusal("paused", known, gettext("Requests to the provider fail or are paused."))
+        raise refusal("paused", known, gettext("Requests to the provider are failing or paused."))
     if known.read_at is not None and now - known.read_at >= stale_after():
         age = duration_text(now - known.read_at)
         text = gettext("The price was read %(age)s ago.") % {"age": age}
@@ -237,7 +237,8 @@ def _for_customer(code: str, known: Quote) -> str:
         return gettext("This card is sold out at the moment.")
     if code == "too_many_reserved":
         return gettext(
-            "Too many cards are reserved for you. Buy fewer, or pay for the others first."
+            "You have reserved too many cards. Buy fewer cards, or pay for the reserved cards"
+            " first."
         )
     if code == "network_busy":
         return gettext(
@@ -246,7 +247,7 @@ def _for_customer(code: str, known: Quote) -> str:
         )
     if code == "reserved_too_long":
         return gettext(
-            "These cards were reserved for you for as long as possible. Please try again in an"
+            "Your reservation of these cards cannot be extended any further. Please try again in an"
             " hour."
         )
     if code in {"above_ceiling", "below_cost"}:

@@ -74,7 +74,7 @@ def reserve(
     new_order(line.product_id, line.type_id, quantity, reference=reference).check_values()
     length = timedelta(minutes=minutes)
     if not timedelta(0) < length <= LONGEST:
-        raise ValidationError(gettext("Cards can be reserved for a day at most."))
+        raise ValidationError(gettext("Cards can be reserved for at most one day."))
     ends_at = time.monotonic() + tuning.reservation_patience
     while True:
         try:
@@ -96,7 +96,9 @@ def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservatio
         # The lock keeps two reservations from taking the last card, or the rest of the balance.
         Lease.objects.lock(Lease.RESERVATIONS)
         if Order.objects.filter(reference=line.reference).exists():
-            raise ReferenceConflict(gettext("The order with this reference has been placed."))
+            raise ReferenceConflict(
+                gettext("An order with this reference has already been placed.")
+            )
         known = line.known()
         check_stock(line, known)
         check_balance(line, known)
@@ -108,7 +110,7 @@ def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservatio
         kept.cost, kept.price = known.cost, known.price
         if not kept.keep(length, customer=named, network=network):
             text = gettext(
-                "They have already been reserved for %(times)s times the original period."
+                "The cards have already been reserved for %(times)s times the original period."
             )
             raise refusal("reserved_too_long", known, text % {"times": MOST_TIMES})
         kept.save()

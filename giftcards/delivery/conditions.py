@@ -33,7 +33,7 @@ def _wait(late: QuerySet[Delivery]) -> Finding | None:
     ]
 
     def explain() -> str:
-        text = gettext("The first has been waiting since %(moment)s.")
+        text = gettext("The oldest message has been waiting since %(moment)s.")
         return text % {"moment": moment_text(min(times))}
 
     what = "waited to be sent for more than 5 minutes"
@@ -113,8 +113,8 @@ def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
 
     def explain() -> str:
         text = ngettext(
-            "A digest for staff cannot be sent, so %(count)s person does not hear about problems.",
-            "Digests for staff cannot be sent, so %(count)s people do not hear about problems.",
+            "A digest for staff cannot be sent, so %(count)s person is not notified of problems.",
+            "Digests for staff cannot be sent, so %(count)s people are not notified of problems.",
             count,
         )
         return text % {"count": count}
@@ -142,8 +142,10 @@ CONDITIONS = (
             "%(count)s messages to customers could not be sent yet",
             "count",
         ),
-        remedy=_("The app tries again automatically. If this continues, check the mail server."),
-        ended=_("Messages to customers are sent again."),
+        remedy=_(
+            "The app will try again automatically. If the problem persists, check the mail server."
+        ),
+        ended=_("Messages to customers can be sent again."),
         page=_MESSAGES,
         is_about_orders=True,
         query="?customers=late",
@@ -224,7 +226,7 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "No further code was revealed. If this is not usual for this person, ask them: somebody"
+            "No more codes were revealed. If this is not usual for this person, ask them: somebody"
             " else may be using their account."
         ),
         page="giftcards_cardreveal_changelist",

@@ -31,7 +31,7 @@ SAME_REVEAL = timedelta(minutes=10)
 class DeliveryStatus(models.TextChoices):
     QUEUED = "queued", _("Waiting to be sent")
     SENDING = "sending", _("Being sent")
-    RETRYING = "retrying", _("Waiting for another try")
+    RETRYING = "retrying", _("Waiting for another attempt")
     SENT = "sent", _("Sent")
     FAILED = "failed", _("Not sent")
     CANCELLED = "cancelled", _("No longer needed")

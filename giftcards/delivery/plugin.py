@@ -40,7 +40,7 @@ PLUGIN = Plugin(
     backlogs={"messages": Delivery.objects.waiting},
     work=(MESSAGES,) if _writes() else (),
     keepers={role: Messages(role) for role in ROLES},
-    kept_because={"untold": Reason(untold(), "with a customer who could not be told")},
+    kept_because={"untold": Reason(untold(), "with a customer who could not be notified")},
     order_pages="giftcards.delivery.admin.EXTENSION",
     roles={
         "Gift card support": _SUPPORT,

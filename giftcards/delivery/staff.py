@@ -119,11 +119,16 @@ def _why_told_nothing(person: StaffPerson) -> str:
     if is_told(permissions_of(person)):
         return ""
     if person.role and not is_told(_permissions_of_role(person.role).__contains__):
-        text = gettext("The group %(group)s has no permission for any kind of news.")
+        text = gettext(
+            "The group %(group)s does not have permission to see any part of the digest."
+        )
         return text % {"group": f"\u2068{person.role}\u2069"}
     if not any(user.is_active for user in _accounts_of_staff(person.address)):
         return gettext("The staff account with this address is deactivated.")
-    return gettext("The staff account with this address has no permission for any kind of news.")
+    return gettext(
+        "The staff account with this address does not have permission to see any part of the"
+        " digest."
+    )
 
 
 def failing_text(digest: StaffDigest) -> str:

@@ -115,7 +115,7 @@ def _note_fall(state: ProviderState) -> None:
         ProviderState.objects.forget_low_balance(state)
     elif ProviderState.objects.note_low_balance(state):
         logger.warning(
-            "The balance of the account is %.2f %s, below LOW_BALANCE (%.2f).",
+            "The account balance is %.2f %s, which is below LOW_BALANCE (%.2f).",
             state.balance,
             CURRENCY,
             conf.low_balance,

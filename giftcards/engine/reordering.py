@@ -106,28 +106,29 @@ def check_reorderable(order: Order) -> None:
     if not order.missing_quantity:
         raise ReorderError(
             gettext(
-                "There is nothing to order again: no card is missing, or the order is still open."
+                "There are no cards to order again because no cards are missing or the order is"
+                " still open."
             )
         )
     key = ApiKey.objects.filter(pk=configured_key()).first()
     if key is not None and order.was_sent_elsewhere(key):
         text = gettext(
-            "This order was bought in the environment %(theirs)s, but the API key in use is for"
-            " %(ours)s, so its cards cannot be ordered again there. Place a new order instead."
+            "This order was bought in the %(theirs)s environment, but the API key in use is for"
+            " %(ours)s, so its missing cards cannot be ordered again. Place a new order instead."
         )
         theirs, ours = order.get_environment_display(), key.get_environment_display()
         raise ReorderError(text % {"theirs": theirs, "ours": ours})
     if order.paid_back_amount:
         raise ReorderError(
             gettext(
-                "The customer has already been paid back. Place a new order, or take the refund"
-                " back first."
+                "The customer has already been paid back. Place a new order, or cancel the refund"
+                " first."
             )
         )
     if order.needs_attention:
         raise ReorderError(
             gettext(
-                "The cards may have arrived after all. Look at the problems of the order, and tick"
+                "The cards may have arrived after all. Check the problems of the order, and tick"
                 " them off. Then order the missing cards again."
             )
         )

@@ -64,8 +64,8 @@ class GiftcardsCommand(ConsoleCommand):
         except Error as error:
             raise database_failure(
                 error,
-                "What the command had begun may be half done."
-                " `manage.py giftcards_status` shows how things are.",
+                "The command may have completed only a part of its work. `manage.py"
+                " giftcards_status` shows the current state.",
             ) from error
 
     def find_database(self, options: dict[str, Any]) -> None:  # noqa: ARG002 (for subclasses)
@@ -122,7 +122,10 @@ def _why_no_database(error: Error) -> str:
     kind = type(error).__name__
     if is_there():
         return f"The database {name} did not work ({kind}). Has `manage.py migrate` been run in it?"
-    return f"The database {name} could not be reached ({kind}). Is it running, and DATABASES right?"
+    return (
+        f"The database {name} could not be reached ({kind}). Check that the database is running and"
+        " that DATABASES is correct."
+    )
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
@@ -176,8 +179,8 @@ def find_order(reference: str) -> Order:
     order = Order.objects.filter(reference=reference).first()
     if order is None:
         raise refuse(
-            f"There is no order {reference!r}. `manage.py giftcards_status` counts the orders;"
-            " the admin lists them."
+            f"There is no order {reference!r}. `manage.py giftcards_status` counts the orders,"
+            " and the admin lists them."
         )
     return order
 
@@ -224,14 +227,14 @@ def typed_day(name: str, text: str | None) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise refuse(f"{name}: {text!r} is not a day. Write it like 2026-11-24.") from None
+        raise refuse(f"{name}: {text!r} is not a day. Use a format such as 2026-11-24.") from None
 
 
 def typed_amount(name: str, text: str) -> Decimal:
     """Return the amount entered for the ``name`` argument."""
     amount = read_amount(text)
     if amount is None:
-        raise refuse(f"{name}: {text!r} is not an amount. Write it like 550 or 549.90.")
+        raise refuse(f"{name}: {text!r} is not an amount. Use a format such as 550 or 549.90.")
     return amount
 
 

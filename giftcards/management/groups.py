@@ -52,8 +52,8 @@ def role_permissions() -> dict[_Key, Permission]:
     if missing := wanted - permissions.keys():
         names = ", ".join(sorted(codename for _label, codename in missing))
         raise ConfigurationError(
-            f"These permissions are not there yet: {names}. Django creates"
-            " them at the end of `manage.py migrate`: run it to its end, then run this again."
+            f"These permissions do not exist yet: {names}. Django creates them at the end of"
+            " `manage.py migrate`. Run `migrate` to its end, and then run this command again."
         )
     return permissions
 

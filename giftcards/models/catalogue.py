@@ -335,7 +335,7 @@ class Shelf(MarginRow):
         validators=[MinValueValidator(0), MaxValueValidator(MOST_ROUNDING)],
     )
     least_margin = models.DecimalField(
-        _("least margin"),
+        _("minimum margin"),
         max_digits=9,
         decimal_places=2,
         default=0,

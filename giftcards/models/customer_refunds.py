@@ -115,7 +115,7 @@ def refundable_amount(order: Order) -> Decimal:
     breakdown = customer_breakdown(order)
     if not order.is_final:
         raise RefundError(
-            gettext("The order is open, so it is not known yet whether anything is owed.")
+            gettext("The order is open, so it is not yet known whether money is owed.")
         )
     if breakdown is None:
         raise RefundError(
@@ -126,13 +126,13 @@ def refundable_amount(order: Order) -> Decimal:
     if order.reordered_amount is not None:
         raise RefundError(
             gettext(
-                "The missing cards were ordered again, and what the customer paid for them was"
-                " transferred to the new order."
+                "The missing cards were ordered again, and the customer's payment for these cards"
+                " was transferred to the new order."
             )
         )
     if breakdown.open_amount > 0:
         return breakdown.open_amount
-    raise RefundError(gettext("Nothing is left to be paid back for this order."))
+    raise RefundError(gettext("There is no more money to pay back for this order."))
 
 
 def check_amount(order: Order, amount: Decimal) -> None:
@@ -157,7 +157,8 @@ def sale_obstacle(order: Order) -> str:
         return gettext("The amount that the customer paid for this order is already known.")
     if order.reordered_amount is not None:
         return gettext(
-            "The missing cards were ordered again, so it is no longer known what was paid for them."
+            "The missing cards were ordered again, so the amount that was paid for them is no"
+            " longer known."
         )
     return ""
 
@@ -178,7 +179,7 @@ def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
             locked.sale_amount = paid
             _count(locked)
             locked.save(update_fields=["sale_amount", *_SUMS])
-            text = gettext("What the customer paid was recorded.")
+            text = gettext("The amount that the customer paid was recorded.")
             Note.objects.add(locked, text, by=by)
     assign(order, {name: getattr(locked, name) for name in ("sale_amount", *_SUMS)})
     return is_new
@@ -186,7 +187,7 @@ def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
 
 class RefundState(models.TextChoices):
     DONE = "done", _("Paid back")
-    CANCELLED = "cancelled", _("Taken back")
+    CANCELLED = "cancelled", _("Cancelled")
 
 
 class CustomerRefund(models.Model):
@@ -226,7 +227,7 @@ class CustomerRefund(models.Model):
         _("reference"),
         max_length=100,
         validators=[plain_line],
-        help_text=_("The number of the payment. The same number is recorded once."),
+        help_text=_("The number of the payment. Each number can be recorded only once."),
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
@@ -234,7 +235,7 @@ class CustomerRefund(models.Model):
     created_by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
     executed_at = models.DateTimeField(_("recorded"), default=timezone.now, editable=False)
     cancelled_by = models.CharField(max_length=254, blank=True, validators=[plain_line])
-    cancelled_at = models.DateTimeField(_("taken back"), null=True, editable=False)
+    cancelled_at = models.DateTimeField(_("cancelled"), null=True, editable=False)
     cancel_reason = models.CharField(
         _("reason"), max_length=200, blank=True, validators=[plain_line]
     )
@@ -308,12 +309,12 @@ class CustomerRefund(models.Model):
         Both refunds have the same reference. A cancelled refund cannot be recorded again.
         """
         if self.state == RefundState.CANCELLED:
-            text = gettext("The refund %(reference)s was taken back. Use a new reference.")
+            text = gettext("The refund %(reference)s was cancelled. Use a new reference.")
             raise RefundError(text, reference=self.reference)
         given: tuple[Any, ...] = (self.amount, self.method, self.reference)
         if given != (other.amount, other.method, other.reference):
             text = gettext(
-                "The reference %(reference)s already names another refund of this order."
+                "The reference %(reference)s is already used for another refund of this order."
             )
             raise RefundError(text, reference=self.reference)
 

@@ -153,12 +153,14 @@ def complaint_about_metadata(value: Any) -> str:
         return gettext("This must be a dict.")
     if not _is_portable(value, _DEEPEST):
         return gettext(
-            "Use texts as keys, and texts, numbers, True, False, None, lists and dicts as values,"
-            " at most %(depth)d levels deep."
+            "Use strings as keys. Values can be strings, numbers, True, False, None, lists and"
+            " dicts, nested at most %(depth)d levels deep."
         ) % {"depth": _DEEPEST}
     size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
     if size > _MOST_BYTES:
-        text = gettext("This has %(size)d bytes as JSON. At most %(most)d are allowed.")
+        text = gettext(
+            "The value is %(size)d bytes long as JSON. At most %(most)d bytes are allowed."
+        )
         return text % {"size": size, "most": _MOST_BYTES}
     return ""
 

@@ -148,9 +148,9 @@ class OrderQuerySet(OrderQueries["Order"]):
                 # to know it.
                 raise ReferenceConflict(
                     gettext(
-                        "The reference %(reference)s already names another order, or the same one"
-                        " with other details. Use a new reference for a new order; to repeat an"
-                        " order, give every detail as you did the first time."
+                        "The reference %(reference)s is already used for another order, or for the"
+                        " same order with different details. Use a new reference for a new order."
+                        " To repeat an order, pass exactly the same details as the first time."
                     )
                     % {"reference": order.reference}
                 ) from None
@@ -433,7 +433,7 @@ class Order(models.Model):
         null=True,
         blank=True,
         validators=[_not_negative],
-        help_text=_("What your customer pays for one card; optional."),
+        help_text=_("The amount that your customer pays for one card (optional)."),
         **MONEY,
     )
     sale_amount = models.DecimalField(
@@ -441,7 +441,7 @@ class Order(models.Model):
         null=True,
         blank=True,
         validators=[_not_negative],
-        help_text=_("What your customer pays for all the cards; optional."),
+        help_text=_("The amount that your customer pays for all the cards (optional)."),
         **MONEY,
     )
     max_price = models.DecimalField(
@@ -449,14 +449,19 @@ class Order(models.Model):
         null=True,
         blank=True,
         validators=[_not_negative],
-        help_text=_("The most that one card may cost you. If it costs more, staff decide."),
+        help_text=_(
+            "The highest amount that one card may cost you. If a card costs more, staff decide"
+            " whether to buy it."
+        ),
         **MONEY,
     )
     group: models.CharField[str, str] = ExactCharField(
         _("group"),
         max_length=100,
         validators=[plain_line],
-        help_text=_("What the order belongs to in your shop, such as a cart or an invoice."),
+        help_text=_(
+            "The object in your shop that the order belongs to, such as a cart or an invoice."
+        ),
         blank=True,
     )
     metadata = models.JSONField(_("metadata"), default=dict, blank=True)
@@ -489,7 +494,7 @@ class Order(models.Model):
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
-        help_text=_("Makes the order a gift: the cards go to this address."),
+        help_text=_("Makes the order a gift. The cards are sent to this address."),
         blank=True,
     )
     recipient_name = models.CharField(
@@ -500,7 +505,7 @@ class Order(models.Model):
         max_length=20,
         validators=[plain_text],
         help_text=_(
-            "A code such as en, fr or ar. If it is empty, the customer's language is used."
+            "A code such as en, fr or ar. If this field is empty, the customer's language is used."
         ),
         blank=True,
     )
@@ -511,7 +516,8 @@ class Order(models.Model):
         null=True,
         blank=True,
         help_text=_(
-            "The cards are bought at once. If this is empty, they are sent as soon as they arrive."
+            "The cards are bought immediately. If this field is empty, the cards are sent as soon"
+            " as they arrive."
         ),
     )
 
@@ -976,8 +982,8 @@ class Order(models.Model):
         """Raise ``ValidationError`` if the product is not in a recent catalogue."""
         if Product.objects.is_unknown(self.product_id):
             text = gettext(
-                "The provider's catalogue has no product with this ID. Use the provider's ID of the"
-                " product, not the number of a database row."
+                "The provider's catalogue does not contain a product with this ID. Use the"
+                " provider's product ID, not the primary key of a database row."
             )
             raise ValidationError({"product_id": text})
 

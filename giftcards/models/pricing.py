@@ -166,7 +166,7 @@ class ShelfRow(models.Model):
         stored = self._set_values()
         for name in self.unsaved().keys() & stored.keys():
             if stored[name] != self._stored[name]:
-                text = gettext("Somebody else has changed this in the meantime, to %(value)s.")
+                text = gettext("Somebody else has changed this value to %(value)s in the meantime.")
                 value = gettext("nothing") if stored[name] is None else stored[name]
                 raise ValidationError({name: text % {"value": value}})
 
@@ -224,7 +224,9 @@ class MarginRow(ShelfRow):
                     | Q(margin_fixed=None, margin_percent__gte=0, margin_percent__lte=MOST_PERCENT)
                 ),
                 name="%(app_label)s_%(class)s_margin",
-                violation_error_message=_("Enter one margin: in per cent, or in dinars."),
+                violation_error_message=_(
+                    "Enter only one margin, either in per cent or in dinars."
+                ),
             ),
         )
 
@@ -258,8 +260,8 @@ class ShelfChange(models.Model):
     by = models.CharField(_("by"), max_length=254, blank=True, validators=[plain_line])
 
     class Meta:
-        verbose_name = _("change of the shelf")
-        verbose_name_plural = _("changes of the shelf")
+        verbose_name = _("shelf change")
+        verbose_name_plural = _("shelf changes")
         ordering = ("pk",)
         default_permissions = ()
 

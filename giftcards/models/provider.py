@@ -53,8 +53,8 @@ _SEVERITY = ("", "outage", "rate", "access")
 
 
 _START_WORKER = _(
-    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or that of your own"
-    " queue of tasks."
+    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or the worker of your own"
+    " task queue."
 )
 
 
@@ -578,8 +578,8 @@ class ProviderState(models.Model):
         if refused and own in {None, refused.pk}:
             text = str(self.Pause.ACCESS.label)
             remedy = _(
-                "Put a working key into the settings, or run"
-                " `manage.py giftcards_poll --resume` once it works again."
+                "Put a working key into the settings, or run `manage.py giftcards_poll --resume`"
+                " after the key works again."
             )
             return _for_developer(text, refused.refusal, remedy)
         if self.is_pause_told(now):
@@ -591,8 +591,8 @@ class ProviderState(models.Model):
                 text = gettext("The server %(name)s cannot reach the provider.")
                 text %= {"name": self.paused_by}
                 go_on = gettext(
-                    "Other servers can reach it, and do the work of this server. Check this"
-                    " server's network."
+                    "Other servers can reach the provider and are doing the work of this server."
+                    " Check this server's network connection."
                 )
             return Explanation(text, go_on, _english(self.pause_detail))
         if refused:
@@ -700,12 +700,12 @@ class ProviderState(models.Model):
         """
         heartbeats = (self.last_tick_at, self.swept_at)
         if not any(heartbeats):
-            text = gettext("Background work has not begun yet.")
+            text = gettext("Background work has not started yet.")
             return Explanation(text, str(ASK_DEVELOPER), str(_START_WORKER))
         if any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
             return Explanation("")
         text = gettext(
-            "Background work has stopped: there has been no sign of it for more than 3 minutes."
+            "Background work has stopped. The workers have not reported for more than 3 minutes."
         )
         last = gettext("The last worker was %(worker)s.") % {"worker": self.last_tick_by}
         hint = f"{last} {_START_WORKER}" if self.last_tick_by else str(_START_WORKER)

@@ -139,7 +139,7 @@ def _place(line: Any) -> None:
     order, notes = line.order, line.partner_line_notes.partition("\n")[0]
     product_id, type_id = ids_of(line.partner_sku)
     if order.currency != CURRENCY:
-        text = gettext("Cards are sold in %(ours)s, and the order is in %(theirs)s.")
+        text = gettext("Cards are sold in %(ours)s, but the order is in %(theirs)s.")
         note_failure(line, text % {"ours": CURRENCY, "theirs": order.currency})
         return
     try:

@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 #: The reasons why a person is not erased from an order yet.
 REASONS: Mapping[str, str] = {
     "open": "it is open",
-    "problem": "it has a problem that nobody has ticked off",
+    "problem": "it has a problem that has not been ticked off",
     "owed": "money is still owed to the customer",
-    "undelivered": "its gift is still to be delivered",
+    "undelivered": "its gift has not been delivered yet",
 }
 
 
@@ -80,7 +80,7 @@ class SharedNumber(GiftcardsError):
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
-        super().__init__(f"The orders found are under {addresses} different e-mail addresses.")
+        super().__init__(f"The orders that were found have {addresses} different e-mail addresses.")
         self.addresses = addresses
         self.references = tuple(references)
 

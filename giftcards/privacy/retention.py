@@ -60,13 +60,13 @@ class Reason(NamedTuple):
 #: The reasons to leave an order alone, by name; plugins add some. The first reason whose condition
 #: is true counts.
 REASONS: dict[str, Reason] = {
-    "problem": Reason(Q(needs_attention=True), "with a problem that nobody has ticked off"),
+    "problem": Reason(Q(needs_attention=True), "with a problem that has not been ticked off"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
     "not_credited": Reason(
         Q(is_credited=False), "with money that the provider has not credited back"
     ),
     "unannounced": Reason(
-        Q(is_unannounced=True), "of which one of your receivers could not be told"
+        Q(is_unannounced=True), "with a change that one of your receivers was not notified of"
     ),
 }
 # The reason to leave orders without any card alone. No later purge looks at these orders again.
@@ -234,6 +234,7 @@ def empty_log(using: str) -> None:
         cursor.execute(f"PRAGMA busy_timeout = {patience}")
     if is_in_use:
         logger.warning(
-            "What was deleted is still in the write-ahead log of SQLite, which another process is"
-            " using. It is overwritten in time; or run PRAGMA wal_checkpoint(TRUNCATE)."
+            "Deleted data is still in SQLite's write-ahead log, because another process is using"
+            " the log. SQLite overwrites the log later. To do this now, run PRAGMA"
+            " wal_checkpoint(TRUNCATE)."
         )

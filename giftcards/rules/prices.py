@@ -39,8 +39,8 @@ class NoPrice(TextChoices):
     OWN = "own", _("The shop sets the price elsewhere.")
     COST = "cost", _("The cost is unknown.")
     LOSS = "loss", _("The card would be sold below its cost.")
-    MARGIN = "margin", _("The card would earn less than the least margin.")
-    FUNCTION = "function", _("The rule in your settings has not given a price.")
+    MARGIN = "margin", _("The card would earn less than the minimum margin.")
+    FUNCTION = "function", _("The rule in your settings has not returned a price.")
     LARGE = "large", _("The price would be too large.")
 
 

@@ -84,15 +84,15 @@ COUNTED = frozenset({"quantity", "fulfilled_quantity"})
 
 REASONS = {
     "key_refused": _("The provider does not accept the shop's key."),
-    "address_blocked": _("The provider has blocked the shop's address for a while."),
+    "address_blocked": _("The provider has temporarily blocked the shop's address."),
     "address_not_allowed": _("The provider does not allow the shop's address."),
     "access_disabled": _("The provider has switched off the shop's access."),
     "too_many_requests": _("Too many requests were sent to the provider."),
-    "not_started": _("The provider could not be reached, or could not take the order."),
+    "not_started": _("The provider could not be reached or could not accept the order."),
     "held_up": _("The server was delayed for too long just before sending the order."),
     "no_balance": _("There is not enough money in the account at the provider."),
-    "out_of_stock": _("It is out of stock."),
-    "no_price": _("The provider shows no price for it."),
+    "out_of_stock": _("The card is out of stock."),
+    "no_price": _("The provider does not show a price for the card."),
 }
 
 FIELDS = {
@@ -106,20 +106,21 @@ FIELDS = {
 }
 
 _UNKNOWN = _(
-    "Somebody has to look at this order. This version of the software cannot say why (%(code)s)."
+    "Somebody has to check this order. This version of the software does not know the problem"
+    " (%(code)s)."
 )
 _IT_IS_SOUGHT = _(
-    "Wait a few minutes. The app searches for the order at the provider automatically, and sends it"
-    " again only when it is certain that it was not bought. If the problem remains, say on the"
-    " order's page what happened to it."
+    "Wait a few minutes. The app searches for the order at the provider automatically. It sends the"
+    " order again only when it is certain that the order was not bought. If the problem persists,"
+    " record on the order's page what happened to the order."
 )
 _ASKED_AGAIN = _(
     "You do not need to do anything now. The app asks the provider again automatically. If the"
-    " problem remains, ask the provider's support."
+    " problem persists, ask the provider's support."
 )
 _COMPARE = _(
     "While the order is open, the app asks the provider again automatically. Afterwards, compare"
-    " the order with your account at the provider, and then tick this off."
+    " the order with your account at the provider, and then tick off this problem."
 )
 _TELL_DEVELOPER = _("Tell your developer. The app asks the provider again automatically.")
 
@@ -128,9 +129,9 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.SENDING,
         _("The order has not been sent to the provider yet. %(reason)s"),
         _(
-            "The app sends it automatically as soon as possible. If it has to wait too long, the"
-            " app gives it up, and nothing is bought. If the provider refuses the shop's key,"
-            " address or access, tell your developer."
+            "The app sends the order automatically as soon as possible. If the order has to wait"
+            " too long, the app rejects it, and the cards are not bought. If the provider refuses"
+            " the shop's key, address or access, tell your developer."
         ),
         _(
             "Correct a refused key or address in the settings or in the provider's dashboard, and"
@@ -144,52 +145,56 @@ WORDINGS: Mapping[str, Wording] = {
             " unknown. %(reason)s"
         ),
         _(
-            "The app asks for the price again automatically. If the order has to wait too long, the"
-            " app gives it up, and nothing is bought. If the problem remains, check whether the"
-            " provider still sells this card."
+            "The app requests the price again automatically. If the order has to wait too long, the"
+            " app rejects it, and the cards are not bought. If the problem persists, check whether"
+            " the provider still sells this card."
         ),
     ),
     "other_environment": Wording(
         Kind.SENDING,
         _(
-            "The order was first sent in another environment of the provider (sandbox or"
-            " production) than that of the shop's current key. It will not be sent in this one."
+            "The order was first sent to one environment of the provider (sandbox or production),"
+            " but the shop's current key belongs to the other environment. The order will not be"
+            " sent there."
         ),
         _(
-            "The app sends it automatically if you restore the earlier key. If it has to wait too"
-            " long, the app gives it up, and nothing is bought. To buy the cards with the new key,"
-            " place a new order."
+            "The app sends the order automatically if you restore the earlier key. If the order has"
+            " to wait too long, the app rejects it, and the cards are not bought. To buy the cards"
+            " with the new key, place a new order."
         ),
-        _("Give every process the same key."),
+        _("Configure the same key for every process."),
     ),
     "price_above": Wording(
         Kind.SENDING,
         _(
-            "A card costs %(price)s at the provider, but your limit is %(ceiling)s. The order waits"
-            " for a decision."
+            "A card costs %(price)s at the provider, but your limit is %(ceiling)s. The order is"
+            " waiting for a decision."
         ),
         _(
-            "Nothing is bought until you approve the price or cancel the order. If the price falls"
-            " to the limit, the order continues automatically."
+            "Approve the price or cancel the order. Until then, the cards are not bought. If the"
+            " price falls to the limit, the order continues automatically."
         ),
-        discreet=_("A card costs more than your limit. The order waits for a decision."),
+        discreet=_("A card costs more than your limit. The order is waiting for a decision."),
     ),
     "review_wanted": Wording(
         Kind.SENDING,
         _("Somebody has to review the order before it is bought: “%(objection)s”."),
-        _("Nothing is bought until you approve or cancel the order."),
+        _("Approve or cancel the order. Until then, the cards are not bought."),
     ),
     "review_failed": Wording(
         Kind.SENDING,
         _(
-            "The order has not been sent because the shop's review rule fails, so it is not known"
+            "The order has not been sent because the shop's review rule fails. It is not known"
             " whether somebody has to review the order first."
         ),
         _(
-            "Tell your developer. The app runs the rule again automatically. After too long a wait,"
-            " it puts the order on hold until you approve or cancel it."
+            "Tell your developer. The app runs the rule again automatically. If the rule fails for"
+            " too long, the app puts the order on hold until you approve or cancel it."
         ),
-        _("The rule is the function in the setting REVIEW_ORDER. The log shows where it failed."),
+        _(
+            "The rule is the function in the REVIEW_ORDER setting. The log shows where the function"
+            " failed."
+        ),
     ),
     "answer_lost": Wording(
         Kind.SENDING,
@@ -200,21 +205,25 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.SENDING,
         _("Sending the order was interrupted. It may have been bought."),
         _IT_IS_SOUGHT,
-        _("The process that was sending it died, or took longer than its lease."),
+        _(
+            "The process that was sending the order stopped unexpectedly or exceeded its time"
+            " limit."
+        ),
     ),
     "reference_unwanted": Wording(
         Kind.SENDING,
         _("The provider did not accept the order together with its reference. %(reason)s"),
-        _("The app sends it again automatically, without the reference."),
-        _("The reference is sent because of the setting SEND_REFERENCE."),
+        _("The app sends the order again automatically, without the reference."),
+        _("The reference is sent because of the SEND_REFERENCE setting."),
     ),
     "bought_before": Wording(
         Kind.SENDING,
         _("The provider says that it already has this order: an earlier attempt bought it."),
         _(
-            "Wait a few minutes. The app searches for the order at the provider automatically, and"
-            " does not buy it again. If the problem remains, search for it in the provider's"
-            " dashboard, and then say on the order's page which order it is."
+            "Wait a few minutes. The app searches for the order at the provider automatically and"
+            " does not buy it again. If the problem persists, search for the order in the"
+            " provider's dashboard, and then record on the order's page which of the provider's"
+            " orders it is."
         ),
     ),
     "id_taken": Wording(
@@ -225,35 +234,35 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "Wait a few minutes. The app searches for the order at the provider automatically. If"
-            " the problem remains, ask the provider's support about both orders, and then say on"
-            " the order's page what happened to this one."
+            " the problem persists, ask the provider's support about both orders, and then record"
+            " on the order's page what happened to this order."
         ),
     ),
     "staff_released": Wording(
         Kind.SENDING,
         _(
-            "%(by)s said that it is not the provider's order %(provider_order_id)s. It may have"
-            " been bought under another ID."
+            "%(by)s recorded that this is not the provider's order %(provider_order_id)s. The order"
+            " may have been bought under another ID."
         ),
         _IT_IS_SOUGHT,
     ),
     "id_of_other": Wording(
         Kind.SENDING,
         _(
-            "The provider accepted it with the ID %(provider_order_id)s, which belongs to another"
-            " order. The ID under which it was bought is not known yet."
+            "The provider accepted the order with the ID %(provider_order_id)s, which belongs to"
+            " another order. The correct ID is not yet known."
         ),
         _(
             "Wait a few minutes. The app searches for the order at the provider automatically. If"
-            " the problem remains, say on the order's page what happened to it."
+            " the problem persists, record on the order's page what happened to the order."
         ),
     ),
     "choose": Wording(
         Kind.SEARCH,
-        _("Orders at the provider that may be this one: %(count)s."),
+        _("Number of orders at the provider that may be this order: %(count)s."),
         _(
-            "Compare them in the provider's dashboard, and then say on the order's page which of"
-            " them it is."
+            "Compare these orders in the provider's dashboard, and then record on the order's page"
+            " which of them is this order."
         ),
     ),
     "other_account": Wording(
@@ -263,28 +272,30 @@ WORDINGS: Mapping[str, Wording] = {
             " was bought."
         ),
         _(
-            "Nothing is bought for it until somebody decides. Tell your developer, or check in the"
-            " account to which it was sent, and then say on the order's page what happened to it."
+            "The app does not buy the cards until somebody decides. Tell your developer, or check"
+            " the account to which the order was sent, and then record on the order's page what"
+            " happened to it."
         ),
         _(
-            "Give every process the same key. If the key was replaced, restore the earlier key for"
-            " some minutes, so that the app can search for the order."
+            "Configure the same key for every process. If the key was replaced, restore the earlier"
+            " key for a few minutes so that the app can search for the order."
         ),
     ),
     "not_listed": Wording(
         Kind.SEARCH,
-        _("This order does not appear in the readable part of the provider's list."),
+        _("This order does not appear in the readable part of the provider's list of orders."),
         _IT_IS_SOUGHT,
     ),
     "restored": Wording(
         Kind.SENDING,
         _(
-            "The database was restored from a backup. Orders at the provider that may be this one:"
-            " %(count)s."
+            "The database was restored from a backup. Number of orders at the provider that may be"
+            " this order: %(count)s."
         ),
         _(
-            "Compare them with the customer's messages and payment, and then say on the order's"
-            " page which of them it is. Until then, nothing is sent."
+            "Compare these orders with the customer's messages and payment, and then record on the"
+            " order's page which of them is this order. Until then, the app does not send the"
+            " order."
         ),
     ),
     "quantity_differs": Wording(
@@ -297,7 +308,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's answer is about another order. This field differs: %(field)s."),
         _(
             "The answer was ignored. While the order is open, the app asks the provider again"
-            " automatically. If the problem remains, ask the provider's support."
+            " automatically. If the problem persists, ask the provider's support."
         ),
     ),
     "status_missing": Wording(
@@ -316,7 +327,7 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _(
             "The provider reports %(status)s with %(delivered)s of %(ordered)s cards delivered."
-            " Number of readable cards that it sent: %(cards)s."
+            " Number of readable cards in its answer: %(cards)s."
         ),
         _ASKED_AGAIN,
     ),
@@ -330,21 +341,21 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's figures contradict each other. See the refund breakdown."),
         _(
             "Compare the order with your account at the provider, and ask the provider's support"
-            " about the difference. Then tick this off."
+            " about the difference. Then tick off this problem."
         ),
     ),
     "cards_repeated": Wording(
         Kind.ANSWER,
-        _("The provider's answer contains cards more than once: %(repeated)s of %(total)s."),
+        _("The provider's answer contains duplicate cards: %(repeated)s of %(total)s."),
         _(
             "While the order is open, the app asks the provider again automatically. Afterwards,"
-            " ask the provider's support for the missing cards, and then tick this off."
+            " ask the provider's support for the missing cards, and then tick off this problem."
         ),
     ),
     "figure_unknown": Wording(
         Kind.ANSWER,
         _("The provider does not report this figure: %(field)s."),
-        _("Look it up in your account at the provider, and then tick this off."),
+        _("Look up this figure in your account at the provider, and then tick off this problem."),
     ),
     "figure_unreadable": Wording(
         Kind.ANSWER, _("A figure in the provider's answer is not readable: %(field)s."), _COMPARE
@@ -374,8 +385,9 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
         _(
-            "The same order at the provider was assigned to both. Check in the provider's dashboard"
-            " which of the two it is, and ask the provider's support about the other."
+            "The same order at the provider was assigned to both of your orders. Check in the"
+            " provider's dashboard which of the two it belongs to, and ask the provider's support"
+            " about the other order."
         ),
     ),
     "not_known": Wording(
@@ -398,26 +410,30 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "watch_ended": Wording(
         Kind.ANSWER,
-        _("The order has still not settled, and is no longer checked automatically."),
+        _("The order has not settled and is no longer checked automatically."),
         _("Ask the provider's support, and then check the order again."),
     ),
     "surplus_cards": Wording(
         Kind.LASTING,
-        _("The provider sent %(received)s different cards, but reports %(announced)s."),
         _(
-            "There are more cards than were paid for. Ask the provider's support before you hand"
-            " out the surplus, and then tick this off."
+            "The provider sent %(received)s different cards, but reports %(announced)s delivered"
+            " cards."
+        ),
+        _(
+            "The provider sent more cards than you paid for. Ask the provider's support before you"
+            " hand out the surplus cards, and then tick off this problem."
         ),
     ),
     "cards_left_out": Wording(
         Kind.LASTING,
         _(
-            "The provider's answer has %(total)s cards for an order of %(ordered)s. %(left_out)s of"
-            " them are not stored."
+            "The provider's answer contains %(total)s cards, but the order is for %(ordered)s. The"
+            " app did not store %(left_out)s of the cards."
         ),
         _(
-            "The provider still shows all of them. Compare them in your account at the provider,"
-            " and ask the provider's support before you hand out any. Then tick this off."
+            "The provider still shows all the cards. Compare the cards in your account at the"
+            " provider, and ask the provider's support before you hand out any surplus cards. Then"
+            " tick off this problem."
         ),
     ),
     "contradicted": Wording(
@@ -426,16 +442,18 @@ WORDINGS: Mapping[str, Wording] = {
             "After the order had settled, the provider reported it as %(status)s with %(delivered)s"
             " of %(ordered)s cards."
         ),
-        _("Compare the order with the provider's dashboard, and then tick this off."),
+        _("Compare the order with the provider's dashboard, and then tick off this problem."),
     ),
     "figure_changed": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider reported another figure: %(field)s"
+            "After the order had settled, the provider reported a different figure: %(field)s"
             " %(amount)s instead of %(expected)s."
         ),
-        _("Compare the order with your account at the provider, and then tick this off."),
-        discreet=_("After the order had settled, the provider reported another figure: %(field)s."),
+        _("Compare the order with your account at the provider, and then tick off this problem."),
+        discreet=_(
+            "After the order had settled, the provider reported a different figure: %(field)s."
+        ),
     ),
     "figure_late": Wording(
         Kind.LASTING,
@@ -443,7 +461,7 @@ WORDINGS: Mapping[str, Wording] = {
             "After the order had settled, the provider reported a figure that was unknown before:"
             " %(field)s %(amount)s."
         ),
-        _("Compare the order with your account at the provider, and then tick this off."),
+        _("Compare the order with your account at the provider, and then tick off this problem."),
         discreet=_(
             "After the order had settled, the provider reported a figure that was unknown before:"
             " %(field)s."
@@ -452,53 +470,60 @@ WORDINGS: Mapping[str, Wording] = {
     "late_cards": Wording(
         Kind.LASTING,
         _(
-            "The order had settled with %(announced)s cards, but now the provider has sent"
-            " %(received)s different ones. All are kept."
+            "The order had settled with %(announced)s cards, but the provider has now sent"
+            " %(received)s different cards. The app keeps all of them."
         ),
         _(
-            "The cards were charged. Check in your account at the provider which of them still"
-            " count, and decide what your customer gets. Then tick this off."
+            "The cards were charged. Check in your account at the provider which cards are valid,"
+            " and decide which cards your customer receives. Then tick off this problem."
         ),
     ),
     "price_changed": Wording(
         Kind.LASTING,
         _("A card costs %(amount)s, but the price was %(expected)s when the order was placed."),
-        _("Compare the order with your account at the provider, and then tick this off."),
+        _("Compare the order with your account at the provider, and then tick off this problem."),
         discreet=_("The price of a card has changed since the order was placed."),
     ),
     "accepted_after_all": Wording(
         Kind.LASTING,
-        _("The provider accepted it after all, as %(provider_order_id)s, and it was bought."),
         _(
-            "The answer came too late, so the cards will not arrive here. Check that order in the"
-            " provider's dashboard, ask the provider's support, and then tick this off."
+            "The provider accepted the order after all (ID %(provider_order_id)s), so the cards"
+            " were bought."
+        ),
+        _(
+            "The answer arrived too late, so the app will not receive the cards. Check the order in"
+            " the provider's dashboard, ask the provider's support, and then tick off this problem."
         ),
     ),
     "bought_twice": Wording(
         Kind.LASTING,
-        _("The order was bought twice: the provider also has it as %(provider_order_id)s."),
         _(
-            "The cards of that purchase will not arrive here. Check it in the provider's dashboard,"
-            " ask the provider's support to credit it back, and then tick this off."
+            "The order was bought twice. The ID of the second purchase at the provider is"
+            " %(provider_order_id)s."
         ),
-        _("It has this order's reference."),
+        _(
+            "The app will not receive the cards of the second purchase. Check the purchase in the"
+            " provider's dashboard, ask the provider's support to credit it back, and then tick off"
+            " this problem."
+        ),
+        _("The second purchase has this order's reference."),
     ),
     "disputed": Wording(
         Kind.LASTING,
         _("%(by)s recorded that the customer complains about a code. Cards: %(positions)s."),
         _(
-            "Ask the provider's support what happened to the code, and tell the customer. The"
-            " codes of the order are kept until you tick this off."
+            "Ask the provider's support what happened to the code, and tell the customer. The codes"
+            " of the order are kept until you tick off this problem."
         ),
     ),
     "credit_differs": Wording(
         Kind.LEDGER,
         _("The provider promised to credit back %(expected)s, but its ledger shows %(amount)s."),
         _(
-            "Search for it in your account at the provider, and ask the provider's support about"
-            " the difference. If the ledger does not name orders, the entry may belong to another"
-            " order with the same amount. This problem ends automatically when the ledger contains"
-            " what was promised."
+            "Search for the refund in your account at the provider, and ask the provider's support"
+            " about the difference. If the ledger does not name orders, the entry may belong to"
+            " another order with the same amount. This problem disappears automatically when the"
+            " ledger contains the promised amount."
         ),
         discreet=_("The provider's ledger does not contain the refund that was promised."),
     ),
@@ -509,23 +534,28 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "given_up": Wording(
         Kind.HISTORY,
-        _("It could not be sent for %(seconds)s seconds and was given up. Nothing was bought."),
+        _(
+            "The order was rejected because it could not be sent within %(seconds)s seconds."
+            " Nothing was bought."
+        ),
         _("Order the missing cards again, or pay the customer back."),
     ),
     "reorder_expired": Wording(
         Kind.HISTORY,
         _(
-            "It is an automatic reorder of missing cards and could not be sent within the hours"
-            " that the shop allows. Nothing was bought."
+            "The order was an automatic reorder of missing cards. It was rejected because it could"
+            " not be sent within the hours that the shop allows. Nothing was bought."
         ),
         _("Order the missing cards again, or pay the customer back."),
     ),
-    "found": Wording(Kind.HISTORY, _("It was found at the provider as %(provider_order_id)s.")),
+    "found": Wording(
+        Kind.HISTORY, _("The order was found at the provider with the ID %(provider_order_id)s.")
+    ),
     "absent": Wording(
-        Kind.HISTORY, _("The provider's list does not contain it, so it was not bought.")
+        Kind.HISTORY, _("The provider's list does not contain the order, so it was not bought.")
     ),
     "staff_adopted": Wording(
-        Kind.HISTORY, _("%(by)s said that it is the provider's order %(provider_order_id)s.")
+        Kind.HISTORY, _("%(by)s recorded that this is the provider's order %(provider_order_id)s.")
     ),
     "price_fell": Wording(
         Kind.HISTORY,
@@ -537,11 +567,11 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "staff_approved": Wording(
         Kind.HISTORY,
-        _("%(by)s approved a price of %(price)s for a card, instead of %(ceiling)s."),
+        _("%(by)s approved a price of %(price)s per card instead of %(ceiling)s."),
         discreet=_("%(by)s approved the price of a card."),
     ),
     "staff_cancelled": Wording(Kind.HISTORY, _("%(by)s cancelled the order. Nothing was bought.")),
-    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s sent the order without further waiting.")),
+    "staff_hurried": Wording(Kind.HISTORY, _("%(by)s sent the order without waiting any longer.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
         _("%(by)s approved the order. It was on hold because “%(objection)s”."),
@@ -549,21 +579,21 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_insisted": Wording(
         Kind.HISTORY,
         _(
-            "%(by)s said that it is the provider's order %(provider_order_id)s, although that does"
-            " not match what was sent."
+            "%(by)s recorded that this is the provider's order %(provider_order_id)s, although that"
+            " order does not match what was sent."
         ),
     ),
     "staff_reordered": Wording(
-        Kind.HISTORY, _("%(by)s ordered the missing cards again, as %(order)s.")
+        Kind.HISTORY, _("%(by)s ordered the missing cards again (order %(order)s).")
     ),
     "reordered_by_rule": Wording(
-        Kind.HISTORY, _("The app orders the missing cards again automatically, as %(order)s.")
+        Kind.HISTORY, _("The app ordered the missing cards again automatically (order %(order)s).")
     ),
     "staff_send_again": Wording(
-        Kind.HISTORY, _("%(by)s said that it was not bought, and sent it again.")
+        Kind.HISTORY, _("%(by)s recorded that the order was not bought, and sent it again.")
     ),
     "staff_rejected": Wording(
-        Kind.HISTORY, _("%(by)s said that it was not bought, and rejected it.")
+        Kind.HISTORY, _("%(by)s recorded that the order was not bought, and rejected it.")
     ),
 }
 
@@ -576,7 +606,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ),
     (_("price not known"), ("price_unknown",)),
     (_("costs too much"), ("price_above",)),
-    (_("waits for approval"), ("review_wanted",)),
+    (_("waiting for approval"), ("review_wanted",)),
     (
         _("bought or not?"),
         (
@@ -769,7 +799,7 @@ class Problem:
         """
         if "message" not in self.parameters:
             return ""
-        text = own(gettext("The provider's own words: “%(message)s”"))
+        text = own(gettext("The provider's message: “%(message)s”"))
         return text % {"message": show(self.parameters["message"])}
 
     def _technical(self, *, shows_costs: bool = True) -> str:

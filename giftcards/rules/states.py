@@ -154,7 +154,7 @@ class State:
         return self.purchase is Purchase.MADE
 
 
-_CHECKED_AGAIN = _("The app checks it again automatically %(when)s.")
+_CHECKED_AGAIN = _("The app will check the order again automatically %(when)s.")
 
 STATES: Final[Mapping[str, State]] = {
     Status.PENDING: State(
@@ -167,8 +167,8 @@ STATES: Final[Mapping[str, State]] = {
         due="queued_at",
         request=Purpose.PLACING,
         log_level=logging.INFO,
-        moved=_("The order was not bought. The app sends it automatically."),
-        next_step=_("The app sends it automatically %(when)s."),
+        moved=_("The order was not bought. The app will send it automatically."),
+        next_step=_("The app will send the order automatically %(when)s."),
         not_checked=NotChecked.UNSENT,
         waits_for="waiting until it may be sent",
     ),
@@ -192,7 +192,7 @@ STATES: Final[Mapping[str, State]] = {
         request=Purpose.SEARCHING,
         log_level=logging.ERROR,
         moved=_("It is not known whether the order was bought."),
-        next_step=_("The app searches for it at the provider automatically %(when)s."),
+        next_step=_("The app will search for the order at the provider automatically %(when)s."),
         not_checked=NotChecked.SEARCHED,
     ),
     Status.REJECTED: State(
@@ -262,8 +262,8 @@ STATES: Final[Mapping[str, State]] = {
         cards=Cards.SOME,
         customer_news="partly_delivered",
         moved=ngettext_lazy(
-            "The provider delivered %(delivered)s of %(count)s card, and credited back the rest.",
-            "The provider delivered %(delivered)s of %(count)s cards, and credited back the rest.",
+            "The provider delivered %(delivered)s of %(count)s card and credited back the rest.",
+            "The provider delivered %(delivered)s of %(count)s cards and credited back the rest.",
             "count",
         ),
         not_checked=NotChecked.FINAL,
@@ -272,7 +272,7 @@ STATES: Final[Mapping[str, State]] = {
         purchase=Purchase.MADE,
         cards=Cards.NONE,
         customer_news="not_delivered",
-        moved=_("The provider delivered no card, and credited back the price."),
+        moved=_("The provider did not deliver any cards and credited back the price."),
         not_checked=NotChecked.FINAL,
     ),
 }

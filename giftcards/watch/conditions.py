@@ -172,7 +172,7 @@ class Condition:
         return Finding("", len(keys), orders=keys) if keys else None
 
     def in_words(self, count: int, *, has_more: bool = False) -> str:
-        """Return the headline with its count, such as "2 orders to do"."""
+        """Return the headline with its count, such as "2 delayed orders"."""
         text = str(self.headline % {"count": count})
         return gettext("%(what)s or more") % {"what": text} if has_more else text
 

@@ -60,7 +60,7 @@ def _is_silent(standing: Standing) -> Finding | None:
     if standing.is_refused or not state.is_failing(standing.now):
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
-    sentence = f"The provider has given no usable answer {since}. {state.failure}".strip()
+    sentence = f"The provider has not given a usable answer {since}. {state.failure}".strip()
     # The advice of the explanation is left out, because the condition itself has a remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
@@ -88,7 +88,8 @@ def _is_undone(standing: Standing) -> Finding | None:
     if not overdue:
         return None
     sentence = (
-        "Daily work has not come to its end for more than an hour, as the log may say:"
+        "Parts of the daily work have not been completed for more than an hour. The log may show"
+        " the reason. Not completed:"
         f" {', '.join(overdue)}."
     )
     times = standing.state.chores_record[1]
@@ -127,8 +128,8 @@ def _is_held_up(
     found = [f"{' and '.join(held_up)} for more than {minutes:.0f} minutes."] if held_up else []
     if unread_queue.exists():
         found.append(
-            f"No worker has taken a task from the queue for more than {minutes:.0f} minutes:"
-            " messages are late. Start the queue's workers, such as `manage.py qcluster`."
+            f"No worker has taken a task from the queue for more than {minutes:.0f} minutes, so"
+            " messages are late. Start the queue's workers, for example with `manage.py qcluster`."
         )
     if not found:
         return None
@@ -156,8 +157,8 @@ def _has_several_keys(standing: Standing) -> Finding | None:
     if len(keys) < 2:
         return None
     return Finding(
-        f"Processes with different API keys use this database: {', '.join(keys)}. Give every"
-        " process the same key. Otherwise, orders are bought in the wrong account. After you"
+        f"Processes with different API keys use this database: {', '.join(keys)}. Configure the"
+        " same key for every process. Otherwise, orders are bought in the wrong account. After you"
         " change the key, this message disappears within 10 minutes."
     )
 
@@ -168,9 +169,9 @@ def _are_unwanted(standing: Standing) -> Finding | None:
     if not conf.send_reference or not any(since):
         return None
     return Finding(
-        "The provider accepts orders only without our reference, so none is sent. Turn"
-        " SEND_REFERENCE off, or ask the provider. The reference is tried again with another key,"
-        " and once SEND_REFERENCE has been off.",
+        "The provider accepts orders only without our reference, so the app does not send"
+        " references. Turn SEND_REFERENCE off, or ask the provider. The app tries references"
+        " again with another key, or after SEND_REFERENCE has been off.",
         since=since[0],
     )
 
@@ -199,9 +200,9 @@ def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
         def explain() -> str:
-            text = gettext("Together %(amount)s.")
+            text = gettext("The total is %(amount)s.")
             if len(rows) > MOST:
-                text = gettext("Together more than %(amount)s.")
+                text = gettext("The total is more than %(amount)s.")
             return text % {"amount": money_text(total)}
 
         found = {key: reference for key, reference, _amount in rows}
@@ -217,14 +218,14 @@ def _is_low(standing: Standing) -> Finding | None:
 
     def explain() -> str:
         text = gettext(
-            "The balance is %(balance)s, which is below %(limit)s. Top up the account at the"
+            "The balance is %(balance)s, which is below %(limit)s. Top up your account at the"
             " provider."
         )
         amounts = {"balance": state.balance, "limit": conf.low_balance}
         return text % {name: money_text(amount) for name, amount in amounts.items()}
 
     sentence = (
-        f"The balance of the account is {state.balance:.2f} {CURRENCY}, below LOW_BALANCE"
+        f"The account balance is {state.balance:.2f} {CURRENCY}, which is below LOW_BALANCE"
         f" ({conf.low_balance:.2f})."
     )
     return Finding(sentence, explain=explain)
@@ -258,7 +259,7 @@ def _have_moved(changes: QuerySet[OfferChange]) -> Finding | None:
             "down": sum(move.cost < move.old_cost for move in moves),
             "off": sum(move.is_off_shelf for move in moves),
         }
-        text = gettext("More expensive: %(up)d. Cheaper: %(down)d. Taken off the shelf: %(off)d.")
+        text = gettext("More expensive: %(up)d. Cheaper: %(down)d. No longer for sale: %(off)d.")
         return text % counts
 
     return Finding.of_rows(
@@ -283,13 +284,13 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
             return ""
         if all(undecided):
             return ngettext(
-                "Somebody has to say what happened to this order.",
-                "Somebody has to say what happened to these orders.",
+                "Somebody has to record what happened to this order.",
+                "Somebody has to record what happened to these orders.",
                 number,
             )
         text = ngettext(
-            "Somebody has to say what happened to %(count)s of them.",
-            "Somebody has to say what happened to %(count)s of them.",
+            "Somebody has to record what happened to %(count)s of these orders.",
+            "Somebody has to record what happened to %(count)s of these orders.",
             number,
         )
         return text % {"count": count_text(number)}
@@ -334,7 +335,7 @@ def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | Non
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
 _PRODUCTS = "giftcards_product_changelist"
-_SEE_ITS_PAGE = _("The page of an order shows what is wrong and what you can do.")
+_SEE_ITS_PAGE = _("Each order's page shows the problem and what you can do about it.")
 
 CONDITIONS: Sequence[Condition] = [
     Condition(
@@ -347,7 +348,11 @@ CONDITIONS: Sequence[Condition] = [
             one="1 order needs attention.",
             many="%s orders need attention.",
         ),
-        headline=ngettext_lazy("%(count)s order to do", "%(count)s orders to do", "count"),
+        headline=ngettext_lazy(
+            "%(count)s order that needs attention",
+            "%(count)s orders that need attention",
+            "count",
+        ),
         remedy=_SEE_ITS_PAGE,
         page=_ORDERS,
         is_about_orders=True,
@@ -400,7 +405,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_has_no_worker,
         headline=_("background work has stopped"),
-        remedy=_("Orders are not followed until it runs again."),
+        remedy=_("Orders are not sent or checked until it runs again."),
         ended=_("Background work is running again."),
         page=_PROVIDER,
         stops_sales=True,
@@ -413,21 +418,24 @@ CONDITIONS: Sequence[Condition] = [
         severity=Severity.WARNING,
         permission="giftcards.view_providerstate",
         judge=_is_undone,
-        headline=_("a part of the daily work is not done"),
-        remedy=_("Orders continue. Ask your developer to look at the log."),
+        headline=_("part of the daily work was not completed"),
+        remedy=_("Orders are still sent and checked. Ask your developer to look at the log."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
     Condition(
         code="provider_failing",
-        holds="The provider has given no usable answer for more than five minutes: three requests"
-        " in a row failed, or the provider asks for fewer requests.",
+        holds="The provider has not given a usable answer for more than five minutes: three"
+        " requests in a row failed, or the provider asks for fewer requests.",
         severity=Severity.URGENT,
         permission="giftcards.check_order",
         judge=_is_silent,
-        headline=_("requests to the provider fail"),
-        remedy=_("They are repeated automatically. If this continues, ask the provider's support."),
-        ended=_("The provider answers again."),
+        headline=_("requests to the provider are failing"),
+        remedy=_(
+            "The app repeats the requests automatically. If the problem persists, ask the"
+            " provider's support."
+        ),
+        ended=_("The provider is answering again."),
         page=_PROVIDER,
         stops_sales=True,
     ),
@@ -439,20 +447,22 @@ CONDITIONS: Sequence[Condition] = [
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
-        headline=_("orders or notices wait for too long"),
-        remedy=_("They continue automatically. If they do not, ask your developer."),
+        headline=_("orders or notices have been waiting for too long"),
+        remedy=_(
+            "Waiting orders and notices continue automatically. If they do not, ask your developer."
+        ),
         page=_PROVIDER,
         is_in_digests=False,
     ),
     Condition(
         code="api_keys",
         holds="Processes with different API keys have sent requests within the last 10 minutes."
-        " Give every process the same key.",
+        " Configure the same key for every process.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=_has_several_keys,
-        headline=_("the shop's programs use different keys of the provider"),
-        remedy=_("Cards may be bought in the wrong account. Ask your developer at once."),
+        headline=_("the shop's programs use different API keys"),
+        remedy=_("Cards may be bought in the wrong account. Ask your developer immediately."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -463,8 +473,8 @@ CONDITIONS: Sequence[Condition] = [
         severity=Severity.NOTE,
         permission="giftcards.view_providerstate",
         judge=_are_unwanted,
-        headline=_("the provider does not accept the references of orders"),
-        remedy=_("Orders are bought without them. Tell your developer."),
+        headline=_("the provider does not accept order references"),
+        remedy=_("Orders are bought without references. Tell your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -522,7 +532,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_do_not_open,
         headline=_("stored cards cannot be opened"),
-        remedy=_("Customers cannot be shown their codes. Ask your developer at once."),
+        remedy=_("Customers cannot see their codes. Ask your developer immediately."),
         page=_PROVIDER,
         is_in_digests=False,
         stops_sales=True,
@@ -536,7 +546,10 @@ CONDITIONS: Sequence[Condition] = [
         headline=ngettext_lazy(
             "%(count)s unconfirmed order", "%(count)s unconfirmed orders", "count"
         ),
-        remedy=_("The app searches for it at the provider. Do not buy the cards again."),
+        remedy=_(
+            "The app is searching for unconfirmed orders at the provider. Do not buy the cards"
+            " again."
+        ),
         page=_ORDERS,
         is_about_orders=True,
         query="?attention=unconfirmed",
@@ -548,8 +561,8 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_orders_that(
             ON_HOLD_FOR_PRICE,
-            one="1 order is on hold: a card costs more than it may.",
-            many="%s orders are on hold: their cards cost more than they may.",
+            one="1 order is on hold because a card costs more than the price limit.",
+            many="%s orders are on hold because a card costs more than the price limit.",
         ),
         headline=ngettext_lazy(
             "%(count)s order on hold because of its price",
@@ -557,7 +570,8 @@ CONDITIONS: Sequence[Condition] = [
             "count",
         ),
         remedy=_(
-            "Approve the price of each order, or cancel the order. Nothing is bought until then."
+            "For each order, approve the price or cancel the order. The cards are not bought until"
+            " then."
         ),
         takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
@@ -571,15 +585,15 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_orders_that(
             ON_HOLD_FOR_REVIEW,
-            one="1 order is on hold until a person has looked at it.",
-            many="%s orders are on hold until a person has looked at them.",
+            one="1 order is on hold until staff review it.",
+            many="%s orders are on hold until staff review them.",
         ),
         headline=ngettext_lazy(
             "%(count)s order to be approved before it is bought",
             "%(count)s orders to be approved before they are bought",
             "count",
         ),
-        remedy=_("Approve or cancel each order. Nothing is bought until then."),
+        remedy=_("Approve or cancel each order. The cards are not bought until then."),
         takes=("giftcards.resolve_order",),
         page=_ORDERS,
         is_about_orders=True,
@@ -601,7 +615,7 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders whose customers are owed money",
             "count",
         ),
-        remedy=_("Order the missing cards of each order again, or pay its customer back."),
+        remedy=_("For each order, order the missing cards again or pay the customer back."),
         takes=("giftcards.settle_refund",),
         page=_ORDERS,
         is_about_orders=True,
@@ -622,7 +636,7 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s orders without all their cards",
             "count",
         ),
-        remedy=_("Order the missing cards of each order again, or pay its customer back."),
+        remedy=_("For each order, order the missing cards again or pay the customer back."),
         takes=("giftcards.add_order", "giftcards.settle_refund"),
         is_about_orders=True,
         # The start page shows the condition "customers_owed".
@@ -637,7 +651,7 @@ CONDITIONS: Sequence[Condition] = [
             _delayed,
             partial(_of_orders, one="1 order is delayed.", many="%s orders are delayed."),
         ),
-        headline=ngettext_lazy("%(count)s order delayed", "%(count)s orders delayed", "count"),
+        headline=ngettext_lazy("%(count)s delayed order", "%(count)s delayed orders", "count"),
         remedy=_("The app asks the provider again automatically. Ask each customer to wait."),
         page=_ORDERS,
         is_about_orders=True,

@@ -17,8 +17,8 @@ from tests.stage import ago, claim_to_send
 
 pytestmark = pytest.mark.django_db
 
-TOO_LATE = "Too late: the order is being bought. It was not cancelled."
-OWED = "you owe the customer what they paid"
+TOO_LATE = "The order could not be cancelled because it is already being bought."
+OWED = "you will owe the customer what they paid"
 
 
 @pytest.fixture

@@ -57,8 +57,8 @@ def fail(kind: ProductType) -> Decimal:
         (["view_cost"], None, ["490 DA"], ["540 DA", "Earned", "Price in the shop"]),
         ([], RULE, ["540 DA"], ["490 DA", "50 DA", "Margin", "Earned", "10%"]),
         ([], None, [], ["490 DA", "540 DA", "Price in the shop"]),
-        (["view_cost"], {"margin_percent": 1, "least_margin": 5}, ["490 DA", "off the shelf"], []),
-        (["view_cost"], f"{__name__}.fail", ["490 DA", "off the shelf"], []),
+        (["view_cost"], {"margin_percent": 1, "least_margin": 5}, ["490 DA", "not for sale"], []),
+        (["view_cost"], f"{__name__}.fail", ["490 DA", "not for sale"], []),
     ],
 )
 def test_who_may_see_costs_sees_the_margin(
@@ -108,8 +108,8 @@ def test_the_list_its_filter_and_the_page_agree_with_the_shelf(
     assert column == ["yes" if is_on_shelf else "no"]
     html = read(staff.get(page(kind)))
     word = "Yes" if is_on_shelf else "No"
-    assert facts_of(html, "product")["On the shelf"] == word
-    assert [row["On the shelf"] for row in section(html, "types")] == [word]
+    assert facts_of(html, "product")["For sale"] == word
+    assert [row["For sale"] for row in section(html, "types")] == [word]
 
 
 def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_are_left() -> None:
@@ -117,10 +117,8 @@ def test_a_product_with_one_type_on_the_shelf_is_there_and_shows_the_cards_that_
     kind = make_offer("type_002", stock=1_234)
     make_order(Status.PENDING, type_id="type_002")
     html = read(sign_in("view_product").get(page(kind)))
-    assert facts_of(html, "product")["On the shelf"] == "Yes"
-    shown = [
-        (row["On the shelf"], row["In stock"], row["Available"]) for row in section(html, "types")
-    ]
+    assert facts_of(html, "product")["For sale"] == "Yes"
+    shown = [(row["For sale"], row["In stock"], row["Available"]) for row in section(html, "types")]
     assert shown == [("No", "0", "0"), ("Yes", "1,234", "1,232")]
 
 
@@ -139,7 +137,7 @@ def test_the_page_of_a_product_tells_what_a_move_did_to_the_margin() -> None:
     assert "PSN 500 DA: 480 DA → 530 DA, noticed on" in html
     assert "Margin: 50 DA → 60 DA." in html
     assert "PSN 100 DA: 400 DA → 110 DA" in html
-    assert "Margin: 40 DA → off the shelf." in html
+    assert "Margin: 40 DA → not for sale." in html
     assert "PSN 900 DA: " not in html
     OfferChange.objects.update(price=None)
     set_shelf(margin_percent=None)
@@ -216,12 +214,12 @@ def test_the_list_can_be_filtered_for_prices_that_changed_since_yesterday() -> N
         (
             [(480, 490, 0)],
             "1 price has changed since yesterday.",
-            "More expensive: 1. Cheaper: 0. Taken off the shelf: 0.",
+            "More expensive: 1. Cheaper: 0. No longer for sale: 0.",
         ),
         (
             [(480, 490, 0), (900, 490, 0)],
             "2 prices have changed since yesterday.",
-            "More expensive: 1. Cheaper: 1. Taken off the shelf: 0.",
+            "More expensive: 1. Cheaper: 1. No longer for sale: 0.",
         ),
     ],
 )

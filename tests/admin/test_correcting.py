@@ -69,7 +69,7 @@ def test_an_order_is_corrected_in_any_status(status: Status) -> None:
     assert f'value="{WRONG}"' in form
     assert "Use this address from now on" in form
     html = read(correct(amina, order))
-    assert messages(html) == ["The order has these details now."]
+    assert messages(html) == ["The new details were saved."]
     assert addresses() == [RIGHT]
 
 

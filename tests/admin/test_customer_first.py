@@ -49,8 +49,8 @@ def test_the_customer_stands_under_the_first_sentence_and_nowhere_else(boss: Cli
     html = read(boss.get(order_page(order)))
     shown = element(html, "giftcards-people", "section")
     assert text(shown.partition("<details")[0]) == (
-        "Customer Amina <b> +213 550 12 34 56 amina@example.com Arabic"
-        " Recipient Lina lina@example.com No other order of this customer."
+        "Customer Amina <b> +213 550 12 34 56 amina@example.com Arabic Recipient Lina"
+        " lina@example.com This customer has no other orders."
     )
     assert '<a href="tel:+213550123456"><bdi dir="ltr">+213 550 12 34 56</bdi></a>' in shown
     assert '<a href="mailto:amina@example.com"><bdi>amina@example.com</bdi></a>' in shown

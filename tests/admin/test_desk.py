@@ -102,13 +102,13 @@ def _no_worker() -> None:
 # The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
 # rows, if the tile is about rows.
 ON_HOLD = [
-    ("order_problems", _with_problem, "1 order with a problem", "The page of an order shows", 1),
-    ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "Somebody has to say what", 2),
+    ("order_problems", _with_problem, "1 order with a problem", "Each order's page shows", 1),
+    ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "Somebody has to record what", 2),
     (
         "on_hold_price",
         _on_hold_for_price,
         "1 order on hold because of its price",
-        "Approve the price",
+        "For each order, approve the price",
         1,
     ),
     (
@@ -122,10 +122,10 @@ ON_HOLD = [
         "customers_owed",
         _owed,
         "2 orders whose customers are owed money",
-        "Together 3,850 DA. Order the",
+        "The total is 3,850 DA. For each order, order the",
         2,
     ),
-    ("orders_delayed", _delayed, "1 order delayed", "The app asks the provider again", 1),
+    ("orders_delayed", _delayed, "1 delayed order", "The app asks the provider again", 1),
     (
         "access_refused",
         refuse_key,
@@ -136,8 +136,8 @@ ON_HOLD = [
     (
         "provider_failing",
         _silent,
-        "Urgent Requests to the provider fail",
-        "The provider does not answer. They are repeated automatically.",
+        "Urgent Requests to the provider are failing",
+        "The provider does not answer. The app repeats the requests automatically.",
         None,
     ),
     ("worker", _no_worker, "Urgent Background work has stopped", "Background work has", None),
@@ -181,7 +181,7 @@ def test_what_is_wrong_has_a_tile_that_leads_to_exactly_its_rows(
 
 def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_tile(boss: Client) -> None:
     html = read(boss.get(START))
-    assert "Nothing waits for you" in text(html)
+    assert "Nothing is waiting for you" in text(html)
     assert tiles(html) == {}
     assert "Today: no orders yet." in text(html)
 
@@ -327,9 +327,9 @@ def test_the_page_says_within_a_minute_that_nothing_can_be_bought(
     _on_hold_for_price()
     Order.objects.filter(reference="h-2").delete()
     shown = plain(text(read(sign_in("view_order").get(START))))
-    assert ("Nothing can be bought at the moment. 2 orders are waiting." in shown) == bool(told)
+    assert ("Cards cannot be bought at the moment. 2 orders are waiting." in shown) == bool(told)
     assert told in shown
-    assert "Nothing can be bought" not in read(sign_in("view_product").get(START))
+    assert "Cards cannot be bought" not in read(sign_in("view_product").get(START))
 
 
 def test_orders_that_wait_for_too_long_are_listed_without_those_on_hold(boss: Client) -> None:
@@ -338,7 +338,9 @@ def test_orders_that_wait_for_too_long_are_listed_without_those_on_hold(boss: Cl
     Order.objects.filter(reference="h-1").update(due_at=None)
     make_guide_order(Status.HANDLING, reference="l-1", due_at=ago(600))
     make_guide_order(Status.HANDLING, reference="l-2", due_at=ago(60))
-    shown, to = tiles(read(boss.get(START)))["Urgent Orders or notices wait for too long"]
+    shown, to = tiles(read(boss.get(START)))[
+        "Urgent Orders or notices have been waiting for too long"
+    ]
     assert plain(shown).startswith("2 orders should have been sent or checked by now.")
     assert references(read(boss.get(to))) == ["l-1", "h-2"]
 
@@ -393,7 +395,7 @@ def test_a_number_that_is_cut_off_says_so(boss: Client, monkeypatch: pytest.Monk
     shown, _address = tiles(read(boss.get(START)))[
         "2 orders whose customers are owed money or more"
     ]
-    assert plain(shown).startswith("Together more than 2,200 DA.")
+    assert plain(shown).startswith("The total is more than 2,200 DA.")
 
 
 def test_the_number_of_queries_does_not_grow(boss: Client) -> None:
@@ -410,7 +412,7 @@ def test_the_menu_begins_with_the_page_in_each_language(boss: Client) -> None:
             apps = admin.site.get_app_list(boss.get(START).wsgi_request, "giftcards")
             first = apps[0]["models"][0]
         assert first["object_name"] == "Desk"
-        assert "Nothing waits for you" in text(read(boss.get(first["admin_url"])))
+        assert "Nothing is waiting for you" in text(read(boss.get(first["admin_url"])))
 
 
 class BranchOrderAdmin(OrderAdmin):
@@ -438,7 +440,7 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
     assert tiles(html)["Urgent Requests to the provider are paused"][1] == ""
     shown, address = tiles(html)["1 order whose customer is owed money"]
     assert address == "/branch/giftcards/order/?refund=owed&attention=none"
-    assert "Together" not in shown
+    assert "The total is" not in shown
     assert "other" not in text(html).split("Waiting for you")[1].split("Gift cards")[0]
     assert "Today" not in text(html)
 
@@ -447,6 +449,6 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
 def test_the_index_of_a_site_is_left_alone_unless_it_names_the_template(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "Nothing waits for you" in text(read(boss.get("/branch/")))
+    assert "Nothing is waiting for you" in text(read(boss.get("/branch/")))
     monkeypatch.setattr(branch, "index_template", None)
     assert 'class="giftcards-desk"' not in read(boss.get("/branch/"))

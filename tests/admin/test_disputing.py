@@ -136,7 +136,7 @@ def test_a_complaint_needs_its_permission_a_page_that_asks_and_one_that_still_ho
     assert LABEL not in read(viewer.get(order_page(order)))
     assert complain(viewer, order).status_code == 403
     asked = read(support.get(order_page(order, "dispute")))
-    assert "its codes are kept until somebody ticks the complaint off" in text(asked)
+    assert "its codes will be kept, until somebody ticks off the complaint" in text(asked)
     order.refresh_from_db()
     assert not order.problems
     complain(support, order, state_token="late")

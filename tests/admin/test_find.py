@@ -35,7 +35,7 @@ pytestmark = pytest.mark.django_db
 CODE = "CANARY-5566-7788"
 SERIAL = "CANARY-0099"
 # Of a person who may search for cards alone.
-NONE = "Nothing found. Codes and serials of cards were also searched."
+NONE = "Nothing found. Card codes and serials were also searched."
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_card_is_not_found_once_its_code_is_destroyed(
     assert found(read(sign_in("find_card").post(SEARCH, {"secret": typed}))) == NONE
 
 
-MORE = " These are the newest orders, and there are more. Enter the whole code."
+MORE = " Only the newest orders are shown. Enter the whole code."
 
 
 @pytest.mark.parametrize(("count", "said"), [(20, ""), (21, MORE)])

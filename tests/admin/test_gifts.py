@@ -94,7 +94,7 @@ class TestOrderPage:
         shown = text(html)
         for part in ("Gift", "Recipient", "French", WRONG, "Lina", "Happy birthday! <b>Amina</b>"):
             assert part in re.sub("\xa0", "", shown).replace("!  <b>", "! <b>")
-        assert "It is a gift, to be delivered on" in shown
+        assert "The order is a gift that will be delivered on" in shown
         other = make_guide_order(reference="web-8")
         assert "ecipient" not in text(read(boss.get(order_page(other))))
         found = read(boss.get(LIST, {"q": WRONG}))
@@ -123,21 +123,22 @@ class TestCorrecting:
         at = timezone.now() + timedelta(days=2)
         order = make_gift(deliver_at=at)
         html = self.correct(amina, order, recipient_email=RIGHT)
-        assert messages(html) == ["The order has these details now."]
+        assert messages(html) == ["The new details were saved."]
         stored = Order.objects.get()
         assert (stored.recipient_email, stored.recipient_name) == (RIGHT, "Lina")
         assert (stored.gift_message, stored.deliver_at) == (WORDS, at)
         assert stored.customer_email == "amina@example.com"
         [entry] = [entry for entry in map(plain, timeline(html)) if "corrected" in entry]
-        assert f"recipient's e-mail until then: {WRONG}" in entry
-        assert entry.count("until then") == 1
+        assert f"recipient's e-mail before the change: {WRONG}" in entry
+        assert entry.count("before the change") == 1
         html = self.correct(
             amina, order, gift_message="Bravo", deliver_at=typed(timezone.now()), recipient_name=""
         )
         assert "Happy birthday!<br><br>&lt;b&gt;Amina&lt;/b&gt;" in html
         [_first, entry] = [entry for entry in map(plain, timeline(html)) if "corrected" in entry]
-        for part in ("message to the recipient until then:", "to be delivered on until then:",
-                     "recipient's name until then: Lina"):  # fmt: skip
+        for part in ("message to the recipient before the change:", "to be delivered on before"
+        " the change:",
+                     "recipient's name before the change: Lina"):  # fmt: skip
             assert part in entry
 
     @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_the_list_shows_the_first_10000_and_says_that_there_are_more(
     assert LimitedPaginator.limit == 10_000
     monkeypatch.setattr(LimitedPaginator, "limit", 100)
     Order.objects.bulk_create(build_guide_order() for _ in range(100))
-    more = "There are more than 100 of these orders. The pages show the first 100:"
+    more = "There are more than 100 such orders. The pages show only the first 100."
     assert more not in text(read(boss.get(LIST)))
     make_guide_order(Status.REFUNDED)
     page = read(boss.get(LIST))
@@ -548,10 +548,7 @@ def test_search_that_finds_too_many_says_so(boss: Client, monkeypatch: pytest.Mo
     Order.objects.bulk_create(build_guide_order(reference=f"web-{n}") for n in range(101))
     OrderTerm.objects.add_for(Order.objects.all())
     html = read(boss.get(LIST, {"q": "web-"}))
-    assert (
-        "These are the newest orders, and there are more. Type more to narrow the search."
-        in text(html)
-    )
+    assert "Only the newest orders are shown. Type more to narrow the search." in text(html)
     assert "100 results" in text(html)
     Order.objects.filter(reference="web-7").delete()
     assert "Too many orders" not in text(read(boss.get(LIST, {"q": "web-"})))

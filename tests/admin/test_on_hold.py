@@ -61,16 +61,16 @@ class Decision(NamedTuple):
 HOLDS = {
     "price": Decision(
         on_hold_for_price,
-        "What may a card cost?",
+        "How much may a card cost?",
         (
             "Reference: web-1042",
             "Sale price: 550 DA",
             "Highest price: 550 DA",
             "Price at the provider: 49,000 DA",
-            "Buy it for at most 49,000 DA a card, 98,000 DA in total.",
+            "Buy the cards for at most 49,000 DA each, 98,000 DA in total.",
         ),
         {"price_ceiling": Decimal(49_000)},
-        "user0 approved a price of 49,000 DA for a card, instead of 550 DA.",
+        "user0 approved a price of 49,000 DA per card instead of 550 DA.",
         "user0 approved the price of a card.",
     ),
     "review": Decision(
@@ -89,10 +89,10 @@ HOLDS = {
     ),
     "wait": Decision(
         put_off,
-        "Do not wait any longer",
+        "Send or cancel this order",
         ("Nothing has been bought yet.", "Sale amount: 1,100 DA"),
         {"send_after": None},
-        "user0 sent the order without further waiting.",
+        "user0 sent the order without waiting any longer.",
         "",
     ),
 }
@@ -175,7 +175,7 @@ def test_an_order_that_staff_do_not_buy_is_cancelled_and_its_customer_is_owed(
     if name == "review":
         shown = show(staff, order)
         assert "user0 cancelled the order. Nothing was bought." in shown
-        assert f"Until then: {WANTED}" in shown
+        assert f"Resolved: {WANTED}" in shown
 
 
 @pytest.mark.parametrize("outcome", ["", "approve-all"])
@@ -231,9 +231,11 @@ def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(staff: Cli
     assert order.repeats is not None
     old = show(staff, order.repeats)
     assert f"The missing cards were ordered again: {order.reference}." in old
-    assert "What the customer paid for them was transferred to the new order." in old
-    assert f"The app orders the missing cards again automatically, as {order.reference}." in old
+    assert "The customer's payment for these cards was transferred to the new order." in old
+    assert (
+        f"The app ordered the missing cards again automatically (order {order.reference})." in old
+    )
     assert "The customer is owed" not in old
     new = show(staff, order)
     assert "It replaces missing cards of web-1042." in new
-    assert "It will then be sent automatically." in new
+    assert "The order will be sent automatically on" in new

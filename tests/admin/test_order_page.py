@@ -151,7 +151,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         ["Credited back", "2 × 490", "980 DA"],
         ["The customer"],
         ["Paid", "5 × 550", "2,750 DA"],
-        ["Kept, for what was delivered", "3 × 550", "1,650 DA"],
+        ["Kept for delivered cards", "3 × 550", "1,650 DA"],
         ["Owed to the customer", "2 × 550", "1,100 DA"],
         ["Margin", "1,650 − 1,470", "180 DA"],
     ]
@@ -183,7 +183,7 @@ def test_figures_that_contradict_each_other_are_warned_of(boss: Client) -> None:
     ("status", "sentence"),
     [
         (Status.PENDING, "The order is not settled yet."),
-        (Status.HANDLING, "The order is not settled yet. For your developerThe provider's word"),
+        (Status.HANDLING, "The order is not settled yet. For your developerThe provider's name"),
         (Status.REJECTED, "Nothing was bought, and the provider charged nothing."),
     ],
 )
@@ -211,7 +211,7 @@ class TestWithoutCosts:
 
     def test_the_customers_side_alone_is_shown(self, support: Client) -> None:
         html = show(support, settle("web-1", PARTIAL, price_at_placing=PRICE, **SOLD))
-        expected = ["The customer", "Paid", "Kept, for what was delivered", "Owed to the customer"]
+        expected = ["The customer", "Paid", "Kept for delivered cards", "Owed to the customer"]
         assert [row[0] for row in money(html)[1:]] == expected
         assert "giftcards-bar" in html
         for amount in ("490", "980", "1,470", "2,450", "180"):
@@ -305,7 +305,7 @@ class TestTickingOff:
         Order.objects.update(claim="second")
         address = order_page(order, "tick_off")
         assert messages(read(browser.post(address, form, follow=True))) == [
-            "The order has changed in the meantime. Nothing was done. Look at it again."
+            "The order has changed in the meantime, so nothing was done. Check the order again."
         ]
         order.refresh_from_db()
         assert order.open_problems == [lost]
@@ -387,7 +387,7 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     set_conf(ENCRYPTION_KEYS=["no key"])
     html = show(boss, order)
     assert cards(html) == ["••••"] * 3
-    assert "The keys in the settings are unusable, so no card can be opened." in text(html)
+    assert "The keys in the settings are not usable, so cards cannot be opened." in text(html)
 
 
 def test_order_page_marks_a_code_that_came_twice(boss: Client) -> None:
@@ -429,7 +429,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
         "The provider accepted the order. In progress",
         f"The provider is taking longer than usual. Delayed {LOST.text}For your"
         f" developer{LOST.hint}",
-        "The provider delivered 3 of 5 cards, and credited back the rest. Partly delivered",
+        "The provider delivered 3 of 5 cards and credited back the rest. Partly delivered",
         f"karim ticked off a problem: {LOST.text}",
         "karim wrote a note: Amina has called.Twice.",
         "nadia revealed the code of card 2. She lost it.",
@@ -451,14 +451,14 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     put_on_hold_for_price(order, price=Decimal(570), ceiling=Decimal(550))
     approve_price(order, 570, by="amina")
     assert timeline(show(boss, order))[1:] == [
-        "amina approved a price of 570 DA for a card, instead of 550 DA."
+        "amina approved a price of 570 DA per card instead of 550 DA."
     ]
     assert summary(show(boss, order)).startswith("amina approved a price of 570 DA")
     lost = make_guide_order(Status.UNCONFIRMED)
     decision = Problem("staff_rejected", {"by": "amina"})
     lost.move(Status.REJECTED, source=StatusChange.Source.STAFF, details=[decision])
     assert timeline(show(boss, lost))[1:] == [
-        "amina said that it was not bought, and rejected it. Rejected"
+        "amina recorded that the order was not bought, and rejected it. Rejected"
     ]
 
 
@@ -466,7 +466,7 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     ("rule", "named", "unnamed"),
     [
         (None, "amina ordered the missing", "amina ordered the missing cards again."),
-        ({"times": 1, "hours": 6}, "The app orders", "The missing cards were ordered again."),
+        ({"times": 1, "hours": 6}, "The app ordered", "The missing cards were ordered again."),
     ],
 )
 def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(
@@ -492,7 +492,7 @@ def test_an_order_of_the_missing_cards_is_not_owed_and_named_to_who_may_see_it(
     assert unnamed in timeline(unseen)
     for html, end in ((seen, f": {again.reference}."), (unseen, ".")):
         shown = plain(text(html))
-        assert f"The missing cards were ordered again{end} What the customer paid" in shown
+        assert f"The missing cards were ordered again{end} The customer's payment" in shown
         assert "owed" not in shown.lower()
         assert "Transferred to the new order 2 × 550 1,100 DA" in shown
         assert "Margin 1,650 − 1,470 180 DA" in shown
@@ -508,7 +508,7 @@ def test_two_orders_link_to_each_other_and_late_cards_are_told_apart(boss: Clien
     # What was paid for a card that came late did not go to the new order.
     shown = plain(text(html))
     assert "Transferred to the new order 1 × 550 550 DA" in shown
-    assert "For cards that came late 1,100 − 550 550 DA" in shown
+    assert "For cards that arrived late 1,100 − 550 550 DA" in shown
     assert "owed" not in shown.lower()
     html = show(boss, again)
     assert related(html) == "Related orders It replaces missing cards of web-1. Partly delivered"
@@ -544,8 +544,8 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
     StatusChange.objects.filter(pk=change.pk).update(announce_at=None)
     entry = {**LOST.as_dict(), "ended": True}
     StatusChange.objects.filter(pk=change.pk).update(details=[entry])
-    assert f"Until then: {LOST.text}" in timeline(show(boss, order))[-1]
-    told = "The shop could not be notified for a day. The app will not try again."
+    assert f"Resolved: {LOST.text}" in timeline(show(boss, order))[-1]
+    told = "The shop could not be notified within a day. The app will not try again."
     assert told in timeline(show(boss, order))[-1]
 
 
@@ -639,7 +639,7 @@ def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
     other = make_guide_order(Status.REJECTED, reference="web-2", group="cart 7&8")
     make_guide_order(reference="web-3", group="cart 9")
     html = show(boss, order)
-    assert related(html) == "Related orders Of the same group: web-2 Rejected"
+    assert related(html) == "Related orders In the same group: web-2 Rejected"
     assert f'<a href="{order_page(other)}"><bdi>web-2</bdi></a>' in html
     assert related(show(boss, make_guide_order(reference="web-4"))) == ""
     Order.objects.bulk_create(
@@ -649,7 +649,7 @@ def test_the_page_links_to_the_orders_of_the_same_group(boss: Client) -> None:
         ]
     )
     html = show(boss, order)
-    assert related(html).count("Of the same group") == 20
+    assert related(html).count("In the same group") == 20
     [link] = re.findall(r'href="([^"]*)">All orders of the group', html)
     assert len(references(read(boss.get(link)))) == 22
 
@@ -699,9 +699,9 @@ class TestCheckingNow:
             (
                 Status.UNCONFIRMED,
                 {},
-                "it is unconfirmed, and the app searches for it automatically",
+                "it is unconfirmed. The app is searching for it automatically",
             ),
-            (Status.HANDLING, {"checked_at": timezone.now}, "it was just checked"),
+            (Status.HANDLING, {"checked_at": timezone.now}, "it was checked a moment ago"),
         ],
     )
     def test_check_now_says_why_the_provider_is_not_asked(

@@ -56,7 +56,7 @@ pytestmark = pytest.mark.django_db
 OnCommit = Callable[..., Any]
 RECORDED = "Order ⁨web-1042⁩ was recorded and is being sent."
 REPEATED = "Order ⁨web-1042⁩ was already recorded. It will not be bought twice."
-TAKEN = "This reference is taken. Use another one for another order."
+TAKEN = "This reference is already in use. Use a different reference for a new order."
 PRODUCT_URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 BALANCE_URL = f"{PROVIDER}/v3/account/balance"
 
@@ -446,7 +446,11 @@ HELP = "Part of the name of the product or card."
         # Words of the names of the product and of the card, in any order; and ids.
         ("eur 299 playstation", ["PSN 299 EUR"], HELP),
         (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], HELP),
-        ("nothing\0", [], "No card in the catalogue has this name. Type less of the name."),
+        (
+            "nothing\0",
+            [],
+            "The catalogue has no card with this name. Enter a shorter part of the name.",
+        ),
     ],
 )
 def test_a_card_of_a_large_catalogue_is_found_by_its_name(
@@ -467,7 +471,7 @@ def test_a_card_that_was_found_is_offered_again_beside_an_error_and_can_be_bough
     add_types(300)
     html = read(boss.get(ADD, {"find": "psn"}))
     assert sum(map(len, options(html).values())) == 100
-    assert "These are the first cards, and there are more." in text(html)
+    assert "Only the first cards are shown." in text(html)
     html = read(boss.post(ADD, {**CHOSEN, "quantity": "0"}))
     assert re.search(rf'<option value="{PRODUCT} {TYPE}" selected', html)
     place(boss, CHOSEN)
@@ -492,7 +496,7 @@ def test_the_confirmation_says_what_is_bought_for_how_much(
     assert costs(html) == [
         ["Price per card", "490 DA", ""],
         ["Total", "980 DA", ""],
-        ["Balance of the account", "1,000,000 DA", ""],
+        ["Account balance", "1,000,000 DA", ""],
     ]
     assert warnings(html) == []
     assert button(html) == "Buy 2 for 980 DA"
@@ -559,7 +563,7 @@ def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
     assert Order.objects.get().price_ceiling == 490
 
 
-NO_BALANCE = "The balance of the account is not sufficient, so the provider will refuse this order."
+NO_BALANCE = "The account balance is too low, so the provider will refuse this order."
 # For more than the account holds.
 TOO_MANY = {**CHOSEN, "quantity": "2000", "card": "507f1f77bcf86cd799439012 type_101"}
 
@@ -662,11 +666,11 @@ def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
     read_in.forget_requests()
     html = read(boss.post(ADD, CHOSEN))
     assert costs(html) == [
-        ["Price per card", "490 DA", "as known 3 hours ago"],
-        ["Total", "980 DA", "as known 3 hours ago"],
-        ["Balance of the account", "1,000,000 DA", "as known 2 days ago"],
+        ["Price per card", "490 DA", "as of 3 hours ago"],
+        ["Total", "980 DA", "as of 3 hours ago"],
+        ["Account balance", "1,000,000 DA", "as of 2 days ago"],
     ]
-    assert warnings(html) == ["The provider could not be asked, so the price may be out of date."]
+    assert warnings(html) == ["The provider could not be reached, so the price may be out of date."]
     assert button(html) == "Buy 2 for 980 DA"
     assert asked(read_in) == ["checkProduct"]
     boss.post(ADD, hidden(html))

@@ -62,7 +62,10 @@ PAGE = "/admin/giftcards/providerstate/"
 DEVELOPER = ("view_providerstate", "resume_provider")
 RESUME = f"{PAGE}resume/"
 GO_ON = "Requests to the provider have resumed."
-ANOTHER = "Another pause has begun in the meantime. Nothing was done. Check the new pause first."
+ANOTHER = (
+    "Requests did not resume because another pause has started in the meantime. Check the new pause"
+    " first."
+)
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ class TestPage:
             "Requests in the last minute": "0 of 1200",
         }
         assert facts(html, "worker") == {
-            "State": "Background work has not begun yet. Ask your developer.",
+            "State": "Background work has not started yet. Ask your developer.",
             "Schedule": "There is no schedule. Ask your developer.",
             "Last run": "never",
             "Next run": "never",
@@ -158,10 +161,10 @@ class TestPage:
         change.save()
         html = read(sign_in("view_providerstate", "view_order").get(PAGE))
         found = facts(html, "waiting")
-        assert re.match(r"1, the first since .* \(10 minutes ago\)$", found["Tasks in the queue"])
+        assert re.match(r"1, the oldest since .* \(10 minutes ago\)$", found["Tasks in the queue"])
         told = found["Changes not announced to the shop yet"]
-        assert re.match(r"1, the first since .* \(5 minutes ago\)$", told)
-        assert re.match(r"2, the first since .* \(2 hours ago\)$", found["Unconfirmed"])
+        assert re.match(r"1, the oldest since .* \(5 minutes ago\)$", told)
+        assert re.match(r"2, the oldest since .* \(2 hours ago\)$", found["Unconfirmed"])
         assert found["Oldest open order"].startswith("web-1, since ")
         assert f'href="{order_page(oldest)}"' in html
         assert 'href="/admin/giftcards/order/?status__exact=UNCONFIRMED"' in html
@@ -182,7 +185,7 @@ class TestPage:
     ) -> None:
         monkeypatch.setattr("django_q.conf.Conf.ORM", None)
         found = facts(read(viewer.get(PAGE)), "waiting")
-        unknown = "unknown: the queue of django-q2 is not in the database"
+        unknown = "unknown: the django-q2 queue is not in the database"
         assert found["Tasks in the queue"] == unknown
         settings.INSTALLED_APPS = [app for app in settings.INSTALLED_APPS if app != "django_q"]
         html = read(viewer.get(PAGE))
@@ -345,7 +348,7 @@ class TestKeys:
         assert table(html, "encryption") == [
             [names[0], "first: it encrypts new cards", "0"],
             [names[1], "number 2: only opens cards", "3"],
-            [names[2], "number 3: only opens cards", "none: it can be removed"],
+            [names[2], "number 3: only opens cards", "none: the key can be removed"],
         ]
         assert facts(html, "encryption") == {
             "Newest card": "can be opened",
@@ -369,14 +372,18 @@ class TestKeys:
         [old] = conf.keyring().key_fingerprints
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         html = read(viewer.get(PAGE))
-        assert table(html, "encryption")[1] == [old[:8], "missing: its cards cannot be opened", "3"]
+        assert table(html, "encryption")[1] == [
+            old[:8],
+            "missing: cards encrypted with this key cannot be opened",
+            "3",
+        ]
         assert facts(html, "encryption")["Newest card"] == "cannot be opened"
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
         assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
         # Keys that are unusable are said to be so.
         set_conf(ENCRYPTION_KEYS=[])
-        unusable = "The keys in the settings are unusable, so no card can be opened."
+        unusable = "The keys in the settings are not usable, so cards cannot be opened."
         assert facts(read(viewer.get(PAGE)), "encryption")["Encryption keys"] == unusable
         found = facts(read(sign_in(*DEVELOPER).get(PAGE)), "encryption")
         hint = "For your developerGIFTCARDS['ENCRYPTION_KEYS'] is not set."
@@ -388,7 +395,7 @@ class TestKeys:
         refuse_key()
         own, foreign = table(read(viewer.get(PAGE)), "api-keys")
         assert own[:4] == [key_fingerprint(conf.api_key)[:8], "yes", "unknown", "never"]
-        assert own[5] == "refused: no requests are made"
+        assert own[5] == "refused: no requests are sent"
         assert foreign[:3] == [other[:8], "no", "Sandbox"]
         assert foreign[3].endswith("(1 day ago)")
         assert foreign[4:] == ["never", "in order"]
@@ -419,18 +426,19 @@ class TestAtStake:
             if len(kept) == 1:
                 waiting = [
                     "1 order, for which 1,100 DA was paid, is waiting to be sent.",
-                    f"It waits until * ({in_minutes(kept[0] - minute)}) at the latest.",
+                    f"It will wait until * ({in_minutes(kept[0] - minute)}) at the latest.",
                 ]
             elif kept:
                 waiting = [
                     f"{len(kept)} orders, for which {len(kept)},{len(kept)}00 DA was paid, are"
                     " waiting to be sent.",
-                    f"The first waits until * ({in_minutes(min(kept) - minute)}) at the latest.",
+                    f"The oldest order will wait until * ({in_minutes(min(kept) - minute)}) at"
+                    " the latest.",
                 ]
             told = self.said(boss)
             rule = (
-                "An order that is placed now waits until * at the latest. If it cannot be sent by"
-                " then, it is rejected, and the customer is owed the money."
+                "A new order will wait until * at the latest. If it cannot be sent by then, it will"
+                " be rejected, and you will owe the customer what they paid."
             )
             told = [re.sub(r"until .*?( \(| at the)", r"until *\1", each) for each in told]
             assert told == [*waiting, rule]
@@ -451,7 +459,7 @@ class TestAtStake:
         Order.objects.update(queued_at=ago(4000))
         assert self.said(boss)[:2] == [
             "2 orders are waiting to be sent.",
-            "2 orders have waited too long, and will be rejected when background work continues.",
+            "2 orders have waited too long and will be rejected when background work resumes.",
         ]
         monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_args: Order.objects.none())
         assert len(self.said(boss)) == 1
@@ -486,7 +494,7 @@ class TestResuming:
         assert pause.for_staff in text(html)
         assert f"For your developer{pause.hint}" in text(html)
         assert "`manage.py giftcards_poll --resume`" in pause.hint
-        assert "The app tries the refused key again with a single request." in text(alert)
+        assert "The app will test the refused key with a single request." in text(alert)
         assert "Resume requests to the provider" in alert
 
     @pytest.mark.parametrize(("language", "is_isolated"), [("ar", True), ("fr", False)])
@@ -503,10 +511,10 @@ class TestResuming:
         ("pause", "effect"),
         [
             # Besides a key that was refused.
-            ("", "The app tries the refused key again"),
-            ("access", "The app sends a single request to the provider, which may"),
-            ("rate", "Requests resume at once, earlier than the provider asked."),
-            ("outage", "Requests to the provider resume at once."),
+            ("", "The app will test the refused key"),
+            ("access", "The app will send a single request to the provider. If"),
+            ("rate", "Requests will resume immediately, earlier than the provider requested."),
+            ("outage", "Requests to the provider will resume immediately."),
         ],
     )
     def test_each_kind_of_pause_says_what_resuming_does(
@@ -518,7 +526,7 @@ class TestResuming:
         ProviderState.objects.pause(kind, detail="", until=ago(-300))
         shown = text(read(manager.get(PAGE)))
         assert effect in shown
-        assert ("Requests resume at once" in shown) == (kind == "rate")
+        assert ("Requests will resume immediately" in shown) == (kind == "rate")
         assert press(manager) == [GO_ON]
         assert ProviderState.objects.current().paused_because == ""
 

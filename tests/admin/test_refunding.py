@@ -41,7 +41,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 LABEL = "Pay back the customer"
-NOTHING_LEFT = "Nothing is left to be paid back for this order."
+NOTHING_LEFT = "There is no more money to pay back for this order."
 TYPED = {"amount": "550", "reference": "CCP 12", "method": "CCP", "comment": "", "state": "done"}
 
 
@@ -83,7 +83,7 @@ class TestAsking:
         html = read(staff.get(page(order)))
         assert shown_lines(html) == {
             "Paid": ["5 × 550", "2,750 DA"],
-            "Kept, for what was delivered": ["3 × 550", "1,650 DA"],
+            "Kept for delivered cards": ["3 × 550", "1,650 DA"],
             "Owed to the customer": ["2 × 550", "1,100 DA"],
         }
         assert 'name="amount" value="1100.00"' in html
@@ -100,7 +100,7 @@ class TestAsking:
         asked = hidden(read(staff.get(page(order))))
         shown = plain(text(read(staff.post(page(order), {**asked, **TYPED}))))
         assert "550 DA will be recorded as paid back to آمنة." in shown
-        assert "After that, 550 DA is still owed." in shown
+        assert "After that, 550 DA will still be owed." in shown
         assert "Method: CCP Reference: CCP 12" in shown
         assert "Record 550 DA as paid back" in shown
         assert not CustomerRefund.objects.exists()
@@ -108,8 +108,8 @@ class TestAsking:
     @pytest.mark.parametrize(
         ("amount", "after"),
         [
-            ("550", "After that, 250 DA is still owed."),
-            ("800", "After that, nothing is owed."),
+            ("550", "After that, 250 DA will still be owed."),
+            ("800", "After that, the customer will be fully paid back."),
         ],
     )
     def test_the_confirmation_counts_what_was_paid_back_already(
@@ -179,7 +179,7 @@ class TestAsking:
             (make_guide_order(Status.HANDLING, sale_price=550), "The order is open"),
             (make_guide_order(Status.FULFILLED, sale_price=550), NOTHING_LEFT),
             (paid, NOTHING_LEFT),
-            (ordered_again, "The missing cards were ordered again, and what the customer paid"),
+            (ordered_again, "The missing cards were ordered again, and the customer's payment"),
             (without, "the order has no sale amount."),
         ):
             assert page(order) not in read(staff.get(order_page(order)))
@@ -216,7 +216,9 @@ class TestRecording:
         assert CustomerRefund.objects.count() == refunds
         if refunds:
             taken = staff.post(page(order), confirmed(staff, order, reference="R1"), follow=True)
-            assert told(taken) == ["The reference R1 already names another refund of this order."]
+            assert told(taken) == [
+                "The reference R1 is already used for another refund of this order."
+            ]
             assert CustomerRefund.objects.count() == refunds
 
 
@@ -227,20 +229,20 @@ class TestLaterOn:
     def test_a_refund_is_taken_back_with_a_reason(self, staff: Client) -> None:
         order = sold()
         address = refund_page(self.paid(order), "cancel")
-        assert f'href="{address}">Take back</a>' in read(staff.get(order_page(order)))
+        assert f'href="{address}">Cancel</a>' in read(staff.get(order_page(order)))
         for reason, error in (("", "This field is required."), ("x" * 201, "Ensure this value")):
             [shown] = errors(read(staff.post(address, {"reason": reason})))
             assert shown.startswith(error)
         form = {"reason": "The transfer came back."}
-        taken = "The refund was taken back. Its amount is owed again."
+        taken = "The refund was cancelled. Its amount is owed again."
         assert told(staff.post(address, form, follow=True)) == [taken]
         again = staff.post(address, form, follow=True)
-        assert told(again) == ["The refund was already taken back."]
+        assert told(again) == ["The refund was already cancelled."]
         refund = CustomerRefund.objects.get()
         assert (refund.state, refund.cancelled_by) == ("cancelled", "user0")
         assert refund.cancel_reason == "The transfer came back."
         [entry] = LogEntry.objects.all()
-        assert entry.change_message == "Took back a refund: 550.00, R1."
+        assert entry.change_message == "Cancelled a refund: 550.00, R1."
         assert told(staff.get(address, follow=True)) == [LATE]
         assert address not in read(staff.get(order_page(order)))
 
@@ -290,14 +292,14 @@ class TestOrdersPage:
         _heading, first, second = rows(html, "giftcards-refunds")
         assert first[:2] == ["200 DA Paid back", "cash · R1"]
         assert first[2].endswith(" amina")
-        assert first[3:] == ["At the <counter>", "Take back"]
-        assert second[0] == "50 DA Taken back"
+        assert first[3:] == ["At the <counter>", "Cancel"]
+        assert second[0] == "50 DA Cancelled"
         assert second[3:] == ["A mistake.", ""]
-        assert "taken back" in second[2]
+        assert "cancelled" in second[2]
         assert [plain(event) for event in timeline(html)[1:]] == [
             "amina recorded that the customer was paid back 200 DA. cash · R1At the <counter>",
             "amina recorded that the customer was paid back 50 DA. R3",
-            "karim took back a refund of 50 DA. The amount is owed again. A mistake.",
+            "karim cancelled a refund of 50 DA. The amount is owed again. A mistake.",
         ]
 
     def test_nothing_of_it_is_shown_without_refunds(self, staff: Client) -> None:
@@ -331,7 +333,7 @@ def test_the_latest_refund_is_shown_first_with_all_that_is_known(browser: Client
     refund(order, "R1", method="CCP", amount=Decimal("834.5"))
     cancel_refund(refund(order, "R2", by=None), by="karim")
     assert listed(browser) == [
-        ["web-1042", "100 DA", "Taken back", "", "R2", "The shop's software"],
+        ["web-1042", "100 DA", "Cancelled", "", "R2", "The shop's software"],
         ["web-1042", "834.50 DA", "Paid back", "CCP", "R1", "amina"],
     ]
     assert f'href="{order_page(order)}"' in read(browser.get(LOG))
@@ -395,7 +397,7 @@ def test_the_list_says_that_there_are_more_refunds_than_its_pages_show(
     order = sold(reference="web-1042")
     for number in range(3):
         refund(order, f"R{number}")
-    more = "There are more than 2 of these entries. The pages show the first 2:"
+    more = "There are more than 2 such entries. The pages show only the first 2."
     assert more not in plain(read(browser.get(LOG)))
     monkeypatch.setattr("giftcards.admin.frame.rows.LimitedPaginator.limit", 2)
     assert more in plain(read(browser.get(LOG)))

@@ -24,11 +24,13 @@ from tests.pages import LATE, hidden, order_page, plain, read, sign_in, text, to
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-NOTHING = "There is nothing to order again: no card is missing, or the order is still open."
+NOTHING = (
+    "There are no cards to order again because no cards are missing or the order is still open."
+)
 TWICE = "The missing cards of web-1042 were already ordered again. They will not be ordered twice."
 OTHER_ENVIRONMENT = (
-    "This order was bought in the environment Sandbox, but the API key in use is for Production, so"
-    " its cards cannot be ordered again there. Place a new order instead."
+    "This order was bought in the Sandbox environment, but the API key in use is for Production, so"
+    " its missing cards cannot be ordered again. Place a new order instead."
 )
 LABEL = "Order the missing cards again"
 CAME = Problem("late_cards", {"received": 5, "announced": 3})
@@ -59,8 +61,11 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
     shown = plain(text(html))
     for fact in (
         "2 cards of this order were not delivered. They will be bought once, in a new order.",
-        "The customer has already paid for them, so do not refund that amount as well.",
-        "If a card costs more than your limit by then, the new order waits for a decision.",
+        "The customer has already paid for these cards, so do not refund that amount as well.",
+        (
+            "If a card then costs more than your limit, the new order will be put on hold until"
+            " somebody decides."
+        ),
         "Replaces missing cards of: web-1042",
         "Product: PSN",
         "Type: 500 DA",
@@ -81,14 +86,14 @@ def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
     boss = sign_in("view_order", "add_order", "view_cost")
     shown = plain(text(read(boss.get(page(order)))))
     for fact in (
-        "Price per card, last time: 490 DA",
-        "Total, at that price: 980 DA",
+        "Last price per card: 490 DA",
+        "Total at the last price: 980 DA",
         "Highest price: 500 DA",
     ):
         assert fact in shown
     Order.objects.update(sale_price=None, sale_amount=None, max_price=None, price_per_card=None)
     shown = text(read(staff.get(page(order))))
-    assert "the cards are bought at whatever price applies then." in shown
+    assert "the cards will be bought at any price." in shown
     assert "do not refund that amount" not in shown
     assert "unknown" not in shown
     assert "None" not in shown
@@ -163,10 +168,10 @@ def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: C
     form = about(staff, order)
     Order.objects.update(**order.problem_columns(new=[CAME]))
     [message] = told(staff.post(page(order), form, follow=True))
-    assert message.startswith("The cards may have arrived after all. Look at the problems")
+    assert message.startswith("The cards may have arrived after all. Check the problems")
     assert Order.objects.count() == 1
     html = read(staff.get(page(order)))
-    assert "Look at the problems of the order, and tick them off" in html
+    assert "Check the problems of the order, and tick them off" in html
     assert "Order 2 cards" not in html
     order.refresh_from_db()
     assert order.tick_off(CAME, by="karim")

@@ -148,7 +148,7 @@ class TestResolving:
         assert "What happened to this order?" in shown
         assert "Reference: web-1042 Product: " in shown
         for row in order.candidates:
-            assert f"It is the provider's order {row['id']} of 29 Oct 2025 02:00: 5 × " in shown
+            assert f"This is the provider's order {row['id']} of 29 Oct 2025 02:00: 5 × " in shown
 
     @pytest.mark.parametrize(
         ("outcome", "status", "code"),
@@ -350,8 +350,8 @@ class TestAdopting:
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert told in [row[2:] for row in compared(html)]
-        assert "It does not match what was sent." in text(html)
-        assert "you cannot change this after it has settled" in text(html)
+        assert "The provider's order does not match what was sent." in text(html)
+        assert "You cannot change this after the order has settled" in text(html)
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
@@ -365,7 +365,7 @@ class TestAdopting:
         Order.objects.update(sent_with="of another key")
         tell(wire)
         html = read(choose(staff, order, "adopt-other", TYPED))
-        expected = ["the one it was sent with", "the one in use now", "different"]
+        expected = ["the key that the order was sent with", "the key in use now", "different"]
         assert compared(html)[4][1:] == expected
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": TYPED})
@@ -381,7 +381,7 @@ class TestAdopting:
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert ["", "not reported"] in [row[2:] for row in compared(html)]
-        assert "The provider's details about it are incomplete." in text(html)
+        assert "The provider's details are incomplete." in text(html)
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_adopted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
@@ -393,7 +393,12 @@ class TestAdopting:
         self, staff: Client, wire: Wire, how: str
     ) -> None:
         order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
-        assert messages(html) == ["Its quantity is 1, but yours is 5, so it is another order."]
+        assert messages(html) == [
+            (
+                "The provider's order has the quantity 1, but yours has the quantity 5, so they are"
+                " different orders."
+            )
+        ]
         assert_nothing_happened(order)
 
     @pytest.mark.parametrize("is_known", [True, False], ids=["in part", "not at all"])
@@ -446,7 +451,7 @@ class TestAdopting:
         [
             ("paused", "Requests to the provider are paused. Nothing was done."),
             ("budget", "There are too many other requests to the provider. Try again in a minute."),
-            ("no key", "This server has no API key and cannot ask the provider about the ID."),
+            ("no key", "This server has no API key and cannot look up the ID at the provider."),
         ],
     )
     def test_adopting_asks_nothing_while_that_is_not_possible(
@@ -525,7 +530,7 @@ class TestAdopting:
         response = staff.post(page(order, "adopt"), {"seen": seen})
         assert response.url == page(order)
         assert messages(read(staff.get(response.url))) == [
-            "This page was open for too long. Nothing was done. Please choose again."
+            "This page was open for too long, so nothing was done. Please choose again."
         ]
         assert_nothing_happened(order)
 
@@ -535,7 +540,7 @@ class TestTypingAnId:
 
     def test_the_id_field_has_no_length_limit_and_is_not_required(self, staff: Client) -> None:
         html = read(staff.get(page(lost_order())))
-        assert "It is the provider's order with this ID:" in text(html)
+        assert "This is the provider's order with the following ID:" in text(html)
         [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
         for attribute in ('type="text"', 'dir="ltr"', 'autocomplete="off"', 'spellcheck="false"'):
             assert attribute in field
@@ -556,7 +561,7 @@ class TestTypingAnId:
         assert "Sent: 29 Oct 2025 02:02:03 (CET)" in shown
         look = "Look in the provider's dashboard for an order with this product, type and quantity"
         assert (look in shown) == (not offered)
-        assert ("may be this one are offered below" in shown) == offered
+        assert ("you can choose one of the provider's orders" in shown) == offered
 
     @pytest.mark.parametrize(
         "typed",

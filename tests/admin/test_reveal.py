@@ -240,7 +240,7 @@ def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
     let_pass(browser, 601)
     with failures() as seen:
         html = read(reveal(browser, card, password=password))
-    assert errors(html) == ["That did not work. Try again."]
+    assert errors(html) == ["Your identity could not be confirmed. Try again."]
     assert asks_for(html) == ["reason", "password"]
     assert secrets_on(html) == []
     assert seen == [name_of(browser)]
@@ -284,7 +284,7 @@ def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> Non
     let_pass(browser, 601)
     for password in ("wrong", PASSWORD):
         html = read(reveal(browser, card, password=password))
-        assert errors(html) == ["That did not work. Try again."]
+        assert errors(html) == ["Your identity could not be confirmed. Try again."]
     assert not CardReveal.objects.exists()
 
 
@@ -300,7 +300,7 @@ def test_after_a_few_wrong_passwords_a_session_takes_none_and_its_owner_goes_on_
     let_pass(stolen, 601)
     for number in range(4):
         html = read(reveal(stolen, card, password=f"wrong-{number}"))
-        assert errors(html) == ["That did not work. Try again."]
+        assert errors(html) == ["Your identity could not be confirmed. Try again."]
     with failures() as seen:
         for password in ("wrong-5", PASSWORD):
             assert errors(read(reveal(stolen, card, password=password))) == [TOO_MANY_WRONG]
@@ -338,8 +338,8 @@ def test_passwords_at_the_same_time_do_not_exceed_the_limit(settings: Any) -> No
         thief.cookies["sessionid"] = session
         return errors(read(reveal(thief, card, password="wrong")))
 
-    wrong, too_many = ["That did not work. Try again."], [TOO_MANY_WRONG]
-    assert sorted(in_threads(8, guess)) == [*[wrong] * 4, *[too_many] * 4]
+    wrong, too_many = ["Your identity could not be confirmed. Try again."], [TOO_MANY_WRONG]
+    assert sorted(in_threads(8, guess)) == [*[too_many] * 4, *[wrong] * 4]
     assert len(CountingBackend.tried) == 4
 
 
@@ -349,7 +349,7 @@ def test_a_password_that_makes_one_somebody_else_proves_nothing(card: Card, sett
     usual = "django.contrib.auth.backends.ModelBackend"
     settings.AUTHENTICATION_BACKENDS = [f"{__name__}.ForeignBackend", usual]
     html = read(reveal(browser, card, password=PASSWORD))
-    assert errors(html) == ["That did not work. Try again."]
+    assert errors(html) == ["Your identity could not be confirmed. Try again."]
 
 
 class ByNetwork(ModelBackend):
@@ -550,11 +550,11 @@ def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
             html = read(reveal(browser, card, password=NEW_PASSWORD))
             assert errors(html) == [
                 "This password was set in the admin less than an hour ago, without the old"
-                " password. It cannot prove your identity yet. Try again later."
+                " password. It cannot be used to confirm your identity yet. Try again later."
             ]
             assert asks_for(html) == ["reason", "password"]
         assert errors(read(reveal(browser, card, password="wrong"))) == [
-            "That did not work. Try again."
+            "Your identity could not be confirmed. Try again."
         ]
     assert not CardReveal.objects.exists()
     LogEntry.objects.update(action_time=timezone.now() - timedelta(minutes=61))
@@ -661,7 +661,9 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
     browser = person()
     with failing("INSERT", table):
         html = read(reveal(browser, card), 503)
-    assert "This could not be recorded, so the code is not shown. Try again later." in text(html)
+    assert (
+        "The code is not shown because this access could not be recorded. Try again later."
+    ) in text(html)
     assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
     assert not LogEntry.objects.exists()

@@ -196,7 +196,9 @@ class TestCodes:
         browser = sign_in("view_order")
         with CaptureQueriesContext(connection) as sent:
             html = read(browser.post(SEARCH, {"secret": CODE}))
-        assert "Codes of cards were not searched because you may not search by code." in text(html)
+        assert (
+            "Card codes were not searched because you do not have permission to search by code."
+        ) in text(html)
         assert [query["sql"] for query in sent if "canary" in query["sql"].lower()] == []
         # Nobody learns in this way whether a card has the code.
         assert text(read(browser.post(SEARCH, {"secret": "CANARY-0000-0000"}))) == text(html)
@@ -206,7 +208,7 @@ class TestCodes:
     def test_who_may_only_find_cards_is_told_of_no_orders(self, order: Order) -> None:
         browser = sign_in("find_card")
         html = read(browser.post(SEARCH, {"secret": "web-1042"}))
-        assert found(html) == "Nothing found. Codes and serials of cards were also searched."
+        assert found(html) == "Nothing found. Card codes and serials were also searched."
         html = read(browser.post(SEARCH, {"secret": CODE}))
         assert "<bdi>web-1042</bdi>, card 2" in html
         assert order_page(order) not in html
@@ -273,7 +275,7 @@ class TestNothingFound:
         " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
         " match; the beginning of a word is enough."
     )
-    PRODUCTS = "The names of products in the catalogue were also searched."
+    PRODUCTS = "Product names in the catalogue were also searched."
 
     @pytest.mark.parametrize(
         ("typed", "permissions", "said"),
@@ -281,25 +283,26 @@ class TestNothingFound:
             (
                 "<b>nobody",
                 ("view_order", "find_card"),
-                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Codes of cards were not searched"
-                " because this does not look like one. To search for a code, write “code:” before"
+                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Card codes were not searched"
+                " because the text does not look like a code. To search for a code, write “code:”"
+                " before"
                 " it.",
             ),
             (
                 "nobody",
                 ("view_order",),
-                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Codes of cards were not searched"
-                " because you may not search by code.",
+                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Card codes were not searched"
+                " because you do not have permission to search by code.",
             ),
             (
                 "CANARY-9999",
                 ("view_order", "find_card"),
-                f"Nothing found. {HOW} {PRODUCTS} Codes and serials of cards were also searched.",
+                f"Nothing found. {HOW} {PRODUCTS} Card codes and serials were also searched.",
             ),
             (
                 "CANARY-9999",
                 ("find_card",),
-                "Nothing found. Codes and serials of cards were also searched.",
+                "Nothing found. Card codes and serials were also searched.",
             ),
         ],
     )
@@ -318,7 +321,7 @@ class TestNothingFound:
         said = text(element(html, "giftcards-nothing", "div"))
         # Whether the text looks like a code is not known here: somebody may have made the address.
         assert said.startswith(
-            f"Nothing found for “web-1”. {self.HOW} Codes of cards were not searched. To search"
+            f"Nothing found for “web-1”. {self.HOW} Card codes were not searched. To search"
         )
         assert said.endswith("Only orders with the chosen filters were searched. Search all orders")
         assert 'href="?q=web-1"' in html
@@ -361,7 +364,7 @@ class TestProducts:
         Product.objects.filter(product_id__startswith="many").update(name="Many")
         html = read(boss.post(SEARCH, {"secret": "many"}))
         assert html.count("?product_id=many-") == 20
-        assert "There are more products. Type more of the name." in text(html)
+        assert "There are more products. Enter more of the name to see others." in text(html)
 
     def test_who_may_only_find_cards_is_told_of_no_products(self) -> None:
         html = read(sign_in("find_card").post(SEARCH, {"secret": "playstation"}))

@@ -113,7 +113,7 @@ def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed
 )
 def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
     html = read(sign_in("find_card").post(SEARCH, {"secret": typed}))
-    assert found(html) == "Nothing found. Codes and serials of cards were also searched."
+    assert found(html) == "Nothing found. Card codes and serials were also searched."
     assert secrets_on(html) == []
 
 
@@ -162,7 +162,9 @@ def test_finding_a_card_needs_its_own_permission(order: Order) -> None:
     others = sign_in("view_order", "change_order", "add_order", "view_card", "check_order")
     assert found(read(allowed.post(SEARCH, {"secret": CODE}))) == "Found web-1042, card 1"
     html = read(others.post(SEARCH, {"secret": CODE}))
-    assert "Codes of cards were not searched because you may not search by code." in text(html)
+    assert (
+        "Card codes were not searched because you do not have permission to search by code."
+    ) in text(html)
     assert secrets_on(html) == []
     assert "web-1042" not in html
     assert "last four characters" not in read(others.get(LIST))

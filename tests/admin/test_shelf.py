@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 Conf = Callable[..., None]
 SHOP, CATEGORIES = "/admin/giftcards/shelf/", "/admin/giftcards/category/"
 PRODUCTS = "/admin/giftcards/product/"
-NOTHING_SAVED = "Somebody else has changed this in the meantime. Nothing was saved."
+NOTHING_SAVED = "Somebody else has changed these values in the meantime, so nothing was saved."
 OWNER = ("view_product", "change_shelf", "view_cost")
 
 
@@ -105,7 +105,7 @@ def test_a_margin_of_the_shop_is_previewed_and_then_saved() -> None:
         {"Value": "shop – Margin in per cent", "Before": "10%", "After": "12%"},
         {"Value": "shop – Round up to a multiple of", "Before": "0 DA", "After": "5 DA"},
     ]
-    assert facts_of(html, "effects") == {"Become more expensive": "2 cards"}
+    assert facts_of(html, "effects") == {"More expensive": "2 cards"}
     card = {"Card": "PlayStation – PSN 500 DA", "Cost per card": "490 DA"}
     assert section(html, "effects")[0] == {
         **card,
@@ -155,11 +155,11 @@ def test_what_is_not_sold_leaves_the_shelf_and_returns(level: str) -> None:
     yes, no = ("on", None) if level == "category" else ("true", "false")
     asked = ask(browser, page_of(row), typed(row, is_sold=no))
     [line] = section(read(asked), "effects")
-    assert line["Effect"] == "Leaves the shelf. It is not sold here."
+    assert line["Effect"] == "Will no longer be for sale. This card is not sold in your shop."
     assert told(save(browser, asked)) == ["Saved. 0 prices have changed."]
     assert not offers().exists()
     asked = ask(browser, page_of(row), typed(row, is_sold=yes))
-    assert section(read(asked), "effects")[0]["Effect"] == "Comes to the shelf."
+    assert section(read(asked), "effects")[0]["Effect"] == "Will be for sale."
     save(browser, asked)
     assert offers().exists()
 
@@ -208,9 +208,9 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     assert facts_of(html, "effects")["Sold below their cost"] == "1 card"
     assert section(html, "effects")[0]["Effect"] == "Loss per card: 10 DA"
     refused = save(browser, asked)
-    assert "Nothing was saved. Confirm that cards will be sold below their cost." in text(
-        read(refused)
-    )
+    assert (
+        "Nothing was saved. To save the changes, confirm that cards will be sold below their cost."
+    ) in text(read(refused))
     assert ProductType.objects.get().fixed_price is None
     assert told(save(browser, refused, accepts_loss="on")) == ["Saved. 1 price has changed."]
     kind = ProductType.objects.get()
@@ -242,7 +242,7 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
         ({"margin_fixed": "99999999999"}, "no more than"),
         (
             {"margin_percent": "5", "margin_fixed": "5"},
-            "Enter one margin: in per cent, or in dinars.",
+            "Enter only one margin, either in per cent or in dinars.",
         ),
         ({"fixed_price": "0"}, "greater than or equal to 0.01"),
         ({"fixed_price": "9999999999999999"}, "no more than"),
@@ -308,7 +308,7 @@ def test_a_button_that_is_pressed_twice_saves_once_and_says_so() -> None:
     browser = owner(name="amina")
     asked = ask(browser, SHOP, typed(Shelf.objects.get(), margin_percent="12"))
     assert told(save(browser, asked)) == ["Saved. 1 price has changed."]
-    assert told(save(browser, asked)) == ["This is already saved."]
+    assert told(save(browser, asked)) == ["These changes were already saved."]
     assert ShelfChange.objects.filter(by="amina").count() == 1
 
 
@@ -362,7 +362,7 @@ def test_a_cost_that_moves_before_the_confirmation_is_shown_first() -> None:
     asked = ask(browser, page_of(kind), typed(kind, fixed_price="500"))
     change_cost(kind.type_id, Decimal(510))
     again = save(browser, asked)
-    assert "Costs or prices have changed in the meantime." in text(read(again))
+    assert "Costs or prices have changed in the meantime," in text(read(again))
     assert ProductType.objects.get().fixed_price is None
     assert facts_of(read(again), "effects")["Sold below their cost"] == "1 card"
 
@@ -374,14 +374,14 @@ def test_a_rule_that_raises_does_not_disturb_the_owner_who_saves(set_conf: Conf)
     asked = ask(browser, page_of(kind), typed(kind, margin_percent=""))
     [line] = section(read(asked), "effects")
     assert line["Effect"].startswith(
-        "Leaves the shelf. The rule in your settings has not calculated"
+        "Will no longer be for sale. The rule in your settings has not calculated"
     )
     save(browser, asked)
     keep_prices()
     kind = ProductType.objects.get()
     assert (kind.price, kind.margin_percent) == (None, None)
     html = read(browser.get(page_of(kind)))
-    assert "The rule in your settings has not given a price." in text(html)
+    assert "The rule in your settings has not returned a price." in text(html)
 
 
 def fail(kind: ProductType) -> Decimal:
@@ -417,12 +417,14 @@ def test_a_stock_buffer_says_how_many_cards_it_takes_off_the_shelf() -> None:
     make_offer("few", stock=3)
     browser, shelf = owner(), Shelf.objects.get()
     for buffer, counts in (
-        ("8", {"Leave the shelf by the stock buffer": "1 card"}),
-        ("0", {"Come to the shelf": "1 card"}),
+        ("8", {"No longer for sale because of the stock buffer": "1 card"}),
+        ("0", {"Newly for sale": "1 card"}),
     ):
         asked = ask(browser, SHOP, typed(shelf, stock_buffer=buffer))
         assert facts_of(read(asked), "effects") == counts
-    assert "No price changes" in text(read(ask(browser, SHOP, typed(shelf, stock_buffer="6"))))
+    assert "The prices stay the same" in text(
+        read(ask(browser, SHOP, typed(shelf, stock_buffer="6")))
+    )
 
 
 def test_who_changes_nothing_is_told_so() -> None:
@@ -484,7 +486,7 @@ def test_who_may_not_see_costs_decides_what_is_sold_and_learns_no_cost() -> None
             "Card": "PlayStation – PSN 500 DA",
             "Price now": "480 DA",
             "New price": "480 DA",
-            "Effect": "Leaves the shelf. It is not sold here.",
+            "Effect": "Will no longer be for sale. This card is not sold in your shop.",
         }
     ]
     assert "loss" not in html.replace("gloss", "")
@@ -503,7 +505,9 @@ def test_a_confirmation_of_somebody_else_or_of_another_text_saves_nothing() -> N
     shown = fields(read(asked))
     for browser, draft in ((owner(), shown["draft"]), (owner(), "x")):
         answer = browser.post(page_of(kind), {**shown, "draft": draft}, follow=True)
-        assert told(answer) == ["This page is too old. Nothing was saved. Make the change again."]
+        assert told(answer) == [
+            "This page was open for too long, so nothing was saved. Make the change again."
+        ]
     assert ProductType.objects.get().fixed_price is None
 
 
@@ -617,7 +621,7 @@ def test_many_products_are_changed_at_once(values: dict[str, str], expected: set
         ({"unit": "margin_percent"}, "Enter the new margin."),
         ({"unit": "margin_percent", "margin": "-3"}, "greater than or equal to 0"),
         ({"unit": "margin_percent", "margin": "x"}, "Enter an amount such as 550"),
-        ({"margin": "3"}, "Is this in per cent, or in dinars?"),
+        ({"margin": "3"}, "Is the margin in per cent or in dinars?"),
     ],
 )
 def test_a_change_of_many_that_says_too_little_is_asked_for_again(

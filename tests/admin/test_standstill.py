@@ -43,7 +43,9 @@ def stop() -> None:
     ProviderState.objects.update(last_tick_at=long_ago, swept_at=long_ago)
 
 
-PAUSED = "Requests to the provider are paused: nothing is sent or checked until the pause ends, "
+PAUSED = (
+    "Requests to the provider are paused. Orders are not sent or checked until the pause ends, "
+)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,8 @@ PAUSED = "Requests to the provider are paused: nothing is sent or checked until 
     [
         (works, ""),
         (pause, PAUSED),
-        (refuse, "Nothing is sent or checked until the provider accepts the shop's key again."),
-        (stop, "Nothing is sent or checked until background work runs again."),
+        (refuse, "Orders are not sent or checked until the provider accepts the shop's key again."),
+        (stop, "Orders are not sent or checked until background work runs again."),
     ],
 )
 def test_an_open_order_says_when_it_is_checked_or_why_it_is_not(
@@ -62,7 +64,7 @@ def test_an_open_order_says_when_it_is_checked_or_why_it_is_not(
     due_at = timezone.now() + IN_AN_HOUR
     order = make_guide_order(Status.DELAYED, due_at=due_at)
     shown = text(read(boss.get(order_page(order))))
-    assert ("The app checks it again automatically" in shown) == (not expected)
+    assert ("The app will check the order again automatically" in shown) == (not expected)
     assert expected in shown
     if expected == PAUSED:
         ends_at = timezone.localtime(ProviderState.objects.current().paused_until)

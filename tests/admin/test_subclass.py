@@ -69,7 +69,9 @@ def test_a_repetition_of_an_order_that_a_subclass_hides_is_a_taken_reference(bos
     line = {"product_id": "p", "type_id": "t", "quantity": 1, "reference": HIDDEN}
     Order.objects.record(Order(**line))
     html = read(boss.post(ADD, line))
-    assert errors(html) == ["This reference is taken. Use another one for another order."]
+    assert errors(html) == [
+        "This reference is already in use. Use a different reference for a new order."
+    ]
 
 
 def test_the_owner_of_an_id_is_not_named_if_a_subclass_hides_it(boss: Client) -> None:

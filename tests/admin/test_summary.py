@@ -86,7 +86,8 @@ def test_an_order_that_was_credited_back_owes_the_customer_everything() -> None:
 def test_unknown_amounts_are_said_to_be_unknown_and_never_to_be_zero() -> None:
     unknown = {"price_per_card": None, "fulfilled_amount": None, "sale_price": None}
     assert tell(settled_order(Status.FULFILLED, **unknown)) == (
-        "All 5 cards were delivered on 24 Nov 23:59. The provider does not say what it charged."
+        "All 5 cards were delivered on 24 Nov 23:59. The provider does not report how much it"
+        " charged."
     )
     assert tell(settled_order(Status.PARTIALLY_FILLED, **unknown)) == (
         "3 of 5 cards delivered. The provider credited back the price of 2 cards on 24 Nov 23:59."
@@ -114,7 +115,7 @@ def test_missing_cards_that_were_ordered_again_are_named_if_seen_and_not_owed(
 ) -> None:
     found = tell(settled_order(Status.PARTIALLY_FILLED), was_reordered=True, reordered_as=name)
     assert found.endswith(
-        f" The missing cards were ordered again{named} What the customer paid for them was"
+        f" The missing cards were ordered again{named} The customer's payment for these cards was"
         " transferred to the new order."
     )
     assert "owed" not in found
@@ -137,16 +138,16 @@ def test_open_problems_are_counted(count: int, expected: str) -> None:
 
 def test_a_new_order_is_sent_automatically() -> None:
     assert tell(build_guide_order(Status.PENDING, due_at=AT)) == (
-        "The order is recorded. Nothing has been bought yet. The app sends it automatically in a"
-        " moment."
+        "The order is recorded. Nothing has been bought yet. The app will send the order"
+        " automatically in a moment."
     )
 
 
 def test_an_order_that_could_not_be_sent_says_when_it_is_tried_again() -> None:
     order = build_guide_order(Status.PENDING, problems=[Problem("not_sent")], due_at=LATER)
     assert tell(order) == (
-        "Nothing has been bought yet. The app tries again automatically at 01:14. 1 problem needs"
-        " attention: see below."
+        "Nothing has been bought yet. The app will try again automatically at 01:14. 1 problem"
+        " needs attention: see below."
     )
 
 
@@ -154,8 +155,8 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = (
-        "Nothing is bought until somebody approves the price or cancels the order, or the price"
-        f" falls to the limit. {PAID}"
+        "The cards are only bought if somebody approves the price, or if the price falls"
+        f" to the limit. {PAID}"
     )
     assert tell(order) == (
         f"The order is on hold because a card costs 570 DA, and your limit is 550 DA. {decision}"
@@ -171,8 +172,8 @@ def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
     order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
-            "The order is on hold because somebody has to review it: “Third order today”. Nothing"
-            f" is bought until somebody approves or cancels the order. {PAID}"
+            "The order is on hold because somebody has to review it: “Third order today”. The"
+            f" cards are only bought if somebody approves the order. {PAID}"
         )
 
 
@@ -209,15 +210,15 @@ def test_nothing_is_said_about_the_wait_for_orders_that_are_not_late(
 def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
     at = datetime(timezone.now().year, 11, 24, 12, 30, tzinfo=UTC)
     order = build_guide_order(Status.PENDING, due_at=None, send_after=at, **SOLD)
-    said = "The order waits until 24 Nov 13:30. It will then be sent automatically."
+    said = "The order will be sent automatically on 24 Nov 13:30."
     assert tell(order) == f"{said} {PAID}"
 
 
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=Problem("absent")) == (
-        "The provider's list does not contain it, so it was not bought. The app sends it"
-        " automatically in a moment."
+        "The provider's list does not contain the order, so it was not bought. The app will send"
+        " the order automatically in a moment."
     )
 
 
@@ -226,7 +227,7 @@ def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
     approved = Problem("staff_approved", amounts)
     order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=approved) == (
-        "amina approved a price of 570 DA for a card, instead of 550 DA. The app sends it"
+        "amina approved a price of 570 DA per card instead of 550 DA. The app will send the order"
         " automatically in a moment."
     )
     assert "570" not in tell(order, reason=approved, shows_costs=False)
@@ -241,34 +242,37 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
     sent = "The order was sent, but it is not known whether it was bought."
     order = build_guide_order(Status.UNCONFIRMED, due_at=LATER)
-    assert tell(order) == f"{sent} The app searches for it at the provider automatically at 01:14."
+    assert (
+        tell(order)
+        == f"{sent} The app will search for the order at the provider automatically at 01:14."
+    )
     order.candidates = [{"id": "B1"}]
-    assert tell(order) == f"{sent} Somebody has to say what happened to it."
+    assert tell(order) == f"{sent} Somebody has to record what happened to the order."
     assert tell(build_guide_order(Status.UNCONFIRMED, due_at=None)).endswith(
-        "Somebody has to say what happened to it."
+        "Somebody has to record what happened to the order."
     )
 
 
 def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
     lost = build_guide_order(Status.UNCONFIRMED, problems=[LOST], due_at=None)
     assert tell(lost) == (
-        "It is not known yet whether the order was bought. Somebody has to say what happened to it."
-        " 1 problem needs attention: see below."
+        "It is not yet known whether the order was bought. Somebody has to record what happened to"
+        " the order. 1 problem needs attention: see below."
     )
     ended = [Problem("watch_ended")]
     left = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=None, problems=ended)
     assert tell(left) == (
-        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. The"
-        " customer has to wait. 1 problem needs attention: see below."
+        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. Ask the"
+        " customer to wait. 1 problem needs attention: see below."
     )
 
 
 def test_an_accepted_order_says_since_when_and_that_its_cards_come_automatically() -> None:
     order = build_guide_order(accepted_at=AT, due_at=AT)
-    checked = "The app checks it again automatically in a moment."
+    checked = "The app will check the order again automatically in a moment."
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59. The cards arrive automatically, usually"
-        f" within a minute. {checked}"
+        "The provider accepted the order on 24 Nov 23:59. The cards will arrive automatically,"
+        f" usually within a minute. {checked}"
     )
     order.fulfilled_quantity = 2
     assert tell(order).endswith(f"2 of 5 cards have arrived so far. {checked}")
@@ -277,11 +281,11 @@ def test_an_accepted_order_says_since_when_and_that_its_cards_come_automatically
 def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
     order = build_guide_order(Status.DELAYED, accepted_at=AT, due_at=LATER, **SOLD)
     assert tell(order) == (
-        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. The"
-        f" customer has to wait. The app checks it again automatically at 01:14. {PAID}"
+        "The provider accepted the order on 24 Nov 23:59 and is taking longer than usual. Ask the"
+        f" customer to wait. The app will check the order again automatically at 01:14. {PAID}"
     )
     order.due_at = LATER + timedelta(days=1)
-    assert "The app checks it again automatically on 26 Nov 01:14." in tell(order)
+    assert "The app will check the order again automatically on 26 Nov 01:14." in tell(order)
     order.due_at = None
     left = "The order is no longer checked automatically. Ask the provider's support."
     assert tell(order).endswith(f"{left} {PAID}")
@@ -289,7 +293,7 @@ def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.UNCONFIRMED, Status.DELAYED])
 def test_an_order_names_no_time_while_nothing_is_done_automatically(status: Status) -> None:
-    standstill = "Nothing is sent or checked until background work runs again."
+    standstill = "Orders are not sent or checked until background work runs again."
     order = build_guide_order(status, due_at=LATER)
     assert standstill in tell(order, standstill=standstill)
     assert "01:14" not in tell(order, standstill=standstill)
@@ -310,11 +314,14 @@ def test_an_open_order_without_a_sale_amount_says_nothing_of_a_payment() -> None
         (None, "The order was rejected. Nothing was bought."),
         (
             Problem("refused", {"reason": "out_of_stock"}),
-            "The provider refused the order, so nothing was bought. It is out of stock.",
+            "The provider refused the order, so nothing was bought. The card is out of stock.",
         ),
         (
             Problem("given_up", {"seconds": "3600"}),
-            "It could not be sent for 3600 seconds and was given up. Nothing was bought.",
+            (
+                "The order was rejected because it could not be sent within 3600 seconds. Nothing"
+                " was bought."
+            ),
         ),
         (
             Problem("staff_cancelled", {"by": "karim"}),
@@ -352,9 +359,9 @@ def test_every_status_has_sentences_in_every_language(
         (
             timedelta(0),
             "en",
-            "The customer is owed 2 × 550 = 1,100 DA. The refund is promised by {day}.",
+            "The customer is owed 2 × 550 = 1,100 DA. The refund is due by {day}.",
         ),
-        (timedelta(days=9), "en", "The refund was promised by {day} and is late."),
+        (timedelta(days=9), "en", "The refund was due by {day} and is late."),
         (timedelta(0), "fr", "Promis au plus tard le {day}."),
         (timedelta(0), "ar", "الموعد المُعلَن للزبون: {day}."),
     ],

@@ -92,7 +92,7 @@ def test_a_missing_refund_is_told_and_needs_a_person_until_it_comes(
         let_a_night_pass()
         expected = {"expected": "980.00", "amount": f"{credited}.00"}
         assert problems(order) == [Problem("credit_differs", expected)]
-        assert told() == f"1 refund promised and not credited, {980 - credited}.00 DZD."
+        assert told() == f"1 refund promised but not credited, {980 - credited}.00 DZD."
     book(books, "REFUND-ORDER", 490, 30, objid="cd34")
     let_a_night_pass()
     assert problems(order) == []
@@ -135,7 +135,7 @@ def test_a_charge_of_no_order_is_told_until_its_order_is_found(
 ) -> None:
     book(books, "ORDER", 490, 60, objid=name)
     let_a_night_pass()
-    assert told() == "1 charge of no order here, 490.00 DZD."
+    assert told() == "1 charge without a matching order, 490.00 DZD."
     ordered(Status.HANDLING, quantity=1, provider_order_id="ff00", sent_at=at(59))
     let_a_night_pass()
     assert told() == ""
@@ -146,7 +146,7 @@ def test_a_refund_of_no_order_is_told_once_its_order_cannot_settle_any_more(
 ) -> None:
     book(books, "REFUND-ORDER", 490, 60, objid="ff00")
     let_a_night_pass()
-    assert told() == "1 refund of no order here, 490.00 DZD."
+    assert told() == "1 refund without a matching order, 490.00 DZD."
     note_ledger(read_until=at(60) + timedelta(hours=11))
     assert told() == ""
 
@@ -230,7 +230,7 @@ def test_an_older_charge_of_no_order_is_on_the_start_page_until_its_month_is_clo
     entry = {"type": "ORDER", "amount": -490}
     for days in (1, 8):
         LedgerEntry.objects.create(provider_id=f"{days}", time=ago(days * 86_400), **entry)
-    title = "1 older charge without an order here, in a month that is not closed"
+    title = "1 older charge without a matching order, in a month that is not closed"
     _shown, address = tiles(read(boss.get(START)))[title]
     assert listed(boss, address) == 1
     assert listed(boss, f"{address}&type=ORDER") == 1

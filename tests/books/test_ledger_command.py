@@ -122,13 +122,13 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
     day = day_of(entries["DEPOSIT"].time)
     assert "  gap              -100.00 DZD" in lines
     for line, start in (
-        ("1 refund promised and not credited, 1470.00 DZD:", "  cart-1042  1470.00 DZD  "),
+        ("1 refund promised but not credited, 1470.00 DZD:", "  cart-1042  1470.00 DZD  "),
         (
-            "1 refund credited and not promised, 250.00 DZD:",
+            "1 refund credited but not promised, 250.00 DZD:",
             f"  {entries['REFUND-ORDER'].provider_id}  250.00 DZD  ",
         ),
         (
-            "1 charge of no order here, once too often or too high, 490.00 DZD:",
+            "1 charge without a matching order, charged twice or too high, 490.00 DZD:",
             f"  {LedgerEntry.objects.get(type='ORDER', order=None).provider_id}  490.00 DZD  ",
         ),
         (
@@ -148,15 +148,16 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
     ("conditions", "text"),
     [
         ("ledger_gap", "The ledger does not explain the balance: the gap is -100.00 DZD."),
-        ("credits_missing", "1 refund promised and not credited, 1470.00 DZD."),
+        ("credits_missing", "1 refund promised but not credited, 1470.00 DZD."),
         (
             "ledger_unmatched",
-            "1 charge of no order here, 490.00 DZD. 1 refund of no order here, 250.00 DZD.",
+            "1 charge without a matching order, 490.00 DZD. 1 refund without a matching order,"
+            " 250.00 DZD.",
         ),
         (
             "credits_missing, ledger_gap",
             "The ledger does not explain the balance: the gap is -100.00 DZD."
-            " 1 refund promised and not credited, 1470.00 DZD.",
+            " 1 refund promised but not credited, 1470.00 DZD.",
         ),
     ],
 )
@@ -183,7 +184,7 @@ def test_without_the_provider_the_books_are_incomplete_and_what_is_known_is_show
     out, err, code = call("giftcards_ledger")
     assert "  entries          3, 2 of them of orders" in out
     assert err.startswith("The provider ")
-    assert err.endswith(" Run the command again to read what is left.\n")
+    assert err.endswith(" Run the command again to read the rest.\n")
     assert code == 1
     simulator.forget_requests()
     out, err, code = call("giftcards_ledger", "--offline")
@@ -220,11 +221,20 @@ def test_any_period_can_be_chosen(call: Call, simulator: Simulator) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--since", "yesterday"], "--since: 'yesterday' is not a day. Write it like 2026-11-24."),
-        (["--to", "2026-02-30"], "--to: '2026-02-30' is not a day. Write it like 2026-11-24."),
-        (["--since", "2199-01-01"], "--since: that day is yet to come."),
+        (
+            ["--since", "yesterday"],
+            "--since: 'yesterday' is not a day. Use a format such as 2026-11-24.",
+        ),
+        (
+            ["--to", "2026-02-30"],
+            "--to: '2026-02-30' is not a day. Use a format such as 2026-11-24.",
+        ),
+        (["--since", "2199-01-01"], "--since: this day is in the future."),
         (["--from", "2026-11-02", "--to", "2026-11-01"], "The period ends before it starts."),
-        (["--offline", "--since", "2026-11-02"], "Use either --offline or --since, which reads."),
+        (
+            ["--offline", "--since", "2026-11-02"],
+            "Use either --offline or --since, because --since reads the ledger.",
+        ),
         (
             ["--fail-on", "luck"],
             "--fail-on: 'luck' is not known. Use one or more of ledger_gap, credits_missing,"

@@ -85,10 +85,10 @@ def test_what_the_sums_lack_is_said(call: Call) -> None:
     out, _err, _code = call("giftcards_report", *PERIOD)
     assert out.splitlines()[-5:] == [
         "1 order rejected: nothing was bought.",
-        "1 order with amounts that the provider has not told.",
+        "1 order with amounts that the provider has not reported.",
         "1 order with figures that contradict each other.",
-        "3 orders of which nobody has said what the customer paid.",
-        "In open orders at present: 2450.00, and 1 order of unknown price.",
+        "3 orders without a sale amount.",
+        "In open orders now: 2450.00, and 1 order with an unknown price.",
     ]
 
 
@@ -196,7 +196,10 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(order: Order) -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (("--from", "24.11.2026"), "--from: '24.11.2026' is not a day. Write it like 2026-11-24."),
+        (
+            ("--from", "24.11.2026"),
+            "--from: '24.11.2026' is not a day. Use a format such as 2026-11-24.",
+        ),
         (
             ("--from", "2026-11-24", "--to", "2026-11-23"),
             "The period would end on 2026-11-23, before it starts on 2026-11-24.",

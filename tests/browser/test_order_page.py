@@ -45,7 +45,7 @@ def test_a_page_on_which_something_was_typed_stays_and_says_that_it_is_old(boss:
     settle(order)
     boss.wait_for_text(".giftcards-changed", "The order has changed in the meantime.")
     assert boss.find("[name=note]").get_attribute("value") == "She has"
-    boss.follow("Show it as it is now")
+    boss.follow("Show the current state")
     assert "No card was delivered." in boss.texts(".giftcards-summary")[0]
 
 

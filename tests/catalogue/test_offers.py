@@ -419,7 +419,7 @@ class TestCheck:
             (
                 7,
                 "3 cards are left after open orders and reservations. The provider has 7 more,"
-                " which your stock buffer keeps back.",
+                " which your stock buffer holds back.",
             ),
             (0, "Your shop does not sell this card."),
         ],

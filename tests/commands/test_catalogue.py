@@ -69,7 +69,7 @@ def test_a_product_that_cannot_be_read_fails_the_run_and_is_named(
     out, err, code = call("giftcards_catalogue")
     assert out.startswith("2 products read, 1 failed, 0 still to read.\n")
     assert err.startswith("The product a/b could not be read. ")
-    assert err.endswith(" Run the command again to read what is left.\n")
+    assert err.endswith(" Run the command again to read the rest.\n")
     assert code == 1
 
 

@@ -140,7 +140,7 @@ class TestLanguage:
         paused = (
             "The provider asked for fewer requests. Slower. Requests will resume automatically."
         )
-        down = "Background work has stopped: there has been no sign of it for more than 3 minutes."
+        down = "Background work has stopped. The workers have not reported for more than 3 minutes."
         for options in ([], ["--json"]):
             out, err, code = call("giftcards_status", *options, "--fail-on", "paused,worker")
             assert paused in out
@@ -163,7 +163,7 @@ class TestLanguage:
             "quantity: Ensure this value is greater than or equal to 1.\n"
         )
         assert (
-            "already names another order"
+            "is already used for another order"
             in call("giftcards_place", PSN, "t", "9", "--reference", "cart-1").err
         )
 

@@ -188,8 +188,8 @@ UNKNOWN = (
         (
             "SIM_REJECT",
             "REJECTED",
-            "The provider refused the order, so nothing was bought. It is out of stock. The"
-            " provider's own words: “The type is out of stock.” (OUT_OF_STOCK)",
+            "The provider refused the order, so nothing was bought. The card is out of stock. The"
+            " provider's message: “The type is out of stock.” (OUT_OF_STOCK)",
         ),
     ],
 )
@@ -225,8 +225,8 @@ def test_place_says_that_the_provider_is_away_and_queues_a_sweep(
     _, err, code = call(*PLACE_TWO)
     assert (err, code) == (
         "The order cart-1 is waiting to be sent. The order has not been sent to the provider yet."
-        " The provider"
-        " could not be reached, or could not take the order. (it could not be reached)\n",
+        " The provider could not be reached or could not accept the order. (it could not be"
+        " reached)\n",
         1,
     )
     assert OrmQ.objects.count() == 1  # a worker will try again
@@ -244,11 +244,11 @@ def test_place_explains_that_the_key_is_refused_after_one_request(
 ) -> None:
     simulator.keys = ["another"]
     refused = (
-        "The order cart-1 is waiting to be sent. The provider refuses the API key or this"
-        " server's address."
-        " The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
-        " GIFTCARDS['API_KEY'] first: further tries will block this server. Put a working"
-        " key into the settings, or run `manage.py giftcards_poll --resume` once it works again.\n"
+        "The order cart-1 is waiting to be sent. The provider refuses the API key or this server's"
+        " address. The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left)."
+        " Correct GIFTCARDS['API_KEY'] first: further tries will block this server. Put a working"
+        " key into the settings, or run `manage.py giftcards_poll --resume` after the key works"
+        " again.\n"
     )
     for wait in ([], ["--wait"]):
         _, err, code = call(*PLACE_TWO, *wait)
@@ -276,8 +276,8 @@ class TestBadInput:
             *(
                 (
                     (PSN, "t", text),
-                    f"quantity: {text!r} is not a whole number."
-                    " Give the number of cards, as in 2.\n",
+                    f"quantity: {text!r} is not a whole number. Enter the number of cards, for"
+                    " example 2.\n",
                 )
                 for text in ("two", "1.5", "", " 2", "2 ", "+2", "0x2", "1e1", "٢", "9" * 5000)
             ),
@@ -295,13 +295,13 @@ class TestBadInput:
             ),
             (
                 (PSN, "t", "2", "--sale-price", "cheap"),
-                "sale_price: 'cheap' is not an amount. Write it like 550 or 549.90.\n",
+                "sale_price: 'cheap' is not an amount. Use a format such as 550 or 549.90.\n",
             ),
             *(
                 (
                     (PSN, "t", "2", f"{option}={text}"),
-                    f"{option[2:].replace('-', '_')}: {text!r} is not an amount."
-                    " Write it like 550 or 549.90.\n",
+                    f"{option[2:].replace('-', '_')}: {text!r} is not an amount. Use a format"
+                    " such as 550 or 549.90.\n",
                 )
                 for option in ("--sale-price", "--max-price")
                 for text in ODD_AMOUNTS
@@ -335,9 +335,9 @@ class TestBadInput:
         make_order(Status.REFUNDED, reference="cart-1")
         assert call("giftcards_place", PSN, "type_001", "3", "--reference", "cart-1") == (
             "",
-            "The reference cart-1 already names another order, or the same one with other details."
-            " Use a new reference for a new order; to repeat an order, give every detail as you did"
-            " the first time.\n",
+            "The reference cart-1 is already used for another order, or for the same order with"
+            " different details. Use a new reference for a new order. To repeat an order, pass"
+            " exactly the same details as the first time.\n",
             2,
         )
         assert Order.objects.count() == 1
@@ -424,9 +424,9 @@ class TestADatabaseThatGoesAway:
         order = Order.objects.get()
         assert (out, code) == ("", 1)
         assert err == (
-            f"The database failed (OperationalError). The order {order.reference} is recorded, and"
-            " may have been sent: do not place it again under another reference."
-            f" `manage.py giftcards_status {order.reference}` shows what happened to it.\n"
+            f"The database failed (OperationalError). The order {order.reference} was recorded"
+            " and may have been sent. Do not place it again with another reference."
+            f" `manage.py giftcards_status {order.reference}` shows what happened to the order.\n"
         )
         assert posts(simulator) == is_sent
         assert call("giftcards_status", order.reference).code == 0
@@ -450,8 +450,8 @@ class TestADatabaseThatGoesAway:
         assert simulator.requests
         assert (out, code) == ("", 1)
         assert err == (
-            "The database failed (OperationalError). What the command had begun may be half done."
-            " `manage.py giftcards_status` shows how things are.\n"
+            "The database failed (OperationalError). The command may have completed only a part"
+            " of its work. `manage.py giftcards_status` shows the current state.\n"
         )
 
 
@@ -467,7 +467,7 @@ class TestCeiling:
         out, err, code = call(*PLACE_TWO, option, "550", *wait)
         assert (err, code) == (
             "The order cart-1 is waiting to be sent. A card costs 49000.00 at the provider, but"
-            " your limit is 550.00. The order waits for a decision.\n",
+            " your limit is 550.00. The order is waiting for a decision.\n",
             1,
         )
         assert "  attention   price_above: A card costs 49000.00" in out
@@ -488,8 +488,8 @@ class TestCeiling:
         order = Order.objects.get()
         assert (err, code) == (
             f"The order {order.reference} is waiting to be sent. The order has not been sent"
-            " because it has a price limit and the current price is unknown. The provider shows no"
-            " price for it.\n",
+            " because it has a price limit and the current price is unknown. The provider does"
+            " not show a price for the card.\n",
             1,
         )
 

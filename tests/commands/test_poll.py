@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 PAUSED = (
     "The provider refuses the API key or this server's address. The provider refused the API key"
-    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: further"
-    " tries will block this server. Put a working key into the settings, or run"
-    " `manage.py giftcards_poll --resume` once it works again.\n"
+    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: further tries"
+    " will block this server. Put a working key into the settings, or run `manage.py giftcards_poll"
+    " --resume` after the key works again.\n"
 )
 NOTHING = "0 sent, 0 checked, 0 settled, 0 failed"
 
@@ -79,7 +79,7 @@ class TestSweep:
         record_order(**LINE | {"type_id": "SIM_REJECT"}, reference=None)
         assert call("giftcards_poll") == (
             "0 sent, 0 checked, 0 settled, 1 failed.\n",
-            "Not everything worked. The provider refused the request (OUT_OF_STOCK):"
+            "Some of the work failed. The provider refused the request (OUT_OF_STOCK):"
             " The type is out of stock.\n",
             1,
         )
@@ -152,7 +152,7 @@ class TestOneOrder:
         out, _err, _code = call("giftcards_poll", "--reference", "cart-1")
         assert out.startswith("Order cart-1\n")
         out, _err, _code = call("giftcards_poll", "--reference", "cart-1")
-        assert re.match(r"Waiting [123] s: it was asked about a moment ago, or the request", out)
+        assert re.match(r"Waiting [123] s: the order was checked a moment ago, or the request", out)
         first, second = [r.at for r in simulator.requests if "/check-order/" in r.path]
         assert second - first > 2.9
 
@@ -185,8 +185,8 @@ class TestOneOrder:
         state = ProviderState.objects.values().get()
         assert call("giftcards_poll", "--resume", "--reference", reference) == (
             "",
-            f"There is no order {reference!r}. `manage.py giftcards_status` counts the orders;"
-            " the admin lists them.\n",
+            f"There is no order {reference!r}. `manage.py giftcards_status` counts the orders,"
+            " and the admin lists them.\n",
             2,
         )
         assert simulator.requests == []
@@ -219,7 +219,7 @@ class TestTick:
         self, handlers: None, call: Call, simulator: Simulator
     ) -> None:
         with failing("UPDATE", "last_tick_at", error=OperationalError("CANARY")):
-            failed = ("Failed.\n", "The log says why.\n", 1)
+            failed = ("Failed.\n", "The log shows the reason.\n", 1)
             assert call("giftcards_poll", "--tick") == failed
 
 

@@ -34,9 +34,9 @@ def lose_one(call: Call) -> Order:
 def test_reconcile_with_nothing_to_explain_reports_zeros(call: Call, simulator: Simulator) -> None:
     out, err, code = call("giftcards_reconcile", "--since", "2026-01-01T00:00:00+00:00")
     assert out == (
-        "0 lost orders explained, 0 left.\n"
-        "0 orders at the provider since 2026-01-01T00:00:00+00:00 are unknown here.\n"
-        "0 settled orders are different there and need a look.\n"
+        "0 lost orders resolved, 0 left.\n"
+        "0 orders at the provider since 2026-01-01T00:00:00+00:00 are not in this database.\n"
+        "0 settled orders are different at the provider and need attention.\n"
     )
     assert (err, code) == ("", 0)
 
@@ -61,7 +61,7 @@ def test_reconcile_reports_orphans_without_their_codes(call: Call, simulator: Si
     order = simulator.orders[bought]
     assert bought in out
     assert not any(card.value in out or card.serial in out for card in order.cards)
-    assert "Not every order is explained." in err
+    assert "Some orders are unknown, different or unconfirmed." in err
     assert code == 1
     [orphan] = json.loads(call("giftcards_reconcile", "--json").out)["orphans"]
     assert (orphan["id"], orphan["order"]) == (bought, "")
@@ -71,9 +71,10 @@ def test_reconcile_explains_no_order_if_there_is_no_list(call: Call, simulator: 
     order = lose_one(call)
     simulator.has_list = False
     assert call("giftcards_reconcile") == (
-        "0 lost orders explained, 1 left.\n"
-        "The provider's list could not be read: it may have orders unknown here.\n",
-        "The provider's list could not be read whole. The provider gave no usable answer"
+        "0 lost orders resolved, 1 left.\n"
+        "The provider's list could not be read. It may contain orders that are not in this"
+        " database.\n",
+        "The provider's list could not be read completely. The provider gave no usable answer"
         " (HTTP 404).\n",
         1,
     )
@@ -86,10 +87,11 @@ def test_reconcile_says_that_the_provider_is_away(call: Call, simulator: Simulat
     simulator.outage = True
     out, err, code = call("giftcards_reconcile")
     assert out == (
-        "0 lost orders explained, 1 left.\n"
-        "The provider's list could not be read: it may have orders unknown here.\n"
+        "0 lost orders resolved, 1 left.\n"
+        "The provider's list could not be read. It may contain orders that are not in this"
+        " database.\n"
     )
-    assert err.startswith("The provider's list could not be read whole. The provider ")
+    assert err.startswith("The provider's list could not be read completely. The provider ")
     assert "The provider gave no usable answer (SERVICE_UNAVAILABLE)." in err
     assert code == 1
     out, _err, code = call("giftcards_reconcile", "--json")
@@ -106,10 +108,10 @@ def test_reconcile_shows_a_wait_for_the_provider(
     simulator.latency = (0.5, 0.5)
     out, _err, code = call("giftcards_reconcile")
     lines = out.splitlines()
-    assert lines[0].startswith("Looking for 1 lost order in the provider's list (since ")
+    assert lines[0].startswith("Searching for 1 lost order in the provider's list (since ")
     assert lines[1].startswith("Reading the provider's list (since ")
-    assert lines[2] == "1 lost order explained, 0 left."
-    assert lines[4:] == ["0 settled orders are different there and need a look."]
+    assert lines[2] == "1 lost order resolved, 0 left."
+    assert lines[4:] == ["0 settled orders are different at the provider and need attention."]
     assert code == 0
     # For machines, and with -v0, there is nothing but the result.
     assert len(json.loads(call("giftcards_reconcile", "--json").out)) == 5
@@ -121,6 +123,7 @@ def test_reconcile_refuses_a_since_that_is_no_date(call: Call, simulator: Simula
         out, err, code = call("giftcards_reconcile", "--since", text)
         assert (out, code) == ("", 2)
         assert (
-            f"since: {text!r} is not a date. Write it like 2026-11-24 or 2026-11-24T08:00." in err
+            f"since: {text!r} is not a date. Use a format such as 2026-11-24 or 2026-11-24T08:00."
+            in err
         )
     assert call("giftcards_reconcile", "--since", "2026-11-24").code == 0

@@ -49,7 +49,7 @@ def test_a_refund_is_recorded_and_what_is_still_owed_is_shown(call: Call) -> Non
 def test_the_same_command_again_pays_nothing_twice(call: Call) -> None:
     call(*PAY)
     out, err, code = call(*PAY)
-    assert out.startswith("Refund VIR-88: 550.00 DZD is paid back, and was so already.\n")
+    assert out.startswith("Refund VIR-88: 550.00 DZD is paid back (nothing changed).\n")
     assert (err, code) == ("", 0)
     assert CustomerRefund.objects.count() == 1
 
@@ -89,13 +89,13 @@ def test_json_has_the_refund_and_the_customers_side(call: Call) -> None:
 def test_a_refund_is_taken_back_once(call: Call) -> None:
     call(*PAY)
     out, err, code = call(*CANCEL, "--comment", "It came back.", "--by", "amina")
-    assert out.startswith("Refund VIR-88: 550.00 DZD was taken back.\n")
+    assert out.startswith("Refund VIR-88: 550.00 DZD was cancelled.\n")
     assert "    still owed  1100.00 DZD\n" in out
     assert (err, code) == ("", 0)
     refund = CustomerRefund.objects.get()
     assert (refund.cancel_reason, refund.cancelled_by) == ("It came back.", "amina")
     again = call(*CANCEL)
-    assert again.out.startswith("Refund VIR-88: 550.00 DZD was taken back, and was so already.\n")
+    assert again.out.startswith("Refund VIR-88: 550.00 DZD was cancelled (nothing changed).\n")
     assert again.code == 0
 
 
@@ -105,12 +105,12 @@ def test_a_refund_is_taken_back_once(call: Call) -> None:
         (["cart-1042", "1100.01", "--payment-reference", "R"],
          "Only 1100.00 can still be paid back, not 1100.01."),
         (["other", "101", "--payment-reference", "OLD"],
-         "The reference OLD already names another refund of this order."),
+         "The reference OLD is already used for another refund of this order."),
         (["again", "100", "--payment-reference", "R"],
-         "The missing cards were ordered again, and what the customer paid for them was transferred"
-         " to the new order."),
+         "The missing cards were ordered again, and the customer's payment for these cards was"
+         " transferred to the new order."),
         (["open", "100", "--payment-reference", "R"],
-         "The order is open, so it is not known yet whether anything is owed."),
+         "The order is open, so it is not yet known whether money is owed."),
     ],
 )  # fmt: skip
 def test_what_the_books_do_not_allow_fails_and_records_nothing(
@@ -129,12 +129,12 @@ def test_what_the_books_do_not_allow_fails_and_records_nothing(
     ("arguments", "error"),
     [
         (["nobody", "1", "--payment-reference", "R"], "There is no order 'nobody'."),
-        (["cart-1042", "--payment-reference", "R"], "How much was paid back?"),
+        (["cart-1042", "--payment-reference", "R"], "Enter the amount that was paid back"),
         (["cart-1042", "five", "--payment-reference", "R"], "amount: 'five' is not an amount."),
         *(
             (
                 ["cart-1042", text, "--payment-reference", "R"],
-                f"amount: {text!r} is not an amount. Write it like 550 or 549.90.",
+                f"amount: {text!r} is not an amount. Use a format such as 550 or 549.90.",
             )
             for text in ODD_AMOUNTS
         ),
@@ -145,11 +145,11 @@ def test_what_the_books_do_not_allow_fails_and_records_nothing(
         (["cart-1042", "--payment-reference", "R", "--cancel"], "The order has no refund 'R'."),
         (
             ["cart-1042", "1", "--payment-reference", "OLD", "--cancel"],
-            "This refund is one of 100.00.",
+            "The amount of this refund is 100.00.",
         ),
         (
             ["cart-1042", "--payment-reference", "OLD", "--cancel", "--method", "cash"],
-            "--cancel takes no ",
+            "--method cannot be used with --cancel",
         ),
         (
             ["cart-1042", "--payment-reference", "OLD", "--cancel", "--comment", "x" * 300],

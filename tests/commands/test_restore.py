@@ -97,13 +97,14 @@ class TestHolding:
         out, err, code = call("giftcards_reconcile", "--after-restore")
         lines, orphans = out.splitlines()[:4], out.splitlines()[4:6]
         assert lines == [
-            "1 order on hold for a person, because the provider may have bought them already.",
+            "1 order on hold until staff decide, because the provider may already have bought"
+            " them.",
             "  bought",
             "0 orders found by the reference.",
             "1 order still to be sent.",
         ]
         assert orphans[0].startswith("2 orders at the provider since ")
-        assert (err, code) == ("Not every order is explained.\n", 1)
+        assert (err, code) == ("Some orders are unknown, different or unconfirmed.\n", 1)
         assert state(bought) == ON_HOLD
         [problem] = problems(bought)
         assert (problem.code, problem.parameters) == ("restored", {"count": 1})
@@ -378,7 +379,7 @@ class TestWorkers:
         hold_lease(Lease.LOOP, until=ago(-5))
         out, err, code = call("giftcards_reconcile", "--after-restore")
         assert (out, code, simulator.requests) == ("", 2, [])
-        assert err.startswith("A worker is running, or was until some seconds ago. Stop every")
+        assert err.startswith("A worker is running or was running a few seconds ago. Stop every")
 
     def test_no_worker_can_start_meanwhile(self, call: Call, simulator: Simulator) -> None:
         record_order(**LINE)

@@ -36,26 +36,26 @@ def _patiently(shorten: Callable[..., None]) -> None:
     [
         (
             "ignored",
-            "Leave SEND_REFERENCE off: the provider takes no notice of references.",
+            "Leave SEND_REFERENCE off: the provider ignores references.",
             5,
             5,
         ),
         (
             "told",
-            "Set SEND_REFERENCE to True at this provider: its list shows references, by which lost"
-            " orders are found.",
+            "Set SEND_REFERENCE to True at this provider: its list shows references, so lost"
+            " orders can be found.",
             5,
             5,
         ),
         (
             "unique",
-            "Set SEND_REFERENCE to True at this provider: its list shows references, by which lost"
-            " orders are found, and it refuses to sell twice for one reference.",
+            "Set SEND_REFERENCE to True at this provider: its list shows references, so lost"
+            " orders can be found, and it refuses a second purchase with the same reference.",
             4,
             5,
         ),
         ("cut", "Leave SEND_REFERENCE off: the provider changes references.", 5, 5),
-        ("refused", "Leave SEND_REFERENCE off: the provider accepts no references.", 3, 4),
+        ("refused", "Leave SEND_REFERENCE off: the provider does not accept references.", 3, 4),
     ],
 )
 def test_selftest_passes_all_scenarios_against_the_simulator(
@@ -121,7 +121,10 @@ def test_selftest_fails_if_the_keys_do_not_open_the_cards_stored_before(
     ]
     out, err, code = call("giftcards_selftest")
     assert out.count("ok ") == 3
-    expected = (f"Not all of the cards stored before can be opened. {' '.join(troubles)}\n", 1)
+    expected = (
+        f"Some of the cards that were stored before cannot be opened. {' '.join(troubles)}\n",
+        1,
+    )
     assert (err, code) == expected
     set_conf(ENCRYPTION_KEYS=[*conf.encryption_keys, *keys])
 
@@ -177,7 +180,7 @@ def test_selftest_with_json_names_the_complaints_of_failed_scenarios(
         [f"The order should be partly delivered, {unpriced}"],
         [
             "The order should be delivered, but is rejected. The provider refused the order, so"
-            " nothing was bought. The provider's own words: “There is no such product.” (NOT_FOUND)"
+            " nothing was bought. The provider's message: “There is no such product.” (NOT_FOUND)"
         ],
     ]
     names = "refund, partial delivery, ordinary order"
@@ -211,7 +214,7 @@ def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
         "FAILED  refund: 2 × TEST_REFUND is not delivered, credited back, 0 delivered\n"
         "        The provider's figures contradict each other.\n"
         "FAILED  partial delivery: 4 × TEST_PARTIAL is partly delivered, 1 delivered\n"
-        "        2 of 4 cards should have been delivered, but the provider says 1 and 1 are"
+        "        2 of 4 cards should have been delivered, but the provider reports 1, and 1 are"
         " stored.\n"
         "        3 cards were refunded.\n"
         "ok      ordinary order: 2 × type_001 is delivered, 2 delivered\n",
@@ -263,7 +266,7 @@ class TestIsNotRun:
         simulator.key_type = "PRODUCTION"
         self.refused(
             call,
-            "The key is for PRODUCTION, not for the SANDBOX: the orders would cost money."
+            "The key is for PRODUCTION, not for SANDBOX, so the orders would cost money."
             " Set GIFTCARDS['API_KEY'] to a sandbox key.",
         )
         assert posts(simulator) == 0
@@ -273,12 +276,13 @@ class TestIsNotRun:
         [
             (
                 {},
-                "The key is for an unknown environment, not for the SANDBOX: the orders would cost"
+                "The key is for an unknown environment, not for SANDBOX, so the orders would cost"
                 " money. Set GIFTCARDS['API_KEY'] to a sandbox key.",
             ),
             (
                 {"type": "SANDBOX", "scope": "READ-ONLY"},
-                "The key may only read. Set GIFTCARDS['API_KEY'] to a sandbox key that may order.",
+                "The key is read-only. Set GIFTCARDS['API_KEY'] to a sandbox key that can place"
+                " orders.",
             ),
         ],
     )
@@ -295,7 +299,8 @@ class TestIsNotRun:
         set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
         self.refused(
             call,
-            "The provider could not be asked what the key is for: The provider has not started on"
+            "The app could not find out the environment of the API key: The provider has not"
+            " started on"
             " the request (it could not be reached).",
         )
 
@@ -303,7 +308,7 @@ class TestIsNotRun:
         simulator.outage = True
         self.refused(
             call,
-            "The provider could not be asked what the key is for: The provider gave no usable"
+            "The app could not find out the environment of the API key: The provider gave no usable"
             " answer (SERVICE_UNAVAILABLE).",
         )
 
@@ -316,13 +321,13 @@ class TestIsNotRun:
             "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
             " GIFTCARDS['API_KEY'] first: further tries will block this server."
         )
-        self.refused(call, f"The provider could not be asked what the key is for: {refused}")
+        self.refused(call, f"The app could not find out the environment of the API key: {refused}")
         for _time in range(3):
             self.refused(
                 call,
                 f"The provider refuses the API key or this server's address. {refused} Put a"
-                " working key into the settings, or run `manage.py giftcards_poll --resume` once it"
-                " works again.",
+                " working key into the settings, or run `manage.py giftcards_poll --resume`"
+                " after the key works again.",
             )
         assert len(simulator.requests) == 1
 

@@ -67,8 +67,9 @@ class TestSetup:
         own = {"QUEUE_TASK": "tests.fakes.queues.record"}
         settings.GIFTCARDS = {**settings.GIFTCARDS, **own}
         assert call("giftcards_setup").out == (
-            "Tasks go to the queue of QUEUE_TASK (tests.fakes.queues.record). Have it, or cron,"
-            " call giftcards.tasks.tick once a minute. Orders are followed while its worker runs.\n"
+            "Tasks go to the queue of QUEUE_TASK (tests.fakes.queues.record). Configure this"
+            " queue or cron to call giftcards.tasks.tick once a minute. Orders are followed while"
+            " its worker runs.\n"
             f"{groups('created')}"
         )
 
@@ -139,7 +140,7 @@ class TestGroups:
         out = call("giftcards_setup").out
         assert (
             "The group Gift card support is in place. It lacks reveal_card; --repair-groups adds"
-            " that.\n"
+            " them.\n"
         ) in out
         assert held(NAMES[0]) == changed
         found = json.loads(call("giftcards_setup", "--json").out)["groups"][NAMES[0]]
@@ -167,8 +168,9 @@ class TestGroups:
         out, err, code = call("giftcards_setup")
         assert (out, code) == ("", 2)
         assert err == (
-            "These permissions are not there yet: reveal_card, view_cost. Django creates them at"
-            " the end of `manage.py migrate`: run it to its end, then run this again.\n"
+            "These permissions do not exist yet: reveal_card, view_cost. Django creates them at"
+            " the end of `manage.py migrate`. Run `migrate` to its end, and then run this command"
+            " again.\n"
         )
         assert (Group.objects.count(), Schedule.objects.count()) == (0, 0)
 

@@ -63,7 +63,8 @@ class Terminal(io.StringIO):
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("stop_with", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("keys", "shown"), [([], "any-text"), (["--key=SECRET-KEY"], "one of those given with --key")]
+    ("keys", "shown"),
+    [([], "any-text"), (["--key=SECRET-KEY"], "one of the keys given with --key")],
 )
 def test_simulator_command_prints_its_settings_and_requests_until_stopped(
     stop_with: signal.Signals, keys: list[str], shown: str
@@ -76,7 +77,7 @@ def test_simulator_command_prints_its_settings_and_requests_until_stopped(
         f"The simulator listens on {terminal.url}. Ctrl+C stops it.\n\n"
         f'  GIFTCARDS["BASE_URL"] = "{terminal.url}"\n'
         f'  GIFTCARDS["API_KEY"] = "{shown}"\n\n'
-        f"Types that any product also has:\n\n{types}"
+        f"Every product also has these types:\n\n{types}"
         "TIME POST /v3/gift-cards/placeOrder 200\n"
         "TIME GET /v3/gift-cards/list 200\n"
         "TIME GET /?2J 404\n"
@@ -99,17 +100,15 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
             ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
             ("--ledger-oddities=late,odd",): "The ledger has no such oddity: odd.",
             ("--offer-change", "60", "type_001", "name", "PSN"): (
-                "--offer-change is not understood: 60 type_001 name PSN"
+                "--offer-change is not valid: 60 type_001 name PSN"
             ),
             ("--offer-change", "60", "type_001", "price", "x"): (
-                "--offer-change is not understood: 60 type_001 price x"
+                "--offer-change is not valid: 60 type_001 price x"
             ),
             ("--offer-change", "60", "type_002", "stock", "0"): (
                 "There is no such type to change: type_002."
             ),
-            ("--shortfall", "type_001", "5", "some"): (
-                "--shortfall is not understood: type_001 5 some"
-            ),
+            ("--shortfall", "type_001", "5", "some"): ("--shortfall is not valid: type_001 5 some"),
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",
             **{
                 (f"--balance={text}",): (

@@ -44,12 +44,12 @@ def viewer() -> Client:
 
 NO_SCHEDULE = "There is no schedule. Run `manage.py giftcards_setup`."
 START = (
-    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or that of your own"
-    " queue of tasks."
+    "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or the worker of your own"
+    " task queue."
 )
-NO_WORKER = f"Background work has not begun yet. {START}"
+NO_WORKER = f"Background work has not started yet. {START}"
 DOWN = (
-    "Background work has stopped: there has been no sign of it for more than 3 minutes. The last"
+    "Background work has stopped. The workers have not reported for more than 3 minutes. The last"
     f" worker was celery@web-2. {START}"
 )
 
@@ -340,7 +340,7 @@ class TestFailOn:
     ) -> None:
         set_conf(LOW_BALANCE=5000)
         ProviderState.objects.update(balance=Decimal("4999.99"), balance_read_at=ago(60))
-        low = "The balance of the account is 4999.99 DZD, below LOW_BALANCE (5000.00).\n"
+        low = "The account balance is 4999.99 DZD, which is below LOW_BALANCE (5000.00).\n"
         assert self.asked(call, "balance") == (low, 1)
         assert self.asked(call, self.EVERYTHING) == ("", 0)
         assert f"warning  balance: {low}" in call("giftcards_status").out
@@ -453,7 +453,7 @@ class TestFailOn:
         ProviderState.objects.update(
             outages=outages, succeeded_at=succeeded_at, failure="It broke."
         )
-        expected = f"The provider has given no usable answer {sentence}\n" if sentence else ""
+        expected = f"The provider has not given a usable answer {sentence}\n" if sentence else ""
         assert self.asked(call, "provider_failing") == (expected, int(bool(sentence)))
         assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
 
@@ -511,8 +511,8 @@ class TestFailOn:
         ProviderState.objects.update(queue_waits_since=ago(310))
         sentence = (
             "1 order has waited to be sent or checked for more than 5 minutes. No worker has taken"
-            " a task from the queue for more than 5 minutes: messages are late. Start the queue's"
-            " workers, such as `manage.py qcluster`.\n"
+            " a task from the queue for more than 5 minutes, so messages are late. Start the"
+            " queue's workers, for example with `manage.py qcluster`.\n"
         )
         assert self.asked(call, "queue") == (sentence, 1)
 
@@ -663,7 +663,7 @@ class TestOneOrder:
         for more in ([], ["--json"], ["-v0"]):
             assert call("giftcards_status", "unknown", *more) == (
                 "",
-                "There is no order 'unknown'. `manage.py giftcards_status` counts the orders;"
+                "There is no order 'unknown'. `manage.py giftcards_status` counts the orders, and"
                 " the admin lists them.\n",
                 2,
             )
@@ -688,5 +688,5 @@ def test_status_says_that_an_order_on_hold_needs_attention(
     shown = call("giftcards_status", "cart-1").out
     assert (
         "  attention   price_above: A card costs 980.00 at the provider, but your limit is 550.00."
-        " The order waits for a decision.\n"
+        " The order is waiting for a decision.\n"
     ) in shown

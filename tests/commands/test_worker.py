@@ -55,7 +55,7 @@ def test_the_worker_goes_on_until_it_is_stopped(
 
     simulator.on_request = stop_later
     out, err, code = call("giftcards_worker")
-    assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
+    assert out.splitlines()[0] == "Following the orders. Press Ctrl-C to stop."
     assert out.splitlines()[-1] in {
         f"0 sent, {checked} checked, 0 settled, 0 failed." for checked in (4, 5)
     }
@@ -104,7 +104,7 @@ def test_the_worker_stands_by_also_through_failures_of_the_database(
     simulator.on_request = stop_at_once
     with failing(when=partial(changes_lease, Lease.LOOP), most=most) as failures:
         out, err, code = call("giftcards_worker")
-    assert out.splitlines()[0] == "Following the orders. Stop with Ctrl-C."
+    assert out.splitlines()[0] == "Following the orders. Press Ctrl-C to stop."
     assert (err, code) == ("", 0)
     assert len(failures) == most
     assert len(simulator.requests) >= 1
@@ -131,7 +131,7 @@ def test_the_worker_waits_for_a_database_that_is_away_when_it_starts(
     )
     assert process.poll() is None
     come_back()
-    assert process.stdout.readline() == "Following the orders. Stop with Ctrl-C.\n"
+    assert process.stdout.readline() == "Following the orders. Press Ctrl-C to stop.\n"
     wait_until(lambda: Order.objects.filter(finalized_at__isnull=False).count() == 2)
     process.terminate()
     output, _ = process.communicate(timeout=60)
@@ -150,7 +150,8 @@ def test_the_worker_waits_for_a_database_that_is_away_when_it_starts(
         (
             "giftcards_poll",
             2,
-            "could not be reached (OperationalError). Is it running, and DATABASES right?",
+            "could not be reached (OperationalError). Check that the database is running and that"
+            " DATABASES is correct.",
         ),
     ],
 )

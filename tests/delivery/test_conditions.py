@@ -142,7 +142,7 @@ ABOUT_MESSAGES = [
         "messages_late",
         _unsent,
         "Urgent 1 message to a customer could not be sent yet",
-        "The first has",
+        "The oldest message has",
     ),
 ]
 

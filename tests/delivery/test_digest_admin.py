@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 DIGESTS = "/admin/giftcards_delivery/staffdigest/"
 ACCOUNT = "The staff account with this address"
 ACCOUNTANT = "Gift card accountant"
-NOTICE = "A digest for staff cannot be sent, so 1 person does not hear about problems."
+NOTICE = "A digest for staff cannot be sent, so 1 person is not notified of problems."
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ class TestProviderPage:
         [
             (
                 lambda user: user.groups.clear(),
-                f"{ACCOUNT} has no permission for any kind of news.",
+                f"{ACCOUNT} does not have permission to see any part of the digest.",
             ),
             (
                 lambda _user: get_user_model().objects.update(is_active=False),
@@ -114,7 +114,8 @@ class TestProviderPage:
             ),
             (
                 lambda user: user.groups.get().permissions.clear(),
-                f"The group \u2068{ACCOUNTANT}\u2069 has no permission for any kind of news.",
+                f"The group \u2068{ACCOUNTANT}\u2069 does not have permission to see any part of"
+                " the digest.",
             ),
             (
                 lambda _user: failing("books@shop.example"),

@@ -108,7 +108,7 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(listed: Liste
     for text in (digest.body, html_of(digest)):
         for headline in (
             "4 orders without all their cards",
-            "1 order delayed",
+            "1 delayed order",
             "1 unconfirmed order",
         ):
             assert headline in text
@@ -179,7 +179,7 @@ def test_somebody_who_is_new_is_told_what_is_wrong_now(listed: Listed) -> None:
     StaffDigest.objects.all().delete()
     [digest] = sent()
     assert digest.to == [SUPPORT["address"]]
-    assert digest.subject == "The Shop: 1 order without all its cards, 1 order delayed"
+    assert digest.subject == "The Shop: 1 order without all its cards, 1 delayed order"
     assert "web-2" not in digest.body
 
 
@@ -265,7 +265,7 @@ class TestStates:
         let_pass(minutes=31)
         [digest] = sent()
         assert digest.subject == "The Shop: Requests to the provider are no longer paused"
-        assert "Back in order" in digest.body
+        assert "Resolved" in digest.body
         let_pass(minutes=31)
         assert sent() == []
         refuse_key()
@@ -279,7 +279,7 @@ class TestStates:
         ProviderState.objects.update(succeeded_at=ago(minutes=6))
         let_pass(minutes=1)
         [digest] = sent()
-        assert digest.subject == "The Shop: requests to the provider fail"
+        assert digest.subject == "The Shop: requests to the provider are failing"
 
     def test_stopped_background_work_is_told_by_whoever_sends_messages(
         self, listed: Listed
@@ -288,7 +288,7 @@ class TestStates:
         ProviderState.objects.update(last_tick_at=ago(minutes=9), swept_at=ago(minutes=9))
         [digest] = sent()
         assert digest.subject == "The Shop: background work has stopped"
-        assert "no sign of it for more than 3 minutes" in digest.body
+        assert "have not reported for more than 3 minutes" in digest.body
 
     def test_a_low_balance_is_told_in_figures_to_those_who_may_see_costs(
         self, listed: Listed, settings: Any
@@ -305,7 +305,9 @@ class TestStates:
         plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
         assert "1,234.50\u00a0DA" in plain
         assert "which is below 5,000\u00a0DA" in plain
-        assert "still to be sent cost 4,900\u00a0DA. This is more than the balance" in plain
+        assert (
+            "that have not been sent yet cost 4,900\u00a0DA. This is more than the balance" in plain
+        )
 
     def test_what_the_ledger_lacks_is_told_to_those_who_may_see_costs_until_it_ends(
         self, listed: Listed
@@ -327,10 +329,10 @@ class TestStates:
             "1 refund that the provider has not credited back",
             f"{ADMIN}/order/{lacking.pk}/change/",
             f"{ADMIN}/order/?ledger=credits_missing&attention=needed",
-            "Together 980\u00a0DA.",
-            "1 entry in the provider's ledger without an order here",
+            "The total is 980\u00a0DA.",
+            "1 entry in the provider's ledger without a matching order",
             f"{ADMIN}_books/ledgerentry/?period=week&order=unknown",
-            "Together 490.50\u00a0DA.",
+            "The total is 490.50\u00a0DA.",
             "he provider's ledger does not explain the balance",
             "The balance has changed by -100 DA without an entry.",
         ):
@@ -343,8 +345,8 @@ class TestStates:
         let_pass(minutes=31)
         [digest] = sent()
         for text in (
-            "The provider has credited back what it promised.",
-            "no longer has entries of unknown orders.",
+            "The provider has credited back all promised refunds.",
+            "no longer contains entries of unknown orders.",
             "explains the balance again.",
         ):
             assert text in digest.body
@@ -360,11 +362,11 @@ class TestStates:
         let_pass(minutes=1)
         [digest] = sent()
         assert digest.subject == "The Shop: 1 message to a customer could not be sent yet"
-        assert "The first has been waiting since" in digest.body
+        assert "The oldest message has been waiting since" in digest.body
         Delivery.objects.update(status=DeliveryStatus.SENT, next_attempt_at=None)
         let_pass(minutes=31)
         [digest] = sent()
-        assert "Messages to customers are sent again." in digest.body
+        assert "Messages to customers can be sent again." in digest.body
 
 
 class TestOfTheLastDay:
@@ -765,7 +767,7 @@ class TestCause:
         both = sent()
         assert [digest.to[0] for digest in both] == [BOSS, SUPPORT["address"]]
         for digest in both:
-            title = "The Shop: requests to the provider fail, 1 unconfirmed order"
+            title = "The Shop: requests to the provider are failing, 1 unconfirmed order"
             assert digest.subject == title
             assert "The provider does not answer." in digest.body
         # It is not told again once it has lasted for minutes.
@@ -775,7 +777,9 @@ class TestCause:
         assert sent() == []
         ProviderState.objects.update(succeeded_at=timezone.now(), outages=0, pause="")
         let_pass(minutes=31)
-        assert {digest.subject for digest in sent()} == {"The Shop: The provider answers again"}
+        assert {digest.subject for digest in sent()} == {
+            "The Shop: The provider is answering again"
+        }
 
     def test_a_failure_or_two_are_no_cause(self) -> None:
         ProviderState.objects.update(outages=2)

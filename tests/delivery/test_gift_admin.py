@@ -27,13 +27,13 @@ class TestPutOff:
         order = told(deliver_at=in_days(3))
         send()
         shown = messages_section(amina, order)
-        assert f"It is to be sent to {RECIPIENT} on" in shown
-        assert "Send it now" in shown
+        assert f"The message will be sent to {RECIPIENT} on" in shown
+        assert "Send the message now" in shown
         assert "Try now" not in shown
         message = Delivery.objects.get(kind="gift")
         answer = read(amina.post(to("send_now", message.pk), follow=True))
-        assert "It will be sent in a moment." in answer
-        assert "Send it now" not in messages_section(amina, order)
+        assert "The message will be sent in a moment." in answer
+        assert "Send the message now" not in messages_section(amina, order)
         assert send().sent == 1
         assert codes_in(press(link_in(mails_to(RECIPIENT)[0]))) == CODES[:3]
         pass_days(3)

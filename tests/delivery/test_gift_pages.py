@@ -118,7 +118,7 @@ class TestMyCards:
         amina = log_in(BUYER)
         response = amina.get(PAGE)
         shown = words(response).replace("\N{NO-BREAK SPACE}", " ")
-        for part in ("A gift for Lina", "to be sent on", "paid: 3,000 DA", "200 DA paid back on",
+        for part in ("A gift for Lina", "to be sent on", "paid: 3,000 DA", "200 DA refunded on",
                      "1,000 DA will be refunded", "In progress"):  # fmt: skip
             assert part in shown
         assert "<form" not in response.content.decode()

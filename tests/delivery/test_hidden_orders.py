@@ -394,4 +394,4 @@ def test_digests_tell_the_owner_of_an_account_of_no_hidden_order(
     assert (HIDDEN in said) == (told == "all")
     assert ("web-late" in said and "web-refunded" in said) == (told in {"all", "mine"})
     assert ("1 order with a problem" in said) == (told == "mine")
-    assert ("Together" in said) == (told == "all")
+    assert ("The total is" in said) == (told == "all")

@@ -33,9 +33,9 @@ def test_a_row_tells_what_became_of_a_message(amina: Client) -> None:
     later = timezone.now() + timedelta(minutes=5)
     message(order, status="retrying", attempts=3, next_attempt_at=later, error="TimeoutError")
     [row] = listed(amina, MESSAGES)
-    assert row[1:4] == ["Cards delivered", "Waiting for another try", "web-1042"]
+    assert row[1:4] == ["Cards delivered", "Waiting for another attempt", "web-1042"]
     assert row[4] == f"{EMAIL} en"
-    assert plain(row[5]).startswith("3 attempts the next on ")
+    assert plain(row[5]).startswith("3 attempts the next one on ")
     # The program's words are for developers.
     assert len(row) == 6
     [row] = listed(person("view_delivery", "resume_provider", name="karim"), MESSAGES)
@@ -105,7 +105,11 @@ def test_the_page_of_a_message_tells_all_of_it_and_changes_nothing(amina: Client
     sent = message(delivered(), requested_by="karim", reason="New address", unanswered=1)
     html = read(amina.get(to("delivery_change", sent.pk)))
     shown = plain(text(html))
-    for part in ("karim sent it again: New address", EMAIL, "It is not known whether 1 attempt"):
+    for part in (
+        "karim sent the message again: New address",
+        EMAIL,
+        "It is not known whether the message was sent in 1 attempt.",
+    ):
         assert part in shown
     assert 'name="_save"' not in html
     address = to("delivery_change", sent.pk)
@@ -150,7 +154,7 @@ class TestLinks:
         LinkVisit.objects.bulk_create(visits)
         html = read(amina.get(to("cardlink_change", one.pk)))
         assert len(rows(html, "giftcards-visits")) == 201
-        assert "These are the latest." in html
+        assert "Only the latest ones are shown." in html
         assert "bot-0<" not in html
 
 

@@ -385,8 +385,8 @@ class TestMoney:
     @pytest.mark.parametrize(
         ("amount", "said"),
         [
-            (400, "paid you back {}. Another {} will follow"),
-            (1100, "We have paid you back {}, on"),
+            (400, "We have refunded {}. We will refund another {}."),
+            (1100, "We refunded {} on"),
         ],
     )
     def test_a_refund_in_part_is_not_taken_for_the_whole_one(self, amount: int, said: str) -> None:
@@ -414,7 +414,7 @@ class TestMoney:
         message = write(order)
         assert message.subject.startswith(subject)
         assert begins in message.text
-        assert "You will get the cards or a refund." in plain(message.text)
+        assert "You will receive either the cards or a refund." in plain(message.text)
         for text in texts_of(message):
             assert "We are trying again to get the" in text
             assert money(1100) not in text
@@ -498,7 +498,7 @@ def test_delayed_asks_to_wait_and_says_that_nothing_is_lost() -> None:
     message = render(example(Kind.DELAYED, Mode.LINK), language="en", address="")
     for text in texts_of(message):
         assert "still working on it" in text
-        assert "nothing is lost" in text
+        assert "your money is safe" in text
         assert "do not order again" in text
     assert "please wait" in message.short
 

@@ -408,7 +408,7 @@ class TestStaff:
         assert warning in messages_section(amina, order)
         assert "This cannot be undone." in messages_section(amina, order)
         # The wrong address is not the customer's any more: nothing else is on its way there.
-        assert "sent to" not in self.told(amina, order)
+        assert "codes were sent to" not in self.told(amina, order)
 
     def test_sending_again_leads_to_the_correction(self, amina: Client, order: Order) -> None:
         page = order_page(order, "customer")
@@ -426,6 +426,6 @@ class TestStaff:
             WRONG,
             RIGHT,
             "amina corrected the details of the customer.",
-            f"customer e-mail until then: {WRONG}",
+            f"customer e-mail before the change: {WRONG}",
         ):
             assert part in proof

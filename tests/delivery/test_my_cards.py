@@ -95,7 +95,7 @@ class TestList:
         assert "In progress" in text
         assert "Not delivered" in text
         assert "2 cards could not be delivered." in text
-        assert "600 DA paid back on" in text
+        assert "600 DA refunded on" in text
         assert "500 DA will be refunded" in text
         assert text.count("Show 3 cards") == response.content.decode().count("<button") == 1
         assert codes_in(response) == []

@@ -355,8 +355,8 @@ class TestWhatIsMissing:
         ("refunds", "told"),
         [
             ([], ["2 cards could not be delivered.", "1,100 DA will be refunded"]),
-            ([600], ["600 DA paid back on", "500 DA will be refunded"]),
-            ([1_100], ["1,100 DA paid back on", "(CCP)"]),
+            ([600], ["600 DA refunded on", "500 DA will be refunded"]),
+            ([1_100], ["1,100 DA refunded on", "(CCP)"]),
         ],
     )
     def test_the_page_tells_what_is_missing_and_paid_back(

@@ -74,7 +74,7 @@ def test_everything_that_is_known_stands_on_one_page() -> None:
     assert f"Provider's order ID {order.provider_order_id}" in shown
     assert "Reference at the provider sent-as-1042" in shown
     sent = section(html, "messages")
-    assert "karim sent it again: New address" in sent
+    assert "karim sent the message again: New address" in sent
     assert "lina@other.example" in sent
     links = section(html, "links")
     assert "Created by karim, to be handed over" in links

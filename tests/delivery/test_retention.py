@@ -109,7 +109,7 @@ def test_the_command_says_why_the_codes_are_kept(order: Order, call: Call) -> No
     outcome = call("giftcards_purge", "--settled-before", "365")
     assert outcome.out.splitlines() == [
         "0 codes of 0 orders destroyed.",
-        "Left alone: 1 order with a customer who could not be told.",
+        "Skipped: 1 order with a customer who could not be notified.",
     ]
     outcome = call("giftcards_purge", "--settled-before", "365", "--json")
     assert json.loads(outcome.out)["left_alone"]["untold"] == 1

@@ -53,15 +53,15 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
     one, _token = link(order, delivery=sent)
     visit(one, *("opened", "opened", "revealed")[:visits])
     shown = said(order)
-    assert f"Sent to {sent_to}, 3 minutes ago." in shown
+    assert f"Sent to {sent_to} 3 minutes ago." in shown
     assert used in shown
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"status": "queued"}, f"It waits to be sent to {EMAIL}."),
-        ({"status": "sending"}, f"It is being sent to {EMAIL}."),
+        ({"status": "queued"}, f"The message is waiting to be sent to {EMAIL}."),
+        ({"status": "sending"}, f"The message is being sent to {EMAIL}."),
         (
             {
                 "status": "retrying",
@@ -70,15 +70,25 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
                 "next_attempt_at": timedelta(minutes=5),
                 "error": "ConnectionRefusedError in smtplib.py:300",
             },
-            f"It could not be sent to {EMAIL} yet. The first attempt was 1 hour ago; the next",
+            f"The message could not be sent to {EMAIL} yet. The first attempt was 1 hour ago. The"
+            " next",
         ),
         (
             {"status": "failed", "error": "AddressRefused"},
-            f"It was not sent to {EMAIL}, and the app",
+            f"The message was not sent to {EMAIL}, and the app",
         ),
-        ({"status": "cancelled"}, f"It was not sent to {EMAIL} because it is no longer needed."),
-        ({"status": "sent", "unanswered": 1}, "It is not known whether 1 attempt sent"),
-        ({"requested_by": "karim", "reason": "New address"}, "karim sent it again: New addr"),
+        (
+            {"status": "cancelled"},
+            f"The message was not sent to {EMAIL} because it is no longer needed.",
+        ),
+        (
+            {"status": "sent", "unanswered": 1},
+            "It is not known whether the message was sent in 1 attempt.",
+        ),
+        (
+            {"requested_by": "karim", "reason": "New address"},
+            "karim sent the message again: New addr",
+        ),
     ],
     ids=["waits", "under way", "tried again", "failed", "cancelled", "in doubt", "asked for"],
 )
@@ -174,7 +184,7 @@ class TestWhoMay:
         link(order)
         html = section(order, *SUPPORT)
         found = buttons(html)
-        assert found[:2] == ["Try now", "Do not send it"]
+        assert found[:2] == ["Try now", "Cancel the message"]
         assert found[-5:] == [
             "Send a message again",
             "Send a new link",
@@ -239,4 +249,4 @@ def test_a_site_of_the_admin_without_our_lists_has_the_buttons(settings: Any) ->
     shown = element(html, START, "section")
     assert f'href="/other/giftcards/order/messages/{sent.pk}/cancel/"' in shown
     assert "/admin/" not in shown
-    assert "It waits to be sent" in shown
+    assert "The message is waiting to be sent" in shown

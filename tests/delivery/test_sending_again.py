@@ -118,7 +118,7 @@ def test_the_second_press_of_the_button_sends_nothing_and_withdraws_nothing(amin
     amina.post(to("send_again", order.pk), form)
     made, _token = link(order)
     html = read(amina.post(to("send_again", order.pk), form, follow=True))
-    assert messages(html)[-1] == "This was already requested. The message will not be sent twice."
+    assert messages(html)[-1] == "This message was already requested. It will not be sent twice."
     assert [each.status for each in Delivery.objects.all()] == ["queued"]
     assert CardLink.objects.get(pk=made.pk).revoked_at is None
     assert len(logged()) == 1
@@ -253,7 +253,7 @@ class TestWaiting:
         ]
         assert told == [
             "The message will not be sent.",
-            "The message is no longer waiting. See its result.",
+            "The message is no longer waiting. Check its result.",
         ]
         waiting.refresh_from_db()
         assert (waiting.status, waiting.next_attempt_at) == ("cancelled", None)

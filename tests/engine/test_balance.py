@@ -291,7 +291,7 @@ class TestFall:
             self.read()
         assert provider_state().low_balance_since is not None
         assert messages(caplog) == [
-            "The balance of the account is 999020.00 DZD, below LOW_BALANCE (999100.50)."
+            "The account balance is 999020.00 DZD, which is below LOW_BALANCE (999100.50)."
         ]
         simulator.add_transaction("DEPOSIT", 980)
         self.read()

@@ -278,7 +278,7 @@ def test_poll_and_reconcile_compare_settled_orders(call: Callable[..., Any], wir
     wire.get(url, json=settled_answer(done))
     wire.get(LIST, json=list_page(list_row(done)))
     out, _err, code = call("giftcards_reconcile")
-    assert "1 settled order is different there and needs a look.\n  cart-1\n" in out
+    assert "1 settled order is different at the provider and needs attention.\n  cart-1\n" in out
     assert code == 1
     assert len(codes(done)) == 2
     Order.objects.filter(pk=done.pk).update(problems=[], needs_attention=False)

@@ -105,7 +105,7 @@ class TestRecording:
         """The caller's transaction stays usable."""
         place_order(**LINE, reference="cart-1")
         with transaction.atomic():
-            with pytest.raises(ReferenceConflict, match="The reference cart-1 already names"):
+            with pytest.raises(ReferenceConflict, match="The reference cart-1 is already used for"):
                 place_order(**LINE | change, reference="cart-1")
             place_order(**LINE, reference="cart-2")
         assert Order.objects.count() == 2

@@ -154,7 +154,7 @@ class TestSending:
         assert posts(simulator) == 0
         assert messages(caplog) == [
             "Order cart-1 is on hold. A card costs 49000.00 at the provider, but your limit is"
-            " 550.00. The order waits for a decision."
+            " 550.00. The order is waiting for a decision."
         ]
 
     def test_an_order_on_hold_waits_without_requests_time_limit_or_work_for_the_loop(
@@ -678,7 +678,7 @@ class TestApproving:
         trace = order.acknowledgements.get()
         assert (trace.by, Problem(trace.code, trace.parameters).text) == (
             "amina",
-            "amina approved a price of 49000.00 for a card, instead of 550.00.",
+            "amina approved a price of 49000.00 per card instead of 550.00.",
         )
         assert problems(order) == []
         assert (fresh(order).approved_price, order.price_ceiling) == (49_000, 49_000)

@@ -111,7 +111,7 @@ class TestOrdering:
         expected = ("reordered_by_rule", {"order": new.reference}, "")
         assert (trace.code, trace.parameters, trace.by) == expected
         assert str(Problem(trace.code, trace.parameters)) == (
-            f"The app orders the missing cards again automatically, as {new.reference}."
+            f"The app ordered the missing cards again automatically (order {new.reference})."
         )
 
     @pytest.mark.usefixtures("simulator")
@@ -303,8 +303,9 @@ class TestCeiling:
         assert change.source == "clock"
         assert details(change) == [Problem("reorder_expired")]
         assert messages(caplog) == [
-            f"Order {new.reference} is REJECTED. It is an automatic reorder of missing cards and"
-            " could not be sent within the hours that the shop allows. Nothing was bought."
+            f"Order {new.reference} is REJECTED. The order was an automatic reorder of missing"
+            " cards. It was rejected because it could not be sent within the hours that the shop"
+            " allows. Nothing was bought."
         ]
         assert posts(simulator) == 1
 
@@ -468,7 +469,7 @@ class TestStaff:
     def test_staff_have_an_order_sent_before_its_turn(self, simulator: Simulator) -> None:
         new = short()
         decision = send_at_once(new, by="amina")
-        assert str(decision) == "amina sent the order without further waiting."
+        assert str(decision) == "amina sent the order without waiting any longer."
         trace = new.acknowledgements.get()
         assert (trace.code, trace.by) == ("staff_hurried", "amina")
         assert not send_at_once(new, by="karim")

@@ -194,7 +194,8 @@ class TestFailing:
             Order.objects.update(due_at=ago(1))
         assert found == [[]] * 4 + [["review_failed"]] * 2
         assert [problem.hint for problem in problems(order)] == [
-            "The rule is the function in the setting REVIEW_ORDER. The log shows where it failed."
+            "The rule is the function in the REVIEW_ORDER setting. The log shows where the"
+            " function failed."
             f" Technical detail: {failure}."
         ]
         assert posts(simulator) == 0
@@ -250,7 +251,7 @@ class TestFailing:
         assert [problem.code for problem in problems(order)] == ["review_failed"]
         Order.objects.update(due_at=ago(1), queued_at=ago(3601))
         run_sweep()
-        objection = "The rule REVIEW_ORDER keeps failing: ValueError"
+        objection = "The REVIEW_ORDER rule fails repeatedly: ValueError"
         assert problems(order) == [Problem("review_wanted", {"objection": objection})]
         assert (fresh(order).is_on_hold, order.review) == (True, Review.WANTED)
         assert posts(simulator) == 0

@@ -147,9 +147,9 @@ def test_the_proof_counts_the_cards_that_would_be_lost_and_changes_nothing(call:
 def test_the_command_seals_and_then_proves(old: str, call: Call) -> None:
     outcome = call("giftcards_rotate_keys")
     assert (outcome.code, outcome.err) == (0, "")
-    assert "3 cards sealed anew under the first key." in outcome.out
+    assert "3 cards encrypted again with the first key." in outcome.out
     assert "3 cards opened with the first key." in call("giftcards_rotate_keys", "--verify").out
-    assert "0 cards sealed anew" in call("giftcards_rotate_keys").out
+    assert "0 cards encrypted again" in call("giftcards_rotate_keys").out
 
 
 def test_neither_command_nor_troubles_show_a_code_or_a_key(old: str, call: Call) -> None:

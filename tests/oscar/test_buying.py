@@ -140,7 +140,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
     "the currency": (
         "order",
         {"currency": "EUR"},
-        "Cards are sold in DZD, and the order is in EUR.",
+        "Cards are sold in DZD, but the order is in EUR.",
     ),
 }
 
@@ -213,6 +213,6 @@ def test_another_order_of_that_name_is_noted_and_not_taken_for_ours(
     )
     line.order.set_status("Paid")
     [note] = notes(line)
-    assert "already names another order" in note
+    assert "is already used for another order" in note
     work()
     assert status_of(line) == "Pending"

@@ -96,7 +96,7 @@ class TestCreating:
     ) -> None:
         make_offer(stock=7)
         told = call("giftcards_oscar_sync", "--create").out
-        assert told.endswith("Without a price, and so not for sale: 1.\n")
+        assert told.endswith("Not for sale because they have no price: 1.\n")
         assert (record_of().price, record_of().net_stock_level) == (None, 0)
         assert not can_buy()
         StockRecord.objects.update(price=600)

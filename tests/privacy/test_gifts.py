@@ -132,7 +132,7 @@ class TestExport:
         shown = text.replace("benkhelifa asked", "")
         for part in (*OF_BUYER, "1200.00", "600.00", "credited", "r1", "called"):
             assert part not in shown
-        assert said.startswith("1 order of this person, 1 gift among them.\n")
+        assert said.startswith("1 order of this person, including 1 gift.\n")
         # Neither file has a code.
         text += export(BUYER)[0]
         assert not [card for card in CARDS if card.value.casefold() in text or card.serial in text]
@@ -205,7 +205,7 @@ class TestErasing:
         order = make_gift(deliver_at=timezone.now() + timedelta(hours=1))
         outcome = call("giftcards_customer", address, "--erase", "--yes")
         assert outcome.code == 1
-        assert "Order web-1 is kept: its gift is still to be delivered." in outcome.err
+        assert "Order web-1 is kept: its gift has not been delivered yet." in outcome.err
         change_customer(order, deliver_at=timezone.now())
         assert call("giftcards_customer", address, "--erase", "--yes").code == 0
 

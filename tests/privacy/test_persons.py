@@ -729,7 +729,7 @@ class TestExport:
         before = path.read_text()
         again = call("giftcards_customer", EMAIL, "--export", str(path), "--erase", "--yes")
         assert again.code == 2
-        assert "is there already. Nothing was written or erased." in again.err
+        assert "already exists. Nothing was written or erased." in again.err
         assert path.read_text() == before
         assert traces_of(EMAIL)
 
@@ -764,7 +764,7 @@ class TestCommand:
         ("reason", "status", "values"),
         [
             ("it is open", Status.HANDLING, {}),
-            ("it has a problem that nobody has ticked off", Status.FULFILLED,
+            ("it has a problem that has not been ticked off", Status.FULFILLED,
              {"problems": [Problem("disputed", {"by": "staff"})]}),
             ("money is still owed to the customer", Status.REFUNDED, {"sale_price": Decimal(600)}),
         ],
@@ -801,7 +801,7 @@ class TestCommand:
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out == (
             "1 order of this customer.\n"
-            "Nothing stands in the way: 1 order would be erased.\n"
+            "The customer can be erased: 1 order would be erased.\n"
             f"{path} would be written.\n"
         )
         assert not path.exists()
@@ -811,7 +811,7 @@ class TestCommand:
         path.write_text("kept")
         args = (EMAIL, "--erase", "--dry-run", "--export", str(path))
         outcome = call("giftcards_customer", *args)
-        assert (outcome.code, "is there already." in outcome.err) == (2, True)
+        assert (outcome.code, "already exists." in outcome.err) == (2, True)
         assert "Nothing stands in the way" not in outcome.out
         assert path.read_text() == "kept"
 
@@ -826,9 +826,10 @@ class TestCommand:
         outcome = call("giftcards_customer", PHONE, "--export", str(path), *options)
         assert (outcome.code, outcome.out) == (2, "")
         assert outcome.err.strip() == (
-            "The orders found are under 2 different e-mail addresses, perhaps of different people:"
-            " web-1, web-2. Nothing was written or erased. Their pages in the admin show the"
-            " addresses: run the command once for each address instead."
+            "The orders that were found have 2 different e-mail addresses, which may belong to"
+            " different people:"
+            " web-1, web-2. Nothing was written or erased. The pages of the orders in the admin"
+            " show the addresses. Run the command once for each address instead."
         )
         assert not path.exists()
         assert sorted(stored_texts()) == before
@@ -848,8 +849,8 @@ class TestCommand:
         assert outcome.code == 1
         assert outcome.out == (
             "0 orders of this customer.\n"
-            "Left alone: 1 order with another address, number or account as well: web-1. If that is"
-            " the same customer's, run the command for it, too.\n"
+            "Not included: 1 order with another address, number or account as well: web-1. If"
+            " these details belong to the same customer, run the command for them, too.\n"
         )
         assert "No order of this customer was found. Nothing was done." in outcome.err
         assert not path.exists()

@@ -365,5 +365,7 @@ if connection.vendor == "sqlite":
                     reader.execute("BEGIN")
                     reader.execute("SELECT count(*) FROM giftcards_card").fetchall()
                 assert run().cards == 90
-            warned = any("is still in the write-ahead log" in each for each in messages(caplog))
+            warned = any(
+                "is still in SQLite's write-ahead log" in each for each in messages(caplog)
+            )
             assert warned == (mode == "wal") == bool(self.held(sealed))

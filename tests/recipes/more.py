@@ -181,7 +181,7 @@ class ShelfPage(PaymentTestCase):
 
     def test_one_customer_cannot_reserve_more_cards_than_one_may(self) -> None:
         assert self.press("line-1", quantity=100) == ""
-        assert "Too many cards are reserved for you." in self.press("line-2", quantity=1)
+        assert "You have reserved too many cards." in self.press("line-2", quantity=1)
 
     def test_a_customer_who_presses_again_after_the_payment_reserves_nothing(self) -> None:
         cart = self.make_cart(quantity=2)

@@ -162,14 +162,14 @@ class TestProblem:
         with translation.override(language):
             assert problem.code in problem.text
             assert (problem.remedy, problem.hint) == ("", "")
-        assert str(problem).startswith("Somebody has to look at this order.")
+        assert str(problem).startswith("Somebody has to check this order.")
 
     def test_a_problem_of_an_unknown_code_is_lasting(self) -> None:
         assert Problem("of_another_release").kind is Kind.LASTING
 
     def test_a_problem_quotes_the_providers_own_message(self) -> None:
         problem = Problem("refused", {"message": "50% off: %(x)s", "provider_code": "NEW"})
-        words = "The provider's own words: “50% off: %(x)s”"
+        words = "The provider's message: “50% off: %(x)s”"
         assert problem.text == "The provider refused the order, so nothing was bought."
         assert problem.hint == f"{words} Technical detail: NEW."
         assert str(problem) == f"{problem.text} {words} (NEW)"

@@ -150,31 +150,32 @@ def change_closed_month() -> None:
 
 # By condition, how it comes to hold, and how what the check says then begins.
 TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
-    "worker": (stop_worker, "Background work has stopped: "),
+    "worker": (stop_worker, "Background work has stopped. "),
     "daily_work_overdue": (
         leave_undone,
-        "Daily work has not come to its end for more than an hour, as the log may say: the ledger.",
+        "Parts of the daily work have not been completed for more than an hour. The log may show"
+        " the reason. Not completed: the ledger.",
     ),
     "queue": (hold_up, "1 order has waited to be sent or checked"),
     "paused": (pause, "The provider asked for fewer requests. Slower."),
     "provider_failing": (
         fail,
-        "The provider has given no usable answer for more than 5 minutes. It broke.",
+        "The provider has not given a usable answer for more than 5 minutes. It broke.",
     ),
-    "balance": (spend, "The balance of the account is 4999.99 DZD"),
+    "balance": (spend, "The account balance is 4999.99 DZD"),
     "encryption_keys": (lose_key, "Card 3 of order web-1042: This card cannot be"),
     "api_keys": (
         use_two_keys,
         "Processes with different API keys use this database: one (SANDBOX), two (unknown).",
     ),
     "attention": (need_a_person, "1 order needs attention."),
-    "credits_missing": (lack_refund, "1 refund promised and not credited, 980.00 DZD."),
-    "ledger_unmatched": (charge_nobody, "1 charge of no order here, 490.00 DZD."),
+    "credits_missing": (lack_refund, "1 refund promised but not credited, 980.00 DZD."),
+    "ledger_unmatched": (charge_nobody, "1 charge without a matching order, 490.00 DZD."),
     "ledger_gap": (lose_entry, "The ledger does not explain the balance: the gap is -100.00 DZD."),
     "closed_month_changed": (change_closed_month, "1 closed month has changed."),
     "insufficient_funds": (
         order_too_much,
-        "The orders that are still to be sent cost 2450.00 DZD, and the balance of the account is"
+        "The orders that have not been sent yet cost 2450.00 DZD, but the account balance is"
         " 490.00 DZD.",
     ),
     "messages_late": (

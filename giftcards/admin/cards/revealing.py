@@ -61,7 +61,7 @@ class ProofForm(forms.Form):
     password = forms.CharField(
         label=_("Your password"),
         strip=False,
-        help_text=_("You will be asked for it again after ten minutes."),
+        help_text=_("After ten minutes, you will have to enter your password again."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
 
@@ -182,7 +182,9 @@ def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Show
             card.position,
             card.order.reference,
         )
-        text = gettext("This could not be recorded, so the code is not shown. Try again later.")
+        text = gettext(
+            "The code is not shown because this access could not be recorded. Try again later."
+        )
         return Shown(trouble=text, status=503)
 
 
@@ -393,7 +395,7 @@ class CardRevealAdmin(OrderRows):
     # Django shows the search box only if ``search_fields`` is set. The search itself is in
     # search_rows().
     search_fields = ("card__order__reference",)
-    search_help_text = _("The reference of an order.")
+    search_help_text = _("Enter an order reference.")
     # The rows are sorted by primary key, because no index sorts the reveals of all people by time.
     ordering = ("-pk",)
 

@@ -96,7 +96,9 @@ def _no(condition: Condition, finding: Finding, orders: QuerySet[Order]) -> Verd
     why = condition.headline or CONDITIONS["access_refused"].headline
     text, moment = gettext("Gift cards cannot be sold now: %(why)s."), ""
     if finding.since:
-        text = gettext("Gift cards cannot be sold now: %(why)s, since %(moment)s.")
+        text = gettext(
+            "Gift cards cannot be sold now: %(why)s. The problem has existed since %(moment)s."
+        )
         moment = since(finding.since)
     advice = [bdi(finding.explain()), condition.remedy]
     # The "encryption_keys" condition does not prevent orders from being sent, so sentences about
@@ -132,24 +134,24 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
         first = min(first for *_line, first in found) + span
         if first > now:
             text = ngettext(
-                "It waits until %(at)s at the latest.",
-                "The first waits until %(at)s at the latest.",
+                "It will wait until %(at)s at the latest.",
+                "The oldest order will wait until %(at)s at the latest.",
                 number,
             )
             yield filled(text, at=since(first))
         else:
             over = waiting.filter(queued_at__lte=now - span).count()
             text = ngettext(
-                "%(count)s order has waited too long, and will be rejected when background work"
-                " continues.",
-                "%(count)s orders have waited too long, and will be rejected when background work"
-                " continues.",
+                "%(count)s order has waited too long and will be rejected when background work"
+                " resumes.",
+                "%(count)s orders have waited too long and will be rejected when background work"
+                " resumes.",
                 over,
             )
             yield filled(text, count=count_text(over))
     text = gettext(
-        "An order that is placed now waits until %(at)s at the latest. If it cannot be sent by"
-        " then, it is rejected, and the customer is owed the money."
+        "A new order will wait until %(at)s at the latest. If it cannot be sent by then, it will be"
+        " rejected, and you will owe the customer what they paid."
     )
     yield filled(text, at=moment(now + span))
 
@@ -346,7 +348,7 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
     try:
         keys = encryption_keys(counts_all=counts_all)
     except ConfigurationError as error:
-        text = gettext("The keys in the settings are unusable, so no card can be opened.")
+        text = gettext("The keys in the settings are not usable, so cards cannot be opened.")
         shown = with_hint(text, error, is_shown=shows_hints)
         problem = Fact(_("Encryption keys"), shown, is_wrong=True)
         return Section("encryption", _("Encryption keys"), [problem], is_for_developer=True)
@@ -375,7 +377,7 @@ def _opens(trouble: str, shows_hints: bool) -> str:
 
 def _place(key: KeyInUse) -> str:
     if key.position is None:
-        return gettext("missing: its cards cannot be opened")
+        return gettext("missing: cards encrypted with this key cannot be opened")
     if key.position == 1:
         return gettext("first: it encrypts new cards")
     return gettext("number %(position)d: only opens cards") % {"position": key.position}
@@ -385,7 +387,7 @@ def _cards(key: KeyInUse) -> str:
     if key.has_more:
         return gettext("more than %(count)s") % {"count": count_text(key.cards)}
     if not key.cards and key.position != 1:
-        return gettext("none: it can be removed")
+        return gettext("none: the key can be removed")
     return count_text(key.cards)
 
 
@@ -397,7 +399,7 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
             known.key.get_environment_display() or gettext("unknown"),
             since(known.key.accepted_at),
             since(known.key.refused_at),
-            gettext("refused: no requests are made")
+            gettext("refused: no requests are sent")
             if known.key.is_refused
             else gettext("in order"),
         )
@@ -415,7 +417,7 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
             _("State"),
         ),
         cells=rows,
-        note=_("Fingerprints, not keys."),
+        note=_("These are fingerprints of the keys, not the keys themselves."),
         is_for_developer=True,
     )
 
@@ -429,10 +431,10 @@ def _balance(state: ProviderState) -> str:
 
 def _backlog(backlog: Backlog | None) -> str:
     if backlog is None:
-        return gettext("unknown: the queue of django-q2 is not in the database")
+        return gettext("unknown: the django-q2 queue is not in the database")
     if backlog.since is None:
         return count_text(backlog.number)
-    text = gettext("%(count)s, the first since %(moment)s")
+    text = gettext("%(count)s, the oldest since %(moment)s")
     return filled(text, count=count_text(backlog.number), moment=since(backlog.since))
 
 
@@ -449,18 +451,19 @@ def since(at: datetime | None) -> str:
 # The effect of the "resume" button on each kind of pause.
 _RESUMING = {
     "key": _(
-        "The app tries the refused key again with a single request. If the provider refuses it once"
-        " more, all requests stop again. After five wrong attempts, the provider blocks this"
-        " server, so ask your developer for a working key first."
+        "The app will test the refused key with a single request. If the provider refuses the key"
+        " again, all requests will be paused again. After five failed attempts, the provider blocks"
+        " this server, so ask your developer for a working key first."
     ),
     ProviderState.Pause.ACCESS: _(
-        "The app sends a single request to the provider, which may still block this server. If it"
-        " does, requests are paused again."
+        "The app will send a single request to the provider. If the provider still blocks this"
+        " server, requests will be paused again."
     ),
     ProviderState.Pause.RATE: _(
-        "Requests resume at once, earlier than the provider asked. The provider may refuse them."
+        "Requests will resume immediately, earlier than the provider requested. The provider may"
+        " refuse them."
     ),
-    ProviderState.Pause.OUTAGE: _("Requests to the provider resume at once."),
+    ProviderState.Pause.OUTAGE: _("Requests to the provider will resume immediately."),
 }
 
 
@@ -598,8 +601,8 @@ class ProviderStateAdmin(ReadOnlyRows):
             request.POST.get("state_token", ""), _state_token(state)
         ):
             text = gettext(
-                "Another pause has begun in the meantime. Nothing was done. Check the new pause"
-                " first."
+                "Requests did not resume because another pause has started in the meantime. Check"
+                " the new pause first."
             )
             self.message_user(request, text, messages.ERROR)
         elif self._resume(request, state):

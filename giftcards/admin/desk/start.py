@@ -112,8 +112,8 @@ def _standstill(request: HttpRequest, site: AdminSite, standing: Standing) -> st
     waiting = visible_orders(request, site).filter(pk__in=Order.objects.unsent().values("pk"))
     count = waiting.order_by()[: MOST + 1].count()
     text = ngettext(
-        "Nothing can be bought at the moment. %(count)s order is waiting.",
-        "Nothing can be bought at the moment. %(count)s orders are waiting.",
+        "Cards cannot be bought at the moment. %(count)s order is waiting.",
+        "Cards cannot be bought at the moment. %(count)s orders are waiting.",
         count,
     )
     return f"{text % {'count': count_text(count)}} {silence}"

@@ -129,7 +129,7 @@ class Outcome(NamedTuple):
 
 #: The outcome if the order has changed since the person saw it.
 LATE = Outcome(
-    _("The order has changed in the meantime. Nothing was done. Look at it again."),
+    _("The order has changed in the meantime, so nothing was done. Check the order again."),
     level=messages.ERROR,
 )
 

@@ -32,7 +32,9 @@ class AmountField(forms.DecimalField):
     """
 
     default_error_messages: ClassVar = {
-        "invalid": _("Enter an amount such as 550 or 549.90, with the digits 0 to 9 and a point.")
+        "invalid": _(
+            "Enter an amount such as 550 or 549.90. Use the digits 0 to 9 and a decimal point."
+        )
     }
 
     def to_python(self, value: Any) -> Any:

@@ -122,13 +122,13 @@ def prove(request: HttpRequest, password: Masked) -> None:
         logger.warning("%s typed a wrong password to prove who they are.", request.user)
         # Every failure has the same message, so that the message does not reveal whether a person
         # is locked out.
-        raise ValidationError(gettext("That did not work. Try again."))
+        raise ValidationError(gettext("Your identity could not be confirmed. Try again."))
     attempt.delete()
     if _has_new_password(request.user):
         raise ValidationError(
             gettext(
                 "This password was set in the admin less than an hour ago, without the old"
-                " password. It cannot prove your identity yet. Try again later."
+                " password. It cannot be used to confirm your identity yet. Try again later."
             )
         )
     _remember(request, request.user)

@@ -50,13 +50,13 @@ class OnHoldForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             (self.APPROVE, buying),
-            (self.CANCEL, _("Do not buy it: cancel the order.")),
+            (self.CANCEL, _("Cancel the order without buying the cards.")),
         ]
 
 
 def _price_form(attempt: Attempt, data: QueryDict | None) -> OnHoldForm:
     price = _price_of(attempt.order)
-    text = gettext("Buy it for at most %(price)s a card, %(total)s in total.")
+    text = gettext("Buy the cards for at most %(price)s each, %(total)s in total.")
     total = price * attempt.order.quantity
     return OnHoldForm(filled(text, price=money(price), total=money(total)), data)
 
@@ -90,15 +90,15 @@ def _why_too_late(attempt: Attempt) -> Outcome | None:
         return None
     if attempt.order.is_final:
         return LATE
-    text = gettext("Too late: the order is being bought. It was not cancelled.")
+    text = gettext("The order could not be cancelled because it is already being bought.")
     return Outcome(text, level=messages.ERROR)
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     order, price = attempt.order, _price_of(attempt.order)
     consequence = gettext(
-        "A card of this order costs more than your limit. Nothing has been bought. The order waits"
-        " until you decide."
+        "A card of this order costs more than your limit. Nothing has been bought yet. The order is"
+        " on hold until you decide."
     )
     costs = {gettext("highest price"): order.price_ceiling, gettext("price at the provider"): price}
     gain = earned(order, price)
@@ -124,7 +124,7 @@ PRICE = OrderAction(
     name="order_price",
     help_topic="holding",
     route="<key>/price/",
-    label=_("What may a card cost?"),
+    label=_("How much may a card cost?"),
     permission=may("giftcards.resolve_order", "giftcards.view_cost"),
     takes=("giftcards.resolve_order", "giftcards.view_cost"),
     is_offered=lambda order: on_hold_price(order) is not None,
@@ -141,7 +141,7 @@ def _review_context(attempt: Attempt) -> Mapping[str, Any]:
     consequence = filled(
         gettext(
             "Your shop's review rule put this order on hold: “%(objection)s”. Nothing has been"
-            " bought. The order waits until you decide."
+            " bought yet. The order is on hold until you decide."
         ),
         objection=bdi(on_hold_objection(order)),
     )
@@ -162,7 +162,7 @@ REVIEW = OrderAction(
     takes=("giftcards.resolve_order",),
     is_offered=lambda order: on_hold_objection(order) is not None,
     before=lambda attempt: LATE if on_hold_objection(attempt.order) is None else None,
-    form=lambda _attempt, data: OnHoldForm(gettext("Buy it."), data),
+    form=lambda _attempt, data: OnHoldForm(gettext("Buy the cards."), data),
     template="on_hold",
     context=_review_context,
     # The log does not contain the reason for the review, because the reason may name the customer.
@@ -172,10 +172,7 @@ REVIEW = OrderAction(
 
 def _wait_context(attempt: Attempt) -> Mapping[str, Any]:
     order = attempt.order
-    text = gettext(
-        "The order waits until %(at)s. It will then be sent automatically. Nothing has been bought"
-        " yet."
-    )
+    text = gettext("The order will be sent automatically on %(at)s. Nothing has been bought yet.")
     at = moment(order.send_after) if order.send_after else gettext("unknown")
     return _on_hold_context(order, filled(text, at=at), ())
 
@@ -184,12 +181,12 @@ WAIT = OrderAction(
     name="order_wait",
     help_topic="holding",
     route="<key>/wait/",
-    label=_("Do not wait any longer"),
+    label=_("Send or cancel this order"),
     permission=may("giftcards.resolve_order"),
     is_offered=lambda order: order.is_waiting,
     is_minor=True,
     before=lambda attempt: None if attempt.order.is_waiting else LATE,
-    form=lambda _attempt, data: OnHoldForm(gettext("Buy it now."), data),
+    form=lambda _attempt, data: OnHoldForm(gettext("Buy the cards now."), data),
     template="on_hold",
     context=_wait_context,
     act=lambda attempt: _decide(attempt, send_at_once),
@@ -203,7 +200,7 @@ def _cancel_context(attempt: Attempt) -> Mapping[str, Any]:
     return {
         "consequence": gettext(
             "Nothing has been bought yet. If you cancel the order, it will never be sent, and you"
-            " owe the customer what they paid. This cannot be undone."
+            " will owe the customer what they paid. This cannot be undone."
         ),
         "heading": gettext("The order"),
         "facts": [*about(order), *amount],

@@ -74,7 +74,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
         owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
     lines = [
         BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
-        BreakdownLine(gettext("Kept, for what was delivered"), kept_how, money(kept)),
+        BreakdownLine(gettext("Kept for delivered cards"), kept_how, money(kept)),
     ]
     if again is not None:
         return [*lines, *_gone_along(order, again, owed)]
@@ -98,7 +98,7 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
     if gone < owed:
         how = calculation("{owed} − {gone}", owed=owed, gone=gone)
-        yield BreakdownLine(gettext("For cards that came late"), how, money(owed - gone))
+        yield BreakdownLine(gettext("For cards that arrived late"), how, money(owed - gone))
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:

@@ -113,7 +113,7 @@ def _correct(attempt: Attempt) -> Answer:
     # All people who may see the order can read the log, so the entry does not contain the address
     # or the reason.
     log = "Corrected the customer." if is_new else ""
-    return Outcome(gettext("The order has these details now."), log)
+    return Outcome(gettext("The new details were saved."), log)
 
 
 def _context(attempt: Attempt) -> Mapping[str, Any]:

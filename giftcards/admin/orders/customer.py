@@ -120,7 +120,7 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
     others = found[:_MOST]
     if not others:
-        return {"others": gettext("No other order of this customer.")}
+        return {"others": gettext("This customer has no other orders.")}
     count = count_text(len(others))
     if len(found) > _MOST:
         count = gettext("%(count)s or more") % {"count": count}

@@ -47,9 +47,9 @@ _ERASES_FOR = 10
 # The reasons why an order cannot be erased yet, by the keys of giftcards.privacy.erasure.REASONS.
 _WHY_KEPT = {
     "open": _("This order is still open."),
-    "problem": _("It has a problem that nobody has ticked off."),
+    "problem": _("This order has a problem that has not been ticked off."),
     "owed": _("Money is still owed to the customer."),
-    "undelivered": _("The gift is not delivered yet."),
+    "undelivered": _("The gift has not been delivered yet."),
 }
 
 
@@ -102,7 +102,7 @@ class ErasureForm(ProofForm):
     """A form that requests the address again, and a proof of identity."""
 
     typed = forms.CharField(
-        label=_("Type it again"),
+        label=_("Type the search text again"),
         max_length=254,
         help_text=_("The address, number or user name that you searched for."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}),
@@ -116,7 +116,9 @@ class ErasureForm(ProofForm):
     def clean_typed(self) -> str:
         typed: str = self.cleaned_data["typed"]
         if not self._asked.is_named_by(typed):
-            raise ValidationError(gettext("This does not match. Nothing was erased."))
+            raise ValidationError(
+                gettext("This text does not match your search. Nothing was erased.")
+            )
         return typed
 
 
@@ -330,7 +332,7 @@ def _erase(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) 
         return _erasure_page(pages, request, form, found, proof)
     if not constant_time_compare(request.POST.get("state_token", ""), found.token):
         text = gettext(
-            "The orders of this customer have changed in the meantime. Look at them again."
+            "The orders of this customer have changed in the meantime. Check them again."
         )
         return _page(pages, request, form, found, warning=text)
     started: list[float] = []
@@ -363,7 +365,7 @@ def _erasure_page(
     is_unfinished = done is not None and bool(found.orders)
     title = gettext("Erase this customer")
     if done is not None and not is_unfinished:
-        title = gettext("The customer is erased")
+        title = gettext("The customer was erased")
     return pages.render_page(
         request,
         "customer_erase",

@@ -103,7 +103,7 @@ class AttentionFilter(ConditionFilter):
         "on_hold_price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
         "on_hold_review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
-        "waiting": (_("Waits for too long"), Q()),
+        "waiting": (_("Waiting for too long"), Q()),
     }
     of_tiles = frozenset({"none", "waiting"})
 
@@ -142,7 +142,7 @@ class SaleFilter(ConditionFilter):
 class ContradictoryFilter(ConditionFilter):
     title = _("figures")
     parameter_name = "figures"
-    conditions = {"contradictory": (_("Contradict each other"), CONTRADICTORY)}
+    conditions = {"contradictory": (_("Contradictory"), CONTRADICTORY)}
 
 
 class ProductChoices(NamedTuple):

@@ -39,9 +39,9 @@ _LEFT_ALONE = {
         "count",
     ),
     NotChecked.SEARCHED: ngettext_lazy(
-        "%(count)d order was skipped because it is unconfirmed, and the app searches for it"
+        "%(count)d order was skipped because it is unconfirmed. The app is searching for it"
         " automatically.",
-        "%(count)d orders were skipped because they are unconfirmed, and the app searches for them"
+        "%(count)d orders were skipped because they are unconfirmed. The app is searching for them"
         " automatically.",
         "count",
     ),
@@ -51,8 +51,8 @@ _LEFT_ALONE = {
         "count",
     ),
     NotChecked.JUST_CHECKED: ngettext_lazy(
-        "%(count)d order was skipped because it was just checked.",
-        "%(count)d orders were skipped because they were just checked.",
+        "%(count)d order was skipped because it was checked a moment ago.",
+        "%(count)d orders were skipped because they were checked a moment ago.",
         "count",
     ),
 }
@@ -138,8 +138,8 @@ def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
     return {
         "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
         "consequence": gettext(
-            "The order will then no longer need attention. The problem stays in the timeline with"
-            " your name."
+            "The order will then no longer need attention. The problem will stay in the timeline,"
+            " together with your name."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),
@@ -169,7 +169,7 @@ class DisputeForm(forms.Form):
     )
     words = forms.CharField(
         label=_("What the customer says"),
-        help_text=_("It will be added to the notes of the order. Never write a code here."),
+        help_text=_("This text will be added to the notes of the order. Never enter a code here."),
         required=False,
         widget=forms.Textarea({"rows": 3, "dir": "auto"}),
     )
@@ -195,15 +195,18 @@ def _dispute(attempt: Attempt) -> Outcome:
     if is_new and given["words"]:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
     return Outcome(
-        gettext("The complaint was recorded. The codes are kept until somebody ticks it off."),
+        gettext(
+            "The complaint was recorded. The codes are kept until somebody ticks off the complaint."
+        ),
         "Noted that the customer complains about a code." if is_new else "",
     )
 
 
 def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
     consequence = gettext(
-        "The complaint is recorded with your name. The order then needs attention, and its codes"
-        " are kept until somebody ticks the complaint off. The customer is not notified."
+        "The complaint will be recorded with your name. The order will need attention, and its"
+        " codes will be kept, until somebody ticks off the complaint. The customer will not be"
+        " notified."
     )
     return {
         "consequence": consequence,
@@ -358,8 +361,8 @@ def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
     amounts = {gettext("paid by the customer"): new.sale_amount}
     if attempt.pages.may_see_costs(attempt.request):
         amounts |= {
-            gettext("price per card, last time"): last,
-            gettext("total, at that price"): last and last * new.quantity,
+            gettext("last price per card"): last,
+            gettext("total at the last price"): last and last * new.quantity,
             gettext("highest price"): new.price_ceiling,
         }
     shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}

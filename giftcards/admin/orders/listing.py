@@ -116,8 +116,9 @@ class OrderList(LongList, OrderPages):
     # names.
     search_fields = ("reference",)
     search_help_text = _(
-        "A reference or its number, a group, the provider's order ID, or the name, phone number or"
-        " e-mail address of a customer or recipient. The beginning of a word is enough."
+        "Enter a reference or the number in it, a group, the provider's order ID, or the name,"
+        " phone number or e-mail address of a customer or recipient. The beginning of a word is"
+        " enough."
     )
     actions = ("check_now", "cancel_selected")
     # The theme unfold reads this attribute before it shows "Add".
@@ -147,9 +148,7 @@ class OrderList(LongList, OrderPages):
             return queryset, False
         found = Order.objects.search(name, limit=MOST_FOUND)
         if found.has_more:
-            text = gettext(
-                "These are the newest orders, and there are more. Type more to narrow the search."
-            )
+            text = gettext("Only the newest orders are shown. Type more to narrow the search.")
             self.message_user(request, text, messages.WARNING)
         return queryset.filter(pk__in=found.keys), False
 
@@ -174,9 +173,9 @@ class OrderList(LongList, OrderPages):
         if waiting and "is_confirmed" not in request.POST:
             consequence = ngettext(
                 "Nothing has been bought yet for this order. If you cancel it, it will never be"
-                " sent, and you owe the customer what they paid. This cannot be undone.",
+                " sent, and you will owe the customer what they paid. This cannot be undone.",
                 "Nothing has been bought yet for these %(count)d orders. If you cancel them, they"
-                " will never be sent, and you owe the customers what they paid. This cannot be"
+                " will never be sent, and you will owe the customers what they paid. This cannot be"
                 " undone.",
                 len(waiting),
             )

@@ -285,7 +285,7 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
         try:
             keyring = conf.keyring()
         except ConfigurationError:
-            text = gettext("The keys in the settings are unusable, so no card can be opened.")
+            text = gettext("The keys in the settings are not usable, so cards cannot be opened.")
             context["no_keys"] = text
     if keyring is None:
         rows = rows.defer("sealed")

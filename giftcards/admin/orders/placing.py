@@ -260,7 +260,9 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     def _add_taken(self) -> None:
         # The message does not describe the order that has the reference, because that order may be
         # hidden from the person.
-        taken = gettext("This reference is taken. Use another one for another order.")
+        taken = gettext(
+            "This reference is already in use. Use a different reference for a new order."
+        )
         self.add_error("reference", taken)
 
     def is_known(self, order: Order) -> bool:
@@ -326,7 +328,7 @@ _NO_ANSWER = {
     NoAnswer.BUSY: _(
         "There are too many other requests to the provider, so the price may be out of date."
     ),
-    NoAnswer.UNREACHABLE: _("The provider could not be asked, so the price may be out of date."),
+    NoAnswer.UNREACHABLE: _("The provider could not be reached, so the price may be out of date."),
     NoAnswer.NOT_CONFIGURED: _("This server has no API key, so the price may be out of date."),
 }
 _SALE: Any = (
@@ -351,8 +353,8 @@ _GIFT: Any = (
         "classes": ("collapse",),
         "fields": OF_GIFT,
         "description": _(
-            "If you enter an address here, the cards go to this person. The customer gets a receipt"
-            " without codes."
+            "If you enter an address here, the cards will be sent to this person. The customer will"
+            " receive a receipt without codes."
         ),
     },
 )
@@ -416,8 +418,8 @@ class PlacingPage(OrderPages):
         if kinds:
             read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
             text = gettext(
-                "The catalogue was read on %(date)s. The next page asks the provider for the"
-                " current price."
+                "The catalogue was read on %(date)s. The app will request the current price for the"
+                " next page."
             )
             description = filled(text, date=moment(read_at))
         (title, options), *others = self.add_fieldsets_with_catalogue
@@ -589,9 +591,11 @@ def _finder(request: HttpRequest) -> dict[str, Any]:
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
     told = gettext("Part of the name of the product or card.")
     if typed and not found:
-        told = gettext("No card in the catalogue has this name. Type less of the name.")
+        told = gettext(
+            "The catalogue has no card with this name. Enter a shorter part of the name."
+        )
     elif found == _OFFERED:
-        told = gettext("These are the first cards, and there are more. Type more of the name.")
+        told = gettext("Only the first cards are shown. Enter more of the name to see others.")
     kept = [(name, value) for name, value in request.GET.items() if name != "find"]
     return {"typed": typed, "told": told, "kept": kept}
 
@@ -616,7 +620,7 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
         (gettext("price per card"), money(price), age),
         (gettext("total"), money(total), age),
         (
-            gettext("balance of the account"),
+            gettext("account balance"),
             money(known.balance),
             _age(known.balance, known.balance_read_at),
         ),
@@ -626,7 +630,7 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
-    return gettext("as known %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
+    return gettext("as of %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:
@@ -667,15 +671,14 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
         return
     if _is_too_dear(order, known.cost):
         yield gettext(
-            "A card costs more than your limit, so the order will wait until somebody decides."
+            "A card costs more than your limit, so the order will be put on hold until somebody"
+            " decides."
         )
     gain = earned(order, known.cost)
     if gain is not None and gain < 0:
         yield earned_in_words(gain)
     if known.balance is not None and known.balance < known.cost * order.quantity:
-        yield gettext(
-            "The balance of the account is not sufficient, so the provider will refuse this order."
-        )
+        yield gettext("The account balance is too low, so the provider will refuse this order.")
 
 
 def _button(quantity: int, price: Decimal | None) -> str:

@@ -61,7 +61,7 @@ def _steps(refund: CustomerRefund) -> list[SafeString]:
     by = refund.created_by or refund.get_source_display()
     steps = (
         ("", refund.executed_at, by),
-        (gettext("taken back"), refund.cancelled_at, refund.cancelled_by),
+        (gettext("cancelled"), refund.cancelled_at, refund.cancelled_by),
     )
     return [
         format_html("{} {} {}", label, moment(at), bdi(name)) for label, at, name in steps if at
@@ -72,8 +72,8 @@ class SaleForm(forms.Form):
     """A form for the sale amount of an order that was placed without one."""
 
     amount = AmountField(
-        label=_("Paid by the customer, for all cards"),
-        help_text=_("It is recorded once and cannot be changed later."),
+        label=_("Paid by the customer for all cards"),
+        help_text=_("The amount is recorded once and cannot be changed later."),
         min_value=Decimal(0),
         **MONEY,
         widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "decimal"}),
@@ -187,7 +187,7 @@ def _pay_back(attempt: Attempt) -> Answer:
     source = CustomerRefund.Source.STAFF
     refund = record_refund(order, **given, by=attempt.by, source=source)
     if not refund.has_changed:
-        text = gettext("This refund was already recorded. It is not paid twice.")
+        text = gettext("This refund was already recorded. It was not recorded again.")
         return Outcome(text, level=messages.INFO)
     text = gettext("Recorded: the customer was paid back %(amount)s.")
     return Outcome(
@@ -252,10 +252,10 @@ def _cancel(attempt: Attempt) -> Outcome:
     reason = attempt.form.cleaned_data["reason"]
     refund = cancel_refund(attempt.row, by=attempt.by, reason=reason)
     if not refund.has_changed:
-        return Outcome(gettext("The refund was already taken back."), level=messages.INFO)
+        return Outcome(gettext("The refund was already cancelled."), level=messages.INFO)
     return Outcome(
-        gettext("The refund was taken back. Its amount is owed again."),
-        f"Took back a refund: {_in_log(refund)}.",
+        gettext("The refund was cancelled. Its amount is owed again."),
+        f"Cancelled a refund: {_in_log(refund)}.",
     )
 
 
@@ -268,7 +268,7 @@ CANCEL = OrderAction(
     name="refund_cancel",
     help_topic="refunds",
     route="refunds/<key>/take-back/",
-    label=_("Take back the refund"),
+    label=_("Cancel the refund"),
     permission=may("giftcards.settle_refund"),
     is_final=True,
     of=CustomerRefund,
@@ -280,8 +280,8 @@ CANCEL = OrderAction(
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext(
-            "The amount will be owed again, and the refund stays on record. Do this if the customer"
-            " did not receive the money or returned it."
+            "The amount will be owed again, and the refund will stay on record as cancelled. Do"
+            " this if the customer did not receive the money or returned it."
         ),
     },
     act=_cancel,
@@ -307,8 +307,8 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> str:
     if owed := refundable_amount(order) - given["amount"]:
-        return filled(gettext("After that, %(owed)s is still owed."), owed=money(owed))
-    return gettext("After that, nothing is owed.")
+        return filled(gettext("After that, %(owed)s will still be owed."), owed=money(owed))
+    return gettext("After that, the customer will be fully paid back.")
 
 
 def _action(given: Mapping[str, Any]) -> str:
@@ -350,7 +350,9 @@ class CustomerRefundAdmin(OrderRows):
     # Django shows the search box only if ``search_fields`` is set. The search itself is in
     # search_rows().
     search_fields = ("reference",)
-    search_help_text = _("The reference of an order, or of a refund, or the beginning of one.")
+    search_help_text = _(
+        "Enter the reference of an order or of a refund, or the beginning of the reference."
+    )
 
     when = column(CustomerRefund, "executed_at")
     how_much = column(CustomerRefund, "amount")

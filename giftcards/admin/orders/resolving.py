@@ -70,7 +70,7 @@ _NO_ANSWER = {
     NoAnswer.BUSY: _("There are too many other requests to the provider. Try again in a minute."),
     NoAnswer.UNREACHABLE: _("The provider could not be reached. Nothing was done."),
     NoAnswer.NOT_CONFIGURED: _(
-        "This server has no API key and cannot ask the provider about the ID. Nothing was done."
+        "This server has no API key and cannot look up the ID at the provider. Nothing was done."
     ),
 }
 
@@ -83,7 +83,7 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
         "quantity": bdi(row["quantity"]),
         "type": _named_at_provider(order, row)["type"],
     }
-    text = gettext("It is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
+    text = gettext("This is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
     return filled(text, **shown)
 
 
@@ -123,7 +123,10 @@ def _facts_at_provider(order: Order, row: Row) -> list[tuple[str, object, object
         for name, ours in line(order).items()
     ]
     if fits["key"] is Fit.DIFFERS:
-        ours, theirs_too = gettext("the one it was sent with"), gettext("the one in use now")
+        ours, theirs_too = (
+            gettext("the key that the order was sent with"),
+            gettext("the key in use now"),
+        )
         compared.append((gettext("API key"), ours, theirs_too, _FITS[Fit.DIFFERS]))
     return [
         *compared,
@@ -154,9 +157,9 @@ class ResolveForm(forms.Form):
         outcomes = [(f"adopt:{row['id']}", _candidate(order, row)) for row in order.candidates]
         self.fields["outcome"].choices = [  # type: ignore[attr-defined]
             *outcomes,
-            (self.ADOPT_OTHER, _("It is the provider's order with this ID:")),
-            (self.SEND_AGAIN, _("It was not placed: send it again.")),
-            (self.REJECT, _("It was not placed: reject it.")),
+            (self.ADOPT_OTHER, _("This is the provider's order with the following ID:")),
+            (self.SEND_AGAIN, _("The order was not placed. Send it again.")),
+            (self.REJECT, _("The order was not placed. Reject it.")),
         ]
 
     def clean_provider_order_id(self) -> str:
@@ -191,9 +194,10 @@ class AdoptForm(forms.Form):
 
     _LABELS: ClassVar = {
         Fit.DIFFERS: _(
-            "I know that it does not match what was sent, and I am sure that it is this order."
+            "I know that the provider's order does not match what was sent, but I am sure that it"
+            " is the right order."
         ),
-        Fit.NOT_TOLD: _("I have checked in the provider's dashboard that it is this order."),
+        Fit.NOT_TOLD: _("I have checked in the provider's dashboard that it is the right order."),
     }
 
     def __init__(self, fit: Fit, *args: Any, **kwargs: Any) -> None:
@@ -284,7 +288,8 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     if fits["quantity"] is Fit.DIFFERS:
         # If the quantity differs, later answers would never fit the order.
         text = gettext(
-            "Its quantity is %(told)s, but yours is %(ordered)d, so it is another order."
+            "The provider's order has the quantity %(told)s, but yours has the quantity"
+            " %(ordered)d, so they are different orders."
         )
         counts = {"told": row["quantity"], "ordered": order.quantity}
         pages.message_user(request, text % counts, messages.ERROR)
@@ -325,7 +330,7 @@ def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
     """
     return attempt.page(
         "adopt",
-        title=gettext("Is it this order?"),
+        title=gettext("Is it the right order?"),
         seen=signing.dumps(seen, salt=_SALT),
         provider_order_id=seen["id"],
         facts=_facts_at_provider(attempt.order, seen["row"]),
@@ -341,7 +346,7 @@ def _adopt(attempt: Attempt) -> Answer:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     seen = _comparison_seen(request)
     if seen is None:
-        text = gettext("This page was open for too long. Nothing was done. Please choose again.")
+        text = gettext("This page was open for too long, so nothing was done. Please choose again.")
         pages.message_user(request, text, messages.ERROR)
         return HttpResponseRedirect(pages.url_of("resolve", order.pk))
     if seen["state_token"] != state_token(order):
@@ -391,7 +396,9 @@ def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
 
 
 class ReleaseForm(forms.Form):
-    is_sure = forms.BooleanField(label=_("I have checked that it is another order."))
+    is_sure = forms.BooleanField(
+        label=_("I have checked that the provider's order is a different order.")
+    )
 
 
 def _release(attempt: Attempt) -> Outcome:
@@ -405,14 +412,14 @@ RELEASE = OrderAction(
     name="order_release",
     help_topic="lost",
     route="<key>/release/",
-    label=_("Release it from its order at the provider"),
+    label=_("Unlink the provider's order"),
     permission=may("giftcards.resolve_order"),
     is_offered=may_release,
     is_minor=True,
     is_final=True,
     before=lambda attempt: None if may_release(attempt.order) else LATE,
     form=lambda _attempt, data: ReleaseForm(data),
-    title=_("Is it another order?"),
+    title=_("Is it a different order?"),
     template="release",
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,

@@ -93,7 +93,8 @@ def _what_is_next(story: SummaryInput) -> Iterator[str]:
     yield from _paid(order)
     if order.deliver_at and order.is_put_off:
         yield filled(
-            gettext("It is a gift, to be delivered on %(at)s."), at=moment(order.deliver_at)
+            gettext("The order is a gift that will be delivered on %(at)s."),
+            at=moment(order.deliver_at),
         )
     if story.was_reordered:
         yield from _repeated(story)
@@ -119,14 +120,14 @@ def _pending(story: SummaryInput) -> str:
 
 def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
     if order.is_waiting and order.send_after:
-        text = gettext("The order waits until %(at)s. It will then be sent automatically.")
+        text = gettext("The order will be sent automatically on %(at)s.")
         yield filled(text, at=moment(order.send_after))
         return
     objection, price, ceiling = on_hold_objection(order), on_hold_price(order), order.price_ceiling
     if objection is not None:
         text = gettext("The order is on hold because somebody has to review it: “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
-        yield gettext("Nothing is bought until somebody approves or cancels the order.")
+        yield gettext("The cards are only bought if somebody approves the order.")
         return
     if not shows_costs or price is None or ceiling is None:
         yield gettext("The order is on hold because a card costs more than your limit.")
@@ -136,15 +137,15 @@ def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
         )
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext(
-        "Nothing is bought until somebody approves the price or cancels the order, or the price"
-        " falls to the limit."
+        "The cards are only bought if somebody approves the price, or if the price falls to the"
+        " limit."
     )
 
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
         # An open problem, further down on the page, says why this is not known.
-        return gettext("It is not known yet whether the order was bought.")
+        return gettext("It is not yet known whether the order was bought.")
     return gettext("The order was sent, but it is not known whether it was bought.")
 
 
@@ -158,16 +159,16 @@ def _followed(order: Order) -> Iterator[str]:
     accepted_at = moment(order.accepted_at) if order.accepted_at else gettext("unknown")
     if order.status == Status.HANDLING:
         text = ngettext(
-            "The provider accepted the order on %(at)s. The card arrives automatically, usually"
+            "The provider accepted the order on %(at)s. The card will arrive automatically, usually"
             " within a minute.",
-            "The provider accepted the order on %(at)s. The cards arrive automatically, usually"
-            " within a minute.",
+            "The provider accepted the order on %(at)s. The cards will arrive automatically,"
+            " usually within a minute.",
             order.quantity,
         )
     else:
         text = gettext(
-            "The provider accepted the order on %(at)s and is taking longer than usual. The"
-            " customer has to wait."
+            "The provider accepted the order on %(at)s and is taking longer than usual. Ask the"
+            " customer to wait."
         )
     yield filled(text, at=accepted_at)
     if order.fulfilled_quantity:
@@ -183,7 +184,7 @@ def _followed(order: Order) -> Iterator[str]:
 _SHORTEST_WAIT = timedelta(minutes=1)
 # A time that is nearer than this is shown as "in a moment".
 _SOON = timedelta(minutes=1)
-_AGAIN = gettext_lazy("The app tries again automatically %(when)s.")
+_AGAIN = gettext_lazy("The app will try again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
@@ -205,7 +206,7 @@ def _next_look(story: SummaryInput) -> Iterator[str]:
 
 def _up_to_a_person(order: Order) -> Iterator[str]:
     if order.status == Status.UNCONFIRMED:
-        yield gettext("Somebody has to say what happened to it.")
+        yield gettext("Somebody has to record what happened to the order.")
     elif not any(problem.code == "watch_ended" for problem in order.open_problems):
         yield gettext("The order is no longer checked automatically. Ask the provider's support.")
 
@@ -233,7 +234,7 @@ def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
     if breakdown.refunded_quantity:
         yield _credited_back(story, breakdown)
     elif story.shows_costs and breakdown.charged_amount is None:
-        yield gettext("The provider does not say what it charged.")
+        yield gettext("The provider does not report how much it charged.")
     elif story.shows_costs:
         text = gettext("The provider charged %(amount)s.")
         amount = worked_out(order.quantity, order.price_per_card, breakdown.charged_amount)
@@ -307,7 +308,7 @@ def _repeated(story: SummaryInput) -> Iterator[str]:
         yield gettext("The missing cards were ordered again.")
     breakdown = customer_breakdown(story.order)
     if breakdown is not None and breakdown.owed_amount:
-        yield gettext("What the customer paid for them was transferred to the new order.")
+        yield gettext("The customer's payment for these cards was transferred to the new order.")
 
 
 def _owed(order: Order) -> Iterator[str]:
@@ -333,11 +334,9 @@ def _promised(order: Order) -> Iterator[str]:
     if (day := promised_day(order)) is None:
         return
     if is_past(day):
-        yield filled(
-            gettext("The refund was promised by %(day)s and is late."), day=bdi(day_text(day))
-        )
+        yield filled(gettext("The refund was due by %(day)s and is late."), day=bdi(day_text(day)))
     else:
-        yield filled(gettext("The refund is promised by %(day)s."), day=bdi(day_text(day)))
+        yield filled(gettext("The refund is due by %(day)s."), day=bdi(day_text(day)))
 
 
 def _paid_back(breakdown: CustomerBreakdown) -> Iterator[str]:
@@ -360,14 +359,14 @@ def why_at_a_standstill(order: Order) -> str:
     now, state = timezone.now(), ProviderState.objects.current()
     if ApiKey.objects.holding_up(configured_key(), now):
         return gettext(
-            "Nothing is sent or checked until the provider accepts the shop's key again."
+            "Orders are not sent or checked until the provider accepts the shop's key again."
         )
     if state.is_paused(now):
         text = gettext(
-            "Requests to the provider are paused: nothing is sent or checked until the pause ends,"
-            " %(when)s at the earliest."
+            "Requests to the provider are paused. Orders are not sent or checked until the pause"
+            " ends, %(when)s at the earliest."
         )
         return filled(text, when=when(state.pause_end(now)))
     if state.worker_problem(now):
-        return gettext("Nothing is sent or checked until background work runs again.")
+        return gettext("Orders are not sent or checked until background work runs again.")
     return ""

@@ -211,7 +211,7 @@ def _read(change: StatusChange, *, shows_costs: bool) -> _Move:
         told = explained(problem, shows_costs=shows_costs)
         hints.append(told.hint)
         if "ended" in entry:
-            details.append(filled(gettext("Until then: %(problem)s"), problem=told.text))
+            details.append(filled(gettext("Resolved: %(problem)s"), problem=told.text))
         elif reason is None and problem.kind is Kind.HISTORY:
             reason, text = problem, told.text
         else:
@@ -223,7 +223,9 @@ def _read(change: StatusChange, *, shows_costs: bool) -> _Move:
 def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     change = move.change
     if not change.is_move:
-        text = gettext("The customer was kept waiting: the provider has not accepted the order.")
+        text = gettext(
+            "The customer had to wait because the provider had not accepted the order yet."
+        )
         return Event(change.at, text, warning=_trouble(change))
     text = move.text or _move_in_words(order, change)
     details = [*move.details, *(map(for_developer, move.hints) if shows_hints else ())]
@@ -266,7 +268,7 @@ def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     text = _told(_CORRECTED, change.by)
     details = [
         filled(
-            gettext("%(detail)s until then: %(value)s"),
+            gettext("%(detail)s before the change: %(value)s"),
             detail=label_for_field(name, CustomerChange),
             value=_earlier(getattr(change, name)),
         )
@@ -291,8 +293,8 @@ _PAID = (
     gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
 )
 _TAKEN_BACK = (
-    gettext_lazy("%(by)s took back a refund of %(amount)s. The amount is owed again."),
-    gettext_lazy("A refund of %(amount)s was taken back. The amount is owed again."),
+    gettext_lazy("%(by)s cancelled a refund of %(amount)s. The amount is owed again."),
+    gettext_lazy("A refund of %(amount)s was cancelled. The amount is owed again."),
 )
 
 
@@ -334,4 +336,4 @@ def _trouble(change: StatusChange) -> str:
         return ""
     if change.announce_at:
         return gettext("The shop could not be notified. The app will try again.")
-    return gettext("The shop could not be notified for a day. The app will not try again.")
+    return gettext("The shop could not be notified within a day. The app will not try again.")

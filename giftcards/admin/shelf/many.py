@@ -33,10 +33,10 @@ class ManyForm(forms.Form):
     sold = forms.ChoiceField(
         label=capfirst(_("sold here")),
         choices=(
-            ("", _("Leave as it is")),
+            ("", _("Do not change")),
             ("yes", _("Yes")),
             ("no", _("No")),
-            ("inherited", _("As the category")),
+            ("inherited", _("Same as the category")),
         ),
         required=False,
     )
@@ -53,10 +53,10 @@ class ManyForm(forms.Form):
             del self.fields["unit"], self.fields["margin"]
             return
         self.fields["unit"].choices = (  # type: ignore[attr-defined]
-            ("", _("Leave as it is")),
+            ("", _("Do not change")),
             ("margin_percent", _("In per cent")),
             ("margin_fixed", _("In dinars")),
-            ("inherited", _("As the category, or the shop")),
+            ("inherited", _("Same as the category or the shop")),
         )
 
     def clean(self) -> None:
@@ -72,7 +72,7 @@ class ManyForm(forms.Form):
             except forms.ValidationError as error:
                 self.add_error("margin", error)
         elif margin is not None:
-            self.add_error("unit", gettext("Is this in per cent, or in dinars?"))
+            self.add_error("unit", gettext("Is the margin in per cent or in dinars?"))
 
     @property
     def values(self) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class ShelfPages(ReadOnlyRows):
         """Save the changes that the person has seen on the preview page."""
         draft = Draft.posted(request)
         if draft is None:
-            text = gettext("This page is too old. Nothing was saved. Make the change again.")
+            text = gettext(
+                "This page was open for too long, so nothing was saved. Make the change again."
+            )
             self.message_user(request, text, messages.ERROR)
             return _again(request)
         if not all(name in columns_to_set(request, model) for model, name in draft.columns):
@@ -97,12 +99,15 @@ class ShelfPages(ReadOnlyRows):
             return self.show_conflicts(request, draft)
         if not constant_time_compare(request.POST.get("state_token", ""), draft.token):
             text = gettext(
-                "Costs or prices have changed in the meantime. Nothing was saved. Check the changes"
-                " again."
+                "Costs or prices have changed in the meantime, so nothing was saved. Check the"
+                " changes again."
             )
             return self._preview(request, draft, warning=text)
         if _losses(request, draft) and "accepts_loss" not in request.POST:
-            text = gettext("Nothing was saved. Confirm that cards will be sold below their cost.")
+            text = gettext(
+                "Nothing was saved. To save the changes, confirm that cards will be sold below"
+                " their cost."
+            )
             return self._preview(request, draft, warning=text)
         return self._save(request, draft)
 
@@ -125,12 +130,14 @@ class ShelfPages(ReadOnlyRows):
         return _again(request)
 
     def _tell_saved(self, request: HttpRequest) -> HttpResponse:
-        self.message_user(request, gettext("This is already saved."), messages.SUCCESS)
+        self.message_user(request, gettext("These changes were already saved."), messages.SUCCESS)
         return _again(request)
 
     def show_conflicts(self, request: HttpRequest, draft: Draft) -> HttpResponse:
         found = list(islice(draft.conflicts, 3))
-        text = gettext("Somebody else has changed this in the meantime. Nothing was saved.")
+        text = gettext(
+            "Somebody else has changed these values in the meantime, so nothing was saved."
+        )
         if found:
             told = gettext("The current values are: %(values)s.") % {"values": "; ".join(found)}
             text = f"{text} {told}"
@@ -188,14 +195,14 @@ def _changes(draft: Draft) -> Section:
 def _more(count: int) -> str:
     if count <= _SHOWN:
         return ""
-    text = gettext("These are the first, and there are %(count)s more.")
+    text = gettext("Only the first ones are shown. There are %(count)s more.")
     return text % {"count": count_text(count - _SHOWN)}
 
 
 def _effects(draft: Draft, *, shows_costs: bool) -> Section:
     effects = draft.effects
     if not effects and not any(draft.sold_out):
-        note = gettext("No price changes, and the same cards stay on the shelf.")
+        note = gettext("The prices stay the same, and the same cards are for sale.")
         return Section("effects", _("Consequences"), note=note)
     costs = [_("cost per card")] if shows_costs else []
     return Section(
@@ -220,11 +227,11 @@ def _counts(draft: Draft, *, shows_costs: bool) -> Iterator[Fact]:
     losses = draft.losses if shows_costs else []
     for label, count, is_wrong in (
         (_("Sold below their cost"), len(losses), True),
-        (_("Leave the shelf"), len(off), True),
-        (_("Leave the shelf by the stock buffer"), out, True),
-        (_("Come to the shelf"), len(on) + back, False),
-        (_("Become more expensive"), sum(up > 0 for up in ups), False),
-        (_("Become cheaper"), sum(up < 0 for up in ups), False),
+        (_("No longer for sale"), len(off), True),
+        (_("No longer for sale because of the stock buffer"), out, True),
+        (_("Newly for sale"), len(on) + back, False),
+        (_("More expensive"), sum(up > 0 for up in ups), False),
+        (_("Cheaper"), sum(up < 0 for up in ups), False),
     ):
         if count:
             text = ngettext("%(count)s card", "%(count)s cards", count)
@@ -248,13 +255,15 @@ _NOT_YET = _("The rule in your settings has not calculated a price yet. This tak
 
 def _result(effect: PricePreview, *, shows_costs: bool) -> Any:
     if effect.was_on_shelf and not effect.is_on_shelf:
-        return format_html("{} {}", gettext("Leaves the shelf."), _why(effect, shows_costs))
+        return format_html(
+            "{} {}", gettext("Will no longer be for sale."), _why(effect, shows_costs)
+        )
     if not effect.is_on_shelf:
-        return format_html("{} {}", gettext("Is not on the shelf."), _why(effect, shows_costs))
+        return format_html("{} {}", gettext("Will not be for sale."), _why(effect, shows_costs))
     if effect.loss and shows_costs:
         return format_html("{} {}", gettext("Loss per card:"), money(effect.loss))
     if not effect.was_on_shelf:
-        return gettext("Comes to the shelf.")
+        return gettext("Will be for sale.")
     if effect.old_price is None or effect.new_price is None:
         return _NOTHING
     return signed_money(effect.new_price - effect.old_price)
@@ -262,7 +271,7 @@ def _result(effect: PricePreview, *, shows_costs: bool) -> Any:
 
 def _why(effect: PricePreview, shows_costs: bool) -> str:
     if not effect.is_sold:
-        return gettext("It is not sold here.")
+        return gettext("This card is not sold in your shop.")
     if effect.why_not == NoPrice.FUNCTION:
         return str(_NOT_YET)
     return str(effect.why_not.label) if effect.why_not and shows_costs else ""

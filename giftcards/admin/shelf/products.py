@@ -65,7 +65,7 @@ class ShelfFilter(admin.SimpleListFilter):
     A product is on sale if customers can buy at least one of its types.
     """
 
-    title = _("on the shelf")
+    title = _("for sale")
     parameter_name = "shelf"
 
     def lookups(self, *_args: Any) -> list[tuple[str, Any]]:
@@ -176,7 +176,7 @@ class ProductAdmin(_Named, RedemptionPages):
     ) -> HttpResponse | None:
         return ask_about(self, request, queryset)
 
-    @admin.display(description=_("on the shelf"), boolean=True)
+    @admin.display(description=_("for sale"), boolean=True)
     def on_shelf(self, product: Product) -> bool:
         return product.is_on_shelf
 
@@ -256,7 +256,7 @@ class ProductAdmin(_Named, RedemptionPages):
             yield Fact(_("region"), bdi(product.region))
         if may_change(request):
             yield Fact(_("texts for customers"), self._texts(product))
-        yield Fact(_("on the shelf"), yes_or_no(product.is_on_shelf))
+        yield Fact(_("for sale"), yes_or_no(product.is_on_shelf))
         yield Fact(
             _("sold by the provider"),
             yes_or_no(product.is_enabled),
@@ -368,7 +368,7 @@ def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> S
         (has_rule and shows_costs, _("Earned per card"), _earned),
         (True, _("in stock"), lambda kind: _cards(kind.stock)),
         (True, _("available"), lambda kind: _cards(kind.available)),
-        (True, _("on the shelf"), lambda kind: yes_or_no(kind.is_on_shelf)),
+        (True, _("for sale"), lambda kind: yes_or_no(kind.is_on_shelf)),
         (not is_open, _("sold here"), sale_of),
         (is_open, _("sold here"), lambda kind: forms[kind].cell("is_sold")),
         (is_open and shows_costs, _("Margin"), lambda kind: forms[kind].margin),
@@ -389,7 +389,7 @@ def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> S
 
 
 def _price(kind: ProductType, shelf: Shelf, shows_costs: bool) -> str:
-    shown = gettext("off the shelf") if kind.price is None else money(kind.price)
+    shown = gettext("not for sale") if kind.price is None else money(kind.price)
     if kind.price_source == PriceSource.OWN:
         return _NOTHING
     if not shows_costs:
@@ -424,4 +424,4 @@ def _told(move: PriceMove) -> str:
 
 
 def _margin(amount: Decimal | None) -> str:
-    return gettext("off the shelf") if amount is None else money(amount)
+    return gettext("not for sale") if amount is None else money(amount)

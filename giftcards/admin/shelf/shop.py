@@ -85,7 +85,7 @@ class ShelfAdmin(_OnePage):
         if conf.pricing is not None:
             note = gettext(
                 "Your settings contain a rule for prices, which replaces the margin of the shop."
-                " Margins of categories, products and types take precedence over it."
+                " Margins of categories, products and types take precedence over the rule."
             )
         [form] = forms
         changes = ShelfChange.objects.filter(category=None, product=None, type=None)
@@ -101,9 +101,9 @@ _HELP = {
         "Prices from margins are rounded up to a multiple of this. With 0, they are rounded up to"
         " centimes."
     ),
-    "least_margin": _("Cards that would earn less are taken off the shelf."),
+    "least_margin": _("Cards that would earn less are not for sale."),
     "stock_buffer": _(
-        "This many cards of each type are never sold, because other shops buy them too."
+        "This number of cards of each type is not for sale, because other shops buy the same cards."
     ),
 }
 
@@ -144,8 +144,8 @@ class CategoryAdmin(_OnePage):
                 line += [form.margin, margin_of(row, shelf)]
             cells.append(line)
         note = gettext(
-            "Categories that you do not sell leave the shelf, and the app stops reading them. If a"
-            " margin is empty, the shop's margin applies."
+            "The cards of categories that you do not sell are not for sale, and the app stops"
+            " reading these categories. If a margin is empty, the shop's margin applies."
         )
         if not cells:
             note = gettext("The provider's catalogue has not been read yet.")

@@ -71,20 +71,17 @@ class _Text(NamedTuple):
 
 _TEXTS: Mapping[str, _Text] = {
     "read": _Text(
-        _("The provider's ledger, to the end of the month"),
+        _("The provider's ledger up to the end of the month"),
         "",
         "",
-        _("It is read automatically every night."),
+        _("The ledger is read automatically every night."),
         ("entries",),
     ),
     "explained": _Text(
-        _("The ledger, beside the balance and the orders"),
-        _("The entries explain the whole change of the balance, and fit the orders."),
+        _("The ledger compared with the balance and the orders"),
+        _("The entries explain the whole change in the balance and match the orders."),
         _("There are no entries and no orders."),
-        _(
-            "Find out what each entry is about. The provider's support can explain its"
-            " transactions."
-        ),
+        _("Find out what each entry is for. The provider's support can explain the transactions."),
         (
             "breaks",
             "not_credited",
@@ -99,14 +96,17 @@ _TEXTS: Mapping[str, _Text] = {
         _("Sale amounts"),
         _("The sale amount of each order is known."),
         _("There are no orders."),
-        _("Enter what the customer paid on the page of each order."),
+        _("On each order's page, enter how much the customer paid."),
         ("unpaid",),
     ),
     "owed": _Text(
         _("Money still owed to customers"),
-        _("Nothing is still owed."),
-        _("Nothing was owed to customers."),
-        _("Pay it back, or order the missing cards again, on the pages of the orders."),
+        _("Nothing more is owed."),
+        _("No money was owed to customers."),
+        _(
+            "Pay the customers back and record the refunds on the pages of their orders, or order"
+            " the missing cards again there."
+        ),
         ("owing",),
     ),
 }
@@ -135,7 +135,7 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
     The form asks for a reason if a step has not been completed.
     """
 
-    is_sure = forms.BooleanField(label=_("I have looked at the steps and the figures."))
+    is_sure = forms.BooleanField(label=_("I have checked the steps and the figures."))
 
     class Meta:
         model = MonthClosing
@@ -147,9 +147,9 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
         note = self.fields["note"]
         note.required = bool(month.open_steps)
         note.label = (
-            gettext("Why you close the month although there is something to do")
+            gettext("Reason for closing the month with unfinished steps")
             if note.required
-            else gettext("A note (not required)")
+            else gettext("A note (optional)")
         )
 
 
@@ -221,11 +221,11 @@ def _may_be_closed(month: Month) -> bool:
 
 def _refusal(request: HttpRequest, month: Month) -> str:
     if not month.is_over:
-        return gettext("The month is not over yet. Nothing was closed.")
+        return gettext("The month was not closed because it is not over yet.")
     if not constant_time_compare(request.POST.get("state_token", ""), _token(month)):
         return gettext(
-            "The figures have changed since the page was shown, or somebody has closed the month."
-            " Nothing was closed. Look at it again."
+            "The month was not closed because the figures have changed since the page was shown, or"
+            " because somebody else has closed it. Check the page again."
         )
     return ""
 
@@ -303,8 +303,10 @@ def _sentence(step: Step, month: Month) -> str:
     text = _TEXTS[step.name]
     if step.name == "read":
         if month.read_until is None:
-            return gettext("It has not been read yet.")
-        return filled(gettext("It was read until %(at)s."), at=moment(month.read_until))
+            return gettext("The ledger has not been read yet.")
+        return filled(
+            gettext("The ledger has been read up to %(at)s."), at=moment(month.read_until)
+        )
     if step.state is StepState.DONE:
         return str(text.done)
     if step.state is StepState.NOTHING:

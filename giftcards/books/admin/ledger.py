@@ -64,7 +64,7 @@ _KINDS: Mapping[str, Any] = {
     CHARGE: _("Gift cards"),
     CREDIT: _("Gift cards, credited back"),
     PAYMENT: _("Payment by a customer"),
-    "DEPOSIT": _("Top-up of the account"),
+    "DEPOSIT": _("Account top-up"),
     "WITHDRAW": _("Withdrawal"),
     "SEND": _("Sent to another account"),
     "RECEIVE": _("Received from another account"),
@@ -99,7 +99,7 @@ class MatchFilter(ConditionFilter):
         # ``is_guess=True`` would become a bare column in SQL, for which SQLite uses no index.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         # A tile of the start page links to the choice "unknown".
-        "unknown": (_("Without an order here"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
+        "unknown": (_("Without a matching order"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
         "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
         "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
     }
@@ -119,7 +119,7 @@ class PeriodFilter(admin.SimpleListFilter):
         if asked_for and (month := month_of(asked_for)) and month not in months:
             months.append(month)
         # Only a tile of the start page links to "open".
-        before = [("open", _("Before these, not closed yet"))] if asked_for == "open" else []
+        before = [("open", _("Earlier months that are not closed"))] if asked_for == "open" else []
         return [
             ("today", _("Today")),
             ("week", _("Past 7 days")),
@@ -172,7 +172,7 @@ class LedgerEntryAdmin(OrderRows):
     )
     # Django shows the search box only if ``search_fields`` is set; search_rows() does the search.
     search_fields = ("provider_id",)
-    search_help_text = _("The ID of an entry, the ID of its subject, or the reference of an order.")
+    search_help_text = _("Enter the ID of an entry, the ID of its subject, or an order reference.")
     actions = None
 
     when = column(LedgerEntry, "time")
@@ -323,10 +323,10 @@ def _verdict(summary: Summary) -> str:
         )
     if summary.breaks:
         return gettext(
-            "The entries add up to the change of the balance, but some are missing: see where it"
-            " changed without an entry."
+            "The entries add up to the change in the balance, but some entries are missing. Look"
+            " for the places where the balance changed without an entry."
         )
-    return gettext("The entries explain the whole change of the balance.")
+    return gettext("The entries explain the whole change in the balance.")
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
@@ -351,25 +351,25 @@ def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[
     kinds: tuple[tuple[str, str, Discrepancies, _Name], ...] = (
         (
             "not_credited",
-            gettext("Promised and not credited back"),
+            gettext("Promised but not credited back"),
             summary.promised_not_credited,
             name_order,
         ),
         (
             "credited_unfit",
-            gettext("Credited back and not promised"),
+            gettext("Credited back but not promised"),
             summary.credited_not_promised,
             name_entry,
         ),
         (
             "charged_unfit",
-            gettext("Charged for an unknown order, or beyond the price"),
+            gettext("Charged for an unknown order or above the price"),
             summary.charged_unknown,
             name_entry,
         ),
         (
             "never_charged",
-            gettext("Ordered and never charged"),
+            gettext("Ordered but never charged"),
             summary.ordered_not_charged,
             name_order,
         ),

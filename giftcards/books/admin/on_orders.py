@@ -85,7 +85,7 @@ def _of_open(in_orders: OpenMoney) -> str:
     """Return a note about the cost of unsent orders and orders of unknown price, as HTML."""
     texts = []
     if in_orders.unsent:
-        text = gettext("%(amount)s of it still to be sent")
+        text = gettext("including %(amount)s for orders that are not sent yet")
         texts.append(filled(text, amount=money(in_orders.unsent)))
     if in_orders.unknown:
         texts.append(orders_of_unknown_price(in_orders.unknown))

@@ -87,12 +87,14 @@ class ReportForm(forms.Form):
         if not (start and end):
             return cleaned
         if end < start:
-            self.add_error("to", gettext("The last day is before the first."))
+            self.add_error("to", gettext("The last day is before the first day."))
         elif cleaned.get("by") == By.DAY and (end - start).days >= _MOST_DAYS:
-            text = gettext("By day, a report has at most %(count)d days. Choose weeks or months.")
+            text = gettext(
+                "A report by day can cover at most %(count)d days. Choose weeks or months instead."
+            )
             self.add_error("to", text % {"count": _MOST_DAYS})
         elif (end - start).days >= _MOST_YEARS * _MOST_DAYS:
-            text = gettext("A report has at most %(count)d years.")
+            text = gettext("A report can cover at most %(count)d years.")
             self.add_error("to", text % {"count": _MOST_YEARS})
         return cleaned
 
@@ -107,7 +109,9 @@ class ReportForm(forms.Form):
             names = ", ".join(
                 f"{isolated(each)} ({isolated(each.product_id)})" for each in found[:_NAMED]
             )
-            text = gettext("Several products have this name. Enter the ID of one: %(names)s.")
+            text = gettext(
+                "Several products have this name. Enter the ID of one of them: %(names)s."
+            )
             raise ValidationError(text % {"names": names})
         return found[0].product_id if found else typed
 

@@ -250,7 +250,7 @@ def _shares(report: Report) -> Iterator[ReportFact]:
         yield ReportFact(
             gettext("Half of the orders were settled within"), exact_duration_text(half)
         )
-        yield ReportFact(gettext("95 of 100 were settled within"), exact_duration_text(most))
+        yield ReportFact(gettext("95 of 100 orders were settled within"), exact_duration_text(most))
 
 
 def _open(found: OpenMoney) -> Iterator[ReportFact]:
@@ -265,7 +265,9 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 def orders_of_unknown_price(count: int) -> SafeString:
     """Return HTML that follows an amount, such as "and 2 orders of unknown price"."""
     text = ngettext(
-        "and %(count)s order of unknown price", "and %(count)s orders of unknown price", count
+        "and %(count)s order with an unknown price",
+        "and %(count)s orders with an unknown price",
+        count,
     )
     return filled(text, count=count_text(count))
 
@@ -465,7 +467,7 @@ def _values(figures: Figures) -> list[Decimal]:
 
 def _texts(report: Report) -> dict[str, Any]:
     title = gettext("%(title)s, in %(currency)s")
-    summary = gettext("All together: %(amounts)s.")
+    summary = gettext("Total: %(amounts)s.")
     return {
         "title": title % {"title": gettext("What customers paid"), "currency": currency()},
         "summary": summary % {"amounts": " · ".join(_amounts(report.total))},

@@ -177,8 +177,8 @@ WITHDRAW = OrderAction(
     template="ask",
     context=lambda attempt: {
         "consequence": gettext(
-            "Links that were sent or handed over stop working, and waiting messages with a link"
-            " will not be sent. You can send a new link afterwards."
+            "Links that were sent or handed over will stop working, and waiting messages with a"
+            " link will not be sent. You can send a new link afterwards."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),

@@ -74,29 +74,31 @@ def what_became(message: Delivery) -> SafeString:
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
-            text = gettext("Sent to %(address)s, %(age)s ago.")
+            text = gettext("Sent to %(address)s %(age)s ago.")
             parts["age"] = _age(message.sent_at or message.created_at)
         case DeliveryStatus.QUEUED if message.is_put_off:
-            text = gettext("It is to be sent to %(address)s on %(at)s.")
+            text = gettext("The message will be sent to %(address)s on %(at)s.")
             parts["at"] = moment(message.not_before or timezone.now())
         case DeliveryStatus.QUEUED:
-            text = gettext("It waits to be sent to %(address)s.")
+            text = gettext("The message is waiting to be sent to %(address)s.")
         case DeliveryStatus.SENDING:
-            text = gettext("It is being sent to %(address)s.")
+            text = gettext("The message is being sent to %(address)s.")
         case DeliveryStatus.RETRYING:
             text = gettext(
-                "It could not be sent to %(address)s yet. The first attempt was %(age)s ago; the"
-                " next attempt is on %(at)s."
+                "The message could not be sent to %(address)s yet. The first attempt was %(age)s"
+                " ago. The next attempt is on %(at)s."
             )
             parts["age"] = _age(message.created_at)
             parts["at"] = moment(message.next_attempt_at or timezone.now())
         case DeliveryStatus.FAILED:
             text = gettext(
-                "It was not sent to %(address)s, and the app will not try again. Ask the customer"
-                " for a working address, and send the message again."
+                "The message was not sent to %(address)s, and the app will not try again. Ask the"
+                " customer for a working address, and send the message again."
             )
         case _:
-            text = gettext("It was not sent to %(address)s because it is no longer needed.")
+            text = gettext(
+                "The message was not sent to %(address)s because it is no longer needed."
+            )
     return filled(text, **parts)
 
 
@@ -109,8 +111,8 @@ def doubts(message: Delivery) -> str:
     if not message.unanswered:
         return ""
     text = ngettext(
-        "It is not known whether %(count)s attempt sent the message.",
-        "It is not known whether %(count)s attempts sent the message.",
+        "It is not known whether the message was sent in %(count)s attempt.",
+        "It is not known whether the message was sent in %(count)s attempts.",
         message.unanswered,
     )
     return text % {"count": count_text(message.unanswered)}
@@ -120,7 +122,7 @@ def who_asked(message: Delivery) -> SafeString | str:
     """Return a sentence that says who sent the message again and why, or ""."""
     if not message.requested_by:
         return ""
-    text = gettext("%(by)s sent it again: %(reason)s")
+    text = gettext("%(by)s sent the message again: %(reason)s")
     return filled(text, by=bdi(message.requested_by), reason=bdi(message.reason))
 
 
@@ -161,7 +163,7 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
     if link.expires_at and link.expires_at <= now:
         return filled(gettext("Expired on %(at)s."), at=moment(link.expires_at)), False
     if link.reveals >= tuning.link_reveals:
-        return gettext("Used up: it has shown the cards the maximum number of times."), False
+        return gettext("Used up: the cards were shown the maximum number of times."), False
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False
     return gettext("Valid for the logged-in customer."), False

@@ -97,7 +97,7 @@ class CustomersFilter(admin.SimpleListFilter):
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
         "untold": (_("Not notified"), lambda rows: rows.untold()),
         "untold-lately": (
-            _("Not notified, within a day"),
+            _("Not notified recently"),
             lambda rows: rows.untold_since(Standing().lately),
         ),
         "late": (
@@ -154,7 +154,7 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
         "last_error",
         "asked_for",
     )
-    search_help_text = _("The reference of an order.")
+    search_help_text = _("Enter an order reference.")
     changelist_mixin = OrderChangeList
     counted = ngettext_lazy("%(count)s message", "%(count)s messages", "count")
 
@@ -186,7 +186,7 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
         made = text % {"count": count_text(message.attempts)}
         if message.status != DeliveryStatus.RETRYING or not message.next_attempt_at:
             return made
-        following = filled(gettext("the next on %(at)s"), at=moment(message.next_attempt_at))
+        following = filled(gettext("the next one on %(at)s"), at=moment(message.next_attempt_at))
         return format_html('{} <span class="giftcards-second">{}</span>', made, following)
 
     @admin.display(description=_("error"))
@@ -223,7 +223,7 @@ class CardLinkAdmin(DeliveryRows):
         "times_shown",
         "wrong_pins",
     )
-    search_help_text = _("The reference of an order.")
+    search_help_text = _("Enter an order reference.")
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **named: Any
@@ -286,7 +286,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     def last_sent(self, digest: StaffDigest) -> str:
         return exact_moment(digest.sent_at) if digest.sent_at else gettext("none yet")
 
-    @admin.display(description=_("what it said"))
+    @admin.display(description=_("contents of the last digest"))
     def what_it_said(self, digest: StaffDigest) -> str:
         lines = ((item.headline,) for item in last_digest(digest))
         return format_html_join(SafeString("<br>"), "{}", lines)

@@ -53,7 +53,7 @@ class SendAgainForm(forms.Form):
         required=False,
         max_length=254,
         validators=[plain_line],
-        help_text=_("If it is empty, the message goes to the address of the order."),
+        help_text=_("If this field is empty, the message is sent to the address of the order."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
     language = forms.ChoiceField(label=_("Language"), choices=language_choices)
@@ -70,9 +70,9 @@ class SendAgainForm(forms.Form):
     links = forms.ChoiceField(
         label=_("Earlier links to the cards"),
         choices=[
-            (IF_ELSEWHERE, _("Withdraw them if the message goes to another address.")),
-            (ALL, _("Withdraw them.")),
-            (NONE, _("Keep them working.")),
+            (IF_ELSEWHERE, _("Withdraw these links if the message is sent to another address.")),
+            (ALL, _("Withdraw these links.")),
+            (NONE, _("Keep these links working.")),
         ],
         widget=forms.RadioSelect,
     )
@@ -164,7 +164,7 @@ class SendAgainForm(forms.Form):
 def _nothing_to_tell(attempt: Attempt) -> Outcome | None:
     if kinds_that_fit(attempt.order):
         return None
-    text = gettext("There is nothing to tell the customer about this order now.")
+    text = gettext("There is currently no message to send to the customer about this order.")
     return Outcome(text, level=messages.WARNING)
 
 
@@ -196,7 +196,7 @@ def _send_again(attempt: Attempt) -> Answer:
         once=str(given["once"]),
     )
     if message is None:
-        text = gettext("This was already requested. The message will not be sent twice.")
+        text = gettext("This message was already requested. It will not be sent twice.")
         return Outcome(text, level=messages.INFO)
     handing_over.count(request, order, is_handed_out=given["is_elsewhere"])
     text = gettext("The message to %(address)s will be sent in a moment.")
@@ -237,7 +237,7 @@ SEND_LINK = replace(
 )
 
 _WAITS_NO_MORE = Outcome(
-    _("The message is no longer waiting. See its result."),
+    _("The message is no longer waiting. Check its result."),
     level=messages.WARNING,
 )
 
@@ -267,7 +267,7 @@ def _hand_over_now(attempt: Attempt) -> Outcome:
         return _WAITS_NO_MORE
     wake()
     log = f"Had a message sent before its time: {attempt.row.kind}."
-    return Outcome(gettext("It will be sent in a moment."), log)
+    return Outcome(gettext("The message will be sent in a moment."), log)
 
 
 TRY_NOW = OrderAction(
@@ -307,7 +307,7 @@ SEND_NOW = replace(
     TRY_NOW,
     name="delivery_send_now",
     route="messages/<key>/send-now/",
-    label=_("Send it now"),
+    label=_("Send the message now"),
     is_final=True,
     is_offered=lambda message: message.is_put_off,
     before=_before_asking,
@@ -316,8 +316,8 @@ SEND_NOW = replace(
     context=partial(
         _asked,
         _(
-            "It will be sent in a moment, before the planned time. A sent message cannot be"
-            " recalled."
+            "The message will be sent in a moment, before the planned time. A sent message cannot"
+            " be recalled."
         ),
     ),
     act=_hand_over_now,
@@ -326,7 +326,7 @@ CANCEL = OrderAction(
     name="delivery_cancel",
     help_topic="messages",
     route="messages/<key>/cancel/",
-    label=_("Do not send it"),
+    label=_("Cancel the message"),
     permission=handing_over.MAY_RESEND,
     is_final=True,
     of=Delivery,
@@ -337,7 +337,11 @@ CANCEL = OrderAction(
     form=lambda _attempt, data: forms.Form(data),
     template="ask",
     context=partial(
-        _asked, _("It will then never be sent automatically. You can still send it again.")
+        _asked,
+        _(
+            "The app will then never send this message automatically. You can still send it"
+            " yourself later."
+        ),
     ),
     act=_cancel,
 )

@@ -266,7 +266,7 @@ def _provider_sections(request: HttpRequest) -> list[Section]:
     """Return a section about listed addresses that do not receive digests."""
     found = unreached() if request.user.has_perm("giftcards_delivery.view_staffdigest") else {}
     facts = [Fact(bdi(address), reason, is_wrong=True) for address, reason in found.items()]
-    return [Section("unreached", _("Staff who get no digests"), facts)] if facts else []
+    return [Section("unreached", _("Staff who do not receive digests"), facts)] if facts else []
 
 
 EXTENSION = Extension(

@@ -62,7 +62,7 @@ class Migration(migrations.Migration):
                 ('address', giftcards.models.fields.ExactCharField(max_length=254, verbose_name='address')),
                 ('contact', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=254)),
                 ('language', models.CharField(max_length=20, verbose_name='language')),
-                ('status', models.CharField(choices=[('queued', 'Waiting to be sent'), ('sending', 'Being sent'), ('retrying', 'Waiting for another try'), ('sent', 'Sent'), ('failed', 'Not sent'), ('cancelled', 'No longer needed')], default='queued', max_length=10, verbose_name='status')),
+                ('status', models.CharField(choices=[('queued', 'Waiting to be sent'), ('sending', 'Being sent'), ('retrying', 'Waiting for another attempt'), ('sent', 'Sent'), ('failed', 'Not sent'), ('cancelled', 'No longer needed')], default='queued', max_length=10, verbose_name='status')),
                 ('attempts', models.PositiveIntegerField(default=0, verbose_name='attempts')),
                 ('unanswered', models.PositiveIntegerField(default=0)),
                 ('next_attempt_at', models.DateTimeField(default=django.utils.timezone.now, null=True, verbose_name='next attempt')),

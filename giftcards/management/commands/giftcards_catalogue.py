@@ -40,7 +40,7 @@ class Command(GiftcardsCommand):
         self.show(result, _text(result), options)
         if not reading.is_whole:
             trouble = current_pause() or reading.trouble
-            raise unfinished(f"{trouble} Run the command again to read what is left.".strip())
+            raise unfinished(f"{trouble} Run the command again to read the rest.".strip())
 
 
 def _wait(reading: CatalogueReading) -> str:

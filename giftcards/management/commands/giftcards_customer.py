@@ -95,18 +95,18 @@ class Command(GiftcardsCommand):
             orders, others = find_orders(person)
         except SharedNumber as error:
             raise refuse(
-                f"The orders found are under {error.addresses} different e-mail addresses, perhaps"
-                f" of different people: {_some(error.references)}. Nothing was written or erased."
-                " Their pages in the admin show the addresses: run the command once for each"
-                " address instead."
+                f"The orders that were found have {error.addresses} different e-mail addresses,"
+                f" which may belong to different people: {_some(error.references)}. Nothing was"
+                " written or erased. The pages of the orders in the admin show the addresses. Run"
+                " the command once for each address instead."
             ) from None
         self.say(_found(person, orders), options)
         other_references = [order.reference for order in others]
         if others:
             text = (
-                f"Left alone: {counted(len(others), 'order')} with another address, number or"
-                f" account as well: {_some(other_references)}. If that is the same customer's, run"
-                " the command for it, too."
+                f"Not included: {counted(len(others), 'order')} with another address, number or"
+                f" account as well: {_some(other_references)}. If these details belong to the"
+                " same customer, run the command for them, too."
             )
             self.say(text, options)
         done = Erasure()
@@ -148,7 +148,7 @@ class Command(GiftcardsCommand):
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")
-        self.say(f"Nothing stands in the way: {number} would be erased.", options)
+        self.say(f"The customer can be erased: {number} would be erased.", options)
         if path:
             self.say(f"{path} would be written.", options)
 
@@ -161,7 +161,10 @@ class Command(GiftcardsCommand):
         except OSError as error:
             text = f"{path} could not be written ({error.strerror}). Nothing was erased."
             raise unfinished(text) from None
-        self.say(f"Written to {path}, which only you may read. Hand it over safely.", options)
+        self.say(
+            f"The data was written to {path}, which only you can read. Hand the file over safely.",
+            options,
+        )
 
     def _ask(self, person: Person, options: dict[str, Any]) -> None:
         if options["yes"]:
@@ -169,14 +172,14 @@ class Command(GiftcardsCommand):
         if options["json"] or not sys.stdin.isatty():
             raise refuse("Nothing was erased: add --yes if you are sure.")
         what = "user name" if options["user"] else "address or number"
-        self.put(f"What is erased does not come back. Type the {what} again:", ending=" ")
+        self.put(f"Erased data cannot be restored. To confirm, type the {what} again:", ending=" ")
         try:
             typed = input()
         except EOFError:
             typed = ""
         is_same = typed == options["user"] if options["user"] else Person.of(typed) == person
         if not is_same:
-            raise refuse("This does not match. Nothing was erased.")
+            raise refuse("This text does not match your search. Nothing was erased.")
 
     def _erase(self, person: Person, orders: Sequence[Order], options: dict[str, Any]) -> Erasure:
         text, number = f"Erasing {counted(len(orders), 'order')}", itertools.count(1)
@@ -193,21 +196,24 @@ class Command(GiftcardsCommand):
             if done.roles[role] or role == CUSTOMER
         ]
         if done.telling:
-            lines += [f"The reference names the customer, and stays: {_some(done.telling)}."]
+            lines += [
+                "These references contain details of the customer and are kept:"
+                f" {_some(done.telling)}."
+            ]
         self.say("\n".join(lines), options)
         return done
 
 
 def _person(options: Mapping[str, Any]) -> Person:
     if options["user"] and options["customer"]:
-        raise refuse("Give EMAIL or --user, not both.")
+        raise refuse("Use either EMAIL or --user, not both.")
     person = _with_account(options["user"]) if options["user"] else Person.of(options["customer"])
     if not person:
         raise refuse("Enter an e-mail address or a phone number of at least six digits.")
     if not options["export"] and not options["erase"]:
-        raise refuse("Give --export FILE, --erase, or both.")
+        raise refuse("Use --export FILE, --erase, or both.")
     if (options["dry_run"] or options["yes"]) and not options["erase"]:
-        raise refuse("--dry-run and --yes belong to --erase.")
+        raise refuse("--dry-run and --yes can only be used with --erase.")
     return person
 
 
@@ -222,11 +228,11 @@ def _found(person: Person, orders: Sequence[Order]) -> str:
     gifts = sum(role == RECIPIENT for _order, role in person.parts_of(orders))
     if not gifts:
         return f"{counted(len(orders), 'order')} of this customer."
-    return f"{counted(len(orders), 'order')} of this person, {counted(gifts, 'gift')} among them."
+    return f"{counted(len(orders), 'order')} of this person, including {counted(gifts, 'gift')}."
 
 
 def _in_the_way(path: Path) -> CommandError:
-    return refuse(f"{path} is there already. Nothing was written or erased.")
+    return refuse(f"{path} already exists. Nothing was written or erased.")
 
 
 def _why_unfinished(done: Erasure) -> str:

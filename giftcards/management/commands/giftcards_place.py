@@ -105,9 +105,9 @@ class Command(GiftcardsCommand):
             # again.
             raise database_failure(
                 error,
-                f"The order {order.reference} is recorded, and may have been sent: do not place"
-                f" it again under another reference. `manage.py giftcards_status"
-                f" {order.reference}` shows what happened to it.",
+                f"The order {order.reference} was recorded and may have been sent. Do not place"
+                " it again with another reference. `manage.py giftcards_status"
+                f" {order.reference}` shows what happened to the order.",
             ) from error
 
     def _send(self, order: Order, options: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def _show(order: Order, progress: Progress, *, unless_short: bool = False) -> No
 def _whole_number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise refuse(
-            f"quantity: {text!r} is not a whole number. Give the number of cards, as in 2."
+            f"quantity: {text!r} is not a whole number. Enter the number of cards, for example 2."
         )
     return int(text)
 

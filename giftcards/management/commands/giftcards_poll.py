@@ -86,7 +86,7 @@ class Command(GiftcardsCommand):
         with Gateway() as gateway:
             wait = time_to_check(order, gateway)
             if wait >= 1:
-                why = "it was asked about a moment ago, or the request quota is used up"
+                why = "the order was checked a moment ago, or the request quota is used up"
                 self.say(f"Waiting {wait:.0f} s: {why}.", options)
             time.sleep(max(wait, 0))
             try:
@@ -105,10 +105,10 @@ class Command(GiftcardsCommand):
         done = tick_until(set_by_signals())
         self.say(f"{done[:1].upper()}{done[1:]}.", options)
         if done == FAILED:
-            raise unfinished("The log says why.")
+            raise unfinished("The log shows the reason.")
 
 
 def _trouble(done: Swept) -> str:
     if done.is_paused:
         return current_pause()
-    return f"Not everything worked. {ProviderState.objects.current().failure}".strip()
+    return f"Some of the work failed. {ProviderState.objects.current().failure}".strip()

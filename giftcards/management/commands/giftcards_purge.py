@@ -52,7 +52,7 @@ class Command(GiftcardsCommand):
         verb = "would be destroyed" if is_dry_run else "destroyed"
         lines = [f"{counted(done.cards, 'code')} of {counted(done.orders, 'order')} {verb}."]
         lines += [
-            f"Left alone: {counted(number, 'order')} {REASONS[reason].text}."
+            f"Skipped: {counted(number, 'order')} {REASONS[reason].text}."
             for reason, number in left_alone.items()
             if number
         ]
@@ -62,7 +62,7 @@ class Command(GiftcardsCommand):
 
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 36_500:
-        raise ArgumentTypeError("Give a whole number of days from 1 to 36500.")
+        raise ArgumentTypeError("Use a whole number of days from 1 to 36500.")
     return int(text)
 
 

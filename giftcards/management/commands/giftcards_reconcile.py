@@ -75,17 +75,17 @@ class Command(GiftcardsCommand):
             found = find(gateway, progress, options["since"])
         self.show(found.as_dict(), str(found), options)
         if not found.is_whole:
-            trouble = f"The provider's list could not be read whole. {_why_not_all(began)}"
+            trouble = f"The provider's list could not be read completely. {_why_not_all(began)}"
             raise unfinished(trouble.strip())
         if found.has_questions:
-            raise unfinished("Not every order is explained.")
+            raise unfinished("Some orders are unknown, different or unconfirmed.")
 
 
 def _find(gateway: Gateway, progress: Progress, since: str | None) -> _Found:
     start = _moment(since, default=timezone.now() - timedelta(hours=24))
     before = _lost().count()
     if before:
-        text = f"Looking for {counted(before, 'lost order')} in the provider's list"
+        text = f"Searching for {counted(before, 'lost order')} in the provider's list"
 
         def should_continue() -> bool:
             progress.show(text, unless_short=True)
@@ -112,8 +112,9 @@ def _find_after_restore(gateway: Gateway, progress: Progress, since: str | None)
     token = Lease.objects.take(Lease.LOOP, tuning.lease)
     if token is None:
         raise refuse(
-            "A worker is running, or was until some seconds ago. Stop every worker, and run this"
-            " before you start one again: what is not on hold yet may be bought twice."
+            "A worker is running or was running a few seconds ago. Stop every worker, and run"
+            " this command before you start a worker again. Otherwise, orders that are not on"
+            " hold yet may be bought twice."
         )
     keep = partial(Lease.objects.keep, Lease.LOOP, token, tuning.lease)
     try:
@@ -182,12 +183,17 @@ class _Found:
         lines = self._about_lost_orders()
         count = len(self._orphans)
         are, orders = "is" if count == 1 else "are", counted(count, "order")
-        unknown = f"{orders} at the provider since {iso(self._since)} {are} unknown here"
+        unknown = f"{orders} at the provider since {iso(self._since)} {are} not in this database"
         if not self._is_read:
             # "0 orders" would be wrong, because nothing was read.
-            lines += ["The provider's list could not be read: it may have orders unknown here."]
+            lines += [
+                "The provider's list could not be read. It may contain orders that are not in"
+                " this database."
+            ]
         elif not self.is_whole:
-            lines += [f"{unknown}. There may be more: the list was not read whole."]
+            lines += [
+                f"{unknown}. There may be more orders, because the list was not read completely."
+            ]
         else:
             lines += [f"{unknown}."]
         lines += ["  " + "  ".join(map(str, row.values())).rstrip() for row in self._orphans]
@@ -195,16 +201,17 @@ class _Found:
             count = len(self._changed)
             are, need = ("is", "needs") if count == 1 else ("are", "need")
             orders = counted(count, "settled order")
-            lines += [f"{orders} {are} different there and {need} a look."]
+            lines += [f"{orders} {are} different at the provider and {need} attention."]
         lines += [f"  {reference}" for reference in self._changed]
         return "\n".join(lines)
 
     def _about_lost_orders(self) -> list[str]:
         if self._on_hold is None:
-            return [f"{counted(self._explained, 'lost order')} explained, {self._left} left."]
+            return [f"{counted(self._explained, 'lost order')} resolved, {self._left} left."]
         on_hold, waiting = counted(len(self._on_hold), "order"), counted(self._waiting, "order")
         return [
-            f"{on_hold} on hold for a person, because the provider may have bought them already.",
+            f"{on_hold} on hold until staff decide, because the provider may already have bought"
+            " them.",
             *(f"  {order.reference}" for order in self._on_hold),
             f"{counted(self._explained, 'order')} found by the reference.",
             f"{waiting} still to be sent.",
@@ -242,6 +249,6 @@ def _moment(text: str | None, *, default: datetime) -> datetime:
         moment = None
     if moment is None:
         raise refuse(
-            f"since: {text!r} is not a date. Write it like 2026-11-24 or 2026-11-24T08:00."
+            f"since: {text!r} is not a date. Use a format such as 2026-11-24 or 2026-11-24T08:00."
         )
     return moment if timezone.is_aware(moment) else timezone.make_aware(moment)

@@ -25,7 +25,7 @@ from giftcards.settlement import cancel_refund, record_refund
 
 _STATES: Mapping[str, str] = {
     CustomerRefund.State.DONE: "is paid back",
-    CustomerRefund.State.CANCELLED: "was taken back",
+    CustomerRefund.State.CANCELLED: "was cancelled",
 }
 
 
@@ -111,7 +111,7 @@ class Command(GiftcardsCommand):
 
 def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
     if options["amount"] is None:
-        raise refuse("How much was paid back? Give the amount after the order's reference.")
+        raise refuse("Enter the amount that was paid back after the order's reference.")
     return record_refund(
         order,
         amount=typed_amount("amount", options["amount"]),
@@ -125,17 +125,17 @@ def _record(order: Order, options: dict[str, Any]) -> CustomerRefund:
 
 def _cancel(order: Order, options: dict[str, Any]) -> CustomerRefund:
     if options["method"]:
-        raise refuse("--cancel takes no --method.")
+        raise refuse("--method cannot be used with --cancel.")
     refund = order.refunds.filter(reference=options["payment_reference"].strip()).first()
     if refund is None:
         raise refuse(f"The order has no refund {options['payment_reference']!r}.")
     amount = options["amount"]
     if amount is not None and typed_amount("amount", amount) != refund.amount:
-        raise refuse(f"This refund is one of {refund.amount:.2f}. Nothing was taken back.")
+        raise refuse(f"The amount of this refund is {refund.amount:.2f}. Nothing was cancelled.")
     return cancel_refund(refund, by=options["by"], reason=options["comment"])
 
 
 def _told(refund: CustomerRefund) -> str:
-    already = "" if refund.has_changed else ", and was so already"
+    already = "" if refund.has_changed else " (nothing changed)"
     amount = f"{refund.amount:.2f} {CURRENCY}"
     return f"Refund {refund.reference}: {amount} {_STATES[refund.state]}{already}."

@@ -42,7 +42,8 @@ class Command(GiftcardsCommand):
             type=_speed,
             default=_PER_SECOND,
             metavar="N",
-            help=f"The most cards that are encrypted in a second (default: {_PER_SECOND}).",
+            help=f"The maximum number of cards that are encrypted per second (default:"
+            f" {_PER_SECOND}).",
         )
 
     def handle(self, **options: Any) -> None:
@@ -51,8 +52,8 @@ class Command(GiftcardsCommand):
             name, what = "opened", "Opening cards with the first key"
             done, wrong = "opened with the first key", "would be lost without the other keys"
         else:
-            name, what = "sealed", "Sealing cards anew"
-            done, wrong = "sealed anew under the first key", "could not be opened"
+            name, what = "sealed", "Encrypting cards again"
+            done, wrong = "encrypted again with the first key", "could not be opened"
         with self.progress(options) as progress:
             total = Card.objects.all().readable().count() if is_proof else count_left()
 
@@ -79,5 +80,5 @@ def _speed(text: str) -> int:
     except ValueError:
         speed = 0
     if speed < 1:
-        raise ArgumentTypeError("Give a whole number above 0.")
+        raise ArgumentTypeError("Use a whole number above 0.")
     return speed

@@ -79,16 +79,16 @@ class ReferenceTrial:
     def advice(self) -> str:
         """A sentence with the recommended value of ``SEND_REFERENCE``."""
         if not self.is_accepted:
-            return "Leave SEND_REFERENCE off: the provider accepts no references."
+            return "Leave SEND_REFERENCE off: the provider does not accept references."
         if self.is_changed:
             return "Leave SEND_REFERENCE off: the provider changes references."
         gains = {
-            "its list shows references, by which lost orders are found": self.is_listed,
-            "it refuses to sell twice for one reference": self.is_unique,
+            "its list shows references, so lost orders can be found": self.is_listed,
+            "it refuses a second purchase with the same reference": self.is_unique,
         }
         found = ", and ".join(gain for gain, is_given in gains.items() if is_given)
         if not found:
-            return "Leave SEND_REFERENCE off: the provider takes no notice of references."
+            return "Leave SEND_REFERENCE off: the provider ignores references."
         return f"Set SEND_REFERENCE to True at this provider: {found}."
 
 
@@ -140,7 +140,7 @@ class Command(GiftcardsCommand):
         cards = Card.objects.all().try_keys()
         reports = []
         with Gateway() as gateway, self.progress(options) as progress:
-            progress.show("Asking the provider what the key is for", unless_short=True)
+            progress.show("Requesting the environment of the API key", unless_short=True)
             if reason := why_not(gateway):
                 raise refuse(reason)
             product, kind = options["product"], options["type"]
@@ -167,7 +167,9 @@ class Command(GiftcardsCommand):
         if complaints:
             raise unfinished(" ".join(complaints))
         advice = trial and trial.advice
-        self.say(advice or "References were not tried: the provider gave no answer.", options)
+        self.say(
+            advice or "References were not tested because the provider did not answer.", options
+        )
         self.say(f"All {len(reports)} scenarios passed.", options)
 
 
@@ -182,15 +184,17 @@ def why_not(gateway: Gateway) -> str:
         return provider_state()
     [key] = answers
     if isinstance(key, Exception):
-        return f"The provider could not be asked what the key is for: {key}"
+        return f"The app could not find out the environment of the API key: {key}"
     gateway.note_key(key)
     if key.key_type != "SANDBOX":
         return (
-            f"The key is for {key.key_type or 'an unknown environment'}, not for the SANDBOX: the"
+            f"The key is for {key.key_type or 'an unknown environment'}, not for SANDBOX, so the"
             " orders would cost money. Set GIFTCARDS['API_KEY'] to a sandbox key."
         )
     if key.scope == "READ-ONLY":
-        return "The key may only read. Set GIFTCARDS['API_KEY'] to a sandbox key that may order."
+        return (
+            "The key is read-only. Set GIFTCARDS['API_KEY'] to a sandbox key that can place orders."
+        )
     return ""
 
 
@@ -289,8 +293,8 @@ def _differences(scenario: Scenario, order: Order) -> Iterator[str]:
     cards = list(order.cards.select_related("order"))
     if len(cards) != scenario.delivered or order.fulfilled_quantity != scenario.delivered:
         yield (
-            f"{scenario.delivered} of {scenario.quantity} cards should have been delivered, but"
-            f" the provider says {order.fulfilled_quantity} and {len(cards)} are stored."
+            f"{scenario.delivered} of {scenario.quantity} cards should have been delivered, but the"
+            f" provider reports {order.fulfilled_quantity}, and {len(cards)} are stored."
         )
     try:
         if not all(card.value for card in cards):
@@ -310,7 +314,7 @@ def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> 
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."
     troubles = list(dict.fromkeys(filter(None, cards.values())))
     if troubles:
-        yield " ".join(["Not all of the cards stored before can be opened.", *troubles])
+        yield " ".join(["Some of the cards that were stored before cannot be opened.", *troubles])
 
 
 def _show(progress: Progress, scenario: Scenario, order: Order) -> None:

@@ -47,8 +47,8 @@ class Command(GiftcardsCommand):
         elif conf.queue_task is not None:
             worker = "its worker"
             lines = [
-                f"Tasks go to the queue of QUEUE_TASK ({conf.queue_task}). Have it, or cron, call"
-                " giftcards.tasks.tick once a minute."
+                f"Tasks go to the queue of QUEUE_TASK ({conf.queue_task}). Configure this queue"
+                " or cron to call giftcards.tasks.tick once a minute."
             ]
         else:
             worker = "`manage.py giftcards_worker` or another worker"
@@ -57,6 +57,6 @@ class Command(GiftcardsCommand):
         for role in roles:
             lines += [f"The group {role.name} is {role.outcome}."]
             if role.missing:
-                lines[-1] += f" It lacks {', '.join(role.missing)}; --repair-groups adds that."
+                lines[-1] += f" It lacks {', '.join(role.missing)}; --repair-groups adds them."
         outcome = schedule and schedule.value
         self.show({"schedule": outcome, "groups": groups}, "\n".join(lines), options)

@@ -55,13 +55,13 @@ def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChang
             case "stock":
                 return OfferChange(float(after), type_id, stock=int(value))
     given = " ".join((after, type_id, what, value))
-    raise ValueError(f"--offer-change is not understood: {given}")
+    raise ValueError(f"--offer-change is not valid: {given}")
 
 
 def _shortfall(type_id: str, quantity: str, delivered: str) -> Shortfall:
     with suppress(ValueError):
         return Shortfall(type_id, int(quantity), int(delivered))
-    raise ValueError(f"--shortfall is not understood: {type_id} {quantity} {delivered}")
+    raise ValueError(f"--shortfall is not valid: {type_id} {quantity} {delivered}")
 
 
 def _add(parser: ArgumentParser, flag: str, name: str, text: str, **more: Any) -> None:
@@ -84,17 +84,17 @@ class Command(ConsoleCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        keys = "accept this API key, may be repeated (default: every key is accepted)"
+        keys = "accept this API key; can be repeated (default: accept every key)"
         environments = ["SANDBOX", "PRODUCTION"]
         spellings = ["both", "check-order", "checkOrder"]
         oddities = (
-            f"what the ledger is like: {', '.join(LEDGER_ODDITIES)}, with commas between"
-            " (default: as documented)"
+            f"how the ledger differs from the documentation: {', '.join(LEDGER_ODDITIES)},"
+            " separated by commas (default: as documented)"
         )
         on, off = {"action": "store_true"}, {"action": "store_false"}
         add = partial(_add, parser)
         add("--host", "host", "address to listen on")
-        add("--port", "port", "0 takes a free one", type=int, default=8378)
+        add("--port", "port", "0 selects a free port", type=int, default=8378)
         add("--key", "keys", keys, metavar="KEY", action="append", default=[])
         add("--key-type", "key_type", "what /v3/validate says of the key", choices=environments)
         add("--balance", "opening_balance", "in dinar", type=_amount, metavar="BALANCE")
@@ -108,8 +108,8 @@ class Command(ConsoleCommand):
         add(
             "--offer-change",
             "offer_changes",
-            "after SECONDS, the TYPE has another price or stock (WHAT), may be repeated"
-            " (default: nothing changes)",
+            "after SECONDS, change the price or stock (WHAT) of the TYPE; can be repeated"
+            " (default: no changes)",
             nargs=4,
             metavar=("SECONDS", "TYPE", "WHAT", "VALUE"),
             action="append",
@@ -118,31 +118,31 @@ class Command(ConsoleCommand):
         add(
             "--shortfall",
             "shortfalls",
-            "of the first order of QUANTITY cards of the TYPE, only so many come, may be repeated"
-            " (default: all come)",
+            "of the first order for QUANTITY cards of the TYPE, deliver only this many cards; can"
+            " be repeated (default: deliver all)",
             nargs=3,
             metavar=("TYPE", "QUANTITY", "DELIVERED"),
             action="append",
             default=[],
         )
-        add("--min-delay", "least_delay", "least time to settle", **_SECONDS, default=3)
-        add("--max-delay", "most_delay", "most time to settle", **_SECONDS, default=45)
-        add("--slow-delay", "slow_delay", "time to settle of SIM_SLOW", **_SECONDS)
-        add("--rate-limit", "rate_limit", "requests a minute; 0: no limit", **_COUNT)
-        add("--lockout", "lockout", "wrong keys until a block; 0: none", **_COUNT)
+        add("--min-delay", "least_delay", "minimum time to settle", **_SECONDS, default=3)
+        add("--max-delay", "most_delay", "maximum time to settle", **_SECONDS, default=45)
+        add("--slow-delay", "slow_delay", "time to settle for SIM_SLOW", **_SECONDS)
+        add("--rate-limit", "rate_limit", "requests per minute; 0: no limit", **_COUNT)
+        add("--lockout", "lockout", "wrong keys before the address is blocked; 0: never", **_COUNT)
         add("--lockout-time", "lockout_time", "length of the block", **_SECONDS)
         add("--spelling", "spelling", "which path of the order check exists", choices=spellings)
         add("--list-delay", "list_delay", "time until the list shows an order", **_SECONDS)
         add(
             "--references",
             "references",
-            "what becomes of `ref` in a purchase: it is `ignored`; it is `told` back; its beginning"
-            " is told back (`cut`); it is told back, and refused if it is repeated (`unique`); or"
-            " the purchase is `refused`",
+            "what happens to the `ref` of a purchase: it is ignored (`ignored`), returned"
+            " (`told`), returned in part (`cut`), or returned and refused if it is repeated"
+            " (`unique`); or the purchase is refused (`refused`)",
             choices=["ignored", "told", "cut", "unique", "refused"],
             metavar="WHAT",
         )
-        add("--no-list", "has_list", "do not know /v3/gift-cards/list (default: know it)", **off)
+        add("--no-list", "has_list", "do not offer /v3/gift-cards/list (default: offer it)", **off)
         add(
             "--unlisted-test-types",
             "lists_test_types",
@@ -152,7 +152,7 @@ class Command(ConsoleCommand):
         add(
             "--repeat-codes",
             "repeat_codes",
-            "the same codes in every order (default: codes of its own)",
+            "deliver the same codes in every order (default: different codes)",
             **on,
         )
         add(
@@ -169,7 +169,7 @@ class Command(ConsoleCommand):
             metavar="NAMES",
             default="",
         )
-        add("--ledger-delay", "ledger_delay", "time until entries show that are late", **_SECONDS)
+        add("--ledger-delay", "ledger_delay", "time until late entries appear", **_SECONDS)
 
     def handle(self, *, verbosity: int, **options: Any) -> None:
         self._output_closed = threading.Event()
@@ -202,13 +202,13 @@ class Command(ConsoleCommand):
             raise CommandError(message, returncode=2) from error
 
     def _greet(self, simulator: Simulator) -> None:
-        key = "one of those given with --key" if simulator.keys else "any-text"
+        key = "one of the keys given with --key" if simulator.keys else "any-text"
         special = "\n".join(f"  {name:<13} {s.summary}" for name, s in SPECIAL_TYPES.items())
         self.put(
             f"The simulator listens on {simulator.url}. Ctrl+C stops it.\n\n"
             f'  GIFTCARDS["BASE_URL"] = "{simulator.url}"\n'
             f'  GIFTCARDS["API_KEY"] = "{key}"\n\n'
-            f"Types that any product also has:\n\n{special}\n"
+            f"Every product also has these types:\n\n{special}\n"
         )
 
     def _log(self, request: Request) -> None:

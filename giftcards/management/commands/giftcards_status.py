@@ -234,7 +234,7 @@ def _encryption_keys() -> list[KeyInUse]:
 
 def _backlog(backlog: Backlog | None) -> str:
     if backlog is None:
-        return "the queue of django-q2 is not in the database"
+        return "the django-q2 queue is not in the database"
     since = f", since {iso(backlog.since)}" if backlog.since else ""
     return f"{backlog.number} waiting{since}" if backlog.number else "none waiting"
 

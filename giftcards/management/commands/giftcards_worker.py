@@ -52,7 +52,7 @@ class Command(GiftcardsCommand):
         if stop.is_set():
             # The command was stopped while it waited for the database.
             return
-        self.say("Following the orders. Stop with Ctrl-C.", options)
+        self.say("Following the orders. Press Ctrl-C to stop.", options)
         with beside(stop):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)

@@ -21,9 +21,9 @@ from tests.stage import ago
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-LOW = "The balance is {} DA, which is below 5,000 DA. Top up the account at the provider."
+LOW = "The balance is {} DA, which is below 5,000 DA. Top up your account at the provider."
 SHORT = (
-    "The orders that are still to be sent cost 980 DA. This is more than the balance, so the"
+    "The orders that have not been sent yet cost 980 DA. This is more than the balance, so the"
     " provider will refuse some of them."
 )
 
@@ -63,7 +63,10 @@ def test_the_balance_its_age_open_orders_and_how_long_it_lasts_are_shown(
     html = read(accountant.get(LIST))
     assert head(html) == {
         "Balance": "12,450.50 DA 3 minutes ago",
-        "In open orders": "3,430 DA 980 DA of it still to be sent and 1 order of unknown price",
+        "In open orders": (
+            "3,430 DA including 980 DA for orders that are not sent yet and 1 order with an unknown"
+            " price"
+        ),
         "Enough for": "about 5 days at the pace of the last 24 hours",
     }
     assert warnings(html) == []

@@ -45,8 +45,8 @@ pytestmark = pytest.mark.django_db
 CLOSING = f"{LIST}report/close/"
 IN_NOVEMBER = f"{CLOSING}?month=2026-11"
 LATE = (
-    "The figures have changed since the page was shown, or somebody has closed the month. Nothing"
-    " was closed. Look at it again."
+    "The month was not closed because the figures have changed since the page was shown, or because"
+    " somebody else has closed it. Check the page again."
 )
 SEES = ("view_order", "view_cost", "view_ledgerentry")
 
@@ -141,7 +141,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     assert list(links) == [
         "Entries: 6",
         "Refunds that were not credited back as promised: 1",
-        "Charges without an order here: 1",
+        "Charges without a matching order: 1",
         "Orders without a sale amount: 1",
         "Orders with money still owed: 1",
     ]
@@ -208,7 +208,7 @@ def test_a_sale_amount_said_after_the_closing_is_told(amina: Client) -> None:
     assert told(close(amina, note="The cashier is ill.")) == ["November 2026 is closed."]
     record = element(read(amina.get(IN_NOVEMBER)), "giftcards-record", "article")
     assert "The cashier is ill." in text(record)
-    assert "To do at that moment: Sale amounts" in text(record)
+    assert "Unfinished steps at that time: Sale amounts" in text(record)
     record_sale_amount(order, 2750, by="samir")
     assert differences(read(amina.get(IN_NOVEMBER))) == [
         ["Sale amounts", "0 DA", "2,750 DA", "+2,750 DA"],
@@ -276,7 +276,7 @@ def test_without_the_ledger_its_entries_are_counted_and_not_linked() -> None:
     enter("ORDER", -490)
     html = read(sign_in("view_order", "view_cost").get(IN_NOVEMBER))
     assert LEDGER not in html
-    assert "Charges without an order here: 1" in plain(text(html))
+    assert "Charges without a matching order: 1" in plain(text(html))
 
 
 def test_whoever_is_shown_a_part_of_the_orders_gets_no_sums(
@@ -343,7 +343,7 @@ def test_a_month_that_is_not_over_is_shown_and_not_closed(amina: Client) -> None
     assert states(html)[3] == "To do"
     assert "is_sure" not in html
     answer = amina.post(address, {"is_sure": "on", "note": "x", "state_token": ""}, follow=True)
-    assert told(answer) == ["The month is not over yet. Nothing was closed."]
+    assert told(answer) == ["The month was not closed because it is not over yet."]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_each_entry_shows_what_it_is_its_amount_and_its_order(
             "web-1042 (matched by amount and time)",
         ],
         ["Gift cards ORDER", "−2,450 DA", "97,550 DA", "web-1042"],
-        ["Top-up of the account DEPOSIT", "+100,000 DA", "100,000 DA", "-"],
+        ["Account top-up DEPOSIT", "+100,000 DA", "100,000 DA", "-"],
     ]
     assert html.count(f'href="{order_page(order)}"') == 2
     assert "<bdi>BONUS &lt;1&gt;</bdi>" in html
@@ -162,7 +162,7 @@ def test_entries_of_an_order_that_the_person_may_not_see_are_not_in_the_list(
     browser = sign_in(*may)
     if why == "left out":
         monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_anything: Order.objects.none())
-    assert kinds(browser) == ["Top-up of the account DEPOSIT"]
+    assert kinds(browser) == ["Account top-up DEPOSIT"]
     assert browser.get(f"{LEDGER}{entry.pk}/change/").status_code == 302
     # Nor can it be found out that there is such an order.
     assert shown(browser, q="web-1042") == []
@@ -185,7 +185,7 @@ def test_the_ledger_is_filtered_by_the_types_that_it_has(accountant: Client) -> 
     for kind, amount in (("ORDER", -490), ("DEPOSIT", 5000), ("BONUS", 5), ("ORDER", -980)):
         book(kind, amount)
     html = plain(text(element(read(accountant.get(LEDGER)), "giftcards-filters", "nav")))
-    assert "Kind All BONUS Top-up of the account DEPOSIT Gift cards ORDER" in html
+    assert "Kind All BONUS Account top-up DEPOSIT Gift cards ORDER" in html
     assert [row[1] for row in shown(accountant, type="ORDER")] == ["−980 DA", "−490 DA"]
     assert kinds(accountant, type="BONUS") == ["BONUS"]
     assert kinds(accountant, type="FLEXY") == []
@@ -325,7 +325,7 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
     assert books(accountant) == {}
     assert books(accountant, period="2026-11") == {
         "title": "1 Nov 2026 – 30 Nov 2026",
-        "verdict": "The entries explain the whole change of the balance.",
+        "verdict": "The entries explain the whole change in the balance.",
         "lines": [
             "Balance before 0 DA",
             "Gift cards −2,450 DA",
@@ -366,7 +366,7 @@ def test_what_names_no_order_is_named_as_one_that_may_be_meant(
     accountant: Client, order: Order
 ) -> None:
     now = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    text = "The correct order may be a different one with the same amount."
+    text = "The correct order may be a different order with the same amount."
     book(order=order, is_guess=True, time=now)
     assert text not in read(accountant.get(LEDGER, {"period": "2026-11"}))
     book(time=now)
@@ -383,7 +383,7 @@ def test_an_order_that_was_never_charged_is_named_with_a_way_to_it(
     note_ledger(read_until=now + timedelta(minutes=14))
     assert books(accountant, period="2026-11")["unfit"] == []
     note_ledger(read_until=now + timedelta(minutes=16))
-    expected = ["Ordered and never charged 2,450 DA (1)", "web-1042 · 2,450 DA · TIME"]
+    expected = ["Ordered but never charged 2,450 DA (1)", "web-1042 · 2,450 DA · TIME"]
     assert books(accountant, period="2026-11")["unfit"] == expected
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     assert f'<li><a href="{order_page(order)}">' in html
@@ -405,11 +405,11 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     assert found["verdict"] == "The balance changed by −60 DA without an entry that explains it."
     assert "Without an entry −60 DA" in found["lines"]
     assert found["unfit"] == [
-        "Promised and not credited back 980 DA (1)",
+        "Promised but not credited back 980 DA (1)",
         "web-1042 · 980 DA · TIME",
-        "Credited back and not promised 99.50 DA (1)",
+        "Credited back but not promised 99.50 DA (1)",
         f"{credited.provider_id} · 99.50 DA · TIME",
-        "Charged for an unknown order, or beyond the price 490 DA (1)",
+        "Charged for an unknown order or above the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
         "Balance changed, no entry 60 DA (1)",
         "15 Nov 2026 · −60 DA",
@@ -420,7 +420,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     # Who may not see the order is told how much lacks.
     stranger = sign_in("view_cost", "view_ledgerentry")
     unfit = books(stranger, period="2026-11")["unfit"]
-    assert unfit[:2] == ["Promised and not credited back 980 DA (1)", "an order · 980 DA · TIME"]
+    assert unfit[:2] == ["Promised but not credited back 980 DA (1)", "an order · 980 DA · TIME"]
 
 
 def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) -> None:
@@ -431,8 +431,8 @@ def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) 
         book("FLEXY", -10, balance_before=before, balance_after=before - 10, time=time)
     found = books(accountant, period="2026-11")
     assert found["verdict"] == (
-        "The entries add up to the change of the balance, but some are missing: see where it"
-        " changed without an entry."
+        "The entries add up to the change in the balance, but some entries are missing. Look for"
+        " the places where the balance changed without an entry."
     )
     assert found["unfit"] == [
         "Balance changed, no entry 200 DA (2)",
@@ -450,7 +450,7 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
     assert unfit[0] == "Balance changed, no entry 200 DA (25)"
     assert unfit[1:] == [f"{day} Nov 2026 · +8 DA" for day in range(2, 22)]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
-    assert "These are the first of them." in html
+    assert "Only the first entries are shown." in html
 
 
 def test_without_balances_it_is_not_known_whether_entries_explain_them(accountant: Client) -> None:
@@ -493,7 +493,7 @@ def test_the_page_of_an_order_warns_that_the_ledger_lacks_what_was_promised(
     accountant: Client, order: Order, credited: tuple[int, ...], told: str
 ) -> None:
     warning = (
-        f"The provider promised to credit back 980 DA, but its ledger shows {told} of it. Ask"
+        f"The provider promised to credit back 980 DA, but its ledger shows only {told}. Ask"
         " the provider for the rest."
     )
     book(order=order)

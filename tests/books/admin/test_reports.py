@@ -100,12 +100,12 @@ def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
         "Cards delivered": "3",
         "Share of cards delivered": "60%",
         "Half of the orders were settled within": "30 s",
-        "95 of 100 were settled within": "30 s",
+        "95 of 100 orders were settled within": "30 s",
         "Ordered": "2,450 DA",
         "Cost": "1,470 DA",
         "Credited back": "980 DA",
         "Paid by customers": "2,750 DA",
-        "Kept, for what was delivered": "1,650 DA",
+        "Kept for delivered cards": "1,650 DA",
         "Owed to customers": "1,100 DA",
         "Paid back": "0 DA",
         "Still owed": "1,100 DA",
@@ -197,7 +197,10 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one
         ("other", "No order became final in this period."),
         (
             "PSN 10",
-            "Several products have this name. Enter the ID of one: PSN 10 (p-10), PSN 100 (p-100).",
+            (
+                "Several products have this name. Enter the ID of one of them: PSN 10 (p-10), PSN"
+                " 100 (p-100)."
+            ),
         ),
     ],
 )
@@ -274,7 +277,7 @@ def test_money_in_open_orders_is_shown_whatever_the_period(boss: Client) -> None
     make_guide_order(Status.HANDLING)
     make_guide_order(Status.DELAYED, price_per_card=None)
     html = read(boss.get(REPORT, NOVEMBER))
-    assert key_figures(html)["In open orders now"] == ("2,450 DA and 1 order of unknown price")
+    assert key_figures(html)["In open orders now"] == ("2,450 DA and 1 order with an unknown price")
 
 
 @pytest.mark.parametrize(
@@ -313,9 +316,12 @@ def test_the_usual_periods_can_be_followed_and_keep_the_product(boss: Client) ->
         ({"from": ""}, "This field is required."),
         ({"from": "1999-12-31"}, "Enter a year from 2000 to 2100."),
         ({"to": "9999-12-31"}, "Enter a year from 2000 to 2100."),
-        ({"to": "2026-10-31"}, "The last day is before the first."),
-        ({"from": "2025-11-01"}, "By day, a report has at most 366 days. Choose weeks or months."),
-        ({"from": "2001-01-01", "by": "month"}, "A report has at most 10 years."),
+        ({"to": "2026-10-31"}, "The last day is before the first day."),
+        (
+            {"from": "2025-11-01"},
+            "A report by day can cover at most 366 days. Choose weeks or months instead.",
+        ),
+        ({"from": "2001-01-01", "by": "month"}, "A report can cover at most 10 years."),
         ({"by": "hour"}, "Select a valid choice. hour is not one of the available choices."),
         ({"from": "2026-11-01'--"}, "Enter a valid date."),
         ({"product": "\0"}, "Null characters are not allowed."),

@@ -87,7 +87,7 @@ class Command(GiftcardsCommand):
         self.show(result, _text(summary, reading), options)
         if not reading.is_whole:
             why = current_pause() or reading.trouble
-            raise unfinished(f"{why} Run the command again to read what is left.".lstrip())
+            raise unfinished(f"{why} Run the command again to read the rest.".lstrip())
         fail_on(judge(summary) for judge in conditions.values())
 
     def _read(self, since: date | None, options: dict[str, Any]) -> LedgerReading:
@@ -103,9 +103,9 @@ def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | N
     names = ("since", "from", "to")
     since, first, last = (typed_day(f"--{name}", options[name]) for name in names)
     if options["offline"] and since is not None:
-        raise refuse("Use either --offline or --since, which reads.")
+        raise refuse("Use either --offline or --since, because --since reads the ledger.")
     if since is not None and since > today():
-        raise refuse("--since: that day is yet to come.")
+        raise refuse("--since: this day is in the future.")
     if first and first > (last or today()):
         raise refuse("The period ends before it starts.")
     return since, first, last
@@ -141,9 +141,9 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
     lines = [f"The provider's ledger from {summary.start} to {summary.end}:"]
     lines += [f"  {label:<17}{fact}" for label, fact in facts.items()]
     for noun, what, found in (
-        ("refund", "promised and not credited", summary.promised_not_credited),
-        ("refund", "credited and not promised", summary.credited_not_promised),
-        ("charge", "of no order here, once too often or too high", summary.charged_unknown),
+        ("refund", "promised but not credited", summary.promised_not_credited),
+        ("refund", "credited but not promised", summary.credited_not_promised),
+        ("charge", "without a matching order, charged twice or too high", summary.charged_unknown),
         ("order", "never charged", summary.ordered_not_charged),
     ):
         items = [
@@ -154,7 +154,10 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
     what = "with a change of the balance without an entry"
     lines += _listed("day", what, len(summary.breaks), summary.breaks_amount, days)
     if summary.names_candidates:
-        lines += ["Entries that name no order are matched by amount: others may be meant."]
+        lines += [
+            "Entries that do not name an order are matched by amount, so the correct order"
+            " may be a different one."
+        ]
     lines += [*_notes(reading)]
     return "\n".join(lines)
 
@@ -175,7 +178,7 @@ def _notes(reading: LedgerReading) -> list[str]:
     if reading.unreadable:
         notes += [f"{counted(reading.unreadable, 'row')} could not be read."]
     if reading.not_shown:
-        notes += [f"The provider counts {reading.not_shown} more than it shows."]
+        notes += [f"The provider counts {reading.not_shown} more entries than it shows."]
     return notes
 
 

@@ -183,11 +183,13 @@ def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
     if total.rejected:
         yield f"{counted(total.rejected, 'order')} rejected: nothing was bought."
     if total.unknown:
-        yield f"{counted(total.unknown, 'order')} with amounts that the provider has not told."
+        yield f"{counted(total.unknown, 'order')} with amounts that the provider has not reported."
     if total.contradictory:
         yield f"{counted(total.contradictory, 'order')} with figures that contradict each other."
     if total.unpaid:
-        yield f"{counted(total.unpaid, 'order')} of which nobody has said what the customer paid."
+        yield f"{counted(total.unpaid, 'order')} without a sale amount."
     if open_.total or open_.unknown:
-        unknown = f", and {counted(open_.unknown, 'order')} of unknown price" * bool(open_.unknown)
-        yield f"In open orders at present: {open_.total:.2f}{unknown}."
+        unknown = f", and {counted(open_.unknown, 'order')} with an unknown price" * bool(
+            open_.unknown
+        )
+        yield f"In open orders now: {open_.total:.2f}{unknown}."

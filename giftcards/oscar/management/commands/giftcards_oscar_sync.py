@@ -67,10 +67,10 @@ def _text(done: dict[str, int]) -> str:
         f" {counted(done['records'], 'stock record')} changed."
     ]
     if done["without_price"]:
-        lines += [f"Without a price, and so not for sale: {done['without_price']}."]
+        lines += [f"Not for sale because they have no price: {done['without_price']}."]
     if done["untracked"]:
         lines += [
-            "Of a product class that does not track stock, and so never sold out for oscar:"
+            "In product classes that do not track stock, so they never appear sold out in oscar:"
             f" {done['untracked']}."
         ]
     return "\n".join(lines)
