@@ -170,6 +170,8 @@ class _Form:
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
+    #: Formats a date that is already in the language of the message.
+    date: Callable[[str], str]
     #: Formats a text that people copy or click: not even an invisible mark is added.
     exact: Callable[[str], str]
     #: Formats foreign text in a line of its own.
@@ -190,11 +192,15 @@ def _unmarked_amount(amount: Decimal) -> str:
     return _Verbatim(_line(money_text(amount)))
 
 
+def _unmarked_date(text: str) -> str:
+    return _line(text)
+
+
 # For subjects and short messages, in which old programs show direction marks as visible signs.
-_UNMARKED = _Form(_Verbatim, _unmarked_amount, _Verbatim, _Verbatim, _Verbatim)
-_PLAIN = _Form(_isolated, _amount, _Verbatim, _isolated, _Verbatim)
+_UNMARKED = _Form(_Verbatim, _unmarked_amount, _unmarked_date, _Verbatim, _Verbatim, _Verbatim)
+_PLAIN = _Form(_isolated, _amount, str, _Verbatim, _isolated, _Verbatim)
 # In HTML, a line is an element with a direction of its own.
-_RICH = _Form(bdi, money, Masked, str, linked)
+_RICH = _Form(bdi, money, str, Masked, str, linked)
 _FORMS = (_UNMARKED, _PLAIN, _RICH)
 
 
@@ -217,7 +223,7 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "is_gift": content.gift is not None,
         "recipient": _known(form.foreign, gift.recipient),
         "gift_lines": [_known(form.line, line) for line in gift.lines],
-        "deliver_at": gift.deliver_at and moment_text(gift.deliver_at),
+        "deliver_at": gift.deliver_at and form.date(moment_text(gift.deliver_at)),
         "reference": form.foreign(facts.known_as),
         "product": form.foreign(facts.product),
         "type": _known(form.foreign, facts.type),
@@ -226,12 +232,12 @@ def _words(content: Content, language: str, form: _Form) -> dict[str, Any]:
         "owed": _shown(facts.owed, form),
         "to_pay_back": _shown(facts.to_pay_back, form),
         "paid_back": form.amount(facts.paid_back_amount),
-        "paid_back_on": last and moment_text(last.at),
-        "pay_back_by": facts.pay_back_by and day_text(facts.pay_back_by),
+        "paid_back_on": last and form.date(moment_text(last.at)),
+        "pay_back_by": facts.pay_back_by and form.date(day_text(facts.pay_back_by)),
         "refund": refund and form.amount(refund.amount),
         "is_told_of_money": facts.payback in TO_COME and conf.mode[Kind.PAID_BACK] != Mode.OFF,
         "link": form.exact(content.link),
-        "link_until": content.link_until and moment_text(content.link_until),
+        "link_until": content.link_until and form.date(moment_text(content.link_until)),
         "codes": [
             replace(code, value=form.exact(code.value), serial=form.exact(code.serial))
             for code in content.codes

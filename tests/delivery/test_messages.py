@@ -487,8 +487,11 @@ class TestMoney:
         for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
             assert said not in plain(text)
         settings.GIFTCARDS = {**settings.GIFTCARDS, "REFUND_DAYS": days}
-        for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
+        message = write(order, Kind.PARTLY_DELIVERED, language=language)
+        for text in texts_of(message):
             assert said in plain(text)
+        assert not {"\u2068", "\u2069"} & set(message.short)
+        assert segments(message.short) <= (3 if language == "ar" else 2)
         record_refund(order, amount=1100, reference="R1")
         for text in texts_of(write(order, Kind.PARTLY_DELIVERED, language=language)):
             assert said not in plain(text)
