@@ -55,7 +55,7 @@ def status_badge(status: str, *, is_received: bool = True) -> SafeString:
     return badge(status.lower().replace("_", "-"), Status(status).label)
 
 
-def money(amount: Decimal | None) -> str:
+def money(amount: Decimal | int | None) -> str:
     """Return the amount with its currency as HTML in the active language: 1,470 DA.
 
     Decimals are shown if they are not zero. The amount is isolated from the direction of the
@@ -63,6 +63,7 @@ def money(amount: Decimal | None) -> str:
     """
     if amount is None:
         return gettext("unknown")
+    amount = Decimal(amount)
     return _with_currency(_grouped(amount), amount)
 
 

@@ -21,7 +21,7 @@ from giftcards.text.display import (
 from tests.pages import plain, text
 
 
-def read(amount: Decimal | None, language: str) -> str:
+def read(amount: Decimal | int | None, language: str) -> str:
     with translation.override(language):
         shown = money(amount)
     return shown.replace("\xa0", " ")
@@ -39,10 +39,11 @@ def read(amount: Decimal | None, language: str) -> str:
 def test_amounts_are_grouped_and_have_decimals_only_if_there_are_any(
     language: str, whole: str, exact: str, sign: str
 ) -> None:
-    assert read(Decimal("1470.00"), language) == (
-        f'<bdi class="giftcards-money"><span class="giftcards-whole" dir="ltr">{whole}</span>'
-        f" {sign}</bdi>"
-    )
+    for amount in (Decimal("1470.00"), 1470):
+        assert read(amount, language) == (
+            f'<bdi class="giftcards-money"><span class="giftcards-whole" dir="ltr">{whole}</span>'
+            f" {sign}</bdi>"
+        )
     assert read(Decimal("1234567.5"), language) == (
         f'<bdi class="giftcards-money"><span class="giftcards-exact" dir="ltr">{exact}</span>'
         f" {sign}</bdi>"
