@@ -252,8 +252,8 @@ def _for_customer(code: str, known: Quote) -> str:
         )
     if code in {"above_ceiling", "below_cost"}:
         return gettext(
-            "This card cannot be sold at this price because its price has changed or the discount"
-            " is too large."
+            "The price of this card has changed, or a discount is too large. Please reload the page"
+            " and check the price."
         )
     return gettext("This card cannot be bought at the moment. Please try again later.")
 

@@ -360,8 +360,8 @@ class TestCheck:
             (
                 {},
                 {"sale_price": 1},
-                "This card cannot be sold at this price because its price has changed or the"
-                " discount is too large.",
+                "The price of this card has changed, or a discount is too large. Please reload the"
+                " page and check the price.",
             ),
             (
                 {"read_at": ago(99 * 3600)},

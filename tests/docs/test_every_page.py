@@ -122,7 +122,7 @@ def test_every_page_can_be_read_as_plain_markdown() -> None:
 
 
 def test_every_error_that_is_named_exists() -> None:
-    known = {"ValidationError", *dir(exceptions), *dir(builtins)}
+    known = {"CommandError", "ValidationError", *dir(exceptions), *dir(builtins)}
     named = partial(found, r"`(\w+(?:Error|Conflict))`")
     assert any(map(named, PAGES.values()))
     assert strange(known, named) == {}

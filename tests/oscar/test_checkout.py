@@ -35,8 +35,8 @@ from tests.oscar.shop import (
 BASKET = "/basket/"
 NAME = f"PlayStation – {TYPE}"
 NOT_AT_THIS_PRICE = (
-    f"{NAME}: This card cannot be sold at this price because its price has changed"
-    " or the discount is too large."
+    f"{NAME}: The price of this card has changed, or a discount is too large. Please reload the"
+    " page and check the price."
 )
 NOT_FOR_SALE = f"{NAME}: This card is no longer for sale."
 SOLD_OUT = f"{NAME}: This card is sold out at the moment."
