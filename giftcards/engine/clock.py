@@ -105,7 +105,7 @@ def _epoch(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the wall clock.
+    """A step by which the wall clock was set.
 
     ``before`` is the time that the clock showed immediately before the step. ``seconds`` is the
     length of the step, and is negative if the clock was set back.
@@ -208,7 +208,7 @@ class Clock:
     def _store(self, offset: float, step: Step, now: datetime) -> None:
         """Store ``offset`` and ``step``, and correct times in the database.
 
-        Does nothing if another process has changed the record of the clock. A step within the
+        Does nothing if another process has changed the stored clock row. A step within the
         tolerance is not stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]

@@ -74,9 +74,9 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
     """Return the ``lost`` orders that the list can contain.
 
-    Other orders that are due are reported to staff. The list of another account does not prove
-    anything about an order. If an order was sent with its reference, it can be found with any key
-    of the same account.
+    Other orders that are due are reported to staff. The order list of another account does not
+    prove anything about an order. If an order was sent with its reference, it can be found with any
+    key of the same account.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):

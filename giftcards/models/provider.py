@@ -552,8 +552,8 @@ class ProviderState(models.Model):
     def paused_because(self) -> str:
         """The reason why calls are paused, or "" if they are not paused.
 
-        The reason is a :class:`Pause`. A pause also counts during the minute after its end. A
-        refused key also counts if it stops this process or another running process.
+        The reason is a :class:`Pause`. A pause is still considered active for one minute after its
+        end. A refused key also counts if it stops this process or another running process.
         """
         now = timezone.now()
         if self.api_keys.holding_up(configured_key(), now):

@@ -320,9 +320,8 @@ class Traces:
         """Return ``name``, or :data:`ERASED` if it names the person.
 
         ``name`` is the name of the person who made a change. In some shops, customers can make
-        changes themselves, for example correct their address. Names of staff are not erased,
-        because a staff member might have the same name as the person, or might be the person in
-        another role.
+        changes themselves, for example to their address. Names of staff are not erased, because a
+        staff member might have the same name as the person, or might be the person in another role.
         """
         if not (isinstance(name, str) and self.are_in(name)):
             return name

@@ -265,8 +265,8 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
     """Return an :class:`Attempt` to use ``action`` on the row with ``key``.
 
-    The row is an order, or another row that the action is about. Raises ``PermissionDenied`` if the
-    row is missing, or if the person is not allowed to see the order or use the action.
+    The row is the order or the other object that the action is about. Raises ``PermissionDenied``
+    if the row is missing, or if the person is not allowed to see the order or use the action.
     """
     row = None
     if action.of is not None:

@@ -365,7 +365,7 @@ SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """Return ``hint`` as HTML that opens on a click, or "".
+    """Return ``hint`` as an HTML element that expands when it is clicked, or "".
 
     A plain text is escaped.
     """

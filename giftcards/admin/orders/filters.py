@@ -365,8 +365,9 @@ class OrderChangeList(SortedAsOffered):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         """Return an ordering that is supported by an index.
 
-        The newest or the oldest orders come first. A list that is filtered by the settled date is
-        sorted by that date, because sorting the orders of a year by age would take seconds.
+        Depending on the filter, the newest or the oldest orders come first. A list that is filtered
+        by the settled date is sorted by that date, because sorting the orders of a year by age
+        would take seconds.
         """
         ordering: list[Any] = super().get_ordering(request, queryset)
         columns = self._SETTLED if self._is_by_settled else self._CREATED

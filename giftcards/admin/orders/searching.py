@@ -1,8 +1,8 @@
 """The search box for orders and cards.
 
-The search finds orders by their words, and cards by their codes. The typed text is posted. The text
-becomes part of a URL only if the search has found orders and the text does not look like a code. In
-the URL, the text is encrypted, because it might name a person.
+The search finds orders by the words that they contain, and cards by their codes. The typed text is
+posted. The text becomes part of a URL only if the search has found orders and the text does not
+look like a code. In the URL, the text is encrypted, because it might name a person.
 """
 
 from __future__ import annotations

@@ -113,5 +113,5 @@ def inherited_sale(row: Product | ProductType) -> str:
 
 
 def sale_of(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold here, and where this is set."""
+    """Return whether ``row`` is sold here, and which row determines this."""
     return inherited_sale(row) if row.is_sold is None else yes_or_no(row.is_sold)
