@@ -19,8 +19,8 @@ class Guest(NamedTuple):
     """A guest who reserves cards.
 
     ``visitor`` identifies one browser. Because a guest can easily delete this identifier, all
-    guests of one ``network`` share a second, higher limit. If ``network`` is "", only the first
-    limit applies.
+    guests on the same ``network`` also share a second, higher limit. If ``network`` is "", only the
+    first limit applies.
     """
 
     visitor: str

@@ -158,8 +158,8 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     """Approve a higher price per card for an order that was put on hold because of its price.
 
     Before a worker sends the order, it compares the current price of a card with the approved
-    price. If a card costs more, the worker puts the order on hold again. ``by`` is the name of the
-    person who approved the price, and appears in the timeline of the order.
+    price. If a card costs more, the worker puts the order on hold again. The ``by`` argument is the
+    name of the person who approved the price. This name appears in the timeline of the order.
 
     Returns the recorded decision, or ``None`` if the order is no longer on hold because of its
     price. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
@@ -229,8 +229,8 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 def send_at_once(order: Order, *, by: str) -> Problem | None:
     """End the waiting time of an order, so that a worker sends it now.
 
-    ``by`` is the name of the person who decided, and appears in the timeline of the order. Returns
-    the recorded decision, or ``None`` if the order is no longer waiting.
+    The ``by`` argument is the name of the person who decided. This name appears in the timeline of
+    the order. Returns the recorded decision, or ``None`` if the order is no longer waiting.
     """
     if not order.is_waiting:
         return None
@@ -292,9 +292,9 @@ def cancel_order(order: Order, *, by: str) -> bool:
     An order can be cancelled while its status is PENDING, whether it waits in the queue or is on
     hold. As soon as a worker has claimed the order, it is too late, and the function returns False.
 
-    The cancelled order becomes REJECTED, and you owe the customer the whole payment. ``by`` is the
-    name of the person who cancelled the order, and appears in the timeline of the order. ``order``
-    is updated in place, even if it was not cancelled.
+    The cancelled order becomes REJECTED, and you owe the customer the whole payment. The ``by``
+    argument is the name of the person who cancelled the order. This name appears in the timeline of
+    the order. ``order`` is updated in place, even if it was not cancelled.
 
     Only one call for each order returns True. A second call for a cancelled order returns False.
     Therefore, pay the customer back only if the call returns True.

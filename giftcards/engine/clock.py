@@ -126,7 +126,7 @@ class Clock:
         self.compare(ProviderState.objects.current())
 
     def compare(self, state: ProviderState) -> ProviderState:
-        """Record a step of the clock, if there was one.
+        """Record that the clock was set, if this has happened.
 
         Returns ``state``, or a newer state from the database.
         """

@@ -574,8 +574,8 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
 def _is_covered(problem: Problem, *, by: Problem) -> bool:
     """Return True if ``by`` reports at least as many cards as ``problem``.
 
-    Both problems must count the same kind of cards. A smaller number is not reported again, because
-    an answer can contain fewer cards than the app has stored.
+    Both problems must count the same kind of cards. If the new number is smaller, the problem is
+    not reported again, because an answer can contain fewer cards than the app has stored.
     """
     names = _NUMBERS.get(problem.code), _NUMBERS.get(by.code)
     return names[0] is not None and names[0] == names[1] and _number(problem) <= _number(by)

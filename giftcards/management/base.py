@@ -361,7 +361,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
     """Return what ``order`` is waiting for and since when, or ``None``.
 
-    The first item of the result is the end of a sentence.
+    The first item of the result is a phrase that completes a sentence.
     """
     state = STATES[order.status]
     if order.is_on_hold or not state.waits_for:

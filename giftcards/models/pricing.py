@@ -111,7 +111,7 @@ def told(value: object) -> object:
 class ShelfRow(models.Model):
     """A row whose values determine what is sold and at which price.
 
-    ``save(by=…)`` stores the new prices, and records each change of a value that the shop sets.
+    ``save(by=…)`` stores the new prices, and records each change to a value that the shop sets.
     ``by`` is the name of the person who made the change. If the row was read from the database,
     only the columns that have changed since then are written, so that changes by other processes
     are not overwritten.
@@ -236,7 +236,7 @@ class MarginRow(ShelfRow):
 
 
 class ShelfChange(models.Model):
-    """A change of a value that determines prices or what is sold.
+    """A change to a value that determines prices or what is sold.
 
     If the category, product and type are not set, the value is a setting of the whole shop.
     ``what`` is the name of the column. If ``old`` and ``new`` are amounts, they are strings.

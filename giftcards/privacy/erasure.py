@@ -168,8 +168,8 @@ def erase(
     """Erase the person from ``orders`` and from the admin log.
 
     Orders for which :func:`why_kept` gives a reason are not changed. ``should_continue`` is called
-    before each order. ``record`` is called in the transaction of each order that was erased, with
-    the person's roles.
+    before each order. For each erased order, ``record`` is called with the person's roles, in the
+    transaction that erases the order.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next one finds only the orders that

@@ -87,7 +87,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The decision that ``row`` is the order.
+    """The decision that ``row`` corresponds to the order.
 
     ``repeated`` contains the other rows with the order's reference, each of which is a further
     purchase.

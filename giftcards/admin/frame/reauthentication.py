@@ -60,10 +60,10 @@ _SESSION = "giftcards_session"
 def record_proof(request: HttpRequest) -> HttpResponseRedirect:
     """Record that a person has proven their identity.
 
-    The shop's page in ``GIFTCARDS["REAUTHENTICATE"]`` calls this function after the proof. Returns
-    a redirect to the URL in the ``next`` parameter. If ``next`` is missing or points to another
-    site, the redirect leads to the start page of the admin. Raises ``PermissionDenied`` if the
-    person is not logged in.
+    The shop's page in ``GIFTCARDS["REAUTHENTICATE"]`` calls this function after the user has
+    confirmed their identity. Returns a redirect to the URL in the ``next`` parameter. If ``next``
+    is missing or points to another site, the redirect leads to the start page of the admin. Raises
+    ``PermissionDenied`` if the person is not logged in.
     """
     if not request.user.is_authenticated:
         raise PermissionDenied

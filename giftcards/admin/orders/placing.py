@@ -289,7 +289,7 @@ def _approve(order: Order, shown: Decimal) -> None:
 
 
 class ProposalForm(forms.Form):
-    """A form with the sale price that the confirmation page proposes.
+    """A form that contains the sale price proposed by the confirmation page.
 
     If the person did not type a price, the page proposes the shop's price.
     """

@@ -1,9 +1,9 @@
 """Hand out links to customers, limit them per hour, and withdraw them.
 
-A link or a message can show codes, and other messages name the product. Therefore each staff member
-can hand out at most ``REVEALS_PER_HOUR`` links and messages per hour. Messages to the order's own
-address do not count. A second limit applies to each order, and protects customers from receiving
-too many messages.
+A link, or a message that delivers cards, can show codes. Other messages show only the name of the
+product. Therefore each staff member can hand out at most ``REVEALS_PER_HOUR`` links and messages
+per hour. Messages to the order's own address do not count. A second limit applies to each order,
+and protects customers from receiving too many messages.
 """
 
 from __future__ import annotations
