@@ -94,9 +94,9 @@ order_kept_waiting = OutboxSignal()
 #: app noticed the change). The signal is sent within a minute of that time. Amounts in the ``old``
 #: and ``new`` arguments are always costs, even if the ``what`` argument is ``price``.
 offer_changed = OutboxSignal()
-#: Sent when a refund to a customer was recorded, paid or cancelled. Receivers get the argument
-#: ``refund`` (a :class:`~giftcards.models.CustomerRefund`). The ``state`` of the refund says which
-#: event happened.
+#: Sent when a refund to a customer was recorded or cancelled. Receivers get the ``refund`` argument
+#: (a :class:`~giftcards.models.CustomerRefund`). The ``state`` of the refund is "done" or
+#: "cancelled".
 customer_refund_changed = Signal()
 #: Sent inside the transaction that corrects a customer. Receivers get the arguments ``order`` and
 #: ``change`` (a :class:`~giftcards.models.CustomerChange` with the details before the correction).

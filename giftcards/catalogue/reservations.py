@@ -52,8 +52,7 @@ def reserve(
 
     If the reference already has a reservation, the new cards replace the old ones, and the
     reservation lasts for the given number of ``minutes`` from now. A reservation can be extended to
-    three times its first duration in total. One hour after it has ended, the same reference can be
-    reserved again.
+    three times its first duration in total. One hour after it has ended, this limit starts again.
 
     ``customer`` identifies the account or the guest who wants the cards. Pass the result of
     ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most 20

@@ -205,8 +205,9 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
     )
     shop_url = Setting(
         optional(_site_address, ""),
-        help="The address of your shop. It is needed for links, that is, in the mode `link`. You"
-        " can use `http://` only for an address of the same machine.",
+        help="The address of your shop. It is required for links to cards, which means in the"
+        " mode `link`. Without it, digests contain no links to the admin. You can use `http://`"
+        " only for an address of the same machine.",
     )
     from_email = Setting(
         optional(_sender, None),
