@@ -213,7 +213,7 @@ def found(html: str) -> str:
     return text(element(html, "aria-live", "section"))
 
 
-TOO_MANY_SEARCHES = "You have searched 30 times within an hour. Try again later."
+TOO_MANY_SEARCHES = "You have searched 30 times in the last hour. Try again later."
 
 
 def search_often(browser: Client, times: int) -> None:

@@ -447,7 +447,7 @@ def write_texts(boss: Client) -> Button:
         {"seen": seen, "text_en": "Open https://psn.example"},
         logged=["Changed How to redeem a card (English)."],
         rows={RedemptionInstructions: 1},
-        told="The texts were saved.",
+        told="The product information was saved.",
     )
 
 

@@ -227,8 +227,8 @@ class TestPlaceOrder:
             )
         assert caught.value.message_dict == {
             "sale_amount": [
-                "This must be the sale price times the quantity. If they differ, enter only one of"
-                " them."
+                "This amount must be the sale price multiplied by the quantity. If the two amounts"
+                " differ, enter only one of them."
             ]
         }
 

@@ -228,7 +228,7 @@ def _has_gap(states: QuerySet[LedgerState]) -> Finding | None:
     def explain() -> str:
         if not gap:
             return gettext("Some entries are missing, and their amounts cancel each other out.")
-        text = gettext("The balance has changed by %(amount)s without an entry.")
+        text = gettext("The balance has changed by %(amount)s without an entry that explains it.")
         return text % {"amount": money_text(gap)}
 
     return Finding(gap_sentence(gap), explain=explain)
@@ -299,8 +299,8 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_may_miss, _are_missing, is_enough=False),
         headline=ngettext_lazy(
-            "%(count)s refund that the provider has not credited back",
-            "%(count)s refunds that the provider has not credited back",
+            "%(count)s refund that the provider has not credited to the balance",
+            "%(count)s refunds that the provider has not credited to the balance",
             "count",
         ),
         remedy=_(
@@ -328,7 +328,9 @@ CONDITIONS = (
             "Find out what each entry belongs to. The account may also be used elsewhere. This"
             " notice is shown for a week."
         ),
-        ended=_("The ledger of the last few days no longer contains entries of unknown orders."),
+        ended=_(
+            "The ledger for the last few days no longer contains entries without a matching order."
+        ),
         page=_LEDGER,
         query=f"{_LAST_DAYS}&order=unknown",
     ),
@@ -363,7 +365,8 @@ CONDITIONS = (
         judge=OfRows(_gaps, _has_gap),
         headline=_("the provider's ledger does not explain the balance"),
         remedy=_(
-            "Check in the ledger where the balance changed without an entry, and ask the provider."
+            "Check in the ledger where the balance changed without an entry, and ask the provider"
+            " about these changes."
         ),
         ended=_("The provider's ledger for the last few days explains the balance again."),
         page=_LEDGER,

@@ -253,7 +253,7 @@ class Figures:
     )
     # The customers' payments for cards that were delivered.
     kept_amount: Decimal = _amount(
-        _("Kept for delivered cards"),
+        _("Paid for delivered cards"),
         Side.CUSTOMERS,
         Sum(_PAID - _OWED),
         "kept",

@@ -134,10 +134,10 @@ FIGURES = (
     _of_ledger("top_ups", _("Top-ups"), "top_ups", is_signed=True),
     _of_ledger("other_services", _("Other services"), "other_services", is_signed=True),
     _of_ledger("closing_balance", _("Balance after"), "closing_balance"),
-    _of_ledger("gap", _("Without an entry"), "gap", is_signed=True),
+    _of_ledger("gap", _("Changes without an entry"), "gap", is_signed=True),
     MonthFigure(
         "breaks",
-        _("Balance changed, no entry"),
+        _("Balance changed without an entry"),
         Part.LEDGER,
         lambda facts: len(facts.ledger.breaks),
         True,
@@ -147,7 +147,7 @@ FIGURES = (
     _counted("not_credited", _("Refunds that were not credited back as promised")),
     _counted(
         "charged_unfit",
-        _("Charged for an unknown order or above the price"),
+        _("Charges for unknown orders, or for more than the price"),
         "ledger.charged_unknown.count",
     ),
     _counted(

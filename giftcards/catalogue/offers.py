@@ -158,13 +158,15 @@ def check_stock(line: Line, known: Quote) -> None:
     left = known.available
     if left is not None and left < line.quantity:
         text = ngettext(
-            "%(count)s card is left after open orders and reservations.",
-            "%(count)s cards are left after open orders and reservations.",
+            "Open orders and reservations leave only %(count)s card.",
+            "Open orders and reservations leave only %(count)s cards.",
             left,
         )
         text %= {"count": count_text(left)}
         if buffer := Shelf.objects.current().stock_buffer:
-            kept = gettext("The provider has %(count)s more, which your stock buffer holds back.")
+            kept = gettext(
+                "In addition, your stock buffer holds back %(count)s of the provider's cards."
+            )
             text = f"{text} {kept % {'count': count_text(buffer)}}"
         raise refusal("out_of_stock", known, text)
 
@@ -181,7 +183,7 @@ def _check_sale(order: Order, known: Quote) -> None:
         text = gettext("The cards cost %(cost)s, but the customer would pay only %(paid)s.")
         raise refusal("below_cost", known, _amounts(text, cost=total_cost, paid=paid))
     if paid is None and known.price is None and known.has_rule:
-        text = gettext("This card has no price because it would not earn enough.")
+        text = gettext("This card has no price because its margin would be too low.")
         raise refusal("below_cost", known, text)
 
 

@@ -109,7 +109,7 @@ def _reserve(line: Line, length: timedelta, customer: str | Guest) -> Reservatio
         kept.cost, kept.price = known.cost, known.price
         if not kept.keep(length, customer=named, network=network):
             text = gettext(
-                "The cards have already been reserved for %(times)s times the original period."
+                "The reservation has already been extended to %(times)s times its original length."
             )
             raise refusal("reserved_too_long", known, text % {"times": MOST_TIMES})
         kept.save()
@@ -120,8 +120,8 @@ def _check_customer(line: Line, known: Quote, customer: str) -> None:
     wanted = _with(line, Reservation.objects.of_customer(customer)) if customer else None
     if wanted and wanted.exceeds(1):
         text = gettext(
-            "With these cards, one customer would have %(cards)s cards in %(reservations)s"
-            " reservations."
+            "Including these cards, one customer would have reserved %(cards)s cards in"
+            " %(reservations)s reservations."
         )
         raise refusal("too_many_reserved", known, text % wanted._asdict())
 
@@ -130,8 +130,8 @@ def _check_network(line: Line, known: Quote, network: str) -> None:
     wanted = _with(line, Reservation.objects.of_network(network)) if network else None
     if wanted and wanted.exceeds(tuning.customers_of_network):
         text = gettext(
-            "With these cards, the guests of one network would have %(cards)s cards in"
-            " %(reservations)s reservations."
+            "Including these cards, guests on the same network would have reserved %(cards)s cards"
+            " in %(reservations)s reservations."
         )
         raise refusal("network_busy", known, text % wanted._asdict())
 

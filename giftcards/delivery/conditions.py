@@ -186,7 +186,7 @@ CONDITIONS = (
             "%(count)s orders with cards that cannot be opened",
             "count",
         ),
-        remedy=_("Each customer saw an error instead of the code. Ask your developer."),
+        remedy=_("Each customer saw an error instead of the code. Contact your developer."),
         is_about_orders=True,
         is_on_start_page=False,
     ),
@@ -209,7 +209,7 @@ CONDITIONS = (
             "%(count)s links locked after wrong PINs",
             "count",
         ),
-        remedy=_("Ask each customer whether they entered the PIN, and send a new link."),
+        remedy=_("Ask each customer whether they entered the wrong PINs, and send a new link."),
         is_about_orders=True,
         is_on_start_page=False,
     ),
@@ -226,8 +226,8 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "No more codes were revealed. If this is not usual for this person, ask them: somebody"
-            " else may be using their account."
+            "No further codes were revealed. If this is unusual for the member of staff, contact"
+            " them, because somebody else may be using their account."
         ),
         page="giftcards_cardreveal_changelist",
         is_on_start_page=False,

@@ -36,7 +36,7 @@ from giftcards.rules.states import STATES, Status
 
 class Kind(models.TextChoices):
     DELIVERED = "delivered", _("Cards delivered")
-    PARTLY_DELIVERED = "partly_delivered", _("Cards delivered in part")
+    PARTLY_DELIVERED = "partly_delivered", _("Cards partly delivered")
     NOT_DELIVERED = "not_delivered", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")

@@ -469,8 +469,8 @@ class LinkVisit(models.Model):
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
-        verbose_name = _("visit of a link")
-        verbose_name_plural = _("visits of links")
+        verbose_name = _("link visit")
+        verbose_name_plural = _("link visits")
         ordering = ("pk",)
         default_permissions = ("view",)
         indexes = (

@@ -113,8 +113,8 @@ def check_reorderable(order: Order) -> None:
     key = ApiKey.objects.filter(pk=configured_key()).first()
     if key is not None and order.was_sent_elsewhere(key):
         text = gettext(
-            "This order was bought in the %(theirs)s environment, but the API key in use is for"
-            " %(ours)s, so its missing cards cannot be ordered again. Place a new order instead."
+            "This order was placed in the %(theirs)s environment, but the API key in use is for"
+            " %(ours)s, so the missing cards cannot be ordered again. Place a new order instead."
         )
         theirs, ours = order.get_environment_display(), key.get_environment_display()
         raise ReorderError(text % {"theirs": theirs, "ours": ours})

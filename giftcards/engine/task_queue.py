@@ -99,7 +99,7 @@ def explain_schedule() -> Explanation:
         return Explanation(text, str(ASK_DEVELOPER), hint)
     if schedule.repeats == 0:
         text = gettext("The schedule is paused.")
-        hint = gettext("Set its repeats to -1 in the admin of django-q2.")
+        hint = gettext("In the django-q2 admin, set the schedule's repeats to -1.")
         return Explanation(text, str(ASK_DEVELOPER), hint)
     return Explanation("")
 

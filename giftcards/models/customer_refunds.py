@@ -221,7 +221,7 @@ class CustomerRefund(models.Model):
         max_length=50,
         blank=True,
         validators=[plain_line],
-        help_text=_("How it was paid, such as cash or a postal account."),
+        help_text=_("How the refund was paid, for example in cash or to a postal account."),
     )
     reference: models.CharField[str, str] = ExactCharField(
         _("reference"),

@@ -75,7 +75,7 @@ class StatusChange(OutboxEntry):
 
     class Source(models.TextChoices):
         PLACING = "placing", _("Sending")
-        CHECK = "check", _("Answer of the provider")
+        CHECK = "check", _("Answer from the provider")
         CLOCK = "clock", _("Time limit")
         RECOVERY = "recovery", _("Recovery")
         STAFF = "staff", _("Staff")

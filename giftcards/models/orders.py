@@ -411,7 +411,10 @@ class Order(models.Model):
         unique=True,
         validators=[plain_text],
         default=new_reference,
-        help_text=_("Your own unique name for the order. Using it again never buys twice."),
+        help_text=_(
+            "Your own unique name for the order. If you use the same name again, the cards are not"
+            " bought twice."
+        ),
     )
     product_id: models.CharField[str, str] = ExactCharField(
         _("product"), max_length=100, validators=[plain_text]
@@ -420,7 +423,7 @@ class Order(models.Model):
         _("type"),
         max_length=100,
         validators=[plain_text],
-        help_text=_("The denomination, as the provider's catalogue names it."),
+        help_text=_("The denomination, exactly as it is named in the provider's catalogue."),
     )
     # The names in the catalogue when the order was recorded; "" if it had not been read.
     product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
@@ -494,7 +497,10 @@ class Order(models.Model):
     recipient_email: models.CharField[str, str] = ExactEmailField(
         _("recipient's e-mail"),
         validators=[plain_line],
-        help_text=_("Makes the order a gift. The cards are sent to this address."),
+        help_text=_(
+            "If you enter an address here, the order is a gift, and the cards are sent to this"
+            " address."
+        ),
         blank=True,
     )
     recipient_name = models.CharField(
@@ -505,7 +511,8 @@ class Order(models.Model):
         max_length=20,
         validators=[plain_text],
         help_text=_(
-            "A code such as en, fr or ar. If this field is empty, the customer's language is used."
+            "A language code such as en, fr or ar. If this field is empty, the customer's language"
+            " is used."
         ),
         blank=True,
     )
@@ -516,8 +523,8 @@ class Order(models.Model):
         null=True,
         blank=True,
         help_text=_(
-            "The cards are bought immediately. If this field is empty, the cards are sent as soon"
-            " as they arrive."
+            "The cards are bought immediately in any case. If this field is empty, the recipient"
+            " receives the cards as soon as they arrive."
         ),
     )
 
@@ -563,7 +570,7 @@ class Order(models.Model):
     # The price in the catalogue just before the order was sent. The price in the provider's final
     # answer may differ.
     price_at_placing = models.DecimalField(
-        _("price at placing"), null=True, editable=False, **MONEY
+        _("price when the order was placed"), null=True, editable=False, **MONEY
     )
     # The amount in dinars by which the owner sells a card below its cost, copied from the catalogue
     # at the sale.
@@ -973,8 +980,8 @@ class Order(models.Model):
                 raise ValidationError({"sale_price": error}) from None
         if self.sale_amount != total:
             text = gettext(
-                "This must be the sale price times the quantity. If they differ, enter only one of"
-                " them."
+                "This amount must be the sale price multiplied by the quantity. If the two amounts"
+                " differ, enter only one of them."
             )
             raise ValidationError({"sale_amount": text})
 

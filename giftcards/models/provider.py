@@ -431,7 +431,7 @@ class ProviderState(models.Model):
     # The machine that received the provider's last answer.
     succeeded_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
-    failure = models.TextField(_("last failure's text"), blank=True)
+    failure = models.TextField(_("text of the last failure"), blank=True)
 
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     last_tick_at = models.DateTimeField(_("last tick"), null=True)

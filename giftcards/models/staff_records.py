@@ -178,8 +178,8 @@ class CustomerChange(models.Model):
     objects = CustomerChangeQuerySet.as_manager()
 
     class Meta:
-        verbose_name = _("correction of the customer")
-        verbose_name_plural = _("corrections of the customer")
+        verbose_name = _("correction of customer details")
+        verbose_name_plural = _("corrections of customer details")
         ordering = ("pk",)
         # Corrections are created and shown with their order, so they do not need a permission.
         default_permissions = ()

@@ -156,8 +156,8 @@ def _note_refund(line: Any, parts: Sequence[Order]) -> None:
         text = gettext("Refund due: %(amount)s, for %(missing)s of %(quantity)s × “%(title)s”.")
     elif last is not None:
         text = gettext(
-            "No refund is due for “%(title)s”: it was paid back, or the missing cards"
-            " were ordered again."
+            "No refund is due for “%(title)s”, because the amount was paid back or the missing"
+            " cards were ordered again."
         )
     else:
         return

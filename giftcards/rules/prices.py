@@ -40,7 +40,7 @@ class NoPrice(TextChoices):
     COST = "cost", _("The cost is unknown.")
     LOSS = "loss", _("The card would be sold below its cost.")
     MARGIN = "margin", _("The card would earn less than the minimum margin.")
-    FUNCTION = "function", _("The rule in your settings has not returned a price.")
+    FUNCTION = "function", _("The rule in your settings did not return a price.")
     LARGE = "large", _("The price would be too large.")
 
 

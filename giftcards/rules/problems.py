@@ -77,7 +77,7 @@ PARAMETERS = {
 _TECHNICAL = ("provider_code", "detail", "fault", "value", "status")
 
 #: The remedy for staff if only a developer can act on the hint.
-ASK_DEVELOPER = _("Ask your developer.")
+ASK_DEVELOPER = _("Contact your developer.")
 # Parameters that are amounts of money, unless the parameter "field" says that they count cards.
 AMOUNTS = frozenset({"amount", "ceiling", "expected", "price"})
 COUNTED = frozenset({"quantity", "fulfilled_quantity"})
@@ -86,7 +86,7 @@ REASONS = {
     "key_refused": _("The provider does not accept the shop's key."),
     "address_blocked": _("The provider has temporarily blocked the shop's address."),
     "address_not_allowed": _("The provider does not allow the shop's address."),
-    "access_disabled": _("The provider has switched off the shop's access."),
+    "access_disabled": _("The provider has disabled the shop's access."),
     "too_many_requests": _("Too many requests were sent to the provider."),
     "not_started": _("The provider could not be reached or could not accept the order."),
     "held_up": _("The server was delayed for too long just before sending the order."),
@@ -111,18 +111,18 @@ _UNKNOWN = _(
 )
 _IT_IS_SOUGHT = _(
     "Wait a few minutes. The app searches for the order at the provider automatically. It sends the"
-    " order again only when it is certain that the order was not bought. If the problem persists,"
+    " order again only when it is certain that the cards were not bought. If the problem persists,"
     " record on the order's page what happened to the order."
 )
 _ASKED_AGAIN = _(
-    "You do not need to do anything now. The app asks the provider again automatically. If the"
-    " problem persists, ask the provider's support."
+    "You do not need to do anything now. The app checks the order again automatically. If the"
+    " problem persists, contact the provider's support."
 )
 _COMPARE = _(
-    "While the order is open, the app asks the provider again automatically. Afterwards, compare"
-    " the order with your account at the provider, and then tick off this problem."
+    "While the order is open, the app checks it again automatically. Afterwards, compare the order"
+    " with your account at the provider, and then tick off this problem."
 )
-_TELL_DEVELOPER = _("Tell your developer. The app asks the provider again automatically.")
+_TELL_DEVELOPER = _("Tell your developer. The app checks the order again automatically.")
 
 WORDINGS: Mapping[str, Wording] = {
     "not_sent": Wording(
@@ -172,7 +172,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "Approve the price or cancel the order. Until then, the cards are not bought. If the"
-            " price falls to the limit, the order continues automatically."
+            " price falls to your limit or below it, the order continues automatically."
         ),
         discreet=_("A card costs more than your limit. The order is waiting for a decision."),
     ),
@@ -198,12 +198,18 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "answer_lost": Wording(
         Kind.SENDING,
-        _("The order was sent, but no usable answer came back. It may have been bought."),
+        _(
+            "The order was sent, but the app did not receive a usable answer. The cards may have"
+            " been bought."
+        ),
         _IT_IS_SOUGHT,
     ),
     "sender_died": Wording(
         Kind.SENDING,
-        _("Sending the order was interrupted. It may have been bought."),
+        _(
+            "The app was interrupted while it was sending the order. The cards may have been"
+            " bought."
+        ),
         _IT_IS_SOUGHT,
         _(
             "The process that was sending the order stopped unexpectedly or exceeded its time"
@@ -218,19 +224,22 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "bought_before": Wording(
         Kind.SENDING,
-        _("The provider says that it already has this order: an earlier attempt bought it."),
+        _(
+            "The provider reports that it already has this order, which means that an earlier"
+            " attempt was successful."
+        ),
         _(
             "Wait a few minutes. The app searches for the order at the provider automatically and"
             " does not buy it again. If the problem persists, search for the order in the"
             " provider's dashboard, and then record on the order's page which of the provider's"
-            " orders it is."
+            " orders matches it."
         ),
     ),
     "id_taken": Wording(
         Kind.SENDING,
         _(
             "The provider answered with the ID %(provider_order_id)s, which belongs to another"
-            " order. This order may have been bought."
+            " order. The cards of this order may have been bought."
         ),
         _(
             "Wait a few minutes. The app searches for the order at the provider automatically. If"
@@ -242,7 +251,7 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.SENDING,
         _(
             "%(by)s recorded that this is not the provider's order %(provider_order_id)s. The order"
-            " may have been bought under another ID."
+            " may exist at the provider under another ID."
         ),
         _IT_IS_SOUGHT,
     ),
@@ -259,22 +268,22 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "choose": Wording(
         Kind.SEARCH,
-        _("Number of orders at the provider that may be this order: %(count)s."),
+        _("Number of orders at the provider that may match this order: %(count)s."),
         _(
-            "Compare these orders in the provider's dashboard, and then record on the order's page"
-            " which of them is this order."
+            "Compare these orders in the provider's dashboard, and then record on your order's page"
+            " which of them matches your order."
         ),
     ),
     "other_account": Wording(
         Kind.SEARCH,
         _(
-            "The order was sent with a different key. The shop's current key cannot show whether it"
-            " was bought."
+            "The order was sent with a different key. The shop's current key cannot show whether"
+            " the cards were bought."
         ),
         _(
             "The app does not buy the cards until somebody decides. Tell your developer, or check"
             " the account to which the order was sent, and then record on the order's page what"
-            " happened to it."
+            " happened to the order."
         ),
         _(
             "Configure the same key for every process. If the key was replaced, restore the earlier"
@@ -289,13 +298,13 @@ WORDINGS: Mapping[str, Wording] = {
     "restored": Wording(
         Kind.SENDING,
         _(
-            "The database was restored from a backup. Number of orders at the provider that may be"
-            " this order: %(count)s."
+            "The database was restored from a backup. Number of orders at the provider that may"
+            " match this order: %(count)s."
         ),
         _(
-            "Compare these orders with the customer's messages and payment, and then record on the"
-            " order's page which of them is this order. Until then, the app does not send the"
-            " order."
+            "Compare the provider's orders with the customer's messages and payment, and then"
+            " record on your order's page which of them matches your order. Until then, the app"
+            " does not send your order."
         ),
     ),
     "quantity_differs": Wording(
@@ -307,8 +316,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer is about another order. This field differs: %(field)s."),
         _(
-            "The answer was ignored. While the order is open, the app asks the provider again"
-            " automatically. If the problem persists, ask the provider's support."
+            "The answer was ignored. While the order is open, the app checks it again"
+            " automatically. If the problem persists, contact the provider's support."
         ),
     ),
     "status_missing": Wording(
@@ -348,8 +357,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer contains duplicate cards: %(repeated)s of %(total)s."),
         _(
-            "While the order is open, the app asks the provider again automatically. Afterwards,"
-            " ask the provider's support for the missing cards, and then tick off this problem."
+            "While the order is open, the app checks it again automatically. Afterwards, ask the"
+            " provider's support for the missing cards, and then tick off this problem."
         ),
     ),
     "figure_unknown": Wording(
@@ -385,19 +394,21 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
         _(
-            "The same order at the provider was assigned to both of your orders. Check in the"
-            " provider's dashboard which of the two it belongs to, and ask the provider's support"
-            " about the other order."
+            "The same order at the provider was assigned to two of your orders. Check in the"
+            " provider's dashboard which of your orders it belongs to, and ask the provider's"
+            " support about your other order."
         ),
     ),
     "not_known": Wording(
         Kind.ANSWER,
         _("The provider says that it does not know this order."),
-        _("Ask the provider's support, and tell your developer."),
+        _("Contact the provider's support, and tell your developer."),
         _("Does the API key belong to another account or to the sandbox?"),
     ),
     "answer_refused": Wording(
-        Kind.ANSWER, _("The provider refuses to answer about this order."), _ASKED_AGAIN
+        Kind.ANSWER,
+        _("The provider refuses to provide information about this order."),
+        _ASKED_AGAIN,
     ),
     "answer_unprocessable": Wording(
         Kind.ANSWER,
@@ -405,13 +416,13 @@ WORDINGS: Mapping[str, Wording] = {
         _TELL_DEVELOPER,
         _(
             "The log shows the type of the error. The answer may contain a value that the database"
-            " refuses."
+            " does not accept."
         ),
     ),
     "watch_ended": Wording(
         Kind.ANSWER,
         _("The order has not settled and is no longer checked automatically."),
-        _("Ask the provider's support, and then check the order again."),
+        _("Contact the provider's support, and then check the order again."),
     ),
     "surplus_cards": Wording(
         Kind.LASTING,
@@ -492,19 +503,20 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "The answer arrived too late, so the app will not receive the cards. Check the order in"
-            " the provider's dashboard, ask the provider's support, and then tick off this problem."
+            " the provider's dashboard, contact the provider's support, and then tick off this"
+            " problem."
         ),
     ),
     "bought_twice": Wording(
         Kind.LASTING,
         _(
-            "The order was bought twice. The ID of the second purchase at the provider is"
+            "The cards were bought twice. The ID of the second purchase at the provider is"
             " %(provider_order_id)s."
         ),
         _(
-            "The app will not receive the cards of the second purchase. Check the purchase in the"
-            " provider's dashboard, ask the provider's support to credit it back, and then tick off"
-            " this problem."
+            "The app will not receive the cards from the second purchase. Check the purchase in the"
+            " provider's dashboard, ask the provider's support to credit the amount back, and then"
+            " tick off this problem."
         ),
         _("The second purchase has this order's reference."),
     ),
@@ -544,7 +556,7 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY,
         _(
             "The order was an automatic reorder of missing cards. It was rejected because it could"
-            " not be sent within the hours that the shop allows. Nothing was bought."
+            " not be sent within the time that the shop allows. Nothing was bought."
         ),
         _("Order the missing cards again, or pay the customer back."),
     ),
@@ -552,7 +564,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY, _("The order was found at the provider with the ID %(provider_order_id)s.")
     ),
     "absent": Wording(
-        Kind.HISTORY, _("The provider's list does not contain the order, so it was not bought.")
+        Kind.HISTORY,
+        _("The provider's list does not contain the order, so the cards were not bought."),
     ),
     "staff_adopted": Wording(
         Kind.HISTORY, _("%(by)s recorded that this is the provider's order %(provider_order_id)s.")
@@ -560,10 +573,12 @@ WORDINGS: Mapping[str, Wording] = {
     "price_fell": Wording(
         Kind.HISTORY,
         _(
-            "The price of a card fell to %(price)s, and the limit is %(ceiling)s. The order"
-            " continued automatically."
+            "The price of a card fell to %(price)s. The price is now within the limit of"
+            " %(ceiling)s, so the order continued automatically."
         ),
-        discreet=_("The price of a card fell to its limit. The order continued automatically."),
+        discreet=_(
+            "The price of a card no longer exceeds the limit, so the order continued automatically."
+        ),
     ),
     "staff_approved": Wording(
         Kind.HISTORY,
@@ -590,10 +605,10 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.HISTORY, _("The app ordered the missing cards again automatically (order %(order)s).")
     ),
     "staff_send_again": Wording(
-        Kind.HISTORY, _("%(by)s recorded that the order was not bought, and sent it again.")
+        Kind.HISTORY, _("%(by)s recorded that the cards were not bought, and sent the order again.")
     ),
     "staff_rejected": Wording(
-        Kind.HISTORY, _("%(by)s recorded that the order was not bought, and rejected it.")
+        Kind.HISTORY, _("%(by)s recorded that the cards were not bought, and rejected the order.")
     ),
 }
 
@@ -608,7 +623,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (_("costs too much"), ("price_above",)),
     (_("waiting for approval"), ("review_wanted",)),
     (
-        _("bought or not?"),
+        _("unknown whether bought"),
         (
             "answer_lost",
             "sender_died",
@@ -620,7 +635,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "not_listed",
         ),
     ),
-    (_("which order is it?"), ("choose", "restored", "answer_of_other")),
+    (_("matching order unclear"), ("choose", "restored", "answer_of_other")),
     (
         _("unusable answer"),
         (
@@ -636,7 +651,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
             "answer_unprocessable",
         ),
     ),
-    (_("provider does not know it"), ("not_known",)),
+    (_("unknown to the provider"), ("not_known",)),
     (_("no longer checked"), ("watch_ended",)),
     (
         _("figures to compare"),

@@ -167,7 +167,7 @@ STATES: Final[Mapping[str, State]] = {
         due="queued_at",
         request=Purpose.PLACING,
         log_level=logging.INFO,
-        moved=_("The order was not bought. The app will send it automatically."),
+        moved=_("The cards were not bought. The app will send the order automatically."),
         next_step=_("The app will send the order automatically %(when)s."),
         not_checked=NotChecked.UNSENT,
         waits_for="waiting until it may be sent",
@@ -191,7 +191,7 @@ STATES: Final[Mapping[str, State]] = {
         due="due_at",
         request=Purpose.SEARCHING,
         log_level=logging.ERROR,
-        moved=_("It is not known whether the order was bought."),
+        moved=_("It is not known whether the cards were bought."),
         next_step=_("The app will search for the order at the provider automatically %(when)s."),
         not_checked=NotChecked.SEARCHED,
     ),
@@ -262,8 +262,10 @@ STATES: Final[Mapping[str, State]] = {
         cards=Cards.SOME,
         customer_news="partly_delivered",
         moved=ngettext_lazy(
-            "The provider delivered %(delivered)s of %(count)s card and credited back the rest.",
-            "The provider delivered %(delivered)s of %(count)s cards and credited back the rest.",
+            "The provider delivered %(delivered)s of %(count)s card and credited back the price"
+            " of the missing cards.",
+            "The provider delivered %(delivered)s of %(count)s cards and credited back the"
+            " price of the missing cards.",
             "count",
         ),
         not_checked=NotChecked.FINAL,

@@ -405,7 +405,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_has_no_worker,
         headline=_("background work has stopped"),
-        remedy=_("Orders are not sent or checked until it runs again."),
+        remedy=_("Orders are not sent or checked until background work resumes."),
         ended=_("Background work is running again."),
         page=_PROVIDER,
         stops_sales=True,
@@ -432,7 +432,7 @@ CONDITIONS: Sequence[Condition] = [
         judge=_is_silent,
         headline=_("requests to the provider are failing"),
         remedy=_(
-            "The app repeats the requests automatically. If the problem persists, ask the"
+            "The app repeats the requests automatically. If the problem persists, contact the"
             " provider's support."
         ),
         ended=_("The provider is answering again."),
@@ -449,7 +449,8 @@ CONDITIONS: Sequence[Condition] = [
         judge=OfRows(_held_up, _is_held_up),
         headline=_("orders or notices have been waiting for too long"),
         remedy=_(
-            "Waiting orders and notices continue automatically. If they do not, ask your developer."
+            "Waiting orders and notices continue automatically. If they do not, contact your"
+            " developer."
         ),
         page=_PROVIDER,
         is_in_digests=False,
@@ -462,7 +463,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_has_several_keys,
         headline=_("the shop's programs use different API keys"),
-        remedy=_("Cards may be bought in the wrong account. Ask your developer immediately."),
+        remedy=_("Cards may be bought in the wrong account. Contact your developer immediately."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -474,7 +475,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_are_unwanted,
         headline=_("the provider does not accept order references"),
-        remedy=_("Orders are bought without references. Tell your developer."),
+        remedy=_("Orders are sent without references. Tell your developer."),
         page=_PROVIDER,
         is_in_digests=False,
     ),
@@ -501,7 +502,7 @@ CONDITIONS: Sequence[Condition] = [
             "%(count)s prices changed since yesterday",
             "count",
         ),
-        remedy=_("Compare them with your own prices."),
+        remedy=_("Compare the new prices with your own prices."),
         ended=_("No price has changed since yesterday."),
         page=_PRODUCTS,
         is_about_shelf=True,
@@ -514,11 +515,11 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_product",
         judge=OfRows(_news, _are_new),
         headline=ngettext_lazy(
-            "%(count)s product has new cards since yesterday",
-            "%(count)s products have new cards since yesterday",
+            "New cards have been added to %(count)s product since yesterday",
+            "New cards have been added to %(count)s products since yesterday",
             "count",
         ),
-        remedy=_("Check their prices, and whether you want to sell them."),
+        remedy=_("Check the prices of the new cards, and decide whether to sell them."),
         ended=_("There are no new products since yesterday."),
         page=_PRODUCTS,
         is_about_shelf=True,
@@ -532,7 +533,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_providerstate",
         judge=_do_not_open,
         headline=_("stored cards cannot be opened"),
-        remedy=_("Customers cannot see their codes. Ask your developer immediately."),
+        remedy=_("Customers cannot see their codes. Contact your developer immediately."),
         page=_PROVIDER,
         is_in_digests=False,
         stops_sales=True,
@@ -632,8 +633,8 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.view_order",
         judge=OfRows(_lacking_cards, _lack_cards),
         headline=ngettext_lazy(
-            "%(count)s order without all its cards",
-            "%(count)s orders without all their cards",
+            "%(count)s order with missing cards",
+            "%(count)s orders with missing cards",
             "count",
         ),
         remedy=_("For each order, order the missing cards again or pay the customer back."),
@@ -652,7 +653,7 @@ CONDITIONS: Sequence[Condition] = [
             partial(_of_orders, one="1 order is delayed.", many="%s orders are delayed."),
         ),
         headline=ngettext_lazy("%(count)s delayed order", "%(count)s delayed orders", "count"),
-        remedy=_("The app asks the provider again automatically. Ask each customer to wait."),
+        remedy=_("The app checks these orders again automatically. Ask each customer to wait."),
         page=_ORDERS,
         is_about_orders=True,
         query=f"?status__exact={Status.DELAYED}",

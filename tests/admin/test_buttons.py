@@ -137,5 +137,5 @@ def test_the_first_button_is_the_likely_next_step_and_never_what_cannot_be_undon
             "Pay back the customer",
             "Order the missing cards again",
             "Correct the customer's address",
-            "The customer complains about a code",
+            "Record a complaint about a code",
         ]

@@ -246,7 +246,7 @@ def test_a_person_has_the_catalogue_read_by_the_worker(
     keep_current(lambda: True)
     assert simulator.requests == []
     assert button in look(owner, LIST)
-    assert "within the next minutes" in plain(text(read(owner.post(read_it, follow=True))))
+    assert "within a few minutes" in plain(text(read(owner.post(read_it, follow=True))))
     html = look(owner, LIST)
     assert "The catalogue is being read: 0 of 0 products." in html
     assert button not in html
@@ -271,7 +271,9 @@ def test_staff_are_told_of_new_products_and_find_them() -> None:
         OfferChange.objects.create(type=kind, what="new", new="490.00", at=at)
     # On the start page, beside the figures.
     start = read(sign_in("view_product").get(START))
-    assert "product has new cards since yesterday" in text(element(start, "desk-lines", "ul"))
+    assert "New cards have been added to 1 product since yesterday" in text(
+        element(start, "desk-lines", "ul")
+    )
     assert tiles(start) == {}
     finding = CONDITIONS["products_new"].judge(Standing())
     assert finding is not None

@@ -76,7 +76,7 @@ def test_an_order_is_corrected_in_any_status(status: Status) -> None:
 @pytest.mark.parametrize(
     ("language", "said"),
     [
-        ("en", "user0 corrected the details of the customer."),
+        ("en", "user0 corrected the customer's details."),
         ("fr", "user0 a corrigé les coordonnées du client."),
         ("ar", "صحّح user0 بيانات الزبون."),
     ],

@@ -117,7 +117,7 @@ class TestWhoMay:
         browser = person("view_order", permission)
         html = find(browser, what=what, typed=EMAIL)
         headings = re.findall(r"<h2[^>]*>(.*?)</h2>", html)
-        assert headings == ["What is kept", shown]
+        assert headings == ["Stored data", shown]
         assert "ask a colleague with this role" in text(html)
         assert (traces_of(EMAIL), LogEntry.objects.count()) != (set(), 0)
         assert not LogEntry.objects.filter(change_message__contains="customer.").exists()

@@ -122,7 +122,7 @@ def test_the_other_orders_are_counted_with_what_is_open_and_owed_and_lead_to_the
     assert address == [f"{LIST}?customer_of={order.pk}"]
     html = read(boss.get(address[0]))
     assert references(html) == ["web-3", "web-2"]
-    assert "The other orders of the customer of \u2068web-1\u2069" in text(html)
+    assert "Other orders from the same customer as \u2068web-1\u2069" in text(html)
 
 
 def test_more_orders_than_a_page_counts_are_said_to_be_more(boss: Client) -> None:

@@ -125,7 +125,7 @@ ON_HOLD = [
         "The total is 3,850 DA. For each order, order the",
         2,
     ),
-    ("orders_delayed", _delayed, "1 delayed order", "The app asks the provider again", 1),
+    ("orders_delayed", _delayed, "1 delayed order", "The app checks these orders again", 1),
     (
         "access_refused",
         refuse_key,
@@ -181,7 +181,7 @@ def test_what_is_wrong_has_a_tile_that_leads_to_exactly_its_rows(
 
 def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_tile(boss: Client) -> None:
     html = read(boss.get(START))
-    assert "Nothing is waiting for you" in text(html)
+    assert "There is nothing waiting for you" in text(html)
     assert tiles(html) == {}
     assert "Today: no orders yet." in text(html)
 
@@ -412,7 +412,7 @@ def test_the_menu_begins_with_the_page_in_each_language(boss: Client) -> None:
             apps = admin.site.get_app_list(boss.get(START).wsgi_request, "giftcards")
             first = apps[0]["models"][0]
         assert first["object_name"] == "Desk"
-        assert "Nothing is waiting for you" in text(read(boss.get(first["admin_url"])))
+        assert "There is nothing waiting for you" in text(read(boss.get(first["admin_url"])))
 
 
 class BranchOrderAdmin(OrderAdmin):
@@ -449,6 +449,6 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
 def test_the_index_of_a_site_is_left_alone_unless_it_names_the_template(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "Nothing is waiting for you" in text(read(boss.get("/branch/")))
+    assert "There is nothing waiting for you" in text(read(boss.get("/branch/")))
     monkeypatch.setattr(branch, "index_template", None)
     assert 'class="giftcards-desk"' not in read(boss.get("/branch/"))

@@ -21,7 +21,7 @@ from tests.pages import order_page, plain, read, sign_in, text
 
 pytestmark = pytest.mark.django_db
 
-LABEL = "The customer complains about a code"
+LABEL = "Record a complaint about a code"
 
 
 @pytest.fixture

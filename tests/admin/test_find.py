@@ -35,7 +35,7 @@ pytestmark = pytest.mark.django_db
 CODE = "CANARY-5566-7788"
 SERIAL = "CANARY-0099"
 # Of a person who may search for cards alone.
-NONE = "Nothing found. Card codes and serials were also searched."
+NONE = "No results were found. Card codes and serials were also searched."
 
 
 @pytest.fixture
@@ -166,6 +166,6 @@ def test_the_number_of_queries_does_not_grow_with_the_cards_found(boss: Client) 
 def test_the_page_says_that_the_last_four_characters_are_enough() -> None:
     html = read(sign_in("find_card").get(SEARCH))
     assert text(element(html, 'class="help"', "div")) == (
-        "The whole code or serial, or the last four characters of the code."
-        " Case, spaces and dashes do not matter."
+        "Enter the whole code or serial, or the last four characters of the code. Case, spaces and"
+        " dashes do not matter."
     )

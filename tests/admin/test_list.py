@@ -202,7 +202,7 @@ def test_the_list_shows_the_first_10000_and_says_that_there_are_more(
     assert LimitedPaginator.limit == 10_000
     monkeypatch.setattr(LimitedPaginator, "limit", 100)
     Order.objects.bulk_create(build_guide_order() for _ in range(100))
-    more = "There are more than 100 such orders. The pages show only the first 100."
+    more = "There are more than 100 matching orders. These pages show only the first 100."
     assert more not in text(read(boss.get(LIST)))
     make_guide_order(Status.REFUNDED)
     page = read(boss.get(LIST))

@@ -202,7 +202,10 @@ def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staf
     assert messages(read(response)) == [LATE]
     order.refresh_from_db()
     assert order.is_on_hold
-    fell = "The price of a card fell to 490 DA, and the limit is 550 DA. The order continued"
+    fell = (
+        "The price of a card fell to 490 DA. The price is now within the limit of 550 DA, so the"
+        " order continued"
+    )
     assert f"{fell} automatically." in show(staff, order)
 
 

@@ -151,7 +151,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
         ["Credited back", "2 × 490", "980 DA"],
         ["The customer"],
         ["Paid", "5 × 550", "2,750 DA"],
-        ["Kept for delivered cards", "3 × 550", "1,650 DA"],
+        ["Paid for delivered cards", "3 × 550", "1,650 DA"],
         ["Owed to the customer", "2 × 550", "1,100 DA"],
         ["Margin", "1,650 − 1,470", "180 DA"],
     ]
@@ -211,7 +211,7 @@ class TestWithoutCosts:
 
     def test_the_customers_side_alone_is_shown(self, support: Client) -> None:
         html = show(support, settle("web-1", PARTIAL, price_at_placing=PRICE, **SOLD))
-        expected = ["The customer", "Paid", "Kept for delivered cards", "Owed to the customer"]
+        expected = ["The customer", "Paid", "Paid for delivered cards", "Owed to the customer"]
         assert [row[0] for row in money(html)[1:]] == expected
         assert "giftcards-bar" in html
         for amount in ("490", "980", "1,470", "2,450", "180"):
@@ -379,7 +379,7 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     order = settle("web-1", PARTIAL)
     Card.objects.filter(order=order, position=2).update(sealed="damaged")
     shown = cards(show(boss, order))
-    assert shown == ["••••AAAA", "This card cannot be opened. Ask your developer.", "••••CCCC"]
+    assert shown == ["••••AAAA", "This card cannot be opened. Contact your developer.", "••••CCCC"]
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     with pytest.raises(DecryptionError):
         order.cards.get(position=1).tail(conf.keyring())
@@ -429,7 +429,10 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
         "The provider accepted the order. In progress",
         f"The provider is taking longer than usual. Delayed {LOST.text}For your"
         f" developer{LOST.hint}",
-        "The provider delivered 3 of 5 cards and credited back the rest. Partly delivered",
+        (
+            "The provider delivered 3 of 5 cards and credited back the price of the missing cards."
+            " Partly delivered"
+        ),
         f"karim ticked off a problem: {LOST.text}",
         "karim wrote a note: Amina has called.Twice.",
         "nadia revealed the code of card 2. She lost it.",
@@ -458,7 +461,7 @@ def test_the_timeline_tells_the_decisions_of_staff(boss: Client) -> None:
     decision = Problem("staff_rejected", {"by": "amina"})
     lost.move(Status.REJECTED, source=StatusChange.Source.STAFF, details=[decision])
     assert timeline(show(boss, lost))[1:] == [
-        "amina recorded that the order was not bought, and rejected it. Rejected"
+        "amina recorded that the cards were not bought, and rejected the order. Rejected"
     ]
 
 
@@ -545,7 +548,9 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
     entry = {**LOST.as_dict(), "ended": True}
     StatusChange.objects.filter(pk=change.pk).update(details=[entry])
     assert f"Resolved: {LOST.text}" in timeline(show(boss, order))[-1]
-    told = "The shop could not be notified within a day. The app will not try again."
+    told = (
+        "The app tried for a day to notify the shop, without success. The app will not try again."
+    )
     assert told in timeline(show(boss, order))[-1]
 
 
@@ -667,7 +672,7 @@ SALE = "Enter what the customer paid"
         (Status.HANDLING, ["Check now", CORRECT]),
         (Status.DELAYED, ["Check now", CORRECT]),
         (Status.REJECTED, ["Order the missing cards again", SALE, CORRECT]),
-        (Status.FULFILLED, [SALE, CORRECT, "The customer complains about a code"]),
+        (Status.FULFILLED, [SALE, CORRECT, "Record a complaint about a code"]),
     ],
 )
 def test_the_buttons_of_each_status(boss: Client, status: Status, expected: list[str]) -> None:

@@ -72,7 +72,7 @@ def test_order_list_says_that_calls_are_paused(boss: Client, set_conf: Callable[
     assert banner(read(boss.get(LIST))) == ""
     refuse_key(REFUSED)
     paused = "Requests to the provider are paused."
-    refused = "The provider refuses the API key or this server's address. Ask your developer."
+    refused = "The provider refuses the API key or this server's address. Contact your developer."
     assert banner(read(boss.get(LIST))) == f"{paused} {refused}"
     # A site without the key.
     set_conf(API_KEY="")
@@ -94,7 +94,7 @@ def test_order_list_says_that_a_running_worker_has_another_key_that_is_refused(
     set_conf(API_KEY="of-the-site")
     assert banner(read(boss.get(LIST))) == (
         "Requests to the provider are paused. A running process has a different API key, and the"
-        " provider refuses that key. Ask your developer."
+        " provider refuses that key. Contact your developer."
     )
     ApiKey.objects.update(stopped_at=ago(181))
     assert banner(read(boss.get(LIST))) == ""

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.django_db
 
 OnCommit = Callable[..., Any]
 RECORDED = "Order ⁨web-1042⁩ was recorded and is being sent."
-REPEATED = "Order ⁨web-1042⁩ was already recorded. It will not be bought twice."
+REPEATED = "Order ⁨web-1042⁩ was already recorded. Its cards will not be bought twice."
 TAKEN = "This reference is already in use. Use a different reference for a new order."
 PRODUCT_URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 BALANCE_URL = f"{PROVIDER}/v3/account/balance"
@@ -435,7 +435,7 @@ def add_types(count: int) -> None:
     )
 
 
-HELP = "Part of the name of the product or card."
+HELP = "Enter part of the name of the product or card."
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,10 @@ HELP = "Part of the name of the product or card."
         (
             "nothing\0",
             [],
-            "The catalogue has no card with this name. Enter a shorter part of the name.",
+            (
+                "The catalogue does not contain a card with this name. Enter a shorter part of the"
+                " name."
+            ),
         ),
     ],
 )

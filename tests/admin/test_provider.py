@@ -63,7 +63,7 @@ DEVELOPER = ("view_providerstate", "resume_provider")
 RESUME = f"{PAGE}resume/"
 GO_ON = "Requests to the provider have resumed."
 ANOTHER = (
-    "Requests did not resume because another pause has started in the meantime. Check the new pause"
+    "Requests did not resume because a new pause started in the meantime. Check the new pause"
     " first."
 )
 
@@ -112,8 +112,8 @@ class TestPage:
             "Requests in the last minute": "0 of 1200",
         }
         assert facts(html, "worker") == {
-            "State": "Background work has not started yet. Ask your developer.",
-            "Schedule": "There is no schedule. Ask your developer.",
+            "State": "Background work has not started yet. Contact your developer.",
+            "Schedule": "There is no schedule. Contact your developer.",
             "Last run": "never",
             "Next run": "never",
             "Daily work last completed": "never",
@@ -161,10 +161,12 @@ class TestPage:
         change.save()
         html = read(sign_in("view_providerstate", "view_order").get(PAGE))
         found = facts(html, "waiting")
-        assert re.match(r"1, the oldest since .* \(10 minutes ago\)$", found["Tasks in the queue"])
-        told = found["Changes not announced to the shop yet"]
-        assert re.match(r"1, the oldest since .* \(5 minutes ago\)$", told)
-        assert re.match(r"2, the oldest since .* \(2 hours ago\)$", found["Unconfirmed"])
+        assert re.match(
+            r"1, the oldest waiting since .* \(10 minutes ago\)$", found["Tasks in the queue"]
+        )
+        told = found["Notifications not yet sent to the shop"]
+        assert re.match(r"1, the oldest waiting since .* \(5 minutes ago\)$", told)
+        assert re.match(r"2, the oldest waiting since .* \(2 hours ago\)$", found["Unconfirmed"])
         assert found["Oldest open order"].startswith("web-1, since ")
         assert f'href="{order_page(oldest)}"' in html
         assert 'href="/admin/giftcards/order/?status__exact=UNCONFIRMED"' in html
@@ -173,7 +175,8 @@ class TestPage:
         html = read(viewer.get(PAGE))
         found = facts(html, "waiting")
         assert found["Given up"] == (
-            "The shop could not be notified of 1 change within a day. The app will not try again."
+            "The app tried for a day to notify the shop of 1 change, without success. The app will"
+            " not try again."
         )
         assert found["Unconfirmed"].startswith("2, ")
         assert found["Oldest open order"].startswith("an order, since ")
@@ -207,13 +210,13 @@ class TestPage:
         own = key_fingerprint(conf.api_key)[:8]
         assert found == [
             ("API key", own),
-            ("Provider", "Ask your developer."),
+            ("Provider", "Contact your developer."),
             ("Notifying the shop", "an order"),
         ]
         html = read(sign_in(*DEVELOPER, "view_order").get(PAGE))
         assert [row[2] for row in table(html, "failures")] == [
             f"{own} For your developerIt is revoked.",
-            "Ask your developer. For your developerIt is <away>.",
+            "Contact your developer. For your developerIt is <away>.",
             "web-7 For your developershop.tell: ValueError",
         ]
 
@@ -239,7 +242,7 @@ class TestPage:
         place_order(product_id=PSN, type_id="type_001", quantity=2)
         run_sweep()
         html = read(sign_in(*DEVELOPER).get(PAGE))
-        told = "Ask your developer. For your developer"
+        told = "Contact your developer. For your developer"
         assert [row[2] for row in table(html, "failures")] == [told + shown]
         whole = f"{told}The provider refused the request (HTTP 403): {message}"
         boss = sign_in(*DEVELOPER, "view_cost")
@@ -250,7 +253,7 @@ class TestPage:
         [
             (503, "Requests will resume automatically."),
             (429, "Requests will resume automatically."),
-            (401, "Ask your developer."),
+            (401, "Contact your developer."),
         ],
     )
     def test_an_outage_asks_for_nobody_and_a_refusal_for_the_developer(
@@ -346,9 +349,9 @@ class TestKeys:
         names = [Keyring([key]).key_fingerprints[0][:8] for key in (new, old, spare)]
         html = read(viewer.get(PAGE))
         assert table(html, "encryption") == [
-            [names[0], "first: it encrypts new cards", "0"],
-            [names[1], "number 2: only opens cards", "3"],
-            [names[2], "number 3: only opens cards", "none: the key can be removed"],
+            [names[0], "first key: encrypts new cards", "0"],
+            [names[1], "key number 2: only opens cards", "3"],
+            [names[2], "key number 3: only opens cards", "none: the key can be removed"],
         ]
         assert facts(html, "encryption") == {
             "Newest card": "can be opened",
@@ -426,7 +429,7 @@ class TestAtStake:
             if len(kept) == 1:
                 waiting = [
                     "1 order, for which 1,100 DA was paid, is waiting to be sent.",
-                    f"It will wait until * ({in_minutes(kept[0] - minute)}) at the latest.",
+                    f"The order will wait until * ({in_minutes(kept[0] - minute)}) at the latest.",
                 ]
             elif kept:
                 waiting = [
@@ -490,7 +493,7 @@ class TestResuming:
         html = read(manager.get(PAGE))
         alert = element(html, f'action="{RESUME}"', "form")
         pause = ProviderState.objects.current().explain_pause()
-        assert pause.remedy == "Ask your developer."
+        assert pause.remedy == "Contact your developer."
         assert pause.for_staff in text(html)
         assert f"For your developer{pause.hint}" in text(html)
         assert "`manage.py giftcards_poll --resume`" in pause.hint
@@ -513,7 +516,7 @@ class TestResuming:
             # Besides a key that was refused.
             ("", "The app will test the refused key"),
             ("access", "The app will send a single request to the provider. If"),
-            ("rate", "Requests will resume immediately, earlier than the provider requested."),
+            ("rate", "Requests will resume immediately, which is earlier than the provider"),
             ("outage", "Requests to the provider will resume immediately."),
         ],
     )

@@ -18,8 +18,8 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 CHANGED = (
-    "Somebody else has changed these texts in the meantime. Nothing was saved, and your texts are"
-    " below. Open the page again to see the other texts."
+    "Somebody else has changed this information in the meantime. Nothing was saved, and your"
+    " version is below. Open the page again to see the other version."
 )
 
 
@@ -57,7 +57,7 @@ def test_the_owner_writes_what_customers_read_in_each_language(
         text_en="Open\r\nhttps://psn.example",
         text_ar="افتح https://psn.example",
     )
-    assert messages(html) == ["The texts were saved."]
+    assert messages(html) == ["The product information was saved."]
     kind = ProductType.objects.select_related("product").get()
     assert redemption_instructions(kind, "en") == "Open\nhttps://psn.example"
     assert redemption_instructions(kind, "ar") == "افتح https://psn.example"

@@ -83,7 +83,7 @@ class TestAsking:
         html = read(staff.get(page(order)))
         assert shown_lines(html) == {
             "Paid": ["5 × 550", "2,750 DA"],
-            "Kept for delivered cards": ["3 × 550", "1,650 DA"],
+            "Paid for delivered cards": ["3 × 550", "1,650 DA"],
             "Owed to the customer": ["2 × 550", "1,100 DA"],
         }
         assert 'name="amount" value="1100.00"' in html
@@ -100,7 +100,7 @@ class TestAsking:
         asked = hidden(read(staff.get(page(order))))
         shown = plain(text(read(staff.post(page(order), {**asked, **TYPED}))))
         assert "550 DA will be recorded as paid back to آمنة." in shown
-        assert "After that, 550 DA will still be owed." in shown
+        assert "After this refund, 550 DA will still be owed." in shown
         assert "Method: CCP Reference: CCP 12" in shown
         assert "Record 550 DA as paid back" in shown
         assert not CustomerRefund.objects.exists()
@@ -108,8 +108,8 @@ class TestAsking:
     @pytest.mark.parametrize(
         ("amount", "after"),
         [
-            ("550", "After that, 250 DA will still be owed."),
-            ("800", "After that, the customer will be fully paid back."),
+            ("550", "After this refund, 250 DA will still be owed."),
+            ("800", "After this refund, the customer will be fully paid back."),
         ],
     )
     def test_the_confirmation_counts_what_was_paid_back_already(
@@ -297,8 +297,8 @@ class TestOrdersPage:
         assert second[3:] == ["A mistake.", ""]
         assert "cancelled" in second[2]
         assert [plain(event) for event in timeline(html)[1:]] == [
-            "amina recorded that the customer was paid back 200 DA. cash · R1At the <counter>",
-            "amina recorded that the customer was paid back 50 DA. R3",
+            "amina recorded a refund of 200 DA to the customer. cash · R1At the <counter>",
+            "amina recorded a refund of 50 DA to the customer. R3",
             "karim cancelled a refund of 50 DA. The amount is owed again. A mistake.",
         ]
 
@@ -397,7 +397,7 @@ def test_the_list_says_that_there_are_more_refunds_than_its_pages_show(
     order = sold(reference="web-1042")
     for number in range(3):
         refund(order, f"R{number}")
-    more = "There are more than 2 such entries. The pages show only the first 2."
+    more = "There are more than 2 matching entries. These pages show only the first 2."
     assert more not in plain(read(browser.get(LOG)))
     monkeypatch.setattr("giftcards.admin.frame.rows.LimitedPaginator.limit", 2)
     assert more in plain(read(browser.get(LOG)))

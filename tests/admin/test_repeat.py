@@ -27,10 +27,12 @@ pytestmark = pytest.mark.django_db
 NOTHING = (
     "There are no cards to order again because no cards are missing or the order is still open."
 )
-TWICE = "The missing cards of web-1042 were already ordered again. They will not be ordered twice."
+TWICE = (
+    "The missing cards of web-1042 have already been ordered again. They will not be ordered twice."
+)
 OTHER_ENVIRONMENT = (
-    "This order was bought in the Sandbox environment, but the API key in use is for Production, so"
-    " its missing cards cannot be ordered again. Place a new order instead."
+    "This order was placed in the Sandbox environment, but the API key in use is for Production, so"
+    " the missing cards cannot be ordered again. Place a new order instead."
 )
 LABEL = "Order the missing cards again"
 CAME = Problem("late_cards", {"received": 5, "announced": 3})
@@ -63,8 +65,8 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
         "2 cards of this order were not delivered. They will be bought once, in a new order.",
         "The customer has already paid for these cards, so do not refund that amount as well.",
         (
-            "If a card then costs more than your limit, the new order will be put on hold until"
-            " somebody decides."
+            "If a card costs more than your limit at that time, the new order will be put on hold"
+            " until somebody approves or cancels it."
         ),
         "Replaces missing cards of: web-1042",
         "Product: PSN",

@@ -46,7 +46,7 @@ STAFF = StatusChange.Source.STAFF
 
 
 def candidates(**changes: Any) -> list[dict[str, Any]]:
-    """Two orders at the provider that may be ours."""
+    """Two orders at the provider that may match ours."""
     row = {
         "created_at": timezone.now().isoformat(),
         "status": "FULFILLED",
@@ -148,7 +148,7 @@ class TestResolving:
         assert "What happened to this order?" in shown
         assert "Reference: web-1042 Product: " in shown
         for row in order.candidates:
-            assert f"This is the provider's order {row['id']} of 29 Oct 2025 02:00: 5 × " in shown
+            assert f"This is the provider's order {row['id']} from 29 Oct 2025 02:00: 5 × " in shown
 
     @pytest.mark.parametrize(
         ("outcome", "status", "code"),
@@ -395,8 +395,8 @@ class TestAdopting:
         order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
         assert messages(html) == [
             (
-                "The provider's order has the quantity 1, but yours has the quantity 5, so they are"
-                " different orders."
+                "The quantity of the provider's order is 1, but the quantity of your order is 5, so"
+                " they are different orders."
             )
         ]
         assert_nothing_happened(order)

@@ -289,7 +289,7 @@ def test_the_lock_out_of_the_site_is_respected(card: Card, settings: Any) -> Non
 
 
 TOO_MANY_WRONG = (
-    "Too many wrong passwords were typed since you signed in. Sign out, and sign in again."
+    "Too many wrong passwords have been entered since you signed in. Sign out, and sign in again."
 )
 
 
@@ -718,8 +718,10 @@ def limited(set_conf: Callable[..., None], settings: Any) -> None:
     settings.MANAGERS = MANAGERS
 
 
-TOO_MANY = "You have revealed codes or corrected addresses 2 times within an hour. Try again later."
-TOLD = "The managers of the site have been notified."
+TOO_MANY = (
+    "You have revealed codes or corrected addresses 2 times in the last hour. Try again later."
+)
+TOLD = "The site managers have been notified."
 
 
 @pytest.mark.usefixtures("limited")

@@ -188,7 +188,7 @@ class TestCodes:
     ) -> None:
         for browser in (boss, sign_in("view_order")):
             html = read(browser.post(SEARCH, {"secret": typed}))
-            assert "Nothing found." in text(html)
+            assert "No results were found." in text(html)
             assert typed not in html
 
     @pytest.mark.usefixtures("order")
@@ -208,7 +208,7 @@ class TestCodes:
     def test_who_may_only_find_cards_is_told_of_no_orders(self, order: Order) -> None:
         browser = sign_in("find_card")
         html = read(browser.post(SEARCH, {"secret": "web-1042"}))
-        assert found(html) == "Nothing found. Card codes and serials were also searched."
+        assert found(html) == "No results were found. Card codes and serials were also searched."
         html = read(browser.post(SEARCH, {"secret": CODE}))
         assert "<bdi>web-1042</bdi>, card 2" in html
         assert order_page(order) not in html
@@ -273,7 +273,7 @@ class TestNothingFound:
     HOW = (
         "Searched: references and the numbers in them, groups, the provider's order IDs, and the"
         " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
-        " match; the beginning of a word is enough."
+        " match, but the beginning of each word is enough."
     )
     PRODUCTS = "Product names in the catalogue were also searched."
 
@@ -283,26 +283,26 @@ class TestNothingFound:
             (
                 "<b>nobody",
                 ("view_order", "find_card"),
-                f"Nothing found for “<b>nobody”. {HOW} {PRODUCTS} Card codes were not searched"
-                " because the text does not look like a code. To search for a code, write “code:”"
-                " before"
-                " it.",
+                f"No results were found for “<b>nobody”. {HOW} {PRODUCTS} Card codes were not"
+                " searched because the text does not look like a code. To search for a code,"
+                " write “code:” before it.",
             ),
             (
                 "nobody",
                 ("view_order",),
-                f"Nothing found for “nobody”. {HOW} {PRODUCTS} Card codes were not searched"
+                f"No results were found for “nobody”. {HOW} {PRODUCTS} Card codes were not searched"
                 " because you do not have permission to search by code.",
             ),
             (
                 "CANARY-9999",
                 ("view_order", "find_card"),
-                f"Nothing found. {HOW} {PRODUCTS} Card codes and serials were also searched.",
+                f"No results were found. {HOW} {PRODUCTS} Card codes and serials were also"
+                " searched.",
             ),
             (
                 "CANARY-9999",
                 ("find_card",),
-                "Nothing found. Card codes and serials were also searched.",
+                "No results were found. Card codes and serials were also searched.",
             ),
         ],
     )
@@ -321,9 +321,11 @@ class TestNothingFound:
         said = text(element(html, "giftcards-nothing", "div"))
         # Whether the text looks like a code is not known here: somebody may have made the address.
         assert said.startswith(
-            f"Nothing found for “web-1”. {self.HOW} Card codes were not searched. To search"
+            f"No results were found for “web-1”. {self.HOW} Card codes were not searched. To search"
         )
-        assert said.endswith("Only orders with the chosen filters were searched. Search all orders")
+        assert said.endswith(
+            "Only orders that match the selected filters were searched. Search all orders"
+        )
         assert 'href="?q=web-1"' in html
 
 
@@ -351,7 +353,7 @@ class TestProducts:
         html = read(boss.post(SEARCH, {"secret": typed}))
         addresses = re.findall(rf'href="({LIST}\?product_id=[^"]*)"', html)
         assert addresses == ([f"{LIST}?product_id={product}"] if product else [])
-        assert ("Nothing found" in html) == (product is None)
+        assert ("No results were found" in html) == (product is None)
         for address in addresses:
             assert references(read(boss.get(address))) == [bought.reference]
         # The catalogue's own search.
@@ -364,7 +366,10 @@ class TestProducts:
         Product.objects.filter(product_id__startswith="many").update(name="Many")
         html = read(boss.post(SEARCH, {"secret": "many"}))
         assert html.count("?product_id=many-") == 20
-        assert "There are more products. Enter more of the name to see others." in text(html)
+        assert (
+            "There are more products than shown here. Enter a longer part of the name to see"
+            " others."
+        ) in text(html)
 
     def test_who_may_only_find_cards_is_told_of_no_products(self) -> None:
         html = read(sign_in("find_card").post(SEARCH, {"secret": "playstation"}))

@@ -113,7 +113,7 @@ def test_a_card_is_found_by_its_code_or_serial(boss: Client, order: Order, typed
 )
 def test_a_part_of_a_code_finds_nothing(boss: Client, order: Order, typed: str) -> None:
     html = read(sign_in("find_card").post(SEARCH, {"secret": typed}))
-    assert found(html) == "Nothing found. Card codes and serials were also searched."
+    assert found(html) == "No results were found. Card codes and serials were also searched."
     assert secrets_on(html) == []
 
 

@@ -155,11 +155,13 @@ def test_what_is_not_sold_leaves_the_shelf_and_returns(level: str) -> None:
     yes, no = ("on", None) if level == "category" else ("true", "false")
     asked = ask(browser, page_of(row), typed(row, is_sold=no))
     [line] = section(read(asked), "effects")
-    assert line["Effect"] == "Will no longer be for sale. This card is not sold in your shop."
+    assert line["Effect"] == (
+        "The card will no longer be for sale. This card is not sold in your shop."
+    )
     assert told(save(browser, asked)) == ["Saved. 0 prices have changed."]
     assert not offers().exists()
     asked = ask(browser, page_of(row), typed(row, is_sold=yes))
-    assert section(read(asked), "effects")[0]["Effect"] == "Will be for sale."
+    assert section(read(asked), "effects")[0]["Effect"] == "The card will be for sale."
     save(browser, asked)
     assert offers().exists()
 
@@ -374,14 +376,14 @@ def test_a_rule_that_raises_does_not_disturb_the_owner_who_saves(set_conf: Conf)
     asked = ask(browser, page_of(kind), typed(kind, margin_percent=""))
     [line] = section(read(asked), "effects")
     assert line["Effect"].startswith(
-        "Will no longer be for sale. The rule in your settings has not calculated"
+        "The card will no longer be for sale. The rule in your settings has not calculated"
     )
     save(browser, asked)
     keep_prices()
     kind = ProductType.objects.get()
     assert (kind.price, kind.margin_percent) == (None, None)
     html = read(browser.get(page_of(kind)))
-    assert "The rule in your settings has not returned a price." in text(html)
+    assert "The rule in your settings did not return a price." in text(html)
 
 
 def fail(kind: ProductType) -> Decimal:
@@ -431,7 +433,7 @@ def test_who_changes_nothing_is_told_so() -> None:
     make_offer()
     browser = owner()
     for address in (SHOP, CATEGORIES, page_of(Product.objects.get())):
-        assert told(ask(browser, address, {}, follow=True)) == ["You have changed nothing."]
+        assert told(ask(browser, address, {}, follow=True)) == ["You have not changed anything."]
 
 
 # For each group of permissions: the pages that open, and the columns that the person may set.
@@ -486,7 +488,7 @@ def test_who_may_not_see_costs_decides_what_is_sold_and_learns_no_cost() -> None
             "Card": "PlayStation – PSN 500 DA",
             "Price now": "480 DA",
             "New price": "480 DA",
-            "Effect": "Will no longer be for sale. This card is not sold in your shop.",
+            "Effect": "The card will no longer be for sale. This card is not sold in your shop.",
         }
     ]
     assert "loss" not in html.replace("gloss", "")
@@ -645,4 +647,4 @@ def test_the_action_on_many_is_for_who_may_change_the_shelf() -> None:
     assert 'name="unit"' not in read(browser.post(PRODUCTS, {**first}))
     save(browser, browser.post(PRODUCTS, posted))
     assert Product.objects.get().is_sold is False
-    assert told(browser.post(PRODUCTS, posted, follow=True)) == ["You have changed nothing."]
+    assert told(browser.post(PRODUCTS, posted, follow=True)) == ["You have not changed anything."]

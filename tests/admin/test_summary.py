@@ -86,7 +86,7 @@ def test_an_order_that_was_credited_back_owes_the_customer_everything() -> None:
 def test_unknown_amounts_are_said_to_be_unknown_and_never_to_be_zero() -> None:
     unknown = {"price_per_card": None, "fulfilled_amount": None, "sale_price": None}
     assert tell(settled_order(Status.FULFILLED, **unknown)) == (
-        "All 5 cards were delivered on 24 Nov 23:59. The provider does not report how much it"
+        "All 5 cards were delivered on 24 Nov 23:59. The provider did not report how much it"
         " charged."
     )
     assert tell(settled_order(Status.PARTIALLY_FILLED, **unknown)) == (
@@ -155,8 +155,8 @@ def test_an_order_on_hold_waits_for_a_decision_about_its_price() -> None:
     above = Problem("price_above", {"price": "570.00", "ceiling": "550.00"})
     order = build_guide_order(Status.PENDING, problems=[above], due_at=None, **SOLD)
     decision = (
-        "The cards are only bought if somebody approves the price, or if the price falls"
-        f" to the limit. {PAID}"
+        "The cards will be bought only if somebody approves the price, or if the price falls to"
+        f" the limit or below it. {PAID}"
     )
     assert tell(order) == (
         f"The order is on hold because a card costs 570 DA, and your limit is 550 DA. {decision}"
@@ -173,7 +173,7 @@ def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
             "The order is on hold because somebody has to review it: “Third order today”. The"
-            f" cards are only bought if somebody approves the order. {PAID}"
+            f" cards will be bought only if somebody approves the order. {PAID}"
         )
 
 
@@ -217,8 +217,8 @@ def test_an_order_that_waits_for_its_turn_says_until_when() -> None:
 def test_an_order_that_is_proven_absent_is_sent_again() -> None:
     order = build_guide_order(Status.PENDING, due_at=AT)
     assert tell(order, reason=Problem("absent")) == (
-        "The provider's list does not contain the order, so it was not bought. The app will send"
-        " the order automatically in a moment."
+        "The provider's list does not contain the order, so the cards were not bought. The app will"
+        " send the order automatically in a moment."
     )
 
 
@@ -240,7 +240,7 @@ def test_an_order_that_is_being_sent_says_so() -> None:
 
 
 def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
-    sent = "The order was sent, but it is not known whether it was bought."
+    sent = "The order was sent, but it is not known whether the cards were bought."
     order = build_guide_order(Status.UNCONFIRMED, due_at=LATER)
     assert (
         tell(order)
@@ -256,7 +256,7 @@ def test_an_unconfirmed_order_is_looked_for_or_waits_for_a_person() -> None:
 def test_what_a_problem_says_is_not_said_above_it_as_well() -> None:
     lost = build_guide_order(Status.UNCONFIRMED, problems=[LOST], due_at=None)
     assert tell(lost) == (
-        "It is not yet known whether the order was bought. Somebody has to record what happened to"
+        "It is not yet known whether the cards were bought. Somebody has to record what happened to"
         " the order. 1 problem needs attention: see below."
     )
     ended = [Problem("watch_ended")]
@@ -287,7 +287,7 @@ def test_a_delayed_order_says_when_the_provider_is_asked_next() -> None:
     order.due_at = LATER + timedelta(days=1)
     assert "The app will check the order again automatically on 26 Nov 01:14." in tell(order)
     order.due_at = None
-    left = "The order is no longer checked automatically. Ask the provider's support."
+    left = "The order is no longer checked automatically. Contact the provider's support."
     assert tell(order).endswith(f"{left} {PAID}")
 
 

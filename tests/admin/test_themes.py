@@ -39,7 +39,7 @@ SHOWN = {
     "adopted": "Unlink the provider's order",
     "resolve": "What was sent Reference: web-1040",
     "resolve, wrong": "This field is required.",
-    "release": "Is it a different order? Help This order was linked to the provider's order",
+    "release": "Is this a different order? Help This order was linked to the provider's order",
     "adopt": "The provider's order does not match what was sent.",
     "held": "How much may a card cost?",
     "price": "Buy the cards for at most 570 DA each, 1,710 DA in total.",

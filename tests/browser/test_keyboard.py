@@ -256,7 +256,7 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
         "Pay back the customer",
         "Order the missing cards again",
         "Correct the customer's address",
-        "The customer complains about a code",
+        "Record a complaint about a code",
         "For your developer",
         "Reveal card 1",
         "Reveal card 2",

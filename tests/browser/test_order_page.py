@@ -32,7 +32,7 @@ def settle(order: Order) -> None:
 
 def test_an_open_order_shows_itself_again_once_it_has_changed(boss: Browser) -> None:
     order = open_page(boss, "web-1043")
-    assert "The cards arrive automatically" in boss.texts(".giftcards-summary")[0]
+    assert "The cards will arrive automatically" in boss.texts(".giftcards-summary")[0]
     settle(order)
     boss.wait_for_text(".giftcards-summary", "No card was delivered.")
     assert boss.find_all("#giftcards-follow") == []

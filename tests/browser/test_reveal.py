@@ -31,7 +31,7 @@ def test_a_code_that_the_browser_refuses_to_copy_is_selected_and_one_can_log_out
     reveal(boss)
     boss.run("navigator.clipboard.writeText = () => Promise.reject(new Error('refused'))")
     boss.find("[data-copies]").click()
-    boss.wait_for_text(".giftcards-revealed [role=status]", "Selected: copy it now.")
+    boss.wait_for_text(".giftcards-revealed [role=status]", "The text is selected. Copy it now.")
     assert boss.run("return getSelection().toString()") == CODE
     # With the policy "no-referrer", browsers hide the origin of forms, and Django refuses them.
     boss.press("#logout-form button")

@@ -418,8 +418,8 @@ class TestCheck:
         [
             (
                 7,
-                "3 cards are left after open orders and reservations. The provider has 7 more,"
-                " which your stock buffer holds back.",
+                "Open orders and reservations leave only 3 cards. In addition, your stock buffer"
+                " holds back 7 of the provider's cards.",
             ),
             (0, "Your shop does not sell this card."),
         ],

@@ -211,8 +211,8 @@ class TestReserving:
                 " yours. Please try again in a few minutes."
             )
             text = (
-                "With these cards, the guests of one network would have 31 cards in 31"
-                " reservations."
+                "Including these cards, guests on the same network would have reserved 31 cards in"
+                " 31 reservations."
             )
             assert str(refused.value).endswith(text)
         # An account is not a guest, wherever it is used.

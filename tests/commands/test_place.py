@@ -175,8 +175,8 @@ def test_place_with_a_used_reference_shows_the_same_order(call: Call, simulator:
 
 
 UNKNOWN = (
-    "The order was sent, but no usable answer came back. It may have been bought. (the connection"
-    " broke before the answer was complete)"
+    "The order was sent, but the app did not receive a usable answer. The cards may have been"
+    " bought. (the connection broke before the answer was complete)"
 )
 
 

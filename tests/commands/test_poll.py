@@ -171,8 +171,8 @@ class TestOneOrder:
         out, err, code = call("giftcards_poll", "--reference", "cart-1")
         assert "  status      Unconfirmed\n" in out
         assert (err, code) == (
-            "The order was sent, but no usable answer came back. It may have been bought. (the"
-            " connection broke before the answer was complete)\n",
+            "The order was sent, but the app did not receive a usable answer. The cards may have"
+            " been bought. (the connection broke before the answer was complete)\n",
             1,
         )
 

@@ -252,7 +252,7 @@ class TestOverview:
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == NO_SCHEDULE
         ensure_schedule()
         Schedule.objects.update(repeats=0)
-        paused = "The schedule is paused. Set its repeats to -1 in the admin of django-q2."
+        paused = "The schedule is paused. In the django-q2 admin, set the schedule's repeats to -1."
         assert f"  schedule        {paused}\n" in call("giftcards_status").out
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 

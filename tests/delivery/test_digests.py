@@ -107,7 +107,7 @@ def test_a_digest_names_each_kind_of_order_with_a_count_and_a_link(listed: Liste
     assert digest.subject == "The Shop: 1 order with a problem, 1 unconfirmed order and more"
     for text in (digest.body, html_of(digest)):
         for headline in (
-            "4 orders without all their cards",
+            "4 orders with missing cards",
             "1 delayed order",
             "1 unconfirmed order",
         ):
@@ -134,7 +134,7 @@ def test_an_order_without_all_its_cards_counts_until_its_customer_is_paid_back_o
     order = settled(Status.REFUNDED, "web-1", sale_price=600)
     settled(Status.REJECTED, "web-2")
     [digest] = sent()
-    assert digest.subject == "The Shop: 2 orders without all their cards"
+    assert digest.subject == "The Shop: 2 orders with missing cards"
     let_pass(days=1)
     assert sent() == []
     assert StaffDigest.objects.get().told == {"cards_missing": [order.pk]}
@@ -179,7 +179,7 @@ def test_somebody_who_is_new_is_told_what_is_wrong_now(listed: Listed) -> None:
     StaffDigest.objects.all().delete()
     [digest] = sent()
     assert digest.to == [SUPPORT["address"]]
-    assert digest.subject == "The Shop: 1 order without all its cards, 1 delayed order"
+    assert digest.subject == "The Shop: 1 order with missing cards, 1 delayed order"
     assert "web-2" not in digest.body
 
 
@@ -228,7 +228,7 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Lis
     for number in range(8):
         settled(Status.REJECTED, f"web-{number}")
     [digest] = sent()
-    assert digest.subject == "The Shop: 8 orders without all their cards"
+    assert digest.subject == "The Shop: 8 orders with missing cards"
     assert digest.body.count("/change/") == 5
     assert "and 3 others" in digest.body
     assert "and 3 others" in html_of(digest)
@@ -254,7 +254,7 @@ class TestStates:
         refuse_key()
         [digest] = sent()
         assert digest.subject == "The Shop: requests to the provider are paused"
-        assert "Ask your developer." in digest.body
+        assert "Contact your developer." in digest.body
         assert "manage.py" not in digest.body
         let_pass(hours=23)
         note_tick()
@@ -326,7 +326,7 @@ class TestStates:
         digest = by_address[BOOKS["address"]]
         plain = digest.body.translate(dict.fromkeys((0x2066, 0x2067, 0x2068, 0x2069)))
         for text in (
-            "1 refund that the provider has not credited back",
+            "1 refund that the provider has not credited to the balance",
             f"{ADMIN}/order/{lacking.pk}/change/",
             f"{ADMIN}/order/?ledger=credits_missing&attention=needed",
             "The total is 980\u00a0DA.",
@@ -334,7 +334,7 @@ class TestStates:
             f"{ADMIN}_books/ledgerentry/?period=week&order=unknown",
             "The total is 490.50\u00a0DA.",
             "he provider's ledger does not explain the balance",
-            "The balance has changed by -100 DA without an entry.",
+            "The balance has changed by -100 DA without an entry that explains it.",
         ):
             assert text in plain
         # Support is told of the order, and not of the money.
@@ -346,7 +346,7 @@ class TestStates:
         [digest] = sent()
         for text in (
             "The provider has credited back all promised refunds.",
-            "no longer contains entries of unknown orders.",
+            "no longer contains entries without a matching order.",
             "explains the balance again.",
         ):
             assert text in digest.body
@@ -436,7 +436,7 @@ def unsent(order: Order, **values: Any) -> Delivery:
 
 @pytest.mark.parametrize(
     ("language", "subject", "direction"),
-    [("en", "orders without all their cards", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
+    [("en", "orders with missing cards", "ltr"), ("ar", "", "rtl"), ("fr", "", "ltr")],
 )
 def test_each_person_is_told_in_their_language_and_its_direction(
     listed: Listed, language: str, subject: str, direction: str
@@ -504,7 +504,7 @@ class TestPermissions:
         sign_up("Support@shop.example", is_active=is_active)
         settled(Status.REJECTED, "web-1")
         [digest] = sent()
-        assert digest.subject == "The Shop: 1 order without all its cards"
+        assert digest.subject == "The Shop: 1 order with missing cards"
 
     @pytest.mark.parametrize("is_active", [True, False], ids=["active", "inactive"])
     def test_a_customers_account_gives_no_permission_that_staff_lack(
@@ -535,14 +535,14 @@ class TestPermissions:
         settled(Status.REJECTED, "web-1")
         ProviderState.objects.update(balance=1)
         [digest] = sent()
-        assert digest.subject == "The Shop: 1 order without all its cards"
+        assert digest.subject == "The Shop: 1 order with missing cards"
 
 
 def test_hostile_references_and_shop_names_stay_text(listed: Listed, settings: Any) -> None:
     listed(BOSS, SHOP_NAME="<b>Shop</b> & Co")
     settled(Status.REJECTED, "<script>alert(1)</script>")
     [digest] = sent()
-    assert digest.subject == "<b>Shop</b> & Co: 1 order without all its cards"
+    assert digest.subject == "<b>Shop</b> & Co: 1 order with missing cards"
     assert "<script>alert(1)</script>" in digest.body
     assert "<script>" not in html_of(digest)
     assert "<b>" not in html_of(digest)
@@ -628,7 +628,7 @@ class TestFailures:
         (folder / "subject.txt").write_text("[{{ items|length }}]\n{{ title }}\n")
         [templates] = settings.TEMPLATES
         settings.TEMPLATES = [{**templates, "DIRS": [tmp_path]}]
-        assert sent()[0].subject == "[1] 1 order without all its cards"
+        assert sent()[0].subject == "[1] 1 order with missing cards"
 
 
 def waits(attempt: Callable[[], object]) -> list[float]:

@@ -88,7 +88,7 @@ class TestSendingAgain:
     ) -> None:
         order = told(customer_email="")
         html = read(again(amina, order, kind="receipt"))
-        assert "The order has no address for this message. Enter one." in text(html)
+        assert "The order has no address for this message. Enter an address." in text(html)
         assert (
             "The customer was not notified because the order has no address."
             in messages_section(amina, order)
@@ -100,8 +100,8 @@ class TestCorrecting:
         browser = person(*SUPPORT, "correct_customer")
         order = told(deliver_at=in_days(1))
         shown = plain(text(read(browser.get(order_page(order, "customer")))))
-        assert "To the customer: 1 message will go to the new address." in shown
-        assert "To the recipient: 1 message will go to the new address." in shown
+        assert "To the customer: 1 message will be sent to the new address." in shown
+        assert "To the recipient: 1 message will be sent to the new address." in shown
 
     def test_codes_that_went_to_a_former_address_are_told_afterwards(
         self, amina: Client, settings: Any

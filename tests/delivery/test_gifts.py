@@ -45,7 +45,7 @@ pytestmark = pytest.mark.django_db
 LANGUAGES = ("en", "fr", "ar")
 # Over the words of a gift: the customer's own, and another's, of whom a name is known or not.
 HEADINGS = {
-    "en": ("Your message:", "Karim writes:", "The message to you:"),
+    "en": ("Your message:", "Karim writes:", "Message for you:"),
     "fr": ("Votre message\u00a0:", "Karim vous écrit\u00a0:", "Le message pour vous\u00a0:"),
     "ar": ("رسالتك:", "رسالة من Karim:", "رسالة إليك:"),
 }

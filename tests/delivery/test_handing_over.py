@@ -41,6 +41,7 @@ from tests.pages import errors, messages, order_page, plain, read
 from tests.stage import in_threads
 
 pytest_plugins = ["tests.stage_fixtures"]
+TOO_MANY = "you have created links or sent messages to other addresses 2 times."
 pytestmark = pytest.mark.django_db
 
 REASON = "On the phone"
@@ -151,7 +152,7 @@ class TestTooMany:
     ) -> None:
         made = [token_of(link_on(make_link(amina, order, withdraws=""))) for _ in range(2)]
         answer = amina.post(to("new_link", order.pk), ask_for_link(amina, order), follow=True)
-        assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+        assert TOO_MANY in plain(messages(read(answer))[0])
         assert all(map(find, made))
         assert CardLink.objects.count() == 2
 
@@ -162,7 +163,7 @@ class TestTooMany:
         send_again(amina, order)
         for _again in range(2):
             answer = send_again(amina, order)
-            assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+            assert TOO_MANY in plain(messages(read(answer))[0])
         assert Delivery.objects.count() == 1
         # Once an hour.
         assert caplog.text.count("amina wanted to hand out more than 2 links or messages") == 1
@@ -194,7 +195,7 @@ class TestTooMany:
         send_again(amina, other, kind=kind)
         message(delivered(), requested_by="amina", is_elsewhere=True)
         answer = send_again(amina, other, kind=kind)
-        assert "You have handed out 2 links or messages" in plain(messages(read(answer))[0])
+        assert TOO_MANY in plain(messages(read(answer))[0])
         assert Delivery.objects.filter(is_elsewhere=True).count() == 2
         # To the customer, it is still sent.
         send_again(amina, other, EMAIL, kind=kind)
@@ -207,7 +208,7 @@ class TestTooMany:
             message(order, address="x@y.example", requested_by="amina", is_elsewhere=True)
         change_customer(order, email="x@y.example")
         answer = amina.post(to("new_link", order.pk), ask_for_link(amina, order), follow=True)
-        assert "You have handed out 2 links" in plain(messages(read(answer))[0])
+        assert TOO_MANY in plain(messages(read(answer))[0])
 
     def test_another_person_and_another_hour_count_anew(self, amina: Client, order: Order) -> None:
         for _made in range(2):
@@ -228,7 +229,7 @@ class TestOneOrder:
             message(order, requested_by=by)
         for _made in range(2):
             link_on(make_link(amina, order, withdraws=""))
-        told = "10 messages and links were requested for this order within an hour."
+        told = "10 messages and links were requested for this order in the last hour."
         for browser in (amina, karim):
             for answer in (
                 send_again(browser, order, EMAIL),

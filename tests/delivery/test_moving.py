@@ -379,20 +379,20 @@ class TestStaff:
         return plain(text(read(browser.get(order_page(order, "customer")))))
 
     def test_what_is_on_its_way_is_told_before(self, amina: Client, order: Order) -> None:
-        assert "1 message will go to the new address." in self.told(amina, order)
+        assert "1 message will be sent to the new address." in self.told(amina, order)
         # Who may not see messages is told nothing of them.
         other = person("correct_customer", name="karim")
-        assert "will go to the new" not in self.told(other, order)
+        assert "message will be sent to the new" not in self.told(other, order)
         Delivery.objects.update(status="sending", claim="x")
-        assert "A message is being sent at this moment, and may still arrive." in self.told(
-            amina, order
-        )
+        assert (
+            "A message is being sent at this moment and may still arrive at the old address."
+        ) in self.told(amina, order)
 
     def test_links_that_end_are_told_before(self, amina: Client, order: Order) -> None:
         assert send().sent == 1
         told = self.told(amina, order)
         assert "1 link that was sent to the old address will be withdrawn." in told
-        assert "1 message will go to the new address." in told
+        assert "1 message will be sent to the new address." in told
         assert codes_in(press(page_of(mail.outbox[0].body)))
         assert "will go to the new address." not in self.told(amina, order)
 
@@ -425,7 +425,7 @@ class TestStaff:
         for part in (
             WRONG,
             RIGHT,
-            "amina corrected the details of the customer.",
+            "amina corrected the customer's details.",
             f"customer e-mail before the change: {WRONG}",
         ):
             assert part in proof

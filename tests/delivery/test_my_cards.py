@@ -43,7 +43,7 @@ PAGE = "/cards/"
 # What a customer reads who waits.
 SOON = "The cards usually arrive within a minute."
 LATE = "Your order is taking longer than usual. We are still working on it."
-TOLD = "You may close this page: we will write to you."
+TOLD = "You can close this page. We will write to you."
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 CUSTOMER = (
     "The customer has not received the cards because no message could be delivered. Ask for a"
-    " working address and correct it. The cards will be sent there automatically."
+    " working address, and enter it in the order. The cards will then be sent automatically."
 )
 RECIPIENT = CUSTOMER.replace("customer", "recipient")
 

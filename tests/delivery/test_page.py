@@ -201,7 +201,7 @@ class TestReveal:
         for card in CARDS[:3]:
             assert card.serial in text
         assert "PlayStation · 500 DA" in text
-        assert "I have used it" in text
+        assert "I have used this code" in text
         assert "Shown before" not in text
         # A QR code of each.
         assert html.count("<svg") == html.count("<details") == 3
@@ -376,7 +376,7 @@ class TestWhatIsMissing:
             (
                 {},
                 {},
-                "2 cards could not be delivered. What you paid for the missing cards will be",
+                ("2 cards could not be delivered. What you paid for the missing cards will be"),
                 " DA will",
             ),
             (
@@ -411,7 +411,7 @@ class TestWhatIsMissing:
         )
         Order.objects.filter(pk=order.pk).update(finalized_at=timezone.now() - timedelta(days=9))
         text = words(press(address))
-        assert "Your refund is late. We are sorry and are working on it." in text
+        assert "We are sorry that your refund is late. We are working on it." in text
         assert "You will receive the money" not in text
 
 

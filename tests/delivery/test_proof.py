@@ -115,8 +115,8 @@ def test_times_are_told_with_their_zone() -> None:
     )
     html = proof(order)
     quote = element(html, 'lang="en"', "p")
-    assert "We ordered it on 1 March 2026 11:00:05 (CET)." in text(quote)
-    assert "You delivered it on 1 March 2026 11:01:07 (CET)." in text(quote)
+    assert "We placed the order on 1 March 2026 11:00:05 (CET)." in text(quote)
+    assert "You delivered the order on 1 March 2026 11:01:07 (CET)." in text(quote)
     assert 'dir="rtl"' in element(html, 'lang="ar"', "p")
     assert "1er mars 2026 à 11:00:05 (CET)" in text(element(html, 'lang="fr"', "p"))
 

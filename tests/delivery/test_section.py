@@ -83,7 +83,7 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
         ),
         (
             {"status": "sent", "unanswered": 1},
-            "It is not known whether the message was sent in 1 attempt.",
+            "For 1 attempt, it is not known whether the message was sent.",
         ),
         (
             {"requested_by": "karim", "reason": "New address"},

@@ -174,7 +174,7 @@ def test_an_unusable_form_is_shown_again_and_sends_nothing(
 def test_an_order_without_an_address_needs_one(amina: Client) -> None:
     order = delivered(customer_email="")
     html = read(send_again(amina, order, address=""))
-    assert errors(html) == ["The order has no address for this message. Enter one."]
+    assert errors(html) == ["The order has no address for this message. Enter an address."]
     read(send_again(amina, order, address=OTHER))
     assert Delivery.objects.get().address == OTHER
 
@@ -253,7 +253,7 @@ class TestWaiting:
         ]
         assert told == [
             "The message will not be sent.",
-            "The message is no longer waiting. Check its result.",
+            "The message is no longer waiting to be sent. Check its status.",
         ]
         waiting.refresh_from_db()
         assert (waiting.status, waiting.next_attempt_at) == ("cancelled", None)

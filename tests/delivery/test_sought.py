@@ -20,7 +20,7 @@ from tests.stage import ago, run_sweep
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-SOUGHT = "We are trying again to get"
+SOUGHT = "We have ordered the missing card"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_customer_hears_that_cards_are_sought_and_at_the_end_that_they_are_o
     assert second == []
     assert len(last) == 1
     assert SOUGHT not in last[0]
-    assert "We will refund ⁨2,750 DA⁩ for them." in last[0]
+    assert "We will refund ⁨2,750 DA⁩ for the missing cards." in last[0]
     assert work() == []
 
 
@@ -79,6 +79,6 @@ def test_the_customer_gets_the_cards_that_come_from_each_order(simulator: Simula
 def test_without_the_rule_the_customer_hears_at_once_what_is_owed(simulator: Simulator) -> None:
     buy("TEST_PARTIAL")
     [body] = work()
-    assert "We will refund ⁨1,650 DA⁩ for them." in body
+    assert "We will refund ⁨1,650 DA⁩ for the missing cards." in body
     breakdown: Any = customer_breakdown(Order.objects.get())
     assert breakdown.open_amount == 1650

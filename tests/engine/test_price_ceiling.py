@@ -343,8 +343,8 @@ class TestFallenPrice:
         trace = order.acknowledgements.get()
         assert (trace.by, Problem(trace.code, trace.parameters)) == ("", self.FELL)
         assert self.FELL.text == (
-            "The price of a card fell to 490.00, and the limit is 550.00. The order continued"
-            " automatically."
+            "The price of a card fell to 490.00. The price is now within the limit of 550.00, so"
+            " the order continued automatically."
         )
 
     def test_what_any_process_was_told_lets_orders_on_hold_go_on_without_another_question(

@@ -304,7 +304,7 @@ class TestCeiling:
         assert details(change) == [Problem("reorder_expired")]
         assert messages(caplog) == [
             f"Order {new.reference} is REJECTED. The order was an automatic reorder of missing"
-            " cards. It was rejected because it could not be sent within the hours that the shop"
+            " cards. It was rejected because it could not be sent within the time that the shop"
             " allows. Nothing was bought."
         ]
         assert posts(simulator) == 1

@@ -146,7 +146,7 @@ def test_a_missing_or_paused_schedule_is_explained() -> None:
     assert schedule_problem() == ""
     Schedule.objects.update(repeats=0)
     assert schedule_problem() == (
-        "The schedule is paused. Set its repeats to -1 in the admin of django-q2."
+        "The schedule is paused. In the django-q2 admin, set the schedule's repeats to -1."
     )
 
 

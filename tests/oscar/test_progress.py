@@ -28,8 +28,8 @@ def due(amount: str, missing: int, line: Any, *, quantity: int = 5) -> str:
 
 def none_due(line: Any) -> str:
     return (
-        f"No refund is due for “{line.title}”: it was paid back, or the missing cards"
-        f" were ordered again. (oscar-line-{line.pk})"
+        f"No refund is due for “{line.title}”, because the amount was paid back or the missing"
+        f" cards were ordered again. (oscar-line-{line.pk})"
     )
 
 

@@ -691,7 +691,7 @@ class TestExport:
         text = json.dumps(exported("--language", "en"), ensure_ascii=False)
         for part in (
             EMAIL, NAME, PHONE, "she came to the shop", "Called 0555123456.", "for " + NAME,
-            "Corrections of the customer", f"{EMAIL}.",
+            "Corrections of customer details", f"{EMAIL}.",
             "192.0.2.7", "Amina's phone", "Partly delivered", "1200.00 ", "Messages to customers",
             "Links to cards", '"buyer"', "The provider refused the order", f"{NAME} is blocked",
         ):  # fmt: skip

@@ -132,8 +132,14 @@ def test_an_open_status_says_when_its_next_step_is_due_and_a_final_one_does_not(
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (1, "The provider delivered 0 of 1 card and credited back the rest."),
-        (5, "The provider delivered 3 of 5 cards and credited back the rest."),
+        (1, "The provider delivered 0 of 1 card and credited back the price of the missing cards."),
+        (
+            5,
+            (
+                "The provider delivered 3 of 5 cards and credited back the price of the missing"
+                " cards."
+            ),
+        ),
     ],
 )
 def test_the_words_for_a_move_count_the_cards(count: int, text: str) -> None:

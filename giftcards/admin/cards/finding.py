@@ -44,8 +44,8 @@ def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str
     trace = _begin_search(request)
     if trace is None:
         text = ngettext(
-            "You have searched %(count)d time within an hour. Try again later.",
-            "You have searched %(count)d times within an hour. Try again later.",
+            "You have searched %(count)d time in the last hour. Try again later.",
+            "You have searched %(count)d times in the last hour. Try again later.",
             SEARCHES_PER_HOUR,
         )
         form.add_error("secret", text % {"count": SEARCHES_PER_HOUR})

@@ -90,8 +90,8 @@ class RevealForm(ProofForm):
         max_length=200,
         validators=[plain_line],
         help_text=_(
-            "For your colleagues, for example: the customer lost the e-mail. Do not write codes"
-            " here."
+            "A note for your colleagues, for example “The customer lost the e-mail”. Do not write"
+            " codes here."
         ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
@@ -252,7 +252,7 @@ def _opened(card: Card) -> Shown:
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)
-        text = gettext("This card cannot be opened. Ask your developer.")
+        text = gettext("This card cannot be opened. Contact your developer.")
         return Shown(trouble=text)
 
 
@@ -317,17 +317,17 @@ def _refused() -> Shown:
     limit = conf.reveals_per_hour
     if settings.MANAGERS:
         text = ngettext(
-            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
-            " again later. The managers of the site have been notified.",
-            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
-            " again later. The managers of the site have been notified.",
+            "You have revealed codes or corrected addresses %(count)d time in the last hour. Try"
+            " again later. The site managers have been notified.",
+            "You have revealed codes or corrected addresses %(count)d times in the last hour. Try"
+            " again later. The site managers have been notified.",
             limit,
         )
     else:
         text = ngettext(
-            "You have revealed codes or corrected addresses %(count)d time within an hour. Try"
+            "You have revealed codes or corrected addresses %(count)d time in the last hour. Try"
             " again later.",
-            "You have revealed codes or corrected addresses %(count)d times within an hour. Try"
+            "You have revealed codes or corrected addresses %(count)d times in the last hour. Try"
             " again later.",
             limit,
         )
@@ -356,10 +356,10 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     def tell() -> None:
         with translation.override(settings.LANGUAGE_CODE):
             text = gettext(
-                "%(name)s has revealed gift card codes or corrected addresses %(limit)d times"
-                " within an hour, and tried again with order %(order)s. The attempt was refused. If"
-                " this is not usual for this person, ask them: somebody else may be using their"
-                " account."
+                "%(name)s revealed gift card codes or corrected addresses %(limit)d times within an"
+                " hour, and then tried again with order %(order)s. The last attempt was refused. If"
+                " this is unusual for this person, contact them, because somebody else may be using"
+                " their account."
             )
             name = request.user.get_username()
             text %= {"name": name, "limit": limit, "order": order.reference}

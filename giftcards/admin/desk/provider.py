@@ -134,7 +134,7 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
         first = min(first for *_line, first in found) + span
         if first > now:
             text = ngettext(
-                "It will wait until %(at)s at the latest.",
+                "The order will wait until %(at)s at the latest.",
                 "The oldest order will wait until %(at)s at the latest.",
                 number,
             )
@@ -205,13 +205,13 @@ def waiting(name: OrderName, *, order_list: str) -> Section:
     """
     found = Waiting.read()
     facts = [Fact(_("Tasks in the queue"), _backlog(found.tasks))] if conf.uses_django_q else []
-    facts.append(Fact(_("Changes not announced to the shop yet"), _backlog(found.changes)))
+    facts.append(Fact(_("Notifications not yet sent to the shop"), _backlog(found.changes)))
     if found.given_up:
         text = ngettext(
-            "The shop could not be notified of %(count)d change within a day. The app will not try"
-            " again.",
-            "The shop could not be notified of %(count)d changes within a day. The app will not try"
-            " again.",
+            "The app tried for a day to notify the shop of %(count)d change, without success. The"
+            " app will not try again.",
+            "The app tried for a day to notify the shop of %(count)d changes, without success. The"
+            " app will not try again.",
             found.given_up,
         )
         facts.append(Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True))
@@ -379,8 +379,8 @@ def _place(key: KeyInUse) -> str:
     if key.position is None:
         return gettext("missing: cards encrypted with this key cannot be opened")
     if key.position == 1:
-        return gettext("first: it encrypts new cards")
-    return gettext("number %(position)d: only opens cards") % {"position": key.position}
+        return gettext("first key: encrypts new cards")
+    return gettext("key number %(position)d: only opens cards") % {"position": key.position}
 
 
 def _cards(key: KeyInUse) -> str:
@@ -434,7 +434,7 @@ def _backlog(backlog: Backlog | None) -> str:
         return gettext("unknown: the django-q2 queue is not in the database")
     if backlog.since is None:
         return count_text(backlog.number)
-    text = gettext("%(count)s, the oldest since %(moment)s")
+    text = gettext("%(count)s, the oldest waiting since %(moment)s")
     return filled(text, count=count_text(backlog.number), moment=since(backlog.since))
 
 
@@ -460,8 +460,8 @@ _RESUMING = {
         " server, requests will be paused again."
     ),
     ProviderState.Pause.RATE: _(
-        "Requests will resume immediately, earlier than the provider requested. The provider may"
-        " refuse them."
+        "Requests will resume immediately, which is earlier than the provider requested, so the"
+        " provider may refuse them."
     ),
     ProviderState.Pause.OUTAGE: _("Requests to the provider will resume immediately."),
 }
@@ -601,8 +601,8 @@ class ProviderStateAdmin(ReadOnlyRows):
             request.POST.get("state_token", ""), _state_token(state)
         ):
             text = gettext(
-                "Requests did not resume because another pause has started in the meantime. Check"
-                " the new pause first."
+                "Requests did not resume because a new pause started in the meantime. Check the new"
+                " pause first."
             )
             self.message_user(request, text, messages.ERROR)
         elif self._resume(request, state):

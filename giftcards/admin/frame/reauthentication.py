@@ -114,8 +114,8 @@ def prove(request: HttpRequest, password: Masked) -> None:
     if attempt is None:
         raise ValidationError(
             gettext(
-                "Too many wrong passwords were typed since you signed in. Sign out, and sign in"
-                " again."
+                "Too many wrong passwords have been entered since you signed in. Sign out, and sign"
+                " in again."
             )
         )
     if not _is_right(request, password):

@@ -90,14 +90,14 @@ def _why_too_late(attempt: Attempt) -> Outcome | None:
         return None
     if attempt.order.is_final:
         return LATE
-    text = gettext("The order could not be cancelled because it is already being bought.")
+    text = gettext("The order could not be cancelled because its cards are already being bought.")
     return Outcome(text, level=messages.ERROR)
 
 
 def _price_context(attempt: Attempt) -> Mapping[str, Any]:
     order, price = attempt.order, _price_of(attempt.order)
     consequence = gettext(
-        "A card of this order costs more than your limit. Nothing has been bought yet. The order is"
+        "A card in this order costs more than your limit. Nothing has been bought yet. The order is"
         " on hold until you decide."
     )
     costs = {gettext("highest price"): order.price_ceiling, gettext("price at the provider"): price}

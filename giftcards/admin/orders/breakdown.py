@@ -74,7 +74,7 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
         owed_how = calculation("{paid} − {kept}", paid=paid, kept=kept)
     lines = [
         BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
-        BreakdownLine(gettext("Kept for delivered cards"), kept_how, money(kept)),
+        BreakdownLine(gettext("Paid for delivered cards"), kept_how, money(kept)),
     ]
     if again is not None:
         return [*lines, *_gone_along(order, again, owed)]

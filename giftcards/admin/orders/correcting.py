@@ -58,7 +58,7 @@ class CorrectionForm(RevealForm):
             choices = language_choices(NO_LANGUAGE[name], self.initial[name])
             self.fields[name].choices = choices  # type: ignore[attr-defined]
         reason = self.fields["reason"]
-        reason.help_text = _("For your colleagues, for example: the address had a typing error.")
+        reason.help_text = _("A note for your colleagues, for example “The address had a typo”.")
         for name in self.initial:
             self.fields[name].widget.attrs |= {"autocomplete": "off", "dir": "auto"}
 
@@ -164,7 +164,7 @@ def _fingerprint(order: Order) -> str:
 
 def _label(order: Order) -> str:
     if order.is_gift:
-        return gettext("Correct the customer or the recipient")
+        return gettext("Correct the details of the customer or recipient")
     return gettext("Correct the customer's address")
 
 

@@ -206,7 +206,7 @@ def links(pages: Pages, request: HttpRequest, order: Order) -> list[tuple[str, s
     address = ""
     if may_hand_out(pages, request):
         address = _address(pages)
-    labels = {CUSTOMER: _("Data of the customer"), RECIPIENT: _("Data of the recipient")}
+    labels = {CUSTOMER: _("The customer's data"), RECIPIENT: _("The recipient's data")}
     return [
         (str(label), address and f"{address}?order={order.pk}&role={role.label}")
         for role, label in labels.items()

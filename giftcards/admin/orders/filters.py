@@ -218,7 +218,7 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
         self._order = self._asked_for(request, model_admin)
         if self._order is not None:
             name = isolated(self._order)
-            text = gettext("The other orders of the customer of %(order)s") % {"order": name}
+            text = gettext("Other orders from the same customer as %(order)s") % {"order": name}
             self.lookup_choices = [(str(self.value()), text)]
 
     def _asked_for(self, request: HttpRequest, model_admin: Any) -> Order | None:
@@ -267,7 +267,7 @@ class SettledFilter(DateFilter):
         super().__init__(*args, **named)
         # A link on another page may contain any period, so the period in the URL becomes a choice.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
-            period: Any = (_("In the period of a report"), self.date_params)
+            period: Any = (_("In the report's period"), self.date_params)
             self.links = (*self.links, period)
 
 

@@ -138,8 +138,8 @@ def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
     return {
         "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
         "consequence": gettext(
-            "The order will then no longer need attention. The problem will stay in the timeline,"
-            " together with your name."
+            "If you tick off this problem, the order will no longer need attention. The problem and"
+            " your name will stay in the timeline."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),
@@ -220,7 +220,7 @@ DISPUTE = OrderAction(
     name="order_dispute",
     help_topic="complaints",
     route="<key>/dispute/",
-    label=_("The customer complains about a code"),
+    label=_("Record a complaint about a code"),
     permission=may("giftcards.check_order"),
     is_offered=lambda order: order.may_be_disputed and not order.is_disputed,
     is_minor=True,
@@ -299,7 +299,8 @@ def _reordered_already(attempt: Attempt) -> Outcome | None:
 
 def _known_reorder(attempt: Attempt, new: Order) -> Outcome:
     text = gettext(
-        "The missing cards of %(order)s were already ordered again. They will not be ordered twice."
+        "The missing cards of %(order)s have already been ordered again. They will not be ordered"
+        " twice."
     )
     text %= {"order": isolated(attempt.order)}
     return Outcome(text, level=messages.INFO, shows=_first_seen(attempt, new))

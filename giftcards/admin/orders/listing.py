@@ -200,8 +200,10 @@ class OrderList(LongList, OrderPages):
             self.message_user(request, text % {"count": cancelled})
         if left := selected - cancelled:
             text = ngettext(
-                "%(count)d order was not cancelled because it is being bought or is final.",
-                "%(count)d orders were not cancelled because they are being bought or are final.",
+                "%(count)d order was not cancelled because its cards are being bought or it is"
+                " final.",
+                "%(count)d orders were not cancelled because their cards are being bought or"
+                " they are final.",
                 left,
             )
             self.message_user(request, text % {"count": left}, messages.WARNING)

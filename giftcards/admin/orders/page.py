@@ -307,7 +307,7 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
     except CodeDestroyed:
         return "", gettext("This code was destroyed and can no longer be shown.")
     except DecryptionError:
-        text = gettext("This card cannot be opened. Ask your developer.")
+        text = gettext("This card cannot be opened. Contact your developer.")
         return "", text
 
 

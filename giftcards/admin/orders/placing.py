@@ -298,7 +298,8 @@ class ProposalForm(forms.Form):
         label=capfirst(_("sale price")),
         required=False,
         help_text=_(
-            "What the customer pays for a card. This is the shop's price: you may change it."
+            "The amount that the customer pays for a card. The shop's price is entered"
+            " automatically, and you can change it."
         ),
     )
 
@@ -353,8 +354,8 @@ _GIFT: Any = (
         "classes": ("collapse",),
         "fields": OF_GIFT,
         "description": _(
-            "If you enter an address here, the cards will be sent to this person. The customer will"
-            " receive a receipt without codes."
+            "If you enter an address here, the cards will be sent to that address. The customer"
+            " will receive a receipt without codes."
         ),
     },
 )
@@ -418,8 +419,8 @@ class PlacingPage(OrderPages):
         if kinds:
             read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
             text = gettext(
-                "The catalogue was read on %(date)s. The app will request the current price for the"
-                " next page."
+                "The catalogue was read on %(date)s. The app will request the current price before"
+                " it shows the next page."
             )
             description = filled(text, date=moment(read_at))
         (title, options), *others = self.add_fieldsets_with_catalogue
@@ -589,13 +590,16 @@ def _typed(request: HttpRequest) -> str:
 
 def _finder(request: HttpRequest) -> dict[str, Any]:
     typed, found = _typed(request).strip(), len(_offered(request).kinds)
-    told = gettext("Part of the name of the product or card.")
+    told = gettext("Enter part of the name of the product or card.")
     if typed and not found:
         told = gettext(
-            "The catalogue has no card with this name. Enter a shorter part of the name."
+            "The catalogue does not contain a card with this name. Enter a shorter part of the"
+            " name."
         )
     elif found == _OFFERED:
-        told = gettext("Only the first cards are shown. Enter more of the name to see others.")
+        told = gettext(
+            "Only the first cards are shown. Enter a longer part of the name to see others."
+        )
     kept = [(name, value) for name, value in request.GET.items() if name != "find"]
     return {"typed": typed, "told": told, "kept": kept}
 
@@ -672,7 +676,7 @@ def _warnings(order: Order, known: Quote, *, sees_costs: bool) -> Iterator[str]:
     if _is_too_dear(order, known.cost):
         yield gettext(
             "A card costs more than your limit, so the order will be put on hold until somebody"
-            " decides."
+            " approves or cancels it."
         )
     gain = earned(order, known.cost)
     if gain is not None and gain < 0:

@@ -243,7 +243,7 @@ class TakeBackForm(forms.Form):
         label=_("Reason"),
         max_length=200,
         validators=[plain_line],
-        help_text=_("For your colleagues, for example: the transfer was returned."),
+        help_text=_("A note for your colleagues, for example “The transfer was returned”."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
 
@@ -280,8 +280,8 @@ CANCEL = OrderAction(
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext(
-            "The amount will be owed again, and the refund will stay on record as cancelled. Do"
-            " this if the customer did not receive the money or returned it."
+            "The amount will be owed again, and the refund will stay on record as cancelled. Cancel"
+            " a refund only if the customer did not receive the money or returned it."
         ),
     },
     act=_cancel,
@@ -307,8 +307,8 @@ def _consequence(order: Order, given: Mapping[str, Any]) -> SafeString:
 
 def _afterwards(order: Order, given: Mapping[str, Any]) -> str:
     if owed := refundable_amount(order) - given["amount"]:
-        return filled(gettext("After that, %(owed)s will still be owed."), owed=money(owed))
-    return gettext("After that, the customer will be fully paid back.")
+        return filled(gettext("After this refund, %(owed)s will still be owed."), owed=money(owed))
+    return gettext("After this refund, the customer will be fully paid back.")
 
 
 def _action(given: Mapping[str, Any]) -> str:

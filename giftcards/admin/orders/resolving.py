@@ -83,7 +83,7 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
         "quantity": bdi(row["quantity"]),
         "type": _named_at_provider(order, row)["type"],
     }
-    text = gettext("This is the provider's order %(id)s of %(time)s: %(quantity)s × %(type)s.")
+    text = gettext("This is the provider's order %(id)s from %(time)s: %(quantity)s × %(type)s.")
     return filled(text, **shown)
 
 
@@ -288,7 +288,7 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     if fits["quantity"] is Fit.DIFFERS:
         # If the quantity differs, later answers would never fit the order.
         text = gettext(
-            "The provider's order has the quantity %(told)s, but yours has the quantity"
+            "The quantity of the provider's order is %(told)s, but the quantity of your order is"
             " %(ordered)d, so they are different orders."
         )
         counts = {"told": row["quantity"], "ordered": order.quantity}
@@ -330,7 +330,7 @@ def _comparison(attempt: Attempt, seen: dict[str, Any]) -> HttpResponse:
     """
     return attempt.page(
         "adopt",
-        title=gettext("Is it the right order?"),
+        title=gettext("Is this the right order?"),
         seen=signing.dumps(seen, salt=_SALT),
         provider_order_id=seen["id"],
         facts=_facts_at_provider(attempt.order, seen["row"]),
@@ -419,7 +419,7 @@ RELEASE = OrderAction(
     is_final=True,
     before=lambda attempt: None if may_release(attempt.order) else LATE,
     form=lambda _attempt, data: ReleaseForm(data),
-    title=_("Is it a different order?"),
+    title=_("Is this a different order?"),
     template="release",
     context=lambda attempt: {"facts": facts(attempt.order)},
     act=_release,

@@ -38,7 +38,7 @@ _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 _FEWEST_LETTERS = 12
 # The help for people who may find cards, and may not see orders.
 _HELP_WITH_CODES = _(
-    "The whole code or serial, or the last four characters of the code. Case, spaces and"
+    "Enter the whole code or serial, or the last four characters of the code. Case, spaces and"
     " dashes do not matter."
 )
 # A code that is written in groups of capitals, such as ABCD-EFGH.

@@ -127,7 +127,7 @@ def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
     if objection is not None:
         text = gettext("The order is on hold because somebody has to review it: “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
-        yield gettext("The cards are only bought if somebody approves the order.")
+        yield gettext("The cards will be bought only if somebody approves the order.")
         return
     if not shows_costs or price is None or ceiling is None:
         yield gettext("The order is on hold because a card costs more than your limit.")
@@ -137,16 +137,16 @@ def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
         )
         yield filled(text, price=money(price), ceiling=money(ceiling))
     yield gettext(
-        "The cards are only bought if somebody approves the price, or if the price falls to the"
-        " limit."
+        "The cards will be bought only if somebody approves the price, or if the price falls to the"
+        " limit or below it."
     )
 
 
 def _unconfirmed(order: Order) -> str:
     if order.open_problems:
         # An open problem, further down on the page, says why this is not known.
-        return gettext("It is not yet known whether the order was bought.")
-    return gettext("The order was sent, but it is not known whether it was bought.")
+        return gettext("It is not yet known whether the cards were bought.")
+    return gettext("The order was sent, but it is not known whether the cards were bought.")
 
 
 def _reason(story: SummaryInput, *, otherwise: str) -> str:
@@ -208,7 +208,9 @@ def _up_to_a_person(order: Order) -> Iterator[str]:
     if order.status == Status.UNCONFIRMED:
         yield gettext("Somebody has to record what happened to the order.")
     elif not any(problem.code == "watch_ended" for problem in order.open_problems):
-        yield gettext("The order is no longer checked automatically. Ask the provider's support.")
+        yield gettext(
+            "The order is no longer checked automatically. Contact the provider's support."
+        )
 
 
 def _waited(order: Order) -> Iterator[str]:
@@ -234,7 +236,7 @@ def _settled(story: SummaryInput, breakdown: RefundBreakdown) -> Iterator[str]:
     if breakdown.refunded_quantity:
         yield _credited_back(story, breakdown)
     elif story.shows_costs and breakdown.charged_amount is None:
-        yield gettext("The provider does not report how much it charged.")
+        yield gettext("The provider did not report how much it charged.")
     elif story.shows_costs:
         text = gettext("The provider charged %(amount)s.")
         amount = worked_out(order.quantity, order.price_per_card, breakdown.charged_amount)

@@ -255,8 +255,8 @@ def _noted(note: Note) -> Event:
 
 # The texts with and without the name of a person.
 _CORRECTED = (
-    gettext_lazy("%(by)s corrected the details of the customer."),
-    gettext_lazy("The details of the customer were corrected."),
+    gettext_lazy("%(by)s corrected the customer's details."),
+    gettext_lazy("The customer's details were corrected."),
 )
 
 
@@ -289,8 +289,8 @@ def _earlier(value: str | datetime | None) -> str:
 
 
 _PAID = (
-    gettext_lazy("%(by)s recorded that the customer was paid back %(amount)s."),
-    gettext_lazy("It was recorded that the customer was paid back %(amount)s."),
+    gettext_lazy("%(by)s recorded a refund of %(amount)s to the customer."),
+    gettext_lazy("A refund of %(amount)s to the customer was recorded."),
 )
 _TAKEN_BACK = (
     gettext_lazy("%(by)s cancelled a refund of %(amount)s. The amount is owed again."),
@@ -336,4 +336,6 @@ def _trouble(change: StatusChange) -> str:
         return ""
     if change.announce_at:
         return gettext("The shop could not be notified. The app will try again.")
-    return gettext("The shop could not be notified within a day. The app will not try again.")
+    return gettext(
+        "The app tried for a day to notify the shop, without success. The app will not try again."
+    )

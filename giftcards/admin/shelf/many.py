@@ -93,7 +93,10 @@ def ask_about(
     """Ask what to change in the selected products, and show a preview."""
     products = list(selected.order_by("pk")[: _MOST + 1])
     if len(products) > _MOST:
-        text = gettext("Select at most %(count)s products, or change their category.")
+        text = gettext(
+            "Select at most %(count)s products. To change more products, change their category"
+            " instead."
+        )
         pages.message_user(request, text % {"count": count_text(_MOST)}, messages.ERROR)
         return None
     is_asked = "is_asked" in request.POST
@@ -105,7 +108,7 @@ def ask_about(
     )
     return pages.render_page(
         request,
-        title=gettext("Change margin or sale"),
+        title=gettext("Change margin or sale status"),
         template="many",
         form=form,
         errors=form.errors,

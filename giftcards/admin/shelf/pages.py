@@ -78,7 +78,7 @@ class ShelfPages(ReadOnlyRows):
     def ask(self, request: HttpRequest, draft: Draft) -> HttpResponse:
         """Show the effects of the changes, and ask whether to save them."""
         if not draft.changes:
-            self.message_user(request, gettext("You have changed nothing."), messages.INFO)
+            self.message_user(request, gettext("You have not changed anything."), messages.INFO)
             return _again(request)
         return self._preview(request, draft)
 
@@ -195,7 +195,7 @@ def _changes(draft: Draft) -> Section:
 def _more(count: int) -> str:
     if count <= _SHOWN:
         return ""
-    text = gettext("Only the first ones are shown. There are %(count)s more.")
+    text = gettext("Only the first rows are shown. There are %(count)s more.")
     return text % {"count": count_text(count - _SHOWN)}
 
 
@@ -256,14 +256,16 @@ _NOT_YET = _("The rule in your settings has not calculated a price yet. This tak
 def _result(effect: PricePreview, *, shows_costs: bool) -> Any:
     if effect.was_on_shelf and not effect.is_on_shelf:
         return format_html(
-            "{} {}", gettext("Will no longer be for sale."), _why(effect, shows_costs)
+            "{} {}", gettext("The card will no longer be for sale."), _why(effect, shows_costs)
         )
     if not effect.is_on_shelf:
-        return format_html("{} {}", gettext("Will not be for sale."), _why(effect, shows_costs))
+        return format_html(
+            "{} {}", gettext("The card will not be for sale."), _why(effect, shows_costs)
+        )
     if effect.loss and shows_costs:
         return format_html("{} {}", gettext("Loss per card:"), money(effect.loss))
     if not effect.was_on_shelf:
-        return gettext("Will be for sale.")
+        return gettext("The card will be for sale.")
     if effect.old_price is None or effect.new_price is None:
         return _NOTHING
     return signed_money(effect.new_price - effect.old_price)

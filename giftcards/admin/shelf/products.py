@@ -144,7 +144,7 @@ class ProductAdmin(_Named, RedemptionPages):
         if not (self.has_view_permission(request) and may_change(request)):
             raise PermissionDenied
         read_soon()
-        text = gettext("The catalogue will be read within the next minutes.")
+        text = gettext("The catalogue will be read within a few minutes.")
         self.message_user(request, text, messages.SUCCESS)
         return HttpResponseRedirect(self.list_url())
 
@@ -169,7 +169,7 @@ class ProductAdmin(_Named, RedemptionPages):
         return labelled(gettext("sold here"), sale_of(product))
 
     @admin.action(
-        description=_("Change margin or sale of selected products"), permissions=["shelf"]
+        description=_("Change margin or sale status of selected products"), permissions=["shelf"]
     )
     def change_shelf(
         self, request: HttpRequest, queryset: QuerySet[Product]
@@ -245,7 +245,7 @@ class ProductAdmin(_Named, RedemptionPages):
         parts += [linked(told.instructions)] if told.instructions else []
         name, site = "admin:giftcards_product_redemption", self.admin_site.name
         url = reverse(name, args=[product.pk], current_app=site)
-        change = format_html('<a href="{}">{}</a>', url, _("Change the texts"))
+        change = format_html('<a href="{}">{}</a>', url, _("Change the product information"))
         return format_html_join(mark_safe("<br>"), "{}", ((part,) for part in (*parts, change)))
 
     def _facts(self, request: HttpRequest, product: Product) -> Iterator[Fact]:
@@ -255,7 +255,7 @@ class ProductAdmin(_Named, RedemptionPages):
         if product.region:
             yield Fact(_("region"), bdi(product.region))
         if may_change(request):
-            yield Fact(_("texts for customers"), self._texts(product))
+            yield Fact(_("product information"), self._texts(product))
         yield Fact(_("for sale"), yes_or_no(product.is_on_shelf))
         yield Fact(
             _("sold by the provider"),
@@ -353,7 +353,7 @@ def _sale(request: HttpRequest, product: Product, forms: RowForms) -> Section:
 
 
 def _with_hint(field: str, inherited: str) -> str:
-    text = gettext("If empty or inherited: %(value)s.") % {"value": inherited}
+    text = gettext("Value if this field is empty or inherited: %(value)s.") % {"value": inherited}
     return format_html('{}<div class="giftcards-hint">{}</div>', field, text)
 
 

@@ -45,7 +45,7 @@ class TextsForm(forms.Form):
         if isinstance(row, Product):
             self._add("own_name", row, "own_name", label=_("Name in your shop"), value=own_name)
             self.fields["own_name"].help_text = gettext(
-                "If empty, the provider's name is used: %(name)s."
+                "If this field is empty, the provider's name is used: %(name)s."
             ) % {"name": isolated(row.name or row.product_id)}
         for code, name in settings.LANGUAGES:
             text = self.rows.get(code) or RedemptionInstructions(language=code)
@@ -75,8 +75,8 @@ class TextsForm(forms.Form):
         if cleaned.get("seen") != self.state and self.changed_texts:
             raise forms.ValidationError(
                 gettext(
-                    "Somebody else has changed these texts in the meantime. Nothing was saved, and"
-                    " your texts are below. Open the page again to see the other texts."
+                    "Somebody else has changed this information in the meantime. Nothing was saved,"
+                    " and your version is below. Open the page again to see the other version."
                 )
             )
         return cleaned
@@ -145,7 +145,7 @@ class RedemptionPages(ShelfPages):
                     form.save(by=request.user.get_username())
                     self.log_change(request, row, [{"changed": {"fields": changed}}])
             if form.is_valid():
-                self.message_user(request, gettext("The texts were saved."))
+                self.message_user(request, gettext("The product information was saved."))
                 return HttpResponseRedirect(request.path)
         else:
             form = TextsForm(row)
@@ -159,7 +159,7 @@ class RedemptionPages(ShelfPages):
             back = reverse(name, args=[row.pk], current_app=site)
         return self.render_page(
             request,
-            title=gettext("Texts for customers: %(name)s") % {"name": isolated(row)},
+            title=gettext("Product information: %(name)s") % {"name": isolated(row)},
             template="redemption",
             list_url=self.list_url(),
             form=form,

@@ -96,12 +96,14 @@ class ShelfAdmin(_OnePage):
 
 
 _HELP = {
-    "margin": _("For all cards without a margin of their own: in per cent, or in dinars."),
-    "round_to": _(
-        "Prices from margins are rounded up to a multiple of this. With 0, they are rounded up to"
-        " centimes."
+    "margin": _(
+        "The margin for all cards that do not have their own margin, in per cent or in dinars."
     ),
-    "least_margin": _("Cards that would earn less are not for sale."),
+    "round_to": _(
+        "Prices that are calculated from margins are rounded up to a multiple of this amount. If"
+        " the amount is 0, they are rounded up to whole centimes."
+    ),
+    "least_margin": _("Cards that would earn less than this amount are not for sale."),
     "stock_buffer": _(
         "This number of cards of each type is not for sale, because other shops buy the same cards."
     ),
@@ -132,7 +134,7 @@ class CategoryAdmin(_OnePage):
 
     def shown(self, request: HttpRequest, forms: RowForms, rows: list[Any]) -> dict[str, Any]:
         shelf, shows_costs = Shelf.objects.current(), sees_costs(request)
-        columns = [_("category"), _("Products"), _("texts for customers"), _("sold here")]
+        columns = [_("category"), _("Products"), _("product information"), _("sold here")]
         if shows_costs:
             columns += [_("Margin"), _("At present")]
         cells = []
@@ -162,7 +164,7 @@ class CategoryAdmin(_OnePage):
             return ""
         name = "admin:giftcards_category_redemption"
         address = reverse(name, args=[row.pk], current_app=self.admin_site.name)
-        return format_html('<a href="{}">{}</a>', address, _("Change the texts"))
+        return format_html('<a href="{}">{}</a>', address, _("Change the product information"))
 
     def _products(self, request: HttpRequest, row: Any) -> str:
         count = count_text(row.products_count)

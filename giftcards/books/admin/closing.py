@@ -101,7 +101,7 @@ _TEXTS: Mapping[str, _Text] = {
     ),
     "owed": _Text(
         _("Money still owed to customers"),
-        _("Nothing more is owed."),
+        _("No more money is owed to customers."),
         _("No money was owed to customers."),
         _(
             "Pay the customers back and record the refunds on the pages of their orders, or order"

@@ -339,7 +339,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     yield gettext("Top-ups"), signed_money(summary.top_ups), False
     yield gettext("Other services"), signed_money(summary.other_services), False
     if summary.gap:
-        yield gettext("Without an entry"), signed_money(summary.gap), False
+        yield gettext("Changes without an entry"), signed_money(summary.gap), False
     yield gettext("Balance after"), money(summary.closing_balance), True
 
 
@@ -363,7 +363,7 @@ def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[
         ),
         (
             "charged_unfit",
-            gettext("Charged for an unknown order or above the price"),
+            gettext("Charges for unknown orders, or for more than the price"),
             summary.charged_unknown,
             name_entry,
         ),
@@ -382,7 +382,7 @@ def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[
         format_html("{} · {}", day_text(each.day), signed_money(each.amount))
         for each in summary.breaks[:LISTED]
     ]
-    label = gettext("Balance changed, no entry")
+    label = gettext("Balance changed without an entry")
     groups.append(("breaks", label, len(summary.breaks), summary.breaks_amount, days))
     for place, label, count, amount, items in groups:
         if count:

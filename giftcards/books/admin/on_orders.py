@@ -76,7 +76,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
         age = distance_text(state.balance_read_at, timezone.now())
         yield _("Balance"), money(state.balance), age
     if in_orders is not None:
-        yield _("In open orders"), money(in_orders.total), _of_open(in_orders)
+        yield _("Cost of open orders"), money(in_orders.total), _of_open(in_orders)
     if (span := lasts(state)) is not None:
         yield _("Enough for"), _in_words(span), gettext("at the pace of the last 24 hours")
 

@@ -137,7 +137,7 @@ class DownloadForm(forms.Form):
         if can_write_xlsx():
             # The format xlsx comes first, because its numbers and dates do not depend on the
             # spreadsheet's language.
-            choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheets in every language")))
+            choices.insert(0, ("xlsx", _("Excel (xlsx), for spreadsheet programs in any language")))
         self.fields["format"].choices = choices  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:

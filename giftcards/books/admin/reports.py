@@ -248,9 +248,11 @@ def _shares(report: Report) -> Iterator[ReportFact]:
     if report.settling:
         half, most = report.settling
         yield ReportFact(
-            gettext("Half of the orders were settled within"), exact_duration_text(half)
+            gettext("Time in which half of the orders were settled"), exact_duration_text(half)
         )
-        yield ReportFact(gettext("95 of 100 orders were settled within"), exact_duration_text(most))
+        yield ReportFact(
+            gettext("Time in which 95 of 100 orders were settled"), exact_duration_text(most)
+        )
 
 
 def _open(found: OpenMoney) -> Iterator[ReportFact]:
@@ -259,7 +261,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
     shown = money(found.total or None)
     if found.total and found.unknown:
         shown = format_html("{} {}", shown, orders_of_unknown_price(found.unknown))
-    yield ReportFact(gettext("In open orders now"), shown)
+    yield ReportFact(gettext("Current cost of open orders"), shown)
 
 
 def orders_of_unknown_price(count: int) -> SafeString:

@@ -177,14 +177,19 @@ def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
 
 def _quoted(order: Order, tails: list[str], first_shown: datetime | None) -> Iterator[SafeString]:
     yield filled(
-        gettext("Our customer tells us that a code of your order %(order)s has already been used."),
+        gettext(
+            "Our customer reports that a code from your order %(order)s has already been used."
+        ),
         order=bdi(order.provider_order_id),
     )
     yield filled(
-        gettext("We ordered it on %(at)s."), at=zoned_moment(order.sent_at or order.created_at)
+        gettext("We placed the order on %(at)s."),
+        at=zoned_moment(order.sent_at or order.created_at),
     )
     if order.finalized_at:
-        yield filled(gettext("You delivered it on %(at)s."), at=zoned_moment(order.finalized_at))
+        yield filled(
+            gettext("You delivered the order on %(at)s."), at=zoned_moment(order.finalized_at)
+        )
     if tails and len(tails) <= _FEW:
         ends = format_html_join(", ", "{}", ((bdi(tail),) for tail in tails))
         yield filled(gettext("The codes end in %(ends)s."), ends=ends)

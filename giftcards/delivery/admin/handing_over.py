@@ -77,8 +77,8 @@ def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
 
 def _too_many_of_order() -> str:
     text = ngettext(
-        "%(count)d message or link was requested for this order within an hour. Try again later.",
-        "%(count)d messages and links were requested for this order within an hour. Try again"
+        "%(count)d message or link was requested for this order in the last hour. Try again later.",
+        "%(count)d messages and links were requested for this order in the last hour. Try again"
         " later.",
         MOST_OF_AN_ORDER,
     )
@@ -102,10 +102,10 @@ def _too_many(request: HttpRequest) -> str:
             limit,
         )
     text = ngettext(
-        "You have handed out %(count)d link or message to another address within an hour. Try"
-        " again later.",
-        "You have handed out %(count)d links or messages to other addresses within an hour. Try"
-        " again later.",
+        "In the last hour, you have created a link or sent a message to another address %(count)d"
+        " time. Try again later.",
+        "In the last hour, you have created links or sent messages to other addresses %(count)d"
+        " times. Try again later.",
         limit,
     )
     return text % {"count": limit}

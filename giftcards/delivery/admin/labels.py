@@ -111,8 +111,8 @@ def doubts(message: Delivery) -> str:
     if not message.unanswered:
         return ""
     text = ngettext(
-        "It is not known whether the message was sent in %(count)s attempt.",
-        "It is not known whether the message was sent in %(count)s attempts.",
+        "For %(count)s attempt, it is not known whether the message was sent.",
+        "For %(count)s attempts, it is not known whether the message was sent.",
         message.unanswered,
     )
     return text % {"count": count_text(message.unanswered)}

@@ -186,7 +186,9 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
         made = text % {"count": count_text(message.attempts)}
         if message.status != DeliveryStatus.RETRYING or not message.next_attempt_at:
             return made
-        following = filled(gettext("the next one on %(at)s"), at=moment(message.next_attempt_at))
+        following = filled(
+            gettext("the next attempt on %(at)s"), at=moment(message.next_attempt_at)
+        )
         return format_html('{} <span class="giftcards-second">{}</span>', made, following)
 
     @admin.display(description=_("error"))

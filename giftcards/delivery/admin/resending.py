@@ -62,8 +62,8 @@ class SendAgainForm(forms.Form):
         max_length=200,
         validators=[plain_line],
         help_text=_(
-            "For your colleagues, for example: the customer has a new address. Do not write codes"
-            " here."
+            "A note for your colleagues, for example “The customer has a new address”. Do not write"
+            " codes here."
         ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
@@ -80,7 +80,10 @@ class SendAgainForm(forms.Form):
         label=_("Your password"),
         required=False,
         strip=False,
-        help_text=_("Required if the cards go to an address that differs from the order's."),
+        help_text=_(
+            "Required if the cards are sent to an address that differs from the address of the"
+            " order."
+        ),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
     # Each form has another value, so that pressing its button twice sends one message.
@@ -152,7 +155,7 @@ class SendAgainForm(forms.Form):
     def _check(self, channel: Channel, address: str) -> None:
         if not address:
             self.add_error(
-                "address", gettext("The order has no address for this message. Enter one.")
+                "address", gettext("The order has no address for this message. Enter an address.")
             )
         elif isinstance(channel, Mail):
             try:
@@ -237,7 +240,7 @@ SEND_LINK = replace(
 )
 
 _WAITS_NO_MORE = Outcome(
-    _("The message is no longer waiting. Check its result."),
+    _("The message is no longer waiting to be sent. Check its status."),
     level=messages.WARNING,
 )
 
@@ -339,8 +342,8 @@ CANCEL = OrderAction(
     context=partial(
         _asked,
         _(
-            "The app will then never send this message automatically. You can still send it"
-            " yourself later."
+            "If you cancel this message, the app will never send it automatically. You can still"
+            " send it yourself later."
         ),
     ),
     act=_cancel,

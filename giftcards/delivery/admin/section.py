@@ -130,7 +130,8 @@ def _why_silent(order: Order, told: Collection[str]) -> str:
             " time."
         )
     return gettext(
-        "The customer has not been notified yet. This happens automatically in a moment."
+        "The customer has not been notified yet. The app will notify the customer automatically in"
+        " a moment."
     )
 
 
@@ -190,13 +191,17 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
     again = len({(each.kind, each.channel) for each in (*unsent, *old.unused)})
     if again:
         text = ngettext(
-            "%(count)s message will go to the new address.",
-            "%(count)s messages will go to the new address.",
+            "%(count)s message will be sent to the new address.",
+            "%(count)s messages will be sent to the new address.",
             again,
         )
         yield filled(text, count=count_text(again))
     if any(message.status == DeliveryStatus.SENDING for message in unsent):
-        yield filled(gettext("A message is being sent at this moment, and may still arrive."))
+        yield filled(
+            gettext(
+                "A message is being sent at this moment and may still arrive at the old address."
+            )
+        )
     if links := old.links.filter(revoked_at=None).count():
         text = ngettext(
             "%(count)s link that was sent to the old address will be withdrawn.",
@@ -246,17 +251,21 @@ def _what_to_do(order: Order) -> SafeString:
     if order.is_gift:
         text = ngettext(
             "The recipient has not received the card because no message could be delivered. Ask for"
-            " a working address and correct it. The card will be sent there automatically.",
+            " a working address, and enter it in the order. The card will then be sent"
+            " automatically.",
             "The recipient has not received the cards because no message could be delivered. Ask"
-            " for a working address and correct it. The cards will be sent there automatically.",
+            " for a working address, and enter it in the order. The cards will then be sent"
+            " automatically.",
             order.fulfilled_quantity,
         )
     else:
         text = ngettext(
             "The customer has not received the card because no message could be delivered. Ask for"
-            " a working address and correct it. The card will be sent there automatically.",
+            " a working address, and enter it in the order. The card will then be sent"
+            " automatically.",
             "The customer has not received the cards because no message could be delivered. Ask for"
-            " a working address and correct it. The cards will be sent there automatically.",
+            " a working address, and enter it in the order. The cards will then be sent"
+            " automatically.",
             order.fulfilled_quantity,
         )
     return filled(text)

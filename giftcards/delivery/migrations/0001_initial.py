@@ -57,7 +57,7 @@ class Migration(migrations.Migration):
             name='Delivery',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('delivered', 'Cards delivered'), ('partly_delivered', 'Cards delivered in part'), ('not_delivered', 'Not delivered'), ('delayed', 'Please wait'), ('paid_back', 'Paid back'), ('gift', 'Gift'), ('receipt', 'Receipt for a gift')], max_length=20, verbose_name='message')),
+                ('kind', models.CharField(choices=[('delivered', 'Cards delivered'), ('partly_delivered', 'Cards partly delivered'), ('not_delivered', 'Not delivered'), ('delayed', 'Please wait'), ('paid_back', 'Paid back'), ('gift', 'Gift'), ('receipt', 'Receipt for a gift')], max_length=20, verbose_name='message')),
                 ('channel', models.CharField(default='mail', max_length=40, verbose_name='channel')),
                 ('address', giftcards.models.fields.ExactCharField(max_length=254, verbose_name='address')),
                 ('contact', giftcards.models.fields.ExactCharField(blank=True, editable=False, max_length=254)),
@@ -130,8 +130,8 @@ class Migration(migrations.Migration):
                 ('link', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='visits', to='giftcards_delivery.cardlink', verbose_name='link')),
             ],
             options={
-                'verbose_name': 'visit of a link',
-                'verbose_name_plural': 'visits of links',
+                'verbose_name': 'link visit',
+                'verbose_name_plural': 'link visits',
                 'ordering': ('pk',),
                 'default_permissions': ('view',),
                 'indexes': [models.Index(fields=['link', 'what'], name='giftcards_visit_link'), models.Index(fields=['what', 'at'], name='giftcards_visit_what')],

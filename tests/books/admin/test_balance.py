@@ -63,7 +63,7 @@ def test_the_balance_its_age_open_orders_and_how_long_it_lasts_are_shown(
     html = read(accountant.get(LIST))
     assert head(html) == {
         "Balance": "12,450.50 DA 3 minutes ago",
-        "In open orders": (
+        "Cost of open orders": (
             "3,430 DA including 980 DA for orders that are not sent yet and 1 order with an unknown"
             " price"
         ),
@@ -73,7 +73,10 @@ def test_the_balance_its_age_open_orders_and_how_long_it_lasts_are_shown(
 
 
 def test_a_shop_that_has_just_begun_sees_what_is_not_known(accountant: Client) -> None:
-    assert head(read(accountant.get(LIST))) == {"Balance": "not read yet", "In open orders": "0 DA"}
+    assert head(read(accountant.get(LIST))) == {
+        "Balance": "not read yet",
+        ("Cost of open orders"): "0 DA",
+    }
 
 
 def test_a_filtered_list_shows_what_takes_no_query(
@@ -87,7 +90,7 @@ def test_a_filtered_list_shows_what_takes_no_query(
         assert head(html) == {"Balance": "490 DA 3 minutes ago"}
         assert warnings(html) == [LOW.format("490")]
     for query in ({"o": "1"}, {"p": "1"}):
-        assert "In open orders" in head(read(accountant.get(LIST, query)))
+        assert "Cost of open orders" in head(read(accountant.get(LIST, query)))
 
 
 def test_a_low_balance_is_said_above_the_list_and_on_the_page_of_the_provider(

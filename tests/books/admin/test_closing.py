@@ -208,7 +208,7 @@ def test_a_sale_amount_said_after_the_closing_is_told(amina: Client) -> None:
     assert told(close(amina, note="The cashier is ill.")) == ["November 2026 is closed."]
     record = element(read(amina.get(IN_NOVEMBER)), "giftcards-record", "article")
     assert "The cashier is ill." in text(record)
-    assert "Unfinished steps at that time: Sale amounts" in text(record)
+    assert "Unfinished steps when the month was closed: Sale amounts" in text(record)
     record_sale_amount(order, 2750, by="samir")
     assert differences(read(amina.get(IN_NOVEMBER))) == [
         ["Sale amounts", "0 DA", "2,750 DA", "+2,750 DA"],

@@ -403,15 +403,15 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     )
     found = books(accountant, period="2026-11")
     assert found["verdict"] == "The balance changed by −60 DA without an entry that explains it."
-    assert "Without an entry −60 DA" in found["lines"]
+    assert "Changes without an entry −60 DA" in found["lines"]
     assert found["unfit"] == [
         "Promised but not credited back 980 DA (1)",
         "web-1042 · 980 DA · TIME",
         "Credited back but not promised 99.50 DA (1)",
         f"{credited.provider_id} · 99.50 DA · TIME",
-        "Charged for an unknown order or above the price 490 DA (1)",
+        "Charges for unknown orders, or for more than the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
-        "Balance changed, no entry 60 DA (1)",
+        "Balance changed without an entry 60 DA (1)",
         "15 Nov 2026 · −60 DA",
     ]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
@@ -435,7 +435,7 @@ def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) 
         " the places where the balance changed without an entry."
     )
     assert found["unfit"] == [
-        "Balance changed, no entry 200 DA (2)",
+        "Balance changed without an entry 200 DA (2)",
         "16 Nov 2026 · +100 DA",
         "17 Nov 2026 · −100 DA",
     ]
@@ -447,7 +447,7 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
         time = noon + timedelta(days=day)
         book("DEPOSIT", 1, balance_before=9 * day, balance_after=9 * day + 1, time=time)
     unfit = books(accountant, period="2026-11")["unfit"]
-    assert unfit[0] == "Balance changed, no entry 200 DA (25)"
+    assert unfit[0] == "Balance changed without an entry 200 DA (25)"
     assert unfit[1:] == [f"{day} Nov 2026 · +8 DA" for day in range(2, 22)]
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     assert "Only the first entries are shown." in html
