@@ -362,8 +362,8 @@ def test_every_status_has_sentences_in_every_language(
             "The customer is owed 2 × 550 = 1,100 DA. The refund is due by {day}.",
         ),
         (timedelta(days=9), "en", "The refund was due by {day} and is late."),
-        (timedelta(0), "fr", "Promis au plus tard le {day}."),
-        (timedelta(0), "ar", "الموعد المُعلَن للزبون: {day}."),
+        (timedelta(0), "fr", "Remboursement promis au plus tard le {day}."),
+        (timedelta(0), "ar", "آخر أجل لإعادة المبلغ إلى الزبون: {day}."),
     ],
 )
 def test_staff_read_by_when_the_customer_was_promised_the_money(

@@ -309,4 +309,4 @@ def test_the_sentences_are_in_the_language_of_the_customer(
     customer = Customer(language="fr")
     assert customer.buy(card(), voucher=give_voucher(20)) is None
     [told] = [sentence for sentence in customer.told if sentence.startswith(NAME)]
-    assert "Cette carte ne peut pas être vendue à ce prix" in told
+    assert "Le prix de cette carte a changé" in told

@@ -107,7 +107,9 @@ class TestCreating:
         self, shop: Simulator, call: Call
     ) -> None:
         ProductClass.objects.update(track_stock=False)
-        assert call("giftcards_oscar_sync").out.endswith("so never sold out for oscar: 4.\n")
+        assert call("giftcards_oscar_sync").out.endswith(
+            "so they never appear sold out in oscar: 4.\n"
+        )
 
 
 CHANGES: dict[str, tuple[dict[str, Any], Decimal, int]] = {
