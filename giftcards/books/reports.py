@@ -66,7 +66,7 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """How long orders took to settle, in seconds.
+    """The times that orders took to settle, in seconds.
 
     Half of the orders settled within ``p50``, and 95 % within ``p95``.
     """

@@ -188,16 +188,22 @@ def _amount(amount: Decimal) -> str:
     return _Verbatim(money_text(amount))
 
 
+def _line(text: str) -> str:
+    """Return ``text`` on one line, without invisible and bidirectional formatting characters."""
+    return one_line("".join(filter(_is_kept, text)))
+
+
+def _is_kept(char: str) -> bool:
+    # Line breaks have a category in _UNSEEN, but are kept because they count as spaces.
+    return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
+
+
 def _unmarked_amount(amount: Decimal) -> str:
     return _Verbatim(_line(money_text(amount)))
 
 
-def _unmarked_date(text: str) -> str:
-    return _line(text)
-
-
 # For subjects and short messages, in which old programs show direction marks as visible signs.
-_UNMARKED = _Form(_Verbatim, _unmarked_amount, _unmarked_date, _Verbatim, _Verbatim, _Verbatim)
+_UNMARKED = _Form(_Verbatim, _unmarked_amount, _line, _Verbatim, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, str, _Verbatim, _isolated, _Verbatim)
 # In HTML, a line is an element with a direction of its own.
 _RICH = _Form(bdi, money, str, Masked, str, linked)
@@ -345,16 +351,6 @@ def _without_hidden_characters(content: Content) -> Content:
 
 def _name(text: str) -> str:
     return Truncator(_line(text)).chars(_LONGEST_NAME)
-
-
-def _line(text: str) -> str:
-    """Return ``text`` on one line, without invisible and bidirectional formatting characters."""
-    return one_line("".join(filter(_is_kept, text)))
-
-
-def _is_kept(char: str) -> bool:
-    # Line breaks have a category in _UNSEEN, but are kept because they count as spaces.
-    return char in _JOINERS or char.isspace() or unicodedata.category(char) not in _UNSEEN
 
 
 def _tidied(text: str) -> str:

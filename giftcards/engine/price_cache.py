@@ -98,8 +98,7 @@ class PriceCache:
         :exc:`NotListed` if the product does not list the type.
         """
         prices = self._cache.get(product_id)
-        has_failed = prices is not None and type_id not in prices.by_type
-        if prices is None or not has_failed or prices.age >= _RETRY_REQUIRED:
+        if prices is None or type_id in prices.by_type or prices.age >= _RETRY_REQUIRED:
             # The stored prices are used even if this process has prices of its own, because another
             # process may have seen that a price has changed.
             told = self._told(product_id, type_id, max_age=_max_age(asked_since))

@@ -64,7 +64,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """What is known about the purchase from the provider."""
+    """The knowledge of the app about the purchase from the provider."""
 
     NONE = auto()
     UNKNOWN = auto()

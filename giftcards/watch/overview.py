@@ -163,7 +163,7 @@ def taken_slots() -> QuerySet[RequestSlot]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long orders took in the last ten minutes, in seconds, shortest first.
+    """The times that orders took in the last ten minutes, in seconds, shortest first.
 
     ``sending`` contains the durations of orders that were sent in this period. The durations begin
     when the order was recorded, or released if it was on hold, and end when it was accepted.

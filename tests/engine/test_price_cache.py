@@ -192,7 +192,7 @@ class TestRequired:
         asked = []
 
         def read(product_id: str, purpose: Purpose, may_repeat: bool) -> Product:
-            asked.append(product_id)
+            asked.append(timezone.now())
             pass_time(100)
             kind = ProductType("type_001", "", Decimal(490), stock=None)
             return Product("", (kind,))
@@ -202,6 +202,8 @@ class TestRequired:
             pass_time(seconds)
             assert prices.price(PSN, "type_001") == Decimal(490)
             assert len(asked) == made
+            # The same holds for the stored time, by which required prices are judged.
+            assert ProductPrices.objects.get().asked_at <= asked[-1]
 
     def test_a_required_price_is_unknown_if_it_is_too_old_and_no_slot_is_free(
         self, simulator: Simulator, pass_time: Callable[[float], None]

@@ -68,7 +68,7 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether gift cards can be sold now, and the reasons, as HTML."""
+    """The answer to whether gift cards can be sold now, with the reasons as HTML."""
 
     is_yes: bool
     #: The answer in a sentence. If the answer is "no", the sentence says why and since when.
