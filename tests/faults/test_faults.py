@@ -457,11 +457,9 @@ def the_list_fails_a_lost_order() -> Iterator[Row]:
     yield looked_for("page missing", give(items=[], pagination={"totalPages": 2}), 3)
     yield looked_for("same page twice", change(_same_page), 4)
     yield looked_for("rows of nothing", give(items=[None, {}]), 3)
-    for minutes in (-5, 5):
-        skew = timedelta(minutes=minutes)
-        yield looked_for(
-            f"clock {minutes} min", give(), 1, setup=lambda p, skew=skew: setattr(p, "skew", skew)
-        )
+    yield looked_for(
+        "clock 5 min", give(), 1, setup=lambda p: setattr(p, "skew", timedelta(minutes=5))
+    )
 
 
 def _same_page(data: Data) -> Data:
@@ -676,7 +674,8 @@ def test_orders_settle_though_the_pages_of_the_list_shift(
     audit(running)
 
 
-@pytest.mark.parametrize("minutes", [-60, -15, 15, 60])
+# At -5 minutes, the row is older than the order, although the `Date` header shows the right time.
+@pytest.mark.parametrize("minutes", [-60, -15, -5, 15, 60])
 def test_a_lost_order_listed_at_another_time_is_left_to_a_person(
     minutes: int, provider: Callable[[str], Provider]
 ) -> None:
