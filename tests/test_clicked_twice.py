@@ -122,15 +122,15 @@ def held() -> Order:
     return order
 
 
-def tick_off(_boss: Client) -> Button:
+def acknowledge(_boss: Client) -> Button:
     problem = Problem("watch_ended")
     order = make_guide_order(Status.DELAYED, problems=[problem])
     return Button(
-        to("order_tick_off", order.pk),
+        to("order_acknowledge", order.pk),
         {"problem": problem.key, "state_token": state_token(order)},
-        logged=[f"Ticked off: {problem}"],
+        logged=[f"Acknowledged: {problem}"],
         rows={Acknowledgement: 1},
-        told="Ticked off.",
+        told="Acknowledged.",
     )
 
 
@@ -200,9 +200,7 @@ def dispute(_boss: Client) -> Button:
         {"state_token": state_token(order), "cards": ["1"], "words": "It is used."},
         logged=["Noted that the customer complains about a code."],
         rows={Note: 1},
-        told=(
-            "The complaint was recorded. The codes are kept until somebody ticks off the complaint."
-        ),
+        told="The complaint was recorded. The codes are kept until staff acknowledge this problem.",
     )
 
 
@@ -452,7 +450,7 @@ def write_texts(boss: Client) -> Button:
 
 
 BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
-    "giftcards_order_tick_off": [tick_off],
+    "giftcards_order_acknowledge": [acknowledge],
     "giftcards_order_customer": [correct_customer],
     "giftcards_customer_data": [erase_customer],
     "giftcards_order_dispute": [dispute],

@@ -236,7 +236,7 @@ def pages_of_a_shop_in_trouble(language: str) -> list[str]:
     every_problem += [Problem("contradicted", contradicted), Problem("not_whole", contradicted)]
     make_guide_order(Status.REFUNDED, price_per_card=None, problems=every_problem)
     troubled = make_guide_order(Status.PLACING, problems=every_problem[1:])
-    assert troubled.tick_off(every_problem[1], by="amina")
+    assert troubled.acknowledge(every_problem[1], by="amina")
     assert troubled.move(Status.REJECTED, source="staff", details=every_problem)
     browser = sign_in(superuser=True, headers={"accept-language": language})
     lost = make_guide_order(Status.UNCONFIRMED)

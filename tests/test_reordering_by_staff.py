@@ -158,7 +158,7 @@ def settle_late(order: Order, cards: int) -> None:
     told = answer("FULFILLED", fulfilled_quantity=cards, cards=CARDS[:cards])
     record_changes([(order, told)], now=timezone.now())
     for problem in problems(order):
-        order.tick_off(problem, by="amina")
+        order.acknowledge(problem, by="amina")
     order.refresh_from_db()
 
 
@@ -329,7 +329,7 @@ class TestRefused:
         order = make_guide_order(PARTIAL, problems=[problem])
         with pytest.raises(ReorderError, match="may have arrived after all"):
             reorder_missing(order, by="amina")
-        assert order.tick_off(problem, by="karim")
+        assert order.acknowledge(problem, by="karim")
         assert reorder_missing(order, by="amina").quantity == 2
 
     def test_a_problem_that_came_after_the_order_was_read_counts(self) -> None:

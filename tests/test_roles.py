@@ -125,8 +125,8 @@ def bought(status: Status, **values: Any) -> Order:
         ],
     )
     approved = {"by": "amina", "price": "612.43", "ceiling": "601.19"}
-    order.acknowledge(Problem("staff_approved", approved), by="amina")
-    order.acknowledge(PROBLEMS[0], by="amina")
+    order.add_acknowledgement(Problem("staff_approved", approved), by="amina")
+    order.add_acknowledgement(PROBLEMS[0], by="amina")
     return order
 
 
@@ -242,12 +242,14 @@ class TestListAndOrderWithoutCosts:
         chosen = {"action": "check_now", "_selected_action": [str(order.pk) for order in orders]}
         assert costs_in(read(browser.post(LIST, chosen, follow=True))) == []
 
-    def test_the_history_of_a_problem_that_was_ticked_off_tells_none(self, browser: Client) -> None:
+    def test_the_history_of_a_problem_that_was_acknowledged_tells_none(
+        self, browser: Client
+    ) -> None:
         order, manager = bought(Status.FULFILLED), person()
         token = hidden(read(manager.get(order_page(order))))["state_token"]
         for problem in PROBLEMS:
             form = {"problem": problem.key, "state_token": token}
-            manager.post(order_page(order, "tick_off"), form)
+            manager.post(order_page(order, "acknowledge"), form)
         assert LogEntry.objects.count() == len(PROBLEMS)
         assert costs_in(read(browser.get(order_page(order, "history")))) == []
         assert costs_in(read(browser.get(order_page(order)))) == []

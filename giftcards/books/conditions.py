@@ -53,7 +53,7 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Conditions that nobody can tick off look back only this number of days, so that they end.
+# Conditions that nobody can acknowledge look back only this number of days, so that they end.
 DAYS = 7
 
 _ZERO = Decimal(0)
@@ -294,7 +294,7 @@ CONDITIONS = (
     Condition(
         code="credits_missing",
         holds="The provider's ledger does not contain a refund that the provider promised, and"
-        " staff have not ticked it off. Ask the provider for the refund.",
+        " staff have not acknowledged it. Ask the provider for the refund.",
         severity=Severity.WARNING,
         permission="giftcards.view_cost",
         judge=OfRows(_may_miss, _are_missing, is_enough=False),

@@ -272,7 +272,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
     with transaction.atomic():
         is_done = order.stay_pending(None, **due, **values)
         if is_done and reason is not None:
-            order.acknowledge(reason, by=by)
+            order.add_acknowledgement(reason, by=by)
     return is_done
 
 

@@ -3,8 +3,8 @@
 A batch of answers is recorded in one short transaction, or one by one if this fails.
 
 A settled order keeps its status and its amounts. If a later answer contains a different status or
-amount, the difference is recorded as a problem until staff tick it off. Cards that arrive late are
-stored.
+amount, the difference is recorded as a problem until staff acknowledge it. Cards that arrive late
+are stored.
 """
 
 from __future__ import annotations
@@ -524,7 +524,7 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
     """Compare rows of the list with the settled orders on record.
 
     ``rows`` maps ids to rows. Differences are recorded. Returns the orders with new or known
-    differences that staff have not ticked off.
+    differences that staff have not acknowledged.
     """
     differing = []
     for order, row in find_owners(rows, Order.objects.all()):

@@ -70,7 +70,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     - The original order was bought in the sandbox and the API key is for production, or the other
       way round.
     - The customer was paid back.
-    - The original order has a problem that staff have not ticked off.
+    - The original order has a problem that staff have not acknowledged.
     """
     with transaction.atomic():
         order.lock()
@@ -92,7 +92,7 @@ def _replace(old: Order, new: Order, decision: Problem, *, by: str) -> None:
         # The amount is NULL if it is unknown what the customer paid.
         open_amount=None if old.open_amount is None else 0,
     )
-    old.acknowledge(decision, by=by)
+    old.add_acknowledgement(decision, by=by)
     logger.info("Order %s replaces missing cards of %s.", new.reference, old.reference)
 
 
@@ -128,8 +128,8 @@ def check_reorderable(order: Order) -> None:
     if order.needs_attention:
         raise ReorderError(
             gettext(
-                "The cards may have arrived after all. Check the problems of the order, and tick"
-                " them off. Then order the missing cards again."
+                "The cards may have arrived after all. Check the problems of the order, and"
+                " acknowledge them. Then order the missing cards again."
             )
         )
 

@@ -263,11 +263,11 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 
 
 def _problem_as_dict(entry: Entry) -> dict[str, Any]:
-    ticked = {}
+    acknowledged = {}
     if "acknowledged_at" in entry:
         # The stored text has no time zone if USE_TZ is off.
-        ticked = {"acknowledged_at": datetime.fromisoformat(entry["acknowledged_at"])}
-    return {**entry, **ticked, "text": str(Problem.of(entry))}
+        acknowledged = {"acknowledged_at": datetime.fromisoformat(entry["acknowledged_at"])}
+    return {**entry, **acknowledged, "text": str(Problem.of(entry))}
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
@@ -349,7 +349,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
     yield from describe_customer(order, told["customer"])
     for entry in told["problems"]:
         label = (
-            f"ticked off by {entry['acknowledged_by']},"
+            f"acknowledged by {entry['acknowledged_by']},"
             if "acknowledged_by" in entry
             else "attention  "
         )

@@ -120,7 +120,7 @@ class StatusChange(OutboxEntry):
 class Acknowledgement(models.Model):
     """A decision that does not change the status of an order.
 
-    For example, staff tick off a problem. ``by`` is "" if the decision was not made by a person.
+    For example, staff acknowledge a problem. ``by`` is "" if the decision was not made by a person.
     """
 
     order = models.ForeignKey(
@@ -135,8 +135,8 @@ class Acknowledgement(models.Model):
     at = models.DateTimeField(_("when"), default=timezone.now)
 
     class Meta:
-        verbose_name = _("problem ticked off")
-        verbose_name_plural = _("problems ticked off")
+        verbose_name = _("acknowledged problem")
+        verbose_name_plural = _("acknowledged problems")
         ordering = ("pk",)
         # Acknowledgements are created and shown with their order, so they do not need a permission.
         default_permissions = ()

@@ -53,7 +53,7 @@ SALE_UNKNOWN = Q(is_owing__isnull=True, finalized_at__isnull=False)
 CONTRADICTORY = Q(is_consistent__in=[False])
 # Settled orders for which the ledger does not show the credit that the provider promised.
 NOT_CREDITED = Q(is_credited__in=[False])
-# Orders with a problem that staff have not ticked off.
+# Orders with a problem that staff have not acknowledged.
 NEEDING_ATTENTION = Q(needs_attention__in=[True])
 
 _NEWEST = ("-created_at", "-pk")

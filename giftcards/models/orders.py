@@ -298,7 +298,7 @@ class OrderUpdate:
     def guard(self) -> dict[str, Any]:
         """The lookups that find the row only if the order has not changed.
 
-        An order has changed if it was moved or claimed, or if a problem was ticked off.
+        An order has changed if it was moved or claimed, or if a problem was acknowledged.
         """
         return _as_read(self.order, "status", "claim", "needs_attention")
 
@@ -629,9 +629,9 @@ class Order(models.Model):
     # out until a card arrives.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # The order's problems, as entries {"code", "parameters"}: see giftcards.rules.problems. Once a
-    # problem is ticked off, its entry also has "acknowledged_by" and "acknowledged_at".
+    # problem is acknowledged, its entry also has "acknowledged_by" and "acknowledged_at".
     problems = models.JSONField(_("problems"), default=list, blank=True, editable=False)
-    # True if a problem is not ticked off. Only `_problem_columns` computes this from ``problems``.
+    # True if a problem is not acknowledged. Only `_problem_columns` computes this.
     needs_attention = models.BooleanField(_("to do"), default=False, editable=False)
     customer_erased_at = models.DateTimeField(null=True, editable=False)
 
@@ -673,7 +673,7 @@ class Order(models.Model):
         verbose_name_plural = _("orders")
         ordering = ("-created_at", "-pk")
         permissions = (
-            ("check_order", "Can have orders checked and tick off problems"),
+            ("check_order", "Can have orders checked and acknowledge problems"),
             ("resolve_order", "Can decide about lost orders, and cancel orders that wait"),
             ("correct_customer", "Can correct the customer of an order"),
             ("find_card", "Can find orders by the code of a card"),
@@ -1079,7 +1079,7 @@ class Order(models.Model):
 
         ``problem`` replaces problems of the kind ``SENDING``. Returns False without changing
         anything if another process was first. The other process might have moved, claimed or
-        rescheduled the order, ticked off a problem, or approved a price.
+        rescheduled the order, acknowledged a problem, or approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -1101,7 +1101,7 @@ class Order(models.Model):
 
         Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. If
         the order already has a problem in ``new``, the problem is not added a second time, and
-        stays ticked off if it was ticked off.
+        stays acknowledged if it was acknowledged.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -1111,7 +1111,7 @@ class Order(models.Model):
     def replace_problems(self, kind: Kind, problems: Iterable[Problem]) -> None:
         """Replace the problems of one kind.
 
-        A problem that was ticked off and stays the same remains ticked off.
+        A problem that was acknowledged and stays the same remains acknowledged.
         """
         with transaction.atomic(using=self._state.db):
             self.lock()
@@ -1120,7 +1120,7 @@ class Order(models.Model):
             Order.objects.filter(pk=self.pk).update(**columns)
         assign(self, columns)
 
-    def acknowledge(self, problem: Problem, *, by: str) -> Acknowledgement:
+    def add_acknowledgement(self, problem: Problem, *, by: str) -> Acknowledgement:
         """Record in the timeline that a person has dealt with ``problem``.
 
         ``by`` is the name of the person.
@@ -1129,11 +1129,11 @@ class Order(models.Model):
         acknowledgement.save(force_insert=True)
         return acknowledgement
 
-    def tick_off(self, problem: Problem, *, by: str) -> bool:
-        """Tick off ``problem``.
+    def acknowledge(self, problem: Problem, *, by: str) -> bool:
+        """Acknowledge ``problem``.
 
         ``by`` is the name of the person who has dealt with the problem. Returns False if the
-        problem was already ticked off or no longer exists.
+        problem was already acknowledged or no longer exists.
         """
         with transaction.atomic(using=self._state.db):
             row = Order.objects.filter(pk=self.pk, needs_attention=True)
@@ -1143,10 +1143,13 @@ class Order(models.Model):
             self.refresh_from_db(fields=["problems"])
             if problem not in self.open_problems:
                 return False
-            acknowledgement = self.acknowledge(problem, by=by)
-            tick = {"acknowledged_by": by, "acknowledged_at": acknowledgement.at.isoformat()}
+            acknowledgement = self.add_acknowledgement(problem, by=by)
+            fields = {"acknowledged_by": by, "acknowledged_at": acknowledgement.at.isoformat()}
             columns = _problem_columns(
-                [entry | tick if Problem.of(entry) == problem else entry for entry in self.problems]
+                [
+                    entry | fields if Problem.of(entry) == problem else entry
+                    for entry in self.problems
+                ]
             )
             row.update(**columns)
         assign(self, columns)
@@ -1155,7 +1158,7 @@ class Order(models.Model):
     def dispute(self, *, by: str, cards: Iterable[int]) -> bool:
         """Record a customer's complaint about cards as a problem.
 
-        ``cards`` contains the positions of the cards. An earlier complaint that was ticked off is
+        ``cards`` contains the positions of the cards. An earlier complaint that was acknowledged is
         replaced, but the timeline keeps both complaints. Returns False without changing anything if
         a complaint is already open.
         """

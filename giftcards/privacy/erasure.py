@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 #: The reasons why a person is not erased from an order yet.
 REASONS: Mapping[str, str] = {
     "open": "it is open",
-    "problem": "it has a problem that has not been ticked off",
+    "problem": "it has a problem that has not been acknowledged",
     "owed": "money is still owed to the customer",
     "undelivered": "its gift has not been delivered yet",
 }

@@ -60,7 +60,7 @@ class Reason(NamedTuple):
 #: The reasons to leave an order alone, by name; plugins add some. The first reason whose condition
 #: is true counts.
 REASONS: dict[str, Reason] = {
-    "problem": Reason(Q(needs_attention=True), "with a problem that has not been ticked off"),
+    "problem": Reason(Q(needs_attention=True), "with a problem that has not been acknowledged"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
     "not_credited": Reason(
         Q(is_credited=False), "with money that the provider has not credited back"

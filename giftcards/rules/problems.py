@@ -120,7 +120,7 @@ _ASKED_AGAIN = _(
 )
 _COMPARE = _(
     "While the order is open, the app checks it again automatically. Afterwards, compare the order"
-    " with your account at the provider, and then tick off this problem."
+    " with your account at the provider, and then acknowledge this problem."
 )
 _TELL_DEVELOPER = _("Tell your developer. The app checks the order again automatically.")
 
@@ -350,7 +350,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's figures contradict each other. See the refund breakdown."),
         _(
             "Compare the order with your account at the provider, and ask the provider's support"
-            " about the difference. Then tick off this problem."
+            " about the difference. Then acknowledge this problem."
         ),
     ),
     "cards_repeated": Wording(
@@ -358,13 +358,16 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's answer contains duplicate cards: %(repeated)s of %(total)s."),
         _(
             "While the order is open, the app checks it again automatically. Afterwards, ask the"
-            " provider's support for the missing cards, and then tick off this problem."
+            " provider's support for the missing cards, and then acknowledge this problem."
         ),
     ),
     "figure_unknown": Wording(
         Kind.ANSWER,
         _("The provider does not report this figure: %(field)s."),
-        _("Look up this figure in your account at the provider, and then tick off this problem."),
+        _(
+            "Look up this figure in your account at the provider, and then acknowledge this"
+            " problem."
+        ),
     ),
     "figure_unreadable": Wording(
         Kind.ANSWER, _("A figure in the provider's answer is not readable: %(field)s."), _COMPARE
@@ -432,7 +435,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "The provider sent more cards than you paid for. Ask the provider's support before you"
-            " hand out the surplus cards, and then tick off this problem."
+            " hand out the surplus cards, and then acknowledge this problem."
         ),
     ),
     "cards_left_out": Wording(
@@ -444,7 +447,7 @@ WORDINGS: Mapping[str, Wording] = {
         _(
             "The provider still shows all the cards. Compare the cards in your account at the"
             " provider, and ask the provider's support before you hand out any surplus cards. Then"
-            " tick off this problem."
+            " acknowledge this problem."
         ),
     ),
     "contradicted": Wording(
@@ -453,7 +456,7 @@ WORDINGS: Mapping[str, Wording] = {
             "After the order had settled, the provider reported it as %(status)s with %(delivered)s"
             " of %(ordered)s cards."
         ),
-        _("Compare the order with the provider's dashboard, and then tick off this problem."),
+        _("Compare the order with the provider's dashboard, and then acknowledge this problem."),
     ),
     "figure_changed": Wording(
         Kind.LASTING,
@@ -461,7 +464,10 @@ WORDINGS: Mapping[str, Wording] = {
             "After the order had settled, the provider reported a different figure: %(field)s"
             " %(amount)s instead of %(expected)s."
         ),
-        _("Compare the order with your account at the provider, and then tick off this problem."),
+        _(
+            "Compare the order with your account at the provider, and then acknowledge this"
+            " problem."
+        ),
         discreet=_(
             "After the order had settled, the provider reported a different figure: %(field)s."
         ),
@@ -472,7 +478,10 @@ WORDINGS: Mapping[str, Wording] = {
             "After the order had settled, the provider reported a figure that was unknown before:"
             " %(field)s %(amount)s."
         ),
-        _("Compare the order with your account at the provider, and then tick off this problem."),
+        _(
+            "Compare the order with your account at the provider, and then acknowledge this"
+            " problem."
+        ),
         discreet=_(
             "After the order had settled, the provider reported a figure that was unknown before:"
             " %(field)s."
@@ -486,13 +495,16 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "The cards were charged. Check in your account at the provider which cards are valid,"
-            " and decide which cards your customer receives. Then tick off this problem."
+            " and decide which cards your customer receives. Then acknowledge this problem."
         ),
     ),
     "price_changed": Wording(
         Kind.LASTING,
         _("A card costs %(amount)s, but the price was %(expected)s when the order was placed."),
-        _("Compare the order with your account at the provider, and then tick off this problem."),
+        _(
+            "Compare the order with your account at the provider, and then acknowledge this"
+            " problem."
+        ),
         discreet=_("The price of a card has changed since the order was placed."),
     ),
     "accepted_after_all": Wording(
@@ -503,7 +515,7 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "The answer arrived too late, so the app will not receive the cards. Check the order in"
-            " the provider's dashboard, contact the provider's support, and then tick off this"
+            " the provider's dashboard, contact the provider's support, and then acknowledge this"
             " problem."
         ),
     ),
@@ -516,7 +528,7 @@ WORDINGS: Mapping[str, Wording] = {
         _(
             "The app will not receive the cards from the second purchase. Check the purchase in the"
             " provider's dashboard, ask the provider's support to credit the amount back, and then"
-            " tick off this problem."
+            " acknowledge this problem."
         ),
         _("The second purchase has this order's reference."),
     ),
@@ -525,7 +537,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("%(by)s recorded that the customer complains about a code. Cards: %(positions)s."),
         _(
             "Ask the provider's support what happened to the code, and tell the customer. The codes"
-            " of the order are kept until you tick off this problem."
+            " of the order are kept until you acknowledge this problem."
         ),
     ),
     "credit_differs": Wording(

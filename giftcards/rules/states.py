@@ -59,7 +59,7 @@ class Kind(Enum):
     SEARCH = auto()  # ends as SENDING does, or with the next search of the provider's list
     ANSWER = auto()  # ends with the provider's next answer about the order
     LEDGER = auto()  # ends when a reading of the ledger explains the problem
-    LASTING = auto()  # ends only when staff tick it off
+    LASTING = auto()  # ends only when staff acknowledge it
     HISTORY = auto()  # is not a problem, only an entry of the timeline
 
 

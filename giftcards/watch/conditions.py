@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 #: The highest count: if there are more rows, the others are not counted.
 MOST = 1_000
-# A condition that nobody can tick off, such as a locked link, holds for this time.
+# A condition that nobody can acknowledge, such as a locked link, holds for this time.
 _LATELY = timedelta(days=1)
 # The longest time for which such conditions hold after an outage; see ``Standing.since``.
 _LONGEST = timedelta(days=30)

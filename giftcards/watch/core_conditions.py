@@ -305,7 +305,7 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
 
 
 def _lacking_cards(standing: Standing) -> Sequence[QuerySet[Order]]:
-    # Nobody can tick off an order whose sale amount is unknown, so it counts for a day.
+    # Nobody can acknowledge an order whose sale amount is unknown, so it counts for a day.
     lately = Order.objects.filter(SALE_UNKNOWN, finalized_at__gt=standing.lately)
     unknown = lately.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     return [Order.objects.filter(OWING), unknown]
@@ -340,7 +340,7 @@ _SEE_ITS_PAGE = _("Each order's page shows the problem and what you can do about
 CONDITIONS: Sequence[Condition] = [
     Condition(
         code="attention",
-        holds="At least one order has a problem that staff have not ticked off.",
+        holds="At least one order has a problem that staff have not acknowledged.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
@@ -540,7 +540,7 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="orders_unconfirmed",
-        holds="At least one order is `UNCONFIRMED`, and staff have not ticked it off.",
+        holds="At least one order is `UNCONFIRMED`, and staff have not acknowledged it.",
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=OfRows(_lost, _is_unconfirmed),

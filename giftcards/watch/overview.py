@@ -50,7 +50,7 @@ class Waiting:
     #: The number of changes that are not retried any more, because a receiver has failed for a day.
     given_up: int
     orders: Mapping[Status, Backlog]
-    #: The number of orders, open or not, with a problem that staff have not ticked off.
+    #: The number of orders, open or not, with a problem that staff have not acknowledged.
     needing_attention: int
 
     @classmethod

@@ -22,7 +22,7 @@ ACTIONS = {action.name: action for action in site.get_model_admin(Order).order_a
 # Actions whose button says something that cannot be undone. The others can be, or their page offers
 # several outcomes, of which none is chosen beforehand.
 FINAL = {
-    "order_tick_off", "order_dispute", "order_reorder", "order_sale", "order_release",
+    "order_acknowledge", "order_dispute", "order_reorder", "order_sale", "order_release",
     "order_cancel",
     "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
 }  # fmt: skip
@@ -43,7 +43,7 @@ TAKES = {
     "order_resolve": ("resolve_order",),
     "order_review": ("resolve_order",),
     "order_sale": ("settle_refund",),
-    "order_tick_off": ("check_order",),
+    "order_acknowledge": ("check_order",),
     "order_wait": ("resolve_order",),
     # Or another permission to do something.
     "order_note": ("check_order", "resolve_order", "add_order"),

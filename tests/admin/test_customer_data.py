@@ -230,7 +230,7 @@ class TestFinding:
         }
         assert list(items)[:4] == ["web-24", "web-open", "web-problem", "web-owed"]
         assert "This order is still open." in items["web-open"]
-        assert "This order has a problem that has not been ticked off." in items["web-problem"]
+        assert "This order has a problem that has not been acknowledged." in items["web-problem"]
         assert "Money is still owed to the customer." in items["web-owed"]
         assert len(items) == 20
         assert "And 8 more." in plain(found(shown))

@@ -1,4 +1,4 @@
-"""A customer complains about a code: noted on the order's page, and ended by ticking it off."""
+"""A customer complains about a code: noted on the order's page, and ended by acknowledging it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def complain(browser: Client, order: Order, **form: Any) -> Any:
     return browser.post(address, {"state_token": state_token(order), "cards": ["1"], **form})
 
 
-def tick_off(browser: Client, order: Order) -> None:
+def acknowledge(browser: Client, order: Order) -> None:
     order.refresh_from_db()
     form = {"state_token": state_token(order), "problem": order.open_problems[0].key}
-    browser.post(order_page(order, "tick_off"), form)
+    browser.post(order_page(order, "acknowledge"), form)
     order.refresh_from_db()
 
 
@@ -53,7 +53,7 @@ def purged() -> int:
     return purge(settled_before=timezone.now() - timedelta(days=365)).orders
 
 
-def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ticked_off(
+def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_acknowledged(
     order: Order, support: Client
 ) -> None:
     assert LABEL in read(support.get(order_page(order)))
@@ -71,12 +71,12 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ti
         "Noted that the customer complains about a code."
     ]
     assert purged() == 0
-    tick_off(support, order)
+    acknowledge(support, order)
     # A second complaint counts as well.
     complain(support, order)
     order.refresh_from_db()
     assert order.is_disputed
-    tick_off(support, order)
+    acknowledge(support, order)
     assert not order.is_disputed
     assert order.acknowledgements.count() == 2
     assert not order.needs_attention
@@ -136,7 +136,7 @@ def test_a_complaint_needs_its_permission_a_page_that_asks_and_one_that_still_ho
     assert LABEL not in read(viewer.get(order_page(order)))
     assert complain(viewer, order).status_code == 403
     asked = read(support.get(order_page(order, "dispute")))
-    assert "its codes will be kept, until somebody ticks off the complaint" in text(asked)
+    assert "its codes will be kept, until staff acknowledge this problem" in text(asked)
     order.refresh_from_db()
     assert not order.problems
     complain(support, order, state_token="late")

@@ -140,7 +140,7 @@ def test_an_approved_order_goes_on_and_leaves_a_trace(
     assert {value: getattr(order, value) for value in hold.approved} == hold.approved
     shown = show(staff, order)
     assert hold.said in shown
-    assert "Ticked off" not in shown
+    assert "Acknowledged" not in shown
     if hold.logged:
         assert LogEntry.objects.get().change_message == hold.logged
 
@@ -187,8 +187,8 @@ def test_an_unusable_decision_is_refused(staff: Client, outcome: str) -> None:
     assert not LogEntry.objects.exists()
 
 
-def test_the_problem_of_an_order_on_hold_cannot_be_ticked_off(boss: Client) -> None:
-    assert "Tick off" not in show(boss, on_hold_for_price())
+def test_the_problem_of_an_order_on_hold_cannot_be_acknowledged(boss: Client) -> None:
+    assert "Acknowledge" not in show(boss, on_hold_for_price())
 
 
 def test_a_page_opened_before_the_price_fell_and_rose_again_decides_nothing(staff: Client) -> None:

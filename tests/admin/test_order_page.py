@@ -234,8 +234,8 @@ def test_the_cards_come_before_the_money_for_who_sees_no_costs(
     assert [name for name in re.findall(r'<h2 id="([\w-]+)"', html) if name in expected] == expected
 
 
-class TestTickingOff:
-    """A problem that staff have dealt with; whoever may decide about orders may tick it off."""
+class TestAcknowledging:
+    """A problem that staff have dealt with; whoever may decide about orders may acknowledge it."""
 
     LATE = Problem("watch_ended")
 
@@ -247,38 +247,38 @@ class TestTickingOff:
     def post(browser: Client, order: Order, problem: Problem) -> list[str]:
         token = hidden(read(browser.get(order_page(order)))).get("state_token", state_token(order))
         answer = browser.post(
-            order_page(order, "tick_off"),
+            order_page(order, "acknowledge"),
             {"problem": problem.key, "state_token": token},
             follow=True,
         )
         return messages(read(answer))
 
-    def test_ticking_off_is_offered_with_each_problem_and_its_remedy(self, order: Order) -> None:
+    def test_acknowledging_is_offered_with_each_problem_and_its_remedy(self, order: Order) -> None:
         browser = sign_in("view_order", "check_order")
         html = read(browser.get(order_page(order)))
-        assert html.count("Tick off") == 2
+        assert html.count(">Acknowledge<") == 2
         for problem in (LOST, self.LATE):
-            assert f'{order_page(order, "tick_off")}?problem={problem.key}"' in html
-            assert f"{problem.text} {problem.remedy} Tick off" in text(html)
+            assert f'{order_page(order, "acknowledge")}?problem={problem.key}"' in html
+            assert f"{problem.text} {problem.remedy} Acknowledge" in text(html)
         assert "LOST" not in html
         developer = sign_in("view_order", "resume_provider")
         assert "Technical detail: <bdi>LOST</bdi>." in read(developer.get(order_page(order)))
 
-    def test_a_ticked_off_problem_shows_who_did_so_and_when(self, order: Order) -> None:
+    def test_an_acknowledged_problem_shows_who_did_so_and_when(self, order: Order) -> None:
         browser = sign_in("view_order", "check_order")
-        address = order_page(order, "tick_off")
+        address = order_page(order, "acknowledge")
         asked = read(browser.get(address, {"problem": LOST.key}))
         assert LOST.text in text(asked)
         assert hidden(asked)["problem"] == LOST.key
         order.refresh_from_db()
         assert len(order.open_problems) == 2
-        assert told(browser.post(address, hidden(asked), follow=True)) == ["Ticked off."]
+        assert told(browser.post(address, hidden(asked), follow=True)) == ["Acknowledged."]
         html = read(browser.get(order_page(order)))
-        assert html.count("Tick off") == 1
-        assert f"{LOST.text} Ticked off by user0, " in text(html)
-        assert timeline(html)[-1] == f"user0 ticked off a problem: {LOST.text}"
+        assert html.count(">Acknowledge<") == 1
+        assert f"{LOST.text} Acknowledged by user0, " in text(html)
+        assert timeline(html)[-1] == f"user0 acknowledged a problem: {LOST.text}"
         entry = LogEntry.objects.get()
-        assert entry.get_change_message() == f"Ticked off: {LOST.text}"
+        assert entry.get_change_message() == f"Acknowledged: {LOST.text}"
         assert references(read(browser.get(LIST, {"attention": "needed"}))) == ["web-1"]
         self.post(browser, order, self.LATE)
         html = read(browser.get(LIST))
@@ -288,7 +288,7 @@ class TestTickingOff:
     @pytest.mark.parametrize("problem", ["", "x", Problem("not_known").key])
     def test_ticking_off_a_problem_that_is_over_says_so(self, order: Order, problem: str) -> None:
         browser = sign_in("view_order", "check_order")
-        address = order_page(order, "tick_off")
+        address = order_page(order, "acknowledge")
         form = {"problem": problem, "state_token": state_token(order)}
         answer = browser.post(address, form, follow=True)
         over = ["This problem no longer exists. The page shows the current state."]
@@ -303,7 +303,7 @@ class TestTickingOff:
         browser = sign_in("view_order", "check_order")
         form = {**hidden(read(browser.get(order_page(order)))), "problem": lost.key}
         Order.objects.update(claim="second")
-        address = order_page(order, "tick_off")
+        address = order_page(order, "acknowledge")
         assert messages(read(browser.post(address, form, follow=True))) == [
             "The order has changed in the meantime, so nothing was done. Check the order again."
         ]
@@ -408,7 +408,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
     order.move(Status.DELAYED, source=StatusChange.Source.CLOCK, details=[LOST])
     figures = {"fulfilled_quantity": 3, "price_per_card": PRICE, "fulfilled_amount": 3 * PRICE}
     order.move(Status.PARTIALLY_FILLED, source=check, **figures)
-    order.tick_off(LOST, by="karim")
+    order.acknowledge(LOST, by="karim")
     Note.objects.add(order, "Amina has called.\nTwice.", by="karim")
     card = Card.objects.create(
         order=order,
@@ -433,7 +433,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
             "The provider delivered 3 of 5 cards and credited back the price of the missing cards."
             " Partly delivered"
         ),
-        f"karim ticked off a problem: {LOST.text}",
+        f"karim acknowledged a problem: {LOST.text}",
         "karim wrote a note: Amina has called.Twice.",
         "nadia revealed the code of card 2. She lost it.",
         "nadia revealed the code of card 2.",
@@ -525,7 +525,7 @@ def test_a_later_decision_is_not_why_an_order_was_rejected(boss: Client) -> None
     again = make_guide_order(Status.PENDING, reference="web-2", repeats=order)
     assert timeline(show(boss, order))[-1] == "The missing cards were ordered again: web-2."
     amounts = {"price": "570.00", "ceiling": "550.00", "order": again.reference}
-    order.acknowledge(Problem("staff_approved", {"by": "amina", **amounts}), by="amina")
+    order.add_acknowledgement(Problem("staff_approved", {"by": "amina", **amounts}), by="amina")
     html = show(boss, order)
     assert summary(html).startswith(refused.text)
     assert timeline(html)[-1].startswith("amina approved")
@@ -783,9 +783,9 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
         for _ in range(25)
     )
     # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
-    # changes, what was ticked off, its history in the admin, notes, corrections, reveals, refunds,
-    # cards and the ledger; its messages and links, and whether its cards were received; the product
-    # and its texts.
+    # changes, acknowledged problems, its history in the admin, notes, corrections, reveals,
+    # refunds, cards and the ledger; its messages and links, and whether its cards were received;
+    # the product and its texts.
     make_offer()
     assert count_queries(boss, order_page(small)) == 18
     Order.objects.update(group="cart")

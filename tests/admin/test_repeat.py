@@ -173,10 +173,10 @@ def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: C
     assert message.startswith("The cards may have arrived after all. Check the problems")
     assert Order.objects.count() == 1
     html = read(staff.get(page(order)))
-    assert "Check the problems of the order, and tick them off" in html
+    assert "Check the problems of the order, and acknowledge them" in html
     assert "Order 2 cards" not in html
     order.refresh_from_db()
-    assert order.tick_off(CAME, by="karim")
+    assert order.acknowledge(CAME, by="karim")
     assert "Order 2 cards" in read(staff.get(page(order)))
 
 

@@ -126,7 +126,7 @@ def _order_again(order: Order, random: Random) -> None:
     if order.missing_quantity > 1 and random.random() < 0.3:
         store_cards([Arrival(order, _cards(1))])  # late
     for problem in order.open_problems:
-        order.tick_off(problem, by="amina")
+        order.acknowledge(problem, by="amina")
     try:
         reorder_missing(order, by="amina")
     except ReorderError:

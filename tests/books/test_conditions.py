@@ -99,13 +99,13 @@ def test_a_missing_refund_is_told_and_needs_a_person_until_it_comes(
     assert told() == ""
 
 
-def test_a_missing_refund_that_was_ticked_off_is_told_no_more(
+def test_a_missing_refund_that_was_acknowledged_is_told_no_more(
     books: Books, told: Callable[[], str]
 ) -> None:
     order = partly_delivered_and_charged(books)
     let_a_night_pass()
     order.refresh_from_db()
-    assert order.tick_off(LACKING, by="amina")
+    assert order.acknowledge(LACKING, by="amina")
     for _night in range(2):
         assert told() == ""
         assert [each.get("acknowledged_by") for each in order.problems] == ["amina"]
@@ -151,7 +151,9 @@ def test_a_refund_of_no_order_is_told_once_its_order_cannot_settle_any_more(
     assert told() == ""
 
 
-def test_what_nobody_can_tick_off_is_told_for_a_week(books: Books, told: Callable[[], str]) -> None:
+def test_what_nobody_can_acknowledge_is_told_for_a_week(
+    books: Books, told: Callable[[], str]
+) -> None:
     book(books, "ORDER", 490, 60)
     let_a_night_pass()
     LedgerEntry.objects.filter(order=None, type="ORDER").update(time=ago(5.9 * 86_400))

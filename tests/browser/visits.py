@@ -250,7 +250,7 @@ PAGES: dict[str, Visit] = {
     "correct the customer, wrong": sent(here),
     "order again": about("web-1042", "reorder"),
     "complain": about("web-1042", "dispute"),
-    "tick off": ticking_off,
+    "acknowledge": ticking_off,
     "pay back": about("web-1042", "pay_back"),
     "pay back, wrong": sent(here, amount="", reference=""),
     "pay back, before it is recorded": sent(about("web-1042", "pay_back")),

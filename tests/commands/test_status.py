@@ -377,7 +377,7 @@ class TestFailOn:
         make_order(Status.REFUNDED)
         assert self.asked(call, self.EVERYTHING) == ("", 0)
 
-    def test_fail_on_attention_counts_orders_with_problems_that_nobody_has_ticked_off(
+    def test_fail_on_attention_counts_orders_with_problems_that_nobody_has_acknowledged(
         self, call: Call
     ) -> None:
         problem = Problem("watch_ended")
@@ -387,7 +387,7 @@ class TestFailOn:
             assert self.asked(call, "attention") == (sentence, 1)
         assert self.asked(call, "paused,worker,queue") == ("", 0)
         for order in Order.objects.all():
-            assert order.tick_off(problem, by="amina")
+            assert order.acknowledge(problem, by="amina")
         assert self.asked(call, "attention") == ("", 0)
 
     def test_fail_on_paused_fails_until_a_minute_after_the_pause(self, call: Call) -> None:
@@ -629,12 +629,12 @@ class TestOneOrder:
             },
         ]
 
-    def test_status_of_an_order_shows_who_ticked_a_problem_off(self, call: Call) -> None:
+    def test_status_of_an_order_shows_who_acknowledged_a_problem(self, call: Call) -> None:
         problem = Problem("watch_ended")
         order = make_order(Status.DELAYED, reference="cart-1", problems=[problem])
-        assert order.tick_off(problem, by="amina")
+        assert order.acknowledge(problem, by="amina")
         out = call("giftcards_status", "cart-1").out
-        assert out.endswith(f"  ticked off by amina, watch_ended: {problem}\n")
+        assert out.endswith(f"  acknowledged by amina, watch_ended: {problem}\n")
         [entry] = json.loads(call("giftcards_status", "cart-1", "--json").out)["problems"]
         assert (entry["acknowledged_by"], entry["text"]) == ("amina", str(problem))
         assert datetime.fromisoformat(entry["acknowledged_at"]) == order.acknowledgements.get().at

@@ -175,7 +175,7 @@ KEYS = {
         (
             *("order_resolve", "order_price", "order_review", "order_wait", "order_cancel"),
             *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
-            *("order_check", "order_release", "order_customer", "order_tick_off", "order_note"),
+            *("order_check", "order_release", "order_customer", "order_acknowledge", "order_note"),
             *("order_fingerprint", "order_adopt"),
             *("delivery_send_again", "delivery_send_link", "delivery_new_link"),
             *("delivery_withdraw", "delivery_dispute"),

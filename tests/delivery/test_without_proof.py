@@ -78,7 +78,7 @@ WITH_PROOF: list[tuple[str, Any, dict[str, str]]] = [
 WITHOUT_ADDRESS = {
     *("order_resolve", "order_price", "order_review", "order_wait", "order_cancel"),
     *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
-    *("order_check", "order_release", "order_tick_off", "order_note"),
+    *("order_check", "order_release", "order_acknowledge", "order_note"),
     *("refund_cancel", "order_fingerprint", "order_adopt", "order_search"),
     *("card_ask", "delivery_withdraw", "delivery_dispute"),
     *("delivery_try_now", "delivery_send_now", "delivery_cancel"),

@@ -57,12 +57,12 @@ def test_every_other_code_stands_in_the_timeline_only() -> None:
     assert sorted(code(named)) == sorted(WORDINGS.keys() - IN_SHORT.keys())
 
 
-# What the column "ends" says of a kind. Those of the final answer stay until they are ticked off.
+# What the column "ends" says of a kind. Those of the final answer stay until they are acknowledged.
 ENDS = {
     Kind.SENDING: "sent|decided|known",
     Kind.SEARCH: "known",
-    Kind.ANSWER: "next answer|settles|ticked off",
-    Kind.LASTING: "ticked off",
+    Kind.ANSWER: "next answer|settles|acknowledged",
+    Kind.LASTING: "acknowledged",
     Kind.LEDGER: r"\[ledger\]",
 }
 

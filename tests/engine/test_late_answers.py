@@ -104,10 +104,10 @@ class TestDifferences:
         assert breakdown is not None
         assert (breakdown.open_amount, after.open_amount) == (0, 0)
 
-    def test_a_difference_that_was_ticked_off_stays_so_until_another_comes(self) -> None:
+    def test_a_difference_that_was_acknowledged_stays_so_until_another_comes(self) -> None:
         order = see(settle(), FULFILLED)
         for problem in MORE:
-            assert order.tick_off(problem, by="amina")
+            assert order.acknowledge(problem, by="amina")
         assert see(order, FULFILLED).open_problems == []
         after = see(order, dataclasses.replace(FULFILLED, price_per_card=Decimal(500)))
         price = {"field": "price_per_card", "amount": "500.00", "expected": "490.00"}
@@ -253,10 +253,10 @@ class TestOnRequest:
         rows[str(order.provider_order_id)] = FULFILLED
         assert compare_rows(rows) == [order]
         assert problems(order) == MORE
-        # Until it is ticked off.
+        # Until it is acknowledged.
         assert compare_rows(rows) == [order]
         for problem in MORE:
-            order.tick_off(problem, by="amina")
+            order.acknowledge(problem, by="amina")
         assert compare_rows(rows) == []
         # Nor for another problem, which has nothing to do with the rows.
         Order.objects.filter(pk=order.pk).update(

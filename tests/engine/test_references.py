@@ -159,7 +159,7 @@ def test_a_second_purchase_is_told_whoever_reads_the_list_however_late(
     for _time in range(2):
         look_at_list()
         assert (fresh(order).status, problems(order)) == ("FULFILLED", [twice])
-    assert order.tick_off(twice, by="amina")
+    assert order.acknowledge(twice, by="amina")
     look_at_list()
     assert not fresh(order).needs_attention
 

@@ -421,7 +421,7 @@ class TestCardsThatCameAfterAll:
             expected = (True, 10 * MINUTE, 0)
             assert (new.is_waiting, ahead(new.send_after), posts(simulator)) == expected
         for problem in problems(old):
-            old.tick_off(problem, by="amina")
+            old.acknowledge(problem, by="amina")
         # One of two has come.
         new = its_turn(new)
         assert (new.is_waiting, posts(simulator)) == (True, 0)
@@ -429,13 +429,13 @@ class TestCardsThatCameAfterAll:
         assert (new.status, new.open_amount) == ("REJECTED", 1100)
 
     @pytest.mark.usefixtures("simulator")
-    def test_cards_that_have_not_come_are_bought_once_the_problem_is_ticked_off(self) -> None:
+    def test_cards_that_have_not_come_are_bought_once_the_problem_is_acknowledged(self) -> None:
         new = short()
         old = Order.objects.get(pk=new.repeats_id)
         assert old.dispute(by="amina", cards=[1])
         assert its_turn(new).is_waiting
         for problem in problems(old):
-            old.tick_off(problem, by="amina")
+            old.acknowledge(problem, by="amina")
         assert its_turn(new).status == "FULFILLED"
 
     def test_an_approved_price_does_not_buy_cards_that_may_have_come(

@@ -712,7 +712,7 @@ def _is_told_of_cards(order: Order) -> bool:
 
 
 def _told_codes(order: Order) -> set[str]:
-    """The codes of the problems that staff are told of, or have ticked off."""
+    """The codes of the problems that staff are told of, or have acknowledged."""
     codes = {problem.code for problem in order.open_problems}
     return codes | set(order.acknowledgements.values_list("code", flat=True))
 

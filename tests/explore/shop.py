@@ -375,11 +375,11 @@ def order_again(shop: Shop, random: Random) -> None:
         reorder_missing(order, by="amina")
 
 
-def tick_off(shop: Shop, random: Random) -> None:
+def acknowledge(shop: Shop, random: Random) -> None:
     order = pick(random, needs_attention=True, status__in=FINAL)
     if order is not None:
         for problem in order.open_problems:
-            order.tick_off(problem, by="amina")
+            order.acknowledge(problem, by="amina")
 
 
 def complain(shop: Shop, random: Random) -> None:
@@ -574,7 +574,7 @@ ACTIONS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "finish a refund": (2, take_refund_back),
     "order again": (3, order_again),
     "complain": (2, complain),
-    "tick off": (2, tick_off),
+    "acknowledge": (2, acknowledge),
     "decide about a held one": (2, decide),
     "cancel": (2, cancel),
     "resolve": (3, resolve),
@@ -801,11 +801,11 @@ THEMES: tuple[tuple[str, ...], ...] = (
     # Statuses that contradict each other.
     ("check:", "list: another end", "settle oddly", "slow down"),
     # What customers get back.
-    ("pay back", "finish a refund", "order again", "tick off", "check: another amount"),
+    ("pay back", "finish a refund", "order again", "acknowledge", "check: another amount"),
     # What comes after the customer was paid back.
     ("pay back", "finish a refund", "deliver late"),
     # What is complained about, and what is destroyed.
-    ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "tick off"),
+    ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "acknowledge"),
     # What people are told.
     ("mails fail", "refuse", "receivers fail", "correct", "open a link", "erase", "kill"),
     # What staff are told, and not at once.

@@ -286,7 +286,7 @@ class TestMove:
 
 
 class TestProblems:
-    """Several hold at once; each ends with its cause, or is ticked off."""
+    """Several hold at once; each ends with its cause, or is acknowledged."""
 
     def test_problems_about_sending_end_with_the_move_after_sending(self) -> None:
         unsent, choice = Problem("not_sent"), Problem("choose", {"count": 2})
@@ -304,9 +304,9 @@ class TestProblems:
         order.move(Status.UNCONFIRMED, source=Source.RECOVERY, details=[Problem("sender_died")])
         assert problems(order) == details(order.changes.get()) == [Problem("sender_died")]
 
-    def test_a_problem_is_ticked_off_with_who_and_when(self) -> None:
+    def test_a_problem_is_acknowledged_with_who_and_when(self) -> None:
         order = make_guide_order(problems=[LOST, ENDED])
-        assert order.tick_off(LOST, by="amina")
+        assert order.acknowledge(LOST, by="amina")
         stored = Order.objects.get(pk=order.pk)
         tick = stored.acknowledgements.get()
         assert (Problem(tick.code, tick.parameters), tick.by) == (LOST, "amina")
@@ -323,24 +323,24 @@ class TestProblems:
             ]
         )
         assert (stored.open_problems, stored.needs_attention) == ([ENDED], True)
-        assert order.tick_off(ENDED, by="amina")
+        assert order.acknowledge(ENDED, by="amina")
         assert not order.needs_attention
         assert not Order.objects.needing_attention().exists()
         # There is nothing to announce.
         assert not order.changes.exists()
 
-    def test_a_problem_is_ticked_off_once(self) -> None:
+    def test_a_problem_is_acknowledged_once(self) -> None:
         order = make_guide_order(problems=[LOST, ENDED])
         stale = Order.objects.get(pk=order.pk)
-        assert order.tick_off(LOST, by="amina")
-        assert not stale.tick_off(LOST, by="karim")
+        assert order.acknowledge(LOST, by="amina")
+        assert not stale.acknowledge(LOST, by="karim")
         assert [tick.by for tick in order.acknowledgements.all()] == ["amina"]
 
     @pytest.mark.parametrize("held", [[], [LOST]])
-    def test_a_problem_that_is_over_cannot_be_ticked_off(self, held: list[Problem]) -> None:
+    def test_a_problem_that_is_over_cannot_be_acknowledged(self, held: list[Problem]) -> None:
         order = make_guide_order(problems=[LOST, ENDED])
         Order.objects.filter(pk=order.pk).update(**Order().problem_columns(new=held))
-        assert not order.tick_off(ENDED, by="amina")
+        assert not order.acknowledge(ENDED, by="amina")
         assert not order.acknowledgements.exists()
 
     @pytest.mark.parametrize(
@@ -353,11 +353,11 @@ class TestProblems:
         ],
         ids=["the same", "another", "the same after its end"],
     )
-    def test_a_problem_found_after_another_was_ticked_off_is_shown_unless_it_held_on(
+    def test_a_problem_found_after_another_was_acknowledged_is_shown_unless_it_held_on(
         self, answers: list[OrderAnswer], shown: list[Problem]
     ) -> None:
         order = make_guide_order(problems=[LOST])
-        order.tick_off(LOST, by="amina")
+        order.acknowledge(LOST, by="amina")
         for given_answer in answers:
             record_answers([(claim(order)[0], given_answer)], now=NOW)
         assert (fresh(order).open_problems, order.needs_attention) == (shown, bool(shown))
@@ -365,7 +365,7 @@ class TestProblems:
     def test_a_tick_made_while_the_provider_is_asked_is_kept(self) -> None:
         order = make_guide_order(problems=[LOST])
         [held] = claim(order)
-        order.tick_off(LOST, by="amina")
+        order.acknowledge(LOST, by="amina")
         record_answers([(held, answer("LOST", cards=CARDS[:1]))], now=NOW)
         assert (fresh(order).open_problems, order.cards.count()) == ([], 1)
 

@@ -764,7 +764,7 @@ class TestCommand:
         ("reason", "status", "values"),
         [
             ("it is open", Status.HANDLING, {}),
-            ("it has a problem that has not been ticked off", Status.FULFILLED,
+            ("it has a problem that has not been acknowledged", Status.FULFILLED,
              {"problems": [Problem("disputed", {"by": "staff"})]}),
             ("money is still owed to the customer", Status.REFUNDED, {"sale_price": Decimal(600)}),
         ],

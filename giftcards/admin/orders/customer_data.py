@@ -47,7 +47,7 @@ _ERASES_FOR = 10
 # The reasons why an order cannot be erased yet, by the keys of giftcards.privacy.erasure.REASONS.
 _WHY_KEPT = {
     "open": _("This order is still open."),
-    "problem": _("This order has a problem that has not been ticked off."),
+    "problem": _("This order has a problem that has not been acknowledged."),
     "owed": _("Money is still owed to the customer."),
     "undelivered": _("The gift has not been delivered yet."),
 }

@@ -1,4 +1,4 @@
-"""Smaller staff actions, such as checking an order or ticking off a problem."""
+"""Smaller staff actions, such as checking an order or acknowledging a problem."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ _LEFT_ALONE = {
 
 
 def left_alone(reason: NotChecked, count: int) -> str:
-    """Return a sentence that says why ``count`` orders are not checked.
-
-    ``reason`` is the reason why they are not checked now.
+    """Return a sentence that says that ``count`` orders are not checked, and why.
     """
     return str(_LEFT_ALONE[reason] % {"count": count})
 
@@ -99,14 +97,14 @@ def _show_fingerprint(pages: Pages, request: HttpRequest, key: str) -> HttpRespo
 FINGERPRINT = Page("order_fingerprint", "<path:key>/fingerprint/", _show_fingerprint)
 
 
-def _tick_off(attempt: Attempt) -> Outcome:
+def _acknowledge(attempt: Attempt) -> Outcome:
     order, problem = attempt.order, _problem_of(attempt, attempt.request.POST)
     if problem is None:
         return _OVER
     # ``is_new`` is False for the second request of a double click.
-    is_new = order.tick_off(problem, by=attempt.by)
-    log = f"Ticked off: {problem.discreet}" if is_new else ""
-    return Outcome(gettext("Ticked off."), log)
+    is_new = order.acknowledge(problem, by=attempt.by)
+    log = f"Acknowledged: {problem.discreet}" if is_new else ""
+    return Outcome(gettext("Acknowledged."), log)
 
 
 _OVER = Outcome(
@@ -119,7 +117,7 @@ def _problem_of(attempt: Attempt, given: QueryDict) -> Problem | None:
     return problems.get(given.get("problem", ""))
 
 
-def _why_no_tick(attempt: Attempt) -> Outcome | None:
+def _why_not(attempt: Attempt) -> Outcome | None:
     if attempt.order.is_on_hold:
         # An order on hold keeps its problem until a person approves or cancels the order.
         return LATE
@@ -127,19 +125,19 @@ def _why_no_tick(attempt: Attempt) -> Outcome | None:
     return _OVER if is_asking and _problem_of(attempt, attempt.request.GET) is None else None
 
 
-class TickOffForm(forms.Form):
-    # The key of the problem to tick off. The order may have lost this problem in the meantime.
+class AcknowledgeForm(forms.Form):
+    # The key of the problem to acknowledge. The order may have lost this problem in the meantime.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
-def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
+def _acknowledge_context(attempt: Attempt) -> Mapping[str, Any]:
     shows_costs = attempt.pages.may_see_costs(attempt.request)
     problem = _problem_of(attempt, attempt.request.GET)
     return {
         "warnings": [explained(problem, shows_costs=shows_costs).text] if problem else [],
         "consequence": gettext(
-            "If you tick off this problem, the order will no longer need attention. The problem and"
-            " your name will stay in the timeline."
+            "If you acknowledge this problem, the order will no longer need attention. The problem"
+            " and your name will stay in the timeline."
         ),
         "heading": gettext("The order"),
         "facts": about(attempt.order),
@@ -147,19 +145,21 @@ def _tick_off_context(attempt: Attempt) -> Mapping[str, Any]:
     }
 
 
-TICK_OFF = OrderAction(
-    name="order_tick_off",
-    route="<key>/tick-off/",
-    label=_("Tick off"),
+ACKNOWLEDGE = OrderAction(
+    name="order_acknowledge",
+    route="<key>/acknowledge/",
+    label=_("Acknowledge"),
     permission=may("giftcards.check_order"),
     is_final=True,
     place="",
-    before=_why_no_tick,
-    form=lambda attempt, data: TickOffForm(data, initial=attempt.request.GET.dict(), auto_id=False),
+    before=_why_not,
+    form=lambda attempt, data: AcknowledgeForm(
+        data, initial=attempt.request.GET.dict(), auto_id=False
+    ),
     title=_("Has this problem been dealt with?"),
     template="ask",
-    context=_tick_off_context,
-    act=_tick_off,
+    context=_acknowledge_context,
+    act=_acknowledge,
 )
 
 
@@ -196,7 +196,7 @@ def _dispute(attempt: Attempt) -> Outcome:
         Note.objects.add(attempt.order, given["words"], by=attempt.by)
     return Outcome(
         gettext(
-            "The complaint was recorded. The codes are kept until somebody ticks off the complaint."
+            "The complaint was recorded. The codes are kept until staff acknowledge this problem."
         ),
         "Noted that the customer complains about a code." if is_new else "",
     )
@@ -205,7 +205,7 @@ def _dispute(attempt: Attempt) -> Outcome:
 def _dispute_context(attempt: Attempt) -> Mapping[str, Any]:
     consequence = gettext(
         "The complaint will be recorded with your name. The order will need attention, and its"
-        " codes will be kept, until somebody ticks off the complaint. The customer will not be"
+        " codes will be kept, until staff acknowledge this problem. The customer will not be"
         " notified."
     )
     return {

@@ -28,12 +28,12 @@ from giftcards.admin.orders.customer import double_of, other_orders, people
 from giftcards.admin.orders.customer_data import DATA
 from giftcards.admin.orders.describing import told_to_customers
 from giftcards.admin.orders.follow_up import (
+    ACKNOWLEDGE,
     CHECK,
     DISPUTE,
     FINGERPRINT,
     NOTE,
     REORDER,
-    TICK_OFF,
     fingerprint,
 )
 from giftcards.admin.orders.listing import OrderList
@@ -101,7 +101,7 @@ _ACTIONS = (
     DISPUTE,
     RELEASE,
     CUSTOMER,
-    TICK_OFF,
+    ACKNOWLEDGE,
     NOTE,
     CANCEL,
 )
@@ -218,7 +218,7 @@ class OrderPage(OrderPages):
                 if not (order.is_on_hold and entry.get("code") in _ON_HOLD_FOR)
             ],
             # An order on hold keeps its problem until a person approves or cancels the order.
-            "may_tick_off": TICK_OFF.permission(self, request) and not order.is_on_hold,
+            "may_acknowledge": ACKNOWLEDGE.permission(self, request) and not order.is_on_hold,
             "shows_hints": sees_hints,
             **_money(order, again, shows_costs=sees_costs),
             "refunds": refund_rows(past.refunds),
@@ -263,15 +263,15 @@ class OrderPage(OrderPages):
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
     """Return a problem's key, its messages, and its acknowledgement.
 
-    The acknowledgement says who ticked the problem off and when, or is ``None``.
+    The acknowledgement says who acknowledged the problem and when, or is ``None``.
     """
-    problem, ticked = Problem.of(entry), None
+    problem, acknowledged = Problem.of(entry), None
     if "acknowledged_at" in entry:
-        ticked = (
+        acknowledged = (
             bdi(entry["acknowledged_by"]),
             moment(datetime.fromisoformat(entry["acknowledged_at"])),
         )
-    return problem.key, explained(problem, shows_costs=shows_costs), ticked
+    return problem.key, explained(problem, shows_costs=shows_costs), acknowledged
 
 
 def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:

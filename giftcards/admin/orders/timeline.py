@@ -97,7 +97,7 @@ class Timeline:
         self._shows_reasons = shows_reasons
         self._repeats, self._repeated_by = repeats, reordered_as
         self._moves = [_read(change, shows_costs=shows_costs) for change in order.changes.all()]
-        self._ticks = list(order.acknowledgements.all())
+        self._recorded = list(order.acknowledgements.all())
         #: The refunds to the customer, oldest first.
         self.refunds = list(order.refunds.order_by("pk"))
         self._first_entry = log_entries(order).select_related("user").order_by("pk").first()
@@ -113,8 +113,10 @@ class Timeline:
         moves = [(move.change.at, move.reason) for move in self._moves if move.change.is_move]
         # Decisions about a final order are left out, because they were made after the status
         # change, and cannot have caused it.
-        ticks = () if self._order.is_final else self._ticks
-        decisions = [(tick.at, Problem(tick.code, tick.parameters)) for tick in ticks]
+        recorded = () if self._order.is_final else self._recorded
+        decisions = [
+            (decision.at, Problem(decision.code, decision.parameters)) for decision in recorded
+        ]
         moves += [(at, problem) for at, problem in decisions if problem.kind is Kind.HISTORY]
         return max(moves, key=itemgetter(0))[1] if moves else None
 
@@ -136,11 +138,11 @@ class Timeline:
         order, shows_costs = self._order, self._shows_costs
         for move in self._moves:
             yield _moved(order, move, shows_hints=self._shows_hints)
-        for tick in self._ticks:
-            if self._hides(tick):
-                yield Event(tick.at, _told(_REORDERED, tick.by))
+        for decision in self._recorded:
+            if self._hides(decision):
+                yield Event(decision.at, _told(_REORDERED, decision.by))
             else:
-                yield _acknowledged(tick, shows_costs)
+                yield _acknowledged(decision, shows_costs)
         if self._repeated_by and not self._is_told(self._repeated_by.order):
             yield _repeated(self._repeated_by)
         for refund in self.refunds:
@@ -157,19 +159,21 @@ class Timeline:
         for reveal in reveals.defer("card__sealed").order_by("pk"):
             yield _revealed(reveal, shows_reason=self._shows_reasons)
 
-    def _hides(self, tick: Acknowledgement) -> bool:
-        """Return True if ``tick`` names an order that the person is not allowed to see.
+    def _hides(self, decision: Acknowledgement) -> bool:
+        """Return True if ``decision`` names an order that the person is not allowed to see.
 
-        ``tick`` is a recorded decision.
+        ``decision`` is a recorded decision.
         """
-        if tick.code not in {"staff_reordered", "reordered_by_rule"}:
+        if decision.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
-        return bool(tick.parameters.get("order") != seen)
+        return bool(decision.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
         """Return True if a recorded decision already names ``other``."""
-        return any(tick.parameters.get("order") == other.reference for tick in self._ticks)
+        return any(
+            decision.parameters.get("order") == other.reference for decision in self._recorded
+        )
 
 
 def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
@@ -239,13 +243,13 @@ _REORDERED = (
 )
 
 
-def _acknowledged(tick: Acknowledgement, shows_costs: bool) -> Event:
-    problem = Problem(tick.code, tick.parameters)
+def _acknowledged(decision: Acknowledgement, shows_costs: bool) -> Event:
+    problem = Problem(decision.code, decision.parameters)
     text = explained(problem, shows_costs=shows_costs).text
     if problem.kind is Kind.HISTORY:
-        return Event(tick.at, text)
-    what = filled(gettext("%(by)s ticked off a problem:"), by=bdi(tick.by))
-    return Event(tick.at, what, details=[text])
+        return Event(decision.at, text)
+    what = filled(gettext("%(by)s acknowledged a problem:"), by=bdi(decision.by))
+    return Event(decision.at, what, details=[text])
 
 
 def _noted(note: Note) -> Event:
