@@ -261,11 +261,20 @@ def check_passwords(**_: object) -> list[CheckMessage]:
     ]
 
 
+# A name, because the class cannot be imported before the models.
+_MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+
 def _takes_password(backend: str) -> bool:
     authenticate = getattr(find(backend), "authenticate", None)
     if not callable(authenticate):
         return True  # Either it signs nobody in, or Django reports it.
-    return "password" in inspect.signature(authenticate).parameters
+    parameters = inspect.signature(authenticate).parameters
+    if "password" in parameters:
+        return True
+    # For example, django-oscar's EmailBackend passes all its arguments on.
+    passes_on = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return passes_on and issubclass(find(backend), find(_MODEL_BACKEND))
 
 
 @register(TAG, Tags.database)

@@ -343,6 +343,10 @@ class ByEmail(ModelBackend):
     def authenticate(self, request: Any, email: Any = None, password: Any = None) -> None: ...  # type: ignore[override]
 
 
+class PassesOn(ModelBackend):
+    def authenticate(self, *args: Any, **kwargs: Any) -> None: ...
+
+
 class OnlyPermissions:
     def has_perm(self, user: Any, permission: str) -> bool:
         return False
@@ -357,6 +361,7 @@ class OnlyPermissions:
         (f"{__name__}.Saml", {}, True),
         (f"{__name__}.Saml", {"PASSWORD_BACKENDS": [f"{__name__}.Saml"]}, False),
         (f"{__name__}.ByEmail", {}, False),
+        (f"{__name__}.PassesOn", {}, False),
         (f"{__name__}.OnlyPermissions", {}, False),
     ],
 )
