@@ -8,18 +8,27 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.urls import reverse
 from oscar.apps.payment.exceptions import RedirectRequired, UnableToTakePayment
 from oscar.core.loading import get_class, get_model
 
 from giftcards.engine.tuning import tuning
 from giftcards.models import Order, Reservation
-from giftcards.oscar.checkout import BasketRefused, check_cards, release_cards, reserve_cards
+from giftcards.oscar.checkout import (
+    BasketRefused,
+    GiftCardsCheckout,
+    check_cards,
+    release_cards,
+    reserve_cards,
+)
 from giftcards.simulator import Denomination, Product, Simulator
 from tests.builders import PRODUCT, TYPE
+from tests.oscar.guide import block_of
 from tests.oscar.shop import (
     PRICE,
     Basket,
     Customer,
+    OscarOrder,
     StockRecord,
     age,
     book,
@@ -200,6 +209,42 @@ def test_guests_who_do_not_pay_reserve_so_many_cards_each_and_for_each_network(
         customer.browser.defaults["REMOTE_ADDR"] = "41.100.0.1"
         customer.buy(card(), quantity)
     assert Reservation.objects.count() == most
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+def test_an_order_that_is_paid_on_another_site_keeps_its_price(
+    shop: Simulator, monkeypatch: pytest.MonkeyPatch, is_paid: bool
+) -> None:
+    view = payment_view()
+    names: dict[str, Any] = {
+        "GiftCardsCheckout": GiftCardsCheckout,
+        "CorePaymentDetailsView": view.__mro__[2],
+        "start_payment": lambda order: f"/bank/{order.number}/",
+    }
+    exec(block_of("oscar", "from django.shortcuts import redirect"), names)
+    exec(block_of("oscar", "from giftcards.oscar.checkout import release_cards"), names)
+
+    def handle_successful_order(self: Any, order: Any) -> Any:
+        other = names["PaymentDetailsView"]()
+        vars(other).update(vars(self))
+        return other.handle_successful_order(order)
+
+    monkeypatch.setattr(view, "handle_successful_order", handle_successful_order)
+    customer = Customer()
+    customer.put(card(), 2)
+    customer.go_to_pay()
+    sent = customer.browser.post(reverse("checkout:preview"), {"action": "place_order"})
+    order = OscarOrder.objects.get()
+    assert sent["Location"] == f"/bank/{order.number}/"
+    assert (order.status, Reservation.objects.get().quantity) == ("Pending", 2)
+    StockRecord.objects.update(price=PRICE + 100)
+    if is_paid:
+        names["payment_succeeded"](order)
+        assert Order.objects.get().sale_amount == 2 * PRICE
+    else:
+        names["payment_failed"](order)
+        assert not Order.objects.exists()
+    assert not Reservation.objects.exists()
 
 
 def test_a_payment_that_fails_ends_the_reservation(

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 from django.utils import timezone
 from oscar.apps.order.signals import order_line_status_changed
+from oscar.core.loading import get_model
 
 from giftcards.fulfilment import place_order, reorder_missing
 from giftcards.models import Order, StatusChange
 from giftcards.oscar.lines import follow_order
 from giftcards.settlement import cancel_refund, record_refund
+from giftcards.signals import customer_refund_changed
 from giftcards.simulator import Simulator
 from giftcards.statuses import Status
 from tests.builders import LINE, TYPE
+from tests.oscar.guide import block_of
 from tests.oscar.shop import Customer, bought, card, give_voucher, notes, order_for, status_of, work
 
 TITLE = "PlayStation – TEST_PARTIAL"
@@ -92,6 +95,32 @@ def test_missing_cards_that_are_ordered_again_belong_to_the_same_line(shop: Simu
     work()
     assert status_of(line) == "Delivered"
     assert len(notes(line)) == 2
+
+
+def test_a_receiver_adds_refunds_to_the_payment_of_oscar(
+    shop: Simulator, django_capture_on_commit_callbacks: Any
+) -> None:
+    line = bought(card("TEST_PARTIAL"), 5)
+    work()
+    source = get_model("payment", "Source").objects.create(
+        order=line.order,
+        source_type=get_model("payment", "SourceType").objects.create(name="Bank"),
+        amount_debited=2_650,
+    )
+    names: dict[str, Any] = {}
+    exec(block_of("oscar", "from django.dispatch import receiver"), names)
+    try:
+        for amount, reference in ((590, "VIR-1"), (1_000, "VIR-2")):
+            with django_capture_on_commit_callbacks(execute=True):
+                refund = record_refund(order_for(line), amount=amount, reference=reference)
+        source.refresh_from_db()
+        assert source.amount_refunded == 1_590
+        with django_capture_on_commit_callbacks(execute=True):
+            cancel_refund(refund, by="amina")
+    finally:
+        customer_refund_changed.disconnect(names["record_in_oscar"])
+    source.refresh_from_db()
+    assert source.amount_refunded == 590
 
 
 def test_refunds_change_what_is_due(
