@@ -428,7 +428,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
         messages.append(
             Error(
                 "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
-                f" Cards that cannot be opened: {lost}.",
+                f" Cards that cannot be decrypted: {lost}.",
                 hint="Add the missing key at the end of the list again, and run `manage.py"
                 " giftcards_rotate_keys` before you remove it. If the key is lost for good,"
                 " add 'giftcards.E022' to SILENCED_SYSTEM_CHECKS.",

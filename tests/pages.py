@@ -26,7 +26,9 @@ ADD = f"{LIST}add/"
 SEARCH = f"{LIST}find-order/"
 LEDGER = "/admin/giftcards_books/ledgerentry/"
 PROVIDER_PAGE = "/admin/giftcards/providerstate/"
-LATE = "The order has changed in the meantime, so nothing was done. Check the order again."
+LATE = (
+    "The order has changed since you opened this page, so nothing was done. Check the order again."
+)
 WRITE_IT = "Enter an amount such as 550 or 549.90. Use the digits 0 to 9 and a decimal point."
 # What is typed into the form for a new order.
 FORM = {

@@ -636,7 +636,7 @@ def test_orders_read_from_a_replica_are_an_error(settings: Any) -> None:
 
 
 LOST_KEY = Error(
-    "Card 3 of order web-1042: This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS']"
+    "Card 3 of order web-1042: This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS']"
     " fits, or the stored text is damaged.",
     hint="If an encryption key is missing, add it to GIFTCARDS['ENCRYPTION_KEYS'] again. Add it"
     " at the end if new cards are encrypted with another key. Without the key, the codes are"
@@ -649,7 +649,7 @@ LOST_KEY = Error(
 
 LOST_CARDS = Error(
     "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards. Cards that"
-    " cannot be opened: 3.",
+    " cannot be decrypted: 3.",
     hint="Add the missing key at the end of the list again, and run `manage.py"
     " giftcards_rotate_keys` before you remove it. If the key is lost for good, add"
     " 'giftcards.E022' to SILENCED_SYSTEM_CHECKS.",
@@ -804,7 +804,7 @@ class TestStoredCards:
         use_keys(settings, OTHER)
         newest, oldest, counted = check_database()
         assert newest == LOST_KEY
-        assert oldest.msg.startswith("Card 1 of order web-1042: This card cannot be opened:")
+        assert oldest.msg.startswith("Card 1 of order web-1042: This card cannot be decrypted:")
         outcome = call("check", databases=["default"])
         assert (str(LOST_KEY) in outcome.err, outcome.code) == (True, 1)
         # Only where the database is to be asked, and this is the one.
@@ -829,7 +829,7 @@ class TestStoredCards:
         settle("web-1042", PARTIAL)
         oldest, counted = check_database()
         assert counted == LOST_CARDS
-        assert oldest.msg.startswith("Card 1 of order web-1041: This card cannot be opened:")
+        assert oldest.msg.startswith("Card 1 of order web-1041: This card cannot be decrypted:")
         use_keys(settings, OTHER, SEALING)
         assert check_database() == []
 

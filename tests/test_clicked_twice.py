@@ -389,7 +389,7 @@ def cancel_refund(_boss: Client) -> Button:
         {"reason": "The transfer came back."},
         logged=["Cancelled a refund: 980.00, CCP 12."],
         rows={},
-        told="The refund was cancelled. Its amount is owed again.",
+        told="The refund was cancelled. You owe the customer this amount again.",
         tellings=1,
     )
 

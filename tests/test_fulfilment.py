@@ -81,9 +81,12 @@ CONFLICT = (
 )
 GIFT = {"recipient_email": "lina@example.com"}
 NEEDS_RECIPIENT = "A gift needs the e-mail address of its recipient."
-ZONE = "Use a time with a time zone, from 1970 to 9998."
+ZONE = "Enter a date and time with a time zone. The year must be from 1970 to 9998."
 
-MARKS = "Use one line of text, without control or direction characters."
+MARKS = (
+    "Enter one line of text, without control characters or characters that change the text"
+    " direction."
+)
 WITHOUT_LINES = {"allow_nan": False, "allow_infinity": False}
 JSON = st.recursive(
     st.none()
@@ -279,7 +282,8 @@ class TestPlaceOrder:
             *(
                 (
                     {**GIFT, "gift_message": f"Happy\nbirth{char}day"},
-                    "Use text without control or direction characters.",
+                    "Enter text without control characters or characters that change the text"
+                    " direction.",
                 )
                 for char in "\0\r\x1b\u202e\u2067\u2028\ufeff"
             ),
@@ -413,7 +417,7 @@ class TestMetadata:
     def test_metadata_larger_than_4096_bytes_is_refused(self) -> None:
         assert complaint_about_metadata({"a": "é" * 2044}) == ""
         assert complaint_about_metadata({"a": "é" * 2045}) == (
-            "The value is 4098 bytes long as JSON. At most 4096 bytes are allowed."
+            "As JSON, the value is 4098 bytes long, but at most 4096 bytes are allowed."
         )
 
     @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_order_of_a_guest_has_no_user(guest: Any) -> None:
 def test_something_else_than_an_account_is_refused(wrong: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         place_order(**LINE, user=wrong)
-    assert caught.value.message_dict == {"user": ["This must be a user who has an account."]}
+    assert caught.value.message_dict == {"user": ["This must be a saved user account."]}
     assert not Order.objects.exists()
 
 

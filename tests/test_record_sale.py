@@ -141,7 +141,7 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
     said = [
         told(accountant.post(address, {"amount": amount}, follow=True)) for amount in ("2750", "9")
     ]
-    assert said == [["This amount was already recorded."], [KNOWN]]
+    assert said == [["This amount has already been recorded."], [KNOWN]]
 
 
 def test_what_staff_cannot_have_meant_is_asked_again(order: Order, accountant: Client) -> None:

@@ -313,7 +313,7 @@ class TestRefused:
         assert Order.objects.count() == 1
 
     def test_a_delivered_order_misses_nothing(self) -> None:
-        with pytest.raises(ReorderError, match="no cards are missing"):
+        with pytest.raises(ReorderError, match="all of its cards have arrived"):
             reorder_missing(make_guide_order(Status.FULFILLED), by="amina")
 
     @pytest.mark.parametrize(

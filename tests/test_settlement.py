@@ -194,7 +194,7 @@ class TestPayingBack:
     @pytest.mark.parametrize("status", [status for status in Status if status not in FINAL])
     def test_an_open_order_owes_nothing_yet(self, status: Status) -> None:
         order = make_guide_order(status, sale_price=Decimal(550))
-        with pytest.raises(RefundError, match="The order is open"):
+        with pytest.raises(RefundError, match="The order is still open"):
             pay(order, 550)
         assert not CustomerRefund.objects.exists()
 

@@ -44,7 +44,7 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "staff": {"STAFF_EMAILS": [""]},
 }
 # By the name that stands for it.
-_SAID_ELSEWHERE = {"trouble": "A stored card cannot be opened"}
+_SAID_ELSEWHERE = {"trouble": "A stored card cannot be decrypted"}
 # Mistakes that any setting may have.
 _OF_ANY = {
     "unknown": ("The dict has an unknown *key*.", "Correct the key or remove it."),

@@ -227,7 +227,7 @@ def _has_gap(states: QuerySet[LedgerState]) -> Finding | None:
 
     def explain() -> str:
         if not gap:
-            return gettext("Some entries are missing, and their amounts cancel each other out.")
+            return gettext("Some entries are missing, but their amounts add up to zero.")
         text = gettext("The balance has changed by %(amount)s without an entry that explains it.")
         return text % {"amount": money_text(gap)}
 
@@ -325,12 +325,10 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "Find out what each entry belongs to. The account may also be used elsewhere. This"
-            " notice is shown for a week."
+            "Find out what each entry belongs to. Your account at the provider may also be used"
+            " elsewhere. This notice is shown for a week."
         ),
-        ended=_(
-            "The ledger for the last few days no longer contains entries without a matching order."
-        ),
+        ended=_("All ledger entries of the last few days now have a matching order."),
         page=_LEDGER,
         query=f"{_LAST_DAYS}&order=unknown",
     ),
@@ -343,15 +341,15 @@ CONDITIONS = (
         permission="giftcards.view_cost",
         judge=OfRows(_left_unknown, _are_left_unknown),
         headline=ngettext_lazy(
-            "%(count)s older charge without a matching order, in a month that is not closed",
-            "%(count)s older charges without a matching order, in months that are not closed",
+            "%(count)s older charge in an open month without a matching order",
+            "%(count)s older charges in open months without a matching order",
             "count",
         ),
         remedy=_(
             "Find out what each charge belongs to, and then close the month. This notice will then"
             " disappear."
         ),
-        ended=_("All older charges in open months now have a matching order."),
+        ended=_("All older charges in months that are not closed now have a matching order."),
         page=_LEDGER,
         query="?period=open&order=charged",
         is_in_digests=False,
@@ -386,7 +384,7 @@ CONDITIONS = (
             "Check what differs, tell everybody who has the old figures, and close each month"
             " again."
         ),
-        ended=_("All closed months match their records again."),
+        ended=_("The figures of all closed months match the records again."),
         page="giftcards_order_close_month",
         is_about_orders=True,
         query="?month=changed",

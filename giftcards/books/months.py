@@ -120,7 +120,7 @@ FIGURES = (
     ),
     MonthFigure(
         "reordered_amount",
-        _("Including cards that were ordered again"),
+        _("Of this, for cards that were ordered again"),
         Part.CUSTOMERS,
         attrgetter("reordered_amount"),
         False,
@@ -129,7 +129,7 @@ FIGURES = (
     _of_ledger("entries", _("Entries"), "entries"),
     _of_ledger("opening_balance", _("Balance before"), "opening_balance"),
     _of_ledger("ledger_orders", _("Gift cards"), "orders", is_signed=True),
-    _of_ledger("ledger_refunds", _("Gift cards, credited back"), "refunds", is_signed=True),
+    _of_ledger("ledger_refunds", _("Gift cards credited back"), "refunds", is_signed=True),
     _of_ledger("ledger_payments", _("Payments by customers"), "payments", is_signed=True),
     _of_ledger("top_ups", _("Top-ups"), "top_ups", is_signed=True),
     _of_ledger("other_services", _("Other services"), "other_services", is_signed=True),
@@ -143,11 +143,11 @@ FIGURES = (
         True,
     ),
     _counted("charged_unknown", _("Charges without a matching order")),
-    _counted("credited_unknown", _("Refunds without a matching order")),
+    _counted("credited_unknown", _("Provider refunds without a matching order")),
     _counted("not_credited", _("Refunds that were not credited back as promised")),
     _counted(
         "charged_unfit",
-        _("Charges for unknown orders, or for more than the price"),
+        _("Charges for unknown orders, and charges that exceed the price"),
         "ledger.charged_unknown.count",
     ),
     _counted(
@@ -156,7 +156,7 @@ FIGURES = (
         "ledger.credited_not_promised.count",
     ),
     _counted("never_charged", _("Ordered but never charged"), "ledger.ordered_not_charged.count"),
-    _counted("owing", _("Orders with money still owed")),
+    _counted("owing", _("Orders with money still owed to customers")),
 )
 
 # The conditions by which the steps count the month's orders and entries. Each step links to a list

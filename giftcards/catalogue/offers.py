@@ -176,7 +176,7 @@ def _check_sale(order: Order, known: Quote) -> None:
     if cost is None or total_cost is None:
         return
     if limit is not None and cost > limit:
-        text = gettext("A card costs %(cost)s, but your limit is %(limit)s.")
+        text = gettext("A card costs %(cost)s, but the price limit of the order is %(limit)s.")
         raise refusal("above_ceiling", known, _amounts(text, cost=cost, limit=limit))
     paid = order.sale_amount
     if paid is not None and paid < total_cost - known.accepted_loss * order.quantity:
@@ -207,7 +207,7 @@ def _check_provider(known: Quote) -> None:
         raise refusal("paused", known, gettext("Requests to the provider are failing or paused."))
     if known.read_at is not None and now - known.read_at >= stale_after():
         age = duration_text(now - known.read_at)
-        text = gettext("The price was read %(age)s ago.") % {"age": age}
+        text = gettext("The price was last read %(age)s ago.") % {"age": age}
         raise refusal("stale", known, text)
 
 

@@ -113,8 +113,10 @@ def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
 
     def explain() -> str:
         text = ngettext(
-            "A digest for staff cannot be sent, so %(count)s person is not notified of problems.",
-            "Digests for staff cannot be sent, so %(count)s people are not notified of problems.",
+            "A digest for staff cannot be sent, so %(count)s person is not being notified of"
+            " problems.",
+            "Digests for staff cannot be sent, so %(count)s people are not being notified of"
+            " problems.",
             count,
         )
         return text % {"count": count}
@@ -182,8 +184,8 @@ CONDITIONS = (
             ),
         ),
         headline=ngettext_lazy(
-            "%(count)s order with cards that cannot be opened",
-            "%(count)s orders with cards that cannot be opened",
+            "%(count)s order with cards that cannot be decrypted",
+            "%(count)s orders with cards that cannot be decrypted",
             "count",
         ),
         remedy=_("Each customer saw an error instead of the code. Contact your developer."),
@@ -226,8 +228,8 @@ CONDITIONS = (
             "count",
         ),
         remedy=_(
-            "No further codes were revealed. If this is unusual for the member of staff, contact"
-            " them, because somebody else may be using their account."
+            "No further codes were revealed. If this member of staff does not usually reveal so"
+            " many codes, contact them, because somebody else may be using their account."
         ),
         page="giftcards_cardreveal_changelist",
         is_on_start_page=False,

@@ -397,7 +397,7 @@ class CardLink(models.Model):
         #: A link that staff made, to hand it over themselves.
         STAFF = "staff", _("Staff")
         #: The link for people who are logged in to the shop; it has no token.
-        ACCOUNT = "account", _("Account in the shop")
+        ACCOUNT = "account", _("Customer account")
 
     order = models.ForeignKey(
         Order, verbose_name=_("order"), on_delete=models.PROTECT, related_name="card_links"

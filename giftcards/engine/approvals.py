@@ -113,7 +113,7 @@ def put_unreviewed_on_hold(order: Order) -> bool:
         return False
     # The message is stored, so it is in the site's language, like the reasons that the function
     # returns.
-    text = gettext("The REVIEW_ORDER rule fails repeatedly: %(detail)s") % failed.parameters
+    text = gettext("The REVIEW_ORDER rule keeps failing: %(detail)s") % failed.parameters
     put_on_hold_for_review(order, objection=text)
     return True
 

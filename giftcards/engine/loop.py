@@ -69,7 +69,7 @@ def try_stored_cards() -> None:
     if lost:
         logger.error(
             "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
-            " Cards that cannot be opened: %d.",
+            " Cards that cannot be decrypted: %d.",
             lost,
         )
 

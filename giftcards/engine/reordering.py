@@ -106,15 +106,16 @@ def check_reorderable(order: Order) -> None:
     if not order.missing_quantity:
         raise ReorderError(
             gettext(
-                "There are no cards to order again because no cards are missing or the order is"
-                " still open."
+                "No cards can be ordered again. Either the order is still open, or all of its"
+                " cards have arrived."
             )
         )
     key = ApiKey.objects.filter(pk=configured_key()).first()
     if key is not None and order.was_sent_elsewhere(key):
         text = gettext(
-            "This order was placed in the %(theirs)s environment, but the API key in use is for"
-            " %(ours)s, so the missing cards cannot be ordered again. Place a new order instead."
+            "This order was placed in the %(theirs)s environment, but the current API key is for"
+            " the %(ours)s environment. The missing cards cannot be ordered again. Place a new"
+            " order instead."
         )
         theirs, ours = order.get_environment_display(), key.get_environment_display()
         raise ReorderError(text % {"theirs": theirs, "ours": ours})

@@ -95,10 +95,13 @@ def explain_schedule() -> Explanation:
         return Explanation("")
     schedule = _schedules().filter(func=TICK_TASK).order_by("pk").first()
     if schedule is None:
-        text, hint = gettext("There is no schedule."), gettext("Run `manage.py giftcards_setup`.")
+        text, hint = (
+            gettext("There is no schedule for the background work."),
+            gettext("Run `manage.py giftcards_setup`."),
+        )
         return Explanation(text, str(ASK_DEVELOPER), hint)
     if schedule.repeats == 0:
-        text = gettext("The schedule is paused.")
+        text = gettext("The schedule for the background work is paused.")
         hint = gettext("In the django-q2 admin, set the schedule's repeats to -1.")
         return Explanation(text, str(ASK_DEVELOPER), hint)
     return Explanation("")

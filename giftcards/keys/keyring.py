@@ -98,13 +98,13 @@ class Keyring:
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
-            raise DecryptionError(f"This card cannot be opened: {trouble}.")
+            raise DecryptionError(f"This card cannot be decrypted: {trouble}.")
         secret = CardSecret(value=content["value"], serial=content["serial"])
         _token, *stored = row
         made = self._row_fingerprints(secret)
         if not all(mark in marks for mark, marks in zip(stored, made, strict=True)):
             raise DecryptionError(
-                "This card cannot be opened: the fingerprints in its row belong to another card."
+                "This card cannot be decrypted: the fingerprints in its row belong to another card."
             )
         return secret
 

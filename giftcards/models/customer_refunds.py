@@ -115,7 +115,10 @@ def refundable_amount(order: Order) -> Decimal:
     breakdown = customer_breakdown(order)
     if not order.is_final:
         raise RefundError(
-            gettext("The order is open, so it is not yet known whether money is owed.")
+            gettext(
+                "The order is still open, so it is not yet known whether the customer is owed"
+                " money."
+            )
         )
     if breakdown is None:
         raise RefundError(
@@ -227,7 +230,7 @@ class CustomerRefund(models.Model):
         _("reference"),
         max_length=100,
         validators=[plain_line],
-        help_text=_("The number of the payment. Each number can be recorded only once."),
+        help_text=_("The reference number of the payment. Each number can be recorded only once."),
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)

@@ -51,7 +51,11 @@ def plain_line(text: str) -> None:
     """
     if any(map(_is_unseen, text)):
         raise ValidationError(
-            _("Use one line of text, without control or direction characters."), code="plain_line"
+            _(
+                "Enter one line of text, without control characters or characters that change the"
+                " text direction."
+            ),
+            code="plain_line",
         )
 
 
@@ -82,7 +86,9 @@ def plain_lines(text: str) -> None:
         for line in text.split("\n"):
             plain_line(line)
     except ValidationError:
-        complaint = _("Use text without control or direction characters.")
+        complaint = _(
+            "Enter text without control characters or characters that change the text direction."
+        )
         raise ValidationError(complaint, code="plain_line") from None
 
 
@@ -112,7 +118,9 @@ class MomentField(models.DateTimeField):  # type: ignore[type-arg]
         try:
             return super().clean(as_given(value), model_instance)
         except ValueError:
-            complaint = gettext("Use a time with a time zone, from 1970 to 9998.")
+            complaint = gettext(
+                "Enter a date and time with a time zone. The year must be from 1970 to 9998."
+            )
             raise ValidationError(complaint, code="moment") from None
 
 
@@ -159,7 +167,7 @@ def complaint_about_metadata(value: Any) -> str:
     size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
     if size > _MOST_BYTES:
         text = gettext(
-            "The value is %(size)d bytes long as JSON. At most %(most)d bytes are allowed."
+            "As JSON, the value is %(size)d bytes long, but at most %(most)d bytes are allowed."
         )
         return text % {"size": size, "most": _MOST_BYTES}
     return ""

@@ -523,8 +523,8 @@ class Order(models.Model):
         null=True,
         blank=True,
         help_text=_(
-            "The cards are bought immediately in any case. If this field is empty, the recipient"
-            " receives the cards as soon as they arrive."
+            "The cards are bought immediately, whatever date you enter. If this field is empty,"
+            " the recipient receives the cards as soon as they arrive."
         ),
     )
 
@@ -1334,5 +1334,5 @@ def new_order(
     if getattr(user, "is_anonymous", False):
         values["user"] = None
     elif user is not None and not _is_account(user):
-        raise ValidationError({"user": gettext("This must be a user who has an account.")})
+        raise ValidationError({"user": gettext("This must be a saved user account.")})
     return Order(product_id=product_id, type_id=type_id, quantity=quantity, **values)

@@ -431,7 +431,7 @@ class ProviderState(models.Model):
     # The machine that received the provider's last answer.
     succeeded_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
     failed_at = models.DateTimeField(_("last failure"), null=True)
-    failure = models.TextField(_("text of the last failure"), blank=True)
+    failure = models.TextField(_("details of the last failure"), blank=True)
 
     swept_at = models.DateTimeField(_("last sweep"), null=True)
     last_tick_at = models.DateTimeField(_("last tick"), null=True)
@@ -578,8 +578,8 @@ class ProviderState(models.Model):
         if refused and own in {None, refused.pk}:
             text = str(self.Pause.ACCESS.label)
             remedy = _(
-                "Put a working key into the settings, or run `manage.py giftcards_poll --resume`"
-                " after the key works again."
+                "Enter a working key in the settings, or run `manage.py giftcards_poll --resume`"
+                " after the current key works again."
             )
             return _for_developer(text, refused.refusal, remedy)
         if self.is_pause_told(now):
@@ -599,7 +599,9 @@ class ProviderState(models.Model):
             text = gettext(
                 "A running process has a different API key, and the provider refuses that key."
             )
-            remedy = _("Put a working key into the settings of that process and restart it.")
+            remedy = _(
+                "Enter a working key in the settings of that process, and restart the process."
+            )
             return _for_developer(text, refused.refusal, remedy)
         return Explanation("")
 
@@ -707,7 +709,9 @@ class ProviderState(models.Model):
         text = gettext(
             "Background work has stopped. The workers have not reported for more than 3 minutes."
         )
-        last = gettext("The last worker was %(worker)s.") % {"worker": self.last_tick_by}
+        last = gettext("The last worker that reported was %(worker)s.") % {
+            "worker": self.last_tick_by
+        }
         hint = f"{last} {_START_WORKER}" if self.last_tick_by else str(_START_WORKER)
         return Explanation(text, str(ASK_DEVELOPER), hint)
 

@@ -36,7 +36,7 @@ class PriceSource(TextChoices):
 class NoPrice(TextChoices):
     """The reason why a type does not have a price."""
 
-    OWN = "own", _("The shop sets the price elsewhere.")
+    OWN = "own", _("Your shop sets this price outside the app.")
     COST = "cost", _("The cost is unknown.")
     LOSS = "loss", _("The card would be sold below its cost.")
     MARGIN = "margin", _("The card would earn less than the minimum margin.")

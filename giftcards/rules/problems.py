@@ -89,7 +89,7 @@ REASONS = {
     "access_disabled": _("The provider has disabled the shop's access."),
     "too_many_requests": _("Too many requests were sent to the provider."),
     "not_started": _("The provider could not be reached or could not accept the order."),
-    "held_up": _("The server was delayed for too long just before sending the order."),
+    "held_up": _("The server was too slow just before sending the order."),
     "no_balance": _("There is not enough money in the account at the provider."),
     "out_of_stock": _("The card is out of stock."),
     "no_price": _("The provider does not show a price for the card."),
@@ -106,7 +106,7 @@ FIELDS = {
 }
 
 _UNKNOWN = _(
-    "Somebody has to check this order. This version of the software does not know the problem"
+    "Somebody has to check this order. This version of the app does not recognise the problem"
     " (%(code)s)."
 )
 _IT_IS_SOUGHT = _(
@@ -119,8 +119,9 @@ _ASKED_AGAIN = _(
     " problem persists, contact the provider's support."
 )
 _COMPARE = _(
-    "While the order is open, the app checks it again automatically. Afterwards, compare the order"
-    " with your account at the provider, and then acknowledge this problem."
+    "While the order is open, the app checks it again automatically. After the order has reached"
+    " a final status, compare it with your account at the provider, and then acknowledge this"
+    " problem."
 )
 _TELL_DEVELOPER = _("Tell your developer. The app checks the order again automatically.")
 
@@ -130,12 +131,13 @@ WORDINGS: Mapping[str, Wording] = {
         _("The order has not been sent to the provider yet. %(reason)s"),
         _(
             "The app sends the order automatically as soon as possible. If the order has to wait"
-            " too long, the app rejects it, and the cards are not bought. If the provider refuses"
-            " the shop's key, address or access, tell your developer."
+            " too long, the app rejects it, and the cards are not bought. If the provider does"
+            " not accept the shop's key or address, or has disabled the shop's access, tell your"
+            " developer."
         ),
         _(
-            "Correct a refused key or address in the settings or in the provider's dashboard, and"
-            " then resume requests."
+            "If the provider refuses the key or the address, correct it in the settings or in the"
+            " provider's dashboard, and then resume requests."
         ),
     ),
     "price_unknown": Wording(
@@ -154,8 +156,8 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.SENDING,
         _(
             "The order was first sent to one environment of the provider (sandbox or production),"
-            " but the shop's current key belongs to the other environment. The order will not be"
-            " sent there."
+            " but the shop's current key belongs to the other environment. The app does not send"
+            " the order with the current key."
         ),
         _(
             "The app sends the order automatically if you restore the earlier key. If the order has"
@@ -178,14 +180,14 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "review_wanted": Wording(
         Kind.SENDING,
-        _("Somebody has to review the order before it is bought: “%(objection)s”."),
+        _("Somebody has to review the order before the cards are bought. Reason: “%(objection)s”."),
         _("Approve or cancel the order. Until then, the cards are not bought."),
     ),
     "review_failed": Wording(
         Kind.SENDING,
         _(
-            "The order has not been sent because the shop's review rule fails. It is not known"
-            " whether somebody has to review the order first."
+            "The order has not been sent because the shop's review rule failed. The app does not"
+            " know whether somebody has to review the order first."
         ),
         _(
             "Tell your developer. The app runs the rule again automatically. If the rule fails for"
@@ -218,7 +220,10 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "reference_unwanted": Wording(
         Kind.SENDING,
-        _("The provider did not accept the order together with its reference. %(reason)s"),
+        _(
+            "The provider did not accept the order, which the app sent together with a reference."
+            " %(reason)s"
+        ),
         _("The app sends the order again automatically, without the reference."),
         _("The reference is sent because of the SEND_REFERENCE setting."),
     ),
@@ -230,9 +235,9 @@ WORDINGS: Mapping[str, Wording] = {
         ),
         _(
             "Wait a few minutes. The app searches for the order at the provider automatically and"
-            " does not buy it again. If the problem persists, search for the order in the"
-            " provider's dashboard, and then record on the order's page which of the provider's"
-            " orders matches it."
+            " does not buy the cards again. If the problem persists, search for the order in the"
+            " provider's dashboard, and then record on your order's page which of the provider's"
+            " orders matches your order."
         ),
     ),
     "id_taken": Wording(
@@ -250,8 +255,8 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_released": Wording(
         Kind.SENDING,
         _(
-            "%(by)s recorded that this is not the provider's order %(provider_order_id)s. The order"
-            " may exist at the provider under another ID."
+            "%(by)s unlinked this order from the provider's order %(provider_order_id)s. This"
+            " order may exist at the provider under another ID."
         ),
         _IT_IS_SOUGHT,
     ),
@@ -277,13 +282,13 @@ WORDINGS: Mapping[str, Wording] = {
     "other_account": Wording(
         Kind.SEARCH,
         _(
-            "The order was sent with a different key. The shop's current key cannot show whether"
-            " the cards were bought."
+            "The order was sent with a different key. With the shop's current key, the app cannot"
+            " check whether the cards were bought."
         ),
         _(
-            "The app does not buy the cards until somebody decides. Tell your developer, or check"
-            " the account to which the order was sent, and then record on the order's page what"
-            " happened to the order."
+            "The app does not buy the cards until somebody decides what to do with the order."
+            " Tell your developer, or check the account to which the order was sent, and then"
+            " record on the order's page what happened to the order."
         ),
         _(
             "Configure the same key for every process. If the key was replaced, restore the earlier"
@@ -292,7 +297,10 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "not_listed": Wording(
         Kind.SEARCH,
-        _("This order does not appear in the readable part of the provider's list of orders."),
+        _(
+            "The app did not find this order in the part of the provider's list of orders that it"
+            " can read."
+        ),
         _IT_IS_SOUGHT,
     ),
     "restored": Wording(
@@ -302,9 +310,9 @@ WORDINGS: Mapping[str, Wording] = {
             " match this order: %(count)s."
         ),
         _(
-            "Compare the provider's orders with the customer's messages and payment, and then"
-            " record on your order's page which of them matches your order. Until then, the app"
-            " does not send your order."
+            "Compare the provider's orders with the customer's messages and payment. Then record"
+            " on your order's page which of the provider's orders matches your order. Until you"
+            " do this, the app does not send your order."
         ),
     ),
     "quantity_differs": Wording(
@@ -316,12 +324,12 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer is about another order. This field differs: %(field)s."),
         _(
-            "The answer was ignored. While the order is open, the app checks it again"
-            " automatically. If the problem persists, contact the provider's support."
+            "The answer was ignored. The app checks the order again automatically while the order"
+            " is open. If the problem persists, contact the provider's support."
         ),
     ),
     "status_missing": Wording(
-        Kind.ANSWER, _("The provider's answer has no readable status."), _ASKED_AGAIN
+        Kind.ANSWER, _("The provider's answer does not contain a readable status."), _ASKED_AGAIN
     ),
     "status_unknown": Wording(
         Kind.ANSWER,
@@ -335,14 +343,17 @@ WORDINGS: Mapping[str, Wording] = {
     "not_whole": Wording(
         Kind.ANSWER,
         _(
-            "The provider reports %(status)s with %(delivered)s of %(ordered)s cards delivered."
-            " Number of readable cards in its answer: %(cards)s."
+            "The provider reports the status %(status)s and %(delivered)s of %(ordered)s cards as"
+            " delivered. Number of readable cards in the provider's answer: %(cards)s."
         ),
         _ASKED_AGAIN,
     ),
     "delivered_unknown": Wording(
         Kind.ANSWER,
-        _("The provider does not report how many of %(ordered)s cards it delivered."),
+        _(
+            "The provider does not report how many cards it delivered. Number of ordered cards:"
+            " %(ordered)s."
+        ),
         _ASKED_AGAIN,
     ),
     "figures_contradict": Wording(
@@ -357,8 +368,9 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.ANSWER,
         _("The provider's answer contains duplicate cards: %(repeated)s of %(total)s."),
         _(
-            "While the order is open, the app checks it again automatically. Afterwards, ask the"
-            " provider's support for the missing cards, and then acknowledge this problem."
+            "While the order is open, the app checks it again automatically. After the order has"
+            " reached a final status, ask the provider's support for the missing cards, and then"
+            " acknowledge this problem."
         ),
     ),
     "figure_unknown": Wording(
@@ -377,7 +389,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "cards_unreadable": Wording(
         Kind.ANSWER,
-        _("Cards in the provider's answer without a readable code: %(lost)s of %(total)s."),
+        _("Cards without a readable code in the provider's answer: %(lost)s of %(total)s."),
         _ASKED_AGAIN,
     ),
     "cards_not_listed": Wording(
@@ -390,16 +402,22 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "rows_unreadable": Wording(
         Kind.ANSWER,
-        _("Rows of the provider's list that are not orders: %(lost)s of %(total)s."),
+        _(
+            "Entries in the provider's list of orders that cannot be read as orders: %(lost)s of"
+            " %(total)s."
+        ),
         _ASKED_AGAIN,
     ),
     "answer_of_other": Wording(
         Kind.ANSWER,
-        _("The provider's answer is about %(provider_order_id)s, which is another of your orders."),
         _(
-            "The same order at the provider was assigned to two of your orders. Check in the"
-            " provider's dashboard which of your orders it belongs to, and ask the provider's"
-            " support about your other order."
+            "The provider's answer is about its order %(provider_order_id)s, which is linked to"
+            " another of your orders."
+        ),
+        _(
+            "The same order at the provider is linked to two of your orders. Check in the"
+            " provider's dashboard which of your two orders it belongs to, and ask the provider's"
+            " support about the other one."
         ),
     ),
     "not_known": Wording(
@@ -424,14 +442,17 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "watch_ended": Wording(
         Kind.ANSWER,
-        _("The order has not settled and is no longer checked automatically."),
+        _(
+            "The order has not reached a final status, and the app no longer checks it"
+            " automatically."
+        ),
         _("Contact the provider's support, and then check the order again."),
     ),
     "surplus_cards": Wording(
         Kind.LASTING,
         _(
-            "The provider sent %(received)s different cards, but reports %(announced)s delivered"
-            " cards."
+            "The provider sent %(received)s cards (not counting duplicates), but reports only"
+            " %(announced)s delivered cards."
         ),
         _(
             "The provider sent more cards than you paid for. Ask the provider's support before you"
@@ -445,8 +466,8 @@ WORDINGS: Mapping[str, Wording] = {
             " app did not store %(left_out)s of the cards."
         ),
         _(
-            "The provider still shows all the cards. Compare the cards in your account at the"
-            " provider, and ask the provider's support before you hand out any surplus cards. Then"
+            "All the cards are still shown in your account at the provider. Compare them there,"
+            " and ask the provider's support before you hand out any surplus cards. Then"
             " acknowledge this problem."
         ),
     ),
@@ -461,41 +482,42 @@ WORDINGS: Mapping[str, Wording] = {
     "figure_changed": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider reported a different figure: %(field)s"
-            " %(amount)s instead of %(expected)s."
+            "After the order had settled, the provider reported a different figure for"
+            " “%(field)s”: %(amount)s instead of %(expected)s."
         ),
         _(
             "Compare the order with your account at the provider, and then acknowledge this"
             " problem."
         ),
         discreet=_(
-            "After the order had settled, the provider reported a different figure: %(field)s."
+            "After the order had settled, the provider reported a different figure for “%(field)s”."
         ),
     ),
     "figure_late": Wording(
         Kind.LASTING,
         _(
-            "After the order had settled, the provider reported a figure that was unknown before:"
-            " %(field)s %(amount)s."
+            "After the order had settled, the provider reported %(amount)s for “%(field)s”. This"
+            " figure was not known before."
         ),
         _(
             "Compare the order with your account at the provider, and then acknowledge this"
             " problem."
         ),
         discreet=_(
-            "After the order had settled, the provider reported a figure that was unknown before:"
-            " %(field)s."
+            "After the order had settled, the provider reported a figure for “%(field)s”. This"
+            " figure was not known before."
         ),
     ),
     "late_cards": Wording(
         Kind.LASTING,
         _(
             "The order had settled with %(announced)s cards, but the provider has now sent"
-            " %(received)s different cards. The app keeps all of them."
+            " %(received)s cards (not counting duplicates). The app keeps all of them."
         ),
         _(
-            "The cards were charged. Check in your account at the provider which cards are valid,"
-            " and decide which cards your customer receives. Then acknowledge this problem."
+            "You were charged for these cards. Check in your account at the provider which cards"
+            " are valid, and decide which cards your customer receives. Then acknowledge this"
+            " problem."
         ),
     ),
     "price_changed": Wording(
@@ -510,13 +532,13 @@ WORDINGS: Mapping[str, Wording] = {
     "accepted_after_all": Wording(
         Kind.LASTING,
         _(
-            "The provider accepted the order after all (ID %(provider_order_id)s), so the cards"
-            " were bought."
+            "The provider accepted the order (ID %(provider_order_id)s), contrary to what the app"
+            " had recorded, so the cards were bought."
         ),
         _(
-            "The answer arrived too late, so the app will not receive the cards. Check the order in"
-            " the provider's dashboard, contact the provider's support, and then acknowledge this"
-            " problem."
+            "The provider's answer arrived too late, so the app will not receive the cards. Check"
+            " the order in the provider's dashboard, contact the provider's support, and then"
+            " acknowledge this problem."
         ),
     ),
     "bought_twice": Wording(
@@ -544,10 +566,10 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.LEDGER,
         _("The provider promised to credit back %(expected)s, but its ledger shows %(amount)s."),
         _(
-            "Search for the refund in your account at the provider, and ask the provider's support"
-            " about the difference. If the ledger does not name orders, the entry may belong to"
-            " another order with the same amount. This problem disappears automatically when the"
-            " ledger contains the promised amount."
+            "Search for the refund in your account at the provider, and ask the provider's"
+            " support about the difference. If the entries in the ledger do not name orders, an"
+            " entry may belong to another order with the same amount. This problem disappears"
+            " automatically when the ledger contains the promised amount."
         ),
         discreet=_("The provider's ledger does not contain the refund that was promised."),
     ),
@@ -580,7 +602,7 @@ WORDINGS: Mapping[str, Wording] = {
         _("The provider's list does not contain the order, so the cards were not bought."),
     ),
     "staff_adopted": Wording(
-        Kind.HISTORY, _("%(by)s recorded that this is the provider's order %(provider_order_id)s.")
+        Kind.HISTORY, _("%(by)s linked this order to the provider's order %(provider_order_id)s.")
     ),
     "price_fell": Wording(
         Kind.HISTORY,
@@ -601,13 +623,13 @@ WORDINGS: Mapping[str, Wording] = {
     "staff_hurried": Wording(Kind.HISTORY, _("%(by)s sent the order without waiting any longer.")),
     "staff_review_approved": Wording(
         Kind.HISTORY,
-        _("%(by)s approved the order. It was on hold because “%(objection)s”."),
+        _("%(by)s approved the order. Reason why it was on hold: “%(objection)s”."),
     ),
     "staff_insisted": Wording(
         Kind.HISTORY,
         _(
-            "%(by)s recorded that this is the provider's order %(provider_order_id)s, although that"
-            " order does not match what was sent."
+            "%(by)s linked this order to the provider's order %(provider_order_id)s, although the"
+            " provider's order does not match the order that was sent."
         ),
     ),
     "staff_reordered": Wording(
@@ -666,7 +688,7 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (_("unknown to the provider"), ("not_known",)),
     (_("no longer checked"), ("watch_ended",)),
     (
-        _("figures to compare"),
+        _("figures to check"),
         (
             "figures_contradict",
             "figure_unknown",
@@ -678,14 +700,14 @@ _IN_SHORT: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ),
     (_("price has changed"), ("price_changed",)),
     (
-        _("cards to compare"),
+        _("cards to check"),
         ("cards_repeated", "cards_unreadable", "serials_unreadable", "contradicted"),
     ),
     (_("more cards than expected"), ("surplus_cards", "late_cards", "cards_left_out")),
-    (_("bought after all"), ("accepted_after_all",)),
+    (_("bought unexpectedly"), ("accepted_after_all",)),
     (_("bought twice"), ("bought_twice",)),
     (_("customer complains"), ("disputed",)),
-    (_("credit is missing"), ("credit_differs",)),
+    (_("unexpected credit amount"), ("credit_differs",)),
 )
 IN_SHORT: Mapping[str, Any] = {code: text for text, codes in _IN_SHORT for code in codes}
 

@@ -174,7 +174,7 @@ class Condition:
     def in_words(self, count: int, *, has_more: bool = False) -> str:
         """Return the headline with its count, such as "2 delayed orders"."""
         text = str(self.headline % {"count": count})
-        return gettext("%(what)s or more") % {"what": text} if has_more else text
+        return gettext("%(what)s (at least)") % {"what": text} if has_more else text
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
         """Return the finding for a person who sees only the orders in ``visible``."""

@@ -447,10 +447,10 @@ CONDITIONS: Sequence[Condition] = [
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=OfRows(_held_up, _is_held_up),
-        headline=_("orders or notices have been waiting for too long"),
+        headline=_("orders or notifications have been waiting for too long"),
         remedy=_(
-            "Waiting orders and notices continue automatically. If they do not, contact your"
-            " developer."
+            "The app continues with waiting orders and notifications automatically. If it does"
+            " not, contact your developer."
         ),
         page=_PROVIDER,
         is_in_digests=False,
@@ -527,12 +527,12 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="encryption_keys",
-        holds="The newest or the oldest card cannot be opened with the encryption keys. Put the"
+        holds="The newest or the oldest card cannot be decrypted with the encryption keys. Put the"
         " missing key back.",
         severity=Severity.URGENT,
         permission="giftcards.view_providerstate",
         judge=_do_not_open,
-        headline=_("stored cards cannot be opened"),
+        headline=_("stored cards cannot be decrypted"),
         remedy=_("Customers cannot see their codes. Contact your developer immediately."),
         page=_PROVIDER,
         is_in_digests=False,
@@ -571,8 +571,8 @@ CONDITIONS: Sequence[Condition] = [
             "count",
         ),
         remedy=_(
-            "For each order, approve the price or cancel the order. The cards are not bought until"
-            " then."
+            "For each order, approve the price or cancel the order. The app buys the cards only"
+            " after you approve the price."
         ),
         takes=("giftcards.resolve_order", "giftcards.view_cost"),
         page=_ORDERS,
@@ -590,8 +590,8 @@ CONDITIONS: Sequence[Condition] = [
             many="%s orders are on hold until staff review them.",
         ),
         headline=ngettext_lazy(
-            "%(count)s order to be approved before it is bought",
-            "%(count)s orders to be approved before they are bought",
+            "%(count)s order on hold for review",
+            "%(count)s orders on hold for review",
             "count",
         ),
         remedy=_("Approve or cancel each order. The cards are not bought until then."),

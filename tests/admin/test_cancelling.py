@@ -18,7 +18,7 @@ from tests.stage import ago, claim_to_send
 pytestmark = pytest.mark.django_db
 
 TOO_LATE = "The order could not be cancelled because its cards are already being bought."
-OWED = "you will owe the customer what they paid"
+OWED = "owe the customer what they paid"
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_many_orders_are_cancelled_after_a_page_has_named_those_that_wait(clerk:
     assert claim_to_send(waiting[0])
     assert messages(select(clerk, *waiting, is_confirmed="1")) == [
         "2 orders were cancelled. Nothing was bought.",
-        "1 order was not cancelled because its cards are being bought or it is final.",
+        "1 order was not cancelled because its cards are being bought or its status is final.",
     ]
     statuses = Order.objects.order_by("pk").values_list("status", "open_amount")
     assert list(statuses) == [
@@ -124,7 +124,7 @@ def test_many_orders_are_cancelled_after_a_page_has_named_those_that_wait(clerk:
 
 def test_a_selection_of_which_no_order_waits_is_left_alone(clerk: Client) -> None:
     order = make_order(Status.FULFILLED)
-    told = "1 order was not cancelled because its cards are being bought or it is final."
+    told = "1 order was not cancelled because its cards are being bought or its status is final."
     assert messages(select(clerk, order)) == [told]
 
 

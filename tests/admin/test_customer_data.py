@@ -160,7 +160,7 @@ class TestFinding:
         make("web-2", **OTHER, customer_phone="0666 11 22 33")
         shown = find(amina, typed)
         assert links(shown) == ["web-1"]
-        assert "Orders of this customer: 1." in plain(found(shown))
+        assert "Orders by this customer: 1." in plain(found(shown))
 
     def test_a_customer_is_found_by_the_account(self, amina: Client) -> None:
         user = get_user_model().objects.create(username="lina")
@@ -203,7 +203,7 @@ class TestFinding:
         for what in ("", "download", "erase"):
             shown = find(amina, PHONE, what=what, typed=PHONE)
             assert links(shown) == ["web-1", "web-2"]
-            assert "several e-mail addresses" in found(shown)
+            assert "different e-mail addresses" in found(shown)
             assert "Download the data" not in shown
         assert traces_of(EMAIL)
 
@@ -233,7 +233,7 @@ class TestFinding:
         assert "This order has a problem that has not been acknowledged." in items["web-problem"]
         assert "Money is still owed to the customer." in items["web-owed"]
         assert len(items) == 20
-        assert "And 8 more." in plain(found(shown))
+        assert "Orders that are not listed here: 8." in plain(found(shown))
         assert "This person cannot be erased yet" in text(shown)
         assert 'what" value="erase' not in shown
         # Nor by a form of before.
@@ -379,7 +379,7 @@ class TestErasing:
         monkeypatch.setattr(customer_data.time, "monotonic", iter(range(100)).__next__)
         monkeypatch.setattr(customer_data, "_ERASES_FOR", 1)
         html = erase(amina)
-        said = "Orders erased just now: 1. Orders that remain: 2."
+        said = "Orders from which the person was just erased: 1. Orders that remain: 2."
         assert said in plain(text(html))
         for left in (1, 0):
             html = read(amina.post(PAGE, hidden(html)))
@@ -389,7 +389,7 @@ class TestErasing:
 
     def test_a_reference_that_names_the_person_is_told(self, amina: Client) -> None:
         make(EMAIL.lower())
-        assert "contain details of the person and are kept:" in text(erase(amina))
+        assert "contain details of the person, and cannot be erased:" in text(erase(amina))
 
 
 def test_the_page_of_a_customer_of_many_orders_takes_a_fixed_number_of_queries(

@@ -114,7 +114,7 @@ ON_HOLD = [
     (
         "on_hold_review",
         _on_hold_for_review,
-        "1 order to be approved before it is bought",
+        "1 order on hold for review",
         "Approve or",
         1,
     ),
@@ -181,9 +181,9 @@ def test_what_is_wrong_has_a_tile_that_leads_to_exactly_its_rows(
 
 def test_when_nothing_is_wrong_the_page_says_so_and_shows_no_tile(boss: Client) -> None:
     html = read(boss.get(START))
-    assert "There is nothing waiting for you" in text(html)
+    assert "Nothing is waiting for you" in text(html)
     assert tiles(html) == {}
-    assert "Today: no orders yet." in text(html)
+    assert "There have been no orders today." in text(html)
 
 
 def test_the_day_is_told_in_one_line_and_the_margin_to_those_who_may_see_costs(
@@ -339,7 +339,7 @@ def test_orders_that_wait_for_too_long_are_listed_without_those_on_hold(boss: Cl
     make_guide_order(Status.HANDLING, reference="l-1", due_at=ago(600))
     make_guide_order(Status.HANDLING, reference="l-2", due_at=ago(60))
     shown, to = tiles(read(boss.get(START)))[
-        "Urgent Orders or notices have been waiting for too long"
+        "Urgent Orders or notifications have been waiting for too long"
     ]
     assert plain(shown).startswith("2 orders should have been sent or checked by now.")
     assert references(read(boss.get(to))) == ["l-1", "h-2"]
@@ -393,7 +393,7 @@ def test_a_number_that_is_cut_off_says_so(boss: Client, monkeypatch: pytest.Monk
     for number in range(4):
         settle(f"w-{number}", PARTIAL, sale_price=Decimal(550))
     shown, _address = tiles(read(boss.get(START)))[
-        "2 orders whose customers are owed money or more"
+        "2 orders whose customers are owed money (at least)"
     ]
     assert plain(shown).startswith("The total is more than 2,200 DA.")
 
@@ -412,7 +412,7 @@ def test_the_menu_begins_with_the_page_in_each_language(boss: Client) -> None:
             apps = admin.site.get_app_list(boss.get(START).wsgi_request, "giftcards")
             first = apps[0]["models"][0]
         assert first["object_name"] == "Desk"
-        assert "There is nothing waiting for you" in text(read(boss.get(first["admin_url"])))
+        assert "Nothing is waiting for you" in text(read(boss.get(first["admin_url"])))
 
 
 class BranchOrderAdmin(OrderAdmin):
@@ -449,6 +449,6 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
 def test_the_index_of_a_site_is_left_alone_unless_it_names_the_template(
     boss: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "There is nothing waiting for you" in text(read(boss.get("/branch/")))
+    assert "Nothing is waiting for you" in text(read(boss.get("/branch/")))
     monkeypatch.setattr(branch, "index_template", None)
     assert 'class="giftcards-desk"' not in read(boss.get("/branch/"))

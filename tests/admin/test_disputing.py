@@ -88,7 +88,10 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ac
     [
         ({"cards": []}, "This field is required."),
         ({"cards": ["4"]}, "4 is not one of the available choices."),
-        ({"words": "a\u202eb"}, "Use text without control or direction characters."),
+        (
+            {"words": "a\u202eb"},
+            "Enter text without control characters or characters that change the text direction.",
+        ),
     ],
 )
 def test_a_complaint_about_no_card_or_with_other_than_plain_words_is_not_recorded(

@@ -87,7 +87,7 @@ def test_a_card_is_not_found_once_its_code_is_destroyed(
     assert found(read(sign_in("find_card").post(SEARCH, {"secret": typed}))) == NONE
 
 
-MORE = " Only the newest orders are shown. Enter the whole code."
+MORE = " Only the newest orders are shown. To find the others, enter the whole code."
 
 
 @pytest.mark.parametrize(("count", "said"), [(20, ""), (21, MORE)])

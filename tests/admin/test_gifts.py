@@ -75,7 +75,11 @@ class TestPlacing:
         [
             ({"recipient_email": ""}, "A gift needs the e-mail address of its recipient."),
             ({"recipient_email": "lina"}, "Enter a valid email address."),
-            ({"gift_message": "a\u202eb"}, "Use text without control or direction characters."),
+            (
+                {"gift_message": "a\u202eb"},
+                "Enter text without control characters or characters that change the text"
+                " direction.",
+            ),
             ({"deliver_at": "tomorrow"}, "Enter a valid date/time."),
             ({"deliver_at": "2036-01-01T09:00"}, "A gift must be delivered within a year."),
         ],
@@ -147,7 +151,11 @@ class TestCorrecting:
             ({"recipient_email": ""}, "This field is required."),
             ({"recipient_email": "lina"}, "Enter a valid email address."),
             ({"deliver_at": ""}, "This field is required."),
-            ({"gift_message": "a\u202eb"}, "Use text without control or direction characters."),
+            (
+                {"gift_message": "a\u202eb"},
+                "Enter text without control characters or characters that change the text"
+                " direction.",
+            ),
         ],
     )
     def test_an_unusable_form_changes_nothing(

@@ -548,7 +548,10 @@ def test_search_that_finds_too_many_says_so(boss: Client, monkeypatch: pytest.Mo
     Order.objects.bulk_create(build_guide_order(reference=f"web-{n}") for n in range(101))
     OrderTerm.objects.add_for(Order.objects.all())
     html = read(boss.get(LIST, {"q": "web-"}))
-    assert "Only the newest orders are shown. Type more to narrow the search." in text(html)
+    assert (
+        "Only the newest matching orders are shown. Make your search more specific to see others."
+        in text(html)
+    )
     assert "100 results" in text(html)
     Order.objects.filter(reference="web-7").delete()
     assert "Too many orders" not in text(read(boss.get(LIST, {"q": "web-"})))

@@ -61,7 +61,7 @@ class Decision(NamedTuple):
 HOLDS = {
     "price": Decision(
         on_hold_for_price,
-        "How much may a card cost?",
+        "Approve the price or cancel the order",
         (
             "Reference: web-1042",
             "Sale price: 550 DA",
@@ -84,7 +84,7 @@ HOLDS = {
             f"Your shop's review rule put this order on hold: “{REASON}”. Nothing",
         ),
         {"review": Review.APPROVED},
-        f"user0 approved the order. It was on hold because “{REASON}”.",
+        f"user0 approved the order. Reason why it was on hold: “{REASON}”.",
         "Approved the order after a review.",
     ),
     "wait": Decision(
@@ -224,7 +224,7 @@ def test_the_page_about_the_price_of_an_order_that_is_not_on_hold_leads_to_the_o
 def test_who_may_not_see_costs_decides_about_a_review_and_reads_why() -> None:
     order = on_hold_for_review()
     browser = sign_in("view_order", "resolve_order")
-    said = f"The order is on hold because somebody has to review it: “{REASON}”."
+    said = f"The order is on hold until somebody reviews it. Reason: “{REASON}”."
     assert said in show(browser, order)
     assert messages(read(decide(browser, order, "review", "approve"))) == ["Recorded."]
 
@@ -240,5 +240,5 @@ def test_both_orders_name_each_other_and_nothing_is_owed_by_the_first(staff: Cli
     )
     assert "The customer is owed" not in old
     new = show(staff, order)
-    assert "It replaces missing cards of web-1042." in new
+    assert "This order replaces missing cards of web-1042." in new
     assert "The order will be sent automatically on" in new

@@ -305,7 +305,8 @@ class TestAcknowledging:
         Order.objects.update(claim="second")
         address = order_page(order, "acknowledge")
         assert messages(read(browser.post(address, form, follow=True))) == [
-            "The order has changed in the meantime, so nothing was done. Check the order again."
+            "The order has changed since you opened this page, so nothing was done. Check the"
+            " order again."
         ]
         order.refresh_from_db()
         assert order.open_problems == [lost]
@@ -379,15 +380,24 @@ def test_a_card_that_cannot_be_opened_is_a_sentence_and_no_error(
     order = settle("web-1", PARTIAL)
     Card.objects.filter(order=order, position=2).update(sealed="damaged")
     shown = cards(show(boss, order))
-    assert shown == ["••••AAAA", "This card cannot be opened. Contact your developer.", "••••CCCC"]
+    assert shown == [
+        "••••AAAA",
+        "This card cannot be decrypted. Contact your developer.",
+        "••••CCCC",
+    ]
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     with pytest.raises(DecryptionError):
         order.cards.get(position=1).tail(conf.keyring())
-    assert all(text.startswith("This card cannot be opened.") for text in cards(show(boss, order)))
+    assert all(
+        text.startswith("This card cannot be decrypted.") for text in cards(show(boss, order))
+    )
     set_conf(ENCRYPTION_KEYS=["no key"])
     html = show(boss, order)
     assert cards(html) == ["••••"] * 3
-    assert "The keys in the settings are not usable, so cards cannot be opened." in text(html)
+    assert (
+        "The encryption keys in the settings cannot be used, so cards cannot be decrypted."
+        in text(html)
+    )
 
 
 def test_order_page_marks_a_code_that_came_twice(boss: Client) -> None:
@@ -445,7 +455,7 @@ def test_the_timeline_tells_in_plain_words_who_did_what_and_when(boss: Client) -
     assert all(re.fullmatch(r"\d+ \w+ \d{4} \d\d:\d\d:\d\d", text(time)) for time in times)
     assert "The missing cards were ordered again: web-2." in summary(html)
     assert timeline(show(boss, again))[0] == (
-        "The order was recorded. It replaces missing cards of web-1042."
+        "The order was recorded. This order replaces missing cards of web-1042."
     )
 
 
@@ -511,10 +521,13 @@ def test_two_orders_link_to_each_other_and_late_cards_are_told_apart(boss: Clien
     # What was paid for a card that came late did not go to the new order.
     shown = plain(text(html))
     assert "Transferred to the new order 1 × 550 550 DA" in shown
-    assert "For cards that arrived late 1,100 − 550 550 DA" in shown
+    assert "Amount paid for cards that arrived late 1,100 − 550 550 DA" in shown
     assert "owed" not in shown.lower()
     html = show(boss, again)
-    assert related(html) == "Related orders It replaces missing cards of web-1. Partly delivered"
+    assert (
+        related(html)
+        == "Related orders This order replaces missing cards of web-1. Partly delivered"
+    )
     assert f'<a href="{order_page(order)}"><bdi>web-1</bdi></a>' in html
 
 
@@ -548,9 +561,7 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
     entry = {**LOST.as_dict(), "ended": True}
     StatusChange.objects.filter(pk=change.pk).update(details=[entry])
     assert f"Resolved: {LOST.text}" in timeline(show(boss, order))[-1]
-    told = (
-        "The app tried for a day to notify the shop, without success. The app will not try again."
-    )
+    told = "The app could not notify the shop within a day and will not try again."
     assert told in timeline(show(boss, order))[-1]
 
 
@@ -608,7 +619,11 @@ class TestNotes:
             (" \n ", "This field cannot be blank."),
             ("x" * 2_001, "Ensure this value has at most 2000 characters (it has 2001)."),
             *(
-                (note, "Use text without control or direction characters.")
+                (
+                    note,
+                    "Enter text without control characters or characters that change the text"
+                    " direction.",
+                )
                 for note in ("a\0b", "a\u202eb", "a\u2028b", "a\x1bb", "a\nb\u2067")
             ),
         ],
@@ -699,12 +714,12 @@ class TestCheckingNow:
     @pytest.mark.parametrize(
         ("status", "values", "why"),
         [
-            (Status.FULFILLED, {}, "it is final"),
+            (Status.FULFILLED, {}, "its status is final"),
             (Status.PENDING, {}, "it has not been sent yet"),
             (
                 Status.UNCONFIRMED,
                 {},
-                "it is unconfirmed. The app is searching for it automatically",
+                "it is unconfirmed. The app automatically searches for it at the provider",
             ),
             (Status.HANDLING, {"checked_at": timezone.now}, "it was checked a moment ago"),
         ],

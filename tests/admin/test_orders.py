@@ -191,8 +191,11 @@ def test_check_now_skips_orders_that_are_final_or_were_just_checked(boss: Client
     html = read(press_check_now(boss, *alone))
     assert messages(html) == [
         "1 order was skipped because it has not been sent yet.",
-        "1 order was skipped because it is unconfirmed. The app is searching for it automatically.",
-        "2 orders were skipped because they are final.",
+        (
+            "1 order was skipped because it is unconfirmed. The app automatically searches for"
+            " it at the provider."
+        ),
+        "2 orders were skipped because their status is final.",
         "2 orders were skipped because they were checked a moment ago.",
     ]
     assert not LogEntry.objects.exists()

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.django_db
 
 OnCommit = Callable[..., Any]
 RECORDED = "Order ⁨web-1042⁩ was recorded and is being sent."
-REPEATED = "Order ⁨web-1042⁩ was already recorded. Its cards will not be bought twice."
+REPEATED = "Order ⁨web-1042⁩ has already been recorded. Its cards will not be bought twice."
 TAKEN = "This reference is already in use. Use a different reference for a new order."
 PRODUCT_URL = f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}"
 BALANCE_URL = f"{PROVIDER}/v3/account/balance"
@@ -164,7 +164,10 @@ def test_numbers_and_references_are_not_turned_round_on_a_page_in_arabic(boss: C
         ({"customer_email": "nobody"}, ["Enter a valid email address."]),
         (
             {"customer_email": "a@\u202eexample.com"},
-            ["Use one line of text, without control or direction characters."],
+            [
+                "Enter one line of text, without control characters or characters that change the"
+                " text direction."
+            ],
         ),
     ],
 )
@@ -669,9 +672,9 @@ def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
     read_in.forget_requests()
     html = read(boss.post(ADD, CHOSEN))
     assert costs(html) == [
-        ["Price per card", "490 DA", "as of 3 hours ago"],
-        ["Total", "980 DA", "as of 3 hours ago"],
-        ["Account balance", "1,000,000 DA", "as of 2 days ago"],
+        ["Price per card", "490 DA", "read 3 hours ago"],
+        ["Total", "980 DA", "read 3 hours ago"],
+        ["Account balance", "1,000,000 DA", "read 2 days ago"],
     ]
     assert warnings(html) == ["The provider could not be reached, so the price may be out of date."]
     assert button(html) == "Buy 2 for 980 DA"

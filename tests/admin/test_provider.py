@@ -113,7 +113,7 @@ class TestPage:
         }
         assert facts(html, "worker") == {
             "State": "Background work has not started yet. Contact your developer.",
-            "Schedule": "There is no schedule. Contact your developer.",
+            "Schedule": "There is no schedule for the background work. Contact your developer.",
             "Last run": "never",
             "Next run": "never",
             "Daily work last completed": "never",
@@ -175,8 +175,7 @@ class TestPage:
         html = read(viewer.get(PAGE))
         found = facts(html, "waiting")
         assert found["Given up"] == (
-            "The app tried for a day to notify the shop of 1 change, without success. The app will"
-            " not try again."
+            "The app could not notify the shop of 1 change within a day and will not try again."
         )
         assert found["Unconfirmed"].startswith("2, ")
         assert found["Oldest open order"].startswith("an order, since ")
@@ -211,7 +210,7 @@ class TestPage:
         assert found == [
             ("API key", own),
             ("Provider", "Contact your developer."),
-            ("Notifying the shop", "an order"),
+            ("Notification to the shop", "an order"),
         ]
         html = read(sign_in(*DEVELOPER, "view_order").get(PAGE))
         assert [row[2] for row in table(html, "failures")] == [
@@ -225,9 +224,9 @@ class TestPage:
         [
             (
                 "Insufficient balance. Required: 980 DA, available: 500 DA",
-                "The text is hidden because it may contain an amount.",
+                "This error message is hidden because it may contain an amount.",
             ),
-            ("Required: ٩٨٠ DA", "The text is hidden because it may contain an amount."),
+            ("Required: ٩٨٠ DA", "This error message is hidden because it may contain an amount."),
             (
                 "Insufficient balance",
                 "The provider refused the request (HTTP 403): Insufficient balance",
@@ -350,12 +349,12 @@ class TestKeys:
         html = read(viewer.get(PAGE))
         assert table(html, "encryption") == [
             [names[0], "first key: encrypts new cards", "0"],
-            [names[1], "key number 2: only opens cards", "3"],
-            [names[2], "key number 3: only opens cards", "none: the key can be removed"],
+            [names[1], "key number 2: only decrypts cards", "3"],
+            [names[2], "key number 3: only decrypts cards", "none, so the key can be removed"],
         ]
         assert facts(html, "encryption") == {
-            "Newest card": "can be opened",
-            "Oldest card": "can be opened",
+            "Newest card": "can be decrypted",
+            "Oldest card": "can be decrypted",
         }
         # A key cannot be told from its fingerprint.
         [fingerprint] = Keyring([new]).key_fingerprints
@@ -377,16 +376,18 @@ class TestKeys:
         html = read(viewer.get(PAGE))
         assert table(html, "encryption")[1] == [
             old[:8],
-            "missing: cards encrypted with this key cannot be opened",
+            "missing: cards encrypted with this key cannot be decrypted",
             "3",
         ]
-        assert facts(html, "encryption")["Newest card"] == "cannot be opened"
+        assert facts(html, "encryption")["Newest card"] == "cannot be decrypted"
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
         assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
         # Keys that are unusable are said to be so.
         set_conf(ENCRYPTION_KEYS=[])
-        unusable = "The keys in the settings are not usable, so cards cannot be opened."
+        unusable = (
+            "The encryption keys in the settings cannot be used, so cards cannot be decrypted."
+        )
         assert facts(read(viewer.get(PAGE)), "encryption")["Encryption keys"] == unusable
         found = facts(read(sign_in(*DEVELOPER).get(PAGE)), "encryption")
         hint = "For your developerGIFTCARDS['ENCRYPTION_KEYS'] is not set."
@@ -398,7 +399,7 @@ class TestKeys:
         refuse_key()
         own, foreign = table(read(viewer.get(PAGE)), "api-keys")
         assert own[:4] == [key_fingerprint(conf.api_key)[:8], "yes", "unknown", "never"]
-        assert own[5] == "refused: no requests are sent"
+        assert own[5] == "refused: no requests are sent with this key"
         assert foreign[:3] == [other[:8], "no", "Sandbox"]
         assert foreign[3].endswith("(1 day ago)")
         assert foreign[4:] == ["never", "in order"]
@@ -429,21 +430,22 @@ class TestAtStake:
             if len(kept) == 1:
                 waiting = [
                     "1 order, for which 1,100 DA was paid, is waiting to be sent.",
-                    f"The order will wait until * ({in_minutes(kept[0] - minute)}) at the latest.",
+                    "The order will be rejected if it cannot be sent by *"
+                    f" ({in_minutes(kept[0] - minute)}).",
                 ]
             elif kept:
                 waiting = [
                     f"{len(kept)} orders, for which {len(kept)},{len(kept)}00 DA was paid, are"
                     " waiting to be sent.",
-                    f"The oldest order will wait until * ({in_minutes(min(kept) - minute)}) at"
-                    " the latest.",
+                    "The oldest order will be rejected if it cannot be sent by *"
+                    f" ({in_minutes(min(kept) - minute)}).",
                 ]
             told = self.said(boss)
             rule = (
-                "A new order will wait until * at the latest. If it cannot be sent by then, it will"
-                " be rejected, and you will owe the customer what they paid."
+                "A new order will be rejected if it cannot be sent by *. You will then owe"
+                " the customer what they paid."
             )
-            told = [re.sub(r"until .*?( \(| at the)", r"until *\1", each) for each in told]
+            told = [re.sub(r"sent by .*?( \(|\.)", r"sent by *\1", each) for each in told]
             assert told == [*waiting, rule]
             span = timedelta(minutes=20)
             Order.objects.update(queued_at=F("queued_at") - span)
@@ -478,7 +480,7 @@ class TestAtStake:
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         record_order(product_id=PSN, type_id="type_001", quantity=2)
         html = read(sign_in("view_providerstate", "view_order").get(PAGE))
-        assert "Gift cards cannot be sold now: stored cards cannot be opened" in text(html)
+        assert "Gift cards cannot be sold now: stored cards cannot be decrypted" in text(html)
         assert "to be sent" not in text(element(html, 'role="alert"', "div"))
 
 
@@ -516,7 +518,7 @@ class TestResuming:
             # Besides a key that was refused.
             ("", "The app will test the refused key"),
             ("access", "The app will send a single request to the provider. If"),
-            ("rate", "Requests will resume immediately, which is earlier than the provider"),
+            ("rate", "Requests will resume immediately. The provider"),
             ("outage", "Requests to the provider will resume immediately."),
         ],
     )

@@ -93,8 +93,17 @@ def test_an_emptied_text_is_that_of_the_category_again(kind: ProductType, owner:
     ("texts", "complaint"),
     [
         ({"text_fr": "x" * (LONGEST_INSTRUCTIONS + 1)}, "at most 2000 characters (it has 2001)"),
-        ({"text_fr": "\u202ereversed"}, "Use text without control or direction characters."),
-        ({"region_fr": "a\u2028b"}, "Use one line of text, without control or direction"),
+        (
+            {"text_fr": "\u202ereversed"},
+            "Enter text without control characters or characters that change the text direction.",
+        ),
+        (
+            {"region_fr": "a\u2028b"},
+            (
+                "Enter one line of text, without control characters or characters that change the"
+                " text direction."
+            ),
+        ),
         ({"region_fr": "x" * 101}, "at most 100 characters (it has 101)"),
         ({"own_name": "x" * 201}, "at most 200 characters (it has 201)"),
     ],

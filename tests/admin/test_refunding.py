@@ -155,7 +155,8 @@ class TestAsking:
             (
                 "comment",
                 "a\u202eb",
-                "Use one line of text, without control or direction characters.",
+                "Enter one line of text, without control characters or characters that change the"
+                " text direction.",
             ),
         ],
     )  # fmt: skip
@@ -176,7 +177,7 @@ class TestAsking:
         reorder_missing(ordered_again, by="karim")
         Order.objects.filter(pk=without.pk).update(sale_amount=None, open_amount=None)
         for order, why in (
-            (make_guide_order(Status.HANDLING, sale_price=550), "The order is open"),
+            (make_guide_order(Status.HANDLING, sale_price=550), "The order is still open"),
             (make_guide_order(Status.FULFILLED, sale_price=550), NOTHING_LEFT),
             (paid, NOTHING_LEFT),
             (ordered_again, "The missing cards were ordered again, and the customer's payment"),
@@ -234,10 +235,10 @@ class TestLaterOn:
             [shown] = errors(read(staff.post(address, {"reason": reason})))
             assert shown.startswith(error)
         form = {"reason": "The transfer came back."}
-        taken = "The refund was cancelled. Its amount is owed again."
+        taken = "The refund was cancelled. You owe the customer this amount again."
         assert told(staff.post(address, form, follow=True)) == [taken]
         again = staff.post(address, form, follow=True)
-        assert told(again) == ["The refund was already cancelled."]
+        assert told(again) == ["The refund has already been cancelled."]
         refund = CustomerRefund.objects.get()
         assert (refund.state, refund.cancelled_by) == ("cancelled", "user0")
         assert refund.cancel_reason == "The transfer came back."

@@ -25,14 +25,15 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NOTHING = (
-    "There are no cards to order again because no cards are missing or the order is still open."
+    "No cards can be ordered again. Either the order is still open, or all of its cards have"
+    " arrived."
 )
 TWICE = (
     "The missing cards of web-1042 have already been ordered again. They will not be ordered twice."
 )
 OTHER_ENVIRONMENT = (
-    "This order was placed in the Sandbox environment, but the API key in use is for Production, so"
-    " the missing cards cannot be ordered again. Place a new order instead."
+    "This order was placed in the Sandbox environment, but the current API key is for the"
+    " Production environment. The missing cards cannot be ordered again. Place a new order instead."
 )
 LABEL = "Order the missing cards again"
 CAME = Problem("late_cards", {"received": 5, "announced": 3})
@@ -63,10 +64,11 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
     shown = plain(text(html))
     for fact in (
         "2 cards of this order were not delivered. They will be bought once, in a new order.",
-        "The customer has already paid for these cards, so do not refund that amount as well.",
+        "The customer has already paid for these cards and will receive them, so do not pay the"
+        " customer back for them.",
         (
-            "If a card costs more than your limit at that time, the new order will be put on hold"
-            " until somebody approves or cancels it."
+            "If a card costs more than your limit when the new order is sent, the new order will"
+            " be put on hold until somebody approves or cancels it."
         ),
         "Replaces missing cards of: web-1042",
         "Product: PSN",
@@ -88,15 +90,15 @@ def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
     boss = sign_in("view_order", "add_order", "view_cost")
     shown = plain(text(read(boss.get(page(order)))))
     for fact in (
-        "Last price per card: 490 DA",
-        "Total at the last price: 980 DA",
+        "Previous price per card: 490 DA",
+        "Total at the previous price: 980 DA",
         "Highest price: 500 DA",
     ):
         assert fact in shown
     Order.objects.update(sale_price=None, sale_amount=None, max_price=None, price_per_card=None)
     shown = text(read(staff.get(page(order))))
     assert "the cards will be bought at any price." in shown
-    assert "do not refund that amount" not in shown
+    assert "do not pay the customer back for them." not in shown
     assert "unknown" not in shown
     assert "None" not in shown
 

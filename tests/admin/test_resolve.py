@@ -350,8 +350,8 @@ class TestAdopting:
     ) -> None:
         order, name, html = self.choose_unlike(staff, wire, changes, how)
         assert told in [row[2:] for row in compared(html)]
-        assert "The provider's order does not match what was sent." in text(html)
-        assert "You cannot change this after the order has settled" in text(html)
+        assert "The provider's order does not match the order that was sent." in text(html)
+        assert "You cannot change your choice after your order has settled" in text(html)
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
@@ -395,8 +395,8 @@ class TestAdopting:
         order, _name, html = self.choose_unlike(staff, wire, {"quantity": 1}, how)
         assert messages(html) == [
             (
-                "The quantity of the provider's order is 1, but the quantity of your order is 5, so"
-                " they are different orders."
+                "The provider's order has a quantity of 1, but your order has a quantity of"
+                " 5, so they are different orders."
             )
         ]
         assert_nothing_happened(order)
@@ -623,7 +623,7 @@ class TestReleasing:
         address = page(order, "release")
         assert address in read(staff.get(order_page(order)))
         html = read(staff.get(address))
-        assert f"This order was linked to the provider's order {TYPED}." in text(html)
+        assert f"Your order was linked to the provider's order {TYPED}." in text(html)
         # A check while the page is open does not prevent it.
         claim(order)
         assert errors(read(staff.post(address, hidden(html)))) == ["This field is required."]

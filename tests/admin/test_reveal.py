@@ -168,7 +168,10 @@ def test_the_page_of_the_order_leads_who_may_to_a_question_that_shows_no_code(
 # The question.
 
 
-ONE_LINE = "Use one line of text, without control or direction characters."
+ONE_LINE = (
+    "Enter one line of text, without control characters or characters that change the text"
+    " direction."
+)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +417,8 @@ BACKENDS = {
     "ByNetwork": f"{__name__}.ByNetwork",
 }
 NO_PASSWORD = (
-    "You have to confirm your identity, but you have no password on this site. Ask your developer"
-    " for a page where you can confirm your identity."
+    "You have to confirm your identity, but your account has no password on this site. Ask your"
+    " developer to add a page where you can confirm your identity without a password."
 )
 IN_DIRECTORY = "CANARY-KEY in the directory"
 
@@ -662,7 +665,7 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
     with failing("INSERT", table):
         html = read(reveal(browser, card), 503)
     assert (
-        "The code is not shown because this access could not be recorded. Try again later."
+        "The code is not shown because your request could not be recorded. Try again later."
     ) in text(html)
     assert secrets_on(html) == []
     assert not CardReveal.objects.exists()
@@ -680,7 +683,7 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
     use_keys(settings, *keys)
     response = reveal(person(), card)
     html = read(response)
-    assert "This card cannot be opened." in text(html)
+    assert "This card cannot be decrypted." in text(html)
     assert codes_on(html) == []
     assert secrets_on(html) == []
     assert "Refresh" not in response
@@ -754,7 +757,7 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
         assert told.to == ["samir@example.com"]
         assert told.subject == "[Django] Many gift card codes were revealed"
         assert name_of(browser) in told.body
-        assert "with order web-1042" in told.body
+        assert "for order web-1042" in told.body
         assert traces(str(told.message())) == []
     else:
         assert mail.outbox == []

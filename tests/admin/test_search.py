@@ -241,7 +241,10 @@ class TestCodes:
         answer = boss.post(SEARCH, {"secret": "7788"}, follow=True)
         html = read(answer)
         assert references(html) == ["WEB-7788"]
-        assert "If this is the end of a code, write “code:” before it." in text(html)
+        assert (
+            "To search for a code that ends with these characters, write “code:” before them."
+            in text(html)
+        )
         html = read(boss.post(SEARCH, {"secret": "code:7788"}))
         assert found(html) == "Found web-1042, card 2"
 
@@ -271,9 +274,9 @@ def test_what_looks_like_a_code(typed: str, is_found: bool, is_known: bool, expe
 
 class TestNothingFound:
     HOW = (
-        "Searched: references and the numbers in them, groups, the provider's order IDs, and the"
-        " names, phone numbers and e-mail addresses of customers and recipients. Every word must"
-        " match, but the beginning of each word is enough."
+        "The search covered references (and the numbers in them), groups, the provider's order"
+        " IDs, and the names, phone numbers and e-mail addresses of customers and recipients. All"
+        " words that you enter must match, but the beginning of each word is enough."
     )
     PRODUCTS = "Product names in the catalogue were also searched."
 

@@ -175,7 +175,7 @@ def test_an_empty_field_shows_what_it_inherits_and_from_where(set_conf: Conf) ->
 
     def inherited() -> tuple[str, str]:
         html = read(browser.get(page_of(kind)))
-        hint = facts_of(html, "sale")["Margin"].partition("inherited: ")[2]
+        hint = facts_of(html, "sale")["Margin"].partition("this applies: ")[2]
         return hint, section(html, "types")[0]["Price in the shop"]
 
     assert inherited() == ("10%, from the shop.", "539 DA10%, from the shop")
@@ -185,7 +185,7 @@ def test_an_empty_field_shows_what_it_inherits_and_from_where(set_conf: Conf) ->
         "540 DA50 DA, from the category Games",
     )
     change(browser, kind.product, margin_percent="7.5")
-    assert inherited()[1] == "526.75 DA7.5%, from the product"
+    assert inherited()[1] == "526.75 DA7.5%, as set for the product"
     change(browser, kind, margin_percent="8")
     assert inherited()[1] == "529.20 DA8%"
     change(browser, kind, fixed_price="600")

@@ -172,7 +172,7 @@ def test_an_order_that_is_on_hold_for_review_tells_why_to_everybody() -> None:
     order = build_guide_order(Status.PENDING, problems=[wanted], due_at=None, **SOLD)
     for shows_costs in (True, False):
         assert tell(order, shows_costs=shows_costs) == (
-            "The order is on hold because somebody has to review it: “Third order today”. The"
+            "The order is on hold until somebody reviews it. Reason: “Third order today”. The"
             f" cards will be bought only if somebody approves the order. {PAID}"
         )
 
@@ -235,7 +235,7 @@ def test_an_order_whose_price_was_approved_names_who_approved_it() -> None:
 
 def test_an_order_that_is_being_sent_says_so() -> None:
     assert tell(build_guide_order(Status.PLACING)) == (
-        "The order is being sent to the provider at this moment."
+        "The order is being sent to the provider now."
     )
 
 
@@ -361,7 +361,7 @@ def test_every_status_has_sentences_in_every_language(
             "en",
             "The customer is owed 2 × 550 = 1,100 DA. The refund is due by {day}.",
         ),
-        (timedelta(days=9), "en", "The refund was due by {day} and is late."),
+        (timedelta(days=9), "en", "The refund is overdue. It was due by {day}."),
         (timedelta(0), "fr", "Remboursement promis au plus tard le {day}."),
         (timedelta(0), "ar", "آخر أجل لإعادة المبلغ إلى الزبون: {day}."),
     ],

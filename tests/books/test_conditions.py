@@ -232,7 +232,7 @@ def test_an_older_charge_of_no_order_is_on_the_start_page_until_its_month_is_clo
     entry = {"type": "ORDER", "amount": -490}
     for days in (1, 8):
         LedgerEntry.objects.create(provider_id=f"{days}", time=ago(days * 86_400), **entry)
-    title = "1 older charge without a matching order, in a month that is not closed"
+    title = "1 older charge in an open month without a matching order"
     _shown, address = tiles(read(boss.get(START)))[title]
     assert listed(boss, address) == 1
     assert listed(boss, f"{address}&type=ORDER") == 1

@@ -251,7 +251,7 @@ def test_the_controls_of_an_order_are_reached_in_the_order_of_its_page(
         "+213 550 12 34 56",
         "customer-42@example.com",
         "Other orders of this customer: 9",
-        "“What do you know about me?” “Delete my data.”",
+        "If the customer asks for their data, or wants it deleted",
         "web-1041",
         "Pay back the customer",
         "Order the missing cards again",

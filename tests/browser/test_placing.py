@@ -31,7 +31,7 @@ def test_a_card_can_be_chosen_looked_at_and_bought_on_a_phone(shop: Browser) -> 
     assert shop.texts(".giftcards-breakdown tr") == [
         "Price per card 490 DA",
         "Total 1,470 DA",
-        "Account balance 88,235.91 DA as of 3 minutes ago",
+        "Account balance 88,235.91 DA read 3 minutes ago",
     ]
     # Each amount is on one line, and within the window.
     amounts: list[Any] = shop.run(

@@ -246,9 +246,9 @@ def test_place_explains_that_the_key_is_refused_after_one_request(
     refused = (
         "The order cart-1 is waiting to be sent. The provider refuses the API key or this server's"
         " address. The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left)."
-        " Correct GIFTCARDS['API_KEY'] first: further tries will block this server. Put a working"
-        " key into the settings, or run `manage.py giftcards_poll --resume` after the key works"
-        " again.\n"
+        " Correct GIFTCARDS['API_KEY'] first: further tries will block this server. Enter a"
+        " working key in the settings, or run `manage.py giftcards_poll --resume` after the current"
+        " key works again.\n"
     )
     for wait in ([], ["--wait"]):
         _, err, code = call(*PLACE_TWO, *wait)

@@ -110,7 +110,7 @@ def test_a_refund_is_taken_back_once(call: Call) -> None:
          "The missing cards were ordered again, and the customer's payment for these cards was"
          " transferred to the new order."),
         (["open", "100", "--payment-reference", "R"],
-         "The order is open, so it is not yet known whether money is owed."),
+         "The order is still open, so it is not yet known whether the customer is owed money."),
     ],
 )  # fmt: skip
 def test_what_the_books_do_not_allow_fails_and_records_nothing(

@@ -115,14 +115,14 @@ def test_selftest_fails_if_the_keys_do_not_open_the_cards_stored_before(
     Card.objects.filter(pk__gt=newest.pk).delete()
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     troubles = [
-        f"Card {card.position} of order {card.order.reference}: This card cannot be opened: none of"
-        " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+        f"Card {card.position} of order {card.order.reference}: This card cannot be decrypted: none"
+        " of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
         for card in (newest, oldest)
     ]
     out, err, code = call("giftcards_selftest")
     assert out.count("ok ") == 3
     expected = (
-        f"Some of the cards that were stored before cannot be opened. {' '.join(troubles)}\n",
+        f"Some of the cards that were stored before cannot be decrypted. {' '.join(troubles)}\n",
         1,
     )
     assert (err, code) == expected
@@ -228,8 +228,8 @@ def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
     [
         (
             "truncated",
-            "This card cannot be opened: none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored"
-            " text is damaged.",
+            "This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the"
+            " stored text is damaged.",
         ),
         ("empty", "A card has no code."),
     ],
@@ -325,9 +325,9 @@ class TestIsNotRun:
         for _time in range(3):
             self.refused(
                 call,
-                f"The provider refuses the API key or this server's address. {refused} Put a"
-                " working key into the settings, or run `manage.py giftcards_poll --resume`"
-                " after the key works again.",
+                f"The provider refuses the API key or this server's address. {refused} Enter a"
+                " working key in the settings, or run `manage.py giftcards_poll --resume`"
+                " after the current key works again.",
             )
         assert len(simulator.requests) == 1
 

@@ -42,7 +42,7 @@ def viewer() -> Client:
     return sign_in("view_providerstate")
 
 
-NO_SCHEDULE = "There is no schedule. Run `manage.py giftcards_setup`."
+NO_SCHEDULE = "There is no schedule for the background work. Run `manage.py giftcards_setup`."
 START = (
     "Start a worker: `manage.py giftcards_worker`, `manage.py qcluster` or the worker of your own"
     " task queue."
@@ -50,7 +50,7 @@ START = (
 NO_WORKER = f"Background work has not started yet. {START}"
 DOWN = (
     "Background work has stopped. The workers have not reported for more than 3 minutes. The last"
-    f" worker was celery@web-2. {START}"
+    f" worker that reported was celery@web-2. {START}"
 )
 
 
@@ -205,7 +205,7 @@ class TestOverview:
         keys = conf.encryption_keys
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         troubles = [
-            f"Card {position} of order web-1042: This card cannot be opened: none of"
+            f"Card {position} of order web-1042: This card cannot be decrypted: none of"
             " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
             for position in (2, 1)
         ]
@@ -252,7 +252,10 @@ class TestOverview:
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == NO_SCHEDULE
         ensure_schedule()
         Schedule.objects.update(repeats=0)
-        paused = "The schedule is paused. In the django-q2 admin, set the schedule's repeats to -1."
+        paused = (
+            "The schedule for the background work is paused. In the django-q2 admin, set the"
+            " schedule's repeats to -1."
+        )
         assert f"  schedule        {paused}\n" in call("giftcards_status").out
         assert json.loads(call("giftcards_status", "--json").out)["schedule"] == paused
 
@@ -331,7 +334,7 @@ class TestFailOn:
         with override_settings(GIFTCARDS=other_key):
             err, code = self.asked(call, "encryption_keys")
             assert self.asked(call, "attention,paused,worker,queue") == ("", 0)
-        assert err.startswith("Card 3 of order web-1042: This card cannot be opened:")
+        assert err.startswith("Card 3 of order web-1042: This card cannot be decrypted:")
         assert code == 1
         assert self.asked(call, "encryption_keys") == ("", 0)
 

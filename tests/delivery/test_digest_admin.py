@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 DIGESTS = "/admin/giftcards_delivery/staffdigest/"
 ACCOUNT = "The staff account with this address"
 ACCOUNTANT = "Gift card accountant"
-NOTICE = "A digest for staff cannot be sent, so 1 person is not notified of problems."
+NOTICE = "A digest for staff cannot be sent, so 1 person is not being notified of problems."
 
 
 @pytest.fixture(autouse=True)

@@ -230,8 +230,8 @@ def test_more_than_a_few_orders_are_counted_and_the_first_ones_named(listed: Lis
     [digest] = sent()
     assert digest.subject == "The Shop: 8 orders with missing cards"
     assert digest.body.count("/change/") == 5
-    assert "and 3 others" in digest.body
-    assert "and 3 others" in html_of(digest)
+    assert "and 3 other orders" in digest.body
+    assert "and 3 other orders" in html_of(digest)
 
 
 def test_beyond_a_thousand_is_said_without_counting_on(
@@ -243,7 +243,7 @@ def test_beyond_a_thousand_is_said_without_counting_on(
     for number in range(4):
         make_guide_order(Status.HANDLING, reference=f"web-{number}", problems=[TROUBLE])
     [digest] = sent()
-    assert digest.subject == "The Shop: 2 orders with problems or more"
+    assert digest.subject == "The Shop: 2 orders with problems (at least)"
 
 
 class TestStates:
@@ -346,7 +346,7 @@ class TestStates:
         [digest] = sent()
         for text in (
             "The provider has credited back all promised refunds.",
-            "no longer contains entries without a matching order.",
+            "now have a matching order.",
             "explains the balance again.",
         ):
             assert text in digest.body
@@ -402,7 +402,7 @@ class TestOfTheLastDay:
         [digest] = sent()
         assert digest.to == [SUPPORT["address"]]
         assert "1 link locked after wrong PINs" in digest.body.lower().replace("pins", "PINs")
-        assert "1 order with cards that cannot be opened" in digest.body
+        assert "1 order with cards that cannot be decrypted" in digest.body
 
     @pytest.mark.parametrize("model", [Card, CardLink])
     def test_codes_and_links_over_the_limit_are_told_to_managers_only(

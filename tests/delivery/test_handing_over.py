@@ -130,9 +130,9 @@ def test_no_link_is_offered_where_it_would_lead_nowhere(
         shop = settings.GIFTCARDS_DELIVERY
         settings.GIFTCARDS_DELIVERY = {name: shop[name] for name in shop if name != "SHOP_URL"}
     answer = amina.post(to("new_link", order.pk), {"reason": REASON}, follow=True)
-    assert messages(read(answer)) == ["There are no cards to link to."]
+    assert messages(read(answer)) == ["No link can be created because the order has no cards."]
     assert not CardLink.objects.exists()
-    assert "New link to hand over" not in read(amina.get(order_page(order)))
+    assert "Create a link to hand over" not in read(amina.get(order_page(order)))
 
 
 def send_again(browser: Client, order: Order, address: str = "x@y.example", **more: str) -> Any:

@@ -106,7 +106,7 @@ class TestBeforeTheButtonIsPressed:
     ) -> None:
         response = Client().post(address, **posted)
         assert response.status_code == 200
-        assert "once more" in words(response)
+        assert "again" in words(response)
         assert codes_in(response) == []
         assert CardLink.objects.get().reveals == 0
 
@@ -114,7 +114,7 @@ class TestBeforeTheButtonIsPressed:
         other = address_of_new_link(order)
         response = press(address, token=page_token(fetch(other)))
         assert codes_in(response) == []
-        assert "once more" in words(response)
+        assert "again" in words(response)
 
     @pytest.mark.parametrize(
         ("ago", "is_shown"), [(0, False), (0.8, False), (1.1, True), (3_590, True), (3_601, False)]
@@ -124,7 +124,7 @@ class TestBeforeTheButtonIsPressed:
     ) -> None:
         response = press(address, ago=ago)
         assert codes_in(response) == CODES[: 3 * is_shown]
-        assert ("once more" in words(response)) is not is_shown
+        assert ("again" in words(response)) is not is_shown
 
     @pytest.mark.parametrize(("ago", "is_shown"), [(-0.1, False), (0.1, True)])
     def test_a_page_of_a_host_whose_clock_is_a_second_ahead_can_be_pressed(
@@ -235,7 +235,7 @@ class TestReveal:
         assert codes_in(response) == []
         # It asks again, unless the link has ended.
         assert response.status_code == (404 if most == 1 else 200)
-        assert ("once more" in words(response)) == (most > 1)
+        assert ("again" in words(response)) == (most > 1)
         assert CardLink.objects.get().reveals == 1
 
     def test_a_link_ends_after_its_last_reveal(self, address: str, tune: Tune) -> None:
@@ -628,7 +628,7 @@ class TestPin:
         assert "3456" not in asked
         response = press(address, password=typed)
         assert codes_in(response) == []
-        assert "You have 4 tries left." in words(response)
+        assert "You have 4 attempts left." in words(response)
         assert CardLink.objects.get().reveals == 0
 
     def test_five_wrong_pins_lock_this_link_only(self, address: str) -> None:

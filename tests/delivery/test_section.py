@@ -39,8 +39,8 @@ def buttons(html: str) -> list[str]:
 @pytest.mark.parametrize(
     ("address", "visits", "sent_to", "used"),
     [
-        (EMAIL, 3, EMAIL, "Opened 2 times; cards shown 1 time, last on"),
-        ("", 1, "an erased address", "Opened 1 time; cards not shown yet, last on"),
+        (EMAIL, 3, EMAIL, "Opened 2 times; cards shown 1 time. Most recent time:"),
+        ("", 1, "an erased address", "Opened 1 time; cards not shown yet. Most recent time:"),
     ],
     ids=["shown", "erased and opened"],
 )
@@ -83,7 +83,7 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
         ),
         (
             {"status": "sent", "unanswered": 1},
-            "For 1 attempt, it is not known whether the message was sent.",
+            "The result of 1 attempt is unknown.",
         ),
         (
             {"requested_by": "karim", "reason": "New address"},
@@ -131,8 +131,11 @@ def test_the_section_says_why_nobody_was_told() -> None:
         ({"revoked_at": timezone.now(), "revoked_by": "karim"}, "by karim."),
         ({"wrong_pins": 5}, "Locked because a wrong PIN was entered too often. Send a new link."),
         ({"expires_at": timezone.now() - timedelta(days=1)}, "Expired on"),
-        ({"reveals": tuning.link_reveals}, "Used up"),
-        ({"origin": "account", "expires_at": None}, "Valid for the logged-in customer."),
+        ({"reveals": tuning.link_reveals}, "No longer valid"),
+        (
+            {"origin": "account", "expires_at": None},
+            "Valid for the customer when they are logged in to the shop.",
+        ),
         ({"origin": "staff", "created_by": "karim"}, "Created by karim, to be handed over"),
     ],
     ids=["valid", "withdrawn", "locked", "expired", "used up", "account", "handed over"],
@@ -188,7 +191,7 @@ class TestWhoMay:
         assert found[-5:] == [
             "Send a message again",
             "Send a new link",
-            "New link to hand over",
+            "Create a link to hand over",
             "Withdraw all links",
             "Proof of delivery",
         ]

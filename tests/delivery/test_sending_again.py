@@ -147,10 +147,14 @@ def test_clicks_at_the_same_moment_send_one_message() -> None:
     ("values", "complaint"),
     [
         ({"reason": ""}, "This field is required."),
-        ({"reason": "a\nb"}, "Use one line of text, without control or direction characters."),
+        (
+            {"reason": "a\nb"},
+            "Enter one line of text, without control characters or characters that change the"
+            " text direction.",
+        ),
         ({"address": "lina"}, "Enter a valid email address."),
         ({"address": "a@b.example, c@d.example"}, "Enter a valid email address."),
-        ({"address": "lina@example.com\nBcc: x@y.example"}, "Use one line of text"),
+        ({"address": "lina@example.com\nBcc: x@y.example"}, "Enter one line of text"),
         ({"address": "x" * 255}, "Ensure this value has at most 254 characters"),
         ({"kind": "not_delivered"}, "Select a valid choice."),
         ({"language": "tlh"}, "Select a valid choice."),

@@ -179,7 +179,7 @@ def test_who_has_no_password_reads_that_and_does_nothing_of_it(
     thief.force_login(get_user_model().objects.get())
     let_pass(thief, 601)
     html = read(use(thief, name, order, {**typed, "password": PASSWORD}), status=403)
-    assert "you have no password on this site" in html
+    assert "your account has no password on this site" in html
     assert 'name="password"' not in html
     assert done() == before
 

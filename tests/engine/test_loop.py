@@ -87,12 +87,12 @@ class TestStart:
         for _run in range(2):
             follow(seconds=0)
         assert messages(caplog, logging.ERROR) == [
-            f"Card {position} of order web-1042: This card cannot be opened: none of"
+            f"Card {position} of order web-1042: This card cannot be decrypted: none of"
             " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
             for position in (3, 1)
         ] + [
             "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
-            " Cards that cannot be opened: 3."
+            " Cards that cannot be decrypted: 3."
         ]
 
     # A connection that has failed is closed, and with it any transaction.
@@ -104,9 +104,9 @@ class TestStart:
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         with failing("", "giftcards_card"):
             follow(seconds=0)
-        assert "This card cannot be opened" not in caplog.text
+        assert "This card cannot be decrypted" not in caplog.text
         follow(seconds=0)
-        assert "This card cannot be opened" in caplog.text
+        assert "This card cannot be decrypted" in caplog.text
 
 
 @pytest.mark.usefixtures("quickly")

@@ -251,7 +251,7 @@ class TestFailing:
         assert [problem.code for problem in problems(order)] == ["review_failed"]
         Order.objects.update(due_at=ago(1), queued_at=ago(3601))
         run_sweep()
-        objection = "The REVIEW_ORDER rule fails repeatedly: ValueError"
+        objection = "The REVIEW_ORDER rule keeps failing: ValueError"
         assert problems(order) == [Problem("review_wanted", {"objection": objection})]
         assert (fresh(order).is_on_hold, order.review) == (True, Review.WANTED)
         assert posts(simulator) == 0
@@ -325,7 +325,9 @@ class TestApproving:
         decision = approve_review(order, by="amina")
         trace = order.acknowledgements.get()
         assert (trace.by, Problem(trace.code, trace.parameters)) == ("amina", decision)
-        assert str(decision) == (f"amina approved the order. It was on hold because “{REASON}”.")
+        assert str(decision) == (
+            f"amina approved the order. Reason why it was on hold: “{REASON}”."
+        )
 
     def test_an_approved_order_can_still_cost_too_much_and_is_then_on_hold_for_its_price(
         self, simulator: Simulator, shop: Rule

@@ -141,12 +141,16 @@ def test_concurrent_processes_create_one_schedule(
 
 
 def test_a_missing_or_paused_schedule_is_explained() -> None:
-    assert schedule_problem() == "There is no schedule. Run `manage.py giftcards_setup`."
+    assert (
+        schedule_problem()
+        == "There is no schedule for the background work. Run `manage.py giftcards_setup`."
+    )
     ensure_schedule()
     assert schedule_problem() == ""
     Schedule.objects.update(repeats=0)
     assert schedule_problem() == (
-        "The schedule is paused. In the django-q2 admin, set the schedule's repeats to -1."
+        "The schedule for the background work is paused. In the django-q2 admin, set the"
+        " schedule's repeats to -1."
     )
 
 

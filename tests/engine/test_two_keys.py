@@ -74,8 +74,8 @@ def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
     assert problems() == ["answer_lost", "other_account"]
     assert order.needs_attention
     assert order.open_problems[1].text == (
-        "The order was sent with a different key. The shop's current key cannot show whether the"
-        " cards were bought."
+        "The order was sent with a different key. With the shop's current key, the app cannot"
+        " check whether the cards were bought."
     )
     # The key is put back.
     accounts(sent_to)

@@ -43,7 +43,7 @@ def test_a_line_in_any_script_is_accepted(text: str) -> None:
     ],
 )  # fmt: skip
 def test_characters_that_hide_or_reorder_text_are_refused(char: str) -> None:
-    with pytest.raises(ValidationError, match="Use one line of text, without control"):
+    with pytest.raises(ValidationError, match="Enter one line of text, without control"):
         plain_line(f"Amina{char}Ben Saïd")
 
 

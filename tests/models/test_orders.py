@@ -967,7 +967,7 @@ class TestApiKey:
         state = ProviderState.objects.current()
         assert state.paused_because == "access"
         assert state.explain() == (
-            "The provider refuses the API key or this server's address. (refused) Put a working key"
-            " into the settings, or run `manage.py giftcards_poll --resume` after the key works"
-            " again."
+            "The provider refuses the API key or this server's address. (refused) Enter a working"
+            " key in the settings, or run `manage.py giftcards_poll --resume` after the current key"
+            " works again."
         )

@@ -61,7 +61,7 @@ class ProofForm(forms.Form):
     password = forms.CharField(
         label=_("Your password"),
         strip=False,
-        help_text=_("After ten minutes, you will have to enter your password again."),
+        help_text=_("You will not have to enter your password again for ten minutes."),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
 
@@ -183,7 +183,7 @@ def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Show
             card.order.reference,
         )
         text = gettext(
-            "The code is not shown because this access could not be recorded. Try again later."
+            "The code is not shown because your request could not be recorded. Try again later."
         )
         return Shown(trouble=text, status=503)
 
@@ -252,7 +252,7 @@ def _opened(card: Card) -> Shown:
     except (ConfigurationError, DecryptionError):
         name, order = card.position, card.order.reference
         logger.exception("Card %s of order %s cannot be revealed.", name, order)
-        text = gettext("This card cannot be opened. Contact your developer.")
+        text = gettext("This card cannot be decrypted. Contact your developer.")
         return Shown(trouble=text)
 
 
@@ -356,10 +356,10 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     def tell() -> None:
         with translation.override(settings.LANGUAGE_CODE):
             text = gettext(
-                "%(name)s revealed gift card codes or corrected addresses %(limit)d times within an"
-                " hour, and then tried again with order %(order)s. The last attempt was refused. If"
-                " this is unusual for this person, contact them, because somebody else may be using"
-                " their account."
+                "%(name)s revealed gift card codes or corrected addresses %(limit)d times within"
+                " an hour. Another attempt, for order %(order)s, was refused. If this is unusual"
+                " for this person, contact them, because somebody else may be using their"
+                " account."
             )
             name = request.user.get_username()
             text %= {"name": name, "limit": limit, "order": order.reference}

@@ -134,8 +134,8 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
         first = min(first for *_line, first in found) + span
         if first > now:
             text = ngettext(
-                "The order will wait until %(at)s at the latest.",
-                "The oldest order will wait until %(at)s at the latest.",
+                "The order will be rejected if it cannot be sent by %(at)s.",
+                "The oldest order will be rejected if it cannot be sent by %(at)s.",
                 number,
             )
             yield filled(text, at=since(first))
@@ -150,8 +150,8 @@ def at_stake(orders: QuerySet[Order]) -> Iterator[str]:
             )
             yield filled(text, count=count_text(over))
     text = gettext(
-        "A new order will wait until %(at)s at the latest. If it cannot be sent by then, it will be"
-        " rejected, and you will owe the customer what they paid."
+        "A new order will be rejected if it cannot be sent by %(at)s. You will then owe the"
+        " customer what they paid."
     )
     yield filled(text, at=moment(now + span))
 
@@ -208,10 +208,10 @@ def waiting(name: OrderName, *, order_list: str) -> Section:
     facts.append(Fact(_("Notifications not yet sent to the shop"), _backlog(found.changes)))
     if found.given_up:
         text = ngettext(
-            "The app tried for a day to notify the shop of %(count)d change, without success. The"
-            " app will not try again.",
-            "The app tried for a day to notify the shop of %(count)d changes, without success. The"
-            " app will not try again.",
+            "The app could not notify the shop of %(count)d change within a day and will not try"
+            " again.",
+            "The app could not notify the shop of %(count)d changes within a day and will not try"
+            " again.",
             found.given_up,
         )
         facts.append(Fact(_("Given up"), text % {"count": found.given_up}, is_wrong=True))
@@ -292,7 +292,7 @@ def _failure(text: str, *, shows_costs: bool) -> str:
     """
     if shows_costs or not any(map(str.isdigit, _HTTP_STATUS.sub("", text))):
         return text
-    return gettext("The text is hidden because it may contain an amount.")
+    return gettext("This error message is hidden because it may contain an amount.")
 
 
 def failures(
@@ -322,7 +322,7 @@ def failures(
     told = changes.filter(announced_at=None).exclude(announce_error="")
     failed = told.order_by("announced_at", "announce_at", "pk").select_related("order")
     found += [
-        (change.at, gettext("Notifying the shop"), name(change.order), change.announce_error)
+        (change.at, gettext("Notification to the shop"), name(change.order), change.announce_error)
         for change in failed[:_FAILURES_SHOWN]
     ]
     rows = [(at, what, said, text) for at, what, said, text in found if at is not None]
@@ -348,7 +348,9 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
     try:
         keys = encryption_keys(counts_all=counts_all)
     except ConfigurationError as error:
-        text = gettext("The keys in the settings are not usable, so cards cannot be opened.")
+        text = gettext(
+            "The encryption keys in the settings cannot be used, so cards cannot be decrypted."
+        )
         shown = with_hint(text, error, is_shown=shows_hints)
         problem = Fact(_("Encryption keys"), shown, is_wrong=True)
         return Section("encryption", _("Encryption keys"), [problem], is_for_developer=True)
@@ -371,23 +373,23 @@ def encryption(*, counts_all: bool, shows_hints: bool) -> Section:
 
 def _opens(trouble: str, shows_hints: bool) -> str:
     if not trouble:
-        return gettext("can be opened")
-    return with_hint(gettext("cannot be opened"), trouble, is_shown=shows_hints)
+        return gettext("can be decrypted")
+    return with_hint(gettext("cannot be decrypted"), trouble, is_shown=shows_hints)
 
 
 def _place(key: KeyInUse) -> str:
     if key.position is None:
-        return gettext("missing: cards encrypted with this key cannot be opened")
+        return gettext("missing: cards encrypted with this key cannot be decrypted")
     if key.position == 1:
         return gettext("first key: encrypts new cards")
-    return gettext("key number %(position)d: only opens cards") % {"position": key.position}
+    return gettext("key number %(position)d: only decrypts cards") % {"position": key.position}
 
 
 def _cards(key: KeyInUse) -> str:
     if key.has_more:
         return gettext("more than %(count)s") % {"count": count_text(key.cards)}
     if not key.cards and key.position != 1:
-        return gettext("none: the key can be removed")
+        return gettext("none, so the key can be removed")
     return count_text(key.cards)
 
 
@@ -399,7 +401,7 @@ def api_keys(keys: Sequence[KnownKey]) -> Section:
             known.key.get_environment_display() or gettext("unknown"),
             since(known.key.accepted_at),
             since(known.key.refused_at),
-            gettext("refused: no requests are sent")
+            gettext("refused: no requests are sent with this key")
             if known.key.is_refused
             else gettext("in order"),
         )
@@ -452,16 +454,16 @@ def since(at: datetime | None) -> str:
 _RESUMING = {
     "key": _(
         "The app will test the refused key with a single request. If the provider refuses the key"
-        " again, all requests will be paused again. After five failed attempts, the provider blocks"
-        " this server, so ask your developer for a working key first."
+        " again, all requests will be paused again. The provider blocks this server after five"
+        " failed attempts, so ask your developer for a working key before you continue."
     ),
     ProviderState.Pause.ACCESS: _(
         "The app will send a single request to the provider. If the provider still blocks this"
         " server, requests will be paused again."
     ),
     ProviderState.Pause.RATE: _(
-        "Requests will resume immediately, which is earlier than the provider requested, so the"
-        " provider may refuse them."
+        "Requests will resume immediately. The provider asked for a longer pause, so it may"
+        " refuse the requests."
     ),
     ProviderState.Pause.OUTAGE: _("Requests to the provider will resume immediately."),
 }

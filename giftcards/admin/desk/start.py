@@ -210,7 +210,7 @@ def _today(request: HttpRequest, site: AdminSite) -> str:
     placed = Order.objects.filter(created_at__gte=since).order_by().count()
     cards, sold, margin = _sums_since(since)
     if not (placed or cards):
-        return gettext("Today: no orders yet.")
+        return gettext("There have been no orders today.")
     parts = [
         ngettext("%(count)s order", "%(count)s orders", placed) % {"count": count_text(placed)},
         ngettext("%(count)s card delivered", "%(count)s cards delivered", cards)

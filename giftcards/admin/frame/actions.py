@@ -129,7 +129,10 @@ class Outcome(NamedTuple):
 
 #: The outcome if the order has changed since the person saw it.
 LATE = Outcome(
-    _("The order has changed in the meantime, so nothing was done. Check the order again."),
+    _(
+        "The order has changed since you opened this page, so nothing was done. Check the order"
+        " again."
+    ),
     level=messages.ERROR,
 )
 

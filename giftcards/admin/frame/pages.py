@@ -183,7 +183,9 @@ def recorded(order: Order) -> str:
     """Return the message for a person who has just placed ``order``."""
     text = gettext("Order %(order)s was recorded and is being sent.")
     if not order.is_new:
-        text = gettext("Order %(order)s was already recorded. Its cards will not be bought twice.")
+        text = gettext(
+            "Order %(order)s has already been recorded. Its cards will not be bought twice."
+        )
     elif ProviderState.objects.current().explain_pause().for_staff:
         text = gettext(
             "Order %(order)s was recorded. It cannot be sent now, but will be sent as soon as"

@@ -98,7 +98,9 @@ def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[Breakdown
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
     if gone < owed:
         how = calculation("{owed} − {gone}", owed=owed, gone=gone)
-        yield BreakdownLine(gettext("For cards that arrived late"), how, money(owed - gone))
+        yield BreakdownLine(
+            gettext("Amount paid for cards that arrived late"), how, money(owed - gone)
+        )
 
 
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:

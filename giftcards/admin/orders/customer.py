@@ -189,7 +189,9 @@ def _is_double(order: Order, other: Order) -> bool:
 def _in_words(order: Order, other: Order, link: str) -> SafeString:
     minutes = round(abs(other.created_at - order.created_at) / timedelta(minutes=1))
     if not minutes:
-        text = gettext("Possible duplicate: order %(order)s was placed in the same minute.")
+        text = gettext(
+            "Possible duplicate: order %(order)s was placed at almost the same time as this order."
+        )
     elif other.created_at < order.created_at:
         text = ngettext(
             "Possible duplicate: order %(order)s was placed %(count)s minute before this order.",

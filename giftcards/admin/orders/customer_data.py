@@ -70,7 +70,9 @@ class PersonForm(forms.Form):
     customer = forms.CharField(
         label=_("Customer"),
         max_length=254,
-        help_text=_("Recipients of gifts count as customers. Case and spaces do not matter."),
+        help_text=_(
+            "This search also finds recipients of gifts. Spaces and capital letters do not matter."
+        ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "dir": "auto"}),
     )
     person: Person

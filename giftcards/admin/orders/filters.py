@@ -101,9 +101,9 @@ class AttentionFilter(ConditionFilter):
         "unconfirmed": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "on_hold_price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
-        "on_hold_review": (_("To be approved before it is bought"), ON_HOLD_FOR_REVIEW),
+        "on_hold_review": (_("On hold for review"), ON_HOLD_FOR_REVIEW),
         "none": (_("Has no problem"), WITHOUT_PROBLEMS),
-        "waiting": (_("Waiting for too long"), Q()),
+        "waiting": (_("Waiting too long"), Q()),
     }
     of_tiles = frozenset({"none", "waiting"})
 
@@ -267,7 +267,7 @@ class SettledFilter(DateFilter):
         super().__init__(*args, **named)
         # A link on another page may contain any period, so the period in the URL becomes a choice.
         if self.date_params and self.date_params not in [link[1] for link in self.links]:
-            period: Any = (_("In the report's period"), self.date_params)
+            period: Any = (_("In the period of the report"), self.date_params)
             self.links = (*self.links, period)
 
 

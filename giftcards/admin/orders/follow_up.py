@@ -39,15 +39,15 @@ _LEFT_ALONE = {
         "count",
     ),
     NotChecked.SEARCHED: ngettext_lazy(
-        "%(count)d order was skipped because it is unconfirmed. The app is searching for it"
-        " automatically.",
-        "%(count)d orders were skipped because they are unconfirmed. The app is searching for them"
-        " automatically.",
+        "%(count)d order was skipped because it is unconfirmed. The app automatically searches"
+        " for it at the provider.",
+        "%(count)d orders were skipped because they are unconfirmed. The app automatically"
+        " searches for them at the provider.",
         "count",
     ),
     NotChecked.FINAL: ngettext_lazy(
-        "%(count)d order was skipped because it is final.",
-        "%(count)d orders were skipped because they are final.",
+        "%(count)d order was skipped because its status is final.",
+        "%(count)d orders were skipped because their status is final.",
         "count",
     ),
     NotChecked.JUST_CHECKED: ngettext_lazy(
@@ -59,8 +59,7 @@ _LEFT_ALONE = {
 
 
 def left_alone(reason: NotChecked, count: int) -> str:
-    """Return a sentence that says that ``count`` orders are not checked, and why.
-    """
+    """Return a sentence that says that ``count`` orders are not checked, and why."""
     return str(_LEFT_ALONE[reason] % {"count": count})
 
 
@@ -362,8 +361,8 @@ def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
     amounts = {gettext("paid by the customer"): new.sale_amount}
     if attempt.pages.may_see_costs(attempt.request):
         amounts |= {
-            gettext("last price per card"): last,
-            gettext("total at the last price"): last and last * new.quantity,
+            gettext("previous price per card"): last,
+            gettext("total at the previous price"): last and last * new.quantity,
             gettext("highest price"): new.price_ceiling,
         }
     shown = {label: money(amount) for label, amount in amounts.items() if amount is not None}

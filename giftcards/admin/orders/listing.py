@@ -116,9 +116,9 @@ class OrderList(LongList, OrderPages):
     # names.
     search_fields = ("reference",)
     search_help_text = _(
-        "Enter a reference or the number in it, a group, the provider's order ID, or the name,"
-        " phone number or e-mail address of a customer or recipient. The beginning of a word is"
-        " enough."
+        "Enter a reference (or only the number in it), a group, the provider's order ID, or the"
+        " name, phone number or e-mail address of a customer or recipient. The beginning of a"
+        " word is enough."
     )
     actions = ("check_now", "cancel_selected")
     # The theme unfold reads this attribute before it shows "Add".
@@ -148,7 +148,10 @@ class OrderList(LongList, OrderPages):
             return queryset, False
         found = Order.objects.search(name, limit=MOST_FOUND)
         if found.has_more:
-            text = gettext("Only the newest orders are shown. Type more to narrow the search.")
+            text = gettext(
+                "Only the newest matching orders are shown. Make your search more specific to see"
+                " others."
+            )
             self.message_user(request, text, messages.WARNING)
         return queryset.filter(pk__in=found.keys), False
 
@@ -200,10 +203,10 @@ class OrderList(LongList, OrderPages):
             self.message_user(request, text % {"count": cancelled})
         if left := selected - cancelled:
             text = ngettext(
-                "%(count)d order was not cancelled because its cards are being bought or it is"
-                " final.",
+                "%(count)d order was not cancelled because its cards are being bought or its"
+                " status is final.",
                 "%(count)d orders were not cancelled because their cards are being bought or"
-                " they are final.",
+                " their status is final.",
                 left,
             )
             self.message_user(request, text % {"count": left}, messages.WARNING)

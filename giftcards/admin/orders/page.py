@@ -285,7 +285,9 @@ def cards_shown(order: Order, *, with_tails: bool) -> dict[str, Any]:
         try:
             keyring = conf.keyring()
         except ConfigurationError:
-            text = gettext("The keys in the settings are not usable, so cards cannot be opened.")
+            text = gettext(
+                "The encryption keys in the settings cannot be used, so cards cannot be decrypted."
+            )
             context["no_keys"] = text
     if keyring is None:
         rows = rows.defer("sealed")
@@ -307,7 +309,7 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
     except CodeDestroyed:
         return "", gettext("This code was destroyed and can no longer be shown.")
     except DecryptionError:
-        text = gettext("This card cannot be opened. Contact your developer.")
+        text = gettext("This card cannot be decrypted. Contact your developer.")
         return "", text
 
 

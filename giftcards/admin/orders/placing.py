@@ -415,7 +415,7 @@ class PlacingPage(OrderPages):
         kinds, is_whole, _told = _offered(request)
         if is_whole and not kinds:
             return self.add_fieldsets
-        description = gettext("Search for the card above by part of its name.")
+        description = gettext("Search for a card by part of its name.")
         if kinds:
             read_at = min(kind.product.types_read_at or kind.product.listed_at for kind in kinds)
             text = gettext(
@@ -634,7 +634,7 @@ def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
 def _age(amount: Decimal | None, read_at: datetime | None) -> str:
     if amount is None or read_at is None or timezone.now() - read_at < _FRESH:
         return ""
-    return gettext("as of %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
+    return gettext("read %(age)s ago") % {"age": duration_text(timezone.now() - read_at)}
 
 
 def _sale(form: OrderForm) -> list[tuple[str, object]]:

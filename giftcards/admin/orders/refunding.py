@@ -82,7 +82,7 @@ class SaleForm(forms.Form):
 
 def _say_sale(attempt: Attempt) -> Outcome:
     if not record_sale_amount(attempt.order, attempt.form.cleaned_data["amount"], by=attempt.by):
-        return Outcome(gettext("This amount was already recorded."), level=messages.INFO)
+        return Outcome(gettext("This amount has already been recorded."), level=messages.INFO)
     return Outcome(
         gettext("Recorded: the customer paid %(amount)s.")
         % {"amount": money_text(attempt.order.sale_amount)},
@@ -187,7 +187,7 @@ def _pay_back(attempt: Attempt) -> Answer:
     source = CustomerRefund.Source.STAFF
     refund = record_refund(order, **given, by=attempt.by, source=source)
     if not refund.has_changed:
-        text = gettext("This refund was already recorded. It was not recorded again.")
+        text = gettext("This refund has already been recorded. It was not recorded again.")
         return Outcome(text, level=messages.INFO)
     text = gettext("Recorded: the customer was paid back %(amount)s.")
     return Outcome(
@@ -252,9 +252,9 @@ def _cancel(attempt: Attempt) -> Outcome:
     reason = attempt.form.cleaned_data["reason"]
     refund = cancel_refund(attempt.row, by=attempt.by, reason=reason)
     if not refund.has_changed:
-        return Outcome(gettext("The refund was already cancelled."), level=messages.INFO)
+        return Outcome(gettext("The refund has already been cancelled."), level=messages.INFO)
     return Outcome(
-        gettext("The refund was cancelled. Its amount is owed again."),
+        gettext("The refund was cancelled. You owe the customer this amount again."),
         f"Cancelled a refund: {_in_log(refund)}.",
     )
 
@@ -280,8 +280,9 @@ CANCEL = OrderAction(
     context=lambda attempt: {
         **_refund_context(attempt),
         "consequence": gettext(
-            "The amount will be owed again, and the refund will stay on record as cancelled. Cancel"
-            " a refund only if the customer did not receive the money or returned it."
+            "You will owe the customer this amount again. The refund will not be deleted, but"
+            " will be shown as cancelled. Cancel a refund only if the customer did not receive"
+            " the money or returned it."
         ),
     },
     act=_cancel,
@@ -351,7 +352,7 @@ class CustomerRefundAdmin(OrderRows):
     # search_rows().
     search_fields = ("reference",)
     search_help_text = _(
-        "Enter the reference of an order or of a refund, or the beginning of the reference."
+        "Enter an order reference or a refund reference. The beginning of the reference is enough."
     )
 
     when = column(CustomerRefund, "executed_at")

@@ -194,8 +194,8 @@ class AdoptForm(forms.Form):
 
     _LABELS: ClassVar = {
         Fit.DIFFERS: _(
-            "I know that the provider's order does not match what was sent, but I am sure that it"
-            " is the right order."
+            "I know that the provider's order does not match the order that was sent, but I am"
+            " sure that it is the right one."
         ),
         Fit.NOT_TOLD: _("I have checked in the provider's dashboard that it is the right order."),
     }
@@ -288,7 +288,7 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     if fits["quantity"] is Fit.DIFFERS:
         # If the quantity differs, later answers would never fit the order.
         text = gettext(
-            "The quantity of the provider's order is %(told)s, but the quantity of your order is"
+            "The provider's order has a quantity of %(told)s, but your order has a quantity of"
             " %(ordered)d, so they are different orders."
         )
         counts = {"told": row["quantity"], "ordered": order.quantity}
@@ -397,7 +397,7 @@ def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
 
 class ReleaseForm(forms.Form):
     is_sure = forms.BooleanField(
-        label=_("I have checked that the provider's order is a different order.")
+        label=_("I have checked that the provider's order does not belong to this order.")
     )
 
 

@@ -79,7 +79,7 @@ def _what_happened(story: SummaryInput) -> Iterator[str]:
     elif status == Status.PENDING:
         yield _pending(story)
     elif status == Status.PLACING:
-        yield gettext("The order is being sent to the provider at this moment.")
+        yield gettext("The order is being sent to the provider now.")
     elif status == Status.UNCONFIRMED:
         yield _unconfirmed(story.order)
     else:
@@ -125,7 +125,7 @@ def _on_hold(order: Order, *, shows_costs: bool) -> Iterator[str]:
         return
     objection, price, ceiling = on_hold_objection(order), on_hold_price(order), order.price_ceiling
     if objection is not None:
-        text = gettext("The order is on hold because somebody has to review it: “%(objection)s”.")
+        text = gettext("The order is on hold until somebody reviews it. Reason: “%(objection)s”.")
         yield filled(text, objection=bdi(objection))
         yield gettext("The cards will be bought only if somebody approves the order.")
         return
@@ -336,7 +336,9 @@ def _promised(order: Order) -> Iterator[str]:
     if (day := promised_day(order)) is None:
         return
     if is_past(day):
-        yield filled(gettext("The refund was due by %(day)s and is late."), day=bdi(day_text(day)))
+        yield filled(
+            gettext("The refund is overdue. It was due by %(day)s."), day=bdi(day_text(day))
+        )
     else:
         yield filled(gettext("The refund is due by %(day)s."), day=bdi(day_text(day)))
 

@@ -182,7 +182,7 @@ def _recorded(order: Order, *, by: str, repeats: RelatedOrder | None) -> Event:
         text = filled(gettext("%(by)s placed the order."), by=bdi(by))
     details = []
     if repeats:
-        what = gettext("It replaces missing cards of %(order)s.")
+        what = gettext("This order replaces missing cards of %(order)s.")
         details.append(filled(what, order=repeats.link))
     return Event(order.created_at, text, details=details)
 
@@ -340,6 +340,4 @@ def _trouble(change: StatusChange) -> str:
         return ""
     if change.announce_at:
         return gettext("The shop could not be notified. The app will try again.")
-    return gettext(
-        "The app tried for a day to notify the shop, without success. The app will not try again."
-    )
+    return gettext("The app could not notify the shop within a day and will not try again.")

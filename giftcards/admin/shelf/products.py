@@ -353,7 +353,9 @@ def _sale(request: HttpRequest, product: Product, forms: RowForms) -> Section:
 
 
 def _with_hint(field: str, inherited: str) -> str:
-    text = gettext("Value if this field is empty or inherited: %(value)s.") % {"value": inherited}
+    text = gettext("If this field is empty or set to “inherited”, this applies: %(value)s.") % {
+        "value": inherited
+    }
     return format_html('{}<div class="giftcards-hint">{}</div>', field, text)
 
 
@@ -365,7 +367,7 @@ def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> S
         (True, _("Type"), lambda kind: named(kind.name, kind.type_id)),
         (shows_costs, _("cost per card"), lambda kind: money(kind.cost)),
         (has_rule, _("price in the shop"), lambda kind: _price(kind, shelf, shows_costs)),
-        (has_rule and shows_costs, _("Earned per card"), _earned),
+        (has_rule and shows_costs, _("Profit per card"), _earned),
         (True, _("in stock"), lambda kind: _cards(kind.stock)),
         (True, _("available"), lambda kind: _cards(kind.available)),
         (True, _("for sale"), lambda kind: yes_or_no(kind.is_on_shelf)),

@@ -146,8 +146,8 @@ class CategoryAdmin(_OnePage):
                 line += [form.margin, margin_of(row, shelf)]
             cells.append(line)
         note = gettext(
-            "The cards of categories that you do not sell are not for sale, and the app stops"
-            " reading these categories. If a margin is empty, the shop's margin applies."
+            "If you do not sell a category, its cards are not for sale, and the app no longer"
+            " reads this category. If a margin is empty, the shop's margin applies."
         )
         if not cells:
             note = gettext("The provider's catalogue has not been read yet.")

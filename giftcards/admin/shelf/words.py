@@ -81,18 +81,18 @@ def _from(source: PriceSource, margin: Margin, row: Any) -> str:
     product = row.product if isinstance(row, ProductType) else row
     match source:
         case PriceSource.PRODUCT:
-            text = gettext("%(margin)s, from the product")
+            text = gettext("%(margin)s, as set for the product")
         case PriceSource.CATEGORY:
             text = gettext("%(margin)s, from the category %(name)s")
             if not product.category.title:
-                text = gettext("%(margin)s, as for products without a category")
+                text = gettext("%(margin)s, as set for products without a category")
             return text % {"margin": margin_text(margin), "name": isolated(product.category)}
         case PriceSource.SHELF:
             text = gettext("%(margin)s, from the shop")
         case PriceSource.FUNCTION:
             return gettext("the rule in your settings")
         case _:
-            return gettext("none: your shop sets its prices elsewhere")
+            return gettext("none (your shop sets its prices elsewhere)")
     return text % {"margin": margin_text(margin)}
 
 
@@ -103,12 +103,12 @@ def inherited_sale(row: Product | ProductType) -> str:
     """
     of_product = row.product if isinstance(row, ProductType) else None
     if of_product is not None and of_product.is_sold is not None:
-        text, is_sold = gettext("%(yes_or_no)s, from the product"), of_product.is_sold
+        text, is_sold = gettext("%(yes_or_no)s, as set for the product"), of_product.is_sold
         return text % {"yes_or_no": yes_or_no(is_sold)}
     category = (of_product or row).category  # type: ignore[union-attr]
     text = gettext("%(yes_or_no)s, from the category %(name)s")
     if not category.title:
-        text = gettext("%(yes_or_no)s, as for products without a category")
+        text = gettext("%(yes_or_no)s, as set for products without a category")
     return text % {"yes_or_no": yes_or_no(category.is_sold), "name": isolated(category)}
 
 

@@ -78,7 +78,7 @@ _TEXTS: Mapping[str, _Text] = {
         ("entries",),
     ),
     "explained": _Text(
-        _("The ledger compared with the balance and the orders"),
+        _("Comparison of the ledger with the balance and the orders"),
         _("The entries explain the whole change in the balance and match the orders."),
         _("There are no entries and no orders."),
         _("Find out what each entry is for. The provider's support can explain the transactions."),
@@ -147,7 +147,7 @@ class ClosingForm(forms.ModelForm):  # type: ignore[type-arg]
         note = self.fields["note"]
         note.required = bool(month.open_steps)
         note.label = (
-            gettext("Reason for closing the month with unfinished steps")
+            gettext("Reason for closing the month before all steps are done")
             if note.required
             else gettext("A note (optional)")
         )
@@ -313,8 +313,8 @@ def _sentence(step: Step, month: Month) -> str:
         return str(text.nothing)
     if step.name == "explained" and month.figures["gap"] is None and month.figures["entries"]:
         return gettext(
-            "The provider did not report the balances, so it is not known whether the entries"
-            " explain them."
+            "The provider did not report the balances, so the app cannot check whether the"
+            " entries explain the change in the balance."
         )
     return ""
 

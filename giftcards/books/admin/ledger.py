@@ -62,7 +62,7 @@ from giftcards.text.display import (
 # The shop's words for the provider's types of entries.
 _KINDS: Mapping[str, Any] = {
     CHARGE: _("Gift cards"),
-    CREDIT: _("Gift cards, credited back"),
+    CREDIT: _("Gift cards credited back"),
     PAYMENT: _("Payment by a customer"),
     "DEPOSIT": _("Account top-up"),
     "WITHDRAW": _("Withdrawal"),
@@ -100,8 +100,8 @@ class MatchFilter(ConditionFilter):
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         # A tile of the start page links to the choice "unknown".
         "unknown": (_("Without a matching order"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
-        "charged": (_("Unknown, charged"), CHARGED_UNKNOWN),
-        "credited": (_("Unknown, credited back"), CREDITED_UNKNOWN),
+        "charged": (_("Charged, without a matching order"), CHARGED_UNKNOWN),
+        "credited": (_("Credited back, without a matching order"), CREDITED_UNKNOWN),
     }
 
 
@@ -254,7 +254,7 @@ class LedgerEntryAdmin(OrderRows):
                 "lines": list(_lines(summary)),
                 "counts": (
                     (gettext("Entries"), count_text(summary.entries)),
-                    (gettext("For known orders"), count_text(summary.matched)),
+                    (gettext("Entries for known orders"), count_text(summary.matched)),
                     (gettext("Matched by amount and time"), count_text(summary.guessed)),
                 ),
                 "groups": list(_groups(summary, name_order, self._name_entry)),
@@ -318,13 +318,13 @@ def _verdict(summary: Summary) -> str:
         return gettext("The ledger has no entries for this period, or they have not been read yet.")
     if summary.gap is None:
         return gettext(
-            "The provider did not report the balances, so it is not known whether the entries"
-            " explain them."
+            "The provider did not report the balances, so the app cannot check whether the"
+            " entries explain the change in the balance."
         )
     if summary.breaks:
         return gettext(
-            "The entries add up to the change in the balance, but some entries are missing. Look"
-            " for the places where the balance changed without an entry."
+            "The entries add up to the total change in the balance, but at some point, the"
+            " balance changed without an entry. Find out when this happened."
         )
     return gettext("The entries explain the whole change in the balance.")
 
@@ -333,7 +333,7 @@ def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
     """Yield a label, an amount as HTML, and whether the amount is a balance or a change."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
-    yield gettext("Gift cards, credited back"), signed_money(summary.refunds), False
+    yield gettext("Gift cards credited back"), signed_money(summary.refunds), False
     if summary.payments:
         yield gettext("Payments by customers"), signed_money(summary.payments), False
     yield gettext("Top-ups"), signed_money(summary.top_ups), False
@@ -363,7 +363,7 @@ def _groups(summary: Summary, name_order: _Name, name_entry: _Name) -> Iterator[
         ),
         (
             "charged_unfit",
-            gettext("Charges for unknown orders, or for more than the price"),
+            gettext("Charges for unknown orders, and charges that exceed the price"),
             summary.charged_unknown,
             name_entry,
         ),

@@ -78,7 +78,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
     if in_orders is not None:
         yield _("Cost of open orders"), money(in_orders.total), _of_open(in_orders)
     if (span := lasts(state)) is not None:
-        yield _("Enough for"), _in_words(span), gettext("at the pace of the last 24 hours")
+        yield _("Enough for"), _in_words(span), gettext("based on the last 24 hours")
 
 
 def _of_open(in_orders: OpenMoney) -> str:

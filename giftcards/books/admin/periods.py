@@ -110,7 +110,7 @@ class ReportForm(forms.Form):
                 f"{isolated(each)} ({isolated(each.product_id)})" for each in found[:_NAMED]
             )
             text = gettext(
-                "Several products have this name. Enter the ID of one of them: %(names)s."
+                "Several products match this name. Enter the ID of one of them: %(names)s."
             )
             raise ValidationError(text % {"names": names})
         return found[0].product_id if found else typed

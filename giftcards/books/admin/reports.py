@@ -248,11 +248,9 @@ def _shares(report: Report) -> Iterator[ReportFact]:
     if report.settling:
         half, most = report.settling
         yield ReportFact(
-            gettext("Time in which half of the orders were settled"), exact_duration_text(half)
+            gettext("Half of the orders were settled within"), exact_duration_text(half)
         )
-        yield ReportFact(
-            gettext("Time in which 95 of 100 orders were settled"), exact_duration_text(most)
-        )
+        yield ReportFact(gettext("95 of 100 orders were settled within"), exact_duration_text(most))
 
 
 def _open(found: OpenMoney) -> Iterator[ReportFact]:
@@ -350,15 +348,15 @@ def _left_out(column: Figure, figures: Figures) -> str:
     if column.tells_costs and figures.unknown:
         number = figures.unknown
         text = ngettext(
-            "%(count)s order with an unknown amount is left out.",
-            "%(count)s orders with an unknown amount are left out.",
+            "%(count)s order with an unknown amount is not included.",
+            "%(count)s orders with an unknown amount are not included.",
             number,
         )
     elif Side.CUSTOMERS in column.side and 0 < figures.unpaid < figures.orders:
         number = figures.unpaid
         text = ngettext(
-            "%(count)s order without a sale amount is left out.",
-            "%(count)s orders without a sale amount are left out.",
+            "%(count)s order without a sale amount is not included.",
+            "%(count)s orders without a sale amount are not included.",
             number,
         )
     else:

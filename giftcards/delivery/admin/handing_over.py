@@ -190,7 +190,10 @@ WITHDRAW = OrderAction(
 
 def _before_link(attempt: Attempt) -> Answer | None:
     if not may_have_link(attempt.order):
-        return Outcome(gettext("There are no cards to link to."), level=messages.WARNING)
+        return Outcome(
+            gettext("No link can be created because the order has no cards."),
+            level=messages.WARNING,
+        )
     return other_proof(attempt.pages, attempt.request, back_to=attempt.request.path)
 
 
@@ -230,7 +233,7 @@ NEW_LINK = OrderAction(
     name="delivery_new_link",
     help_topic="messages",
     route="<key>/new-link/",
-    label=_("New link to hand over"),
+    label=_("Create a link to hand over"),
     permission=MAY_RESEND,
     place="messages",
     is_offered=may_have_link,

@@ -111,8 +111,8 @@ def doubts(message: Delivery) -> str:
     if not message.unanswered:
         return ""
     text = ngettext(
-        "For %(count)s attempt, it is not known whether the message was sent.",
-        "For %(count)s attempts, it is not known whether the message was sent.",
+        "The result of %(count)s attempt is unknown.",
+        "The results of %(count)s attempts are unknown.",
         message.unanswered,
     )
     return text % {"count": count_text(message.unanswered)}
@@ -143,7 +143,7 @@ def use_in_words(links: Sequence[Any]) -> SafeString | str:
         times = [link.shown_at for link in links]
     else:
         said.append(gettext("cards not shown yet"))
-    text = gettext("%(what)s, last on %(at)s.")
+    text = gettext("%(what)s. Most recent time: %(at)s.")
     return filled(text, what=bdi(_together(said)), at=moment(max(filter(None, times))))
 
 
@@ -163,10 +163,10 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
     if link.expires_at and link.expires_at <= now:
         return filled(gettext("Expired on %(at)s."), at=moment(link.expires_at)), False
     if link.reveals >= tuning.link_reveals:
-        return gettext("Used up: the cards were shown the maximum number of times."), False
+        return gettext("No longer valid: the cards were shown the maximum number of times."), False
     if link.expires_at:
         return filled(gettext("Valid until %(at)s."), at=moment(link.expires_at)), False
-    return gettext("Valid for the logged-in customer."), False
+    return gettext("Valid for the customer when they are logged in to the shop."), False
 
 
 def origin_of(link: CardLink) -> SafeString | str:

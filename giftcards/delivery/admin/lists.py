@@ -97,7 +97,7 @@ class CustomersFilter(admin.SimpleListFilter):
     _rows: ClassVar[Mapping[str, tuple[Any, Callable[[DeliveryQuerySet], DeliveryQuerySet]]]] = {
         "untold": (_("Not notified"), lambda rows: rows.untold()),
         "untold-lately": (
-            _("Not notified recently"),
+            _("Not notified (recent only)"),
             lambda rows: rows.untold_since(Standing().lately),
         ),
         "late": (
@@ -186,9 +186,7 @@ class DeliveryAdmin(ErrorsForDevelopers, DeliveryRows):
         made = text % {"count": count_text(message.attempts)}
         if message.status != DeliveryStatus.RETRYING or not message.next_attempt_at:
             return made
-        following = filled(
-            gettext("the next attempt on %(at)s"), at=moment(message.next_attempt_at)
-        )
+        following = filled(gettext("next attempt on %(at)s"), at=moment(message.next_attempt_at))
         return format_html('{} <span class="giftcards-second">{}</span>', made, following)
 
     @admin.display(description=_("error"))

@@ -114,7 +114,7 @@ class Command(GiftcardsCommand):
         "If all scenarios succeed, the command buys up to two more orders without storing"
         " them. These orders show whether the provider stores references: see"
         " SEND_REFERENCE.",
-        "Exit code 1 means that a scenario failed, or that a stored card cannot be opened.",
+        "Exit code 1 means that a scenario failed, or that a stored card cannot be decrypted.",
     )
     examples = (
         ("Use the product of the provider's guide:", ""),
@@ -314,7 +314,9 @@ def _complaints(reports: Sequence[SelfTestReport], cards: Mapping[str, str]) -> 
         yield f"{len(failed)} of {len(reports)} scenarios failed: {', '.join(failed)}."
     troubles = list(dict.fromkeys(filter(None, cards.values())))
     if troubles:
-        yield " ".join(["Some of the cards that were stored before cannot be opened.", *troubles])
+        yield " ".join(
+            ["Some of the cards that were stored before cannot be decrypted.", *troubles]
+        )
 
 
 def _show(progress: Progress, scenario: Scenario, order: Order) -> None:

@@ -67,7 +67,7 @@ def test_the_balance_its_age_open_orders_and_how_long_it_lasts_are_shown(
             "3,430 DA including 980 DA for orders that are not sent yet and 1 order with an unknown"
             " price"
         ),
-        "Enough for": "about 5 days at the pace of the last 24 hours",
+        "Enough for": "about 5 days based on the last 24 hours",
     }
     assert warnings(html) == []
 

@@ -143,7 +143,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
         "Refunds that were not credited back as promised: 1",
         "Charges without a matching order: 1",
         "Orders without a sale amount: 1",
-        "Orders with money still owed: 1",
+        "Orders with money still owed to customers: 1",
     ]
     names = ["", "uncredited", "−490", "unsold", "owed"]
     for name, (words, address) in zip(names, links.items(), strict=True):
@@ -208,7 +208,7 @@ def test_a_sale_amount_said_after_the_closing_is_told(amina: Client) -> None:
     assert told(close(amina, note="The cashier is ill.")) == ["November 2026 is closed."]
     record = element(read(amina.get(IN_NOVEMBER)), "giftcards-record", "article")
     assert "The cashier is ill." in text(record)
-    assert "Unfinished steps when the month was closed: Sale amounts" in text(record)
+    assert "Steps that were not finished when the month was closed: Sale amounts" in text(record)
     record_sale_amount(order, 2750, by="samir")
     assert differences(read(amina.get(IN_NOVEMBER))) == [
         ["Sale amounts", "0 DA", "2,750 DA", "+2,750 DA"],
@@ -377,7 +377,9 @@ def test_the_reasons_given_are_shown_as_they_are(amina: Client) -> None:
     assert "&lt;b&gt;Paid&lt;/b&gt;<br>in cash" in read(amina.get(IN_NOVEMBER))
     enter("FLEXY", -5)
     answer = close(amina, note="\u202eevil")
-    assert errors(read(answer)) == ["Use text without control or direction characters."]
+    assert errors(read(answer)) == [
+        "Enter text without control characters or characters that change the text direction."
+    ]
 
 
 def test_a_figure_that_this_version_does_not_know_is_left_out(amina: Client) -> None:

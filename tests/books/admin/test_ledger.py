@@ -84,7 +84,7 @@ def test_each_entry_shows_what_it_is_its_amount_and_its_order(
         ["BONUS <1>", "0 DA", "-5 DA", "-"],
         ["Gift cards ORDER", "−1,250.50 DA", "unknown", "unknown"],
         [
-            "Gift cards, credited back REFUND-ORDER",
+            "Gift cards credited back REFUND-ORDER",
             "+980 DA",
             "unknown",
             "web-1042 (matched by amount and time)",
@@ -175,7 +175,7 @@ def test_entries_are_found_by_their_id_what_they_are_about_and_the_order(
     book("FLEXY", -500, provider_id="A2", objid="B3")
     book("REFUND-ORDER", 980, order=order, provider_id="A3")
     assert kinds(accountant, q="A2") == kinds(accountant, q=" B3 ") == ["Phone credit FLEXY"]
-    expected = ["Gift cards, credited back REFUND-ORDER", "Gift cards ORDER"]
+    expected = ["Gift cards credited back REFUND-ORDER", "Gift cards ORDER"]
     assert kinds(accountant, q="web-1042") == expected
     assert kinds(accountant, q="A") == []
     assert len(kinds(accountant, q=" ")) == 3
@@ -329,13 +329,13 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
         "lines": [
             "Balance before 0 DA",
             "Gift cards −2,450 DA",
-            "Gift cards, credited back +980 DA",
+            "Gift cards credited back +980 DA",
             "Payments by customers +1,100 DA",
             "Top-ups +100,000 DA",
             "Other services −500 DA",
             "Balance after 99,130 DA",
             "Entries 5",
-            "For known orders 2",
+            "Entries for known orders 2",
             "Matched by amount and time 1",
         ],
         "unfit": [],
@@ -346,12 +346,12 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
         "lines": [
             "Balance before 99,130 DA",
             "Gift cards 0 DA",
-            "Gift cards, credited back 0 DA",
+            "Gift cards credited back 0 DA",
             "Top-ups 0 DA",
             "Other services 0 DA",
             "Balance after 99,130 DA",
             "Entries 0",
-            "For known orders 0",
+            "Entries for known orders 0",
             "Matched by amount and time 0",
         ],
         "unfit": [],
@@ -366,7 +366,7 @@ def test_what_names_no_order_is_named_as_one_that_may_be_meant(
     accountant: Client, order: Order
 ) -> None:
     now = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    text = "The correct order may be a different order with the same amount."
+    text = "The entry may belong to a different order with the same amount."
     book(order=order, is_guess=True, time=now)
     assert text not in read(accountant.get(LEDGER, {"period": "2026-11"}))
     book(time=now)
@@ -409,7 +409,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
         "web-1042 · 980 DA · TIME",
         "Credited back but not promised 99.50 DA (1)",
         f"{credited.provider_id} · 99.50 DA · TIME",
-        "Charges for unknown orders, or for more than the price 490 DA (1)",
+        "Charges for unknown orders, and charges that exceed the price 490 DA (1)",
         f"{charged.provider_id} · 490 DA · TIME",
         "Balance changed without an entry 60 DA (1)",
         "15 Nov 2026 · −60 DA",
@@ -431,8 +431,8 @@ def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) 
         book("FLEXY", -10, balance_before=before, balance_after=before - 10, time=time)
     found = books(accountant, period="2026-11")
     assert found["verdict"] == (
-        "The entries add up to the change in the balance, but some entries are missing. Look for"
-        " the places where the balance changed without an entry."
+        "The entries add up to the total change in the balance, but at some point, the balance"
+        " changed without an entry. Find out when this happened."
     )
     assert found["unfit"] == [
         "Balance changed without an entry 200 DA (2)",
@@ -456,8 +456,8 @@ def test_of_many_days_that_do_not_fit_the_first_are_listed(accountant: Client) -
 def test_without_balances_it_is_not_known_whether_entries_explain_them(accountant: Client) -> None:
     book()
     assert books(accountant, period="today")["verdict"] == (
-        "The provider did not report the balances, so it is not known whether the entries explain"
-        " them."
+        "The provider did not report the balances, so the app cannot check whether the entries"
+        " explain the change in the balance."
     )
 
 
@@ -481,9 +481,9 @@ def test_the_page_of_an_order_shows_what_the_provider_has_booked(
     book(order=order, time=start)
     book("ORDER", -490, time=start)
     assert booked(accountant, order) == [
-        "In the provider's ledger: −2,450 DA on TIME · +980 DA on TIME"
+        "Entries in the provider's ledger: −2,450 DA on TIME · +980 DA on TIME"
         " (matched by amount and time)",
-        "Matched by amount and time, because the provider does not say which order the entry"
+        "“Matched by amount and time” means that the provider does not say which order the entry"
         " belongs to.",
     ]
 

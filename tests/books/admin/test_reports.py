@@ -99,8 +99,8 @@ def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
         "Cards ordered": "5",
         "Cards delivered": "3",
         "Share of cards delivered": "60%",
-        "Time in which half of the orders were settled": "30 s",
-        "Time in which 95 of 100 orders were settled": "30 s",
+        "Half of the orders were settled within": "30 s",
+        "95 of 100 orders were settled within": "30 s",
         "Ordered": "2,450 DA",
         "Cost": "1,470 DA",
         "Credited back": "980 DA",
@@ -154,7 +154,7 @@ def test_a_row_leads_to_the_list_of_its_orders(boss: Client) -> None:
         address = re.findall(r'<th scope="row"><a href="([^"]*)"', html)[0].replace("&amp;", "&")
         listed = read(boss.get(address))
         assert {plain(name) for name in references(listed)} == {order.reference for order in wanted}
-        assert "In the report's period" in text(element(listed, "giftcards-chosen", "ul"))
+        assert "In the period of the report" in text(element(listed, "giftcards-chosen", "ul"))
 
 
 def test_the_year_is_told_where_there_are_several(boss: Client) -> None:
@@ -166,7 +166,7 @@ def test_the_year_is_told_where_there_are_several(boss: Client) -> None:
 
 def test_an_order_belongs_to_its_day_where_the_shop_is(boss: Client) -> None:
     settled(30, finalized_at=datetime(2026, 11, 30, 23, 30, tzinfo=UTC), reference="web-late")
-    assert "No order became final in this period." in read(boss.get(REPORT, NOVEMBER))
+    assert "No order reached a final status in this period." in read(boss.get(REPORT, NOVEMBER))
     html = read(boss.get(REPORT, {"from": "2026-12-01", "to": "2026-12-01"}))
     assert [row[0] for row in table(html)[1:-1]] == ["1 Dec"]
     [address] = re.findall(r'<th scope="row"><a href="([^"]*)"', html)
@@ -194,11 +194,11 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one
         # A part of the name of one, an id, and what nothing in the catalogue is called.
         ("steam", "1"),
         ("p-7", "1"),
-        ("other", "No order became final in this period."),
+        ("other", "No order reached a final status in this period."),
         (
             "PSN 10",
             (
-                "Several products have this name. Enter the ID of one of them: PSN 10 (p-10), PSN"
+                "Several products match this name. Enter the ID of one of them: PSN 10 (p-10), PSN"
                 " 100 (p-100)."
             ),
         ),
@@ -219,7 +219,7 @@ def test_a_product_of_a_large_catalogue_is_typed(boss: Client, typed: str, told:
 
 def test_an_empty_period_says_so_and_draws_nothing(boss: Client) -> None:
     html = read(boss.get(REPORT, NOVEMBER))
-    assert "No order became final in this period." in html
+    assert "No order reached a final status in this period." in html
     assert not drawn(html)
     assert key_figures(html)["Paid by customers"] == "0 DA"
 
@@ -236,10 +236,10 @@ def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client)
     assert unsold[6:] == ["?unknown"] * 5
     assert mixed[6] == "⚠ 2,750"
     assert (
-        "“?” means that the amount is unknown, because none of these orders has a sale amount."
+        "“?” means that the amount is unknown because no order in the row has a sale amount."
     ) in html
-    assert 'title="\u20681\u2069 order with an unknown amount is left out."' in html
-    assert 'title="\u20681\u2069 order without a sale amount is left out."' in html
+    assert 'title="\u20681\u2069 order with an unknown amount is not included."' in html
+    assert 'title="\u20681\u2069 order without a sale amount is not included."' in html
     assert key_figures(html)["Orders with unknown amounts"] == "1"
     assert key_figures(html)["Orders without a sale amount"] == "2"
 
