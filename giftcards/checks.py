@@ -122,7 +122,7 @@ def _isolation(vendor: str, options: Mapping[str, Any]) -> str:
 
 @register(TAG)
 def check_durability(**_: object) -> list[CheckMessage]:
-    """Warn about options with which the database can lose committed data."""
+    """Warn about database options that risk the loss of committed data."""
     found = _LOSES_COMMITS.search(str(connections[DEFAULT_DB_ALIAS].settings_dict["OPTIONS"]))
     if found is None:
         return []
@@ -169,9 +169,10 @@ _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_perm
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report admin classes that override a permission method for the order page.
+    """Report admin classes that override a permission method for one order.
 
-    Such a method protects only this page. Lists, counts and files would still show the order.
+    Such a method hides only the page of an order. Lists, counts and files would still include the
+    order.
     """
     if not apps.is_installed("django.contrib.admin"):
         return []
@@ -201,7 +202,7 @@ def _overridden(admin: type) -> Iterator[tuple[str, str]]:
 
 @register(TAG)
 def check_functions(**_: object) -> list[CheckMessage]:
-    """Report settings whose function cannot be imported."""
+    """Report settings that name a function that cannot be imported."""
     found: list[CheckMessage] = []
     for key in ("REVIEW_ORDER", "QUEUE_TASK", "PRICING"):
         try:
@@ -411,10 +412,11 @@ def check_queue_is_read(
 
 
 def _is_migrating() -> bool:
-    """True if ``migrate`` runs the checks. Lost codes must not stop a migration.
+    """True if ``migrate`` runs the checks.
 
-    Django does not pass the name of the command to a check, so this function searches the call
-    stack.
+    In this case, the check of stored cards is skipped, because lost codes must not stop a
+    migration. Django does not pass the name of the command to a check, so this function searches
+    the call stack.
     """
     from django.core.management.commands.migrate import Command
 
@@ -451,7 +453,7 @@ def _need_of_keys(lost: int, unneeded: Sequence[int]) -> list[CheckMessage]:
 
 @register(TAG)
 def check_cluster(**_: object) -> list[CheckMessage]:
-    """If django-q2 runs the tasks, report ``Q_CLUSTER`` values that do not suit the loop."""
+    """Report ``Q_CLUSTER`` values that do not suit the tasks of the app."""
     if not conf.uses_django_q:
         return []
     # ``settings`` is read here, because django_q.conf reads it only once, when django-q2 is

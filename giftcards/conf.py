@@ -1,6 +1,6 @@
 """The typed settings in ``settings.GIFTCARDS``, which are read only when needed.
 
-Each optional app uses the same classes to read its own settings dict.
+Each optional app uses the classes in this module to read its own settings dict.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CORRECT = "Correct the value, or remove the setting to use the default."
 class Unusable(Exception):
     """A parser rejected a value.
 
-    The function takes the same arguments as :class:`SettingProblem`.
+    The exception takes the arguments of :class:`SettingProblem` except ``setting``.
     """
 
 
@@ -72,8 +72,8 @@ class Unusable(Exception):
 class SettingProblem:
     """A problem with one setting: ``message`` describes it, and ``hint`` says how to fix it.
 
-    ``setting`` is the key in the dict, or ``""`` if the dict itself is invalid. ``kind`` identifies
-    the kind of mistake. The system checks turn the kind into an id.
+    ``setting`` is the key in the dict, or ``""`` if the dict itself is invalid. ``kind`` is a short
+    name for the kind of mistake, from which the system checks derive the id of their message.
     """
 
     setting: str
@@ -86,12 +86,12 @@ class SettingProblem:
 class Setting(Generic[T]):
     """A setting, which is declared as an attribute of a :class:`SettingsDict`.
 
-    Its key in the dict is the name of the attribute in capitals.
+    The key of the setting in the dict is the name of the attribute in capitals.
 
-    ``help`` describes the setting in the reference. The default is parsed like any other value. If
-    ``required`` is not empty, the setting has no default, and ``required`` is a hint on how to
-    obtain a value. If ``is_working`` is True, the commands that place and follow orders do not
-    start without a valid value.
+    ``help`` is the description of the setting in the documentation. The default is parsed like any
+    other value. If ``required`` is not empty, the setting has no default, and ``required`` is a
+    hint on how to obtain a value. If ``is_working`` is True, the commands that place and follow
+    orders do not start unless this setting has a valid value.
     """
 
     parse: Parser[T]
@@ -192,7 +192,7 @@ class SettingsDict:
 
 
 def _objects(value: object) -> Iterator[object]:
-    """Yield ``value`` and the objects inside it, so that changes inside it are detected."""
+    """Yield ``value`` and all objects inside it."""
     yield value
     if isinstance(value, Mapping):
         for name, item in value.items():
@@ -285,10 +285,12 @@ def _api_key(setting: str, value: Any) -> str:
 
 
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
-    """Return a parser of URLs that consist of a scheme and a host. It removes a trailing slash.
+    """Return a parser of URLs that consist of a scheme and a host. The parser removes a trailing
+    slash.
 
-    Messages use ``of`` to say whose URL it is. ``http_would`` says what third parties could read if
-    the URL began with ``http://``.
+    ``of`` and ``http_would`` are parts of error messages. ``of`` says what the URL should be the
+    address of, for example "a site". ``http_would`` says what an ``http://`` URL would expose, for
+    example "send the card codes".
     """
     hint = f"Use only a scheme and a host, for example {example}."
 
@@ -609,7 +611,8 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def has_queue(self) -> bool:
-        """True if tasks can be queued. Otherwise, ``giftcards_poll`` follows the orders."""
+        """True if the site has a task queue. Without a queue, the ``giftcards_poll`` command must
+        run to follow the orders."""
         return self.queue_task is not None or self.uses_django_q
 
 

@@ -42,8 +42,8 @@ class SaleError(GiftcardsError):
 class RefundError(GiftcardsError):
     """A refund to a customer cannot be recorded or paid.
 
-    The message gives the reason. The :meth:`shown` method formats the amounts and references in the
-    message.
+    The message gives the reason. To format the amounts and references in the message yourself, call
+    the :meth:`shown` method.
     """
 
     def __init__(self, template: str, **parts: Decimal | str) -> None:
@@ -51,7 +51,7 @@ class RefundError(GiftcardsError):
         super().__init__(self.shown(_plainly))
 
     def shown(self, show: Callable[[Decimal | str], str]) -> str:
-        """Return the message, with amounts and references formatted by ``show``."""
+        """Return the message, with ``show`` applied to amounts and references."""
         if not self._parts:
             return self._template
         return self._template % {name: show(part) for name, part in self._parts.items()}
@@ -134,7 +134,7 @@ class ProviderError(GiftcardsError):
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The parameters for the problem that this error causes, without empty values."""
+        """The non-empty parameters for the problem that this error causes."""
         told = {
             "reason": self.reason,
             "message": self.message,

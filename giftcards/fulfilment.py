@@ -94,8 +94,8 @@ def place_order(
     - ``metadata`` is a dict of JSON values for your own use. The JSON text can be up to 4,096 bytes
       long and up to 8 levels deep.
 
-    Strings must not contain control characters. If you pass a ``recipient_email``, the order is a
-    gift:
+    Strings must not contain control characters. If you pass ``recipient_email``, the order is a
+    gift. These arguments describe the gift:
 
     - ``recipient_email``, ``recipient_name`` and ``recipient_language`` describe the person who
       receives the cards. By default, the recipient's language is that of the customer.
@@ -132,8 +132,8 @@ async def aplace_order(
 
     When the call returns, the order has already been committed. To record the order together with
     rows of your own, write a function that uses ``transaction.atomic()``, and call it with
-    ``sync_to_async``. If the call is cancelled, the order might already be recorded. In this case,
-    repeat the call with the same ``reference``.
+    ``sync_to_async``. If the call is cancelled, the order might have been recorded anyway. Repeat
+    the call with the same ``reference``, so that the order is not recorded twice.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(
@@ -157,8 +157,7 @@ def check_soon(reference: str) -> bool:
     again afterwards. Returns False in these cases:
 
     - The order does not exist, or is final.
-    - The provider might not have the order, because it is pending, on hold, being sent or
-      unconfirmed.
+    - The order is pending, on hold, being sent or unconfirmed, so the provider might not have it.
     - The order was checked, or this function was called for the order, within the last five
       seconds.
     """

@@ -2,7 +2,7 @@
 
 The money goes to the shop's account at the provider, and the shop pays for the cards from this
 account. Payment requests observe the same pauses and the same request quota as all other requests.
-Payment requests leave half of the shared part of the quota for orders.
+Payment requests use at most half of the quota that they share with orders.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def create_payment_link(
       also return to this address. Call :func:`check_payment` to find out whether the customer has
       paid.
 
-    The function makes one request, which takes at most ten seconds. The function does not move any
-    money. If no answer arrives, you can safely create another link.
+    The function makes one request, which takes at most ten seconds. If no answer arrives, you can
+    safely create another link, because creating a link does not move any money.
 
     Raises :exc:`~giftcards.exceptions.ProviderError` if no link was created, for example because
     requests are paused or the request quota is used up. Raises its subclass
     :exc:`~giftcards.exceptions.Refused` if the provider refused the request. Raises
-    :exc:`RuntimeError` inside a transaction.
+    :exc:`RuntimeError` if it is called inside a transaction.
     """
     product = {"title": title, "description": description, "amount": amount}
     link = {

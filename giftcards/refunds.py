@@ -1,7 +1,7 @@
 """The amounts that the provider charged and credited back for an order.
 
-:func:`~giftcards.rules.money.customer_breakdown` in :mod:`giftcards.settlement` returns what the
-shop owes a customer.
+The amounts that the shop owes a customer are returned by
+:func:`~giftcards.rules.money.customer_breakdown`, which :mod:`giftcards.settlement` exports.
 """
 
 from giftcards.rules.money import RefundBreakdown, refund_breakdown

@@ -11,15 +11,15 @@ worker calls the failed receiver again, up to 32 times within about a day. After
 gives up, and the admin shows that the receiver was not notified.
 
 Give each receiver of these signals a ``dispatch_uid``. Under this name, the app records which
-changes the receiver has processed. Receivers with the same name are retried together. If you do not
-set a ``dispatch_uid``, the name consists of the module and the name of the function. If you then
-rename the function, it is called again for each change that any other receiver has not processed
-yet.
+changes the receiver has processed. If several receivers have the same name and one of them fails,
+all of them are called again. If you do not set a ``dispatch_uid``, the name consists of the module
+and the name of the function. If you then rename the function, it is called again for each change
+that any other receiver has not processed yet.
 
-The other signals are ordinary Django signals. The process that made the change sends each of them
-once. The ``customer_changed`` signal is sent before the commit, and an error in a receiver rolls
-the correction back. The ``customer_refund_changed`` signal is sent after the commit, and an error
-in a receiver is only logged.
+The other signals are ordinary Django signals. The process that made a change sends the signal for
+the change once. The ``customer_changed`` signal is sent before the commit, and an error in a
+receiver rolls the correction back. The ``customer_refund_changed`` signal is sent after the commit,
+and an error in a receiver is only logged.
 
 The ``sender`` is the model class that a signal is about, or ``None``.
 """

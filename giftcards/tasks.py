@@ -100,7 +100,7 @@ def _do_other_work(stop: threading.Event, ends_at: float) -> None:
 
 
 def _limit(ends_at: float) -> Callable[[], bool]:
-    """Return a function that returns False after ``ends_at``, or earlier if an order is waiting."""
+    """Return a function that returns True while other work may continue."""
     share_ends_at = time.monotonic() + tuning.chores_seconds
 
     def has_time() -> bool:

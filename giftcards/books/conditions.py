@@ -1,8 +1,8 @@
-"""Conditions that concern the ledger and the balance, for staff and monitors.
+"""The conditions of the ledger and the balance that staff and monitors see.
 
 The "ledger_gap" and "closed_month_changed" conditions report results that were stored after the
-last reading of the ledger. All other conditions are computed each time, so they end as soon as
-their cause has ended.
+last reading of the ledger. All other conditions are computed each time they are checked, so they
+end as soon as their cause has ended.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ _ZERO = Decimal(0)
 def note_gap(read_until: datetime) -> None:
     """Record whether the entries of the ledger explain the balance.
 
-    The function uses the entries of the seven days before the day of ``read_until``. That day
-    itself is excluded, because more entries for it might follow.
+    The function uses the entries of the seven days before the day of ``read_until``. The day of
+    ``read_until`` is excluded, because the ledger might not contain all of its entries yet.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))
@@ -73,8 +73,8 @@ def note_gap(read_until: datetime) -> None:
 def missing_refunds() -> dict[Order, Decimal]:
     """Return the orders whose refund is missing, each with the missing amount.
 
-    The newest orders come first. The function reads at most 1,001 orders, and leaves out orders for
-    which staff have resolved the problem.
+    The newest orders come first. The function reads at most 1,001 orders. An order is left out if
+    staff have resolved its problem.
     """
     return _missing_in(_differing())
 
@@ -103,7 +103,8 @@ def _lacks(order: Order) -> Decimal:
 def _read_and_closed() -> tuple[datetime | None, date | None]:
     """Return the end of the last reading and the last closed month.
 
-    The reading or the month is ``None`` if it does not exist.
+    The first value is ``None`` if the ledger has never been read. The second value is ``None`` if
+    no month is closed.
     """
     ends = {
         "read_until": value_of(LedgerState.objects.all(), Max("read_until")),
@@ -114,10 +115,10 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """Return the charges and refunds that do not belong to an order.
+    """Return query sets of the charges and refunds that do not belong to an order.
 
-    The function looks at the last seven days. The function leaves out the newest entries, because
-    the shop might not have recorded their orders yet. Before the first reading of the ledger, the
+    The query sets cover the last seven days. They leave out the newest entries, because the shop
+    might not have recorded the orders of these entries yet. If the ledger has never been read, the
     result is empty.
     """
     read_until, _closed = standing.once(_read_and_closed)

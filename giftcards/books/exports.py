@@ -1,6 +1,6 @@
 """Export reports and orders for spreadsheets, as CSV or xlsx.
 
-The files contain neither codes nor serial numbers, because this module does not read cards.
+The files never contain the codes or serial numbers of cards.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def order_rows(
 
     An order belongs to the period if it became final between ``start`` and ``end``. The column
     totals equal the figures of :func:`~giftcards.books.reports.report` for the same period. If
-    ``shows_contacts`` is True, the rows contain the customers' addresses and phone numbers. For
-    ``shows_costs`` and the language, see :func:`report_rows`.
+    ``shows_contacts`` is True, the rows contain the customers' addresses and phone numbers.
+    ``shows_costs`` and the language of the headings work as in :func:`report_rows`.
     """
     columns = [
         *_order_columns(),
@@ -164,9 +164,9 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
 
 
 def _of_orders(*sides: Side) -> Iterator[_Column]:
-    """Yield the columns for the figures of these sides.
+    """Yield the columns for the figures of ``sides`` in a file of orders.
 
-    Each cell contains the share of one order.
+    Each cell contains the value that one order adds to a figure.
     """
     for figure in FIGURES.values():
         if figure.side in sides and figure.of_order is not None:
@@ -220,7 +220,8 @@ def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
 
     The file begins with a byte order mark, from which spreadsheets recognise UTF-8. If a
     spreadsheet would treat part of a cell as a formula, the function writes an apostrophe before
-    that part. The apostrophe also protects spreadsheets that split cells at semicolons or tabs.
+    that part. Such a part can also begin after a semicolon or a tab, because some spreadsheets
+    begin a new cell there.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")

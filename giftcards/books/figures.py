@@ -41,8 +41,8 @@ class Side(enum.Flag):
 class Line:
     """A final order with the amounts that a report counts.
 
-    ``None`` means unknown. The customers' side counts each dinar once. If missing cards were
-    reordered, their payment is counted only for the new order.
+    ``None`` means unknown. Each dinar that a customer paid is counted once. If missing cards were
+    ordered again, the payment for these cards is counted only for the new order.
     """
 
     def __init__(self, order: Order) -> None:
@@ -168,11 +168,12 @@ class Figures:
     Amounts are in dinars, with two decimals. Orders whose amount is unknown are not included: see
     :func:`~giftcards.refunds.refund_breakdown` and
     :func:`~giftcards.settlement.customer_breakdown`. If ``unknown`` and ``contradictory`` are 0,
-    ordered = charged + refunded.
+    the ordered amount is the sum of the charged and the refunded amount.
 
-    The customers' side counts each dinar once. If missing cards were reordered, their payment is
-    counted only for the new order. Therefore paid = kept + owed, and owed = customer_paid_back +
-    open.
+    Each dinar that a customer paid is counted once. If missing cards were ordered again, the
+    payment for these cards is counted only for the new order. Therefore ``paid_amount`` is the sum
+    of ``kept_amount`` and ``owed_amount``, and ``owed_amount`` is the sum of
+    ``customer_paid_back_amount`` and ``open_amount``.
     """
 
     # The sequence of the fields is that of all reports. But in files, figures that show costs come

@@ -104,8 +104,8 @@ class _Rule:
     def spans_at(self, offset: timedelta) -> list[Span]:
         """Return the tolerances for times that have been corrected by ``offset``.
 
-        The widest tolerance is extended by ``offset``, so that it also fits entries whose times did
-        not need a correction.
+        The widest tolerance is extended by ``offset``, so that entries whose times were already
+        correct also fit.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -155,7 +155,8 @@ def match(
     Entries from the 3 days before ``start`` are matched again if they do not have an order. The
     ledger must have been read at least until ``end``.
 
-    After that, the function updates ``Order.is_credited`` and the ledger problems for these orders:
+    After matching the entries, the function updates ``Order.is_credited`` and the ledger problems
+    of these orders:
 
     * orders that a refund entry was added to or removed from, and ``orders_losing_entries``
     * orders that settled in the period
@@ -168,7 +169,7 @@ def match(
 
 
 class _Entry(NamedTuple):
-    """An entry that does not name an order. ``order_id`` is a guess, or ``None``."""
+    """An entry that does not name a known order. ``order_id`` is a guess, or ``None``."""
 
     pk: int
     amount: Decimal
@@ -232,8 +233,8 @@ class _Matching:
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
         """Return the entries that can be paired with orders.
 
-        These are entries without an order, and guessed entries that have the same amount and nearly
-        the same time.
+        The result contains the entries without an order. It also contains entries whose order is a
+        guess, if they have the same amount and nearly the same time as an entry without an order.
         """
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
@@ -255,7 +256,7 @@ class _Matching:
         The offset is positive if the provider's clock was ahead.
 
         The offset is computed from the latest charges that name their order. If there are no such
-        charges, the offset is computed from the latest charges of all kinds.
+        charges, the offset is estimated from the amounts and times of the latest charges.
         """
         charges = LedgerEntry.objects.filter(type=CHARGE, time__range=(self._start, self._end))
         latest = charges.order_by("-time", "-pk")
@@ -292,7 +293,7 @@ class _Matching:
     def _expected(
         self, rule: _Rule, transactions: Collection[Transaction], span: Span
     ) -> list[Expected]:
-        """Return expected transactions that fit one of ``transactions`` in amount and time."""
+        """Return the ``Expected`` items that fit one of ``transactions`` in amount and time."""
         amounts = {one.amount for one in transactions}
         expected = (
             rule.expect(order)
@@ -378,10 +379,11 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Return the entries in ``named`` that do not exceed the price of their order.
+    """Return the entries in ``named`` without further charges that exceed the price.
 
     The first charge of an order is always kept. A further charge is kept if the total does not
-    exceed the price, or if the price is unknown. ``charged`` maps orders to their totals so far.
+    exceed the price, or if the price is unknown. ``charged`` maps the primary key of each order to
+    the total of its charges so far, and the function updates it.
     """
     kept = []
     for key, order, amount in named:
@@ -398,7 +400,7 @@ def _without_entry(
 ) -> list[Expected]:
     """Return the items in ``expected`` whose order has no entry of ``kind``.
 
-    ``but`` contains the primary keys of entries to ignore.
+    Entries whose primary key is in ``but`` are ignored.
     """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):

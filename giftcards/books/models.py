@@ -52,7 +52,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         """Insert or update at most 100 entries, each with a unique ``provider_id``.
 
         If the type, the amount or the ``objid`` of an entry changes, the entry is detached from its
-        order. It is then unknown whether the order was credited.
+        order. The ``is_credited`` field of the order is then set to ``None``, which means unknown.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
@@ -78,8 +78,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def names_orders(self, start: datetime, end: datetime) -> bool:
         """True if an entry of the period names an order of this shop.
 
-        In this case, an entry that names an unknown order belongs to another shop with the same
-        account.
+        If the result is True, an entry that names an unknown order belongs to another shop that
+        uses the same account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
         # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
@@ -100,7 +100,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign at most 100 entries to orders, except those that already have an order.
+        """Assign at most 100 entries to orders, except entries that already have an order.
 
         ``orders`` maps primary keys of entries to primary keys of orders.
         """
@@ -176,9 +176,10 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Copy the values of ``other``, which was read later.
+        """Copy the provider's values from ``other``, a later version of this entry.
 
-        Returns False if the values are the same.
+        If the type, the amount or the ``objid`` changes, the entry is detached from its order.
+        Returns True if a value has changed.
         """
         changed = [name for name in _TOLD if getattr(self, name) != getattr(other, name)]
         for name in changed:

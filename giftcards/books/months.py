@@ -73,8 +73,8 @@ class Part(models.TextChoices):
 class MonthFigure(NamedTuple):
     """A figure of a month.
 
-    If ``is_fixed`` is True, the figure must not change after the closing. Other figures continue to
-    change, because customers are paid back and cards are reordered.
+    If ``is_fixed`` is True, the figure must not change after the closing. Other figures can change
+    after the closing, for example if a customer is paid back or missing cards are ordered again.
     """
 
     name: str
@@ -175,7 +175,7 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 def month_figures(month: date) -> dict[str, Value]:
     """Return the figures of a month by name. ``month`` is its first day.
 
-    Reads every entry of the month and the orders of these entries.
+    The function reads every entry of the month and the orders of these entries.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
@@ -189,7 +189,7 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Return only the fixed figures of :func:`month_figures`, in half the time."""
+    """Return only the fixed figures, which takes half the time of :func:`month_figures`."""
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -207,7 +207,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
     """Return the figures in ``stored``, which is a result of :func:`as_stored`.
 
-    Figures that did not exist when the month was closed are missing.
+    The result does not contain figures that were added to the app after the month was closed.
     """
     return {
         name: Decimal(value) if isinstance(value, str) else value for name, value in stored.items()
@@ -389,11 +389,12 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last day before ``day`` that are in open months.
+    """Return the first and the last day of the open months before ``day``.
 
-    ``closed`` is the first day of the last closed month, or ``None``. All earlier months also count
-    as closed. The first day is at most two months before the month of ``day``. If there are no such
-    days, the first day in the result is later than the last.
+    ``closed`` is the first day of the last closed month, or ``None``. The months before it also
+    count as closed. The first day is at most two months before the month of ``day``, and the last
+    day is the day before ``day``. If there are no such days, the first day in the result is later
+    than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

@@ -66,8 +66,7 @@ def pair(
 
     The result maps transaction keys to order keys. ``spans`` is sorted from narrowest to widest.
     The function tries narrow spans first, to pair transactions with orders at nearly the same time.
-    If this results in fewer pairs than the widest span alone, the function uses only the widest
-    span.
+    If the widest span by itself would give more pairs, the function uses only the widest span.
     """
     pairs: dict[int, int] = {}
     for listed, ones in _sets(transactions, expected, spans[-1]):
@@ -78,7 +77,7 @@ def pair(
 def _sets(
     transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Transaction], list[Expected]]]:
-    """Yield sets of transactions and orders so that every possible pair is inside one set."""
+    """Yield sets of transactions and orders that can be paired independently of other sets."""
     listed = _by_amount(sorted(transactions, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):

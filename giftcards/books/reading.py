@@ -68,8 +68,8 @@ class Position:
     """The current position in the ledger: a page of a time window.
 
     ``page`` is the next page to read, counted from 1. The window begins at ``start`` and ends at
-    ``until``. ``end`` is the end of the last window. ``passes`` is the number of passes over the
-    window so far. ``new`` is the number of new entries in the current pass.
+    ``until``. ``end`` is the end of the last window of the reading. ``passes`` is the number of
+    passes over the window so far. ``new`` is the number of new entries in the current pass.
     """
 
     start: datetime
@@ -110,7 +110,8 @@ def read_ledger(
 
     ``on_wait`` is called repeatedly while the function waits for the request quota or for another
     process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called
-    after each page. If it returns False, the function ends early.
+    after each page. If it returns False, the function returns early, and a later call without
+    ``since`` continues where this call stopped.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -271,9 +272,9 @@ class _Reader:
         )
 
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
-        """Match the entries of the window, or begin another pass.
+        """Match the entries of the window, or read it again if entries seem to be missing.
 
-        Returns the next position, if there is one.
+        Returns the next position, or ``None`` if the reading is complete.
         """
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
@@ -308,7 +309,7 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
-    """True if there is no further page. The provider's page count is not reliable."""
+    """True if there is no further page. The provider's page count alone is not reliable."""
     if not page.rows:
         # A page of unreadable rows has no ids, so a repeated page cannot be recognised. The
         # provider's number of pages decides instead.
@@ -320,8 +321,8 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
     """Return the number of entries that the provider counts but has not listed.
 
-    The provider might also count entries outside the window, for example those of a whole day. If
-    the provider does not report a count, the result is 0.
+    The result can be too high, because the provider might also count entries outside the window,
+    for example all entries of a day. If the provider does not report a count, the result is 0.
     """
     if page.total_results is None:
         return 0

@@ -57,7 +57,8 @@ class Row:
 
     For a day, week or month, ``key`` is its first day, even if this day is before the start of the
     report. For a product or a product type, ``key`` contains the product id and the type id. In a
-    report by product, the type id is "". ``label`` is the readable name.
+    report by product, the type id is "". ``label`` is the name of the product or product type, or
+    the day, week or month in ISO 8601 format.
     """
 
     key: date | tuple[str, str]
@@ -66,9 +67,9 @@ class Row:
 
 
 class Settling(NamedTuple):
-    """The times that orders took to settle, in seconds.
+    """The times in which 50 % and 95 % of the orders settled, in seconds.
 
-    Half of the orders settled within ``p50``, and 95 % within ``p95``.
+    Half of the orders settled within ``p50`` seconds, and 95 % settled within ``p95`` seconds.
     """
 
     p50: int
@@ -113,7 +114,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """Return the total of :func:`report`, and further aggregates.
+    """Return the total of :func:`report`, and the results of ``further`` aggregates.
 
     ``further`` maps names to aggregates. The function takes half the time of :func:`report`,
     because it leaves out :class:`Settling`.
@@ -154,8 +155,9 @@ def last_day(day: date, by: By) -> date:
 def spans(start: date, end: date, by: By) -> Iterator[tuple[date, date, date]]:
     """Divide the period into days, weeks or months.
 
-    Yields the key, the first day and the last day of each part. The key is the first day of the
-    complete week or month. All days are inside the period.
+    Yields the key, the first day and the last day of each part. The first and the last day are
+    inside the period. The key is the first day of the complete week or month, so it can be before
+    the period.
     """
     while start <= end:
         last = min(last_day(start, by), end)
@@ -186,8 +188,9 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
     """Return an expression for the index of the day, week or month that contains ``column``.
 
     ``begins`` contains the start of each day, week or month, and ``number`` is the index of the
-    first. The expression does not compute dates, because databases do not all know the same time
-    zones. The expression is a binary search, because a period can contain hundreds of days.
+    first item in ``begins``. The expression does not compute dates, because databases do not all
+    know the same time zones. The expression is a binary search, because a period can contain
+    hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -270,7 +273,7 @@ def _settling(orders: QuerySet[Order], start: date, end: date) -> Settling | Non
 
 
 def _percentile(times: Counter[int], percent: int) -> int:
-    """Return the smallest value that ``percent`` percent of all values do not exceed."""
+    """Return the shortest time in which at least ``percent`` % of the orders settled."""
     values = sorted(times)
     up_to = list(accumulate(times[value] for value in values))
     return values[bisect_left(up_to, up_to[-1] * percent / 100)]

@@ -141,7 +141,7 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """Return the balances around the first moment for which :func:`_ends` has a result."""
+    """Return the first result of :func:`_ends` that is not ``None``, moment by moment."""
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment may have further entries that were not read.
@@ -159,14 +159,15 @@ def _moment_of(entry: Entry) -> object:
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """Return the balances before and after the entries of a moment, whose order is unknown.
+    """Return the balances before and after the entries of one moment.
 
-    Each balance in between is the balance after one entry and before another. Therefore only the
-    first balance occurs more often before an entry than after one.
+    The order of the entries is unknown, but each balance in between is both the balance after one
+    entry and the balance before another entry. Therefore only the first balance occurs more often
+    before an entry than after an entry.
 
-    If there is no such balance, the first balance equals the last, but it is unknown which balance
-    that is. The result is then ``None``. If there are several such balances, entries are missing,
-    and both balances in the result are ``None``.
+    If no balance occurs more often before an entry, the first balance equals the last balance, but
+    its value is unknown. The result is then ``None``. If several balances occur more often before
+    an entry, entries are missing, and both balances in the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -192,7 +193,8 @@ def _ends_of(entry: Entry) -> _Ends:
 class Discrepancy:
     """An order without a matching entry, or an entry without a matching order.
 
-    ``amount`` is the unmatched part in dinars, and is never negative.
+    ``amount`` is the part of the order's or entry's amount that does not match, in dinars. It is
+    never negative.
     """
 
     # The primary key of the order or entry.
@@ -223,9 +225,9 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """Return these discrepancies plus ``items``.
+        """Return new discrepancies that also include ``items``.
 
-        The list remains limited to 20 discrepancies.
+        All items are counted, but ``first`` still contains at most 20 discrepancies.
         """
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:
@@ -286,7 +288,7 @@ class Summary:
     def names_candidates(self) -> bool:
         """True if a discrepancy might name the wrong order or entry.
 
-        A wrong name is possible if some orders are guesses.
+        This is possible if the orders of some entries are guesses.
         """
         unfitting = (
             self.promised_not_credited,
@@ -486,7 +488,8 @@ def _surpluses(start: date, end: date) -> Iterator[Discrepancy]:
 def _overcharges(rows: Iterable[_Row]) -> Iterator[Discrepancy]:
     """Yield the charges that exceed the price of their order.
 
-    Guessed orders are left out, because the app guesses an order only if its price fits.
+    A charge whose order is a guess is left out, because the app guesses an order only if its price
+    fits the charge.
     """
     for row in rows:
         if row.type == CHARGE and row.price is not None and not row.is_guess:

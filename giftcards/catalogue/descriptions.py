@@ -17,9 +17,9 @@ from giftcards.text.regions import region_name
 class Description:
     """The description of a product for customers, in one language.
 
-    An unknown value is "". The ``name`` is the name that your shop gave the product, or else the
-    provider's name. The ``instructions`` are plain text that can contain several lines. To show the
-    instructions in HTML, escape the text and turn URLs into links.
+    An unknown value is "". The ``name`` is the product's name in your shop. If your shop has not
+    set a name, it is the provider's name. The ``instructions`` are plain text that can contain
+    several lines. To show the instructions in HTML, escape the text and turn URLs into links.
     """
 
     name: str = ""
@@ -63,7 +63,7 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
 
 
 def of_products(products: Iterable[Product], language: str | None = None) -> dict[str, Description]:
-    """Return the description of each product by its provider id, in one query."""
+    """Return a dict that maps each product's ``product_id`` to its description."""
     listed = list(products)
     languages = _languages(language)
     rows = RedemptionInstructions.objects.filter(
@@ -89,7 +89,7 @@ def of_products(products: Iterable[Product], language: str | None = None) -> dic
 
 
 def _languages(language: str | None) -> list[str]:
-    """Return the languages in which to look for a description, best first."""
+    """Return the codes of the languages to try for a description, best first."""
     wanted = supported_language(language or translation.get_language())
     codes = (wanted, supported_language(None))
     return list(dict.fromkeys(each for code in codes for each in (code, code.partition("-")[0])))

@@ -84,7 +84,7 @@ def offers() -> QuerySet[ProductType]:
 def is_on_shelf(column: str = "pk") -> Q:
     """Return the condition that selects the product types of :func:`offers`.
 
-    With ``column="product"``, the condition selects the products that have such a product type.
+    With ``column="product"``, the condition selects the products of these product types.
     """
     return Q(pk__in=offers().order_by().values(column))
 
@@ -103,9 +103,10 @@ def quote(
     Pass the card as ``product_type``, or as ``product_id`` and ``type_id``. If the stored values
     are older than ``max_age`` seconds, the function makes at most one request to the provider,
     which takes at most ten seconds and counts against the request quota. If the provider does not
-    answer, or if the quota is used up, the quote contains the stored values. The ``read_at`` and
-    ``no_answer`` attributes of the quote show this. While one caller waits for the provider,
-    concurrent callers wait for at most one second and then receive the stored values.
+    answer, or if the quota is used up, the quote contains the stored values. The ``read_at``
+    attribute of the quote is then the time when these values were read, and ``no_answer`` is the
+    reason why there are no newer values. While one caller waits for the provider, concurrent
+    callers wait for at most one second and then receive the stored values.
 
     If the customer has a reservation, pass its ``reference``. The reserved cards then count as
     available, and the quote contains the reserved price until the reservation expires.
@@ -217,7 +218,7 @@ def _is_test(line: Line) -> bool:
 
 
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
-    """Return the error about a card.
+    """Return the error with a message for the customer and a message for staff.
 
     The message for staff begins with the name of the card.
     """
@@ -271,12 +272,13 @@ class Quote:
     - ``cost`` is the cost of one card, and ``stock`` is the provider's stock. Both values were read
       at ``read_at``.
     - ``available`` and ``price`` have the same meaning as in :func:`~giftcards.catalogue.offers`.
-    - ``accepted_loss`` is the amount by which the price of the card can be below its cost.
+    - ``accepted_loss`` is the largest amount by which the price of a card may be below its cost.
     - ``is_listed`` is False if the provider does not sell the card.
-    - ``is_sold_here`` is False if your shop does not sell the card. In this case, the app does not
-      send a request to the provider.
+    - ``is_sold_here`` is False if your shop does not sell the card. The app then does not ask the
+      provider for current values.
     - ``balance`` is the balance of your account at the provider, as read at ``balance_read_at``.
-    - ``no_answer`` is the reason why a request to the provider failed, or ``None`` if none failed.
+    - ``no_answer`` is the reason why the app could not get current values from the provider. It is
+      ``None`` if the app got them or did not ask for them.
     """
 
     names: Names
@@ -315,7 +317,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The cards that a customer is allowed to buy.
+    """The type and the number of cards that a customer wants to buy.
 
     ``reference`` is the reference of the customer's reservation, or "".
     """
@@ -371,7 +373,7 @@ class Line:
         )
 
     def quote(self, *, max_age: float) -> Quote:
-        """Return the quote in the same way as :func:`quote`."""
+        """Return the quote, asking the provider if the stored values are too old."""
         with transaction.atomic(durable=True):
             known = self.known()
         if not known.is_sold_here or known.is_read_within(max_age):
@@ -440,10 +442,10 @@ def with_available(
     The number is 0 or more, or NULL if the stock is unknown. It is the stock that the provider
     reported, minus these cards:
 
-    - all cards of open orders, and the delivered cards of settled orders, unless the provider
-      accepted the order before it reported the stock
+    - all cards of open orders, and the delivered cards of settled orders, if the provider had not
+      accepted the order yet when it reported the stock
     - reserved cards, except those of the reservation with this ``reference``
-    - ``stock_buffer``, which is the shop's by default
+    - ``stock_buffer`` cards, or the shop's own stock buffer if this argument is ``None``
     """
     kinds = kinds.all()
     taken = _Taken.join_to(kinds, now, reference)
@@ -456,7 +458,7 @@ def with_available(
 
 
 def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
-    """Return how many types would sell out or be back in stock with another buffer.
+    """Return how many types would sell out or be back in stock with this ``stock_buffer``.
 
     The first number is the number of types that would sell out. The second number is the number of
     types that would be back in stock. The function does not count types that are off sale for any
@@ -530,7 +532,7 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield queries for the cards to subtract from the stock.
+    """Yield query sets of the orders and reservations whose cards reduce the stock.
 
     Each row contains the primary key of the type as ``kind`` and the number of cards as ``stock``.
     """

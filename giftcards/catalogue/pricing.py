@@ -47,9 +47,10 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
     """Correct wrong prices, and call the shop's ``PRICING`` function.
 
     Workers call this function once a minute. Prices are wrong if a cost or margin was changed
-    without ``save()``, or if ``PRICING`` was set or removed. The function is first called for the
-    types that it has not priced yet. The function is then called again for all other types, because
-    its result might depend on more than the cost.
+    without ``save()``, or if ``PRICING`` was set or removed. The ``PRICING`` function is first
+    called for the types that it has not priced yet. It is then called again for each type whose
+    last call was at least a minute ago, or 15 minutes ago if that call failed, because its result
+    might depend on more than the cost.
     """
     _mend()
     path = conf.pricing
@@ -141,7 +142,7 @@ def _find_fault(answer: object, *, seconds: float) -> str:
 
 
 class PricePreview(NamedTuple):
-    """The effect that an unsaved change would have on a type.
+    """The effect that unsaved changes would have on the price of a type.
 
     ``source`` is the rule that sets the new price. If there is no new price, ``why_not`` gives the
     reason.
@@ -157,9 +158,9 @@ class PricePreview(NamedTuple):
 
     @property
     def loss(self) -> Decimal | None:
-        """The amount by which the card would be sold below its cost, or ``None``.
+        """The amount by which the new price is below the cost, or ``None``.
 
-        The result is ``None`` if the card is hidden and the change does not affect its price.
+        The value is also ``None`` if the type would not be sold and its price would not change.
         """
         cost, price = self.kind.cost, self.new_price
         if price is None or cost is None or (price == self.old_price and not self.is_sold):
@@ -179,11 +180,11 @@ class PricePreview(NamedTuple):
 
 
 def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
-    """Return the effect of saving ``rows``, without saving them.
+    """Return the effects that saving ``rows`` would have on prices.
 
-    ``rows`` contains the shop, categories, products and types with unsaved values. The result
-    contains every type with a known cost whose price or rule would change, or which would go on
-    sale or off sale.
+    The function does not save ``rows``, which can contain the shop's row, categories, products and
+    types with unsaved changes. The result contains every type with a known cost whose price or rule
+    would change, or which would go on sale or off sale.
     """
     if not rows:
         return []
@@ -225,9 +226,9 @@ def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
 def inherited(
     row: Product | ProductType | Category, shelf: Shelf | None = None
 ) -> tuple[PriceSource, Margin]:
-    """Return the margin or function that applies if ``row`` itself has no margin.
+    """Return the margin or function that would replace ``row``'s own margin.
 
-    ``shelf`` is the shop's row, if the caller has already read it.
+    If the caller has already read the shop's row, it passes this row as ``shelf`` to save a query.
     """
     of_product = of_category = Margin()
     if isinstance(row, ProductType):
@@ -242,7 +243,7 @@ def inherited(
 class PriceMove:
     """A change of a type's cost, with the shop's prices before and after it.
 
-    A price is ``None`` if there was no price.
+    ``old_price`` or ``price`` is ``None`` if the type had no price at that time.
     """
 
     kind: ProductType
@@ -269,12 +270,12 @@ class PriceMove:
 
     @property
     def is_off_shelf(self) -> bool:
-        """True if the move took the card off the shelf."""
+        """True if the type had a price before the change and now has none."""
         return self.old_price is not None and self.price is None
 
 
 def since_yesterday(what: OfferChange.What) -> Q:
-    """Return the condition for changes of this kind that happened yesterday or today.
+    """Return a filter for changes of kind ``what`` made yesterday or today.
 
     Days begin and end in the site's time zone.
     """
@@ -284,8 +285,8 @@ def since_yesterday(what: OfferChange.What) -> Q:
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:
     """Yield the price move of each type in ``changes``.
 
-    A type is left out if its cost is now the same as before ``changes``, or if it is no longer
-    sold.
+    A type is left out if its cost is the same as before the first of the ``changes``, or if it is
+    no longer sold.
     """
     first: dict[int, OfferChange] = {}
     last: dict[int, OfferChange] = {}

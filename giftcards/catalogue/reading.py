@@ -48,8 +48,8 @@ class CatalogueReading:
     """The progress of reading the catalogue.
 
     ``total`` is the number of products to read. ``failed`` is the number of products and catalogue
-    rows that could not be read. ``trouble`` is the reason for the last failure, or for the early
-    end of the reading.
+    rows that could not be read. ``trouble`` describes the last failure, or the reason why the
+    reading ended early.
     """
 
     total: int = 0
@@ -69,9 +69,10 @@ def read_catalogue(
 ) -> CatalogueReading:
     """Read the catalogue, and then the types of each product on sale.
 
-    The function makes one request for each product, and uses at most a tenth of the request quota.
-    While the function waits for its next turn, it calls ``on_wait`` repeatedly. If a reading was
-    interrupted less than six hours ago, the function continues it.
+    The function makes one request for each product, and uses at most a tenth of the quota of
+    requests to the provider. While the function waits until it is allowed to make the next request,
+    it calls ``on_wait`` repeatedly. If a reading was interrupted less than six hours ago, the
+    function continues it.
     """
     reader = _Reader(gateway, on_wait)
     return reader.run(reader.read_whole)
@@ -80,7 +81,7 @@ def read_catalogue(
 def keep_current(has_time: Callable[[], bool]) -> None:
     """Read the parts of the catalogue that are due, and set prices.
 
-    This takes a few seconds. The list of products and the types of each product are due every
+    A call takes a few seconds. The list of products and the types of each product are due every
     ``CATALOGUE_INTERVAL`` seconds. The types of a product are due four times as often if the
     product is reserved or was ordered within the last day.
 
@@ -101,7 +102,7 @@ def keep_current(has_time: Callable[[], bool]) -> None:
 def read_soon() -> None:
     """Ask a worker to read the whole catalogue.
 
-    The worker starts within a minute and stays within the request quota.
+    The worker starts within a minute, and does not exceed the quota of requests to the provider.
     """
     Lease.objects.get_or_create(name=Lease.CATALOGUE_WANTED)
     Lease.objects.revoke(Lease.CATALOGUE_PAUSE)
@@ -160,7 +161,7 @@ class _Reader:
     def run(self, read: Callable[[], None]) -> CatalogueReading:
         """Call ``read`` unless another process is reading the catalogue, and return the progress.
 
-        The reading may be incomplete.
+        If an error or a limit ends the reading early, the function returns the progress so far.
         """
         try:
             token = self._take_lease()
@@ -192,8 +193,9 @@ class _Reader:
     def read_due(self, every: timedelta) -> None:
         """Read the list of products and the types that are due.
 
-        Types that customers buy or reserve are due more often. If somebody requested a reading,
-        everything is due. If ``every`` is 0, the catalogue is read only on request.
+        The types of products that customers buy or reserve are due more often than others. If
+        somebody has requested a reading, the list and all types are due. If ``every`` is 0, the
+        catalogue is read only on request.
         """
         wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
         if wanted.filter(token="").exists() or (every and not _is_listed(every)):
@@ -287,9 +289,10 @@ def _columns_of_product(product: ListedProduct) -> dict[str, Any]:
 
 
 def counts() -> dict[str, int]:
-    """Count all products and types, those for sale, and those still to be read.
+    """Return the numbers of products and types in the catalogue.
 
-    ``hidden`` is the number of products that the provider sells but the shop does not.
+    ``hidden`` is the number of products that the provider sells but the shop does not. ``to_read``
+    is the number of products whose types must still be read.
     """
     return {
         "products": Product.objects.count(),

@@ -1,7 +1,7 @@
 """Reservations: cards that are set aside for a customer who is about to pay.
 
-The provider does not support reservations. A reservation only prevents your shop from selling the
-same card twice.
+The provider does not know about reservations. A reservation prevents your shop from selling the
+same card twice, but the provider can still sell the card to somebody else.
 """
 
 from __future__ import annotations
@@ -46,17 +46,19 @@ def reserve(
     place the order with the same ``reference``.
 
     The reservation lasts for the given number of ``minutes``, which must not exceed one day. Until
-    then, the cards and their cost are subtracted from what other customers can buy. The reservation
-    also guarantees the current price of the card: ``quote`` and ``check_offer`` use this price if
-    you pass them the same reference.
+    it ends, the reserved cards are subtracted from the stock, and their cost is subtracted from the
+    balance, that other customers can use. The reservation also keeps the current price of the card.
+    If you pass the same reference to ``quote`` or ``check_offer``, the function uses this price.
 
     If the reference already has a reservation, the new cards replace the old ones, and the
-    reservation lasts for the given number of ``minutes`` from now. A reservation can be extended to
-    three times its first duration in total. One hour after it has ended, this limit starts again.
+    reservation lasts for the given number of ``minutes`` from now. Calls with the same reference
+    can extend a reservation to at most three times its first duration in total. An hour after the
+    reservation has ended, you can reserve cards with this reference as if for the first time.
 
     ``customer`` identifies the account or the guest who wants the cards. Pass the result of
     ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most 20
-    reservations. The limits for all guests from one network together are 20 times as high.
+    reservations. All guests on the same network together can reserve 20 times as many cards, in 20
+    times as many reservations.
 
     If you call this function inside a transaction, other callers wait until the transaction ends.
 
@@ -141,7 +143,7 @@ class _Wanted(NamedTuple):
     reservations: int
 
     def exceeds(self, times: int) -> bool:
-        """True if these totals exceed ``times`` the limits for one customer."""
+        """True if a total exceeds ``times`` times the limit for one customer."""
         return (
             self.cards > times * tuning.cards_of_customer
             or self.reservations > times * tuning.reservations_of_customer
@@ -149,7 +151,7 @@ class _Wanted(NamedTuple):
 
 
 def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
-    """Return the totals of ``reserved`` and ``line``, minus the replaced reservation."""
+    """Return the totals of the other current ``reserved`` rows and ``line``."""
     others = reserved.current(timezone.now()).exclude(reference=line.reference)
     has = others.aggregate(reservations=Count("pk"), cards=Sum("quantity"))
     return _Wanted((has["cards"] or 0) + line.quantity, has["reservations"] + 1)

@@ -1,4 +1,4 @@
-"""Identification of the customers who reserve cards.
+"""Identify the customers who reserve cards.
 
 An account is identified by its primary key, and a guest by a session and a network.
 """
@@ -18,9 +18,9 @@ _VISITOR = "giftcards_visitor"
 class Guest(NamedTuple):
     """A guest who reserves cards.
 
-    ``visitor`` identifies one browser. Because a guest can easily delete this identifier, all
-    guests on the same ``network`` also share a second, higher limit. If ``network`` is "", only the
-    first limit applies.
+    ``visitor`` identifies one browser. Because a guest can easily delete this identifier, and so
+    avoid the limit for one customer, all guests on the same ``network`` also share a higher limit.
+    If ``network`` is "", only the limit for one customer applies.
     """
 
     visitor: str
@@ -32,8 +32,9 @@ def customer_of(request: HttpRequest) -> str | Guest:
 
     The result can be passed to :func:`~giftcards.catalogue.reserve`.
 
-    If the visitor has logged in, the customer is the account. A guest is identified by a name that
-    the function stores in the session, and by the network of ``REMOTE_ADDR``.
+    If the visitor has logged in, the customer is the account. A guest is identified by a random
+    name that the function stores in the session, and by the network that contains the IP address in
+    ``REMOTE_ADDR``.
     """
     if request.user.is_authenticated:
         return f"user {request.user.pk}"

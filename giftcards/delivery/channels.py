@@ -57,8 +57,8 @@ class OutcomeUnknown(Exception):
 class SlowDown(Exception):
     """The service temporarily refused the message, and requested a pause.
 
-    ``seconds`` is the length of the pause, which is limited to an hour. If the app's regular pause
-    is longer, the app uses the regular pause.
+    ``seconds`` is the length of the pause, which is limited to an hour. If the regular pause before
+    the next attempt is longer, the app waits for the regular pause.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -103,8 +103,8 @@ class Message:
 class Channel:
     """The base class of channels.
 
-    The app can create an instance at any time, and passes no arguments. A channel that is used only
-    for staff needs a name and the :meth:`send` method.
+    The app creates instances without arguments, and can create one at any time. If a channel sends
+    only digests to staff, it needs only a name and the :meth:`send` method.
     """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
@@ -131,9 +131,9 @@ class Channel:
         message might have been sent. Raise :exc:`SlowDown` to set the pause before the next
         attempt. After any other error, the app also retries.
 
-        Set a time-out of 20 seconds or less. The app waits at most one minute for an attempt, or
-        for less time if the worker is stopping or out of time. After that, the app treats the
-        result as unknown.
+        Set a time-out of at most 20 seconds for requests to the service. The app waits at most one
+        minute for an attempt, or for less time if the worker is stopping or out of time. After
+        that, the app treats the result as unknown.
 
         The app calls this method in a separate thread, in which the language of the message is
         active.
@@ -229,7 +229,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Time limits for sending messages, as values of :func:`time.monotonic`."""
+    """Limits for sending messages. Times are :func:`time.monotonic` values."""
 
     #: Called before and during each attempt. Once the function returns False, no attempt begins,
     #: and the present one has to end soon.
@@ -248,9 +248,9 @@ def hand_over(
 ) -> Sent | Failure:
     """Call ``send`` in a separate thread, and return the result.
 
-    If there is no result after :data:`ATTEMPT_SECONDS`, or if ``limits`` are reached first, the
-    function returns ``Meaning.UNANSWERED``. In this case, the thread continues. If the thread sends
-    the message after all, it calls ``late`` with the result.
+    If there is no result after :data:`ATTEMPT_SECONDS`, or when ``limits`` end the attempt earlier,
+    the function returns a failure with ``Meaning.UNANSWERED``. The thread keeps running. If it
+    sends the message after all, it calls ``late`` with the result.
     """
     end: Future[Sent | Failure] = Future()
     if start_thread(_send, send, end, late, name="giftcards: message") is None:
@@ -303,8 +303,9 @@ class Meaning(enum.Enum):
 class Failure:
     """A failed attempt to send a message.
 
-    ``error`` is the class of the error and its place in the code, without its text. ``pause`` is
-    the number of seconds that the service requested.
+    ``error`` names the class of the error and the place in the code where it was raised, but does
+    not contain the text of the error. ``pause`` is the number of seconds that the service
+    requested.
     """
 
     meaning: Meaning
@@ -315,8 +316,8 @@ class Failure:
 def failure_of(error: BaseException) -> Failure:
     """Return the failure of an attempt in which a channel raised ``error``.
 
-    After an unknown error, the app assumes that the message was not sent. A channel that cannot be
-    sure must raise :exc:`OutcomeUnknown`.
+    After an error that the app does not know, it assumes that the message was not sent. Therefore a
+    channel must raise :exc:`OutcomeUnknown` if the message might have been sent.
     """
     pause = error.seconds if isinstance(error, SlowDown) else 0.0
     return Failure(_meaning(list(_chain(error))), describe(error), pause)
@@ -376,7 +377,7 @@ _NOT_OF_THE_ADDRESS = {b"3", b"4", b"7"}
 
 
 def _is_final(code: int, text: bytes) -> bool:
-    """True if the reply permanently rejects the recipient's address."""
+    """True if the server's reply permanently rejects the recipient's address."""
     _class, _, rest = text.partition(b".")
     is_elsewhere = _class == b"5" and rest[:1] in _NOT_OF_THE_ADDRESS and rest[1:2] == b"."
     return 500 <= code < 600 and code not in _LOGIN_REPLIES and not is_elsewhere
@@ -441,7 +442,7 @@ _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)
 
 
 def _is_of_the_message(error: BaseException) -> bool:
-    """True if the error concerns only this message."""
+    """True if the server might accept other messages despite ``error``."""
     status = _http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in _HTTP_OF_THE_SERVER

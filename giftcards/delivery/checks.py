@@ -49,7 +49,7 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 
 def check_sending(**_: object) -> list[CheckMessage]:
-    """Check the settings for messages and the links in them, unless messages are off."""
+    """Check the settings that sending needs, unless all messages are off."""
     found: list[CheckMessage] = []
     for check in (_check_links, _check_host, _check_days, _check_mail):
         with suppress(ConfigurationError):  # reported by check_settings

@@ -66,7 +66,7 @@ TO_RECIPIENT = frozenset({Kind.GIFT})
 
 
 def kinds_of(status: str, *, is_gift: bool) -> tuple[Kind, ...]:
-    """Return the kinds of messages about an order that reached ``status``."""
+    """Return the kinds of messages to send when an order reaches ``status``."""
     kind = KIND_OF_STATUS.get(status)
     if is_gift and kind in WITH_CARDS:
         # Only the recipient gets the cards; the customer gets a receipt.

@@ -42,7 +42,8 @@ class Mention(NamedTuple):
 class Item:
     """A condition in a digest.
 
-    The strings are in the language that is active when they are read.
+    Properties such as :attr:`headline` return text in the language that is active when they are
+    accessed.
     """
 
     condition: Condition
@@ -72,7 +73,7 @@ class Item:
         is_new: bool = True,
         may: Callable[[str], bool] = bool,
     ) -> Self:
-        """Return an item that names the orders with the primary keys ``first`` before others."""
+        """Return an item that names the orders in ``first`` before the others."""
         keys = sorted(finding.orders, key=lambda key: key not in first)
         named = tuple(
             Mention(finding.orders[key], admin_url("giftcards_order_change", key))
@@ -99,7 +100,7 @@ class Item:
 
     @property
     def headline(self) -> str:
-        """The condition in a few words, such as "2 orders to do", or a sentence if it has ended."""
+        """A phrase such as "2 orders to do", or a sentence about the end."""
         if self.has_ended:
             return str(self.condition.ended)
         return self.condition.in_words(self.count, has_more=self.has_more)

@@ -1,10 +1,10 @@
 """Digests for staff: current problems, and problems that have ended.
 
 Every minute, the app compares the current conditions with those that a person has been notified of.
-If there is a new condition, the app sends a digest, but at most one per ``tuning.digest_interval``.
-New urgent conditions are sent without this delay. Each person has a row in the database. A process
-claims this row to send a digest. If the process dies, another process sends the digest again after
-two minutes.
+If there is a new condition, the app sends the person a digest, but not more than one digest within
+``tuning.digest_interval``. New urgent conditions are sent without this delay. Each person has a row
+in the database. A process claims this row to send a digest. If the process dies, another process
+sends the digest again after two minutes.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _News:
         return code in self._known and self._may(self._known[code].permission)
 
     def _keys(self, code: str) -> list[int]:
-        """Return the keys of the orders or rows that digests list one by one."""
+        """Return the keys of the orders or rows that digests track one by one."""
         finding = self._now[code]
         return [] if self._known[code].ended else [*finding.orders, *finding.rows]
 
@@ -192,8 +192,9 @@ class _News:
     def still_told(self) -> dict[str, list[int]]:
         """The conditions that ``person`` has been notified of and that still hold.
 
-        Orders and other rows for which a condition no longer holds are left out. If the condition
-        holds again later, it counts as new.
+        The dict maps the code of each condition to the primary keys of the orders or other rows
+        that it concerns. If a condition no longer holds for a row, the key of the row is left out.
+        If the condition later holds for this row again, it counts as new.
         """
         told = self._digest.told
         lasting = {
@@ -204,7 +205,7 @@ class _News:
 
     @property
     def all_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` knows after a digest with the :attr:`items`."""
+        """The conditions that ``person`` will know after reading :attr:`items`."""
         told = {code: self._keys(code) for code in self._now}
         return told | {code: [] for code in self._cause}
 
@@ -218,7 +219,7 @@ class _News:
 
     @property
     def items(self) -> list[Item]:
-        """The new items, the items of the last digest, and the items that ended.
+        """The items about new, already known and ended conditions, in this order.
 
         Each group is sorted by importance.
         """
@@ -245,7 +246,7 @@ def _row_of(address: str) -> StaffDigest:
 
 
 def _is_ahead(moment: Any) -> bool:
-    """True if ``moment`` is in the future, but not so far that the clock must have changed."""
+    """True if ``moment`` is in the future by at most the longest pause."""
     return moment is not None and is_ahead(moment, timezone.now(), longest=_PAUSES[-1])
 
 
@@ -328,7 +329,7 @@ def _words(person: StaffPerson, items: list[Item], link: str) -> dict[str, Any]:
 
 
 def _title(items: list[Item]) -> str:
-    """Return the first two items, such as "2 orders to do, the balance is low and more"."""
+    """Return a title such as "2 orders to do, the balance is low and more"."""
     told = [item for item in items if item.is_new] or items
     first, *others = [item.headline.removesuffix(".") for item in told]
     if not others:

@@ -185,8 +185,8 @@ def facts_of(order: Order, told: Description | None = None) -> Facts:
     """Return the customer's view of ``order`` in the active language.
 
     ``told`` is the description of the product. If ``told`` is not passed, the function makes two
-    queries to read the description. A final order takes one more query, or two if it was recorded
-    before the catalogue was read.
+    queries to read the description. For a final order, the function makes one more query, or two
+    more if the order was recorded before the catalogue was read.
     """
     told = told or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)

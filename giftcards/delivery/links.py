@@ -1,8 +1,8 @@
 """Links to cards, and page tokens.
 
 A page token proves that a form was sent from the page behind a link. Page tokens replace Django's
-CSRF token. That token needs cookies, which browsers inside chat programs might not accept, and two
-open links would share the same token.
+CSRF token. Django's token needs cookies, which browsers inside chat programs might not accept.
+Moreover, the pages of two links in one browser would share the same token.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def expiry() -> datetime:
 def find(token: str, *, again: str | None = None) -> CardLink | None:
     """Return the link with this token, or ``None`` if it cannot show cards at present.
 
-    ``again`` is the key of a page that is allowed to show its cards a second time: see
-    :meth:`CardLinkQuerySet.usable`. Every call makes one query.
+    If ``again`` is the key of a page that has recently shown the cards, the link is found even if
+    it is used up: see :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
@@ -93,10 +93,10 @@ _APART = 1.0
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """Return a token for a page, and a key that is unique to the page.
+    """Return a page token, and the key that :func:`read` returns for it.
 
-    ``place`` identifies the page on which the page token is valid. ``place`` can be a secret, for
-    example the token of a link, because the result does not reveal it.
+    The key is unique. The token is valid only for the same ``place``. ``place`` can be a secret,
+    for example the token of a link, because the page token does not reveal it.
     """
     nonce = secrets.token_hex(16)
     content = [nonce, int(time.time() * 1_000), _host()]

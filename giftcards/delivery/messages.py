@@ -64,7 +64,7 @@ _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a message, before it is rendered."""
+    """The values from which a message is rendered."""
 
     kind: str
     facts: Facts

@@ -72,7 +72,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.untold().filter(failed_at__gt=since)
 
     def waiting(self, now: datetime) -> Self:
-        """Return open messages, except those about gifts for a later time."""
+        """Return open messages, except gifts that must be delivered later."""
         is_time = Q(not_before=None) | Q(not_before__lte=now)
         # The condition on next_attempt_at lets databases use the index on this column.
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
@@ -130,10 +130,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Prevent messages that match ``which`` from delivering links.
+        """Stop the open messages that match ``which``, so that they get no links.
 
-        A message that is being sent might still arrive, but is not retried. Returns the number of
-        cancelled messages.
+        Waiting messages are cancelled, and the function returns their number. A message that is
+        already being sent might still arrive, but the app does not retry it.
         """
         # Waiting rows are marked, too: an attempt may begin between the two statements.
         self.filter(status__in=OPEN, **which).order_by().update(is_stopped=True)
@@ -155,7 +155,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def untold(self) -> Self:
         """Return failed messages that no later message replaces.
 
-        A later message replaces a failed one if it has the same order and kind and is open or sent.
+        A failed message is replaced if there is a later message of the same kind about the same
+        order, and the later message is open or was sent.
         """
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
@@ -176,9 +177,9 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
 
 def key_of(*occasion: str) -> str:
-    """Return the unique key of a message, which prevents a second message.
+    """Return a key that prevents a second message about the same occasion.
 
-    The arguments describe the occasion.
+    The arguments identify the occasion.
     """
     text = "\0".join(occasion)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
@@ -298,7 +299,7 @@ class Delivery(models.Model):
     def save(self, *args: Any, **named: Any) -> None:
         """Save the row.
 
-        Set ``contact`` only for a new row, because the address does not change later.
+        ``contact`` is set only when the row is created, because the address does not change later.
         """
         if self._state.adding:
             self.contact = stored_contact(contact_of(self.address))
@@ -340,7 +341,8 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """Return the time when messages were set up. The first call records the current time."""
+        """Return the time when messages to customers were set up. The first call records the
+        current time."""
         return cls.objects.get_or_create(pk=1)[0].at
 
 
@@ -348,8 +350,8 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, again: str | None = None) -> Self:
         """Return links that can show cards because they are not withdrawn, expired or used up.
 
-        ``again`` is the key of a page. If this page has shown the cards within :data:`SAME_REVEAL`,
-        its link is included even if it is used up.
+        ``again`` is the key of a page. If this page showed the cards less than :data:`SAME_REVEAL`
+        ago, the link of the page is included even if the link is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=tuning.link_reveals)
@@ -367,7 +369,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """Return the link to the order for logged-in people.
+        """Return the link through which logged-in customers see ``order``.
 
         The first call creates the link.
         """
@@ -379,7 +381,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def revoke(self, order: Order, *, by: str) -> int:
         """Withdraw the links to the cards of ``order``, and return how many were withdrawn.
 
-        The link for logged-in people is not withdrawn.
+        The link that logged-in customers use is not withdrawn.
         """
         now = timezone.now()
         rows = self.filter(order=order, revoked_at=None).exclude(origin=CardLink.Origin.ACCOUNT)
@@ -389,7 +391,8 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
 class CardLink(models.Model):
     """A link that leads to the cards of an order.
 
-    Only a keyed hash of its token is stored. The link for logged-in people does not have a token.
+    Only a keyed hash of the token of a link is stored. An order can also have one link without a
+    token, through which logged-in customers see the cards.
     """
 
     class Origin(models.TextChoices):

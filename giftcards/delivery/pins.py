@@ -51,7 +51,8 @@ last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
 def pin_of(order: Order) -> Masked:
     """Return the PIN for the cards of ``order``, or "" if no PIN is needed.
 
-    Raises :exc:`~giftcards.exceptions.ConfigurationError` if an empty input would match the PIN.
+    Raises :exc:`~giftcards.exceptions.ConfigurationError` if the PIN consists only of characters
+    that the comparison ignores, because an empty input would then match it.
     """
     function = conf.pin_of
     found: Any = None if function is None else function(order)
@@ -71,7 +72,7 @@ def help_text() -> str:
 
 @contained
 def is_right(password: str, secret: str) -> bool:
-    """True if ``password`` is the PIN.
+    """True if ``password`` matches the correct PIN ``secret``.
 
     The comparison ignores case, spaces, dashes and the script of the digits.
     """
@@ -83,8 +84,8 @@ def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
     """Count an attempt to enter the PIN of a link, and return True if the PIN is correct.
 
     ``password`` is the entered PIN, and ``secret`` is the correct PIN. If the link is locked, the
-    result is False. Each attempt counts as wrong until it is compared, so that simultaneous
-    attempts cannot exceed the limit.
+    result is False. The function first counts each attempt as wrong, and takes this back if the PIN
+    is correct, so that simultaneous attempts cannot exceed the limit.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

@@ -1,4 +1,4 @@
-"""Personal data in messages and links, and orders whose cards were not received."""
+"""Find, export and erase personal data in messages and links to cards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VISIT = ("at", "what", "address", "agent", "user")
 
 
 class Messages:
-    """The messages to customers, or those to recipients, with their links."""
+    """The personal data in messages to customers or recipients, and in links."""
 
     app_label = "giftcards_delivery"
     prefetched = ("deliveries", "card_links__visits")
@@ -108,12 +108,12 @@ class Messages:
         return links if self._has_links(order) else links.none()
 
     def _has_links(self, order: Order) -> bool:
-        """True if the links to the cards of ``order`` are for the people in this role."""
+        """True if the links to the cards of ``order`` are meant for this role."""
         return self._is_of_recipients or not order.is_gift
 
 
 def untold() -> Q:
-    """Return the condition for orders whose cards have not reached their customer yet."""
+    """Return a filter for orders whose cards have not reached the customer."""
     messages = Delivery.objects.filter(order=OuterRef("pk"))
     waiting = messages.filter(status__in=OPEN, kind__in=sorted(WITH_CARDS))
     return Q(Exists(messages.unreceived())) | Q(Exists(waiting))

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the messages about a status change. This function receives a signal.
+    """Receive ``order_status_changed``, and queue messages about the change.
 
     If the signal is sent again, the messages are not queued a second time.
     """
@@ -66,10 +66,10 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
-    """Queue the message that asks the customer to wait. This function receives a signal.
+    """Receive ``order_kept_waiting``, and queue a message about the delay.
 
-    If the order has made progress in the meantime, no message is needed. If the order is late
-    again, :func:`tell_of_change` queues a message.
+    No message is queued if the order has made progress in the meantime. If such an order becomes
+    late again, :func:`tell_of_change` queues the message.
     """
     if change.at >= Installation.begin() and order.status in UNSERVED:
         _ask_to_wait(order, change)
@@ -81,7 +81,7 @@ def _ask_to_wait(order: Order, change: StatusChange) -> None:
 
 
 def _is_being_reordered(order: Order) -> bool:
-    """True if ``order`` is an automatic reorder whose own missing cards were reordered.
+    """True if ``order`` is an automatic reorder, and was itself reordered.
 
     The customer then receives a message about the later order instead.
     """
@@ -89,7 +89,7 @@ def _is_being_reordered(order: Order) -> bool:
 
 
 def tell_of_refund(refund: CustomerRefund, **_: Any) -> bool:
-    """Queue or cancel messages about a refund. This function receives a signal.
+    """Receive ``customer_refund_changed``, and queue or cancel messages.
 
     If the refund was paid, messages are queued. If the refund was cancelled, its messages are
     cancelled. Returns True if a message was queued.
@@ -228,7 +228,7 @@ def send_again(
 
     ``once`` is a unique value for each rendered form, so that pressing the button twice sends only
     one message. If ``withdraws`` is True, earlier links are withdrawn, and waiting messages with
-    cards are cancelled. Returns ``None`` if the message was queued before.
+    cards are cancelled. Returns ``None`` if the same form has already queued the message.
     """
     message = Delivery(
         order=order,
@@ -268,9 +268,9 @@ def withdraw(
 ) -> Withdrawn:
     """Withdraw the links to the cards of ``order``.
 
-    Waiting messages that would contain new links are cancelled, except the message ``but``.
-    ``until`` is the primary key of the last link to withdraw. A message that is being sent might
-    arrive with a link that no longer works.
+    Waiting messages that would deliver the cards are also cancelled, except for the message
+    ``but``. If ``until`` is passed, links whose primary key is higher than ``until`` are not
+    withdrawn. A message that is being sent might arrive with a link that no longer works.
     """
     others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
     known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
@@ -305,7 +305,7 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The sent and unsent messages about an order to a person's old addresses."""
+    """The messages about an order that have a person's old addresses."""
 
     order: Order
     messages: list[Delivery]
@@ -357,8 +357,8 @@ def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
     """Redirect messages about ``order`` to the new addresses after a correction.
 
     Links that were sent to the old addresses are withdrawn, and a gift waits for its new delivery
-    time. The signal is sent inside the transaction of the correction, in which the order is locked.
-    Therefore no other process can create a link or queue a message in the meantime.
+    time. The app sends ``customer_changed`` inside the transaction that locks the order and makes
+    the correction. Therefore no other process can create a link or queue a message in the meantime.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -382,7 +382,7 @@ def _put_off_anew(order: Order) -> bool:
 def _move_messages(
     order: Order, before: Order, change: CustomerChange, *, for_recipient: bool
 ) -> int:
-    """Send messages to the new address, and return the number of new messages."""
+    """Queue messages to the new addresses, and return their number."""
     former, present = (addresses_of(one, for_recipient=for_recipient) for one in (before, order))
     old = sent_to(order, former - present, for_recipient=for_recipient)
     again = [*old.unsent, *old.unused]
@@ -459,7 +459,7 @@ def connect_always() -> None:
 
 
 def connect() -> None:
-    """Connect the receivers that queue messages and process reports. Called once at the start."""
+    """Connect the receivers that queue messages or process delivery reports."""
     order_status_changed.connect(tell_of_change, sender=Order, dispatch_uid=_UID)
     order_kept_waiting.connect(tell_of_wait, sender=Order, dispatch_uid=_UID)
     customer_refund_changed.connect(tell_of_refund, sender=CustomerRefund, dispatch_uid=_UID)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code and the serial of a card, each of which can be "".
+    """The code and the serial number of a card. Each of them can be "".
 
     ``value`` is "" if the card cannot be decrypted.
     """
@@ -141,7 +141,7 @@ def shown_at(link: CardLink, key: str) -> datetime | None:
 def is_spent(link: CardLink, key: str) -> bool:
     """True if the page with this key can no longer show the cards.
 
-    For ten minutes, reloading the page shows the cards again.
+    For ten minutes after the page has first shown the cards, a reload shows them again.
     """
     at = shown_at(link, key)
     return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
@@ -190,7 +190,7 @@ def _reveal_first(link: CardLink, key: str, visitor: Visitor) -> list[Code] | No
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """True if a reveal of the link within the last ten minutes could not decrypt any card."""
+    """True if a reveal in the last ten minutes could not show a single card."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()
@@ -212,7 +212,7 @@ _MOST_TIMES = 10
 
 
 def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
-    """Return the times of the last ten reveals, newest first.
+    """Return the times of the last ten reveals of ``order``, newest first.
 
     Reveals on the page with the key ``but`` are left out.
     """

@@ -2,8 +2,8 @@
 
 A process claims a message, sends it, and records the result. The result is unknown if the process
 dies before it records the result, or if the server does not answer after it has received the
-message. In this case, the app sends the message again, so the customer might receive it several
-times. The app gives up after :data:`MOST_UNANSWERED` such attempts.
+message. If the result is unknown, the app sends the message again, so the customer might receive it
+several times. After :data:`MOST_UNANSWERED` attempts with an unknown result, the app gives up.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class SendingTally:
 def send_due(limits: Limits) -> SendingTally:
     """Send all messages that are due, earliest first, within ``limits``.
 
-    If a server fails three times in a row, the other messages of its channel remain due, and
-    ``is_cut_short`` in the result is True. ``is_cut_short`` is also True if the time runs out while
-    a server is failing. Simultaneous calls share the messages between them.
+    If sending through a channel fails three times in a row because of its server, the function
+    sends no more messages through this channel, and ``is_cut_short`` in the result is True.
+    ``is_cut_short`` is also True if the time runs out while a server is failing. Several processes
+    can call this function at the same time, because only one of them can claim a message.
     """
     return _Pass(limits).run()
 

@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def listed() -> dict[str, StaffPerson]:
-    """Return the people who receive digests by address.
+    """Return a dict that maps addresses to the people who receive digests.
 
-    If two people share an address, the function returns only the first.
+    If two people share an address, the dict contains only the first.
     """
     people: dict[str, StaffPerson] = {}
     for person in conf.staff_emails:
@@ -39,8 +39,9 @@ def listed() -> dict[str, StaffPerson]:
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
     """Return a function that says whether ``person`` currently has a permission.
 
-    A role limits the person to the permissions of its group. If there are staff accounts with the
-    person's address, at least one active account must also have the permission.
+    If the person has a role, the person has at most the permissions of the role's group. If there
+    are staff accounts with the person's address, at least one active account must also have the
+    permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts_of_staff(person.address)
@@ -102,7 +103,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def unreached() -> dict[str, str]:
-    """Return the listed addresses that do not receive digests, each with the reason."""
+    """Return a dict that maps each address that gets no digests to the reason."""
     people = listed()
     found = {address: _why_told_nothing(person) for address, person in people.items()}
     for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):

@@ -2,8 +2,8 @@
 
 Like all tasks of this app, this task returns counts and never raises an error. A mail server that
 does not respond must not delay orders. Therefore, if there are three or more workers, at least two
-of them do not send messages at any given time. If there are two workers, at least one of them does
-not send messages. A single worker sends messages only for a few seconds at a time.
+of them are always kept free for other tasks. If there are two workers, one of them is always kept
+free. A single worker sends messages only for a few seconds at a time.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the messages that are due, and those due soon if the worker can wait."""
+    """Send the due messages. If ``may_wait``, wait for messages due soon, too."""
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -134,7 +134,7 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
 def send_messages(may_go_on: Callable[[], bool]) -> bool:
     """Send the due messages and digests.
 
-    Returns False if a server was not available.
+    Returns False if a failing server kept the function from sending all messages.
     """
     tell_of_lost_refunds()
     limits = Limits(may_go_on)

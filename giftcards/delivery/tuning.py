@@ -11,9 +11,9 @@ from datetime import timedelta
 
 @dataclass(slots=True)
 class Tuning:
-    """Values that tests may change.
+    """Intervals and limits, which tests can change.
 
-    The values are read each time they are needed.
+    The values are read each time they are needed, so a change takes effect at once.
     """
 
     # Programs that try links press the button sooner than people, so a press within this time after

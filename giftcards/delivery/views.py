@@ -1,4 +1,4 @@
-"""The customer's pages: the page behind a link, and the list of a customer's orders."""
+"""Views for customers: the page of a card link, and the list of orders."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _PER_PAGE = 20
 @transaction.non_atomic_requests  # a reveal is committed before the cards are shown
 @sensitive_post_parameters("token", "password")
 def cards(request: HttpRequest, token: str) -> HttpResponse:
-    """Return the page behind a link.
+    """Return the page of the card link with this ``token``.
 
     Only POST shows cards, because programs such as mail scanners make GET requests.
     """
@@ -100,9 +100,11 @@ def my_cards(request: HttpRequest) -> HttpResponse:
 
 
 def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpResponse:
-    """Return ``answer()``, or an error page that does not show the secret URL.
+    """Return the result of ``answer``, or an error page if it fails.
 
-    The error message might contain a code, so only the class and the lines are logged.
+    The error page does not contain the URL, which might be secret. The message of the exception
+    might contain a card code, so only the class of the exception and the lines of code that raised
+    it are logged.
     """
     try:
         return answer()
@@ -190,7 +192,7 @@ def _shown(
 
 
 def _back(request: HttpRequest) -> str:
-    """Return the posted URL of the page to return to, or "" if it is not on this site."""
+    """Return the posted ``back`` URL, or "" if it is not on this site."""
     back = request.POST.get("back", "")
     return back if url_has_allowed_host_and_scheme(back, allowed_hosts=None) else ""
 
@@ -230,8 +232,8 @@ def ask(link: CardLink, place: str, *, asks_pin: bool, complaint: str = "") -> H
 
     The page does not contain any data about the cards.
 
-    ``complaint`` is "pin" after a wrong PIN, "again" if the visitor must press the button again, or
-    "".
+    ``complaint`` selects the error message on the page: "pin" after a wrong PIN, "again" if the
+    visitor must press the button again, or "" for no message.
     """
     return _page(
         "ask",
@@ -316,7 +318,7 @@ def _qr(text: str) -> Masked:
 
 
 class _Drawing(Masked):
-    """Markup from this module, which templates do not escape."""
+    """Markup made by this module that Django templates do not escape."""
 
     __slots__ = ()
 
@@ -345,11 +347,12 @@ def _line(card: Code) -> str:
 
 
 def gone(request: HttpRequest) -> HttpResponse:
-    """Return the same page for every reason why a link cannot show cards.
+    """Return the page that says that the cards cannot be shown.
 
-    The page is in the visitor's language, because the language of the order would reveal that the
-    link exists. The page does not contain any input from the request, so a constant nonce is
-    sufficient.
+    The page is the same for every reason, so that it does not reveal whether a link exists. For the
+    same purpose, the page is in the visitor's language instead of the language of the order. The
+    nonce for the Content-Security-Policy is constant, which is safe because the page does not
+    contain any input from the request.
     """
     language = translation.get_language_from_request(request)
     nonce = salted_hmac("giftcards.delivery.views", "gone", algorithm="sha256").hexdigest()[:32]
@@ -395,7 +398,8 @@ def _page(
 ) -> HttpResponse:
     """Render a page.
 
-    By default, the request is not passed to the template, so that the session is not opened.
+    By default, the template is rendered without the request, so that context processors do not
+    access the visitor's session.
     """
     nonce = nonce or secrets.token_urlsafe(16)
     # The nonce of Django 6 has the same name, so Django's own tags output this nonce.
@@ -468,7 +472,7 @@ class OwnedOrder:
 
     @property
     def is_open(self) -> bool:
-        """True while the customer is waiting for cards."""
+        """True if the order does not have a final status yet."""
         return not self.order.is_final
 
     @property
@@ -519,5 +523,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """Return a ``place`` for :func:`links.make` that binds a page token to this user and order."""
+    """Return the ``place`` that binds a page token to this user and order."""
     return f"account {user.pk} {order.pk}"

@@ -1,10 +1,11 @@
 """Functions that put orders on hold, release them, and cancel them.
 
-The worker puts an order on hold if a card costs more than the price limit, if ``REVIEW_ORDER`` asks
-for a review, or if ``REVIEW_ORDER`` still fails when ``SEND_TIMEOUT`` is over. An order that
-``REORDER_MISSING`` created stays on hold until ``send_after``. If such an order could not be
-released before ``send_before``, it is rejected. All other orders on hold wait without a time limit.
-An order on hold has the status PENDING and no due time, so workers do not send it.
+The worker puts an order on hold if a card costs more than the price limit, or if ``REVIEW_ORDER``
+asks for a review. If ``REVIEW_ORDER`` fails for ``SEND_TIMEOUT`` seconds, the order is put on hold
+as well. An order that ``REORDER_MISSING`` created stays on hold until ``send_after``. If such an
+order could not be released before ``send_before``, it is rejected. All other orders can stay on
+hold for any length of time. An order on hold has the status PENDING and no due time, so workers do
+not send it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def objection(order: Order) -> str:
 
 
 def put_on_hold_for_price(order: Order, *, price: Decimal, ceiling: Decimal) -> None:
-    """Put a PENDING order on hold because it costs too much.
+    """Put a PENDING order on hold because a card costs more than ``ceiling``.
 
     Does nothing if another process has changed the order.
     """
@@ -104,9 +105,10 @@ def put_on_hold_for_review(order: Order, *, objection: str) -> None:
 def put_unreviewed_on_hold(order: Order) -> bool:
     """Put a PENDING order on hold because ``REVIEW_ORDER`` keeps failing.
 
-    Called when ``SEND_TIMEOUT`` is over. Returns False without changing anything if
-    ``REVIEW_ORDER`` has not failed for this order. The order is put on hold instead of being
-    rejected, because the customer might have paid and the mistake is in the shop's code.
+    This function is called when the order has waited for ``SEND_TIMEOUT`` seconds. Returns False
+    without changing anything if ``REVIEW_ORDER`` has not failed for this order. The order is put on
+    hold instead of being rejected, because the customer might have paid and the mistake is in the
+    shop's code.
     """
     failed = next((each for each in _problems(order) if each.code == "review_failed"), None)
     if failed is None:
@@ -227,10 +229,11 @@ def _fallen(product_id: str, prices: Mapping[str, Decimal]) -> Iterator[tuple[Or
 
 
 def send_at_once(order: Order, *, by: str) -> Problem | None:
-    """End the waiting time of an order, so that a worker sends it now.
+    """Release an order that waits for its ``send_after`` time, to send it now.
 
     The ``by`` argument is the name of the person who decided. This name appears in the timeline of
-    the order. Returns the recorded decision, or ``None`` if the order is no longer waiting.
+    the order. Returns the recorded decision, or ``None`` if the order is no longer on hold until
+    ``send_after``.
     """
     if not order.is_waiting:
         return None
@@ -277,7 +280,7 @@ def _release(order: Order, reason: Problem | None = None, *, by: str = "", **val
 
 
 def confirm_price(order: Order, price: Decimal) -> None:
-    """Store ``price``, which staff have confirmed, as the price limit of the order.
+    """Store a price per card that staff have confirmed as the price limit.
 
     Call this function in the transaction that records the order, before any worker can see the
     order.
@@ -292,9 +295,10 @@ def cancel_order(order: Order, *, by: str) -> bool:
     An order can be cancelled while its status is PENDING, whether it waits in the queue or is on
     hold. As soon as a worker has claimed the order, it is too late, and the function returns False.
 
-    The cancelled order becomes REJECTED, and you owe the customer the whole payment. The ``by``
-    argument is the name of the person who cancelled the order. This name appears in the timeline of
-    the order. ``order`` is updated in place, even if it was not cancelled.
+    The status of the cancelled order becomes REJECTED, and the shop owes the customer a full
+    refund. The ``by`` argument is the name of the person who cancelled the order. This name appears
+    in the timeline of the order. The function updates ``order`` in place, even if it did not cancel
+    the order.
 
     Only one call for each order returns True. A second call for a cancelled order returns False.
     Therefore, pay the customer back only if the call returns True.

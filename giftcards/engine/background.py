@@ -1,9 +1,9 @@
 """Background work, such as sending messages or refreshing the catalogue.
 
 Each piece of work is declared as a :class:`Work` object. Background work is started only by
-:func:`give_turns`. This function is called at the end of the task that runs every minute, and in
-threads that run beside an endless loop. For prompt work, this function is also called after a
-single sweep.
+:func:`give_turns`. The task that runs every minute calls this function at its end, and the
+``giftcards_worker`` command calls it in separate threads. After a single sweep, this function is
+called only for prompt work.
 
 A lane is a list of pieces of work that are done one after the other. Each piece of prompt work has
 a separate lane, so it never waits for other work. All other work shares one lane, and only one
@@ -81,9 +81,10 @@ def lanes() -> list[Sequence[Work]]:
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
     """Do a limited amount of each piece of work in ``lane``.
 
-    The function stops when ``has_time`` returns False or ``stop`` is set. The next call begins with
-    the piece of work that follows the last one, even if the last one killed its process. Returns
-    False if the lane should pause for some seconds.
+    The function stops when ``has_time`` returns False or ``stop`` is set. If the lane has several
+    pieces of work, the next call begins after the piece that was started last, even if this piece
+    killed the process. Returns False if the caller should wait for some seconds before the next
+    call.
     """
 
     def may_go_on() -> bool:
@@ -191,11 +192,11 @@ def beside(stop: threading.Event) -> Iterator[None]:
 def keep_giving_turns(
     lane: Sequence[Work], stop: threading.Event, before_turn: Callable[[], object] = lambda: None
 ) -> None:
-    """Do the work of ``lane`` once a minute, and whenever it is due.
+    """Do the work of ``lane`` every minute, and earlier if it is due.
 
     ``before_turn`` is called before each turn. If a piece of work does not call its callback for
-    two minutes, its thread is abandoned, and the other pieces of work continue. The function
-    returns when ``stop`` is set.
+    two minutes, the function stops waiting for its thread, and skips this piece of work in each
+    turn until the thread has ended. The function returns when ``stop`` is set.
     """
     while not stop.is_set():
         ends_at = time.monotonic() + tuning.chores_every
@@ -217,7 +218,7 @@ def keep_giving_turns(
 def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
     """Wait for the ``turn`` thread, and return whether it has ended.
 
-    Returns False if the work in the thread does not call its callback for ``turn_seconds``.
+    Returns False if the work in the thread has not called its callback for ``tuning.turn_seconds``.
     """
     began = time.monotonic()
     while turn.is_alive():

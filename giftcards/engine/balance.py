@@ -34,10 +34,11 @@ _ZERO = Decimal("0.00")
 
 
 class BalanceReader:
-    """A reader that requests the balance in a thread.
+    """A reader of the account balance that makes its requests in a thread.
 
-    Orders do not wait for the answer. A failed request for the balance does not count as an outage
-    of the provider, because only failed requests about orders count.
+    Because of the thread, orders do not have to wait for the provider's answer. If a request for
+    the balance fails, this does not count as an outage of the provider. Only failed requests about
+    orders can start the pause after an outage.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ class OpenMoney:
     ``sent`` is the cost of orders that were sent or might have been sent. The provider has taken
     this amount from the balance, and credits back the price of cards that it does not deliver.
     ``unsent`` is the cost of orders that have yet to be sent. ``unknown`` is the number of orders
-    without a known price. The amounts do not include such orders.
+    without a known price, which are not included in the amounts.
     """
 
     sent: Decimal = _ZERO
@@ -163,7 +164,7 @@ def _in_open_orders(lines: Iterable[Line], prices: Mapping[tuple[str, str], Deci
 def free_balance(*, reference: str = "") -> Decimal | None:
     """Return the balance minus the cost of unsent orders and reservations.
 
-    The reservation for ``reference`` and orders without a known price are not subtracted. Returns
+    Orders without a known price, and the reservation for ``reference``, are not subtracted. Returns
     ``None`` if the balance is unknown.
     """
     state = ProviderState.objects.current()
@@ -174,7 +175,7 @@ def free_balance(*, reference: str = "") -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Commitments:
-    """The open orders, the reservations and the balance, read together."""
+    """The balance, with the orders and reservations that reduce it."""
 
     #: ``None`` if the balance is unknown. In this case, only open orders are read.
     balance: Decimal | None
@@ -188,8 +189,8 @@ class Commitments:
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and reservations that reduce the free balance.
 
-        The reservation for ``reference`` is left out. ``beside`` contains additional queries for
-        lines, which run in the same SQL statement.
+        The reservation for ``reference`` is left out. The lines of the additional queries in
+        ``beside`` are read in the same SQL statement.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:
@@ -236,8 +237,8 @@ def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
 def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` maps pairs of product and type to the provider's latest prices. The latest prices are
-    used for unsent orders, and for sent orders without a recorded price.
+    ``told`` maps each tuple of a product id and a type id to the provider's latest price. The
+    latest prices are used for unsent orders, and for sent orders without a recorded price.
     """
     sent = unsent = _ZERO
     unknown = 0

@@ -1,6 +1,7 @@
 """Checking many orders with few requests.
 
-Orders are checked in the provider's list, or one by one.
+Orders are checked together, by reading the provider's list of orders, or with one request for each
+order.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ Checked = tuple[Order, OrderAnswer | Exception, Verdict | None]
 class CheckedPage:
     """A page of the provider's list of orders.
 
-    ``checked`` contains our orders with their rows, ``rows`` contains all rows, and ``others``
-    contains the rows of other orders.
+    ``checked`` contains the orders that are settled by a row of the page or credibly shown as open,
+    each with the row and the verdict. ``rows`` contains all rows of the page. ``others`` contains
+    the rows with ids of orders that are not being checked.
     """
 
     checked: Sequence[Checked]
@@ -72,9 +74,9 @@ def check_orders(
     """Check ``orders``, starting with fresh orders, and yield the results.
 
     The results are pages of the list and single checks. Each page is yielded before the next page
-    is requested. Orders that are not due at ``due_by`` are yielded only if the pages happen to
-    contain them. If an order is due but is not yielded, it was not checked because calls were
-    paused, the quota was used up, or the batch was full.
+    is requested. An order whose due time is after ``due_by`` is yielded only if one of the pages
+    happens to contain the order. If an order is due but is not yielded, it was not checked because
+    calls were paused, the quota was used up, or the batch was full.
     """
     fresh, late = _by_age(orders)
     if is_list_worthwhile(orders, gateway):
@@ -175,21 +177,22 @@ class _Search:
     def _count_missing(self) -> int:
         """Return the number of orders whose row has not been found so far.
 
-        Reading more pages than this number would take more requests than single checks.
+        If more pages than this number are left, reading them would take more requests than single
+        checks.
         """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
     @property
     def pages_left(self) -> int:
-        """The number of useful pages that were not read because of the quota."""
+        """The number of unread pages of the list that are still worth reading."""
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
-        """Report how many requests this reading takes after page 1.
+        """Tell the gateway how many requests this reading takes after page 1.
 
-        The gateway stores this number. The number includes the further pages, even if they were not
-        read, and the single checks of the orders in ``left``.
+        The number includes the pages after page 1, even if they were not read. It also includes one
+        single check for each order in ``left``, except the order in ``to_verify``.
         """
         if not self.has_read:
             return
@@ -254,8 +257,8 @@ def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> V
     """Return the verdict on ``row``, or ``None`` if a single check is needed.
 
     A single check is needed unless the row settles the order, or credibly shows that the order is
-    open. ``evaluate_for`` is called without options, because its options only make verdicts more
-    lenient.
+    open. The optional arguments of ``evaluate_for`` are not used, because they only make verdicts
+    more lenient.
     """
     verdict = evaluate_for(order, row)
     # A row that shows a late order as open is not trusted, because the list may be out of date.

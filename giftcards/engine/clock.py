@@ -5,7 +5,8 @@ clock must not count as waiting time. The app detects a step by comparing the wa
 steady (monotonic) clock. ``ProviderState`` stores the difference between the two clocks of each
 machine, so steps are detected even if no process was running.
 
-If no difference is stored, the app trusts the wall clock, unless the last sweep is in the future.
+If no difference is stored for a machine, the app trusts the machine's wall clock, unless the
+recorded time of the last sweep is in the future.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def steady_time() -> float:
 def _read_clocks() -> tuple[datetime, float]:
     """Return the time of the wall clock, and its offset in seconds.
 
-    The offset is the difference from the steady clock.
+    The offset is the time of the wall clock minus the time of the steady clock.
     """
     while True:
         began = steady_time()
@@ -94,7 +95,7 @@ def _as_seconds(moment: datetime) -> float:
 
 
 def _epoch(moment: datetime) -> datetime:
-    """Return the epoch, which is naive if ``moment`` is naive.
+    """Return the Unix epoch, as a naive time if ``moment`` is naive.
 
     Times are naive if ``USE_TZ`` is False. The difference between two naive times jumps when
     daylight saving time begins or ends.
@@ -135,7 +136,7 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """Return a time that the clock showed at least ``length`` ago.
+        """Return a time of the clock that is at least ``length`` in the past.
 
         Steps of the clock since then are taken into account.
         """
@@ -148,9 +149,9 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return the sums of the steps since the clock showed ``moment``.
+        """Return how far the clock was set in total since it showed ``moment``.
 
-        There are several sums if the clock showed ``moment`` more than once.
+        The list has several totals if the clock showed ``moment`` more than once.
         """
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
@@ -184,7 +185,7 @@ class Clock:
         ]
 
     def _check(self) -> datetime:
-        """Record a step since the last comparison, and return the current time.
+        """Record the step since the last comparison, if any, and return the time.
 
         After a step, future times in the database are corrected.
         """
@@ -208,8 +209,8 @@ class Clock:
     def _store(self, offset: float, step: Step, now: datetime) -> None:
         """Store ``offset`` and ``step``, and correct times in the database.
 
-        Does nothing if another process has changed the stored clock row. A step within the
-        tolerance is not stored.
+        Does nothing if another process has changed the stored clock row. If the length of the step
+        is within the tolerance, only ``offset`` is stored.
         """
         others = [(name, value) for name, value in self._offsets.items() if name != _MACHINE]
         is_step = abs(step.span) > _TOLERANCE

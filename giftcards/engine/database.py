@@ -33,7 +33,7 @@ _POSTPONED = timedelta(seconds=30)
 def surviving(stop: threading.Event, what: str) -> Iterator[None]:
     """Log a database error in this block, then pause and reconnect.
 
-    ``what`` is the name of the work in the block, for the log.
+    The log uses ``what`` as the name of the work that the block does.
     """
     try:
         yield

@@ -1,8 +1,9 @@
 """The only path to the provider, with limits that all processes share.
 
 Every call makes one request and goes through a :class:`Gateway`. If the provider refuses an API
-key, all processes that use this key stop their calls. All processes observe the pauses that the
-provider requests, and together they make at most ``REQUESTS_PER_MINUTE`` requests per minute.
+key, all processes that use this key stop calling the provider. All processes observe the pauses
+that the provider requests, and together they make at most ``REQUESTS_PER_MINUTE`` requests per
+minute.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ _PROBE_POLL = 0.2
 class KeyProbe:
     """A lease that allows only one call at a time with an unproven key.
 
-    A key is proven when the provider has accepted it. The provider blocks the IP address after five
-    calls with a wrong key. Therefore, all processes share this lease.
+    A key is proven when the provider has accepted it. Because the provider blocks the IP address
+    after five calls with a wrong key, all processes share this lease.
     """
 
     def __init__(self) -> None:
@@ -159,7 +160,7 @@ class Gateway:
         return self._refusal is not None or self.key.is_refused
 
     def try_open(self) -> bool:
-        """Load the shared state and return :attr:`is_open`.
+        """Load the shared state, and return whether calls are allowed.
 
         If the IP address was blocked, the method first makes a single call to check whether the
         block is over.
@@ -203,7 +204,7 @@ class Gateway:
             Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
 
     def reopens_by_itself(self) -> bool:
-        """Return True if calls are allowed now or after a timed pause.
+        """Return True if calls are allowed now or when the current pause ends.
 
         Returns False if the key was refused.
         """
@@ -425,7 +426,7 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """Return True if our clock agreed with the provider's clock.
+        """Return True if our clock was close to the provider's at ``moment``.
 
         ``moment`` is the time that our clock showed.
         """
@@ -441,9 +442,10 @@ class Gateway:
         return max(abs(ahead + span) for span in self.clock.set_since(moment))
 
     def earliest_there(self, moment: datetime) -> datetime:
-        """Return the earliest time that the provider's clock could have shown.
+        """Return the earliest possible time of the provider's clock at ``moment``.
 
-        ``moment`` is the time that our clock showed at that moment.
+        ``moment`` is the time that our clock showed. The result is a lower limit for the time that
+        the provider's clock showed then.
         """
         return with_zone(moment) - self.clock_error(moment) - _CLOCK_MARGIN
 
@@ -500,10 +502,10 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The most requests after page 1 that a reading in the last minute made.
+        """The highest number of requests after page 1 in a reading of the list.
 
-        The number is 0 if the list is not in use. The number covers a whole minute, because slots
-        are reserved in advance.
+        This is the highest number in the last minute, because slots of the quota are reserved in
+        advance. If the list is not in use, the number is 0.
         """
         if not self.is_list_read:
             return 0
@@ -512,7 +514,8 @@ class Gateway:
     def give_up_list(self, pause: timedelta) -> None:
         """Do not use the list for the duration of ``pause``.
 
-        Call this method if the list failed or does not contain any of our orders.
+        Call this method if a request for the list failed, or if the list does not contain any of
+        our orders.
         """
         self._state.list_usable_at = timezone.now() + pause
         self._state.list_read_at = self._list_asked_at = None
@@ -524,7 +527,7 @@ class Gateway:
 class Stopped(Exception):
     """Raised to stop background calls.
 
-    The message of the error is the reason, or "".
+    The message of the exception is the reason why the calls stop, or "".
     """
 
 
@@ -537,10 +540,10 @@ def ask_when_free(
 ) -> T:
     """Make a background call as soon as the gateway allows it.
 
-    ``call`` returns ``None`` if the gateway does not allow the call, and is then tried again.
-    ``on_wait`` is called before each wait, with True as its argument if calls are paused. A wait
-    lasts at most one second. If the key is unproven and an urgent order is almost due, the call
-    waits, so that the order can prove the key.
+    If the gateway does not allow the call, ``call`` must return ``None``, and is called again
+    later. ``on_wait`` is called before each wait, with True as its argument if calls are paused. A
+    wait lasts at most one second. If the key is unproven and an urgent order is almost due,
+    ``call`` is not called yet, so that the first request with this key is for the order.
 
     Raises :exc:`Stopped` if the provider refuses the API key. ``on_wait`` can raise :exc:`Stopped`
     to end the attempts.

@@ -145,7 +145,8 @@ class Listing:
     def row_of(self, order: Order) -> OrderAnswer | None:
         """Return the row that belongs to ``order``, or ``None``.
 
-        The row has an id of the order, and the same product, type and quantity.
+        The row has one of the ids in ``order.names``, and the same product, type and quantity as
+        the order.
         """
         named = (self.rows.get(name) for name in order.names)
         line = order.line_at_provider
@@ -174,7 +175,7 @@ def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: dateti
 
 
 def _is_complete(pages: Sequence[OrderPage], rows: int, *, has_new_rows: bool) -> bool:
-    """Returns True if all pages were read.
+    """Return True if all pages were read.
 
     ``has_new_rows`` is True if the last page contained new rows.
     """

@@ -104,7 +104,7 @@ def is_work_left() -> bool:
 def is_work_waiting() -> bool:
     """Return True if there is work for the loop, but the loop is not running.
 
-    Work for the loop is an urgent order, or a change that is due to be announced.
+    There is work for the loop if an order is urgent, or if the announcement of a change is due.
     """
     if Lease.objects.is_taken(Lease.LOOP):
         return False
@@ -211,7 +211,8 @@ class _Loop:
     def should_continue(self) -> bool:
         """Return True if the run can continue.
 
-        The method also renews the lease and does other regular work.
+        The method also stores the balance if it has arrived, renews the lease, and records once a
+        minute that an endless loop is running.
         """
         if self.is_over:
             return False
@@ -274,7 +275,8 @@ def _time_to_work(gateway: Gateway) -> float:
 def _time_to_slot(purpose: Purpose, gateway: Gateway) -> float:
     """Return the seconds until the quota allows a request for ``purpose``.
 
-    While the list is in use, a check is also allowed if the list has a free slot.
+    While the list is in use, a check is also possible as soon as the quota allows a request for the
+    list.
     """
     wait = gateway.wait_for(purpose)
     is_listed = purpose in {Purpose.CHECKING, Purpose.CHECKING_LATE} and gateway.is_list_read

@@ -54,7 +54,7 @@ _MOST_FAILURES = 32
 
 @dataclass(frozen=True)
 class Outbox(Generic[E]):
-    """A table that records changes, and the way in which its changes are announced.
+    """A table of changes, and the rules for announcing them.
 
     Only the process that holds the lease with the name ``lease`` announces changes. ``subject`` is
     the name of the foreign key to the changed object. ``related`` contains the names of the foreign
@@ -131,7 +131,7 @@ def announce(
     """Announce the changes that are due.
 
     ``should_continue`` is called before each change. If the callback returns False, the function
-    stops. Returns the number of changes that have now been delivered to all receivers.
+    stops. Returns the number of changes whose delivery to all receivers was completed by this call.
     """
     announced = 0
     refused: set[int] = set()
@@ -286,11 +286,13 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver, and return its failure and its interruption, if any.
+    """Call a receiver, and return its failure and an exception to raise.
 
-    The failure is "" if the receiver succeeded. An interruption, for example ``SystemExit``, is an
-    exception that the caller must raise. The interruption is a copy, because later exceptions would
-    refer to the original exception, whose message might contain a card code.
+    The failure is a description for the log, or "" if the receiver succeeded. If the receiver
+    raised an exception that interrupts the process, for example ``SystemExit``, the caller must
+    raise the returned exception. Otherwise, ``None`` is returned in its place. The returned
+    exception does not have the message of the original exception, because the message might contain
+    a card code.
     """
     try:
         receiver.call(**arguments)
@@ -314,9 +316,9 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
     """Write ``values`` to the row, and return False if the row has changed.
 
-    The row might have changed since this process last read it, because other processes assumed that
-    this process had died. If the row has changed, this process must not overwrite the record of its
-    successor.
+    If this process was slow, another process might have assumed that this process had died, and
+    might have announced the change itself. In this case, nothing is written, so that the record of
+    the other process is kept.
     """
     row = outbox.entries.filter(
         pk=change.pk,
@@ -351,9 +353,10 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """Return the remaining receivers of ``change``, with its due time.
+    """Return which receivers still need ``change``, and when it is due.
 
-    The result maps the names of the receivers to the due time.
+    The result maps the name of each of these receivers to the due time of ``change``. If the change
+    was given up, the result is empty.
     """
     if change.announce_at is None:
         return {}  # The change was given up.

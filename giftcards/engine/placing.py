@@ -69,8 +69,8 @@ def send(order: Order, gateway: Gateway) -> bool:
     """Claim a recorded order and send it.
 
     The order is put on hold if staff must review it, if a card costs more than the price limit, or
-    if it replaces missing cards that might have arrived after all. The order is postponed if
-    ``REVIEW_ORDER`` fails, or if the order has a price limit and the price is unknown.
+    if the order replaces missing cards and these cards might have arrived after all. The order is
+    postponed if ``REVIEW_ORDER`` fails, or if the order has a price limit and the price is unknown.
 
     Updates ``order`` in place, unless another process has changed the row. Returns False if orders
     cannot be sent at present.
@@ -202,8 +202,8 @@ def _reference(order: Order, key: ApiKey) -> str:
 def _is_wanted(order: Order) -> bool:
     """Return True if the cards of the order are still wanted.
 
-    If the order replaces missing cards that might have arrived after all, it is put on hold for
-    some minutes.
+    If the order replaces missing cards, and these cards might have arrived after all, the order is
+    put on hold for some minutes.
     """
     if is_still_missing(order):
         return True
@@ -214,8 +214,9 @@ def _is_wanted(order: Order) -> bool:
 def _passes_review(order: Order) -> bool:
     """Return True if ``REVIEW_ORDER`` allows the order to be sent.
 
-    Otherwise, the order is put on hold or postponed. If ``REVIEW_ORDER`` fails repeatedly, or at
-    the last attempt before ``SEND_TIMEOUT``, the failure is recorded as a problem with the order.
+    Otherwise, the order is put on hold or postponed. If ``REVIEW_ORDER`` fails repeatedly, or if
+    the order will have waited for ``SEND_TIMEOUT`` seconds before the next attempt, the failure is
+    recorded as a problem with the order.
     """
     failure, reason = "interrupted", ""
     try:
@@ -242,8 +243,9 @@ def _postpone_unpriced(order: Order, error: ProviderError, gateway: Gateway) -> 
     """Postpone an order because its price is required but unknown.
 
     If the provider refuses the request or does not know the product, the error is recorded as a
-    problem with the order. Any other error is recorded only if it is repeated while the provider
-    answers other requests, because monitoring reports outages.
+    problem with the order. Any other error is recorded only if it occurs repeatedly while other
+    requests to the provider succeed. If other requests also fail, there is an outage, which
+    monitoring reports.
     """
     is_patient = order.failures < _PATIENT_FAILURES or not gateway.has_answered_lately
     is_away = gateway.is_outage(error) and is_patient
@@ -409,7 +411,7 @@ def _record_failure(
 
 
 def _may_be_unwanted(error: Refused) -> bool:
-    """Return True if the provider might have refused only the reference."""
+    """Return True if the provider might accept the order without a reference."""
     return not error.reason and (error.status == 400 or error.code == "ERR_VALIDATION")
 
 
@@ -459,11 +461,11 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
 
 
 def _leave_placing(order: Order, target: Status, **values: Any) -> bool:
-    """Move ``order`` to ``target``, even if it was marked as lost.
+    """Move a sent order to ``target``, even if it was marked as lost.
 
-    An order is marked as lost when its claim expires. If the lost order was then declared absent,
-    it is waiting to be sent again, although it might have been bought. Such an order is claimed
-    before it is moved.
+    An order is marked as lost when its claim expires. If the provider's list then did not contain
+    the order, the order has the status PENDING again, although it might have been bought. If
+    ``target`` is HANDLING or UNCONFIRMED, such an order is claimed again before it is moved.
 
     Returns False if another process has changed the status of the order. In this case, ``order``
     receives the new status but keeps its old claim, so that this process cannot overwrite the
@@ -530,8 +532,8 @@ def send_due(
 def give_up(order: Order) -> None:
     """Reject an order that has waited for longer than ``SEND_TIMEOUT``.
 
-    The customer has probably left. However, if the order waits because ``REVIEW_ORDER`` fails, it
-    is put on hold until staff decide.
+    After such a long wait, the customer has probably left. However, if the order waits because
+    ``REVIEW_ORDER`` fails, the order is put on hold until staff decide.
     """
     if put_unreviewed_on_hold(order):
         return

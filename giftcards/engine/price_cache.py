@@ -1,4 +1,4 @@
-"""A cache of card prices, because each query for a price requires a request."""
+"""A cache of card prices, which saves requests to the provider."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ class PriceCache:
     def price(self, product_id: str, type_id: str) -> Decimal | None:
         """Return the price of a card in dinars, or ``None`` if it is unknown.
 
-        The price can be older than ``tuning.price_max_age`` while the quota is used up. Raises
-        :exc:`AccessDenied` and :exc:`RateLimited`, which pause all calls.
+        If the request quota is used up, the price can be older than ``tuning.price_max_age``.
+        Errors of the provider are not raised, except for :exc:`AccessDenied` and
+        :exc:`RateLimited`, which pause all calls.
         """
         prices = self._cache.get(product_id)
         if prices is None or prices.age >= (_RETRY if prices.failure else tuning.price_max_age):
@@ -91,8 +92,8 @@ class PriceCache:
         """Return a recent price in dinars, or ``None``.
 
         The price is at most ``tuning.price_max_age`` old. Returns ``None`` if a request is needed
-        but the quota has no free slot. Prices that other processes have read also count. If
-        ``asked_since`` is passed, only a price that was requested after that time counts.
+        but the quota has no free slot. The price can come from a request by another process. If
+        ``asked_since`` is passed, only a price that was requested after that time is returned.
 
         Raises :exc:`ProviderError` if the request fails or the price is unreadable, and
         :exc:`NotListed` if the product does not list the type.
@@ -230,9 +231,9 @@ def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the columns of each type.
+    """Return the values of the catalogue's columns for each type.
 
-    If a type is listed more than once, the row with the highest price is used.
+    If a type is listed more than once, the entry with the highest price is used.
     """
     kinds = {kind.type_id: kind for kind in sorted(product.types, key=lambda kind: kind.price or 0)}
     return [

@@ -89,9 +89,10 @@ class _Result:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The problems of this answer.
+        """The problems that are recorded because of this answer.
 
-        After the last check, one of the problems says that the order is no longer watched.
+        If this was the last check of an order that is still not settled, the first problem says
+        that the order is no longer watched.
         """
         if self.due_at is None and not self.verdict.settlement:
             return _WATCH_ENDED, *self.verdict.problems
@@ -103,7 +104,7 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The id in the answer if it differs from the order id, or else the recorded alias."""
+        """The answer's id if it is not the order id, or else the recorded alias."""
         answered = self.answer.provider_id
         if answered and answered != self.order.provider_order_id:
             return answered
@@ -206,10 +207,10 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results, but without the content of misattributed answers.
+    """Yield the results, but without the cards of answers to other orders.
 
-    Such an answer has the id of another order. If the content were yielded, the same cards would be
-    delivered for two orders.
+    If an answer contains the id of another order, its cards and its id are removed, and a problem
+    replaces its verdict. Otherwise, the same cards would be delivered for two orders.
     """
     new_ids = {result.alias for result in results if result.alias != result.order.provider_alias}
     owners: dict[str, str] = {}
@@ -325,8 +326,8 @@ def _reorder_missing(results: Iterable[_Result]) -> None:
 def _outdate_prices(results: Iterable[_Result]) -> None:
     """Make workers request the prices of products whose price has changed.
 
-    No process uses the stored prices for another purchase, and the shelf is updated within about a
-    minute.
+    The stored prices of these products are deleted, so that no process uses them as the required
+    price of another purchase. The shelf is updated within about a minute.
     """
     changed = {
         result.order.product_id
@@ -339,7 +340,7 @@ def _outdate_prices(results: Iterable[_Result]) -> None:
 
 
 def _record_after_race(result: _Result, evaluate: _Evaluate, *, now: datetime) -> int:
-    """Record an answer about an order that another process has moved.
+    """Record an answer about an order that another process has changed.
 
     If the order has a final status, this status is kept. New cards are stored, and contradictions
     are recorded as problems.
@@ -399,13 +400,14 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, and release the claims.
 
-    The next check is delayed. If the provider does not know an order, its unconfirmed id is
-    removed, provided that the order was sent with ``key`` and before ``proof_ago``. The default for
-    ``proof_ago`` is ``tuning.proof_of_absence`` before ``now``.
+    The next check is delayed. If the provider does not know the unconfirmed id of an order, the id
+    is removed from the order, provided that the order was sent before ``proof_ago``, and with
+    ``key`` unless ``key`` is ``None``. The default for ``proof_ago`` is ``tuning.proof_of_absence``
+    before ``now``.
 
-    A late order keeps the time of its regular next check, unless the failure is temporary and an
-    earlier check is useful. An error is recorded as a problem with the order only if the order
-    itself is the cause.
+    A late order keeps the time of its next regular check, unless the failure is temporary and a
+    retry is due earlier. An error is recorded as a problem with the order only if the order itself
+    is the cause.
     """
     due_after = _due_after(now)
     # Orders with the same status and the same number of failures get the same pause, so that they
@@ -433,8 +435,8 @@ def record_failures(
 def _is_refuted_by(error: Exception, order: Order, proof_ago: datetime) -> bool:
     """Return True if ``error`` shows that the order's id was never valid.
 
-    The id comes from the answer to the purchase. An id from the list is never refuted, because a
-    single check might not find it.
+    This is only possible for an id from the answer to the purchase. An id from the list remains
+    valid, because a single check might not find it.
     """
     was_seen = order.identified_at is not None or order.checked_at is not None
     is_old = order.sent_at is not None and order.sent_at <= proof_ago

@@ -54,8 +54,9 @@ _SOURCE = StatusChange.Source.RECOVERY
 def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
     """Search for the ``orders`` that are lost and due.
 
-    The function also resolves other lost orders that were sent at about the same time, because the
-    same rows might fit them. Returns the number of resolved orders.
+    The function also resolves lost orders that are not due or not in ``orders``, if they were sent
+    at about the same time, because the same rows of the list might belong to them. Returns the
+    number of resolved orders.
     """
     due = set(orders.to_recover(timezone.now()).values_list("pk", flat=True))
     if not due:
@@ -72,11 +73,11 @@ def recover(orders: OrderQuerySet, gateway: Gateway, pulse: Pulse) -> int:
 
 
 def _of_this_account(lost: OrderQuerySet, gateway: Gateway, due: Collection[int]) -> list[Order]:
-    """Return the ``lost`` orders that the list can contain.
+    """Return the ``lost`` orders that the gateway's order list can contain.
 
-    Other orders that are due are reported to staff. The order list of another account does not
-    prove anything about an order. If an order was sent with its reference, it can be found with any
-    key of the same account.
+    Orders that the list cannot contain are reported to staff if they are due. The list of one
+    account does not show whether an order was placed with another account. If a reference was sent
+    with an order, the order can be found with any API key of the same account.
     """
     found: list[Order] = []
     if any(order.environment for order in lost):
@@ -100,8 +101,8 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     """Split ``lost`` into groups that were sent at about the same time.
 
-    ``lost`` is sorted by sending time. The list is read once for each group. The groups are so far
-    apart that a row cannot belong to orders of two groups.
+    ``lost`` is sorted by sending time. The list is read once for each group. The sending times of
+    two groups are so far apart that no row can fit orders of both groups.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -175,9 +176,10 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
 
 
 def _is_dated(order: Order, gateway: Gateway) -> bool:
-    """Return True if our clock was right when ``order`` was sent.
+    """Return True if the server's clock was right when ``order`` was sent.
 
-    If our clock was right, the list has the same time for the order.
+    If the clock was wrong, the list can show the order at a different time, and cannot prove that
+    the order was not placed.
     """
     sent_at = _sent_at(order)
     is_dated = gateway.was_clock_right(sent_at)
@@ -213,9 +215,10 @@ def _read_around(
 
 
 def _is_row_known(order: Order, listing: Listing) -> bool:
-    """Return True if it is known which row belongs to the order.
+    """Return True if the app knows which row belongs to ``order``.
 
-    Otherwise, any row with the same product, type and quantity could belong to the order.
+    If the app does not know this, any row with the same product, type and quantity could belong to
+    the order.
     """
     # An id from staff may be an id that only the list uses, or an id that only single checks use.
     has_alias = bool(order.provider_alias) and not order.was_adopted
@@ -230,8 +233,9 @@ def _is_unconfirmed(order: Order) -> bool:
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     """Return True if the order might have the id of a lost order.
 
-    An id is in doubt until an answer or a row confirms it. Recently accepted orders are ignored,
-    because they were sent long after any order that can be proven absent.
+    The id of an accepted order is in doubt until the answer to a check, or a row of the list,
+    confirms it. Returns False if the order was accepted recently, because it was then sent long
+    after any order that can already be proven absent.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
@@ -366,13 +370,14 @@ def adopt(
     """Identify the lost ``order`` with one of the provider's orders.
 
     The caller has compared the two orders. ``is_insisted`` is True if the orders differ, but staff
-    say that they are the same. For such an order, later answers can contain a different product and
-    type, but not a different quantity. ``repeated`` contains the ids of further purchases of the
-    order.
+    say that they are the same. Later answers for such an order can contain a product and type that
+    differ from those of ``order``, but not a different quantity. If the provider sold the order
+    more than once, ``repeated`` contains the ids of the other purchases.
 
-    Returns False if another order has the id, or if the claim or the status of the row has changed
-    since ``order`` was read. Also returns False if staff have said that the id does not belong to
-    the order, unless ``source`` shows that staff themselves use the id.
+    Returns False if another order already has ``provider_order_id``, or if the ``claim`` or
+    ``status`` in the order's row has changed since ``order`` was read. Also returns False if staff
+    have said that the id does not belong to the order, unless ``source`` shows that staff
+    themselves use the id.
     """
     # The table does not have a constraint for aliases. Without this check, two orders could be
     # identified with the same order at the provider, each with one of its ids, and the cards would
@@ -427,10 +432,11 @@ def declare_absent(
     source: StatusChange.Source,
     detail: Problem | None = None,
 ) -> bool:
-    """Send the lost ``order`` again, or reject it, because it was not placed.
+    """Record that the lost ``order`` was not placed, and resend or reject it.
 
-    Returns False if the claim or the status of the row has changed since ``order`` was read, or if
-    a late answer has shown that the order was accepted.
+    If ``send_again`` is True, the order is sent again. Otherwise, it is rejected. Returns False if
+    the ``claim`` or ``status`` in the order's row has changed since ``order`` was read, or if a
+    late answer has shown that the order was accepted.
     """
     now = timezone.now()
     values: dict[str, Any] = {

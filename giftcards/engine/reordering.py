@@ -46,7 +46,7 @@ _COPIED = (
 
 
 def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = None) -> Order:
-    """Order the missing cards of a final order again.
+    """Place a new order for the missing cards of a final order.
 
     Returns the new order. The ``repeats`` attribute of the new order refers to the original order.
     Further calls for the same original order return the same new order. If cards of the new order
@@ -55,9 +55,9 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
 
     The reference of the new order is a UUID. The new order has the same product, group, metadata,
     user, customer and gift details as the original order. The price limit of the new order is
-    ``max_price``, or the limit of the original order if you do not pass ``max_price``. The function
-    in ``REVIEW_ORDER`` is called for the new order only if the original order was rejected after a
-    review.
+    ``max_price``, or the limit of the original order if you do not pass ``max_price``. The new
+    order is not reviewed, and the function in ``REVIEW_ORDER`` is not called for it, unless staff
+    rejected the original order after a review.
 
     The amount that you owe the customer for the missing cards becomes the ``sale_amount`` of the
     new order. After the reorder, you do not owe the customer any money for the original order.
@@ -69,7 +69,7 @@ def reorder_missing(order: Order, *, by: str, max_price: Decimal | int | None = 
     - The original order is open, or all its cards were delivered.
     - The original order was bought in the sandbox and the API key is for production, or the other
       way round.
-    - The customer was paid back.
+    - The customer has already been paid back for the original order.
     - The original order has a problem that staff have not acknowledged.
     """
     with transaction.atomic():
@@ -160,8 +160,9 @@ def missing_part(order: Order, *, max_price: Decimal | int | None = None) -> Ord
 def reorder_by_rule(order: Order) -> None:
     """Order the missing cards again if ``REORDER_MISSING`` requires it.
 
-    The new order is on hold at first. Call this function in the transaction that makes ``order``
-    final, because receivers of the final status must not find an incomplete new order.
+    The new order is on hold until its ``send_after`` time. Call this function in the transaction
+    that makes ``order`` final, because receivers of the final status must not find an incomplete
+    new order.
 
     Does nothing if the setting is off, or if the maximum number of orders or the time limit of the
     setting is reached. Also does nothing if the new order would not have a price limit, or if
@@ -205,7 +206,7 @@ def _reorder(old: Order, rule: ReorderRule) -> None:
 
 
 def _times(order: Order) -> int:
-    """Return how many orders the rule has created for these cards so far.
+    """Return how many orders ``REORDER_MISSING`` has created for the cards.
 
     The number includes ``order``.
     """
@@ -217,17 +218,17 @@ def _times(order: Order) -> int:
 
 
 def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
-    """Return the pause before the next order.
+    """Return how long to wait before the new order is sent.
 
-    The time ``left`` is divided evenly among ``turns`` orders. The first pause is at most ten
-    minutes.
+    ``left`` is the time until the time limit. It is divided evenly among the ``turns`` orders that
+    ``REORDER_MISSING`` can still create. The first pause is at most ten minutes.
     """
     pause = left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 
 
 def is_still_missing(order: Order) -> bool:
-    """Return False if ``order`` replaces cards that might have arrived by now.
+    """Return False if the cards that ``order`` replaces might have arrived.
 
     Returns True for all orders that ``REORDER_MISSING`` did not create.
     """

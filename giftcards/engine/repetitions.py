@@ -35,10 +35,11 @@ def note_repetitions(
 ) -> Mapping[str, Order]:
     """Find second purchases of orders in the list, and notify staff.
 
-    The row of a second purchase has the order's reference, but its id is not an id of the order.
-    ``rows`` are rows of ``listing``, which was read with the key of ``gateway``. Returns a mapping
-    from the ids of the rows to the orders. If an order was waiting to be sent again, its row is the
-    first purchase, and the app searches for the order instead of sending it.
+    A row is a second purchase if it has the reference of an order, but an id that the app has not
+    stored for this order. ``rows`` is a part of ``listing``, which was read with the API key of
+    ``gateway``. Returns a mapping from the ids of these rows to the orders. If an order is waiting
+    to be sent again, the row is its first purchase, and the app searches for the order instead of
+    sending it again.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}
@@ -72,8 +73,8 @@ def _is_other(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
 def may_be_adopted(row: OrderAnswer, order: Order, gateway: Gateway) -> bool:
     """Return True if ``row`` could be a purchase of ``order``.
 
-    The row has the order's reference. If the row is older than the order, it belongs to another
-    shop with the same account and the same encryption keys.
+    The row has the order's reference. A row that is older than the order belongs to another shop,
+    which uses the same account and the same encryption keys.
     """
     is_older = is_created_before(row, gateway.earliest_there(order.created_at))
     return not is_older and find_difference(row, order.line) is None

@@ -1,17 +1,19 @@
 """The request quota: at most ``REQUESTS_PER_MINUTE`` in any 60 seconds.
 
-Each request takes a slot, which is a row that all processes share. The provider counts a request at
-some time between the request and its answer. Therefore, the slot is free again 60 seconds after the
-answer. If the process dies, the slot is free 60 seconds after the time-out of the request.
+Each request takes a slot. The slots are rows of a database table, so that all processes share the
+quota. The provider counts a request at some time between the request and its answer. Therefore, the
+slot is free again 60 seconds after the answer. If the process dies, the slot is free 60 seconds
+after the time-out of the request.
 
 - Requests for the first page of the list have separate slots, so that many simultaneous purchases
-  do not delay card codes. There is one such slot for each ``POLL_INTERVAL``, but at most a quarter
-  of all slots. Late orders have one slot, so that fresh orders cannot take all slots. If the list
-  cannot be used, fresh and late orders share its slots.
-- All other slots are common slots. At most a quarter of the common slots is reserved for further
-  pages and single checks, which follow the request for the first page. Each reading of the list
-  takes only its share of this reserve. If the reserve is too small, single checks leave half of it
-  to further pages, because a page contains up to a hundred orders.
+  do not delay card codes. There are as many of these slots as a minute contains periods of
+  ``POLL_INTERVAL``, but at most a quarter of all slots. Checks of late orders have one separate
+  slot, because checks of fresh orders could otherwise take all slots. If the list cannot be used,
+  its slots are used for single checks of fresh and late orders.
+- All other slots are common slots. Up to a quarter of the common slots is reserved for further
+  pages and for single checks. One reading of the list can use only its share of this reserve. If
+  the reserve is smaller than the readings need, single checks leave half of it free for further
+  pages, because a page contains up to a hundred orders.
 - Purchases, and prices of orders with a price limit, can use all common slots outside the reserve.
   Further pages and single checks leave an eighth of these slots free. Optional prices, and requests
   about payments, leave half of these slots free. Requests about payments can also take the slot of
@@ -50,7 +52,8 @@ _LEAST_FOR_LATE = 30
 class Slot:
     """The permission for one request.
 
-    The slot is taken until the time ``until``, unless the request ends earlier or was not made.
+    The slot is taken until ``until``, unless :meth:`Budget.finish` or :meth:`Budget.give_back`
+    changes this time.
     """
 
     number: int
@@ -78,8 +81,8 @@ class Shares:
     def split(self, questions: int) -> tuple[range, range]:
         """Return the reserved common slots, and the other common slots.
 
-        The reserved slots are for readings of the list. ``questions`` is the number of requests
-        that a reading takes after the first page.
+        The reserved slots are for requests that read the list of orders. ``questions`` is the
+        number of requests that a reading makes after its request for the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -89,7 +92,7 @@ class Shares:
     ) -> list[tuple[range, int]]:
         """Return the ranges of slots that a request can use, best range first.
 
-        Each range is returned with the number of its slots that the request must leave free. If
+        Each range is paired with the number of slots in it that the request must leave free. If
         ``has_list`` is False, the list cannot be used, and single checks can take its slots.
         """
         wanted, common = self.split(questions)
@@ -135,7 +138,7 @@ def _left_free(common: range) -> int:
 
 
 class Budget:
-    """The access of one process to the slots."""
+    """The object with which one process takes and frees slots."""
 
     def __init__(self) -> None:
         limit = conf.requests_per_minute
@@ -191,9 +194,9 @@ class Budget:
         return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
-        """Hold the slot for 60 more seconds.
+        """Keep the slot of a finished request taken for 60 more seconds.
 
-        The provider might have counted the request when it answered.
+        The provider may count the request at any time until it has sent its answer.
         """
         self._hold(slot, timezone.now() + MINUTE)
 

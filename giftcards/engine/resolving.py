@@ -1,9 +1,9 @@
-"""Lost orders and restored orders, about which staff must decide.
+"""Helping staff to decide about lost orders and restored orders.
 
 If the database was restored from a dump, a waiting order might have been bought after the dump. The
 provider's list then contains this order, and also later orders that the database does not contain.
-Therefore, a waiting order is put on hold if it looks like a row of the list, unless the row has the
-reference of another order.
+Therefore, a waiting order is put on hold if a row of the list could belong to it, unless the row
+has the reference of another order.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def look_up(order: Order, provider_order_id: str) -> Row | NoAnswer:
 
     ``order`` is the lost order that staff compare with the provider's order. Returns a row with the
     details from ``describe_row``. In addition, ``is_same_key`` in the row is True if ``order`` was
-    sent with the API key in use. Returns the reason if there is no answer. Do not call this
-    function in a transaction, because it can take up to 20 seconds.
+    sent with the API key in use. If there is no usable answer, returns a :class:`NoAnswer` instead.
+    Do not call this function in a transaction, because it can take up to 20 seconds.
     """
     try:
         with Gateway() as gateway:
@@ -91,7 +91,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """The result of comparing a detail of our order with the provider's order."""
+    """Whether a detail of our order agrees with the provider's order."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -153,10 +153,11 @@ def may_release(order: Order) -> bool:
 def release(order: Order, *, by: str) -> bool:
     """Undo the identification of ``order``, so that the order is lost again.
 
-    The id is then free for other orders. The app searches for the order again, but staff must
-    confirm before it uses the same id again. Returns False without changing anything if the order
-    has moved, if cards have arrived, or if the id came from the answer to the purchase. ``by`` is
-    the name of the person who decided.
+    The id is then free for other orders. The app searches for the order again, but does not give it
+    the same id again unless staff confirm this. Returns False without changing anything if the
+    ``status`` or ``claim`` of the order has changed since ``order`` was read, if cards have
+    arrived, or if the id came from the answer to the purchase. ``by`` is the name of the person who
+    decided.
     """
     if not may_release(order):
         return False
@@ -198,9 +199,9 @@ def _waiting_orders() -> OrderQuerySet:
 def last_sign() -> datetime | None:
     """Return the last time at which this database was certainly in use.
 
-    The result is the last time at which a worker recorded that it was running. If a worker has
-    never recorded this, the result is the time when the oldest waiting order was recorded.
-    ``FARTHEST_CLOCK`` is subtracted from the time. Returns ``None`` if neither time is known.
+    This is the time when a worker last recorded that it was running. If no worker has ever recorded
+    this, it is the time when the oldest waiting order was recorded. In both cases,
+    ``FARTHEST_CLOCK`` is subtracted. Returns ``None`` if neither time is known.
     """
     at = ProviderState.objects.current().last_tick_at
     if at is None:
@@ -229,7 +230,7 @@ def find_bought(
 
     ``rows`` are the rows of the list that do not belong to any of our orders, oldest first. If a
     row has the reference of an order, the order is adopted. An adopted order receives the id of the
-    row. If one of the other rows might belong to an order, the order is put on hold.
+    row. If an order is not adopted, but a row might belong to it, the order is put on hold.
 
     An order that is put on hold becomes ``UNCONFIRMED``. The app neither sends the order nor
     searches for it until staff decide. The function stops when ``should_continue`` returns False.
@@ -249,9 +250,9 @@ def find_bought(
 
 
 def _references(order: Order) -> list[str]:
-    """Return the references that were sent or could be sent with ``order``.
+    """Return the references that might have been sent with ``order``.
 
-    If a reference was sent, only this reference is returned.
+    If the order has a ``provider_reference``, only this reference is returned.
     """
     if order.provider_reference:
         return [order.provider_reference]

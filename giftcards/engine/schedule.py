@@ -1,4 +1,4 @@
-"""The time of an order's next check.
+"""Calculating when an order is checked next.
 
 A fresh order is checked every ``POLL_INTERVAL``. A late order is checked at increasing intervals.
 :data:`giftcards.rules.states.STATES` contains the intervals for each status.
@@ -23,9 +23,9 @@ def next_check(
 ) -> datetime | None:
     """Return the time of the next check of ``order``.
 
-    Returns ``None`` if the order is late and is no longer watched. A late order is watched if it
-    was accepted at or after ``watched_since``. The default for ``watched_since`` is
-    ``LATE_WATCH_HOURS`` before ``now``.
+    Returns ``None`` if the order is late and was accepted before ``watched_since``, because such an
+    order is no longer watched. The default for ``watched_since`` is ``LATE_WATCH_HOURS`` before
+    ``now``.
     """
     state = STATES[order.status]
     if state.last_pause is None:

@@ -36,7 +36,7 @@ class Arrival(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """The numbers of cards, by the primary key of the order.
+    """Counts of stored and left-out cards, by the order's primary key.
 
     ``cards`` counts the stored cards. ``left_out`` counts the cards in the answer that were not
     stored.
@@ -49,7 +49,7 @@ class Stored(NamedTuple):
 class _Changes(NamedTuple):
     """The rows to insert, and the rows to update.
 
-    The rows in ``moved`` are also in ``changed``, and receive a new position.
+    ``moved`` contains the rows of ``changed`` that receive a new position.
     """
 
     new: list[Card]
@@ -62,10 +62,10 @@ def store_cards(arrivals: Iterable[Arrival]) -> Stored:
     """Store new cards, and new serial numbers of stored cards.
 
     ``arrivals`` contains each order at most once. The number of cards that are stored for an order
-    is limited to :func:`most_cards`. However, if an arrival settles its order, all cards of the
-    arrival are stored in the first positions. A card whose code was destroyed is not stored again,
-    but it counts as stored. Raises :exc:`~giftcards.exceptions.DecryptionError` if this process
-    does not have the key of a stored card, or if a card that needs a new position cannot be
+    is limited to :func:`most_cards`. However, if an arrival settles its order, all its cards are
+    stored, and they receive the first positions. A card whose code was destroyed is not stored
+    again, but it counts as stored. Raises :exc:`~giftcards.exceptions.DecryptionError` if this
+    process does not have the key of a stored card, or if a card that needs a new position cannot be
     decrypted.
     """
     arrivals = list(arrivals)
@@ -122,9 +122,10 @@ class Fingerprints(NamedTuple):
     """Fingerprints of a card.
 
     The fingerprints in ``exact`` include the serial number. The fingerprints in ``code`` do not
-    include the serial number. Both attributes are equal if the card does not have a serial number.
-    For a card in an answer, each attribute contains one fingerprint per encryption key. For a
-    stored card, ``exact`` contains one fingerprint, and ``code`` is ``[""]`` if it is unknown.
+    include the serial number. If the card does not have a serial number, both attributes are equal.
+    If the card is from an answer, each attribute contains one fingerprint per encryption key. If
+    the card is stored, ``exact`` contains a single fingerprint, and ``code`` is ``[""]`` if the
+    fingerprints without the serial number are not known.
     """
 
     exact: Sequence[str]
@@ -142,8 +143,8 @@ def match_cards(
 
     The index is ``None`` if the card is new. If a code appears twice in one answer, it belongs to
     two cards. If an answer contains the same cards as an earlier answer, all cards are matched,
-    whatever their sequence. A card without a serial number matches any card with the same code,
-    because the provider can add serial numbers later and omit them again.
+    even if their sequence is different. A card without a serial number matches any card with the
+    same code, because the provider can add serial numbers later and omit them again.
     """
     # The unmatched stored cards, by fingerprint.
     free: defaultdict[str, deque[int]] = defaultdict(deque)
@@ -173,8 +174,8 @@ def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
 def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> int:
     """Seal cards that are new or have changed, and add them to ``changes``.
 
-    A card has changed if it has a new serial number or a different position. Returns the number of
-    cards in the answer that are stored, or were stored before they were destroyed.
+    A card has changed if it has a new serial number or a different position. Returns how many cards
+    of the answer have a row, including cards whose codes were destroyed.
     """
     limit = len(arrival.cards) if arrival.settles else most_cards(arrival.order.quantity)
     # Cards beyond the limit are not compared, because it would take a long time for thousands of
@@ -202,7 +203,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
 
 
 def _within(told: Sequence[tuple[Card, CardSecret]], *, room: int) -> list[tuple[Card, CardSecret]]:
-    """Return the stored cards in ``told``, and at most ``room`` new cards."""
+    """Return all stored cards in ``told``, but at most ``room`` new cards."""
     new = [id(card) for card, _secret in told if not card.position]
     left_out = set(new[max(room, 0) :])
     return [(card, secret) for card, secret in told if id(card) not in left_out]
@@ -232,9 +233,9 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order.
 
-    ``told`` contains the cards of the final answer. The distinct cards of this answer come first,
-    followed by the cards that only other answers contained. Repeated cards come last, so that they
-    do not displace other cards.
+    ``told`` contains the cards of the final answer. The cards of this answer come first, each of
+    them once. The cards that only other answers contained follow. Cards that this answer repeats
+    come last, so that they do not displace other cards.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -248,8 +249,8 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
     """Seal ``secret`` as the content of ``card``, and set the position.
 
-    If ``secret`` is ``None``, the card keeps its secret. If the card was destroyed, only its
-    position is set.
+    If ``secret`` is ``None``, or lacks the serial number that the card already has, the card keeps
+    its stored secret. If the card was destroyed, only its position is set.
     """
     if secret is None or (card.serial_fingerprint and not secret.serial):
         secret = None if card.is_destroyed else card.open(keyring)

@@ -55,10 +55,10 @@ _RECORD_AFTER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """The numbers of orders with each result, in one or more sweeps.
+    """Counts of the orders in one or more sweeps, by result.
 
-    ``postponed`` is the number of orders that were due but not checked, because the request quota
-    was used up or calls were paused.
+    ``postponed`` is the number of orders that were due in the last sweep, but were not checked
+    because the request quota was used up or requests to the provider were paused.
     """
 
     sent: int = 0
@@ -250,9 +250,9 @@ class _Sweep:
     def _match_others(
         self, page: CheckedPage, *, due_by: datetime, but: Collection[int]
     ) -> Iterator[Checked]:
-        """Claim and yield the open orders in ``page.others``.
+        """Claim and yield the open orders whose rows are in ``page.others``.
 
-        Settled orders are compared with their rows.
+        Settled orders are not claimed, but differences from their rows are recorded.
         """
         # The time is read again, because the sweep may have waited for this page.
         now = timezone.now()
@@ -329,8 +329,8 @@ def watch(order: Order, gateway: Gateway) -> Iterator[Order]:
     """Follow one order in this process, and yield it after every sweep.
 
     The function returns when the order is final, delayed, unconfirmed or on hold, and at the latest
-    one ``POLL_INTERVAL`` after ``POLL_TIMEOUT``. If calls are paused until that time, the function
-    returns immediately.
+    one ``POLL_INTERVAL`` after ``POLL_TIMEOUT``. If requests to the provider are paused until after
+    that time, the function returns after the current sweep instead of waiting.
     """
     scope = Order.objects.filter(pk=order.pk)
     ends_at = time.monotonic() + conf.poll_timeout + conf.poll_interval

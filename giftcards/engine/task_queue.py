@@ -59,8 +59,9 @@ def ensure_schedule() -> Outcome | None:
     """Create or repair the schedule of django-q2.
 
     The time of the next run does not change, and a paused schedule stays paused. Returns ``None``
-    if django-q2 does not run the tasks. The lock is a row in a table of this app, because django-q2
-    does not have a unique constraint on names.
+    if django-q2 does not run the tasks. The function locks a row in a table of this app, so that
+    two processes do not both create the schedule. django-q2 does not have a unique constraint that
+    would prevent this.
     """
     if not conf.uses_django_q:
         return None
@@ -115,9 +116,9 @@ def schedule_problem() -> str:
 def next_tick(state: ProviderState) -> datetime | None:
     """Return the time of the schedule's next run.
 
-    Returns ``None`` if the schedule does not run. The schedule does not run if a run is overdue,
-    but a worker has recorded since then that it is running. Such a worker was started by an endless
-    loop or by cron.
+    Returns ``None`` if django-q2 does not run the tasks, or if its schedule is missing or paused.
+    Also returns ``None`` if a run is overdue, but a worker has recorded since then that it is
+    running, because an endless loop or cron then starts the workers instead of the schedule.
     """
     if not conf.uses_django_q:
         return None
@@ -137,7 +138,7 @@ class Backlog(NamedTuple):
 def waiting_tasks() -> Backlog | None:
     """Return how many tasks are waiting in the queue, and since when.
 
-    Returns ``None`` if :func:`tasks_in_queue` does.
+    Returns ``None`` if :func:`tasks_in_queue` returns ``None``.
     """
     waiting = tasks_in_queue()
     if waiting is None:
@@ -174,7 +175,8 @@ def follow_clock(*, span: timedelta, now: datetime, **_named: object) -> None:
 def workers() -> int:
     """Return the number of workers that run tasks.
 
-    If django-q2 is not in use, the function returns an assumed number.
+    If django-q2 does not run the tasks, the number is unknown, and the function assumes two
+    workers.
     """
     if not conf.uses_django_q:
         return _ASSUMED_WORKERS
@@ -293,7 +295,7 @@ def _enqueue(queue: Callable[[], object]) -> None:
 
 
 def is_run_by_queueing() -> bool:
-    """Return True if this task runs inside the call that should queue it.
+    """Return True if a task runs inside the call that should only queue it.
 
     In the test mode of a queue, tasks run in the call that queues them. A task must then do
     nothing, because a web request waits for the task to end.
@@ -310,9 +312,10 @@ def is_run_by_queueing() -> bool:
 def cluster_stop() -> threading.Event | None:
     """Return the event with which django-q2 stops the cluster, or ``None``.
 
-    With this event, the loop can end before its time limit. django-q2 does not pass the event to
-    tasks. However, its Sentinel has the event and forks the workers. Therefore, the stack of each
-    worker contains a method of the Sentinel.
+    When the event is set, the loop can end before its time limit. django-q2 does not pass the event
+    to tasks, so the function searches the call stack for it. django-q2's ``Sentinel`` has the event
+    and forks the workers, and therefore the stack of each worker contains a method of the
+    ``Sentinel``.
     """
     # The module is not imported here, because a worker has already loaded it.
     sentinel = getattr(sys.modules.get("django_q.cluster"), "Sentinel", None)

@@ -15,8 +15,8 @@ def start_thread(
     """Start a thread that calls ``work`` with ``args``.
 
     Returns ``None`` if the machine cannot start another thread. The caller then does the work
-    without a thread, or does it later, so that the worker continues to run. The thread is a daemon
-    thread, so that hanging work does not prevent the process from ending.
+    itself or postpones the work, so that the worker process continues to run. The thread is a
+    daemon thread, so that hanging work does not prevent the process from ending.
     """
     thread = threading.Thread(target=work, args=args, name=name, daemon=True)
     try:

@@ -1,8 +1,8 @@
 """Keys, encryption and fingerprints. Only this module uses the cryptography package.
 
 A card is stored as one Fernet token. An attacker who can write to the database could copy the token
-into another row. Therefore the token contains the place of its card, and :meth:`Keyring.open`
-compares the place and the fingerprints with the row.
+into another row. Therefore, the token also contains the order and the position of its card, and
+:meth:`Keyring.open` compares these and the fingerprints with the row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def generate_key() -> str:
 
 
 class Place(NamedTuple):
-    """The place of a card: its order, and its position in the order.
+    """The order that a card belongs to, and the card's position in the order.
 
     ``order`` is a primary key. ``card`` counts from 1.
     """
@@ -48,7 +48,7 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """The stored form of a card, whose fields have the names of the database columns."""
+    """A card as it is stored. Each field is named after its database column."""
 
     #: The token, printable ASCII.
     sealed: str
@@ -93,8 +93,9 @@ class Keyring:
     def open(self, row: Sealed, *, place: Place) -> CardSecret:
         """Decrypt a card that :meth:`seal` has encrypted.
 
-        Raises :exc:`DecryptionError` if no key can decrypt the token, if the token is damaged or
-        was made for another place, or if the fingerprints belong to another card.
+        Raises :exc:`DecryptionError` if no key can decrypt the token, if the token is damaged, if
+        it was made for a card at another place, or if the fingerprints in ``row`` belong to another
+        card.
         """
         content = self._decrypt(row.sealed)
         if trouble := _mismatch(content, place):
@@ -118,9 +119,9 @@ class Keyring:
         return content if isinstance(content, dict) else {}
 
     def _row_fingerprints(self, secret: CardSecret) -> tuple[list[str], ...]:
-        """Return the fingerprints for each column, one per key.
+        """Return a list of fingerprints for each column, with one per key.
 
-        The fingerprints of an empty column are ``[""]``.
+        If the column is empty, its list is ``[""]``.
         """
         code = normalised(secret.value)
         # In a shorter code, the last four characters would be more than half of the code.
@@ -164,7 +165,7 @@ class Keyring:
 
     @contained
     def sent_references(self, reference: str) -> list[str]:
-        """Return the references that the provider might have for an order, one per key.
+        """Return the references that an order may have at the provider.
 
         The first reference is sent with the order. Each reference is a keyed digest of the shop's
         own ``reference``. The digest does not reveal anything about the order, and somebody who can
@@ -235,7 +236,7 @@ def sealed(text: str) -> str:
 
 
 def unsealed(text: str) -> str:
-    """Decrypt a string from :func:`sealed`. Return any other string unchanged."""
+    """Decrypt a result of :func:`sealed`. Return any other string unchanged."""
     try:
         return _box().decrypt(text.encode(errors="replace")).decode()
     except InvalidToken:

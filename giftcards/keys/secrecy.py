@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Masked(str):
     """A string whose ``repr`` does not show its value.
 
-    Strings that are derived from it, such as a slice or the result of :meth:`str.upper`, are
-    ordinary strings.
+    A slice of such a string, or the result of a method such as :meth:`str.upper`, is an ordinary
+    string that shows its value.
     """
 
     __slots__ = ()

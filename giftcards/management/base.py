@@ -129,7 +129,7 @@ def _why_no_database(error: Error) -> str:
 
 
 def database_failure(error: Error, what_now: str) -> CommandError:
-    """Return an error with exit code 1 for a database failure while the command was working.
+    """Return an error with exit code 1 for a database failure during the work.
 
     ``what_now`` is the advice for the person who ran the command.
     """
@@ -196,7 +196,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """Return the ``known`` conditions that ``--fail-on`` names.
+    """Return the conditions in ``known`` that are named in ``--fail-on``.
 
     If a condition is unknown, the command exits with code 2.
     """
@@ -210,13 +210,13 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(sentences: Iterable[str]) -> None:
-    """Raise a ``CommandError`` with the non-empty ``sentences``, if there are any."""
+    """Raise a ``CommandError`` that joins ``sentences``, unless all are empty."""
     if wrong := " ".join(filter(None, sentences)):
         raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """Return ``found`` for ``--json``, with "ok" in place of each empty string."""
+    """Return a copy of ``found`` for ``--json``, with "ok" instead of ""."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
@@ -294,7 +294,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield lines about the amounts that the customer paid and is owed.
+    """Yield lines about the amounts that the customer has paid and the amounts that you owe.
 
     ``customer`` is a result of :func:`customer_as_dict`.
     """
@@ -361,7 +361,7 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
     """Return what ``order`` is waiting for and since when, or ``None``.
 
-    The first item of the result is a phrase that completes a sentence.
+    The first item of the result is a phrase such as "waiting for the provider".
     """
     state = STATES[order.status]
     if order.is_on_hold or not state.waits_for:

@@ -1,7 +1,8 @@
 """The groups of staff that ``giftcards_setup`` creates, one for each role.
 
-A group is created once. After that, the shop can change the group. Permissions that the shop adds
-are never removed. Permissions that the shop removes are only restored with ``--repair-groups``.
+The command creates a group if the group does not exist. After that, the shop can change the group.
+Permissions that the shop adds are never removed. Permissions that the shop removes are only
+restored with ``--repair-groups``.
 """
 
 from __future__ import annotations

@@ -123,9 +123,10 @@ class Progress:
     ) -> None:
         """Show ``text``, which says what the command is waiting for.
 
-        If ``unless_short`` is True, the text is only logged if the wait lasts for several seconds.
-        The wait began at ``since``, or by default at the first call with this ``text``. A terminal
-        also shows ``bar``. If the line is too long, ``text`` is shortened.
+        If ``unless_short`` is True, a log does not contain the text until the wait has lasted for
+        several seconds. ``since`` is the time when the wait began. By default, this is the time of
+        the first call with this ``text``. On a terminal, the progress bar ``bar`` follows the text,
+        and the text is shortened if the line is too long.
         """
         now = time.monotonic()
         if text != self._text:
@@ -217,5 +218,5 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return ``number`` with its ``noun``, such as ``1 order`` or ``2 orders``."""
+    """Return ``number`` and the noun in the right form, such as ``2 orders``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

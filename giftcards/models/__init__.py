@@ -1,4 +1,4 @@
-"""The models, under the names by which Django and shops import them."""
+"""The app's models, for imports by Django and by shops."""
 
 from giftcards.models.cards import Card
 from giftcards.models.catalogue import (

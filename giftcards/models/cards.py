@@ -47,8 +47,9 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_code(self, text: str) -> Self:
         """Return the cards whose complete code or serial number is ``text``.
 
-        Case, spaces, dashes and the script of digits do not matter. Destroyed codes are left out.
-        The result is unsorted, and the cards are not decrypted.
+        The comparison ignores case, spaces and dashes, and does not distinguish between the digits
+        of different scripts. Destroyed codes are left out. The result is unsorted, and the cards
+        are not decrypted.
         """
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
@@ -56,7 +57,7 @@ class CardQuerySet(models.QuerySet["Card"]):
     def newest_with_code(self, text: str, most: int) -> list[Card]:
         """Return up to ``most`` cards from :meth:`with_code`, newest first.
 
-        The query is fast even if all cards have the same serial number.
+        The queries remain fast even if all cards have the same serial number.
         """
         text = Masked(text)
         # The query sorts by a sum, which no index contains. If it sorted by the primary key itself,
@@ -70,8 +71,8 @@ class CardQuerySet(models.QuerySet["Card"]):
     def with_tail(self, text: str) -> Self:
         """Return the cards whose code ends in ``text``, newest first.
 
-        ``text`` has four characters, and is compared as in :meth:`with_code`. Codes with fewer than
-        eight characters are not found.
+        ``text`` must have four characters. It is compared in the same way as in :meth:`with_code`.
+        Codes with fewer than eight characters are not found.
         """
         text = Masked(text)
         tails = conf.keyring().tail_fingerprints(text)
@@ -107,8 +108,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Return the oldest and the newest card of each encryption key.
 
         The result maps the fingerprints of the keys to the primary keys of the cards. Keys that are
-        in use but missing in the settings are included. ``found`` contains the values of
-        :meth:`scalars_of_ends`, if the caller has already read them. Raises
+        in use but missing in the settings are included. If the caller has already read the values
+        of :meth:`scalars_of_ends`, it can pass them as ``found``. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keys = list(conf.keyring().key_fingerprints)
@@ -125,12 +126,12 @@ class CardQuerySet(models.QuerySet["Card"]):
         return found[0] if found else {}
 
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
-        """Return the expressions for the values that :meth:`ends` needs.
+        """Return the database expressions for the values that :meth:`ends` needs.
 
         ``keys`` contains the fingerprints of encryption keys. By default, these are the keys in the
-        settings. Other keys that are in use are also found. The expressions read only the ends of
-        index ranges, because reading the whole index takes a third of a second with a million
-        cards.
+        settings. Additional expressions find keys that are in use but missing in ``keys``. The
+        expressions read only the ends of index ranges, because it takes a third of a second to read
+        the whole index of a million cards.
         """
         if keys is None:
             keys = conf.keyring().key_fingerprints
@@ -147,11 +148,11 @@ class CardQuerySet(models.QuerySet["Card"]):
     def need_of_keys(self) -> tuple[int, list[int]]:
         """Return how many cards have a missing key, and which keys are unneeded.
 
-        The first value is the number of cards whose key is missing in the settings. The second
-        value is a list of the positions of the unneeded keys in the settings. Positions start at 2,
-        because the first key is always needed. If there are no readable cards, all keys count as
-        needed. Raises :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings
-        are invalid.
+        The first value is the number of cards whose key is missing from the settings. The second
+        value is a list of the positions of the unneeded keys in the settings. The first key in the
+        settings has position 1. It is never in the list, because it is always needed. If there are
+        no readable cards, all keys count as needed. Raises
+        :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         configured = conf.keyring().key_fingerprints
         used = set(self.ends())
@@ -166,7 +167,7 @@ class CardQuerySet(models.QuerySet["Card"]):
 
         Returns a dict that maps "newest" and "oldest" to a sentence that describes the error, or to
         "". The sentence does not reveal anything about the card. If there are no cards, the dict is
-        empty. ``found`` is passed to :meth:`ends`. Raises
+        empty. ``found`` has the same meaning as in :meth:`ends`. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keyring = conf.keyring()

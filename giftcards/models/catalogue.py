@@ -1,4 +1,4 @@
-"""The stored catalogue, what the shop sells from it, and offer changes."""
+"""The models of the catalogue, the shop's margins and offer changes."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ _MOST_WORDS = 8
 
 
 def _is_sold_here(*levels: str) -> Q:
-    """Return the condition that a row is sold here.
+    """Return a condition for the rows that the shop sells.
 
-    The first level that has a value decides. ``levels`` are prefixes such as ``product__``. The
-    most specific prefix comes first.
+    ``levels`` are the lookup prefixes of the rows that can set ``is_sold``, such as ``product__``.
+    The most specific prefix comes first. The first of these rows whose ``is_sold`` is not NULL
+    decides.
     """
     condition = Q()
     inherited: dict[str, None] = {}
@@ -61,10 +62,10 @@ _SOLD = _is_sold_here("", "product__", "product__category__")
 
 
 def is_called(text: str, *columns: str) -> Q:
-    """Return the condition that each word of ``text`` is in a column.
+    """Return a condition for the rows that contain each word of ``text``.
 
-    Brands can be written in Arabic letters. If ``text`` does not contain any words, the condition
-    is never true.
+    Each word must be in one of ``columns``. The names of brands in ``text`` can also be written in
+    Arabic letters. If ``text`` does not contain any words, the condition is never true.
     """
     words = words_of_product(text)[:_MOST_WORDS]
     condition = Q() if words else Q(pk__in=[])
@@ -87,7 +88,7 @@ class Names(NamedTuple):
 class Recorded(NamedTuple):
     """The data from the catalogue that is stored with an order.
 
-    The data consists of the names, and of the loss that the owner accepts.
+    ``accepted_loss`` is the largest loss per card, in dinars, that the owner accepts.
     """
 
     product_name: str = ""
@@ -100,7 +101,8 @@ def _with_categories(
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of products with their categories.
 
-    If the catalogue does not contain the category of a product, the product keeps its category.
+    If the catalogue does not state the category of a known product, the product keeps its current
+    category.
     """
     listed = list(listed)
     categories = Category.objects.named(columns.get("category", "") for columns in listed)
@@ -115,10 +117,10 @@ def _with_categories(
 def ids_of(
     product_type: ProductType | None, product_id: str | None, type_id: str | None
 ) -> tuple[str, str]:
-    """Return the provider's ids of a card.
+    """Return the provider's product id and type id of a card.
 
-    The card is passed either as a product type or as the two ids. Raises ``TypeError`` if the
-    caller passes both or neither of them.
+    The caller passes either ``product_type`` or the two ids. Raises ``TypeError`` if the caller
+    passes a product type together with an id, or if an argument is missing.
     """
     if product_type is None:
         if product_id is None or type_id is None:
@@ -138,10 +140,10 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store a catalogue that was requested at ``at``.
 
         Each item of ``listed`` contains the columns of a product. The ``category`` column contains
-        a title. A product is no longer on sale if it is missing from two complete catalogues that
-        were read an hour apart. ``is_whole`` is False for an incomplete catalogue. An empty string
-        does not replace an earlier value. If a later catalogue is already stored, the method does
-        nothing.
+        a title. A product stops being on sale when it is missing from two complete catalogues that
+        were requested at least an hour apart. ``is_whole`` is False for an incomplete catalogue. An
+        empty string does not replace an earlier value. If a later catalogue is already stored, the
+        method does nothing.
         """
         # A second process waits.
         with keeping_prices():
@@ -176,8 +178,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
         """Store the types of a product from an answer requested at ``at``.
 
         Each item of ``types`` contains the columns of a type. A type is no longer for sale if it is
-        missing from two answers that were an hour apart. The method does nothing if the catalogue
-        has never listed the product, or if a later answer is already stored.
+        missing from two answers that were requested at least an hour apart. The method does nothing
+        if the catalogue has never listed the product, or if a later answer is already stored.
         """
         told = {columns["type_id"]: columns for columns in types}
         older = past("types_read_at", at, longest=_LATE)
@@ -217,9 +219,9 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return self.filter(is_enabled=True).exclude(pk__in=self.on_sale().order_by().values("pk"))
 
     def to_read(self) -> Self:
-        """Return products on sale whose types are older than the catalogue.
+        """Return products on sale whose types must be read again.
 
-        The types of these products were not read after the catalogue was last stored.
+        These are the products whose types were not read after the last catalogue that lists them.
         """
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
@@ -229,7 +231,8 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def to_ask(self, now: datetime) -> Self:
         """Return products on sale whose types must be requested.
 
-        The types of these products were not requested after the catalogue was last stored.
+        These are the products whose types were not requested after the last catalogue that lists
+        them.
         """
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
@@ -239,14 +242,14 @@ class ProductQuerySet(models.QuerySet["Product"]):
 
         Returns the claim, or ``None`` if another process has claimed the request. The claim lasts
         until the types are read, but at most ``longest`` seconds. If the catalogue has never listed
-        the product, there is no row to claim, and every process can make the request.
+        the product, there is no row to claim, and every process receives a claim.
         """
         now = timezone.now()
         free = self.exclude(self._is_being_read(longest))
         return now if free.update(asked_at=now) or not self.exists() else None
 
     def unclaim_reading(self, claim: datetime) -> None:
-        """Release a claim whose request was not made."""
+        """Release a claim for which no request was sent."""
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
     def being_read(self, *, longest: float) -> Self:
@@ -319,11 +322,11 @@ class ShelfQuerySet(models.QuerySet["Shelf"]):
 class Shelf(MarginRow):
     """The settings of the whole shop, stored in a single row.
 
-    The margin applies to all types that inherit it. If there is no margin, the shop sets its prices
-    elsewhere. Prices from margins are rounded up to a multiple of ``round_to`` dinars, or to whole
-    centimes if ``round_to`` is 0. A card is not for sale if the shop would earn less than
-    ``least_margin`` dinars from it. ``stock_buffer`` is the number of cards of each type that the
-    shop holds back from sale.
+    The margin applies to all types that inherit it. If the shop has no margin, a type without any
+    other pricing rule has no price in this app. Prices from margins are rounded up to a multiple of
+    ``round_to`` dinars, or to whole centimes if ``round_to`` is 0. A card is not for sale if the
+    shop would earn less than ``least_margin`` dinars from it. ``stock_buffer`` is the number of
+    cards of each type that the shop holds back from sale.
     """
 
     SET_BY_SHOP = ("margin_percent", "margin_fixed", "round_to", "least_margin", "stock_buffer")
@@ -384,9 +387,10 @@ class Shelf(MarginRow):
 
 
 class SoldRow(MarginRow):
-    """A row that can be taken off the shelf.
+    """A row whose ``is_sold`` decides whether the shop sells something.
 
-    The resulting changes to offers are recorded.
+    If ``is_sold`` or ``own_name`` changes, ``save()`` also records the changes to offers (see
+    :class:`OfferChange`).
     """
 
     class Meta(MarginRow.Meta):
@@ -427,7 +431,7 @@ class CategoryQuerySet(models.QuerySet["Category"]):
     def named(self, titles: Iterable[str]) -> dict[str, Category]:
         """Return the category for each title.
 
-        Missing categories are created, and their products are sold.
+        Missing categories are created with ``is_sold`` set to True.
         """
         keys = {title: _key_of(title) for title in titles}
         known = {category.key: category for category in self.filter(key__in=keys.values())}
@@ -562,7 +566,7 @@ class Product(SoldRow):
 
 
 class Offer(NamedTuple):
-    """A product type as it is offered.
+    """The name, cost and stock with which a product type is offered.
 
     ``cost`` is ``None`` if the type is not for sale.
     """
@@ -575,11 +579,12 @@ class Offer(NamedTuple):
 class ProductType(SoldRow):
     """A product type: a denomination of a product, with its cost and stock.
 
-    ``price`` is the amount that a customer pays for a card. The price is computed by the first of
-    these rules that is set: ``fixed_price``, the margin of the type, of the product or of the
-    category, ``PRICING``, and the margin of the shop. ``price`` is ``None`` if none of these rules
-    is set, or if the price would cause a loss. If ``is_sold`` or the margin is ``None``, the type
-    inherits the value from the product.
+    ``price`` is the amount that a customer pays for a card. The first of these rules that is set
+    determines the price: ``fixed_price``, the margin of the type, the margin of the product, the
+    margin of the category, the function ``PRICING``, and the margin of the shop. ``price`` is
+    ``None`` if none of these rules is set, if the cost is unknown, or if the price would be too low
+    (see :func:`giftcards.rules.prices.find_price`). If ``is_sold`` or the margin is ``None``, the
+    type inherits the value from the product.
 
     ``accepted_loss`` is the amount in dinars by which the price of a card can be below its cost.
     The owner has confirmed this loss. An accepted loss only applies to fixed prices and to prices
@@ -697,7 +702,7 @@ class ProductType(SoldRow):
 
     @property
     def told_price(self) -> Decimal | None:
-        """The price that the ``PRICING`` function returned for this cost."""
+        """The price that ``PRICING`` returned for the current cost, or ``None``."""
         is_told = self.price_source == PriceSource.FUNCTION and self.pricing_due_at is not None
         return self.price if is_told else None
 
@@ -745,7 +750,7 @@ _TOLD = ("name", "cost", "stock", "read_at", "missing_since", "pricing_due_at")
 
 
 def _take(row: models.Model, columns: Mapping[str, Any]) -> None:
-    """Set the columns of ``row``.
+    """Set the attributes of ``row`` to the values in ``columns``.
 
     An empty string does not replace an older value.
     """
@@ -766,7 +771,7 @@ class OfferChangeQuerySet(OutboxQuerySet["OfferChange"]):
 
 
 class OfferChange(OutboxEntry):
-    """A change to one of the provider's offers.
+    """A change to the offer of a product type.
 
     The change was noticed at the time ``at``. ``old_value`` and ``new_value`` depend on ``what``:
 
@@ -874,8 +879,8 @@ class ProductPricesQuerySet(models.QuerySet["ProductPrices"]):
     def told(self, product_id: str, *, key: str, max_age: timedelta) -> ProductPrices | None:
         """Return prices that are at most ``max_age`` old, or ``None``.
 
-        The prices must have been requested with this API key. Prices with a time in the future
-        count as too old, because the clock was set back after they were stored.
+        The prices must have been requested with this API key. If the time of the prices is in the
+        future, the clock was set back after they were stored. Such prices are not returned.
         """
         now = timezone.now()
         recent = self.filter(asked_at__gt=now - max_age, asked_at__lte=now)

@@ -35,7 +35,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
         """Record the unsaved ``refund``, or return the existing refund.
 
         The existing refund belongs to the same order and has the same reference. The sums of
-        ``order`` are updated. Raises the errors of :func:`~giftcards.settlement.record_refund`.
+        ``order`` are updated. Raises the same errors as
+        :func:`~giftcards.settlement.record_refund`.
         """
         refund.check_values()
         with transaction.atomic():
@@ -150,7 +151,7 @@ def check_amount(order: Order, amount: Decimal) -> None:
 
 
 def sale_obstacle(order: Order) -> str:
-    """Return the reason why a sale amount cannot be recorded now, or "".
+    """Return the reason why a sale amount cannot be recorded, or "".
 
     The reason is in the active language.
     """
@@ -170,7 +171,7 @@ def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """Record what the customer paid, and note it in the timeline.
 
     Returns False if the order already has this amount. The ``order`` instance is also updated.
-    Raises the errors of :func:`~giftcards.fulfilment.record_sale_amount`.
+    Raises the same errors as :func:`~giftcards.fulfilment.record_sale_amount`.
     """
     paid = order.check_amount("sale_amount", amount)
     with transaction.atomic():
@@ -296,7 +297,7 @@ class CustomerRefund(models.Model):
     def check_text(self, parameter: str, column: str, text: str) -> None:
         """Raise ``ValidationError`` if ``column`` cannot store ``text``.
 
-        The error is about ``parameter``.
+        In the error, ``parameter`` is the name of the field.
         """
         if not isinstance(text, str):
             raise ValidationError({parameter: gettext("This must be text.")})
@@ -307,9 +308,11 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` if ``other`` differs from this refund.
+        """Raise :exc:`RefundError` if ``other`` does not repeat this refund.
 
-        Both refunds have the same reference. A cancelled refund cannot be recorded again.
+        ``other`` repeats this refund if the amount, the method and the reference are equal. If this
+        refund was cancelled, the error is always raised, because the reference cannot be used
+        again.
         """
         if self.state == RefundState.CANCELLED:
             text = gettext("The refund %(reference)s was cancelled. Use a new reference.")

@@ -1,6 +1,6 @@
-"""Model fields that behave the same on every database, and validators.
+"""Validators, and model fields that behave the same on every database.
 
-Do not rename the names in this module, because migrations import them. Migrations do not import any
+Do not rename anything in this module, because migrations import it. Migrations do not import any
 other module of the app.
 """
 
@@ -202,7 +202,7 @@ def _is_storable(text: str) -> bool:
 
 
 def is_same_json(one: Any, other: Any) -> bool:
-    """Return True if a database that stored ``one`` could return ``other``.
+    """Return True if ``other`` is ``one`` as a JSON column might return it.
 
     ``True`` and ``1`` count as different, although they are equal in Python.
     """

@@ -1,6 +1,7 @@
 """The history of an order.
 
-The history consists of status changes, with their outbox, and of acknowledgements.
+The history consists of status changes, which are also announced to receivers (the outbox), and of
+acknowledgements.
 """
 
 from __future__ import annotations

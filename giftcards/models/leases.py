@@ -1,6 +1,6 @@
 """Leases on pieces of work, and the slots of the request quota.
 
-The claim on a single order is stored in the row of the order.
+Leases are not used for single orders: the claim on an order is stored in the row of the order.
 """
 
 from __future__ import annotations
@@ -145,17 +145,17 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
         return self.filter(until__lte=now)
 
     def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Ensure that slots become free no later than ``longest`` after ``now``.
+        """Shorten the hold of slots to at most ``longest`` after ``now``.
 
-        If a slot is held until a later time, it was taken before the clock was set back.
+        A slot is held until a later time only if it was taken before the clock was set back.
         """
         self.filter(until__gt=now + longest).update(until=now + longest)
 
     def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
         """Adjust the slots after the clock was set from ``before`` to ``now``.
 
-        A slot that was held at ``before`` is now held until ``longest`` after ``now``. Other slots
-        become free, unless they might have been taken after the clock was set.
+        A slot that was still held at ``before`` remains held until ``now + longest``. All other
+        slots become free, except slots that might have been taken after the clock was set.
         """
         # A slot that is held for at most ``longest`` is not changed, because it may have been taken
         # after the clock was set.

@@ -29,11 +29,12 @@ class Kind(StrEnum):
 
 
 class Line(NamedTuple):
-    """Orders or reservations with the same values.
+    """A group of orders or reservations that have the same values.
 
-    A line represents ``number`` rows. ``cards`` is the total number of cards in these rows.
-    ``cost`` is the cost of one card, or ``None`` if it is unknown. For settled orders, ``cost`` is
-    the cost of a whole order. ``is_charged`` is True if the balance already includes the cost.
+    The group contains ``number`` rows, and the earliest of their times is ``since``. ``cards`` is
+    the total number of cards in these rows. ``cost`` is the cost of one card, or ``None`` if it is
+    unknown. For settled orders, ``cost`` is the cost of a whole order. ``is_charged`` is True if
+    the balance already includes the cost.
     """
 
     kind: str
@@ -60,8 +61,8 @@ def lines_of(
 
     Rows with the same values of ``columns`` form one line. ``columns`` maps the fields of a line to
     expressions, or to ``None`` for the column with the same name. ``since`` is the name of the
-    column with the time. ``cards`` is an expression for the number of cards of a row. The default
-    is 1.
+    column whose earliest time is stored in the line. ``cards`` is an expression for the number of
+    cards of a row. The default is 1.
     """
     empty: dict[str, Any] = {
         "cost": Value(None, DecimalField()),
@@ -83,8 +84,8 @@ def lines_of(
 def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[Line]:
     """Return the lines of several querysets, read with one SQL statement.
 
-    Therefore, an order that is settled during the read is not counted twice, and a reservation
-    whose order is placed during the read is not counted in addition to the order.
+    Because there is only one statement, an order that is settled during the read is not counted
+    twice. If a reservation becomes an order during the read, its cards are counted only once.
     """
     # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
     # lacks.

@@ -71,7 +71,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def leaves_some_out(orders: models.QuerySet[Any]) -> bool:
-    """Return True if ``orders`` has a filter that could exclude orders."""
+    """Return True if the queryset ``orders`` has a filter."""
     return bool(orders.query.where)
 
 
@@ -96,15 +96,15 @@ class OrderQueries(OrderSearch[Row]):
         """Return the orders that are not final.
 
         Queries for open orders start with this method, because the index for them begins with
-        ``finalized_at``. If there were only a condition on the status, databases would not use an
-        index.
+        ``finalized_at``. With a condition on the status alone, databases would not use this index.
         """
         return self.filter(finalized_at=None)
 
     def urgent(self) -> Self:
         """Return open orders that can change within seconds.
 
-        The loop runs as long as there are such orders. Orders on hold are not included.
+        The loop that sends and checks orders runs as long as there are such orders. Orders on hold
+        are not included.
         """
         return self.open().filter(status__in=URGENT).exclude(ON_HOLD)
 
@@ -221,7 +221,7 @@ class OrderQueries(OrderSearch[Row]):
         return [self.filter(condition).exclude(ON_HOLD) for condition in _due_by(since)]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Return orders sent from ``start`` to ``end`` that the provider might have."""
+        """Return orders sent from ``start`` to ``end`` that may have been bought."""
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
         # SQLite uses the index by time only if the filter excludes statuses instead of listing
         # them.
@@ -303,10 +303,10 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="finalized_at", cost=cost)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return rows that contain two times of an order and ``name``.
+        """Return a row for each order, with two of its times and ``name``.
 
-        The rows are used in a union of queries. ``start`` and ``end`` are the names of the columns
-        that contain the times.
+        ``start`` and ``end`` are the names of the columns that contain the times. In a union of
+        several such querysets, ``name`` shows to which of them a row belongs.
         """
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")

@@ -1,8 +1,8 @@
 """Orders, with their queries and their status changes.
 
 Queries are methods of the queryset, and changes are methods of the row. Only this module assigns
-``status``. A change is a single guarded UPDATE. The number of updated rows shows whether this
-process was first.
+``status``. Each change is a single UPDATE that only finds the row if no other process has changed
+it since it was read. The number of updated rows shows whether the change was made.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class OrderQuerySet(OrderQueries["Order"]):
     def record(self, order: Order) -> Order:
         """Insert ``order``, or return the existing order with the same reference.
 
-        Raises the errors of :func:`~giftcards.fulfilment.place_order`.
+        Raises the same errors as :func:`~giftcards.fulfilment.place_order`.
         """
         if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
             raise ConfigurationError(
@@ -171,7 +171,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
-        """Request an immediate check of accepted orders, and return how many there are.
+        """Request an immediate check of accepted orders, and return their number.
 
         Orders are left out if they were checked within ``interval``, or if this method was called
         for them within ``interval``. If an order is being checked now, it becomes due again after
@@ -214,8 +214,9 @@ class OrderQuerySet(OrderQueries["Order"]):
         """Move up to 1,000 orders to ``target``, and return how many were moved.
 
         Only orders with the status ``origin`` are moved. The orders must be unclaimed, because the
-        claim is overwritten to identify the moved rows. ``target`` must not be final, because a
-        final status requires separate figures for each order.
+        method writes a token to ``claim``, by which it identifies the rows that were moved.
+        ``target`` must not be final, because a final status requires separate figures for each
+        order.
         """
         check_move(origin, target)
         token = uuid.uuid4().hex
@@ -333,7 +334,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """Return values that clear all columns about the provider's id."""
+    """Return the values that clear all columns about the provider's order."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -363,7 +364,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """Return the values of an order or a correction that can be corrected."""
+    """Return the values of ``row`` in the columns :data:`CORRECTABLE`."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -393,7 +394,7 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 
 
 class ReferenceAnswer(models.TextChoices):
-    """Answers that refuse a purchase because of its reference."""
+    """The provider's answers that refuse a purchase because of its reference."""
 
     # The provider says that an earlier attempt bought the order. A search may still not find the
     # order.
@@ -814,7 +815,7 @@ class Order(models.Model):
     def line_names(self) -> Names:
         """Return the names of the product and the type.
 
-        A query is made only if the row contains neither name.
+        If both names are empty in the row, they are read from the catalogue with a query.
         """
         if self.product_name or self.type_name:
             return Names(self.product_name, self.type_name)
@@ -860,7 +861,7 @@ class Order(models.Model):
         """The product, type and quantity that the provider's answers must have.
 
         If staff have insisted that one of the provider's orders is this order, product and type are
-        "", and all products and types in the answers are accepted.
+        "". The answers can then have any product and type.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
@@ -873,8 +874,8 @@ class Order(models.Model):
     def was_adopted(self) -> bool:
         """True if the provider's id of the order came from the list or from staff.
 
-        Such an id is in both ``provider_order_id`` and ``provider_alias``. A single check might not
-        find such an id, even if the list contains the order.
+        Such an id is in both ``provider_order_id`` and ``provider_alias``. Even if the provider's
+        list contains the order, a check of this single id might not find it.
         """
         return bool(self.provider_alias) and self.provider_alias == self.provider_order_id
 
@@ -919,15 +920,16 @@ class Order(models.Model):
     def was_sent_with(self, key: ApiKey) -> bool:
         """Return True if the order was sent with ``key``.
 
-        The provider's list for ``key`` contains orders that were sent with ``key``. An unknown key
-        or environment of the order is assumed to be that of ``key``.
+        The provider's list of orders for ``key`` then contains the order if it was bought. If the
+        order's key or environment is unknown, it is assumed to be that of ``key``.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
         """Return True if the order was sent to a different account.
 
-        Returns True if the environments of the order and the key are known and differ.
+        This is certain only if the environments of the order and of ``key`` are both known, and
+        differ.
         """
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
@@ -986,7 +988,7 @@ class Order(models.Model):
             raise ValidationError({"sale_amount": text})
 
     def check_product(self) -> None:
-        """Raise ``ValidationError`` if the product is not in a recent catalogue."""
+        """Raise ``ValidationError`` if a recent catalogue lacks the product."""
         if Product.objects.is_unknown(self.product_id):
             text = gettext(
                 "The provider's catalogue does not contain a product with this ID. Use the"
@@ -1201,7 +1203,7 @@ class Order(models.Model):
     def is_lost(self, now: datetime) -> bool:
         """Return True if the claim has expired.
 
-        The process that was sending the order then counts as dead.
+        In this case, the process that was sending the order is assumed to have died.
         """
         return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
 
@@ -1217,8 +1219,8 @@ class Order(models.Model):
     ) -> StatusChange | None:
         """Change the status to ``target``, and record the change.
 
-        The columns in ``values`` are set in the same UPDATE. ``along`` is called in the same
-        transaction.
+        The columns in ``values`` are set in the same UPDATE. The function ``along`` is called after
+        the UPDATE, in the same transaction.
 
         ``details`` are stored with the recorded change. Problems in ``details`` are also added to
         the order, and problems that the change ends are removed from the order (see
@@ -1227,7 +1229,8 @@ class Order(models.Model):
 
         Returns ``None`` without changing anything if another process was first. The other process
         has changed the status or the claim, or the row no longer matches the lookups in ``where``.
-        Raises :exc:`ValueError` if the table does not allow the change.
+        Raises :exc:`ValueError` if :data:`~giftcards.rules.states.STATES` does not allow the
+        change.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1259,8 +1262,8 @@ class Order(models.Model):
     def note_wait(self) -> bool:
         """Record that the customer was kept waiting, without a change of status.
 
-        Returns False without changing anything if the wait was recorded before, or if the order has
-        moved.
+        Returns False without changing anything if the wait was recorded before, or if the status
+        has changed in the meantime.
         """
         values = {"kept_waiting_at": timezone.now()}
         source = StatusChange.Source.CLOCK

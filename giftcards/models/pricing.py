@@ -78,7 +78,7 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
 
 
 def terms_of(facts: Sequence[Any]) -> Terms:
-    """Return the terms of a type from the values in :data:`OF_PRICE`."""
+    """Return a type's terms from its values in the columns :data:`OF_PRICE`."""
     margins = (Margin(*facts[first : first + 2]) for first in (3, 5, 7))
     return Terms(*facts[:3], *margins)
 

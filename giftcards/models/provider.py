@@ -66,7 +66,8 @@ def this_machine() -> str:
 class Environment(models.TextChoices):
     """The provider's environments.
 
-    The API key determines which environment is used. The host is the same for both environments.
+    The API key determines which environment answers a request. Requests to both environments go to
+    the same host.
     """
 
     # These values are the provider's names.
@@ -142,7 +143,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def doubt(self) -> None:
         """Forget that keys were accepted.
 
-        For each key, a single call must then succeed before parallel calls are made.
+        Parallel calls with a key are then not made until a single call with the key has succeeded.
         """
         self.exclude(accepted_at=None).update(accepted_at=None)
 
@@ -160,10 +161,11 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
     def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
-        """Return a refused key that stops this process or another process.
+        """Return a refused key that stops the calls of a process, or ``None``.
 
-        A key that stops this process takes precedence. ``own`` is the fingerprint of this process's
-        key. If ``own`` is ``None``, the key that was used last counts as this process's key.
+        The key of this process takes precedence over the keys of other processes. ``own`` is the
+        fingerprint of this process's key. If ``own`` is ``None``, the key that was used last counts
+        as this process's key.
         """
         # There are only a few rows, one for each key that the shop has used.
         keys = list(self)
@@ -176,10 +178,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 class ApiKey(models.Model):
     """The status of an API key.
 
-    All processes that use the key share this row, which contains only a fingerprint of the key.
-    Each key has a separate row, so that the success of one key never hides the refusal of another
-    key. The refusal is important, because the provider blocks the shop's IP address after a few
-    calls with a refused key.
+    The row contains a fingerprint of the key, but not the key. All processes that use the key share
+    the row. Each key has a separate row, so that the success of one key never hides the refusal of
+    another key. A refusal must not be missed, because the provider blocks the shop's IP address
+    after a few calls with a refused key.
     """
 
     fingerprint = models.CharField(primary_key=True, max_length=32, editable=False)
@@ -217,9 +219,9 @@ class ApiKey(models.Model):
         return self._was_accepted_within(_PROOF_HOLDS, now)
 
     def is_freshly_proven(self, now: datetime) -> bool:
-        """Return True if the key was accepted a moment ago.
+        """Return True if the key was accepted in the last 30 seconds.
 
-        If the key was accepted a moment ago, another success does not have to be recorded.
+        During this time, further successes with the same key do not have to be recorded.
         """
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
@@ -227,7 +229,7 @@ class ApiKey(models.Model):
         return not self.is_refused and is_recent(self.accepted_at, now, within=span)
 
     def is_in_use(self, now: datetime) -> bool:
-        """Return True if a refusal of this key stops a running process."""
+        """Return True if a running process is stopped because this key is refused."""
         return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
@@ -241,7 +243,8 @@ class ApiKey(models.Model):
     def last_use(self) -> float:
         """Return the timestamp of the last use of the key.
 
-        Attempts to use the key also count. Returns 0 if the key was never used.
+        A refused call also counts, and so does a call that was not made because the key was
+        refused. Returns 0 if the key was never used.
         """
         times = (self.refused_at, self.accepted_at, self.stopped_at)
         return max((at.timestamp() for at in times if at), default=0)
@@ -491,7 +494,7 @@ class ProviderState(models.Model):
 
     @property
     def is_of_this_machine(self) -> bool:
-        """True if the last pause is about the calls of this machine."""
+        """True if the last pause applies to the calls of this machine."""
         return self.paused_by in {"", this_machine()}
 
     def _is_paused_anywhere(self, now: datetime) -> bool:
@@ -499,7 +502,7 @@ class ProviderState(models.Model):
 
     @property
     def is_of_one_machine(self) -> bool:
-        """True if the last pause is about one machine and another machine works."""
+        """True if the last pause applies to one machine and another gets answers."""
         is_other = self.succeeded_by != self.paused_by
         return bool(self.paused_by) and is_other and self._has_answered_since(self.paused_at)
 
@@ -516,7 +519,8 @@ class ProviderState(models.Model):
     def goes_on_with(self, reason: str, now: datetime) -> bool:
         """Return True if a pause for ``reason`` continues the last pause.
 
-        A pause continues the last pause if all calls since the last pause have failed.
+        This is the case if the last pause has the same reason and did not end more than 10 minutes
+        ago, and no call has succeeded since it began.
         """
         if reason != self.pause or self.paused_at is None:
             return False
@@ -526,7 +530,7 @@ class ProviderState(models.Model):
     def machine_to_pause(self, reason: str, now: datetime) -> str:
         """Return the name of the machine that a pause for ``reason`` stops.
 
-        The result is "" if the pause stops the calls of all machines.
+        The result is "" if the pause applies to all machines.
         """
         machine = this_machine()
         is_confirmed = self.goes_on_with(reason, now) and self.paused_by != machine
@@ -552,8 +556,9 @@ class ProviderState(models.Model):
     def paused_because(self) -> str:
         """The reason why calls are paused, or "" if they are not paused.
 
-        The reason is a :class:`Pause`. A pause is still considered active for one minute after its
-        end. A refused key also counts if it stops this process or another running process.
+        The value is a :class:`Pause`. A pause still counts for one minute after its end. The reason
+        is ``ACCESS`` if this process or another running process has stopped because the provider
+        refused its key.
         """
         now = timezone.now()
         if self.api_keys.holding_up(configured_key(), now):
@@ -643,7 +648,7 @@ class ProviderState(models.Model):
     def overdue_chores(self, now: datetime) -> list[str]:
         """Return the chores that have not ended within the last hour.
 
-        The result is empty if a worker has not been running for the whole hour.
+        The result is empty unless workers have been running during the whole hour.
         """
         if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
             return []
@@ -660,7 +665,7 @@ class ProviderState(models.Model):
     def is_failing(self, now: datetime) -> bool:
         """Return True if all requests have failed for some minutes.
 
-        Shorter disturbances do not count.
+        Failures that have lasted for a shorter time are ignored.
         """
         is_lasting = not is_recent(self.succeeded_at, now, within=_DISTURBANCE)
         return is_lasting and self.fails_in_a_row(now)
@@ -668,8 +673,8 @@ class ProviderState(models.Model):
     def explain_silence(self) -> str:
         """Return a sentence for staff if the provider cannot be reached, or "".
 
-        The sentence is returned if the last sweep has failed and no other machine can reach the
-        provider, or if calls are refused.
+        If the provider refuses calls, the sentence says so. If the last sweep has failed, and the
+        failure does not concern only one machine, the sentence reports an outage.
         """
         if self.paused_because == self.Pause.ACCESS:
             return str(self.Pause.ACCESS.label)
@@ -686,7 +691,7 @@ class ProviderState(models.Model):
 
     @property
     def environment(self) -> str:
-        """The environment of this process's API key, or "" if it is unknown."""
+        """The environment of the API key in the settings, or "" if it is unknown."""
         key = ApiKey.objects.filter(pk=configured_key()).first()
         return key.environment if key else ""
 
@@ -696,7 +701,7 @@ class ProviderState(models.Model):
         return waits_since is None or is_recent(waits_since, now, within=_SIGN_HOLDS)
 
     def explain_worker(self, now: datetime) -> Explanation:
-        """Explain why no worker seems to be running.
+        """Return an explanation for staff if no worker seems to be running.
 
         The explanation is empty if a worker is running.
         """
@@ -741,6 +746,6 @@ class Desk(ProviderState):
 def _english(text: str) -> str:
     """Return the English ``text`` in a form that fits a page in the active language.
 
-    The text is isolated if the language is written from right to left.
+    If the language is written from right to left, the text is enclosed in directional isolates.
     """
     return f"\u2068{text}\u2069" if text and get_language_bidi() else text

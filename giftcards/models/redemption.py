@@ -1,4 +1,4 @@
-"""The shop's descriptions of how and where its products are redeemed."""
+"""The shop's instructions for redeeming its products, and their regions."""
 
 from __future__ import annotations
 

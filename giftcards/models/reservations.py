@@ -32,9 +32,9 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
     def current(self, now: datetime) -> Self:
         """Return the reservations that are valid now.
 
-        A reservation is valid if it has not expired and its order has not been recorded yet. The
-        query also searches for orders, because a reservation can be made while its order is being
-        recorded.
+        A reservation is valid if it has not expired and no order with its reference has been
+        recorded. The query has to check for such an order, because a reservation can be made while
+        its order is being recorded.
         """
         return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
 
@@ -56,7 +56,7 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
         return kept.values_list("price", flat=True).first()
 
     def forget(self) -> int:
-        """Delete some reservations that ended at least an hour ago.
+        """Delete a batch of reservations that ended at least an hour ago.
 
         Returns the number of deleted reservations.
         """
@@ -68,11 +68,12 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
 class Reservation(models.Model):
     """Cards of one type that are reserved for a customer.
 
-    Other customers cannot buy the cards before ``until``, or before the order is placed.
-    ``reference`` is the reference that the order will have. ``cost`` is the cost of a card in
-    dinars when the reservation was made, or ``None`` if it is unknown. ``price`` is the amount that
-    the customer pays for a card during the reservation, or ``None`` if the shop sets its prices
-    elsewhere. ``left`` is the total time by which the reservation can still be extended.
+    The reservation ends at the time ``until``, or when its order is recorded. Until then, other
+    customers cannot buy the cards. ``reference`` is the reference that the order will have.
+    ``cost`` is the cost of a card in dinars when the reservation was made, or ``None`` if it is
+    unknown. ``price`` is the amount that the customer pays for a card during the reservation, or
+    ``None`` if the shop sets its prices elsewhere. ``left`` is the total time by which the
+    reservation can still be extended.
     """
 
     reference: models.CharField[str, str] = ExactCharField(max_length=100, unique=True)
@@ -102,9 +103,10 @@ class Reservation(models.Model):
         return self.reference
 
     def keep(self, length: timedelta, *, customer: str, network: str) -> bool:
-        """Extend the reservation to ``length`` from now, up to its limit.
+        """Extend the reservation so that it ends ``length`` from now.
 
-        Returns False if the limit is reached.
+        The reservation cannot be extended by more than ``left``. Returns False if it has ended and
+        cannot be extended any further.
         """
         now = timezone.now()
         self.customer = _hash(customer) if customer else ""

@@ -1,4 +1,4 @@
-"""Reading single values, such as numbers of rows, from several tables.
+"""Read single values, such as numbers of rows, from several tables.
 
 One statement reads all values.
 """
@@ -39,10 +39,10 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Read values in the same way as :func:`read_at_once`, together with a row.
+    """Return the values of all expressions, using a query on ``row``.
 
-    The query reads the first row of the queryset ``row``. If there is no such row, the result is
-    empty.
+    The result is the same as for :func:`read_at_once`. If the queryset ``row`` does not contain a
+    row, the result is an empty list.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

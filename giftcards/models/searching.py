@@ -68,7 +68,8 @@ class OrderTerm(models.Model):
 
     See :mod:`giftcards.text.search_terms`.
 
-    :class:`Order` writes its own terms, in the transaction that writes the searched columns.
+    When :class:`Order` writes a column that the search covers, it writes the terms in the same
+    transaction.
     """
 
     # The index below begins with this column.
@@ -111,9 +112,9 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> Found:
         """Return up to ``limit`` of the newest orders with the words of ``text``.
 
-        If there is no order with all these words, longer words that begin with them also count.
-        Only terms of ``kinds`` count. If ``kinds`` contains all kinds, an order is also found if
-        the provider's id or reference begins with ``text``.
+        If no order has all these words, the method searches for orders with words that begin with
+        these words. Only terms whose kind is in ``kinds`` are searched. If ``kinds`` contains all
+        kinds, an order is also found if the provider's id or reference begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -130,9 +131,9 @@ class OrderSearch(models.QuerySet[Row]):
         return Found([], False, has_more)
 
     def _named_by_provider(self, text: str, limit: int) -> list[tuple[int, bool]]:
-        """Return orders with an id or a reference that begins with ``text``.
+        """Find orders by the beginning of the provider's id or reference.
 
-        The search uses the provider's ids and references. For each order, the result contains the
+        The id or the reference has to begin with ``text``. For each order, the result contains the
         primary key, and True if the id or the reference equals ``text``.
         """
         if not text.isascii():
@@ -150,10 +151,10 @@ class OrderSearch(models.QuerySet[Row]):
     def _with_all(
         self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int
     ) -> tuple[list[int], bool]:
-        """Return the keys of up to ``most`` orders with all words of ``reading``.
+        """Return the primary keys of orders with all words in ``reading``.
 
-        The newest orders come first. The second return value is True if the words are so common
-        that only the newest orders were searched.
+        The result contains up to ``most`` keys, those of the newest orders first. The second return
+        value is True if the words are so common that only the newest orders were searched.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
         # The database reads the orders with the rarest word, and looks up the other words for each
@@ -188,12 +189,14 @@ class OrderSearch(models.QuerySet[Row]):
     ) -> list[int]:
         """Return the primary keys of other orders by the customer of ``order``.
 
-        The result contains up to ``most`` keys. Two orders have the same customer if they have the
-        same e-mail address, or a phone number in common. Differences in spelling do not matter. The
-        recipient of a gift is not its customer.
+        The result contains up to ``most`` keys. Two orders have the same customer if the customer's
+        e-mail address is the same, or if they share a phone number of the customer. Differences in
+        the spelling of an address or a number do not matter. The recipient of a gift does not count
+        as a customer.
 
-        The newest orders come first. ``before`` limits the result to smaller keys. ``after`` limits
-        the result to larger keys, and puts the oldest orders first.
+        The newest orders come first. If ``before`` is passed, only orders with a smaller primary
+        key are returned. If ``after`` is passed, only orders with a larger primary key are
+        returned, and the oldest orders come first.
         """
         limits = {"order_id__lt": before, "order_id__gt": after}
         within = {name: key for name, key in limits.items() if key is not None}

@@ -69,7 +69,7 @@ _LONGEST_NOTE = 2_000
 
 class NoteQuerySet(models.QuerySet["Note"]):
     def add(self, order: Order, text: str, *, by: str) -> Note | None:
-        """Add a note, unless it repeats the person's last note.
+        """Add a note, unless the person has just written the same note.
 
         Returns ``None`` if the person with the name ``by`` has written the same note in the last
         minute. Raises ``ValidationError`` if the text is empty, too long, or contains characters
@@ -124,8 +124,9 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
     ) -> CustomerChange | None:
         """Write corrected values of an order, and record the correction.
 
-        ``given`` maps columns to values from :meth:`Order.corrected`. The ``order`` instance is not
-        changed. Returns ``None`` if the row already has these values. Raises the errors of
+        ``given`` maps the names of columns to their new values, as returned by
+        :meth:`Order.corrected`. The ``order`` instance is not changed. Returns ``None`` if the row
+        already has these values. Raises the errors of
         :func:`~giftcards.fulfilment.change_customer`.
         """
         change = CustomerChange(order=order, by=by, reason=reason, **correctable(order))
@@ -147,8 +148,8 @@ class CustomerChangeQuerySet(models.QuerySet["CustomerChange"]):
 class CustomerChange(models.Model):
     """A correction of the customer details or the gift details of an order.
 
-    If a column has the same name as a column of the order, it contains the old value. A correction
-    never changes, unless its customer or recipient is erased.
+    Each column with the same name as a column of :class:`Order` contains the value before the
+    correction. A correction never changes, unless its customer or recipient is erased.
     """
 
     order = models.ForeignKey(

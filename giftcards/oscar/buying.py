@@ -50,9 +50,9 @@ _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 def take_order(order: Any, **_: Any) -> None:
     """Mark the lines of a new oscar order, so that their cards are bought.
 
-    If the oscar order is already paid, its cards are bought immediately. Cards are bought later
-    only for marked lines, so that no cards are bought for lines from before the installation. The
-    mark contains the customer's language.
+    If the oscar order is already paid, its cards are bought immediately. If the oscar order is paid
+    later, the worker buys cards only for marked lines. Otherwise, it would buy cards for orders
+    that were placed before this app was installed. The mark contains the customer's language.
     """
     for line in list(card_lines(order=order)):
         with _surviving(f"Marking {reference_of(line)}"):
@@ -99,7 +99,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """Return the number of failed attempts for a line, and the time of the next attempt."""
+    """Read the number of failed attempts and the next time from ``notes``."""
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -163,7 +163,7 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(what: str) -> Iterator[None]:
-    """Log errors in the block as a failure of ``what``, and continue."""
+    """Instead of raising an error in the block, log that ``what`` failed."""
     try:
         with transaction.atomic():
             yield

@@ -39,7 +39,7 @@ class BasketRefused(GiftcardsError):
 
 
 def check_cards(basket: Any, *, email: str = "") -> None:
-    """Check that the cards in the basket can be bought without a loss.
+    """Check that the shop can sell the cards in the basket without a loss.
 
     The function compares the prices after all discounts with the costs. The function does not make
     any requests to the provider. Raises :exc:`BasketRefused` if a card cannot be sold.
@@ -52,7 +52,7 @@ def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -
 
     Call this function immediately before the payment, outside a transaction. The function requests
     current prices and stock from the provider, with at most one request per product. ``customer``
-    identifies the customer: see :func:`giftcards.catalogue.reserve`. If the function raises
+    identifies the customer, as in :func:`giftcards.catalogue.reserve`. If the function raises
     :exc:`BasketRefused`, no cards are reserved.
     """
     asked: set[str] = set()
@@ -105,9 +105,10 @@ def _values(line: Any) -> dict[str, Any]:
 
 
 def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
-    """Call ``do`` for each line with cards.
+    """Call ``do`` for each line of the basket that contains gift cards.
 
-    Raises :exc:`BasketRefused` if a call fails.
+    If calls raise ``NotForSale`` or ``ValidationError``, the remaining lines are still processed,
+    and :exc:`BasketRefused` is raised at the end.
     """
     sentences = []
     for line in _card_lines(basket):
@@ -136,7 +137,8 @@ def _check(line: Any, *, email: str, fresh: bool) -> None:
 def _paid_amount(line: Any) -> Decimal:
     """Return the amount that the customer pays for the line.
 
-    The line of the oscar order will have the same amount.
+    This is the price of the line after all discounts, which oscar will store in the line of its
+    order.
     """
     price = line.purchase_info.price
     if not price.exists or price.currency != CURRENCY:
@@ -199,9 +201,9 @@ class GiftCardsCheckout:
         release_cards(self.request.basket)
 
     def get_customer(self) -> str | Guest:
-        """Return the customer for :func:`reserve_cards`.
+        """Return the customer to pass to :func:`reserve_cards`.
 
-        Return "" if the number of reserved cards is not limited for this customer.
+        If the result is "", the number of cards that the customer can reserve is not limited.
         """
         return customer_of(self.request)
 

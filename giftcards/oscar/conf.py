@@ -1,4 +1,4 @@
-"""The settings in ``GIFTCARDS_OSCAR``, which only this module reads."""
+"""The settings in ``GIFTCARDS_OSCAR``."""
 
 from __future__ import annotations
 

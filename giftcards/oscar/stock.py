@@ -1,4 +1,4 @@
-"""Update oscar's stock records with the prices and stock of the shelf."""
+"""Copy prices and stock from the shelf to oscar's stock records."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ _BATCH = 1_000
 def follow_changes(should_continue: Callable[[], bool]) -> None:
     """Update the stock records of cards whose offer has changed.
 
-    Only changes since the last run are considered. All stock records are updated once a day. The
-    stock records are also updated after a change to the stock buffer or to the choice of cards that
-    the shop sells.
+    A run updates the records of cards that might have changed since the last run. Once a day, and
+    after a change to the stock buffer or to the choice of cards that the shop sells, it updates all
+    stock records.
     """
     now = timezone.now()
     since, rest = _remembered(now)
@@ -75,9 +75,12 @@ def follow_changes(should_continue: Callable[[], bool]) -> None:
 
 
 def _remembered(now: datetime) -> tuple[datetime | None, str]:
-    """Return the time of the last run, and the key of the last record written.
+    """Return the time of the last run, and where to resume the update.
 
-    The key is "" if all records were written.
+    The second value is the primary key of the last stock record that an update of all records has
+    written. It is "0" if an update of all records has to begin, and "" if none is needed. The time
+    is ``None`` if there was no run within the last day, or if the stock buffer or the choice of
+    cards has changed since.
     """
     memory, _is_new = Lease.objects.get_or_create(name=_MEMORY)
     settings, _, rest = memory.token.partition("/")
@@ -89,7 +92,7 @@ def _remembered(now: datetime) -> tuple[datetime | None, str]:
 
 
 def _settings() -> str:
-    """Return a fingerprint of the values that determine what is sold.
+    """Return a hash of the stock buffer and the choice of cards for sale.
 
     Prices are not included.
     """

@@ -13,7 +13,7 @@ from giftcards.models import Order
 
 
 class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
-    """The list of orders from ``giftcards.delivery``, with buttons for the cards."""
+    """Show the customer's orders as in ``giftcards.delivery``, with buttons."""
 
     template_name = "giftcards_oscar/my_cards.html"
     page_title = _("Gift cards")

@@ -75,8 +75,8 @@ class Erasure:
 class SharedNumber(GiftcardsError):
     """Orders with the same phone number have different e-mail addresses.
 
-    For example, a family might share a phone number. The error message contains neither addresses
-    nor numbers.
+    For example, a family might share a phone number. The error message does not contain e-mail
+    addresses or phone numbers.
     """
 
     def __init__(self, addresses: int, references: Sequence[str]) -> None:
@@ -88,14 +88,15 @@ class SharedNumber(GiftcardsError):
 def find_orders(person: Person) -> tuple[list[Order], list[Order]]:
     """Return the orders of a person and the doubtful orders, oldest first.
 
-    An order belongs to the person if the person is its customer or gift recipient. If an order does
-    not name a customer, it also belongs to the person if all messages about it were sent to the
-    person.
+    An order belongs to the person if the person is its customer or gift recipient. An order without
+    an account, an e-mail address or a phone number also belongs to the person if all messages about
+    the order were sent to the person.
 
     Staff must decide whether a doubtful order belongs to the person. An order is doubtful for one
     of these reasons:
 
-    - The order shares an address, a number or an account with the person's orders.
+    - The order has an e-mail address, a phone number or an account in common with one of the
+      person's orders.
     - The order named the person before a correction.
     - A message about the order was sent to the person.
 
@@ -125,7 +126,7 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 
 
 def _is_only_sent_to(person: Person, order: Order) -> bool:
-    """True if the order does not name a customer and was sent only to the person.
+    """True if the order is anonymous and was sent only to the person.
 
     If a message was sent to another person, the codes might belong to that person.
     """
@@ -168,8 +169,9 @@ def erase(
     """Erase the person from ``orders`` and from the admin log.
 
     Orders for which :func:`why_kept` gives a reason are not changed. ``should_continue`` is called
-    before each order. For each erased order, ``record`` is called with the person's roles, in the
-    transaction that erases the order.
+    before each order, and the erasure stops if it returns False. For each order from which the
+    person is erased, ``record`` is called with the order and the person's roles, in the same
+    transaction.
     """
     done, traces = Erasure(), Traces(person, orders)
     # The log is erased first: if this erasure is stopped, the next one finds only the orders that
@@ -198,8 +200,8 @@ def erase(
 def _roles_under_lock(person: Person, order: Order) -> list[Role]:
     """Lock and read ``order``, and return the person's current roles in it.
 
-    The person does not have a role if the order was corrected and now names somebody else, or if
-    another process has erased the customer.
+    The result is empty if a correction has replaced the person in the order, or if another process
+    has erased the customer.
     """
     erased_at = order.customer_erased_at
     # The lock keeps everybody from adding a refund, note, correction or complaint.

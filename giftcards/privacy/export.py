@@ -95,9 +95,9 @@ _REFUND = (
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
     """Return all stored data about ``person`` in ``orders``, as JSON.
 
-    The headings are in ``language``. By default, ``language`` is the language of the person's last
-    order with a language, or else the site's language. The result does not contain codes, costs,
-    names of staff, or data about the other person involved in a gift.
+    The headings are in ``language``. By default, this is the language of the person's newest order
+    that has a language. If there is no such order, it is the site's language. The result does not
+    contain codes, costs, names of staff, or data about the other person involved in a gift.
     """
     orders = list(orders)
     for some in batches(orders):
@@ -143,7 +143,7 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def described(row: models.Model, *names: str) -> Described:
-    """Return the non-empty columns of ``row``, with their names in the active language."""
+    """Return the values of ``row`` that are not empty, by translated name."""
     found = {}
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001

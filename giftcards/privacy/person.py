@@ -94,7 +94,8 @@ class Person:
     def of(cls, *texts: str) -> Self:
         """Return the person with these addresses and numbers, however they are written.
 
-        Other strings are ignored. A person without addresses and numbers is falsy.
+        Other strings are ignored. If no address or number is found, the result is false in a
+        boolean context.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -107,10 +108,10 @@ class Person:
 
     @classmethod
     def behind(cls, parts: Collection[Part]) -> Self:
-        """Return the person with all contacts and accounts of ``parts``.
+        """Return the person with all addresses, numbers and accounts in ``parts``.
 
-        Addresses and numbers that were corrected later are included. Unlike :meth:`of`, this method
-        also finds numbers inside other text.
+        Values from before a correction are included. Unlike :meth:`of`, this method also finds
+        numbers inside other text.
         """
         return replace(cls._named_in(contacts(parts)), users=owners(parts))
 
@@ -179,7 +180,7 @@ class Person:
         return found
 
     def _keys_by_terms(self) -> set[int]:
-        """Return the primary keys of orders that might name the person, using an index."""
+        """Look up the primary keys of orders that might name the person."""
         contacts = chain(self.emails, self.phones)
         terms = set(chain.from_iterable(map(terms_of_contact, contacts)))
         rows = (OrderTerm.objects.filter(term__in=some) for some in batches(sorted(terms)))
@@ -219,9 +220,9 @@ def contacts(parts: Iterable[Part]) -> set[str]:
 
 
 def owners(parts: Iterable[Part]) -> frozenset[Any]:
-    """Return the primary keys of the accounts that own the orders in ``parts``.
+    """Return the primary keys of the customers' accounts in ``parts``.
 
-    Only orders in which the person is the customer are considered.
+    Parts in which the person is the gift recipient are ignored.
     """
     return frozenset(order.user_id for order, role in parts if role is CUSTOMER) - {None}
 
@@ -249,7 +250,7 @@ def _account_names(users: Collection[Any]) -> set[str]:
 
 
 class Traces:
-    """The strings that identify a person in the person's orders.
+    """The strings that can identify a person in that person's orders.
 
     The strings are addresses, numbers, names and user names.
     """
@@ -278,7 +279,7 @@ class Traces:
         return "<traces of a person>"
 
     def are_in(self, text: str) -> bool:
-        """True if ``text`` contains one of these traces.
+        """True if ``text`` contains one of the strings that identify the person.
 
         Use this method only for rows about the person, because in other rows the same name might
         refer to another person.
@@ -365,7 +366,7 @@ class Keeper(Protocol):
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """Return the primary keys of the orders whose rows in this app name the person."""
+        """Return the primary keys of orders for which a row names the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
         """Return the addresses and numbers in the app's rows about ``order``."""
@@ -390,7 +391,7 @@ keepers: dict[Role, dict[str, Keeper]] = {role: {} for role in ROLES}
 
 
 def add_keeper(role: Role, keeper: Keeper) -> None:
-    """Add ``keeper`` for the people in ``role``.
+    """Register ``keeper`` as storing data about people in ``role``.
 
     Call this function from the ``ready`` method of your app.
     """

@@ -1,9 +1,9 @@
 """Destroy old codes.
 
 Codes can remain in backups and in the files of databases other than SQLite. The shop is responsible
-for these copies. Most builds of SQLite only mark the space of a deleted or moved row as free.
-Therefore this module makes SQLite overwrite the space, and empty the write-ahead log, which
-contains old pages.
+for these copies. When a row is deleted or moved, most builds of SQLite do not overwrite it, but
+only mark its space as free. Therefore this module makes SQLite overwrite the space, and empty the
+write-ahead log, which contains old pages.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """Return a time that is guaranteed to be at least ``days`` ago.
+    """Return a time of the clock that is at least ``days`` days in the past.
 
-    The result takes changes of the clock into account.
+    If the clock has been changed since then, the result is corrected.
     """
     return Clock().long_ago(timedelta(days=days))
 
@@ -159,9 +159,9 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, the orders without cards, and the other orders.
+    """Return the orders to purge, those without cards, and counts of the rest.
 
-    The other orders are counted by reason.
+    The third value maps each reason for keeping codes to the number of orders that it applies to.
     """
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)

@@ -116,7 +116,7 @@ def _read(keys: Sequence[int]) -> CardQuerySet:
 
 
 def _retried(seal: Callable[[], None]) -> None:
-    """Call ``seal``, and repeat the call after a deadlock with the running shop."""
+    """Call ``seal``, and repeat the call if a deadlock occurs."""
     for _number in range(_MOST_DEADLOCKS):
         with contextlib.suppress(OperationalError):
             return seal()

@@ -53,7 +53,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A flaw in an answer: the code and parameters of the problem that it causes."""
+    """A flaw in an answer, as the code and parameters of a problem."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -64,9 +64,9 @@ class OrderAnswer:
     """The provider's answer about one order.
 
     ``None`` and ``""`` mean that a field is missing or unusable. Amounts are in dinars with two
-    decimals. ``flaws`` lists unusable figures and cards. ``flaws`` also lists negative numbers,
-    although these are stored. ``provider_id`` can differ from the id in the request. The number of
-    ``cards`` can be lower than the figures indicate.
+    decimals. ``flaws`` lists unusable numbers and cards. It also lists negative numbers, although
+    these are stored. ``provider_id`` can differ from the id in the request. ``cards`` can contain
+    fewer cards than ``fulfilled_quantity`` indicates.
     """
 
     provider_id: str
@@ -281,7 +281,7 @@ def _list(data: JsonObject, name: str, kind: str) -> list[Any]:
 
 
 def read_placed(data: JsonObject) -> str:
-    """Read the provider's id of an accepted order."""
+    """Return the provider's id of the order from the answer that accepts it."""
     order_id = data.get("orderId")
     # The id goes into paths, so "../x" is refused. The provider's ids are never numbers.
     if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
@@ -390,7 +390,8 @@ def _usual_type(told: str) -> str:
 def _direction(kind: str, before: Decimal | None, after: Decimal | None, word: str) -> int:
     """Return the direction of a transaction.
 
-    The result is 1 for incoming, -1 for outgoing, and 0 for unknown transactions.
+    The result is 1 if the account received money, -1 if it paid money, and 0 if the direction is
+    unknown.
     """
     if kind in _TYPES_IN or kind.startswith(_REFUNDS):
         return 1
@@ -600,7 +601,7 @@ class _Fields:
         return int(value)
 
     def stock(self, name: str) -> int | None:
-        """Return a number of cards. A negative number counts as zero."""
+        """Return the field ``name`` as a number of cards, at least zero."""
         value = self._number(name)
         return 0 if value is not None and value < 0 else self.whole(name)
 
@@ -669,7 +670,7 @@ class _Fields:
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:
-    """Return the number as a parameter, unless it could be a card code."""
+    """Return the number as a flaw's parameter, unless it could be a code."""
     text = "" if number is None else str(number)
     return {"value": text} if 0 < len(text) <= 8 else {}
 

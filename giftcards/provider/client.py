@@ -1,11 +1,12 @@
 """The client of the provider's API.
 
-The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks
-contain neither the API key nor the body of a reply. To achieve this, functions return a failure
-instead of raising it, until :func:`_unwrap` raises it in a frame that contains neither. The error
-does not have a context, because an exception from ``json`` would contain the body, and an exception
-from ``requests`` would contain the key. The :func:`~giftcards.keys.secrecy.contained` decorator
-does the same for other exceptions, for example :exc:`KeyboardInterrupt`.
+The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks never
+contain the API key or the body of a reply. A traceback includes the variables of each frame, so the
+functions that handle the key or a body return failures instead of raising them. Then
+:func:`_unwrap` raises the failure in a frame without the key and without a body. The error is
+raised without a context, because an exception from ``json`` contains the body, and an exception
+from ``requests`` contains the key. The :func:`~giftcards.keys.secrecy.contained` decorator does the
+same for other exceptions, for example :exc:`KeyboardInterrupt`.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Client:
         request with this ``reference`` placed the order. If any other error is raised, the order
         was not placed. An empty ``reference`` is not sent.
 
-        ``may_send`` is called immediately before the request is written. If the callback returns
+        ``may_send`` is called immediately before the request is written. If ``may_send`` returns
         False, the order is not placed, and :exc:`Withheld` is raised.
         """
         order = {"productId": product_id, "typeId": type_id, "quantity": quantity}
@@ -158,7 +159,7 @@ class Client:
     def list_orders(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> OrderPage:
-        """Return one page of the orders created in the period.
+        """Return one page of the orders that were created in a period.
 
         ``page`` counts from 1. ``page_size`` is at most 100.
         """
@@ -168,7 +169,7 @@ class Client:
     def transactions(
         self, *, start: datetime, end: datetime, page: int = 1, page_size: int = 100
     ) -> LedgerPage:
-        """Return one page of the account's transactions in the period.
+        """Return one page of the account's transactions in a period.
 
         The arguments are those of :meth:`list_orders`.
         """

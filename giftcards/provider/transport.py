@@ -216,13 +216,13 @@ def _in_time(
     """Return ``step()``, or raise :exc:`TimeoutError` at the deadline of the call.
 
     The step runs in its own thread. At the deadline, ``connection`` is shut down and the function
-    returns without waiting for the thread. The thread calls ``late`` when it ends. The thread ends
-    soon, because name resolution, connecting and the TLS handshake have time-outs.
+    returns without waiting for the thread. When this thread ends, it calls ``late``. It ends soon,
+    because name resolution, connecting and the TLS handshake have time-outs.
 
-    If a thread cannot be started, the result depends on ``late``. If ``late`` is passed, the
-    function raises :exc:`RuntimeError`. If ``late`` is not passed, the step reads an answer that
-    must not be lost. The step then runs in the current thread, where the deadline applies to each
-    read separately.
+    If no thread can be started and ``late`` is passed, the function raises :exc:`RuntimeError`. If
+    no thread can be started and ``late`` is not passed, the step runs in the current thread,
+    because it reads an answer that must not be lost. In the current thread, only the time-out for
+    each single read applies.
     """
     result: Future[T] = Future()
     try:
@@ -254,7 +254,7 @@ _THREAD_NAME = "giftcards-transport"
 def _may_be_logged(record: logging.LogRecord) -> bool:
     """Return False for log records about malformed header lines.
 
-    Such a line could be part of a body.
+    A malformed line could be part of a body, which must not be logged.
     """
     is_ours = threading.current_thread().name == _THREAD_NAME
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))

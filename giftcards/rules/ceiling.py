@@ -19,14 +19,14 @@ def price_ceiling(
     quantity: int,
     accepted_loss: Decimal = Decimal(0),
 ) -> Decimal | None:
-    """Return the price limit for one card, or ``None``.
+    """Return the price limit for one card, or ``None`` if there is no limit.
 
     The limit is the first known amount of these:
 
     - ``approved``, which staff approved
     - ``given``, which the shop set
-    - the customer's payment for one card plus ``accepted_loss``, the amount by which the owner
-      sells the card below its cost
+    - the customer's payment for one card plus ``accepted_loss``, the amount by which the shop's
+      owner accepts selling a card below its cost
 
     The payment for one card is ``sale_price``. If ``sale_price`` is unknown, the payment is
     ``sale_amount`` divided by ``quantity`` and rounded down to two decimals.

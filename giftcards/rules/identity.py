@@ -1,4 +1,4 @@
-"""Deciding whether an answer from the provider is about one of our orders.
+"""Decide whether an answer from the provider is about one of our orders.
 
 The provider might not store our references, or might change them. Therefore, the app compares the
 line of the order, which consists of product, type and quantity. If references are not stored, two
@@ -46,9 +46,9 @@ def find_difference(
 ) -> Problem | None:
     """Return a problem if ``answer`` is about another order, or else ``None``.
 
-    A part of ``line`` that is "" fits every answer. Pass ``sent_at`` if the order's id is not
-    confirmed yet. If ``sent_at`` is passed, the difference between ``sent_at`` and the provider's
-    creation time must not exceed ``FARTHEST_CLOCK``.
+    If the product or the type in ``line`` is "", it is not compared. Pass ``sent_at`` if it is not
+    confirmed yet that the provider's id belongs to the order. The answer is then also about another
+    order if its creation time differs from ``sent_at`` by more than ``FARTHEST_CLOCK``.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,4 +1,4 @@
-"""Deciding what happened to lost orders.
+"""Decide what happened to lost orders.
 
 A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
 reference, this row is the order. A row with another reference or without a reference does not prove
@@ -33,12 +33,12 @@ class SentOrder:
 
     ``absent_since`` is the time of the first search that suggested that the order is absent.
 
-    ``is_dated`` is True if ``sent_at`` agrees with the provider's clock. The time can identify a
-    row only in this case.
+    ``is_dated`` is True if ``sent_at`` agrees with the provider's clock. Otherwise, the absence of
+    a row does not prove that the order was not placed.
 
     ``was_accepted`` is True if the provider answered with the id of another order, or reported that
-    it already has this ``reference``. In the second case, the order might have been sent several
-    times between ``sent_at`` and ``last_sent_at``.
+    it already has this ``reference``. If the provider reported that it already has the reference,
+    the order might have been sent several times between ``sent_at`` and ``last_sent_at``.
 
     ``reference`` is "" if the order was sent without a reference.
 
@@ -166,8 +166,9 @@ def _by_age(row: OrderAnswer) -> tuple[datetime, str]:
 def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
     """Decide about orders whose reference is in a row.
 
-    Returns the decisions, and a survey for the other orders. An order that might be in another
-    account becomes a rival in the survey, because a row could belong to it.
+    Returns the decisions, and a survey for the remaining orders. An order that might belong to
+    another account is added to the survey's ``rivals``, because one of the remaining rows could
+    belong to it.
     """
     named: dict[str, list[OrderAnswer]] = defaultdict(list)
     for row in survey.rows:
@@ -191,10 +192,10 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Replace decisions about lines in ``failed`` with questions to staff.
+    """Ask staff about all orders with the same line as one in ``failed``.
 
-    ``failed`` contains rows that could not be adopted. Such a row could belong to any order with
-    the same line. Therefore, an order with this line is not declared absent.
+    ``failed`` contains decisions to adopt a row that could not be carried out. Such a row could
+    belong to any order with the same line, so none of these orders may be declared absent.
     """
     rows: dict[Line, tuple[OrderAnswer, ...]] = defaultdict(tuple)
     for adoption in failed:
@@ -233,7 +234,7 @@ def _pair_off(
 ) -> dict[SentOrder, OrderAnswer]:
     """Pair each row with the earliest fitting order that is not paired yet.
 
-    The matching is maximal, because orders and rows are sorted by time.
+    Because orders and rows are sorted by time, no other pairing contains more pairs.
     """
     pairs: dict[SentOrder, OrderAnswer] = {}
     for row in rows:
@@ -246,7 +247,7 @@ def _pair_off(
 def _prefer_accepted(
     pairs: dict[SentOrder, OrderAnswer], orders: Sequence[SentOrder]
 ) -> dict[SentOrder, OrderAnswer]:
-    """Assign rows of other orders to accepted orders that do not have a row."""
+    """Give unpaired accepted orders the rows of orders that were not accepted."""
     for order in orders:
         if order.was_accepted and order not in pairs:
             others = (
@@ -262,7 +263,7 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about lost orders with the same line that do not have a row.
+    """Decide about lost orders with the same line that were not paired.
 
     ``rows`` are the unpaired rows. A row could belong to one of the orders if its time is near the
     sending time, even if its product or type differs. A row with the same line could also belong to

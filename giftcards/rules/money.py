@@ -1,8 +1,9 @@
-"""Calculating the amounts of an order, for the provider and the customer.
+"""The amounts that are charged, paid and owed for an order.
 
 The provider charges the shop for the cards that it delivered, and credits back the rest. The
 customer has paid for all cards. Therefore, the shop owes the customer the payment for the cards
-that were not delivered. All functions accept plain numbers and calculate exactly.
+that were not delivered. The functions do not use the database, and calculate with ``Decimal``
+numbers.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def purchase_breakdown(
     price_per_card: Decimal | None,
     fulfilled_amount: Decimal | None,
 ) -> RefundBreakdown:
-    """Return what the provider charged and credited back, from plain numbers.
+    """Return the same as :func:`refund_breakdown`, from separate values.
 
     According to the provider's guide, the provider credits back (quantity − fulfilled_quantity) ×
     price_per_card for a ``PARTIALLY_FILLED`` order, nothing for a ``FULFILLED`` order, and the
@@ -225,9 +226,9 @@ class Final(Settleable, Sold, Protocol):
 
 
 def final_figures(order: Final) -> dict[str, Decimal | bool | None]:
-    """Return the values of the columns that are set for a final ``order``.
+    """Return the column values to store when ``order`` becomes final.
 
-    The database uses these columns to compute sums over orders.
+    The values are stored so that database queries can compute totals over orders.
     """
     customer, provider = customer_breakdown(order), refund_breakdown(order)
     return {

@@ -18,9 +18,9 @@ _CENTIME = Decimal("0.01")
 
 
 class PriceSource(TextChoices):
-    """The value that determines the price of a type.
+    """The source of the price of a product type.
 
-    The most specific value comes first.
+    If several sources have a value, the first of them in this list determines the price.
     """
 
     FIXED = "fixed", _("fixed price")
@@ -64,9 +64,8 @@ class Margin(NamedTuple):
 class Terms(NamedTuple):
     """The values of one type that determine its price.
 
-    The values are the cost, and the values that are set for the type, its product and its category.
-    ``accepted_loss`` is the amount in dinars by which the owner allows the price to be below the
-    cost.
+    They are the cost, the fixed price of the type, and the margins of the type, its product and its
+    category. ``accepted_loss`` is the largest loss per card, in dinars, that the owner accepts.
     """
 
     cost: Decimal | None
@@ -101,7 +100,7 @@ class Priced(NamedTuple):
 
 
 def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
-    """Return the source of the price, and the margin if the margin is the source."""
+    """Return the source of the price and its margin, which can be empty."""
     if terms.fixed_price is not None:
         return PriceSource.FIXED, Margin()
     for source, margin in (
@@ -119,10 +118,11 @@ def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
 def find_price(terms: Terms, shelf: ShelfTerms, *, told: Decimal | None = None) -> Priced:
     """Return the price of a card.
 
-    ``told`` is the price that the shop's function returned for this cost, if any. Prices from
-    margins are rounded up to a multiple of ``round_to``, or to whole centimes if ``round_to`` is 0.
-    Such prices must yield at least the minimum margin. Fixed prices and prices from the function
-    are not rounded. Such prices must cover the cost minus the accepted loss.
+    ``told`` is the price that the shop's function returned for this cost, or ``None`` if there is
+    no such price. A price from a margin is rounded up to a multiple of ``round_to``, or to whole
+    centimes if ``round_to`` is 0, and must yield at least the minimum margin. A fixed price or a
+    price from the function is not rounded, and must not be lower than the cost minus the accepted
+    loss.
     """
     source, margin = find_source(terms, shelf)
     price, why_not = _price(terms, shelf, source, margin, told)

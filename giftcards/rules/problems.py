@@ -2,7 +2,8 @@
 
 The database stores only codes and parameters. The messages are rendered in the reader's language. A
 ``hint`` is shown to developers, and to users who are allowed to resume calls. Parameters must not
-contain secrets, so the parser must check each value from the provider.
+contain secrets. Therefore, the code that parses the provider's answers must check each value before
+it becomes a parameter.
 """
 
 from __future__ import annotations
@@ -731,7 +732,7 @@ class Explanation(NamedTuple):
     def for_developers(self) -> str:
         """The text, the hint and the remedy.
 
-        The advice to ask a developer is left out.
+        If the remedy is only the advice to contact a developer, it is left out.
         """
         remedy = "" if self.remedy == str(ASK_DEVELOPER) else self.remedy
         return " ".join(filter(None, (self.text, self.hint, remedy)))
@@ -743,7 +744,7 @@ class Problem:
 
     The ``text`` attribute says what is wrong, ``remedy`` says what staff can do, and ``hint`` says
     what a developer can do. All three strings are in the active language. ``remedy`` and ``hint``
-    can be "". The ``str()`` function returns English text for logs.
+    can be "". Use ``str(problem)`` to get English text for logs.
     """
 
     code: str
@@ -817,9 +818,9 @@ class Problem:
     ) -> Explanation:
         """Render the messages in the active language.
 
-        ``show`` is applied to each parameter, and ``own`` is applied to the text around the
-        parameters. On a page, ``show`` isolates text directions, and ``own`` escapes HTML. If
-        ``shows_costs`` is False, the messages do not contain the provider's charges.
+        The function ``show`` formats the value of each parameter, and the function ``own`` formats
+        the app's own text. On a page, ``show`` isolates text directions, and ``own`` escapes HTML.
+        If ``shows_costs`` is False, the messages do not contain the provider's charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
@@ -844,7 +845,7 @@ class Problem:
     def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
         """Return the exact message from the provider, or "".
 
-        The parameters are explained in :meth:`explain`.
+        ``show`` and ``own`` have the same meaning as in :meth:`explain`.
         """
         if "message" not in self.parameters:
             return ""
@@ -866,9 +867,10 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Return ``entries`` without the kinds in ``ends``, together with the ``new`` entries.
+    """Remove the entries of the kinds in ``ends``, and add ``new`` problems.
 
-    If a problem in ``new`` is already known, its entry is kept, together with its acknowledgement.
+    If ``entries`` already contains a problem in ``new``, the existing entry is kept unchanged, even
+    if its kind is in ``ends``.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -885,7 +887,8 @@ def history(
 ) -> list[Entry]:
     """Return the entries for a status change.
 
-    The entries are the ``details`` of the change, followed by the problems that the change ended.
+    The result contains the ``details`` of the change, followed by the problems that were in
+    ``before`` and are no longer in ``after``.
     """
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]

@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class Purpose(Enum):
-    """The purpose of a request, which determines the slots that it can take."""
+    """The purpose of a request, which determines its share of the quota."""
 
     PLACING = auto()
     # LISTING is the first page of the list, PAGES are further pages, and SEARCHING is any page that

@@ -1,7 +1,7 @@
 """The roles of staff, with their permissions.
 
-Other apps declare ``roles`` in their plugin. The attribute is a mapping like :data:`ROLES`, with
-the codenames of the other app.
+Another app can define its own roles in the ``roles`` attribute of its plugin. The attribute is a
+mapping like :data:`ROLES`, and contains codenames of the other app's permissions.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str
     """Return a sentence that says which roles have ``permissions``, or "".
 
     The sentence tells a person whom to ask, and names the roles that have all these permissions.
-    ``may`` returns whether the person has a permission, for example ``giftcards.add_order``. The
-    result is "" if the person has all permissions.
+    ``may`` is a function that takes a permission, for example ``giftcards.add_order``, and returns
+    True if the person has it. The result is "" if the person has all permissions.
     """
     if all(map(may, permissions)):
         return ""

@@ -1,8 +1,8 @@
 """The statuses of an order, and a table of their properties.
 
-Other modules do not list statuses. Queries, reports and pages read this table instead. Only the
-code for a single step, such as sending, contains the names of the statuses that are possible after
-the step.
+Queries, reports and pages use the properties in this table instead of lists of statuses. Statuses
+are named only in code for one step of an order, such as sending, because this code sets the new
+status.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Kind(Enum):
 
 
 class Purchase(Enum):
-    """The knowledge of the app about the purchase from the provider."""
+    """Whether the cards of an order were bought from the provider."""
 
     NONE = auto()
     UNKNOWN = auto()
@@ -82,7 +82,7 @@ class Cards(Enum):
     NONE = auto()
 
     def fits(self, delivered: int, quantity: int) -> bool:
-        """Return True if ``delivered`` is this share of ``quantity``."""
+        """Return True if this share describes ``delivered`` cards of ``quantity``."""
         match self:
             case Cards.ALL:
                 return delivered == quantity
@@ -92,7 +92,7 @@ class Cards(Enum):
 
 
 class NotChecked(Enum):
-    """The reason why an order is not checked although a check was requested."""
+    """The reason why a requested check of an order is not made."""
 
     UNSENT = auto()
     SEARCHED = auto()
@@ -281,10 +281,9 @@ STATES: Final[Mapping[str, State]] = {
 
 
 def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """Return the statuses whose state meets the condition.
+    """Return the statuses whose ``State`` meets the condition ``fits``.
 
-    The sequence of the statuses must not change between calls, because migrations contain these
-    tuples.
+    The statuses are always in the same order, because migrations contain the returned tuples.
     """
     return tuple(status for status in Status if fits(STATES[status]))
 
@@ -314,7 +313,7 @@ UNCHARGED: Final = _statuses_where(lambda state: state.cards is Cards.NONE)
 
 
 def check_move(origin: str, target: Status) -> None:
-    """Raise :exc:`ValueError` if the table does not allow the move.
+    """Raise :exc:`ValueError` if ``origin`` cannot change to ``target``.
 
     Only a bug can cause this error.
     """

@@ -1,8 +1,8 @@
-"""Stored times, and days in the time zone of the site.
+"""Times in the database, and days in the time zone of the site.
 
 A stored time in the future, for example the end of a lease, can only be a limited time ahead. If a
-time is farther ahead, the clock was set back, and the time counts as past. Otherwise, a lease of
-some seconds could last an hour.
+time is farther ahead, the clock must have been set back since the time was stored, and the app
+treats the time as past. Otherwise, a lease of a few seconds could last an hour.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def read_moment(text: str) -> datetime:
 
 
 def repeated_for(moment: datetime) -> timedelta:
-    """Return the length of the repeated period that contains ``moment``, or 0.
+    """Return the length of the clock change that repeats ``moment``, or 0.
 
-    An hour is repeated when clocks are set back in autumn, and a naive ``moment`` can be in either
-    of the two hours. For an aware ``moment``, the result is 0.
+    When clocks are set back in autumn, the times of one hour occur twice, and a naive ``moment``
+    does not show which of the two times is meant. For an aware ``moment``, the result is 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -108,7 +108,7 @@ def day_of(moment: datetime) -> date:
 def today() -> date:
     """Return the current day in the time zone of the site.
 
-    The time zone of the reader does not matter.
+    The result does not depend on Django's current time zone.
     """
     return day_of(timezone.now())
 
@@ -149,14 +149,14 @@ def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> b
 
 
 def ahead(field: str, now: datetime, *, longest: timedelta) -> Q:
-    """Return :func:`is_ahead` as a condition on a column."""
+    """Return the condition of :func:`is_ahead` as a ``Q`` for a column."""
     return Q(**{f"{field}__gt": now, f"{field}__lte": now + longest + SLACK})
 
 
 def past(field: str, now: datetime, *, longest: timedelta) -> Q:
-    """Return the opposite of :func:`ahead`.
+    """Return a ``Q`` for the rows that :func:`ahead` does not match.
 
-    NULL counts as past.
+    Rows in which the column is NULL are included.
     """
     return (
         Q(**{field: None})

@@ -1,4 +1,4 @@
-"""Evaluating the provider's answer about an order.
+"""The evaluation of the provider's answer about an order.
 
 Only a complete answer settles an order. Otherwise, the order stays open, and its problems describe
 the reason. This module does not use the database or make requests.
@@ -57,7 +57,7 @@ class Accepted(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The evaluation of an answer.
+    """The result of evaluating an answer.
 
     ``settlement`` is ``None`` if the order stays open. If ``is_ours`` is False, the answer is about
     another order and must not be used.
@@ -101,17 +101,19 @@ def evaluate_answer(
     is_late: bool = False,
     is_repeated: bool = False,
 ) -> Verdict:
-    """Evaluate an answer about an order with this ``line``.
+    """Evaluate an answer about an order of the cards in ``line``.
 
-    ``known_price`` is the price of a card when the order was placed. ``known_price`` is used if the
-    answer does not contain a price. Pass ``sent_at`` if the order's id is not confirmed yet.
+    ``line`` contains the product, the type and the quantity. ``known_price`` is the price of a card
+    when the order was placed, and is used if the answer does not contain a price. Pass ``sent_at``
+    if the order's id is not confirmed yet.
 
-    If figures are doubtful, the order may stay open, so that the figures are requested again:
+    If the answer is not clear, the order may stay open, so that it is checked again:
 
-    - An unreadable amount counts as unknown, and is shown to staff as a problem. The order can be
-      settled.
-    - If the number of cards is unreadable, the order stays open. However, if ``is_late`` is True,
-      the order is settled without this number, unless it is partially filled.
+    - If only an amount is unreadable, the order is settled without this amount, and staff see a
+      problem.
+    - If something else is unreadable, such as the number of cards, the order stays open, unless
+      ``is_late`` is True. A partially filled order stays open even then, if the answer does not
+      state a readable number of delivered cards.
     - If figures contradict each other or cards are repeated, the order stays open, unless
       ``is_repeated`` is True.
 

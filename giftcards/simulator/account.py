@@ -64,9 +64,10 @@ CATALOGUE: Mapping[str, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class OfferChange:
-    """A change of a type's price or stock, ``after`` seconds after the simulator was created.
+    """A scheduled change of the price or stock of a product type.
 
-    ``None`` means that the value does not change.
+    The change happens ``after`` seconds after the simulator was created. If ``price`` or ``stock``
+    is ``None``, this value does not change.
     """
 
     after: float
@@ -75,14 +76,14 @@ class OfferChange:
     stock: int | None = None
 
     def apply(self, kind: Denomination) -> Denomination:
-        """Return the type after the change."""
+        """Return a copy of ``kind`` with the new price or stock."""
         price = kind.price if self.price is None else self.price
         return replace(kind, price=price, stock=kind.stock if self.stock is None else self.stock)
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """A fault: the first order of this type and quantity receives only ``delivered`` cards."""
+    """The first order of a type and quantity gets only ``delivered`` cards."""
 
     type_id: str
     quantity: int
@@ -91,9 +92,9 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Special:
-    """The behaviour of orders for a special type.
+    """The behaviour of the simulator for orders of a special type.
 
-    The name of the type in the catalogue is ``name``.
+    ``name`` is the name of the type in the catalogue.
     """
 
     summary: str
@@ -228,7 +229,7 @@ class Payment:
     """A customer's payment in dinars, and the link to the page where the customer pays.
 
     ``status`` becomes ``CONFIRMED`` if the customer pays, and ``FAILED`` if the customer declines
-    or the link expires. ``told`` contains the fields of the request for the link.
+    or the link expires. ``told`` contains the fields of the request that created the link.
     """
 
     ref: str
@@ -306,7 +307,7 @@ class Account:
         self.reset()
 
     def reset(self) -> None:
-        """Return to the initial state."""
+        """Delete all orders and payments, and restore the initial balance."""
         with self._lock:
             self._orders: dict[str, Order] = {}
             self._due: list[tuple[datetime, str]] = []  # the open orders to settle, as a heap
@@ -351,7 +352,7 @@ class Account:
     def add_transaction(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Add a transaction without an order of this account, and return it.
+        """Add a transaction that belongs to no simulated order, and return it.
 
         The ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` is added to the
         balance or subtracted from it. The API shows the transaction after ``shown_after`` seconds,
@@ -393,9 +394,10 @@ class Account:
             return replace(order)
 
     def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
-        """Pay or decline, as a customer does on the payment page, and return the payment.
+        """Pay or decline a payment like a customer, and return the payment.
 
-        Raises :exc:`KeyError` if there is no such payment, and :exc:`ValueError` if it has ended.
+        If ``confirmed`` is False, the payment is declined. Raises :exc:`KeyError` if there is no
+        such payment, and :exc:`ValueError` if the payment is no longer pending.
         """
         with self._lock:
             payment = self._payment(ref)

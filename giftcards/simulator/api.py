@@ -44,7 +44,7 @@ _Entry = TypeVar("_Entry", Order, Transaction)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A log entry for one request, without its key, query and body.
+    """A log entry for a request, without the API key, query string and body.
 
     ``at`` is the time in seconds on the simulator's clock. ``status`` is 0 if the connection was
     closed without a response. ``key_ok`` is True if the request had a valid key.
@@ -65,11 +65,12 @@ class Simulator(Account):
     except ``host``, ``port``, ``ssl_context`` and ``opening_balance``. If an option is a pair of
     seconds, the two values are the shortest and the longest time.
 
-    If ``port`` is 0, :meth:`start` chooses a free port and stores it. Therefore a simulator that is
-    restarted has the same URL, and also the same orders.
+    If ``port`` is 0, :meth:`start` chooses a free port and stores it. If you stop the simulator and
+    start it again, it has the same URL and still contains its orders.
 
-    All times except ``latency`` follow ``clock``. A random part of ``latency`` passes before the
-    request is counted. ``on_request`` is called in the thread that answers the request.
+    The simulator takes all times from ``clock``, but ``latency`` passes in real time. A random part
+    of ``latency`` passes before the request is counted. ``on_request`` is called in the thread that
+    answers the request.
     """
 
     host: str = "127.0.0.1"
@@ -153,7 +154,7 @@ class Simulator(Account):
             return list(self._requests)
 
     def forget_requests(self) -> None:
-        """Clear the log of requests, but not their effects."""
+        """Clear the log of requests, but keep their effects, such as rate limits."""
         with self._lock:
             self._requests.clear()
 
@@ -497,9 +498,10 @@ def _page(
 ) -> _Data:
     """Return the requested page, newest entry first. ``entries`` are sorted oldest first.
 
-    ``show`` is called only for the entries on the page, because it adds cards to a ``SIM_GROW``
-    order. If ``is_moving`` is True, each page looks as if a new entry had been added since the
-    previous page.
+    ``show`` converts an entry to its form in the response. It is called only for the entries on the
+    page, because a call for a ``SIM_GROW`` order can deliver cards. If ``is_moving`` is True, each
+    page begins with the last entry of the previous page, as if a new entry had been added in the
+    meantime.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -26,7 +26,8 @@ MAX_BODY = 100 * 1024
 class Call:
     """An HTTP request.
 
-    ``key`` can be "", and ``body`` is cut off after ``MAX_BODY + 1`` bytes.
+    ``key`` is "" if the request did not contain a key. ``body`` contains at most the first
+    ``MAX_BODY + 1`` bytes of the request body.
     """
 
     method: str
@@ -171,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _handle  # noqa: N815
 
     def log_message(self, *args: object) -> None:
-        """Do not log anything, because the simulator has its own log without queries."""
+        """Log nothing, because the simulator has its own log without queries."""
 
 
 def _number(value: Decimal) -> int | float:

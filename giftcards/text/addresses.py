@@ -26,8 +26,9 @@ def client_network(request: HttpRequest) -> str:
     """Return the network of the client that sent the request.
 
     The network is an IPv4 address, or the first 64 bits of an IPv6 address, because one person
-    usually controls all addresses with the same 64 bits. Many people can share one IPv4 address.
-    All clients without a usable address belong to the same network.
+    usually controls all addresses with the same 64 bits. Many people can share one IPv4 address,
+    and then belong to the same network. All clients without a usable address belong to the same
+    network.
     """
     address = ip_address(request)
     if address is None:

@@ -134,7 +134,7 @@ def _is_of_today(at: datetime) -> bool:
 
 
 def brief_moment(at: datetime) -> SafeString:
-    """Return the time of day as HTML (23:59) if ``at`` is today, and otherwise :func:`moment`."""
+    """Return the local time as HTML, with the date unless ``at`` is today."""
     return _time(at, bdi(_formatted(at, "H:i"))) if _is_of_today(at) else moment(at)
 
 
@@ -210,7 +210,7 @@ _UNITS = (
 def duration_text(span: timedelta) -> str:
     """Return ``span`` in its largest unit, rounded down: "2 hours", or "less than a minute".
 
-    In Arabic, the unit has the case that follows a preposition.
+    In Arabic, the unit is in the grammatical case that follows a preposition.
     """
     for unit, text in _UNITS:
         if (count := span // unit) > 0:
@@ -254,7 +254,7 @@ def count_text(number: int) -> str:
 
 
 def share_text(share: Decimal) -> str:
-    """Return ``share`` as a percentage rounded down, such as 98.5%, so that only 1 becomes 100%."""
+    """Return ``share`` as a percentage rounded down: 0.9999 becomes 99.9%."""
     return percent_text((share * 100).quantize(Decimal("0.1"), ROUND_DOWN))
 
 
@@ -320,7 +320,7 @@ def _with_links(line: str) -> SafeString:
 
 
 def labelled(label: str, figure: str) -> SafeString:
-    """Return ``label`` and ``figure`` as HTML. A column with a heading hides the label."""
+    """Return ``figure`` as HTML with a label for tables without headings."""
     return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
 
 
@@ -343,12 +343,12 @@ def payment(method: str, reference: str) -> SafeString:
 
 
 def badge(kind: str, label: object) -> SafeString:
-    """Return a coloured badge. ``kind`` is the last part of the CSS class."""
+    """Return a coloured badge with the CSS class ``giftcards-{kind}``."""
     return format_html('<span class="giftcards-badge giftcards-{}">{}</span>', kind, label)
 
 
 def isolated(part: object) -> str:
-    """Return ``part`` isolated like :func:`bdi` but in plain text, for titles and messages."""
+    """Isolate the text direction of ``part`` in plain text, such as titles."""
     return f"\u2068{part}\u2069"
 
 

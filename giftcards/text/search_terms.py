@@ -147,9 +147,10 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 
 
 def terms_of_contact(contact: str) -> set[str]:
-    """Return terms, at least one of which occurs in each order with this address or number.
+    """Return terms for finding orders by an e-mail address or phone number.
 
-    ``contact`` is normalised by :func:`folded` or :func:`dialled`.
+    ``contact`` is an address normalised by :func:`folded`, or a number normalised by
+    :func:`dialled`. Each order with this contact has at least one of the terms.
     """
     if "@" not in contact:
         return {_number(contact.removeprefix(COUNTRY))[:LONGEST]}
@@ -211,7 +212,7 @@ def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
 
 
 def _as_reference(apart: Sequence[str]) -> Iterator[str]:
-    """Yield all words joined, so that SUP Q7 finds SUP-Q7, unless they are parts of a number."""
+    """Yield the joined words, such as SUPQ7, unless they form a number."""
     together = "".join(apart)
     if len(apart) > 1 and "@" not in together and not is_dialled(together):
         yield together

@@ -43,8 +43,9 @@ class Severity(StrEnum):
 class Standing:
     """The state of the app at one moment, from which conditions are evaluated.
 
-    Each value is read at most once. Conditions about the last day look back further, to ``since``,
-    if ``since`` is more than a day ago.
+    Each value is read at most once. If ``since`` is more than a day ago, conditions about the last
+    day cover the time from ``since`` instead. The period then begins at ``since``, but at most 30
+    days ago.
     """
 
     def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
@@ -65,7 +66,7 @@ class Standing:
         return self.state.paused_because == ProviderState.Pause.ACCESS
 
     def once(self, read: Callable[[], T]) -> T:
-        """Return the result of ``read``, which is called only once."""
+        """Return the result of ``read``, and call it only the first time."""
         if read not in self._read:
             self._read[read] = read()
         result: T = self._read[read]
@@ -85,11 +86,11 @@ class Finding:
       there are more rows.
     - ``since`` is the time when the condition began, if this is known.
     - ``orders`` maps primary keys of orders to their references.
-    - ``rows`` contains the primary keys of other rows, but only if staff are notified once about
-      each of them.
+    - ``rows`` contains the primary keys of rows that are not orders. It is empty unless staff are
+      notified once about each row.
     - ``explain`` returns details for staff in their language, or "".
-    - ``allows_sales`` is True if cards can still be bought, although the condition usually stops
-      sales.
+    - ``allows_sales`` is used for conditions that usually stop sales. It is True if cards can still
+      be bought this time.
     """
 
     sentence: str
@@ -126,8 +127,8 @@ class Condition:
     - ``holds`` is a description for the documentation, in whole sentences.
     - ``headline`` is a phrase that can contain ``%(count)s``. A condition without a headline is
       only for monitors.
-    - ``ended`` tells staff that the condition no longer holds. A condition without ``ended`` is
-      about orders or rows, and staff are notified once about each of them.
+    - ``ended`` is the message to staff that the condition no longer holds. A condition without this
+      message is about orders or other rows, and staff are notified once about each of them.
     """
 
     code: str
@@ -191,8 +192,9 @@ class Condition:
 class OfRows:
     """A ``judge`` for a condition that holds if one of several querysets contains rows.
 
-    ``tell`` takes the querysets of ``rows``, and returns ``None`` if all of them are empty. If
-    ``is_enough`` is False, it can also return ``None`` if there are rows.
+    ``tell`` is called with the querysets that ``rows`` returns. It must return ``None`` if all
+    querysets are empty. If ``is_enough`` is False, ``tell`` can also return ``None`` if a queryset
+    contains rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -214,9 +216,10 @@ def most_urgent_first(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return expressions that are true if a queryset of a condition contains rows.
+    """Return expressions for whether each condition's querysets have rows.
 
-    The key of an expression consists of the condition's code and the index of the queryset.
+    There is one expression for each queryset of an :class:`OfRows` condition. Its key consists of
+    the condition's code and the index of the queryset.
     """
     return {
         (code, number): Exists(rows)
@@ -227,7 +230,7 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Return a dict that maps the code of each condition to whether it holds.
+    """Map each condition's code to True if the condition holds, or to False.
 
     ``found`` contains the value of each expression that :func:`signs` returned.
     """
@@ -247,8 +250,8 @@ def above_list(
 ) -> Iterator[tuple[Condition, Finding]]:
     """Yield the conditions that hold and that a person sees above the order list.
 
-    ``may`` returns whether the person has a permission. ``visible`` contains the orders that the
-    person is allowed to see.
+    ``may`` is a function that takes a permission and returns True if the person has it. ``visible``
+    contains the orders that the person is allowed to see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and may(condition.permission)

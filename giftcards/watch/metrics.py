@@ -61,7 +61,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The metrics with one name: gauges, or the quantiles of a summary."""
+    """Metrics with the same name: gauges, or the quantiles of a summary."""
 
     name: str
     help: str
@@ -164,7 +164,7 @@ def _read() -> dict[str, Values]:
 
 
 def _tasks() -> dict[str, Combinable]:
-    """Return the number of tasks as an expression, or as a value if the queue is elsewhere."""
+    """Return an expression for the number of tasks in the queue, if known."""
     tasks = tasks_in_queue()
     if tasks is None:
         return {}

@@ -1,7 +1,7 @@
 """The state of the app, for pages, commands and monitors.
 
-The database is the only source of the state. Every query uses an index. Unless a docstring states
-otherwise, queries read only rows of work that is waiting.
+The database is the only source of the state. Every query uses an index. Unless the docstring of a
+function says otherwise, its queries read only rows that are waiting to be processed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class FinalOrders:
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
         """Return the number of orders by status.
 
-        ``lines`` contains the lines of open orders and those that :meth:`later` returns.
+        ``lines`` contains the lines of all open orders, and the lines that :meth:`later` returns.
         """
         numbers = Counter(self.numbers)
         for line in lines:
@@ -163,12 +163,13 @@ def taken_slots() -> QuerySet[RequestSlot]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The times that orders took in the last ten minutes, in seconds, shortest first.
+    """How long orders took in the last ten minutes, in seconds.
 
-    ``sending`` contains the durations of orders that were sent in this period. The durations begin
-    when the order was recorded, or released if it was on hold, and end when it was accepted.
-    ``storing`` contains the durations of orders that became final in this period, from acceptance
-    to the final status.
+    ``sending`` contains a duration for each accepted order that was sent in this period. The
+    duration begins when the order was recorded or, if the order was on hold, when it was released,
+    and ends when the provider accepted the order. ``storing`` contains, for each accepted order
+    that became final in this period, the time from acceptance to the final status. Both lists begin
+    with the shortest duration.
     """
 
     sending: Sequence[float]
@@ -255,7 +256,7 @@ class KnownKey:
 
 
 def api_keys() -> list[KnownKey]:
-    """Return the API keys that this shop has used: the current key, and others by last use."""
+    """Return the API keys that this shop has used, the current key first."""
     own = configured_key()
     keys = sorted(ApiKey.objects.all(), key=lambda key: (key.pk != own, -key.last_use()))
     return [KnownKey(key.pk[:8], key.pk == own, key) for key in keys]
@@ -292,9 +293,11 @@ def ends_of_cards() -> dict[End, Combinable]:
 def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
     """Try to decrypt the newest and the oldest card.
 
-    Return their errors, or "" if there is no error.
+    Returns a dict that maps "newest" and "oldest" to the error, or to "" if there is no error. If
+    there are no cards, the dict is empty.
 
-    ``found`` contains the results of :func:`ends_of_cards`, if the caller has already read them.
+    ``found`` contains the values of the expressions from :func:`ends_of_cards`, if the caller has
+    already read these values from the database.
     """
     try:
         return Card.objects.all().try_keys(found)

@@ -1,6 +1,6 @@
 """The search for cards by code or serial number.
 
-Searches are recorded, and their number is limited.
+Each search is recorded, and each person can make only a limited number of searches per hour.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def cards_with(pages: Pages, request: HttpRequest, form: forms.Form) -> dict[str
     """Search for cards with the typed code, and return the page's context.
 
     The code is the ``secret`` field of the form. If the person has reached the hourly limit, the
-    function does not search. In this case, the function adds an error to ``form``, and the context
-    contains only the status 429.
+    function adds an error to ``form`` instead of searching, and the context contains only the HTTP
+    status 429.
     """
     trace = _begin_search(request)
     if trace is None:
@@ -72,7 +72,8 @@ def _unhidden(pages: Pages, request: HttpRequest, cards: list[Card]) -> list[Car
 def typed_codes(text: str) -> list[Masked]:
     """Return the codes and serial numbers in ``text``.
 
-    The result is the whole text, or the parts that follow a word such as "Code:".
+    If ``text`` contains words such as "Code:", the result contains only the parts that follow these
+    words. Otherwise, the result contains the whole text.
     """
     return list(map(Masked, after_code_labels(text)[:_MOST_TYPED] or [text]))
 

@@ -233,8 +233,9 @@ def other_proof(pages: Pages, request: HttpRequest, *, back_to: str) -> HttpResp
     """Return a response for people who cannot prove their identity by password.
 
     Returns ``None`` if the person can enter a password on this page. The response redirects to the
-    shop's own page for proofs. After a proof, that page redirects to ``back_to``. If there is no
-    such page, the response says that the person does not have a password.
+    shop's own page for proofs. After the person has proved their identity, that page redirects to
+    ``back_to``. If there is no such page, the response says that the person does not have a
+    password.
     """
     if needs_page_of_shop(request):
         return HttpResponseRedirect(url_of_proof(back_to=back_to))
@@ -289,8 +290,8 @@ def count(request: HttpRequest) -> None:
 def refuse(request: HttpRequest, order: Order) -> str:
     """Log a refused correction, and notify the managers by e-mail.
 
-    Returns the message for the person. Call this function after :exc:`TooManyReveals`, when the
-    transaction has been rolled back.
+    Returns the message that tells the person about the refusal. Call this function after
+    :exc:`TooManyReveals`, when the transaction has been rolled back.
     """
     _tell_of_refusal(request, order)
     return _refused().trouble

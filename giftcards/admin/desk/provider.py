@@ -68,7 +68,7 @@ from giftcards.watch.overview import versions as running_versions
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to whether gift cards can be sold now, with the reasons as HTML."""
+    """The verdict on whether gift cards can be sold now, with reasons as HTML."""
 
     is_yes: bool
     #: The answer in a sentence. If the answer is "no", the sentence says why and since when.
@@ -304,10 +304,10 @@ def failures(
     shows_costs: bool,
     shows_hints: bool,
 ) -> Section:
-    """Return the section with recent failures of requests, keys and receivers.
+    """Return the section about recent failures.
 
-    The keys are API keys. Receivers are the shop's functions that are notified of status changes.
-    ``changes`` contains the status changes whose failed receivers are listed. If ``shows_hints`` is
+    The section lists the last failed request to the provider, the refusals of API keys, and the
+    status changes in ``changes`` of which the shop could not be notified. If ``shows_hints`` is
     False, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
@@ -470,7 +470,7 @@ _RESUMING = {
 
 
 def _state_token(state: ProviderState) -> str:
-    """Return a hash of the current pause and the refused API keys.
+    """Return a hash of the current pause and refusals, to detect changes.
 
     The "resume" button posts the hash, and does nothing if the hash is outdated.
     """

@@ -1,8 +1,8 @@
 """The start page for staff, which shows open tasks and figures.
 
-Each tile is about a condition that the person can resolve, for example a refused API key. A
-condition that only other people can resolve is shown in a single line. Digests and monitors
-describe the conditions in the same words.
+Each tile shows a condition that the person can resolve, for example a refused API key. If the
+person lacks the permissions to resolve a condition, the page shows the condition in a single line.
+E-mail digests and monitors use the same texts for the conditions.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Tile:
 def show_desk(request: HttpRequest) -> dict[str, Any]:
     """Return the template context of the start page.
 
-    The context contains the search box, the tiles and the line about today. The context is empty if
-    the person is not allowed to see any tiles or orders.
+    The context contains the search box, the tiles, and a line with the orders and sales of today.
+    The context is empty if the person is not allowed to see any tiles or orders.
     """
     site = _site_of(request)
     told = [
@@ -131,9 +131,10 @@ def _figures(request: HttpRequest, site: AdminSite, standing: Standing) -> list[
 
 
 def _order_pages(site: AdminSite) -> OrderPages | None:
-    """Return the app's pages about orders.
+    """Return the site's admin class for orders if it uses the app's pages.
 
-    Returns ``None`` if the shop uses its own pages.
+    Returns ``None`` if orders are not registered, or if the shop's admin class is not a subclass of
+    ``OrderPages``.
     """
     pages = site.get_model_admin(Order) if site.is_registered(Order) else None
     return pages if isinstance(pages, OrderPages) else None
@@ -237,8 +238,8 @@ def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
     """Return the number of delivered cards, the sales and the margin.
 
     The function counts orders that became final after ``since``. Unknown amounts are left out. The
-    query counts orders with equal figures, and Python adds the amounts, because SQLite would add
-    them as binary floating-point numbers.
+    query groups orders with equal figures and counts each group. Python then adds the amounts,
+    because SQLite would add them as binary floating-point numbers.
     """
     final = Order.objects.filter(finalized_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)

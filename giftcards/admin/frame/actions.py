@@ -63,7 +63,7 @@ Permission = Callable[[Pages, HttpRequest], bool]
 def may(*permissions: str) -> Permission:
     """Return a :data:`Permission` that requires all of ``permissions``.
 
-    A permission has the form ``giftcards.check_order``.
+    Each permission is a string such as ``giftcards.check_order``.
     """
     return lambda _pages, request: request.user.has_perms(permissions)
 
@@ -115,9 +115,9 @@ class Outcome(NamedTuple):
     After the action, the person is redirected to the page of the order. ``says`` is a message for
     the person, or a tuple of messages. ``log`` is the entry in the history of the order, or "" if
     the action did not change anything. The entry must not name the customer or the cost, because it
-    can be read by all people who are allowed to see the order. If ``wakes`` is True, a worker is
-    woken. ``shows`` is the order whose page is shown. By default, ``shows`` is the order of the
-    attempt.
+    can be read by all people who are allowed to see the order. If ``wakes`` is True, a background
+    worker is woken after the action. ``shows`` is the order whose page the person is redirected to.
+    By default, this is the order of the attempt.
     """
 
     says: Any
@@ -268,8 +268,9 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
     """Return an :class:`Attempt` to use ``action`` on the row with ``key``.
 
-    The row is the order or the other object that the action is about. Raises ``PermissionDenied``
-    if the row is missing, or if the person is not allowed to see the order or use the action.
+    ``key`` is the primary key of the order, or of another row that the action is about. Raises
+    ``PermissionDenied`` if the row is missing, or if the person is not allowed to see the order or
+    use the action.
     """
     row = None
     if action.of is not None:
@@ -310,10 +311,7 @@ def _act(attempt: Attempt) -> Answer:
 
 
 def in_words(part: Any) -> str:
-    """Format a part of a :exc:`RefundError` for staff.
-
-    The part is an amount or a reference.
-    """
+    """Format an amount or a reference in a :exc:`RefundError` for staff."""
     return isolated(part) if isinstance(part, str) else money_text(part)
 
 
@@ -341,7 +339,7 @@ def buttons(
 ) -> list[OrderButton]:
     """Return the buttons of the ``actions`` that this person is allowed to use.
 
-    The actions are about ``subject``.
+    ``subject`` is the order or the row that the actions are about.
     """
     return in_order(
         OrderButton(

@@ -58,8 +58,8 @@ class MomentField(forms.DateTimeField):
 def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
     """Return the choices for a language field.
 
-    The first choice is ``empty`` and means no language. The other choices are ``others`` and the
-    site's languages.
+    The first choice means "no language", and its label is ``empty``. The language codes in
+    ``others`` and the site's languages follow.
     """
     known = {code: gettext(str(name)) for code, name in settings.LANGUAGES}
     return [("", empty), *({code: code for code in others if code} | known).items()]

@@ -60,7 +60,7 @@ class Manual(NamedTuple):
 
     @property
     def direction(self) -> str:
-        """The value of the ``dir`` attribute in HTML."""
+        """The direction of the language, for the ``dir`` attribute in HTML."""
         return "rtl" if get_language_info(self.language)["bidi"] else "ltr"
 
 
@@ -106,8 +106,8 @@ def as_html(source: str, names: tuple[str, ...]) -> SafeString:
     """Convert Markdown to HTML.
 
     Only links to the topics in ``names`` become links in HTML. HTML in the text is escaped. A link
-    to a topic of an app that is not installed becomes plain text. The Markdown source of other
-    links and images is shown unchanged.
+    to a topic of an app that is not installed becomes plain text. For images and all other links,
+    the result contains the Markdown source as text.
     """
     known = _LINK.sub(lambda link: link[0] if link[2] in names else link[1], source)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")

@@ -56,9 +56,9 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @cached_property
     def order_pages(self) -> tuple[Page, ...]:
-        """The pages of all actions, and the other pages.
+        """The pages of all actions, and the pages that do not belong to an action.
 
-        The pages belong to the core and to the optional apps.
+        Pages of the core and of the optional apps are included.
         """
         more = (page for extension in extensions.installed() for page in extension.pages)
         return (*(action.page for action in self.order_actions), *self.core_pages, *more)
@@ -84,7 +84,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     def whom_to_ask(self, request: HttpRequest, order: Order) -> str:
         """Return a sentence about whom to ask for missing permissions, or "".
 
-        The sentence is about permissions for actions on the order.
+        The sentence covers the actions that are available for ``order`` but that the person is not
+        allowed to use.
         """
         lacking = [
             permission
@@ -219,9 +220,10 @@ def about(order: Order) -> list[tuple[str, object]]:
 
 
 def line(order: Order) -> dict[str, object]:
-    """Return the displayed values of some columns, by column name.
+    """Return the values of four columns of ``order``, formatted for display.
 
-    The columns are the product, the type, the quantity and the time of sending.
+    The columns are the product, the type, the quantity and the time of sending. The keys of the
+    result are the names of the columns.
     """
     names = order.line_names()
     return {

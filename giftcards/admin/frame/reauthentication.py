@@ -1,4 +1,4 @@
-"""Reauthentication, in which staff prove their identity.
+"""Reauthentication, which makes staff prove their identity again.
 
 Staff must prove their identity before they see codes.
 """
@@ -78,7 +78,7 @@ def record_proof(request: HttpRequest) -> HttpResponseRedirect:
 def is_confirmed(request: HttpRequest) -> bool:
     """Return True if the person has recently proven their identity.
 
-    The proof must have been given in this session and in the last ten minutes.
+    The person must have proven their identity in this session, within the last ten minutes.
     """
     proof = request.session.get(_PROOF)
     if not isinstance(proof, dict) or proof.get("by") != _holder(request, request.user):
@@ -137,9 +137,10 @@ def prove(request: HttpRequest, password: Masked) -> None:
 def _begin(request: HttpRequest) -> LogEntry | None:
     """Count a password as wrong before it is checked.
 
-    Returns ``None`` if too many wrong passwords were entered before. The record is written first,
-    so that simultaneous requests cannot exceed the limit. Passwords are counted separately for each
-    session, so that somebody with a stolen session cannot lock the owner out of other sessions.
+    Returns ``None`` if too many wrong passwords have already been entered in this session. The
+    record is written first, so that simultaneous requests cannot exceed the limit. Passwords are
+    counted separately for each session, so that somebody with a stolen session cannot lock the
+    owner out of other sessions.
     """
     person: Any = request.user.pk
     session = request.session.get(_SESSION, "")
@@ -185,8 +186,9 @@ def _is_right(request: HttpRequest, password: str) -> bool:
 def _is_checked(user: Any, password: str, *, by: str) -> bool:
     """Return True if ``password`` is the password of ``user``.
 
-    ``by`` is the backend that logged the user in. Only listed backends are trusted. For other
-    backends, the function compares the password with the one in the database.
+    ``by`` is the backend that logged the user in. If the backend is listed in
+    ``GIFTCARDS["PASSWORD_BACKENDS"]``, the function trusts that the backend has checked the
+    password. Otherwise, the function checks the password against the hash in the database.
     """
     if by in conf.password_backends:
         return bool(password)
@@ -250,13 +252,13 @@ def _holder(request: HttpRequest, user: Any) -> list[str]:
 def url_of_proof(*, back_to: str) -> str:
     """Return the URL of the shop's page where people prove their identity.
 
-    After a proof, this page redirects to ``back_to``.
+    After the person has proved their identity, this page redirects to ``back_to``.
     """
     return reverse(conf.reauthenticate, query={"next": back_to})
 
 
 def take_turn(request: HttpRequest) -> None:
-    """Lock the row of the person until the transaction ends.
+    """Lock the person's row in the user table until the transaction ends.
 
     Other calls for the same person must wait. SQLite allows only one writer at a time, so it does
     not need a lock if the transaction begins with a write.

@@ -50,7 +50,7 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """A change list for the pagination template, with the row count as text."""
+        """This change list as a :class:`Counted`, for the pagination template."""
         return Counted(self)
 
 
@@ -84,7 +84,7 @@ class Counted:
 
     @property
     def noun(self) -> str:
-        """The noun in :attr:`text`, without the number."""
+        """The text of :attr:`text` without the number, such as "orders"."""
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
@@ -231,11 +231,12 @@ class ReadOnlyRows(ReadOnly, OnlyFilters):
 def column(
     model: type[Model], name: str, show: Callable[[Any, Any], str] | None = None
 ) -> Callable[[Any, Any], str]:
-    """Return a column of a list, or a field of a page.
+    """Return a display function for a column of a list or a field of a page.
 
-    The column or field shows the column ``name`` of ``model``. ``show(row, value)`` returns HTML.
-    By default, amounts are formatted, times are shown with seconds, and other values are isolated
-    as foreign text. An empty value is shown as "-". The ``of`` attribute of the result is ``name``.
+    The function displays the column ``name`` of ``model``. ``show(row, value)`` returns HTML.
+    Without ``show``, amounts are formatted, times are shown with seconds, and other values are
+    wrapped in a ``<bdi>`` element. An empty value is shown as "-". The attribute ``of`` of the
+    function contains ``name``.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -276,8 +277,8 @@ def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
 def unhidden_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
     """Return orders that the site's ``OrderAdmin`` does not hide.
 
-    The person who sent the request is allowed to know the number of these orders, even without the
-    permission to see orders.
+    Even a person without the permission to see orders is allowed to know how many of these orders
+    there are.
     """
     is_there = site.is_registered(Order)
     return site.get_model_admin(Order).get_queryset(request) if is_there else Order.objects.all()
@@ -312,7 +313,8 @@ _MOST_NAMED = 100
 def orders_named(text: str) -> Found:
     """Return the newest orders whose reference begins with ``text``.
 
-    The result also contains orders whose reference contains a number that begins with ``text``.
+    If a reference contains a number, and the number begins with ``text``, the result also contains
+    the order with this reference.
     """
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 
@@ -320,8 +322,7 @@ def orders_named(text: str) -> Found:
 class OrderRows(ReadOnlyRows, LongList):
     """The base class of lists whose rows are about orders.
 
-    A person sees the rows without an order, and the rows about orders that the person is allowed to
-    see.
+    Staff see the rows of orders that they are allowed to see, and all rows that have no order.
     """
 
     #: The lookup from a row to its order.
@@ -367,7 +368,7 @@ SEES_HINTS = "giftcards.resume_provider"
 def for_developer(hint: object) -> SafeString:
     """Return ``hint`` as an HTML element that expands when it is clicked, or "".
 
-    A plain text is escaped.
+    If ``hint`` is not marked as safe HTML, it is escaped.
     """
     context = {"hint": bdi(hint) if hint else ""}
     return SafeString(render_to_string("admin/giftcards/for_developer.html", context).strip())

@@ -82,7 +82,7 @@ CANCELLED = "Cancelled the order."
 
 
 def _why_too_late(attempt: Attempt) -> Outcome | None:
-    """Return the outcome if it is too late to cancel the order.
+    """Return an outcome that says why the order can no longer be cancelled.
 
     Returns ``None`` if the order can still be cancelled.
     """

@@ -21,7 +21,8 @@ from giftcards.text.display import calculation, filled, money
 class BreakdownLine(NamedTuple):
     """A line of the table, in HTML.
 
-    ``arithmetic`` shows the calculation of the amount, or is "" if the amount was not calculated.
+    ``arithmetic`` is the calculation whose result is ``amount``, or "" if there is no such
+    calculation.
     """
 
     label: str
@@ -52,9 +53,9 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
     """Return the table of the customer's payment.
 
     The table shows how much was kept, how much is owed, and how much was paid back. The table is
-    empty if ``order`` is open or does not have a sale amount. ``again`` is the new order for the
-    missing cards, if there is one. If there is a new order, the amount owed for these cards pays
-    for the new order.
+    empty if ``order`` is open or does not have a sale amount. ``again`` is the new order that
+    replaces the missing cards, or ``None``. If there is a new order, the table shows that the
+    amount owed for these cards was transferred to the new order.
     """
     breakdown = customer_breakdown(order)
     if breakdown is None:
@@ -92,7 +93,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield lines about the part of ``owed`` for the new order, and the rest."""
+    """Yield the part of ``owed`` transferred to the new order, and the rest."""
     gone = owed if again.sale_amount is None else again.sale_amount
     how = _product(again.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
@@ -165,7 +166,8 @@ def bar(order: Order) -> dict[str, str] | None:
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
     """Return ``quantity`` × ``price`` as HTML.
 
-    Returns "" if the result of the multiplication is not ``amount``.
+    Returns "" if ``price`` or ``amount`` is unknown, or if the calculation does not result in
+    ``amount``.
     """
     if price is None or amount is None or quantity * price != amount:
         return ""

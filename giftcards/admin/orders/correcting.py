@@ -64,7 +64,7 @@ class CorrectionForm(RevealForm):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The details after the correction, by column."""
+        """The details of customer and recipient after the correction, by column."""
         return {
             name: self.cleaned_data.get(name, "") if name in self.changed_data else value
             for name, value in self.initial.items()
@@ -128,11 +128,11 @@ def _context(attempt: Attempt) -> Mapping[str, Any]:
 
 
 def _others_with_same_address(attempt: Attempt) -> list[Order]:
-    """Return related orders with the same customer address.
+    """Return related orders with the same customer or recipient address.
 
-    The addresses of the other orders are compared with the address in the corrected order. Two
-    orders are related if they are in the same group, or if one of them replaces missing cards from
-    the other.
+    The addresses in the related orders are compared with the addresses in the order that is being
+    corrected. Two orders are related if they are in the same group, or if one of them replaces
+    missing cards from the other.
     """
     order = attempt.order
     about = attempt.pages.get_queryset(attempt.request).exclude(pk=order.pk)

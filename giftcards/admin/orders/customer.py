@@ -147,8 +147,9 @@ _WITHIN = timedelta(hours=1)
 def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | str:
     """Return a warning if the order might be a repeated purchase.
 
-    The warning is returned if the customer bought the same cards up to one hour before or after
-    this order. Otherwise, returns "". ``order`` does not have to be recorded yet.
+    An order might be a repeated purchase if the same customer placed another order for the same
+    product type at most one hour before or after it. If there is no such order, returns "".
+    ``order`` does not have to be saved in the database.
     """
     if order.status == Status.REJECTED:
         return ""

@@ -101,7 +101,7 @@ class PersonForm(forms.Form):
 
 
 class ErasureForm(ProofForm):
-    """A form that requests the address again, and a proof of identity."""
+    """A form that asks for the search text again, and for a proof of identity."""
 
     typed = forms.CharField(
         label=_("Type the search text again"),
@@ -126,7 +126,7 @@ class ErasureForm(ProofForm):
 
 @dataclass
 class _Found:
-    """The orders of a person, including orders about which staff must decide."""
+    """The orders of a person, and orders that might belong to the person."""
 
     person: Person
     orders: list[Order] = field(default_factory=list)
@@ -143,15 +143,16 @@ class _Found:
 
     @property
     def token(self) -> str:
-        """A hash of the orders.
+        """A hash that identifies the orders.
 
-        A form with an old hash is refused, because there might be new orders.
+        If a form contains an old hash, it is refused, because the list of orders has changed since
+        the form was shown.
         """
         return token("customer_data", [order.pk for order in self.orders])
 
     @property
     def kept(self) -> dict[int, str]:
-        """The reasons for orders that cannot be erased yet, by primary key."""
+        """The reasons why orders cannot be erased yet, by the order's primary key."""
         whys = ((order, why_kept(order, self.person.roles_in(order))) for order in self.orders)
         return {order.pk: why for order, why in whys if why}
 

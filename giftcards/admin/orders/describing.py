@@ -1,4 +1,4 @@
-"""The product information for the customer of an order.
+"""The product information that is shown to the customer of an order.
 
 Staff see the same information.
 """

@@ -46,12 +46,12 @@ _MOST_DIGITS = 18
 
 
 class IndexedFilter(admin.ListFilter):
-    """A filter that uses an index unless :class:`OrderChangeList` prevents it."""
+    """A filter that uses an index unless ``uses_index`` is False."""
 
     uses_index = True
 
     def condition(self) -> Q:
-        """Return the condition on orders.
+        """Return the condition that an order must meet to match the filter.
 
         The method is only called if the URL contains a value for this filter.
         """
@@ -114,7 +114,7 @@ class AttentionFilter(ConditionFilter):
 
 
 class RefundFilter(ConditionFilter):
-    """A filter by the refund for missing cards.
+    """A filter for the state of the refund for missing cards.
 
     An order can match several choices. The figures of a report link to these choices.
     """
@@ -148,8 +148,8 @@ class ContradictoryFilter(ConditionFilter):
 class ProductChoices(NamedTuple):
     """The products that a filter offers, as (id, name) pairs.
 
-    If there are too many products, ``is_whole`` is False, and only the product in the URL is
-    offered.
+    ``is_whole`` is True if the filter offers all products. If there are more than ``OFFERED``
+    products, the filter offers only the product in the URL.
     """
 
     choices: list[tuple[str, str]]
@@ -274,8 +274,8 @@ class SettledFilter(DateFilter):
 def show_filters(response: HttpResponse) -> HttpResponse:
     """Add ``shown_filters`` to the context of a list's page.
 
-    If a theme has its own template for lists, it shows the filters itself, and the context does not
-    change.
+    If a theme replaces Django's template for lists, the theme shows the filters, and this function
+    does not change the context.
     """
     page: Any = get_template("admin/change_list.html")
     is_stock = Path(page.origin.name).is_relative_to(Path(admin.__file__).parent)
@@ -303,9 +303,9 @@ class OrderChangeList(SortedAsOffered):
     """A mixin that keeps the list of orders fast, whatever filters are set.
 
     If several filters are set, a database might choose a bad index and read a large part of the
-    table. Therefore, each filter is first tried separately. If a filter finds few orders, the list
-    is limited to the primary keys of these orders, and the filters do not use an index. A search
-    limits the list in the same way.
+    table. Therefore, each filter is first tried separately. If at least one filter finds few
+    orders, the list is limited to these orders by their primary keys, and the filters do not use an
+    index. A search limits the list in the same way.
     """
 
     _CREATED = ("created_at", "pk")
@@ -320,7 +320,8 @@ class OrderChangeList(SortedAsOffered):
     def without_search_box(self) -> str:
         """Prevent the theme from showing a second search box.
 
-        Returns "" for the template.
+        The method is called in a template and returns "", so that the template does not render
+        anything.
         """
         self.search_fields: Any = ()
         return ""

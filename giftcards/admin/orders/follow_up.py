@@ -273,8 +273,9 @@ NOTE = OrderAction(
 def decided(decision: Problem | None, log: str = "") -> Outcome:
     """Return the outcome of a decision by staff.
 
-    ``decision`` is ``None`` if the decision came too late. ``log`` is the entry in the history of
-    the order. The default entry is ``decision.discreet``.
+    If the order had already changed, so that the decision could not be carried out, ``decision`` is
+    ``None``. ``log`` is the entry in the history of the order. The default entry is
+    ``decision.discreet``.
     """
     if decision is None:
         return LATE

@@ -242,9 +242,9 @@ class OrderList(LongList, OrderPages):
         return show_filters(response)
 
     def _extended(self, request: HttpRequest, standing: Standing, rows: Any) -> list[Html]:
-        """Mark orders whose cards were not received, and return notices.
+        """Mark orders whose cards were not received, and return the notices.
 
-        The notices come from other apps.
+        The optional apps say which orders to mark, and provide the notices.
         """
         rows.result_list = list(rows.result_list)
         more = extensions.called("on_list", self, request, standing, rows.result_list)

@@ -76,7 +76,7 @@ _UNPROVEN = "unproven"
 class CardField(forms.ChoiceField):
     """A form field to choose a product and one of its types.
 
-    The field also accepts ids that it does not offer.
+    The field also accepts the ids of a product and a type that are not among its choices.
     """
 
     def valid_value(self, value: Any) -> bool:
@@ -94,7 +94,7 @@ def card_choices(
     """Return the choices of a :class:`CardField`.
 
     The choices are the product types in ``kinds``, grouped by product. ``told`` maps the provider's
-    ids to the descriptions of the products.
+    product ids to the descriptions of the products.
     """
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
@@ -244,9 +244,11 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an order.
+        """Set ``placed`` if the form repeats an existing order.
 
-        The reference of any other order is refused.
+        A form repeats an order if it has the same reference, product, type and quantity, and the
+        person is allowed to know that the order exists. If the reference belongs to any other
+        order, the function adds an error.
         """
         known = Order.objects.filter(reference=self.cleaned_data.get("reference")).first()
         if known is None:
@@ -268,7 +270,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     def is_known(self, order: Order) -> bool:
         """Return True if the person is allowed to know that ``order`` exists.
 
-        The page replaces this method.
+        By default, returns False. :meth:`PlacingPage.get_form` overrides the method.
         """
         return False
 
@@ -280,9 +282,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 def _approve(order: Order, shown: Decimal) -> None:
-    """Approve the maximum price of ``order``, or else the displayed price.
+    """Approve the maximum price of ``order``, or ``shown`` if there is none.
 
-    Does nothing if the sale price was lowered below the cost on the confirmation page.
+    ``shown`` is the price on the confirmation page. If the person lowered the sale price on that
+    page to less than the cost, the function does nothing.
     """
     if not _is_too_dear(order, shown):
         confirm_price(order, shown if order.max_price is None else order.max_price)
@@ -305,9 +308,10 @@ class ProposalForm(forms.Form):
 
     @classmethod
     def of(cls, order: Order, price: Decimal | None) -> ProposalForm | None:
-        """Return the form with the shop's ``price``.
+        """Return a form that proposes ``price``, which is the shop's price.
 
-        Returns ``None`` if the page does not propose a price.
+        Returns ``None`` if the shop does not have a price, or if the person has typed a sale price
+        or a sale amount.
         """
         if price is None or order.sale_price is not None or order.sale_amount is not None:
             return None
@@ -615,7 +619,8 @@ def _is_too_dear(order: Order, price: Decimal) -> bool:
 def _costs(order: Order, known: Quote) -> list[tuple[str, str, str]]:
     """Return the price per card, the total and the balance.
 
-    Each entry consists of a label, an amount and an age.
+    Each entry consists of a label, an amount, and a text about the age of the amount. The text is
+    "" if the amount is recent.
     """
     price = known.cost if known.is_for_sale else None
     total = None if price is None else price * order.quantity

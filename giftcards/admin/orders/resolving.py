@@ -88,9 +88,10 @@ def _candidate(order: Order, row: dict[str, Any]) -> str:
 
 
 def _named_at_provider(order: Order, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the product and the type in the provider's row, for display.
+    """Return the display texts of the product and the type in ``row``.
 
-    The product and the type each consist of a name and an id, or are "" if they are missing.
+    ``row`` describes one of the provider's orders. Each text consists of a name and an id, or is ""
+    if ``row`` does not contain the id.
     """
     product, kind = row["product"] or "", row["type"] or ""
     is_same = (product, kind) == (order.product_id, order.type_id)
@@ -163,7 +164,7 @@ class ResolveForm(forms.Form):
         ]
 
     def clean_provider_order_id(self) -> str:
-        """Return the typed id, or "" if the chosen outcome does not need it."""
+        """Return the typed id, or "" if the chosen outcome does not need an id."""
         if self.cleaned_data.get("outcome") != self.ADOPT_OTHER:
             return ""
         typed: str = (self.cleaned_data["provider_order_id"] or "").strip()
@@ -185,9 +186,9 @@ class ResolveForm(forms.Form):
 
 
 class AdoptForm(forms.Form):
-    """A form to confirm that two orders are the same order.
+    """A form to confirm that the provider's order is the lost order.
 
-    The form contains a checkbox unless all facts match.
+    If a fact differs or was not reported, the form contains a checkbox that the person must tick.
     """
 
     is_sure = forms.BooleanField()
@@ -305,10 +306,9 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
 
 
 def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
-    """Show an error and return True if an id is already used.
+    """Show an error if an id already belongs to one of the shop's orders.
 
-    ``names`` contains ids from the provider. An id is used if it belongs to one of the shop's
-    orders.
+    ``names`` contains the provider's ids of orders. Returns True if the error was shown.
     """
     pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()

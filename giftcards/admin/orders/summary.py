@@ -188,7 +188,7 @@ _AGAIN = gettext_lazy("The app will try again automatically %(when)s.")
 
 
 def _next_look(story: SummaryInput) -> Iterator[str]:
-    """Yield when the next automatic step is due, or why no such step is due."""
+    """Yield a sentence about the next automatic step, or why there is none."""
     order = story.order
     step = STATES[order.status].next_step
     if order.is_on_hold or not step:
@@ -263,9 +263,9 @@ def _delivered(order: Order) -> str:
 
 
 def _brought(order: Order) -> str:
-    """Return a sentence about the delivery of cards by the provider.
+    """Return a sentence about how many cards the provider delivered.
 
-    The sentence is about cards that did not reach their recipient.
+    The sentence is used if the cards that the provider delivered did not reach their recipient.
     """
     at = moment(order.finalized_at) if order.finalized_at else gettext("unknown")
     if order.fulfilled_quantity == order.quantity:

@@ -160,17 +160,14 @@ class Timeline:
             yield _revealed(reveal, shows_reason=self._shows_reasons)
 
     def _hides(self, decision: Acknowledgement) -> bool:
-        """Return True if ``decision`` names an order that the person is not allowed to see.
-
-        ``decision`` is a recorded decision.
-        """
+        """Return True if ``decision`` names an order that the person is not allowed to see."""
         if decision.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
         return bool(decision.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """Return True if a recorded decision already names ``other``."""
+        """Return True if a recorded decision already names the order ``other``."""
         return any(
             decision.parameters.get("order") == other.reference for decision in self._recorded
         )
@@ -195,8 +192,9 @@ def _repeated(other: RelatedOrder) -> Event:
 class _Move(NamedTuple):
     """A status change, and the text and hints that describe it, as HTML.
 
-    ``text`` describes the ``reason``, or is "" if there is no reason. ``hints`` contains the
-    provider's message and the error of a receiver, for developers.
+    ``text`` describes the ``reason``, or is "" if there is no reason. ``hints`` contains messages
+    for developers, which are the provider's message and the error that occurred when the shop was
+    notified.
     """
 
     change: StatusChange

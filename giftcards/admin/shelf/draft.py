@@ -1,4 +1,4 @@
-"""Changes to the shelf that a person has yet to confirm.
+"""Unconfirmed changes to prices and to what the shop sells.
 
 The preview page contains the changes in a signed form, so that exactly the changes that the person
 has seen are saved.
@@ -28,7 +28,7 @@ class Change(NamedTuple):
     """A change of one row.
 
     For each column, the change contains the value that the person saw before, and the new value.
-    The values have the form that JSON stores, in which amounts are strings.
+    The values can be stored as JSON, so amounts are strings.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A row with its new values, its change, and the stored values by column."""
+    """A row with its unsaved new values, its change, and its stored values."""
 
     row: Any
     change: Change
@@ -113,7 +113,7 @@ class Draft:
 
     @cached_property
     def effects(self) -> list[PricePreview]:
-        """The effect of saving on each type.
+        """The effects that saving the draft would have on product types.
 
         The most important effects come first.
         """
@@ -126,9 +126,9 @@ class Draft:
 
     @cached_property
     def sold_out(self) -> tuple[int, int]:
-        """The numbers of types that a change to the stock buffer affects.
+        """How many types a new stock buffer makes unavailable, or available again.
 
-        A new stock buffer can make types unavailable, or available again.
+
 
         The first number counts types that customers can no longer buy. The second number counts
         types that customers can buy again.
@@ -138,9 +138,9 @@ class Draft:
 
     @property
     def token(self) -> str:
-        """A hash of the content of the page.
+        """A hash of the effects that the preview page shows.
 
-        If the content of the page has changed since it was shown, the confirmation is refused.
+        If the effects have changed by the time the person confirms the changes, nothing is saved.
         """
         shown = [
             [effect.kind.pk, told(effect.kind.cost), *map(told, effect[1:3]), *effect[3:]]
@@ -158,7 +158,7 @@ class Draft:
 
     @property
     def columns(self) -> Iterator[tuple[type[ShelfRow], str]]:
-        """The columns that change, each with its model."""
+        """The model and the name of each column that the draft changes."""
         for row, change, _before in self._entries:
             yield from ((type(row), name) for name in change.values)
 

@@ -1,4 +1,4 @@
-"""The forms in which staff set margins, and choose what to sell."""
+"""The forms in which staff set margins and choose which cards to sell."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def columns_to_set(request: HttpRequest, model: type[ShelfRow]) -> list[str]:
 class RowForm(forms.ModelForm):  # type: ignore[type-arg]
     """A form with the values of one row.
 
-    Only the values that the person has changed are set. ``seen`` contains the values that the page
-    has shown, by column, in the form that JSON stores.
+    The form sets only the values that the person has changed. ``seen`` maps each column to the
+    value that the page showed, in the form that JSON stores.
     """
 
     def __init__(self, *args: Any, seen: Mapping[str, Any], **kwargs: Any) -> None:
@@ -81,7 +81,7 @@ class RowForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         """Return the changed values.
 
-        The other values might be older than the stored values.
+        The unchanged values are left out, because they might be older than the stored values.
         """
         cleaned, new = self.cleaned_data, set[str]()
         for name, value in cleaned.items():
@@ -192,7 +192,7 @@ class RowForms:
 def _parsed(posted: str) -> dict[str, dict[str, Any]]:
     """Return the values that a page has shown.
 
-    If the posted text does not have the expected form, the result is {}.
+    If ``posted`` is not a JSON object that contains only objects, the result is {}.
     """
     try:
         seen = json.loads(posted)

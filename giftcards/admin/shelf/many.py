@@ -1,4 +1,4 @@
-"""The action that changes many products in the list together."""
+"""The action that changes all selected products in the product list."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ManyForm(forms.Form):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The new values of each product, by column."""
+        """The values to set for each product, by column."""
         cleaned, values = self.cleaned_data, dict[str, Any]()
         if cleaned["sold"]:
             values["is_sold"] = _SOLD[cleaned["sold"]]

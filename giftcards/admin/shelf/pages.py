@@ -282,7 +282,8 @@ def _why(effect: PricePreview, shows_costs: bool) -> str:
 def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, of: Any) -> Section:
     """Return the section with the latest ``changes``.
 
-    ``of`` is the heading of the column with the names of the rows, or "" if there is only one row.
+    ``of`` is the heading of the column that names the changed rows. If ``of`` is "", this column is
+    left out.
     """
     models: tuple[Any, ...] = (Category, Product, ProductType, Shelf)
     shown = {name for model in models for name in shown_columns(request, model)}

@@ -60,9 +60,9 @@ _NOTHING = "-"
 
 
 class ShelfFilter(admin.SimpleListFilter):
-    """A filter for whether products are on sale now.
+    """A filter for products that are, or are not, for sale now.
 
-    A product is on sale if customers can buy at least one of its types.
+    A product is for sale if customers can buy at least one of its types.
     """
 
     title = _("for sale")
@@ -81,9 +81,10 @@ _MOVES = {"changed": OfferChange.What.PRICE, "new": OfferChange.What.NEW}
 
 
 class MovedFilter(admin.SimpleListFilter):
-    """A filter for products that have changed since yesterday.
+    """A filter for products with new costs or new types since yesterday.
 
-    A product has changed if one of its types is new, or has a new cost.
+    One choice selects products with a type whose cost has changed, and the other selects products
+    with a new type.
     """
 
     title = _("price")
@@ -233,7 +234,7 @@ class ProductAdmin(_Named, RedemptionPages):
     ) -> HttpResponse:
         """Redirect to the page of the product.
 
-        That page contains the history of the product.
+        The page of the product contains its history.
         """
         name = "admin:giftcards_product_change"
         url = reverse(name, args=[object_id], current_app=self.admin_site.name)
@@ -317,7 +318,7 @@ class ProductTypeAdmin(_Named):
 
 
 def _margins(shelf: Shelf) -> Any:
-    """Return the list column with the margin that applies to a product."""
+    """Return a list column that shows the margin of each product."""
 
     @admin.display(description=_("margin"))
     def margin(product: Product) -> str:
@@ -335,7 +336,7 @@ def _moves(product: Product) -> str:
 
 
 def _sale(request: HttpRequest, product: Product, forms: RowForms) -> Section:
-    """Return the section about the sale and the margin of the product."""
+    """Return the section that shows whether the product is sold, and its margin."""
     shelf, form = Shelf.objects.current(), forms[product]
     is_open = may_change(request)
     facts = [

@@ -93,7 +93,7 @@ class TextsForm(forms.Form):
     def save(self, *, by: str) -> None:
         """Save the texts.
 
-        A language without instructions does not have a row in the table.
+        If all texts of a language are empty, the row of this language is deleted.
         """
         if isinstance(self.row, Product) and self.row.own_name != self.cleaned_data["own_name"]:
             self.row.own_name = self.cleaned_data["own_name"]

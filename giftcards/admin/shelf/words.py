@@ -36,7 +36,7 @@ def margin_text(margin: Margin) -> str:
 def column_text(name: str, value: Any) -> str:
     """Return the value of a column that the shop sets, as text.
 
-    A string is treated as an amount.
+    Amounts and percentages can be strings, as JSON stores them.
     """
     if value is None:
         return gettext("inherited") if name == "is_sold" else gettext("none")
@@ -54,9 +54,10 @@ def column_label(model: type[ShelfRow], name: str) -> str:
 
 
 def inherited_margin(row: Product | ProductType | Category, shelf: Shelf) -> str:
-    """Return the rule for prices if ``row`` does not have a margin.
+    """Return the rule that sets prices if ``row`` has no margin of its own, as text.
 
-    The text also says whether the product, the category or the shop sets the rule.
+    The text also says whether the rule comes from the product, the category, the shop or the
+    settings.
     """
     source, margin = inherited(row, shelf)
     return _from(source, margin, row)
@@ -70,7 +71,7 @@ def margin_of(row: Product | Category, shelf: Shelf) -> str:
 
 
 def rule_of(kind: ProductType, shelf: Shelf) -> str:
-    """Return the rule for the price of ``kind``, and where it is set."""
+    """Return the rule that sets the price of ``kind``, and where the rule is set, as text."""
     source, margin = find_source(kind.terms, shelf.terms)
     if source == PriceSource.FIXED:
         return gettext("fixed price")
@@ -97,9 +98,9 @@ def _from(source: PriceSource, margin: Margin, row: Any) -> str:
 
 
 def inherited_sale(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold if its own value is not set.
+    """Return whether ``row`` is sold if its ``is_sold`` is ``None``, as text.
 
-    The text also says where the inherited value is set.
+    The text also says whether the value is inherited from the product or from the category.
     """
     of_product = row.product if isinstance(row, ProductType) else None
     if of_product is not None and of_product.is_sold is not None:
@@ -113,5 +114,5 @@ def inherited_sale(row: Product | ProductType) -> str:
 
 
 def sale_of(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold here, and which row determines this."""
+    """Return whether ``row`` is sold here, and where an inherited value is set, as text."""
     return inherited_sale(row) if row.is_sold is None else yes_or_no(row.is_sold)

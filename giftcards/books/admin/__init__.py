@@ -1,4 +1,4 @@
-"""The admin pages about money.
+"""The admin pages for the ledger, the reports and the closing of months.
 
 Django imports this module to register the admin classes.
 """

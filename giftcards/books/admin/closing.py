@@ -231,7 +231,7 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month and show a message, or return the reason why it was not closed."""
+    """Close the month and return "", or return the reason why it was not closed."""
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -322,7 +322,7 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the nonzero counts of a step, each with a link to the rows."""
+    """Yield the counts of a step that are not 0, each with a link to what it counts."""
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -338,7 +338,7 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the rows behind a figure, or "" if not allowed."""
+    """Return the URL of the list of what a figure counts, or "" if the user may not open it."""
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])
@@ -355,7 +355,7 @@ def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
 
 
 def _groups(figures: Mapping[str, Value]) -> Iterator[tuple[Any, list[tuple[Any, str]]]]:
-    """Yield the title and figures of each part, without the steps."""
+    """Yield the title and the figures of each part except ``Part.STEPS``."""
     # If no cards were ordered again, these figures equal other figures, and are left out.
     silent = set() if figures.get("reordered_amount") else _AFTER_ORDERING_AGAIN
     for part in Part:

@@ -106,7 +106,7 @@ class MatchFilter(ConditionFilter):
 
 
 class PeriodFilter(admin.SimpleListFilter):
-    """A filter for today, the past 7 days and the last months, in the site's time zone."""
+    """A filter for today, the past 7 days, or one of the last 12 months."""
 
     title = _("when")
     parameter_name = "period"
@@ -217,7 +217,7 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """Return the URL for closing the selected or last month, or "" if not allowed."""
+        """Return the URL of the page that closes a month, or "" if the user may not open it."""
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -303,7 +303,7 @@ def _kind_text(kind: str) -> str:
 
 
 def _known_kinds() -> Iterator[str]:
-    """Yield the entry types that the ledger contains, with one index lookup for each."""
+    """Yield the types of the ledger's entries, using one index lookup for each type."""
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:
@@ -330,7 +330,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield a label, an amount as HTML, and whether the amount is a balance or a change."""
+    """Yield a label, an amount as HTML, and True if the amount is a balance."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards credited back"), signed_money(summary.refunds), False

@@ -1,7 +1,8 @@
-"""The parts of the ledger that order pages and the order list show.
+"""The additions of this plugin to the order pages and the start page.
 
-The parts include the account balance above the list, an order's ledger entries, and the reports.
-The balance and the entries require the permission to see costs.
+These are the account figures above the order list and on the start page, the ledger entries on the
+page of an order, a filter for the order list, and the pages for reports and for closing a month.
+The account figures and the entries require the permission to see costs.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """Return a note about the cost of unsent orders and orders of unknown price, as HTML."""
+    """Return a note about unsent orders and orders with an unknown price, as HTML."""
     texts = []
     if in_orders.unsent:
         text = gettext("including %(amount)s for orders that are not sent yet")

@@ -35,7 +35,7 @@ _NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report. Both ``start`` and ``end`` belong to the period."""
+    """The parameters of a report. The period includes both ``start`` and ``end``."""
 
     start: date
     end: date
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The values of the form fields, without empty ones."""
+        """The values of the form fields that are not empty, by name."""
         fields = {
             "from": self.start.isoformat(),
             "to": self.end.isoformat(),
@@ -163,7 +163,7 @@ def links(question: Question | None) -> list[tuple[str, str, bool]]:
 
 
 def row_text(row: Row, report: Report) -> str:
-    """Return the product or the dates of ``row`` in plain text."""
+    """Return the product, the month or the days of ``row`` as plain text."""
     if isinstance(row.key, tuple):
         return isolated(row.label)
     if report.by is By.MONTH:

@@ -263,7 +263,7 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """Return HTML that follows an amount, such as "and 2 orders of unknown price"."""
+    """Return HTML such as "and 2 orders with an unknown price", for use after an amount."""
     text = ngettext(
         "and %(count)s order with an unknown price",
         "and %(count)s orders with an unknown price",
@@ -273,7 +273,7 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Figure, bool]:
-    """Return the table's columns, and whether each column contains decimals."""
+    """Return a dict that maps each column of the table to whether it needs decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
@@ -316,7 +316,7 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Figure, figures: Figures, *, has_decimals: bool) -> str:
-    """Return a figure as HTML without a currency, with a warning sign if orders are left out."""
+    """Return a figure as HTML without a currency, with a warning sign if it leaves out orders."""
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -339,7 +339,7 @@ def _figure(column: Figure, figures: Figures) -> str:
 
 
 def _is_unknown(column: Figure, figures: Figures) -> bool:
-    """True if the figure needs sale amounts, but all of them are unknown."""
+    """True if the figure depends on sale amounts, and no order has a known sale amount."""
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
@@ -385,7 +385,7 @@ class Box(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column or a bar of a chart. ``title`` describes it in words."""
+    """A column or a bar of a chart. ``title`` contains its name and values as text."""
 
     boxes: Sequence[Box]
     title: str
@@ -394,7 +394,7 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """An axis label. If ``is_minor`` is True, the item is hidden on narrow screens."""
+    """An axis label. If ``is_minor`` is True, the label is hidden on narrow screens."""
 
     at: str
     text: str
@@ -501,7 +501,7 @@ _DENSE = 90
 def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
     """Yield a column of stacked parts for each of ``rows``.
 
-    A column with a total of ``top`` has the full height.
+    If the total of a column is ``top``, the column has the full height of the chart.
     """
     slot = Decimal(100) / len(rows)
     width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
@@ -540,7 +540,7 @@ def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the centre of column ``number`` as a percentage of the width of ``places`` columns."""
+    """Return the centre of column ``number`` of ``places``, in percent of the chart's width."""
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -571,8 +571,8 @@ def labelled(places: int) -> range:
 def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
     """Return ``value`` as a percentage of ``whole``, with three decimals.
 
-    The size of a bar is the difference between two such percentages, so that bars never add up to
-    more than 100 %.
+    The size of a part of a bar is the difference between two rounded percentages. Therefore the
+    sizes never add up to more than 100 %.
     """
     return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
 

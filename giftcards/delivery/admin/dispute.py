@@ -148,7 +148,7 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """Return the known last characters of the disputed codes, or of all codes by default."""
+    """Return the known last characters of the disputed codes, or else of all."""
     disputed = order.disputed_cards
     return [
         tail
@@ -158,9 +158,9 @@ def _tails(order: Order, cards: list[Any]) -> list[str]:
 
 
 def _quotes(order: Order, tails: list[str]) -> list[dict[str, Any]]:
-    """Return a message to the provider in each language.
+    """Return a text that staff can send to the provider, in each language.
 
-    The result is empty unless the provider knows the order.
+    The result is empty if the order has no id at the provider.
     """
     if not order.provider_order_id:
         return []

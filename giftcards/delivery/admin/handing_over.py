@@ -86,9 +86,10 @@ def _too_many_of_order() -> str:
 
 
 def _too_many(request: HttpRequest) -> str:
-    """Record in the admin log that the user reached the hourly limit, and return a message.
+    """Log that the user reached the hourly limit, and return an error text.
 
-    At most one entry per hour is written for each user. Digests report these entries.
+    The function writes at most one entry per hour and user to the admin log. Digests report these
+    entries.
     """
     limit = core.reveals_per_hour
     kind = ContentType.objects.get_for_model(CardLink)

@@ -41,7 +41,7 @@ def language_choices() -> list[tuple[str, str]]:
 
 
 def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """Return at most ``most`` rows, newest first, and whether there are more."""
+    """Return the newest rows, at most ``most``, and whether there are more."""
     found = list(rows.order_by("-pk")[: most + 1])
     return found[:most], len(found) > most
 
@@ -107,7 +107,7 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """Return a sentence with the number of attempts without a known result, or ""."""
+    """Return a sentence that tells how many attempts have an unknown result, or ""."""
     if not message.unanswered:
         return ""
     text = ngettext(

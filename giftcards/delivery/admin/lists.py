@@ -115,7 +115,7 @@ class CustomersFilter(admin.SimpleListFilter):
 
 
 class ErrorsForDevelopers(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A mixin that hides ``last_error`` from people without a permission.
+    """A mixin that hides ``last_error`` from people without ``SEES_HINTS``.
 
     The error is meant for developers.
     """

@@ -41,7 +41,7 @@ _FIELDS = ("kind", "channel", "address", "language", "reason", "is_elsewhere", "
 
 
 class SendAgainForm(forms.Form):
-    """The form to send a message again, with its address and an option for earlier links."""
+    """The form to send a message again, to the same or to another address."""
 
     # The values of the ``links`` field.
     IF_ELSEWHERE, ALL, NONE = "elsewhere", "all", "none"

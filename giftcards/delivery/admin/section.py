@@ -1,4 +1,4 @@
-"""The section on the order page with messages, links and their buttons."""
+"""The section of the order page with buttons, messages and links."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _section(pages: Pages, request: HttpRequest, order: Order) -> SafeString | s
 
 
 def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]:
-    """Return the context for the section's template, or an empty one if the section is hidden."""
+    """Return the context for the template, or {} to hide the section."""
     about = Delivery.objects.filter(order=order)
     messages, has_more_messages = newest(about, _MOST)
     links, has_more_links = newest(with_use(CardLink.objects.filter(order=order)), _MOST)
@@ -115,7 +115,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """Return the reason why there is no message about the order's status, or ""."""
+    """Return why the customer got no message about the order's status, or ""."""
     untold = [kind for kind in kinds_now(order) if kind not in told and conf.mode[kind] != Mode.OFF]
     if not untold:
         return ""
@@ -235,7 +235,7 @@ def _cannot_be_taken_back(message: Delivery) -> SafeString:
 
 
 def _not_received(request: HttpRequest, orders: Sequence[Order]) -> dict[int, SafeString]:
-    """Return sentences about orders whose cards were not received, by primary key."""
+    """Return advice on orders whose cards were not received, by primary key."""
     keys = [order.pk for order in orders if order.fulfilled_quantity]
     messages = Delivery.objects.filter(order__in=keys).unreceived().order_by()
     lost = set(messages.values_list("order_id", flat=True)) if keys else set()
@@ -272,7 +272,7 @@ def _what_to_do(order: Order) -> SafeString:
 
 
 def _provider_sections(request: HttpRequest) -> list[Section]:
-    """Return a section about listed addresses that do not receive digests."""
+    """Return a section about the staff who should receive digests but do not."""
     found = unreached() if request.user.has_perm("giftcards_delivery.view_staffdigest") else {}
     facts = [Fact(bdi(address), reason, is_wrong=True) for address, reason in found.items()]
     return [Section("unreached", _("Staff who do not receive digests"), facts)] if facts else []

@@ -95,7 +95,7 @@ class Migration(migrations.Migration):
             name='CardLink',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('origin', models.CharField(choices=[('message', 'Message'), ('staff', 'Staff'), ('account', "Customer account")], max_length=10, verbose_name='origin')),
+                ('origin', models.CharField(choices=[('message', 'Message'), ('staff', 'Staff'), ('account', 'Customer account')], max_length=10, verbose_name='origin')),
                 ('token_hash', models.CharField(editable=False, max_length=64, null=True, unique=True)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='created')),
                 ('created_by', models.CharField(blank=True, max_length=254, verbose_name='by')),

@@ -221,8 +221,8 @@ class _Found:
 def _describe_orphans(listing: Listing, gateway: Gateway) -> Iterator[dict[str, Any]]:
     """Describe rows in the provider's list that do not belong to an order.
 
-    If a row is a second purchase of an order, "order" is the reference of this order. Otherwise, it
-    is "".
+    If a row is a second purchase of an order, the "order" key contains the reference of this order.
+    Otherwise, the key contains "".
     """
     orphans = find_orphans(listing)
     repeated = note_repetitions(orphans, listing, gateway)

@@ -174,7 +174,7 @@ class Command(GiftcardsCommand):
 
 
 def why_not(gateway: Gateway) -> str:
-    """Return the reason why the scenarios must not run with this key, or ""."""
+    """Return why the scenarios must not run with the API key, or ""."""
     if not gateway.try_open():
         return provider_state()
     question = [("key", gateway.client.validate)]

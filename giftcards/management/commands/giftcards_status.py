@@ -91,7 +91,7 @@ class Command(GiftcardsCommand):
 class _Overview:
     """The state of the app at one moment.
 
-    If there are no problems, the fields about problems are "".
+    A field that describes a problem is "" if there is no such problem.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ register.filter("linked", linked)
 
 @register.inclusion_tag("giftcards_oscar/redemption.html")
 def redemption(product: Any) -> dict[str, Any]:
-    """Return the region and instructions of a gift card. Other oscar products have none."""
+    """Return the region and instructions of ``product`` if it is a gift card."""
     return {"told": _descriptions([product.pk]).get(product.pk)}
 
 

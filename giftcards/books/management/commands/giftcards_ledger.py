@@ -112,7 +112,7 @@ def _period(options: dict[str, Any]) -> tuple[date | None, date | None, date | N
 
 
 def _last_days() -> date:
-    """Return the first day that the next reading will repeat."""
+    """Return the first of the days that the next reading will read again."""
     known_until = LedgerState.objects.known_until()
     return (day_of(known_until) if known_until else today()) - timedelta(days=AGAIN)
 
