@@ -285,8 +285,9 @@ def _api_key(setting: str, value: Any) -> str:
 
 
 def address(*, of: str, example: str, http_would: str) -> Parser[str]:
-    """Return a parser of URLs that consist of a scheme and a host. The parser removes a trailing
-    slash.
+    """Return a parser of URLs that consist of a scheme and a host.
+
+    The parser removes a trailing slash.
 
     ``of`` and ``http_would`` are parts of error messages. ``of`` says what the URL should be the
     address of, for example "a site". ``http_would`` says what an ``http://`` URL would expose, for
@@ -602,8 +603,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def uses_django_q(self) -> bool:
-        """True if django-q2 runs the tasks, because it is installed and ``QUEUE_TASK`` is not
-        set."""
+        """True if django-q2 runs the tasks.
+
+        This is the case if django-q2 is installed and ``QUEUE_TASK`` is not set.
+        """
         try:
             return self.queue_task is None and apps.is_installed("django_q")
         except ConfigurationError:
@@ -611,8 +614,10 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
 
     @property
     def has_queue(self) -> bool:
-        """True if the site has a task queue. Without a queue, the ``giftcards_poll`` command must
-        run to follow the orders."""
+        """True if the site has a task queue.
+
+        Without a queue, the ``giftcards_poll`` command must run to follow the orders.
+        """
         return self.queue_task is not None or self.uses_django_q
 
 

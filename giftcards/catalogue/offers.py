@@ -277,8 +277,8 @@ class Quote:
     - ``is_sold_here`` is False if your shop does not sell the card. The app then does not ask the
       provider for current values.
     - ``balance`` is the balance of your account at the provider, as read at ``balance_read_at``.
-    - ``no_answer`` is the reason why the app could not get current values from the provider. It is
-      ``None`` if the app got them or did not ask for them.
+    - ``no_answer`` is the reason why the app could not get current values from the provider.
+      ``no_answer`` is ``None`` if the values are current, or if the app did not request any.
     """
 
     names: Names

@@ -46,8 +46,8 @@ def reserve(
     place the order with the same ``reference``.
 
     The reservation lasts for the given number of ``minutes``, which must not exceed one day. Until
-    it ends, the reserved cards are subtracted from the stock, and their cost is subtracted from the
-    balance, that other customers can use. The reservation also keeps the current price of the card.
+    it ends, other customers cannot buy the reserved cards, and the cost of these cards is
+    subtracted from the available balance. The reservation also keeps the current price of the card.
     If you pass the same reference to ``quote`` or ``check_offer``, the function uses this price.
 
     If the reference already has a reservation, the new cards replace the old ones, and the

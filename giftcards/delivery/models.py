@@ -341,8 +341,10 @@ class Installation(models.Model):
 
     @classmethod
     def begin(cls) -> datetime:
-        """Return the time when messages to customers were set up. The first call records the
-        current time."""
+        """Return the time when messages to customers were set up.
+
+        The first call records the current time.
+        """
         return cls.objects.get_or_create(pk=1)[0].at
 
 

@@ -303,7 +303,7 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="finalized_at", cost=cost)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return a row for each order, with two of its times and ``name``.
+        """Return a row for each order, with two times of the order and ``name``.
 
         ``start`` and ``end`` are the names of the columns that contain the times. In a union of
         several such querysets, ``name`` shows to which of them a row belongs.

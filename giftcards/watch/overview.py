@@ -163,7 +163,7 @@ def taken_slots() -> QuerySet[RequestSlot]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long orders took in the last ten minutes, in seconds.
+    """The times that orders took in the last ten minutes, in seconds.
 
     ``sending`` contains a duration for each accepted order that was sent in this period. The
     duration begins when the order was recorded or, if the order was on hold, when it was released,

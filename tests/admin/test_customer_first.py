@@ -158,7 +158,7 @@ EARLIER = "Possible duplicate: order web-2 was placed 4 minutes before this orde
         (
             0,
             {"minutes": 0},
-            ("Possible duplicate: order web-2 was placed at almost the same time as this order."),
+            "Possible duplicate: order web-2 was placed at almost the same time as this order.",
         ),
         (0, {"minutes": 61}, ""),
         (0, {"minutes": 4, "type_id": "other"}, ""),

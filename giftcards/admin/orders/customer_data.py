@@ -152,7 +152,7 @@ class _Found:
 
     @property
     def kept(self) -> dict[int, str]:
-        """The reasons why orders cannot be erased yet, by the order's primary key."""
+        """A dict that maps each order that cannot be erased yet to the reason, by primary key."""
         whys = ((order, why_kept(order, self.person.roles_in(order))) for order in self.orders)
         return {order.pk: why for order, why in whys if why}
 

@@ -126,9 +126,7 @@ class Draft:
 
     @cached_property
     def sold_out(self) -> tuple[int, int]:
-        """How many types a new stock buffer makes unavailable, or available again.
-
-
+        """The numbers of types that a new stock buffer makes unavailable, or available again.
 
         The first number counts types that customers can no longer buy. The second number counts
         types that customers can buy again.
