@@ -284,14 +284,14 @@ def _api_key(setting: str, value: Any) -> str:
     raise Unusable("api_key", f"{setting} is not usable as an HTTP header.", hint)
 
 
-def address(*, of: str, example: str, http_would: str) -> Parser[str]:
+def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
     """Return a parser of URLs that consist of a scheme and a host.
 
     The parser removes a trailing slash.
 
-    ``of`` and ``http_would`` are parts of error messages. ``of`` says what the URL should be the
-    address of, for example "a site". ``http_would`` says what an ``http://`` URL would expose, for
-    example "send the card codes".
+    ``subject`` and ``http_would`` are parts of error messages. ``subject`` says what the URL should
+    be the address of, for example "a site". ``http_would`` says what an ``http://`` URL would
+    expose, for example "send the card codes".
     """
     hint = f"Use only a scheme and a host, for example {example}."
 
@@ -304,7 +304,7 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
             raise Unusable("base_url", message, f"{hint} Other scripts are written as xn--….")
         parts = address_parts(url)
         if parts is None:
-            raise Unusable("base_url", f"{setting} is not the address of {of}.", hint)
+            raise Unusable("base_url", f"{setting} is not the address of {subject}.", hint)
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             safe = "Use https://, or http:// with an address of this machine."
             raise Unusable("insecure", f"{setting} would {http_would} unencrypted.", safe)
@@ -315,7 +315,7 @@ def address(*, of: str, example: str, http_would: str) -> Parser[str]:
 
 
 _api_address = address(
-    of="an HTTP service", example=_ONECLICKDZ, http_would="send the API key and the card codes"
+    subject="an HTTP service", example=_ONECLICKDZ, http_would="send the API key and the card codes"
 )
 
 

@@ -36,7 +36,7 @@ FAILED = "failed"
 
 def sweep() -> str:
     """Follow urgent orders, and queue the next run if orders remain."""
-    return _run(_stop(), patience=timedelta(0))
+    return _run(_stop(), max_wait=timedelta(0))
 
 
 def tick() -> str:
@@ -53,14 +53,14 @@ def tick() -> str:
 
 def tick_until(stop: threading.Event) -> str:
     """Do the same as :func:`tick`, but end early when ``stop`` is set."""
-    return _run(stop, patience=tuning.tick_patience, is_tick=True)
+    return _run(stop, max_wait=tuning.tick_patience, is_tick=True)
 
 
 def _stop() -> threading.Event:
     return cluster_stop() or threading.Event()
 
 
-def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -> str:
+def _run(stop: threading.Event, *, max_wait: timedelta, is_tick: bool = False) -> str:
     if is_run_by_queueing():
         return "refused"
     began = time.monotonic()
@@ -69,7 +69,7 @@ def _run(stop: threading.Event, *, patience: timedelta, is_tick: bool = False) -
             begin_tick()
         else:
             ProviderState.objects.note_queue_read()
-        done = follow(seconds=tuning.task_seconds, stop=stop, patience=patience)
+        done = follow(seconds=tuning.task_seconds, stop=stop, max_wait=max_wait)
         # The check for more work comes after the release of the lease: an order placed before the
         # release has queued no run.
         if done is not None and is_work_left():

@@ -160,9 +160,9 @@ def unknown_sentence(found: Mapping[str, Discrepancies]) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _sentence(noun: str, what: str, count: int, amount: Decimal) -> str:
+def _sentence(noun: str, explanation: str, count: int, amount: Decimal) -> str:
     nouns = noun if count == 1 else f"{noun}s"
-    return f"{count} {nouns} {what}, {amount:.2f} {CURRENCY}." if count else ""
+    return f"{count} {nouns} {explanation}, {amount:.2f} {CURRENCY}." if count else ""
 
 
 def _adding_up(amounts: Iterable[Decimal]) -> str:
@@ -210,8 +210,8 @@ def _are_left_unknown(charges: QuerySet[LedgerEntry]) -> Finding | None:
     amounts = [-amount for amount in charges.values_list("amount", flat=True)[: MOST + 1]]
     return Finding.of_rows(
         len(amounts),
-        one="1 charge without a matching order is in a month that is not closed.",
-        many="%s charges without a matching order are in months that are not closed.",
+        singular="1 charge without a matching order is in a month that is not closed.",
+        plural="%s charges without a matching order are in months that are not closed.",
         explain=lambda: _adding_up(amounts),
     )
 
@@ -268,8 +268,8 @@ def _have_closed_months_changed(closings: QuerySet[MonthClosing]) -> Finding | N
 
     return Finding.of_rows(
         len(months),
-        one="1 closed month has changed.",
-        many="%s closed months have changed.",
+        singular="1 closed month has changed.",
+        plural="%s closed months have changed.",
         explain=explain,
     )
 

@@ -258,7 +258,7 @@ def can_write_xlsx() -> bool:
 
 
 def write_xlsx(rows: Iterable[Cells], file: IO[bytes]) -> None:
-    """Write the headings and rows in ``rows`` to ``file`` as xlsx.
+    """Write ``rows`` to an xlsx file. The first row contains the headings.
 
     Amounts are written as numbers, and days and times as dates. Strings are never written as
     formulas. Raises :exc:`ImportError` if openpyxl is not installed.

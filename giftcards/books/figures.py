@@ -151,9 +151,9 @@ class Figure:
         return Side.PROVIDER in self.side
 
 
-def _amount(label: Any, side: Side, sql: Any, of: str, **more: Any) -> Any:
-    """Declare an amount. ``of`` is the path of an attribute of a :class:`Line`."""
-    figure = Figure(label, side, sql, attrgetter(of), **more)
+def _amount(label: Any, side: Side, sql: Any, path: str, **more: Any) -> Any:
+    """Declare an amount. ``path`` is the path of an attribute of a :class:`Line`."""
+    figure = Figure(label, side, sql, attrgetter(path), **more)
     return field(default=_ZERO, metadata={"figure": figure})
 
 

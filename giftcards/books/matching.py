@@ -268,7 +268,7 @@ class _Matching:
         rows = latest.values_list("pk", "amount", "time")[:_LEARNT_FROM]
         transactions = [Transaction(*row) for row in rows]
         expected = self._expected(_CHARGES, transactions, Span(SKEW, SKEW))
-        return learn_offset(transactions, expected, within=SKEW)
+        return learn_offset(transactions, expected, tolerance=SKEW)
 
     def _pair(self, rule: _Rule, entries: Collection[_Entry], offset: timedelta) -> None:
         keys = {entry.pk for entry in entries}
@@ -286,7 +286,7 @@ class _Matching:
             ]
             taken = set(pairs.values())
             expected = self._expected(rule, transactions, spans[-1])
-            free = _without_entry(expected, rule.kind, but=keys)
+            free = _without_entry(expected, rule.kind, excluded=keys)
             pairs |= pair(transactions, [one for one in free if one.key not in taken], spans)
         self._guess(rule.kind, {entry.pk: entry.order_id for entry in entries}, pairs)
 
@@ -377,16 +377,16 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 
 
 def _within_price(
-    named: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
+    entries: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Return the entries in ``named`` without further charges that exceed the price.
+    """Return the ``entries`` without further charges that exceed the price.
 
     The first charge of an order is always kept. A further charge is kept if the total does not
     exceed the price, or if the price is unknown. ``charged`` maps the primary key of each order to
     the total of its charges so far, and the function updates it.
     """
     kept = []
-    for key, order, amount in named:
+    for key, order, amount in entries:
         total, ordered = charged.get(order.pk, _ZERO) + amount, ordered_amount(order)
         if order.pk in charged and ordered is not None and -total > ordered:
             continue
@@ -396,17 +396,17 @@ def _within_price(
 
 
 def _without_entry(
-    expected: Iterable[Expected], kind: str, *, but: Collection[int]
+    expected: Iterable[Expected], kind: str, *, excluded: Collection[int]
 ) -> list[Expected]:
     """Return the items in ``expected`` whose order has no entry of ``kind``.
 
-    Entries whose primary key is in ``but`` are ignored.
+    Entries whose primary key is in ``excluded`` are ignored.
     """
     by_key = {one.key: one for one in expected}
     for batch in batches(list(by_key)):
         entries = LedgerEntry.objects.filter(order__in=batch, type=kind).order_by()
         for key, order in entries.values_list("pk", "order_id"):
-            if key not in but:
+            if key not in excluded:
                 by_key.pop(order, None)
     return list(by_key.values())
 

@@ -155,14 +155,14 @@ def _window(one: Expected, span: Span) -> _Window:
 
 
 def learn_offset(
-    transactions: Iterable[Transaction], expected: Iterable[Expected], *, within: timedelta
+    transactions: Iterable[Transaction], expected: Iterable[Expected], *, tolerance: timedelta
 ) -> timedelta:
     """Return the offset between the clocks of the transactions and the orders.
 
     The offset is positive if the transactions' clock is ahead. The offset is the most frequent time
     difference between transactions and orders of equal amounts. This method works because the
     difference is nearly the same for all correct pairs, and arbitrary for wrong pairs. Pairs whose
-    times differ by more than ``within`` do not count. If there are no pairs, the offset is 0.
+    times differ by more than ``tolerance`` do not count. If there are no pairs, the offset is 0.
     """
     at = attrgetter("at")
     wanted = _by_amount(sorted(expected, key=at))
@@ -171,8 +171,8 @@ def learn_offset(
         for transaction in transactions
         for one in _between(
             wanted[transaction.amount],
-            transaction.time - within,
-            transaction.time + within,
+            transaction.time - tolerance,
+            transaction.time + tolerance,
             time=at,
         )
     )

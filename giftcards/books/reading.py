@@ -381,7 +381,7 @@ def read_if_due(should_continue: Callable[[], bool]) -> None:
     now = timezone.now()
     if state.due_at is None:
         _put_off_to_next_night()
-    elif not is_ahead(state.due_at, now, longest=timedelta(days=2)):
+    elif not is_ahead(state.due_at, now, max_distance=timedelta(days=2)):
         _read_part(state, should_continue)
 
 
@@ -399,7 +399,7 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
         _put_off_to_next_night()
     elif reading.trouble:
         failures = state.failures + 1
-        pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=0.25)
+        pause = backoff(failures, first_pause=_FIRST_PAUSE, max_pause=_LONGEST_PAUSE, jitter=0.25)
         LedgerState.objects.note(due_at=timezone.now() + pause, failures=min(failures, 20))
         logger.warning("The provider's ledger could not be read. %s", reading.trouble)
     elif state.failures:

@@ -103,12 +103,12 @@ class DayEnds:
         for following in self._following.values():
             following += entries[: NEAR - len(following)]
 
-    def compare(self, following: Sequence[Entry]) -> Balances:
+    def compare(self, next_entries: Sequence[Entry]) -> Balances:
         """Compare the balances of the period with the totals of its entries.
 
-        ``following`` contains the first entries after the period, at most :data:`NEAR`.
+        ``next_entries`` contains the first entries after the period, at most :data:`NEAR`.
         """
-        self._follow(following)
+        self._follow(next_entries)
         balances = [*self._balances]
         for place, entries in self._following.items():
             balances[place] = _first_ends(entries).before
@@ -227,7 +227,7 @@ class Discrepancies:
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
         """Return new discrepancies that also include ``items``.
 
-        All items are counted, but ``first`` still contains at most 20 discrepancies.
+        The counts include all ``items``. The list of the first discrepancies is limited to 20.
         """
         count, amount, first = self.count, self.amount, list(self.first)
         for item in items:

@@ -312,7 +312,7 @@ class Quote:
         return None if self.cost is None else self.cost * self.quantity
 
     def is_read_within(self, seconds: float) -> bool:
-        return is_recent(self.read_at, timezone.now(), within=timedelta(seconds=seconds))
+        return is_recent(self.read_at, timezone.now(), period=timedelta(seconds=seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +386,7 @@ class Line:
 
     def _ask(self, gateway: Gateway, known: Quote) -> Quote:
         products = Product.objects.filter(product_id=self.product_id)
-        claim = products.claim_reading(longest=tuning.request_timeout)
+        claim = products.claim_reading(max_duration=tuning.request_timeout)
         if claim is None:
             return self._answer_to_other(known)
         latest = self.known()
@@ -417,7 +417,7 @@ class Line:
         ends_at = time.monotonic() + tuning.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
         # A request that has taken longer than quote_patience is not waited for.
-        asked = products.being_read(longest=tuning.quote_patience)
+        asked = products.being_read(max_duration=tuning.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
         new = self.known()

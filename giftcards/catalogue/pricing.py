@@ -73,7 +73,7 @@ def _mend() -> None:
         # Many types have the same cost and margins, so there are far fewer rows than types.
         for facts in kinds.values_list(*OF_PRICE).distinct():
             price, source = facts[-2:]
-            found = find_price(terms_of(facts), shelf, told=price if are_told else None)
+            found = find_price(terms_of(facts), shelf, function_price=price if are_told else None)
             if (found.price, found.source) != (price, source):
                 logger.info("Prices were changed without save(), and are stored anew.")
                 with keeping_prices():
@@ -83,7 +83,7 @@ def _mend() -> None:
 
 def _due() -> Iterator[int]:
     kinds = ProductType.objects.for_sale().filter(price_source=PriceSource.FUNCTION)
-    is_early = ahead("pricing_due_at", timezone.now(), longest=_AGAIN_AFTER_FAILURE)
+    is_early = ahead("pricing_due_at", timezone.now(), max_distance=_AGAIN_AFTER_FAILURE)
     others = kinds.exclude(pricing_due_at=None).exclude(is_early).order_by("pricing_due_at", "pk")
     for due in (kinds.filter(pricing_due_at=None).order_by("pk"), others):
         yield from due.values_list("pk", flat=True)
@@ -101,7 +101,7 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
             row = stored.get(kind.pk)
             if row is None or row.cost != kind.cost:
                 continue
-            price, source, _why_not = find_price(row.terms, shelf, told=told)
+            price, source, _why_not = find_price(row.terms, shelf, function_price=told)
             if row.price_source != source or source != PriceSource.FUNCTION:
                 continue
             row.pricing_due_at = now + (_AGAIN if is_usable else _AGAIN_AFTER_FAILURE)
@@ -197,7 +197,7 @@ def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
         was_sold = kind.is_sold_here
         for row in (kind, kind.product, kind.product.category):
             _with(row, changes)
-        new = find_price(kind.terms, shelf, told=kind.told_price)
+        new = find_price(kind.terms, shelf, function_price=kind.told_price)
         before, after = (kind.price, kind.price_source, was_sold), (*new[:2], kind.is_sold_here)
         if before != after:
             found.append(PricePreview(kind, kind.price, *new, was_sold, kind.is_sold_here))
@@ -274,12 +274,12 @@ class PriceMove:
         return self.old_price is not None and self.price is None
 
 
-def since_yesterday(what: OfferChange.What) -> Q:
-    """Return a filter for changes of kind ``what`` made yesterday or today.
+def since_yesterday(kind: OfferChange.What) -> Q:
+    """Return a filter for changes of one kind that were made yesterday or today.
 
     Days begin and end in the site's time zone.
     """
-    return Q(what=what, at__gte=begin_of(today() - timedelta(days=1)))
+    return Q(what=kind, at__gte=begin_of(today() - timedelta(days=1)))
 
 
 def price_moves(changes: QuerySet[OfferChange]) -> Iterator[PriceMove]:

@@ -124,13 +124,13 @@ def reading_wanted() -> tuple[int, int] | None:
     return total - Product.objects.to_ask(timezone.now()).count(), total
 
 
-def _read_part(every: timedelta, may_go_on: Callable[[], bool]) -> None:
+def _read_part(interval: timedelta, may_go_on: Callable[[], bool]) -> None:
     ends_at = time.monotonic() + _SECONDS
     with Gateway() as gateway:
         if not gateway.try_open():
             return
         reader = _Reader(gateway, _do_not_wait, lambda: time.monotonic() < ends_at and may_go_on())
-        reading = reader.run(lambda: reader.read_due(every))
+        reading = reader.run(lambda: reader.read_due(interval))
     if reading.trouble:
         logger.warning("The catalogue could not be read. %s", reading.trouble)
     if reader.is_away:
@@ -190,31 +190,31 @@ class _Reader:
             self._read_list()
         self._read_products(Product.objects.to_read())
 
-    def read_due(self, every: timedelta) -> None:
+    def read_due(self, interval: timedelta) -> None:
         """Read the list of products and the types that are due.
 
         The types of products that customers buy or reserve are due more often than others. If
-        somebody has requested a reading, the list and all types are due. If ``every`` is 0, the
+        somebody has requested a reading, the list and all types are due. If ``interval`` is 0, the
         catalogue is read only on request.
         """
         wanted = Lease.objects.filter(name=Lease.CATALOGUE_WANTED)
-        if wanted.filter(token="").exists() or (every and not _is_listed(every)):
+        if wanted.filter(token="").exists() or (interval and not _is_listed(interval)):
             self._read_list()
             wanted.update(token=_LISTED)
         now = timezone.now()
-        self._read_products(self._due_products(every, now))
+        self._read_products(self._due_products(interval, now))
         if not Product.objects.to_ask(now).exists():
             wanted.filter(token=_LISTED).delete()
 
-    def _due_products(self, every: timedelta, now: datetime) -> Iterable[Product]:
-        if not every:
+    def _due_products(self, interval: timedelta, now: datetime) -> Iterable[Product]:
+        if not interval:
             return Product.objects.to_ask(now)
         sold = Order.objects.filter(created_at__gte=now - _LATELY).order_by().values("product_id")
         reserved = Reservation.objects.current(now).values("product_id")
         wanted = Product.objects.on_sale().filter(
             Q(product_id__in=sold) | Q(product_id__in=reserved)
         )
-        selling = wanted.filter(asked_at__lt=now - every / _TIMES)
+        selling = wanted.filter(asked_at__lt=now - interval / _TIMES)
         # Products that sell and other due products take turns, so neither group starves.
         both = zip_longest(selling.order_by("asked_at", "pk"), Product.objects.to_ask(now))
         return dict.fromkeys(filter(None, chain.from_iterable(both)))
@@ -275,7 +275,7 @@ class _Reader:
 
 
 def _is_listed(within: timedelta) -> bool:
-    return is_recent(Product.objects.last_listed_at(), timezone.now(), within=within)
+    return is_recent(Product.objects.last_listed_at(), timezone.now(), period=within)
 
 
 def _columns_of_product(product: ListedProduct) -> dict[str, Any]:

@@ -244,16 +244,16 @@ class Limits:
 
 @contained
 def hand_over(
-    send: Callable[[], str | None], limits: Limits, *, late: Callable[[Sent], object]
+    send: Callable[[], str | None], limits: Limits, *, on_late_result: Callable[[Sent], object]
 ) -> Sent | Failure:
     """Call ``send`` in a separate thread, and return the result.
 
     If there is no result after :data:`ATTEMPT_SECONDS`, or when ``limits`` end the attempt earlier,
     the function returns a failure with ``Meaning.UNANSWERED``. The thread keeps running. If it
-    sends the message after all, it calls ``late`` with the result.
+    sends the message after all, it calls ``on_late_result`` with the result.
     """
     end: Future[Sent | Failure] = Future()
-    if start_thread(_send, send, end, late, name="giftcards: message") is None:
+    if start_thread(_send, send, end, on_late_result, name="giftcards: message") is None:
         return Failure(Meaning.SERVER_AWAY, "RuntimeError: no thread left")
     began = time.monotonic()
     give_up_at = min(began + ATTEMPT_SECONDS, limits.end_at)
@@ -272,14 +272,16 @@ def hand_over(
 
 @contained
 def _send(
-    send: Callable[[], str | None], end: Future[Sent | Failure], late: Callable[[Sent], object]
+    send: Callable[[], str | None],
+    end: Future[Sent | Failure],
+    on_late_result: Callable[[Sent], object],
 ) -> None:
     try:
         sent = Sent(send() or "")
         try:
             end.set_result(sent)
         except InvalidStateError:  # nobody waits any more
-            late(sent)
+            on_late_result(sent)
     except BaseException as error:  # noqa: BLE001 (whoever sends may raise anything)
         with contextlib.suppress(InvalidStateError):
             end.set_result(failure_of(error))

@@ -39,8 +39,8 @@ def _wait(late: QuerySet[Delivery]) -> Finding | None:
     what = "waited to be sent for more than 5 minutes"
     return Finding.of_rows(
         len(times),
-        one=f"1 message to customers has {what}.",
-        many=f"%s messages to customers have {what}.",
+        singular=f"1 message to customers has {what}.",
+        plural=f"%s messages to customers have {what}.",
         explain=explain,
     )
 
@@ -54,8 +54,8 @@ def _are_untold(lately: QuerySet[Delivery]) -> Finding | None:
     what = "given up within the last day"
     return Finding.of_rows(
         len(rows),
-        one=f"1 message to customers was {what}.",
-        many=f"%s messages to customers were {what}.",
+        singular=f"1 message to customers was {what}.",
+        plural=f"%s messages to customers were {what}.",
         orders=dict(rows),
     )
 
@@ -70,10 +70,10 @@ def _unreadable(standing: Standing) -> Sequence[QuerySet[LinkVisit]]:
     return [visits.filter(unreadable__gt=0)]
 
 
-def _orders_of_visits(visits: QuerySet[LinkVisit], *, one: str, many: str) -> Finding | None:
+def _orders_of_visits(visits: QuerySet[LinkVisit], *, singular: str, plural: str) -> Finding | None:
     orders = visits.order_by().values_list("link__order_id", "link__order__reference").distinct()
     found = dict(orders[: MOST + 1])
-    return Finding.of_rows(len(found), one=one, many=many, orders=found)
+    return Finding.of_rows(len(found), singular=singular, plural=plural, orders=found)
 
 
 def _refused_reveals(standing: Standing) -> Sequence[QuerySet[Any]]:
@@ -99,7 +99,7 @@ def _are_refused(*entries: QuerySet[Any]) -> Finding | None:
     rows = [key for each in entries for key in each.values_list("pk", flat=True)[: MOST + 1]]
     what = "to reveal more codes than allowed, within the last day"
     return Finding.of_rows(
-        len(rows), one=f"1 attempt {what}.", many=f"%s attempts {what}.", rows=rows
+        len(rows), singular=f"1 attempt {what}.", plural=f"%s attempts {what}.", rows=rows
     )
 
 
@@ -123,8 +123,8 @@ def _digests_fail(*failing: QuerySet[StaffDigest]) -> Finding | None:
 
     return Finding.of_rows(
         count,
-        one="1 digest for staff cannot be sent.",
-        many="%s digests for staff cannot be sent.",
+        singular="1 digest for staff cannot be sent.",
+        plural="%s digests for staff cannot be sent.",
         explain=explain,
     )
 
@@ -179,8 +179,10 @@ CONDITIONS = (
             _unreadable,
             partial(
                 _orders_of_visits,
-                one="The cards of 1 order could not be shown to the customer within the last day.",
-                many="The cards of %s orders could not be shown to customers within the last day.",
+                singular="The cards of 1 order could not be shown to the customer within the last"
+                " day.",
+                plural="The cards of %s orders could not be shown to customers within the last"
+                " day.",
             ),
         ),
         headline=ngettext_lazy(
@@ -202,8 +204,8 @@ CONDITIONS = (
             _locked,
             partial(
                 _orders_of_visits,
-                one="The link to the cards of 1 order is locked after wrong PINs.",
-                many="The links to the cards of %s orders are locked after wrong PINs.",
+                singular="The link to the cards of 1 order is locked after wrong PINs.",
+                plural="The links to the cards of %s orders are locked after wrong PINs.",
             ),
         ),
         headline=ngettext_lazy(

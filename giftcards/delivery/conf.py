@@ -103,7 +103,7 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
 
 
 _site_address = address(
-    of="a site", example="https://shop.example", http_would="send the card codes"
+    subject="a site", example="https://shop.example", http_would="send the card codes"
 )
 
 

@@ -183,10 +183,10 @@ class _News:
         now, sent_at = timezone.now(), self._digest.sent_at
         if self.urgent or sent_at is None:
             return self.is_any
-        if is_recent(sent_at, now, within=tuning.digest_interval):
+        if is_recent(sent_at, now, period=tuning.digest_interval):
             return False
         is_lasting = any(self._known[code].ended for code in self._now)
-        return self.is_any or (is_lasting and not is_recent(sent_at, now, within=_REMINDED_AFTER))
+        return self.is_any or (is_lasting and not is_recent(sent_at, now, period=_REMINDED_AFTER))
 
     @property
     def still_told(self) -> dict[str, list[int]]:
@@ -247,7 +247,7 @@ def _row_of(address: str) -> StaffDigest:
 
 def _is_ahead(moment: Any) -> bool:
     """True if ``moment`` is in the future by at most the longest pause."""
-    return moment is not None and is_ahead(moment, timezone.now(), longest=_PAUSES[-1])
+    return moment is not None and is_ahead(moment, timezone.now(), max_distance=_PAUSES[-1])
 
 
 def _claim(digest: StaffDigest) -> bool:
@@ -289,7 +289,7 @@ def _tell(person: StaffPerson, items: list[Item], limits: Limits) -> Failure | N
     except Exception as error:  # noqa: BLE001 (templates and channels of the shop raise anything)
         return Failure(Meaning.NOT_SENT, describe(error))
     # A message that goes out after the time limit is not recorded as sent, so it is sent again.
-    end = hand_over(partial(send_over, channel, message), limits, late=lambda _sent: None)
+    end = hand_over(partial(send_over, channel, message), limits, on_late_result=lambda _sent: None)
     return end if isinstance(end, Failure) else None
 
 

@@ -181,14 +181,14 @@ def known_as(order: Order) -> str:
     return order.group or order.reference
 
 
-def facts_of(order: Order, told: Description | None = None) -> Facts:
+def facts_of(order: Order, description: Description | None = None) -> Facts:
     """Return the customer's view of ``order`` in the active language.
 
-    ``told`` is the description of the product. If ``told`` is not passed, the function makes two
-    queries to read the description. For a final order, the function makes one more query, or two
-    more if the order was recorded before the catalogue was read.
+    ``description`` is the description of the product. If ``description`` is not passed, the
+    function makes two queries to read the description. For a final order, the function makes one
+    more query, or two more if the order was recorded before the catalogue was read.
     """
-    told = told or descriptions([order])[order.pk]
+    description = description or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)
     paid_back: tuple[PaidBack, ...] = ()
     if order.is_final:
@@ -200,8 +200,8 @@ def facts_of(order: Order, told: Description | None = None) -> Facts:
         known_as=known_as(order),
         product=names.product or gettext("Gift card"),
         type=names.type,
-        region=told.region,
-        instructions=told.instructions,
+        region=description.region,
+        instructions=description.instructions,
         quantity=order.quantity,
         delivered=order.fulfilled_quantity if order.is_final else 0,
         missing=order.quantity - order.fulfilled_quantity if order.is_final else 0,

@@ -61,15 +61,15 @@ def expiry() -> datetime:
 
 
 @contained
-def find(token: str, *, again: str | None = None) -> CardLink | None:
+def find(token: str, *, page_key: str | None = None) -> CardLink | None:
     """Return the link with this token, or ``None`` if it cannot show cards at present.
 
-    If ``again`` is the key of a page that has recently shown the cards, the link is found even if
-    it is used up: see :meth:`CardLinkQuerySet.usable`. Every call makes one query.
+    If ``page_key`` is the key of a page that has recently shown the cards, the link is found even
+    if it is used up: see :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
-    usable = CardLink.objects.usable(timezone.now(), again=again)
+    usable = CardLink.objects.usable(timezone.now(), page_key=page_key)
     links = usable.with_cards().filter(token_hash__in=hashes)
     return links.select_related("order").first()
 
@@ -104,10 +104,10 @@ def make(place: str) -> tuple[str, str]:
 
 
 @contained
-def read(token: str, place: str, *, quickest: float) -> str | None:
+def read(token: str, place: str, *, min_age: float) -> str | None:
     """Return the key that belongs to ``token``, or ``None`` if the token is invalid.
 
-    A valid token was made by :func:`make` for the same ``place``, and is at least ``quickest``
+    A valid token was made by :func:`make` for the same ``place``, and is at least ``min_age``
     seconds and at most an hour old. If another host made the token, the function adds a second to
     its age, because the clock of that host might be ahead.
     """
@@ -116,7 +116,7 @@ def read(token: str, place: str, *, quickest: float) -> str | None:
     except signing.BadSignature:
         return None
     age = time.time() - made_at / 1_000 + (0 if host == _host() else _APART)
-    return str(nonce) if age >= quickest else None
+    return str(nonce) if age >= min_age else None
 
 
 def _host() -> str:

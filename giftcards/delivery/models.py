@@ -349,17 +349,17 @@ class Installation(models.Model):
 
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
-    def usable(self, now: datetime, *, again: str | None = None) -> Self:
+    def usable(self, now: datetime, *, page_key: str | None = None) -> Self:
         """Return links that can show cards because they are not withdrawn, expired or used up.
 
-        ``again`` is the key of a page. If this page showed the cards less than :data:`SAME_REVEAL`
-        ago, the link of the page is included even if the link is used up.
+        ``page_key`` is the key of a page. If this page showed the cards less than
+        :data:`SAME_REVEAL` ago, the link of the page is included even if the link is used up.
         """
         links = self.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
         is_left = Q(reveals__lt=tuning.link_reveals)
-        if again is None:
+        if page_key is None:
             return links.filter(is_left)
-        shown = LinkVisit.objects.filter(link=OuterRef("pk"), key=again)
+        shown = LinkVisit.objects.filter(link=OuterRef("pk"), key=page_key)
         return links.filter(is_left | Q(Exists(shown.filter(at__gt=now - SAME_REVEAL))))
 
     def with_cards(self) -> Self:

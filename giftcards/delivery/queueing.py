@@ -247,7 +247,7 @@ def send_again(
         if not Delivery.objects.add(message):
             return None
         if withdraws:
-            withdraw(order, by=by, but=message)
+            withdraw(order, by=by, except_message=message)
         elif kind in TO_RECIPIENT and not is_elsewhere:
             # The gift must not be handed over again at the time of delivery.
             put_off_ones = Delivery.objects.filter(not_before__gt=timezone.now())
@@ -264,16 +264,21 @@ class Withdrawn(NamedTuple):
 
 
 def withdraw(
-    order: Order, *, by: str, but: Delivery | None = None, until: int | None = None
+    order: Order, *, by: str, except_message: Delivery | None = None, last_link: int | None = None
 ) -> Withdrawn:
     """Withdraw the links to the cards of ``order``.
 
     Waiting messages that would deliver the cards are also cancelled, except for the message
-    ``but``. If ``until`` is passed, links whose primary key is higher than ``until`` are not
-    withdrawn. A message that is being sent might arrive with a link that no longer works.
+    ``except_message``. If ``last_link`` is passed, links whose primary key is higher than
+    ``last_link`` are not withdrawn. A message that is being sent might arrive with a link that no
+    longer works.
     """
-    others = Delivery.objects.exclude(pk=but.pk) if but else Delivery.objects.all()
-    known = CardLink.objects.all() if until is None else CardLink.objects.filter(pk__lte=until)
+    others = (
+        Delivery.objects.exclude(pk=except_message.pk) if except_message else Delivery.objects.all()
+    )
+    known = (
+        CardLink.objects.all() if last_link is None else CardLink.objects.filter(pk__lte=last_link)
+    )
     with transaction.atomic():
         # Messages are stopped first. A stopped message gets no new link, even while it is being
         # sent.

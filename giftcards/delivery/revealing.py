@@ -127,7 +127,7 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
     now, same = timezone.now(), (visitor.address, visitor.agent)
     earlier = [at for at, *who in rows if tuple(who) == same]
     if len(rows) < MOST_OPENED and not any(
-        is_recent(at, now, within=_SAME_OPENING) for at in earlier
+        is_recent(at, now, period=_SAME_OPENING) for at in earlier
     ):
         with transaction.atomic():
             visitor.visit(link, LinkVisit.What.OPENED).save()
@@ -144,7 +144,7 @@ def is_spent(link: CardLink, key: str) -> bool:
     For ten minutes after the page has first shown the cards, a reload shows them again.
     """
     at = shown_at(link, key)
-    return at is not None and not is_recent(at, timezone.now(), within=SAME_REVEAL)
+    return at is not None and not is_recent(at, timezone.now(), period=SAME_REVEAL)
 
 
 @contained
@@ -211,14 +211,14 @@ def open_cards(order: Order) -> list[Code]:
 _MOST_TIMES = 10
 
 
-def earlier_reveals(order: Order, *, but: str) -> list[datetime]:
+def earlier_reveals(order: Order, *, except_page: str) -> list[datetime]:
     """Return the times of the last ten reveals of ``order``, newest first.
 
-    Reveals on the page with the key ``but`` are left out.
+    Reveals on the page with the key ``except_page`` are left out.
     """
     # A reveal has a key only if it showed cards.
     rows = LinkVisit.objects.filter(
         link__order=order, what=LinkVisit.What.REVEALED, key__isnull=False
     )
     times = rows.order_by("-at", "-pk").values_list("at", "key")[: _MOST_TIMES + 1]
-    return [at for at, key in times if key != but][:_MOST_TIMES]
+    return [at for at, key in times if key != except_page][:_MOST_TIMES]

@@ -202,7 +202,7 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         end: Sent | Failure = Failure(Meaning.NOT_SENT, describe(error))
     else:
         send = partial(send_over, channel, message)
-        end = hand_over(send, limits, late=partial(_record_late, delivery))
+        end = hand_over(send, limits, on_late_result=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
         # The message did not go out, so its link is deleted. The database refuses this if somebody
         # has visited the link all the same.

@@ -82,12 +82,12 @@ def _send(stop: threading.Event) -> str:
     return f"{done}; {counted(told, 'digest')} for staff"
 
 
-def _take_slot(number: int) -> tuple[str, str] | None:
-    """Acquire one of ``number`` leases for sending.
+def _take_slot(number_of_slots: int) -> tuple[str, str] | None:
+    """Acquire one of the leases for sending.
 
     Returns the name and the token of the lease, or ``None``.
     """
-    for name in (f"messages {index}" for index in range(number)):
+    for name in (f"messages {index}" for index in range(number_of_slots)):
         if token := Lease.objects.take(name, _SLOT_FOR):
             return name, token
     return None

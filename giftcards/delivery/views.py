@@ -139,8 +139,8 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
 def _answer_press(request: HttpRequest, token: str) -> HttpResponse:
     posted = _posted(request)
     page = Masked(posted.get("token", ""))
-    key = links.read(page, token, quickest=tuning.press_after)
-    link = find(token, again=key)
+    key = links.read(page, token, min_age=tuning.press_after)
+    link = find(token, page_key=key)
     if link is None:
         return gone(request)
     secret = pin_of(link.order)
@@ -163,7 +163,7 @@ def _show_owned(request: HttpRequest, user: Any) -> HttpResponse:
         return gone(request)
     link = CardLink.objects.of_account(order)
     page = request.POST.get("token", "")
-    key = links.read(page, place_of(user, order), quickest=0)
+    key = links.read(page, place_of(user, order), min_age=0)
     if key is None or is_spent(link, key):
         # A new token replaces one that is too old or spent. Django's CSRF token proves that the
         # form was sent on purpose.
@@ -188,7 +188,7 @@ def _shown(
         return gone(request)
     if "file" in request.POST:
         return file_of(link.order, shown)
-    return show(link.order, shown, key, form, referrer, back=_back(request))
+    return show(link.order, shown, key, form, referrer, back_url=_back(request))
 
 
 def _back(request: HttpRequest) -> str:
@@ -259,12 +259,12 @@ def show(
     form: Mapping[str, str],
     referrer: str,
     *,
-    back: str = "",
+    back_url: str = "",
 ) -> HttpResponse:
     """Return the page with the cards.
 
-    The page posts the fields of ``form`` to download the cards as a file. If ``back`` is given, the
-    page links to this URL.
+    The page posts the fields of ``form`` to download the cards as a file. If ``back_url`` is given,
+    the page links to this URL.
     """
     is_on_page = len(shown) <= MOST_CODES
     return _page(
@@ -276,9 +276,9 @@ def show(
             "cards": [_Row(card) for card in shown] if is_on_page else [],
             "count": len(shown),
             "unreadable": sum(not card.is_readable for card in shown),
-            "earlier": earlier_reveals(order, but=key),
+            "earlier": earlier_reveals(order, except_page=key),
             "form": form,
-            "back": back,
+            "back": back_url,
         },
         language=_language(order),
         referrer=referrer,

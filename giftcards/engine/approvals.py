@@ -253,7 +253,7 @@ def end_waits(orders: OrderQuerySet) -> None:
     now = timezone.now()
     for order in orders.on_hold_for_too_long(now)[:_AT_ONCE]:
         with isolate_failures(order):
-            if is_ahead(order.send_before, now, longest=LONGEST_WAIT):
+            if is_ahead(order.send_before, now, max_distance=LONGEST_WAIT):
                 _release(order)
             else:
                 _give_up(order)
@@ -262,9 +262,9 @@ def end_waits(orders: OrderQuerySet) -> None:
 def _give_up(order: Order) -> None:
     reason = Problem("reorder_expired")
     # The move fails if the order was released after it was read.
-    where = {"due_at": None, "send_before": order.send_before}
+    conditions = {"due_at": None, "send_before": order.send_before}
     source = StatusChange.Source.CLOCK
-    if order.move(Status.REJECTED, source=source, details=[reason], where=where):
+    if order.move(Status.REJECTED, source=source, details=[reason], conditions=conditions):
         logger.warning("Order %s is REJECTED. %s", order.reference, reason)
 
 

@@ -215,18 +215,18 @@ def keep_giving_turns(
         _wait(lane, stop, ends_at)
 
 
-def _ends(turn: threading.Thread, lane: Sequence[Work]) -> bool:
-    """Wait for the ``turn`` thread, and return whether it has ended.
+def _ends(thread: threading.Thread, lane: Sequence[Work]) -> bool:
+    """Wait for ``thread``, and return whether it has ended.
 
     Returns False if the work in the thread has not called its callback for ``tuning.turn_seconds``.
     """
     began = time.monotonic()
-    while turn.is_alive():
+    while thread.is_alive():
         last_sign = max([began, *(_under_way.get(work.name, began) for work in lane)])
         left = last_sign + tuning.turn_seconds - time.monotonic()
         if left <= 0:
             return False
-        turn.join(left)
+        thread.join(left)
     return True
 
 

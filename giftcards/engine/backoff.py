@@ -16,17 +16,17 @@ _LONGEST_OUTAGE_PAUSE = timedelta(seconds=15)
 
 
 def backoff(
-    failures: int, *, first: timedelta, longest: timedelta, jitter: float = 0.0
+    failures: int, *, first_pause: timedelta, max_pause: timedelta, jitter: float = 0.0
 ) -> timedelta:
     """Return the pause after a number of consecutive ``failures``.
 
-    The pause after one failure is ``first``, which must be positive. The pause doubles with each
-    further failure, up to ``longest``. A random time of up to ``jitter * pause`` is then added, so
-    the result can exceed ``longest``. A value of 0 for ``failures`` counts as 1.
+    The pause after one failure is ``first_pause``, which must be positive. The pause doubles with
+    each further failure, up to ``max_pause``. A random time of up to ``jitter * pause`` is then
+    added, so the result can exceed ``max_pause``. A value of 0 for ``failures`` counts as 1.
     """
     # The limit prevents an overflow of the ``timedelta``.
-    doublings = min(max(failures - 1, 0), (longest // first).bit_length())
-    pause: timedelta = min(first * 2**doublings, longest)
+    doublings = min(max(failures - 1, 0), (max_pause // first_pause).bit_length())
+    pause: timedelta = min(first_pause * 2**doublings, max_pause)
     return pause * random.uniform(1, 1 + jitter)  # noqa: S311 (not a secret)
 
 
@@ -35,7 +35,7 @@ def pause_after_outage(outages: int) -> timedelta:
 
     ``outages`` is the number of these sweeps.
     """
-    return backoff(outages, first=_OUTAGE_PAUSE, longest=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
+    return backoff(outages, first_pause=_OUTAGE_PAUSE, max_pause=_LONGEST_OUTAGE_PAUSE, jitter=0.25)
 
 
 def pause_after_limit(retry_after: float | None) -> timedelta:

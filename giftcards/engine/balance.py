@@ -234,17 +234,17 @@ def _latest_prices(lines: Iterable[Line]) -> dict[tuple[str, str], Decimal]:
     }
 
 
-def add_up(lines: Iterable[Line], told: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
+def add_up(lines: Iterable[Line], latest_prices: Mapping[tuple[str, str], Decimal]) -> OpenMoney:
     """Add up the cost of ``lines``.
 
-    ``told`` maps each tuple of a product id and a type id to the provider's latest price. The
-    latest prices are used for unsent orders, and for sent orders without a recorded price.
+    ``latest_prices`` maps each tuple of a product id and a type id to the provider's latest price.
+    The latest prices are used for unsent orders, and for sent orders without a recorded price.
     """
     sent = unsent = _ZERO
     unknown = 0
     for line in lines:
         is_unsent = line.status == Status.PENDING
-        latest = told.get((line.product_id, line.type_id))
+        latest = latest_prices.get((line.product_id, line.type_id))
         known = (latest, line.cost) if is_unsent else (line.cost, latest)
         price = next((price for price in known if price is not None), None)
         if price is None:

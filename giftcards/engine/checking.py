@@ -188,20 +188,20 @@ class _Search:
         left = max(self._pages - self._pages_read, 0)
         return left if left <= self._count_missing() and not self.has_failed else 0
 
-    def note_questions(self, left: Sequence[Order], gateway: Gateway) -> None:
+    def note_questions(self, unread: Sequence[Order], gateway: Gateway) -> None:
         """Tell the gateway how many requests this reading takes after page 1.
 
         The number includes the pages after page 1, even if they were not read. It also includes one
-        single check for each order in ``left``, except the order in ``to_verify``.
+        single check for each order in ``unread``, except the order in ``to_verify``.
         """
         if not self.has_read:
             return
         further = max(self._pages_read - 1, 0) + self.pages_left
-        others = len(set(left) - {self.to_verify})
+        others = len(set(unread) - {self.to_verify})
         # If the free room on the last page is unknown, half a page is assumed.
         is_only_page = self._pages_read + self.pages_left == 1
         room = tuning.page_size - self._rows_read if is_only_page else tuning.page_size // 2
-        gateway.note_questions(further + others, page_size=tuning.page_size, room=room)
+        gateway.note_questions(further + others, page_size=tuning.page_size, free_rows=room)
 
     def left_of(self, orders: Iterable[Order], due_by: datetime) -> list[Order]:
         """Return the ``orders`` that are due and need a single check.

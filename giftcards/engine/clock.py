@@ -235,7 +235,7 @@ class Clock:
 
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     span = step.span
-    RequestSlot.objects.follow_clock(before=step.before, now=now, longest=longest_request())
+    RequestSlot.objects.follow_clock(before=step.before, now=now, max_hold=longest_request())
     if state.paused_until and state.paused_until > step.before:
         # Because of the filter on ``paused_until``, a pause that another process has started in the
         # meantime is not changed.
@@ -270,6 +270,8 @@ def recall_far_future() -> None:
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=tuning.proof_of_absence / 2))
-    Order.objects.put_off_too_far(now, urgent=_LONGEST_URGENT, others=others).update(due_at=now)
+    Order.objects.put_off_too_far(now, urgent_delay=_LONGEST_URGENT, other_delay=others).update(
+        due_at=now
+    )
     changes = StatusChange.objects.filter(announced_at=None)
     changes.filter(announce_at__gt=now + timedelta(hours=1) + SLACK).update(announce_at=now)

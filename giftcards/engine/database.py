@@ -30,17 +30,17 @@ _POSTPONED = timedelta(seconds=30)
 
 
 @contextlib.contextmanager
-def surviving(stop: threading.Event, what: str) -> Iterator[None]:
+def surviving(stop: threading.Event, work: str) -> Iterator[None]:
     """Log a database error in this block, then pause and reconnect.
 
-    The log uses ``what`` as the name of the work that the block does.
+    ``work`` says in the log what the block does, for example "the loop".
     """
     try:
         yield
     except Error as error:
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
             "The database failed %s, which pauses for %g s: %s",
-            what,
+            work,
             tuning.database_pause,
             type(error).__name__,
         )
@@ -69,10 +69,10 @@ def waiting_at_most(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tolerating(what: str) -> Iterator[None]:
+def tolerating(name: str) -> Iterator[None]:
     """Log a database error in this block, and continue after it.
 
-    ``what`` is the name of the object that could not be written, for the log. If the connection was
+    ``name`` is the name of the object that could not be written, for the log. If the connection was
     lost, the error is raised, because the next statement would also fail.
     """
     try:
@@ -81,7 +81,7 @@ def tolerating(what: str) -> Iterator[None]:
         if not is_there():
             raise
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "%s cannot be written: %s", what, type(error).__name__
+            "%s cannot be written: %s", name, type(error).__name__
         )
 
 

@@ -242,7 +242,7 @@ class Gateway:
                 return result
 
     def begin(self, purpose: Purpose) -> Slot | None:
-        """Take a slot of the quota for one call, and return it.
+        """Reserve a slot of the quota for one call, and return the slot.
 
         The caller then makes the call and passes the slot to :meth:`finish`. Returns ``None`` if
         calls are paused, if another process is probing the key, or if all slots are taken.
@@ -422,7 +422,7 @@ class Gateway:
     def has_answered_lately(self) -> bool:
         """True if a request by any process succeeded within the last minute."""
         at = self._state.succeeded_at
-        was_recent = at is not None and is_recent(at, timezone.now(), within=_LATELY)
+        was_recent = at is not None and is_recent(at, timezone.now(), period=_LATELY)
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
@@ -463,7 +463,7 @@ class Gateway:
         """
         usable_at = self._state.list_usable_at
         return usable_at is None or not is_ahead(
-            usable_at, timezone.now(), longest=_LONGEST_WITHOUT_LIST
+            usable_at, timezone.now(), max_distance=_LONGEST_WITHOUT_LIST
         )
 
     @property
@@ -475,27 +475,27 @@ class Gateway:
         """Return when to read the list next, or ``None`` if it is not in use."""
         interval = timedelta(seconds=conf.poll_interval)
         read_at = self._list_asked_at or self._state.list_read_at
-        if read_at is None or not is_recent(read_at, timezone.now(), within=2 * interval):
+        if read_at is None or not is_recent(read_at, timezone.now(), period=2 * interval):
             return None
         return read_at + interval
 
     def note_list_read(self) -> None:
         self._list_asked_at = timezone.now()
 
-    def note_questions(self, count: int, *, page_size: int, room: int) -> None:
+    def note_questions(self, count: int, *, page_size: int, free_rows: int) -> None:
         """Store how many requests a reading of the list takes after page 1.
 
         ``count`` is the number of requests for this reading. Requests for orders that are waiting
         to be sent are added, because the list will contain these orders at the next readings. The
         number of these orders is limited to the number of free slots or to a quarter of a page,
-        whichever is greater. The orders first fill the last page, up to ``room`` rows, and then
-        further pages of ``page_size`` rows.
+        whichever is greater. The orders first fill the last page, up to ``free_rows`` rows, and
+        then further pages of ``page_size`` rows.
         """
         coming = self.waiting
         if coming:
             free = self._budget.free_for_placing(self._list_questions)
             coming = min(coming, max(free, page_size // 4))
-        self._questions.append(count + max(math.ceil((coming - room) / page_size), 0))
+        self._questions.append(count + max(math.ceil((coming - free_rows) / page_size), 0))
 
     def pages_at_once(self) -> int:
         return self._budget.pages_at_once(self._list_questions)

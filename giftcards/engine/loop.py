@@ -33,16 +33,16 @@ def follow(
     *,
     seconds: float | None,
     stop: threading.Event | None = None,
-    patience: timedelta = timedelta(0),
+    max_wait: timedelta = timedelta(0),
 ) -> Swept | None:
     """Run the loop, which sweeps whenever orders are due.
 
     If ``seconds`` is ``None``, the loop ends when ``stop`` is set. Otherwise, the loop also ends
     after ``seconds``, when there are no more urgent orders, or when the provider refuses the key or
     does not answer. Returns the total of all sweeps, or ``None`` if another process holds the lease
-    and the lease does not expire within ``patience``.
+    and the lease does not expire within ``max_wait``.
     """
-    loop = _Loop(seconds, stop or threading.Event(), patience)
+    loop = _Loop(seconds, stop or threading.Event(), max_wait)
     with surviving(loop.stop, "the loop"):
         try_stored_cards()
     is_over = False
@@ -118,13 +118,13 @@ class _Loop:
     again.
     """
 
-    def __init__(self, seconds: float | None, stop: threading.Event, patience: timedelta) -> None:
+    def __init__(self, seconds: float | None, stop: threading.Event, max_wait: timedelta) -> None:
         self.stop = stop
         # The sum of the sweeps, or None if another process runs the loop.
         self.done: Swept | None = Swept()
         self._is_endless = seconds is None
         self._ends_at = float("inf") if seconds is None else time.monotonic() + seconds
-        self._patience = patience
+        self._max_wait = max_wait
         self._gateway: Gateway | None = None
         self._balance = BalanceReader()
         self._token: str | None = None
@@ -180,10 +180,10 @@ class _Loop:
     def _take_lease(self) -> bool:
         """Acquire the lease, and return whether this run holds it.
 
-        If the process that holds the lease has died, wait up to ``patience`` for the lease to
+        If the process that holds the lease has died, wait up to ``max_wait`` for the lease to
         expire.
         """
-        give_up_at = time.monotonic() + self._patience.total_seconds()
+        give_up_at = time.monotonic() + self._max_wait.total_seconds()
         expiry = self._held_until()
         while True:
             self._beat_at = time.monotonic()

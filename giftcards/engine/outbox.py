@@ -349,7 +349,7 @@ def next_try(
     # A receiver that waits for an earlier change was not called, so the change is not given up.
     if failures >= _MOST_FAILURES and held_until is None:
         return failures, None
-    return failures, now + backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+    return failures, now + backoff(failures, first_pause=_FIRST_PAUSE, max_pause=_LONGEST_PAUSE)
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:

@@ -288,7 +288,7 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
     """
     # The claim fails if the order was put on hold, or if another price was approved, after the
     # order was read.
-    where = {"due_at__isnull": False, "approved_price": order.approved_price}
+    conditions = {"due_at__isnull": False, "approved_price": order.approved_price}
     # The values of an earlier attempt do not apply to this attempt.
     attempt = {
         **cleared_provider_columns(),
@@ -298,10 +298,10 @@ def claim(order: Order, *, key: ApiKey, reference: str = "") -> bool:
         "sent_with": key.pk,
         "sent_at": timezone.now(),
     }
-    return _take(order, where=where, **attempt)
+    return _take(order, conditions=conditions, **attempt)
 
 
-def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any) -> bool:
+def _take(order: Order, *, conditions: Mapping[str, Any] | None = None, **values: Any) -> bool:
     # The claim lasts longer than the request and the recording of its outcome together.
     seconds = tuning.start_within + tuning.request_timeout + tuning.database_patience
     lease = timedelta(seconds=seconds)
@@ -309,7 +309,7 @@ def _take(order: Order, *, where: Mapping[str, Any] | None = None, **values: Any
         change = order.move(
             Status.PLACING,
             source=StatusChange.Source.PLACING,
-            where=where,
+            conditions=conditions,
             claim=uuid.uuid4().hex,
             claimed_until=timezone.now() + lease,
             due_at=None,
@@ -393,8 +393,8 @@ def _record_failure(
                 due_at=now,
             )
         case Refused():
-            problem, along = Problem("refused", parameters), partial(reorder_by_rule, order)
-            _record_not_accepted(order, Status.REJECTED, problem, along=along)
+            problem, reorder = Problem("refused", parameters), partial(reorder_by_rule, order)
+            _record_not_accepted(order, Status.REJECTED, problem, after_update=reorder)
             if error.reason == "no_balance":
                 needed = None if price is None else order.quantity * price
                 ProviderState.objects.doubt_balance(needed)
@@ -442,7 +442,9 @@ def _first_search() -> datetime:
 
 
 def _retry_pause(order: Order, retry_after: float | None = None) -> timedelta:
-    pause = backoff(order.failures + 1, first=_FIRST_RETRY, longest=_LONGEST_RETRY, jitter=0.25)
+    pause = backoff(
+        order.failures + 1, first_pause=_FIRST_RETRY, max_pause=_LONGEST_RETRY, jitter=0.25
+    )
     return pause if retry_after is None else max(pause, pause_after_limit(retry_after))
 
 
@@ -539,8 +541,10 @@ def give_up(order: Order) -> None:
         return
     reason = Problem("given_up", {"seconds": f"{conf.send_timeout:g}"})
     # The move fails if the order was put on hold or queued again after it was read.
-    where = {"due_at__isnull": False, "queued_at": order.queued_at}
-    if order.move(Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], where=where):
+    conditions = {"due_at__isnull": False, "queued_at": order.queued_at}
+    if order.move(
+        Status.REJECTED, source=StatusChange.Source.CLOCK, details=[reason], conditions=conditions
+    ):
         logger.error("Order %s is REJECTED. %s", order.reference, reason)
 
 

@@ -238,7 +238,7 @@ def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
     after any order that can already be proven absent.
     """
     accepted_at = order.accepted_at
-    is_new = accepted_at is not None and is_recent(accepted_at, now, within=_half_proof())
+    is_new = accepted_at is not None and is_recent(accepted_at, now, period=_half_proof())
     if is_new or not _is_unconfirmed(order):
         return False
     row = listing.row_of(order)
@@ -297,7 +297,7 @@ def _apply(decisions: Sequence[Decision], orders: Mapping[int, Order]) -> int:
                 _wait(order, is_evidence=is_evidence)
             case Elsewhere():
                 pause = backoff(
-                    order.failures + 1, first=_ANOTHER_KEY, longest=_LONGEST_WITH_ANOTHER
+                    order.failures + 1, first_pause=_ANOTHER_KEY, max_pause=_LONGEST_WITH_ANOTHER
                 )
                 _note_other_account(order, pause=pause)
     return resolved
@@ -337,7 +337,9 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
         values["due_at"] = now + _half_proof()
     elif order.due_at is None or order.due_at <= now:
         longest = max(_LONGEST_PAUSE, _half_proof())
-        values["due_at"] = now + backoff(order.failures, first=_half_proof(), longest=longest)
+        values["due_at"] = now + backoff(
+            order.failures, first_pause=_half_proof(), max_pause=longest
+        )
         values["failures"] = min(order.failures + 1, 20)
     # An order that is not due was included in the search for other orders, and keeps its schedule.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
@@ -457,7 +459,7 @@ def declare_absent(
         source=source,
         details=[detail or Problem("absent")],
         # A late answer may have shown in the meantime that the order was accepted.
-        where={"answered_id": order.answered_id, "reference_answer": order.reference_answer},
+        conditions={"answered_id": order.answered_id, "reference_answer": order.reference_answer},
         **values,
     )
     if change:

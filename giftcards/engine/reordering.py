@@ -217,13 +217,13 @@ def _times(order: Order) -> int:
     return times
 
 
-def _pause(left: timedelta, *, turns: int, is_first: bool) -> timedelta:
+def _pause(time_left: timedelta, *, turns: int, is_first: bool) -> timedelta:
     """Return how long to wait before the new order is sent.
 
-    ``left`` is the time until the time limit. It is divided evenly among the ``turns`` orders that
-    ``REORDER_MISSING`` can still create. The first pause is at most ten minutes.
+    ``time_left`` is the time until the time limit. It is divided evenly among the ``turns`` orders
+    that ``REORDER_MISSING`` can still create. The first pause is at most ten minutes.
     """
-    pause = left / (turns + 1)
+    pause = time_left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause
 
 

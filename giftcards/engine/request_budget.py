@@ -145,7 +145,7 @@ class Budget:
         self._shares = Shares.of(limit=limit, poll_interval=conf.poll_interval)
         self._longest_hold = longest_request()
         RequestSlot.objects.make(limit)
-        RequestSlot.objects.cap(now=timezone.now(), longest=self._longest_hold)
+        RequestSlot.objects.cap(now=timezone.now(), max_hold=self._longest_hold)
 
     def take(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> Slot | None:
         """Take a slot for a request that is made now.

@@ -42,7 +42,7 @@ def retry_pause(order: Order) -> timedelta:
     """Return the pause before ``order`` is checked again after a failure."""
     longest = STATES[order.status].longest_retry
     first = min(timedelta(seconds=conf.poll_interval), longest)
-    return backoff(order.failures + 1, first=first, longest=longest, jitter=0.25)
+    return backoff(order.failures + 1, first_pause=first, max_pause=longest, jitter=0.25)
 
 
 def time_to_check(order: Order, gateway: Gateway) -> float:

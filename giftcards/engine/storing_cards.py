@@ -184,7 +184,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
     known = len(arrival.cards[:limit]) - len(secrets)
     told = _recognise(arrival.order, secrets, stored, keyring)
     if not arrival.settles:
-        told = _within(told, room=limit - len(stored))
+        told = _within(told, max_new=limit - len(stored))
     new = [card for card, _secret in told if not card.position]
     cards = [*stored, *new]
     if arrival.settles:
@@ -202,11 +202,13 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
     return known + len(told)
 
 
-def _within(told: Sequence[tuple[Card, CardSecret]], *, room: int) -> list[tuple[Card, CardSecret]]:
-    """Return all stored cards in ``told``, but at most ``room`` new cards."""
-    new = [id(card) for card, _secret in told if not card.position]
-    left_out = set(new[max(room, 0) :])
-    return [(card, secret) for card, secret in told if id(card) not in left_out]
+def _within(
+    cards: Sequence[tuple[Card, CardSecret]], *, max_new: int
+) -> list[tuple[Card, CardSecret]]:
+    """Return all stored cards, and at most ``max_new`` new cards."""
+    new = [id(card) for card, _secret in cards if not card.position]
+    left_out = set(new[max(max_new, 0) :])
+    return [(card, secret) for card, secret in cards if id(card) not in left_out]
 
 
 def _among(cards: Iterable[Card], ids: Collection[int]) -> list[Card]:

@@ -224,7 +224,7 @@ class _Sweep:
         for found in check_orders(claimed, due_by=now, gateway=self._gateway, pulse=self._pulse):
             if isinstance(found, CheckedPage):
                 recorder.add(found.checked)
-                recorder.add(self._match_others(found, due_by=soon, but=recorder.checked))
+                recorder.add(self._match_others(found, due_by=soon, excluded=recorder.checked))
             else:
                 recorder.add([found])
         recorder.flush()
@@ -248,7 +248,7 @@ class _Sweep:
         claimed.update(claimed_until=None)
 
     def _match_others(
-        self, page: CheckedPage, *, due_by: datetime, but: Collection[int]
+        self, page: CheckedPage, *, due_by: datetime, excluded: Collection[int]
     ) -> Iterator[Checked]:
         """Claim and yield the open orders whose rows are in ``page.others``.
 
@@ -265,7 +265,7 @@ class _Sweep:
             order.pk: (order, row, verdict)
             for order, row in shown
             if order.may_be_claimed(now, due_by=due_by)
-            and order.pk not in but
+            and order.pk not in excluded
             and (verdict := conclude(row, order))
         }
         wanted = [order for order, _row, _verdict in judged.values()]

@@ -54,8 +54,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         text = Masked(text)
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
-    def newest_with_code(self, text: str, most: int) -> list[Card]:
-        """Return up to ``most`` cards from :meth:`with_code`, newest first.
+    def newest_with_code(self, text: str, limit: int) -> list[Card]:
+        """Return up to ``limit`` cards from :meth:`with_code`, newest first.
 
         The queries remain fast even if all cards have the same serial number.
         """
@@ -65,8 +65,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         newest_first = (F("pk") + 0).desc()
         cards = self.readable().order_by(newest_first)
         searches = (_by_value(text), _by_serial(text))
-        found = {card for by in searches for card in cards.filter(by)[:most]}
-        return sorted(found, key=lambda card: -card.pk)[:most]
+        found = {card for by in searches for card in cards.filter(by)[:limit]}
+        return sorted(found, key=lambda card: -card.pk)[:limit]
 
     def with_tail(self, text: str) -> Self:
         """Return the cards whose code ends in ``text``, newest first.
@@ -104,22 +104,22 @@ class CardQuerySet(models.QuerySet["Card"]):
             tail_fingerprint="",
         )
 
-    def ends(self, found: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
+    def ends(self, values: Mapping[End, Any] | None = None) -> dict[str, tuple[int, int]]:
         """Return the oldest and the newest card of each encryption key.
 
         The result maps the fingerprints of the keys to the primary keys of the cards. Keys that are
         in use but missing in the settings are included. If the caller has already read the values
-        of :meth:`scalars_of_ends`, it can pass them as ``found``. Raises
+        of :meth:`scalars_of_ends`, it can pass them as ``values``. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keys = list(conf.keyring().key_fingerprints)
-        if found is None:
-            found = self._look_for_ends(keys)
-        while others := _other_keys(found).difference(keys):
+        if values is None:
+            values = self._look_for_ends(keys)
+        while others := _other_keys(values).difference(keys):
             keys += sorted(others)
-            found = self._look_for_ends(keys)
-        oldest = {key: found.get(("oldest", key)) for key in keys}
-        return {key: (pk, found["newest", key]) for key, pk in oldest.items() if pk is not None}
+            values = self._look_for_ends(keys)
+        oldest = {key: values.get(("oldest", key)) for key in keys}
+        return {key: (pk, values["newest", key]) for key, pk in oldest.items() if pk is not None}
 
     def _look_for_ends(self, keys: list[str]) -> Mapping[End, Any]:
         found = read_beside(self.order_by("pk"), self.scalars_of_ends(keys))
@@ -162,16 +162,16 @@ class CardQuerySet(models.QuerySet["Card"]):
         old = enumerate(configured[1:], 2)
         return lost, [position for position, key in old if key not in used]
 
-    def try_keys(self, found: Mapping[End, Any] | None = None) -> dict[str, str]:
+    def try_keys(self, values: Mapping[End, Any] | None = None) -> dict[str, str]:
         """Try to decrypt the newest and the oldest card.
 
         Returns a dict that maps "newest" and "oldest" to a sentence that describes the error, or to
         "". The sentence does not reveal anything about the card. If there are no cards, the dict is
-        empty. ``found`` has the same meaning as in :meth:`ends`. Raises
+        empty. ``values`` has the same meaning as in :meth:`ends`. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keyring = conf.keyring()
-        ends = [key for ends in self.ends(found).values() for key in ends]
+        ends = [key for ends in self.ends(values).values() for key in ends]
         if not ends:
             return {}
         # A card whose code was destroyed just now does not count as unreadable.

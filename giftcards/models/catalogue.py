@@ -97,16 +97,16 @@ class Recorded(NamedTuple):
 
 
 def _with_categories(
-    listed: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
+    products: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of products with their categories.
 
     If the catalogue does not state the category of a known product, the product keeps its current
     category.
     """
-    listed = list(listed)
-    categories = Category.objects.named(columns.get("category", "") for columns in listed)
-    for columns in listed:
+    products = list(products)
+    categories = Category.objects.named(columns.get("category", "") for columns in products)
+    for columns in products:
         category = categories[columns.get("category", "")]
         before = known.get(columns["product_id"])
         if before is not None and not category.title:
@@ -135,20 +135,20 @@ def ids_of(
 
 class ProductQuerySet(models.QuerySet["Product"]):
     def keep(
-        self, listed: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
+        self, products: Iterable[Mapping[str, Any]], *, at: datetime, is_whole: bool = True
     ) -> None:
         """Store a catalogue that was requested at ``at``.
 
-        Each item of ``listed`` contains the columns of a product. The ``category`` column contains
-        a title. A product stops being on sale when it is missing from two complete catalogues that
-        were requested at least an hour apart. ``is_whole`` is False for an incomplete catalogue. An
-        empty string does not replace an earlier value. If a later catalogue is already stored, the
-        method does nothing.
+        Each item of ``products`` contains the columns of a product. The ``category`` column
+        contains a title. A product stops being on sale when it is missing from two complete
+        catalogues that were requested at least an hour apart. ``is_whole`` is False for an
+        incomplete catalogue. An empty string does not replace an earlier value. If a later
+        catalogue is already stored, the method does nothing.
         """
         # A second process waits.
         with keeping_prices():
             known = {each.product_id: each for each in self.select_related("category")}
-            told = {columns["product_id"]: columns for columns in _with_categories(listed, known)}
+            told = {columns["product_id"]: columns for columns in _with_categories(products, known)}
             new = [
                 Product(**columns, listed_at=at)
                 for product_id, columns in told.items()
@@ -157,7 +157,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
             self.bulk_create(new, ignore_conflicts=True)
             changed, unknown = [], []
             for product in known.values():
-                if is_ahead(product.listed_at, at, longest=_LATE):
+                if is_ahead(product.listed_at, at, max_distance=_LATE):
                     continue
                 if not is_whole and product.product_id not in told:
                     unknown.append(product.pk)
@@ -167,7 +167,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
                 if any(getattr(before, name) != getattr(product, name) for name in _LISTED):
                     changed.append((before, product))
             self.bulk_update([after for _before, after in changed], _LISTED, batch_size=_BATCH)
-            listed_before = past("listed_at", at, longest=_LATE)
+            listed_before = past("listed_at", at, max_distance=_LATE)
             heard = self.filter(listed_before, missing_since=None).exclude(pk__in=unknown)
             heard.update(listed_at=at)
             _follow_changes_of_products(changed, at=at)
@@ -182,7 +182,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         if the catalogue has never listed the product, or if a later answer is already stored.
         """
         told = {columns["type_id"]: columns for columns in types}
-        older = past("types_read_at", at, longest=_LATE)
+        older = past("types_read_at", at, max_distance=_LATE)
         with keeping_prices():
             if not self.filter(older, product_id=product_id).update(types_read_at=at, asked_at=at):
                 return
@@ -237,31 +237,31 @@ class ProductQuerySet(models.QuerySet["Product"]):
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
         return self.on_sale().filter(unasked).order_by(F("asked_at").asc(nulls_first=True), "pk")
 
-    def claim_reading(self, *, longest: float) -> datetime | None:
+    def claim_reading(self, *, max_duration: float) -> datetime | None:
         """Claim the request for the types of this product.
 
         Returns the claim, or ``None`` if another process has claimed the request. The claim lasts
-        until the types are read, but at most ``longest`` seconds. If the catalogue has never listed
-        the product, there is no row to claim, and every process receives a claim.
+        until the types are read, but at most ``max_duration`` seconds. If the catalogue has never
+        listed the product, there is no row to claim, and every process receives a claim.
         """
         now = timezone.now()
-        free = self.exclude(self._is_being_read(longest))
+        free = self.exclude(self._is_being_read(max_duration))
         return now if free.update(asked_at=now) or not self.exists() else None
 
     def unclaim_reading(self, claim: datetime) -> None:
         """Release a claim for which no request was sent."""
         self.filter(asked_at=claim).update(asked_at=F("types_read_at"))
 
-    def being_read(self, *, longest: float) -> Self:
+    def being_read(self, *, max_duration: float) -> Self:
         """Return products whose types are being requested.
 
         See :meth:`claim_reading`.
         """
-        return self.filter(self._is_being_read(longest))
+        return self.filter(self._is_being_read(max_duration))
 
     @staticmethod
-    def _is_being_read(longest: float) -> Q:
-        since = timezone.now() - timedelta(seconds=longest)
+    def _is_being_read(max_duration: float) -> Q:
+        since = timezone.now() - timedelta(seconds=max_duration)
         is_unanswered = Q(types_read_at=None) | Q(types_read_at__lt=F("asked_at"))
         return is_unanswered & Q(asked_at__gt=since, asked_at__lte=timezone.now() + SLACK)
 
@@ -273,7 +273,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         # This takes one query. A catalogue has some hundreds of products.
         is_it = models.Q(product_id=product_id)
         found = self.aggregate(last=models.Max("listed_at"), known=models.Count("pk", filter=is_it))
-        return not found["known"] and is_recent(found["last"], timezone.now(), within=_FRESH)
+        return not found["known"] and is_recent(found["last"], timezone.now(), period=_FRESH)
 
     def names(self, product_id: str, type_id: str) -> Names:
         return Names(*self.recorded(product_id, type_id)[:2])

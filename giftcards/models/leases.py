@@ -29,7 +29,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         assert length <= LONGEST_HOLD  # noqa: S101 (a longer lease would count as past)
         self.get_or_create(name=name)
         now, token = timezone.now(), uuid.uuid4().hex
-        free = self.filter(past("until", now, longest=LONGEST_HOLD), name=name)
+        free = self.filter(past("until", now, max_distance=LONGEST_HOLD), name=name)
         return token if free.update(token=token, until=now + length) else None
 
     def make(self, name: str) -> None:
@@ -68,7 +68,7 @@ class LeaseQuerySet(models.QuerySet["Lease"]):
         self.filter(name=name).update(until=None)
 
     def is_taken(self, name: str) -> bool:
-        held = ahead("until", timezone.now(), longest=LONGEST_HOLD)
+        held = ahead("until", timezone.now(), max_distance=LONGEST_HOLD)
         return self.filter(held, name=name).exists()
 
 
@@ -116,23 +116,27 @@ class Lease(models.Model):
 
 
 class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
-    def make(self, count: int) -> None:
-        """Create or delete slots until there are exactly ``count`` slots.
+    def make(self, number_of_slots: int) -> None:
+        """Create or delete slots until there are exactly ``number_of_slots``.
 
-        The slots have the numbers from 0 to ``count`` - 1.
+        The slots have the numbers from 0 to ``number_of_slots`` - 1.
         """
         existing = self.count()
-        if existing < count:
+        if existing < number_of_slots:
             # This value replaces the field's default, which has a time zone even if USE_TZ is off.
             free = timezone.now() - timedelta(days=1)
-            slots = (RequestSlot(number=number, until=free) for number in range(count))
+            slots = (RequestSlot(number=number, until=free) for number in range(number_of_slots))
             self.bulk_create(slots, ignore_conflicts=True)
-        elif existing > count:
+        elif existing > number_of_slots:
             now = timezone.now()
-            surplus = self.filter(number__gte=count)
+            surplus = self.filter(number__gte=number_of_slots)
             # The remaining slots are held for as long as the deleted slots would have been held.
             for until in surplus.filter(until__gt=now).values_list("until", flat=True):
-                numbers = self.among(range(count)).free(now).values_list("number", flat=True)[:1]
+                numbers = (
+                    self.among(range(number_of_slots))
+                    .free(now)
+                    .values_list("number", flat=True)[:1]
+                )
                 self.take_one(numbers, now=now, until=until)
             surplus.delete()
 
@@ -144,23 +148,23 @@ class RequestSlotQuerySet(models.QuerySet["RequestSlot"]):
     def free(self, now: datetime) -> Self:
         return self.filter(until__lte=now)
 
-    def cap(self, *, now: datetime, longest: timedelta) -> None:
-        """Shorten the hold of slots to at most ``longest`` after ``now``.
+    def cap(self, *, now: datetime, max_hold: timedelta) -> None:
+        """Shorten the hold of slots to at most ``max_hold`` after ``now``.
 
         A slot is held until a later time only if it was taken before the clock was set back.
         """
-        self.filter(until__gt=now + longest).update(until=now + longest)
+        self.filter(until__gt=now + max_hold).update(until=now + max_hold)
 
-    def follow_clock(self, *, before: datetime, now: datetime, longest: timedelta) -> None:
+    def follow_clock(self, *, before: datetime, now: datetime, max_hold: timedelta) -> None:
         """Adjust the slots after the clock was set from ``before`` to ``now``.
 
         A slot that was still held at ``before`` remains held until ``now + longest``. All other
         slots become free, except slots that might have been taken after the clock was set.
         """
-        # A slot that is held for at most ``longest`` is not changed, because it may have been taken
-        # after the clock was set.
-        self.filter(until__gt=now + longest, until__lte=before).update(until=now)
-        self.filter(until__gt=before).update(until=now + longest)
+        # A slot that is held for at most ``max_hold`` is not changed, because it may have been
+        # taken after the clock was set.
+        self.filter(until__gt=now + max_hold, until__lte=before).update(until=now)
+        self.filter(until__gt=before).update(until=now + max_hold)
 
     def take_one(self, numbers: Iterable[int], *, now: datetime, until: datetime) -> int | None:
         """Take the first free slot with one of these numbers.

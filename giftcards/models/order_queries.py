@@ -81,7 +81,7 @@ class Claimed(Protocol):
 
 
 def is_held_up(since: datetime) -> Q:
-    """Return the condition that an order's next step was due by ``since``."""
+    """Return a condition for orders whose next step was due at ``since`` or earlier."""
     return Q(*_due_by(since), _connector=Q.OR) & ~ON_HOLD
 
 
@@ -110,7 +110,7 @@ class OrderQueries(OrderSearch[Row]):
 
     def unclaimed(self, now: datetime) -> Self:
         """Return orders without a claim, or with an expired claim."""
-        return self.filter(past("claimed_until", now, longest=LONGEST_HOLD))
+        return self.filter(past("claimed_until", now, max_distance=LONGEST_HOLD))
 
     def still_claimed(self, orders: Iterable[Claimed]) -> Self:
         """Return the ``orders`` whose claim in the database is unchanged."""
@@ -155,7 +155,7 @@ class OrderQueries(OrderSearch[Row]):
     def on_hold_for_too_long(self, now: datetime) -> Self:
         """Return orders on hold whose ``send_after`` or ``send_before`` time has passed."""
         over = [
-            Q(past(name, now, longest=LONGEST_WAIT), **{f"{name}__isnull": False})
+            Q(past(name, now, max_distance=LONGEST_WAIT), **{f"{name}__isnull": False})
             for name in ("send_after", "send_before")
         ]
         return self.on_hold().filter(over[0] | over[1])
@@ -185,15 +185,17 @@ class OrderQueries(OrderSearch[Row]):
         waiting = self.open().filter(status__in=UNSERVED, created_at__lte=recorded_by)
         return waiting.filter(kept_waiting_at=None, send_before=None).order_by()
 
-    def put_off_too_far(self, now: datetime, *, urgent: timedelta, others: timedelta) -> Self:
+    def put_off_too_far(
+        self, now: datetime, *, urgent_delay: timedelta, other_delay: timedelta
+    ) -> Self:
         """Return open orders whose due time is too far in the future.
 
-        ``urgent`` is the longest allowed time until an urgent order is due. ``others`` is the
-        longest allowed time for all other open orders.
+        ``urgent_delay`` is the longest allowed time until an urgent order is due. ``other_delay``
+        is the longest allowed time for all other open orders.
         """
         return self.open().filter(
-            Q(status__in=URGENT, due_at__gt=now + urgent + SLACK)
-            | Q(status__in=PATIENT, due_at__gt=now + others + SLACK)
+            Q(status__in=URGENT, due_at__gt=now + urgent_delay + SLACK)
+            | Q(status__in=PATIENT, due_at__gt=now + other_delay + SLACK)
         )
 
     def to_check(self, *, now: datetime, due_by: datetime, limit: int = 1_000) -> list[Row]:

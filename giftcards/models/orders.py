@@ -163,7 +163,7 @@ class OrderQuerySet(OrderQueries["Order"]):
 
         These orders are unclaimed, and were not checked within ``interval``.
         """
-        rested = past("checked_at", now - interval, longest=interval)
+        rested = past("checked_at", now - interval, max_distance=interval)
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
@@ -178,7 +178,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         that check (see :func:`due_after_check`).
         """
         rested = [
-            past(name, now - interval, longest=interval)
+            past(name, now - interval, max_distance=interval)
             for name in ("checked_at", "check_wanted_at")
         ]
         # If an order is already due, it keeps its due time, and therefore its place in the queue.
@@ -328,7 +328,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
     """
     if due_at is not None and due_at <= again_at:
         return due_at
-    is_wanted = ahead("check_wanted_at", checked_at, longest=again_at - checked_at)
+    is_wanted = ahead("check_wanted_at", checked_at, max_distance=again_at - checked_at)
     regular = models.Value(due_at, output_field=models.DateTimeField())
     return models.Case(models.When(is_wanted, then=models.Value(again_at)), default=regular)
 
@@ -364,7 +364,7 @@ def _as_read(row: models.Model, *names: str) -> dict[str, Any]:
 
 
 def correctable(row: models.Model) -> dict[str, Any]:
-    """Return the values of ``row`` in the columns :data:`CORRECTABLE`."""
+    """Return the values of ``row`` that staff can correct."""
     return _as_read(row, *CORRECTABLE)
 
 
@@ -996,16 +996,16 @@ class Order(models.Model):
             )
             raise ValidationError({"product_id": text})
 
-    def check_columns(self, *, but: Collection[str] = ()) -> None:
+    def check_columns(self, *, excluded: Collection[str] = ()) -> None:
         """Raise ``ValidationError`` if a column is invalid.
 
-        The columns in ``but`` are not checked. Messages and times are also converted to their
+        The columns in ``excluded`` are not checked. Messages and times are also converted to their
         stored form.
         """
         self._check_types()
         # Django's check of the user is a query. SQLite may fail a transaction that reads before it
         # writes.
-        self.clean_fields(exclude={"user", *but})
+        self.clean_fields(exclude={"user", *excluded})
         self.check_gift()
 
     def check_gift(self) -> None:
@@ -1025,7 +1025,7 @@ class Order(models.Model):
         """
         copied = copy(self)
         assign(copied, values)
-        copied.check_columns(but={field.name for field in self._meta.fields} - values.keys())
+        copied.check_columns(excluded={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
             # The recipient does not change, because a person may have already seen the cards.
             text = gettext(
@@ -1196,7 +1196,7 @@ class Order(models.Model):
         return {int(position) for text in texts for position in text.split(",") if position}
 
     def may_be_claimed(self, now: datetime, *, due_by: datetime) -> bool:
-        is_claimed = is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
+        is_claimed = is_ahead(self.claimed_until, now, max_distance=LONGEST_HOLD)
         is_due = self.due_at is not None and self.due_at <= due_by
         return self.status in FOLLOWED and not is_claimed and is_due
 
@@ -1205,7 +1205,7 @@ class Order(models.Model):
 
         In this case, the process that was sending the order is assumed to have died.
         """
-        return not is_ahead(self.claimed_until, now, longest=LONGEST_HOLD)
+        return not is_ahead(self.claimed_until, now, max_distance=LONGEST_HOLD)
 
     def move(
         self,
@@ -1213,14 +1213,14 @@ class Order(models.Model):
         *,
         source: StatusChange.Source,
         details: Iterable[Problem] = (),
-        where: Mapping[str, Any] | None = None,
-        along: Callable[[], object] = lambda: None,
+        conditions: Mapping[str, Any] | None = None,
+        after_update: Callable[[], object] = lambda: None,
         **values: Any,
     ) -> StatusChange | None:
         """Change the status to ``target``, and record the change.
 
-        The columns in ``values`` are set in the same UPDATE. The function ``along`` is called after
-        the UPDATE, in the same transaction.
+        The columns in ``values`` are set in the same UPDATE. The function ``after_update`` is
+        called after the UPDATE, in the same transaction.
 
         ``details`` are stored with the recorded change. Problems in ``details`` are also added to
         the order, and problems that the change ends are removed from the order (see
@@ -1228,9 +1228,9 @@ class Order(models.Model):
         problems are added to the details of the change.
 
         Returns ``None`` without changing anything if another process was first. The other process
-        has changed the status or the claim, or the row no longer matches the lookups in ``where``.
-        Raises :exc:`ValueError` if :data:`~giftcards.rules.states.STATES` does not allow the
-        change.
+        has changed the status or the claim, or the row no longer matches the lookups in
+        ``conditions``. Raises :exc:`ValueError` if :data:`~giftcards.rules.states.STATES` does not
+        allow the change.
         """
         origin = Status(self.status)
         check_move(origin, target)
@@ -1252,10 +1252,10 @@ class Order(models.Model):
         )
         with transaction.atomic():
             row = Order.objects.filter(pk=self.pk, status=origin, claim=self.claim)
-            if not row.filter(**(where or {})).update(**values):
+            if not row.filter(**(conditions or {})).update(**values):
                 return None
             change.save(force_insert=True)
-            along()
+            after_update()
         assign(self, values)
         return change
 

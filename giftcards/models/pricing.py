@@ -69,7 +69,7 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
         *facts, due_at, key = row
         price, source = facts[-2:]
         is_told = source == PriceSource.FUNCTION and due_at is not None
-        found = find_price(terms_of(facts), shelf, told=price if is_told else None)
+        found = find_price(terms_of(facts), shelf, function_price=price if is_told else None)
         if (found.price, found.source) != (price, source):
             due_at = due_at if found.source == source else None
             changed.append((found.price, found.source.value, due_at, now, key))

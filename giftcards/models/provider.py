@@ -160,19 +160,25 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         at_work = sorted((key for key in self if key.is_at_work(now)), key=lambda key: key.pk)
         return [f"{key.pk[:8]} ({key.environment or 'unknown'})" for key in at_work]
 
-    def holding_up(self, own: str | None, now: datetime) -> ApiKey | None:
+    def holding_up(self, own_fingerprint: str | None, now: datetime) -> ApiKey | None:
         """Return a refused key that stops the calls of a process, or ``None``.
 
-        The key of this process takes precedence over the keys of other processes. ``own`` is the
-        fingerprint of this process's key. If ``own`` is ``None``, the key that was used last counts
-        as this process's key.
+        The key of this process takes precedence over the keys of other processes.
+        ``own_fingerprint`` is the fingerprint of this process's key. If ``own_fingerprint`` is
+        ``None``, the key that was used last counts as this process's key.
         """
         # There are only a few rows, one for each key that the shop has used.
         keys = list(self)
-        if own is None and keys:
-            own = max(keys, key=ApiKey.last_use).pk
-        refused = [key for key in keys if key.is_refused and (key.pk == own or key.is_in_use(now))]
-        return max(refused, key=lambda key: (key.pk == own, key.last_use()), default=None)
+        if own_fingerprint is None and keys:
+            own_fingerprint = max(keys, key=ApiKey.last_use).pk
+        refused = [
+            key
+            for key in keys
+            if key.is_refused and (key.pk == own_fingerprint or key.is_in_use(now))
+        ]
+        return max(
+            refused, key=lambda key: (key.pk == own_fingerprint, key.last_use()), default=None
+        )
 
 
 class ApiKey(models.Model):
@@ -226,11 +232,11 @@ class ApiKey(models.Model):
         return self._was_accepted_within(_PROOF_IS_FRESH, now)
 
     def _was_accepted_within(self, span: timedelta, now: datetime) -> bool:
-        return not self.is_refused and is_recent(self.accepted_at, now, within=span)
+        return not self.is_refused and is_recent(self.accepted_at, now, period=span)
 
     def is_in_use(self, now: datetime) -> bool:
         """Return True if a running process is stopped because this key is refused."""
-        return is_recent(self.stopped_at, now, within=_SIGN_HOLDS)
+        return is_recent(self.stopped_at, now, period=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
         """Return True if a process used the key in the last 10 minutes.
@@ -238,7 +244,7 @@ class ApiKey(models.Model):
         Attempts to use the key also count.
         """
         times = (self.accepted_at, self.stopped_at)
-        return any(is_recent(at, now, within=_AT_WORK) for at in times)
+        return any(is_recent(at, now, period=_AT_WORK) for at in times)
 
     def last_use(self) -> float:
         """Return the timestamp of the last use of the key.
@@ -313,7 +319,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         """
         paused = self.filter(pk=1).exclude(pause="")
         is_on = ahead(
-            "paused_until", timezone.now() - _STILL_TOLD, longest=LONGEST_PAUSE + _STILL_TOLD
+            "paused_until", timezone.now() - _STILL_TOLD, max_distance=LONGEST_PAUSE + _STILL_TOLD
         )
         # If two people end pauses simultaneously, the number of changed rows shows who was first.
         # The write comes first, because SQLite may fail a transaction that reads before it writes.
@@ -335,7 +341,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).exclude(queue_waits_since=None).update(queue_waits_since=None)
 
     def with_unread_queue(self, since: datetime) -> Self:
-        """Return the row if tasks have been waiting in the queue since ``since``."""
+        """Return the row if the queue has contained tasks since the time ``since``."""
         return self.filter(queue_waits_since__lte=since)
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
@@ -350,12 +356,12 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         Returns False if the reading is not due, or if another process has claimed it.
         """
         now = timezone.now()
-        due = self.filter(past("balance_due_at", now, longest=BALANCE_EVERY), pk=1)
+        due = self.filter(past("balance_due_at", now, max_distance=BALANCE_EVERY), pk=1)
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
         """Store the balance from ``asked_at``, unless a later balance is known."""
-        older = self.filter(past("balance_read_at", asked_at, longest=timedelta(0)), pk=1)
+        older = self.filter(past("balance_read_at", asked_at, max_distance=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:
@@ -498,7 +504,7 @@ class ProviderState(models.Model):
         return self.paused_by in {"", this_machine()}
 
     def _is_paused_anywhere(self, now: datetime) -> bool:
-        return bool(self.pause) and is_ahead(self.paused_until, now, longest=LONGEST_PAUSE)
+        return bool(self.pause) and is_ahead(self.paused_until, now, max_distance=LONGEST_PAUSE)
 
     @property
     def is_of_one_machine(self) -> bool:
@@ -621,7 +627,7 @@ class ProviderState(models.Model):
         return self.why_paused() or gettext("In service.")
 
     def is_balance_due(self, now: datetime) -> bool:
-        return not is_ahead(self.balance_due_at, now, longest=BALANCE_EVERY)
+        return not is_ahead(self.balance_due_at, now, max_distance=BALANCE_EVERY)
 
     @property
     def is_balance_low(self) -> bool:
@@ -633,7 +639,7 @@ class ProviderState(models.Model):
 
         A running worker has called :meth:`~ProviderStateQuerySet.note_tick` in the last 3 minutes.
         """
-        return is_recent(self.last_tick_at, now, within=_SIGN_HOLDS)
+        return is_recent(self.last_tick_at, now, period=_SIGN_HOLDS)
 
     @property
     def chores_ended_at(self) -> datetime | None:
@@ -650,10 +656,10 @@ class ProviderState(models.Model):
 
         The result is empty unless workers have been running during the whole hour.
         """
-        if not self.is_ticking(now) or is_recent(self.ticking_since, now, within=_CHORES_WITHIN):
+        if not self.is_ticking(now) or is_recent(self.ticking_since, now, period=_CHORES_WITHIN):
             return []
         times = self.chores_record[1].items()
-        return [name for name, at in times if not is_recent(at, now, within=_CHORES_WITHIN)]
+        return [name for name, at in times if not is_recent(at, now, period=_CHORES_WITHIN)]
 
     @property
     def chores_record(self) -> tuple[str, dict[str, datetime | None]]:
@@ -667,7 +673,7 @@ class ProviderState(models.Model):
 
         Failures that have lasted for a shorter time are ignored.
         """
-        is_lasting = not is_recent(self.succeeded_at, now, within=_DISTURBANCE)
+        is_lasting = not is_recent(self.succeeded_at, now, period=_DISTURBANCE)
         return is_lasting and self.fails_in_a_row(now)
 
     def explain_silence(self) -> str:
@@ -698,7 +704,7 @@ class ProviderState(models.Model):
     def is_queue_read(self, now: datetime) -> bool:
         """Return False if tasks have been waiting in the queue for several minutes."""
         waits_since = self.queue_waits_since
-        return waits_since is None or is_recent(waits_since, now, within=_SIGN_HOLDS)
+        return waits_since is None or is_recent(waits_since, now, period=_SIGN_HOLDS)
 
     def explain_worker(self, now: datetime) -> Explanation:
         """Return an explanation for staff if no worker seems to be running.
@@ -709,7 +715,7 @@ class ProviderState(models.Model):
         if not any(heartbeats):
             text = gettext("Background work has not started yet.")
             return Explanation(text, str(ASK_DEVELOPER), str(_START_WORKER))
-        if any(is_recent(at, now, within=_SIGN_HOLDS) for at in heartbeats):
+        if any(is_recent(at, now, period=_SIGN_HOLDS) for at in heartbeats):
             return Explanation("")
         text = gettext(
             "Background work has stopped. The workers have not reported for more than 3 minutes."

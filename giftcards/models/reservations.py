@@ -36,7 +36,7 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
         recorded. The query has to check for such an order, because a reservation can be made while
         its order is being recorded.
         """
-        return self.filter(ahead("until", now, longest=LONGEST)).exclude(_HAS_ORDER)
+        return self.filter(ahead("until", now, max_distance=LONGEST)).exclude(_HAS_ORDER)
 
     def lines(self, now: datetime) -> models.QuerySet[Any, Any]:
         current, cards = self.current(now), F("quantity")
@@ -51,7 +51,7 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
     def price_of(self, reference: str, kind: ProductType) -> Decimal | None:
         """Return the price at which cards of the type are reserved, or ``None``."""
         line = {"product_id": kind.product.product_id, "type_id": kind.type_id}
-        until = ahead("until", timezone.now(), longest=LONGEST)
+        until = ahead("until", timezone.now(), max_distance=LONGEST)
         kept = self.filter(until, reference=reference, **line)
         return kept.values_list("price", flat=True).first()
 
@@ -60,7 +60,7 @@ class ReservationQuerySet(models.QuerySet["Reservation"]):
 
         Returns the number of deleted reservations.
         """
-        over = self.exclude(ahead("until", timezone.now() - _REST, longest=LONGEST + _REST))
+        over = self.exclude(ahead("until", timezone.now() - _REST, max_distance=LONGEST + _REST))
         keys = list(over.order_by("until").values_list("pk", flat=True)[:_BATCH])
         return self.filter(pk__in=keys).delete()[0] if keys else 0
 
@@ -111,7 +111,9 @@ class Reservation(models.Model):
         now = timezone.now()
         self.customer = _hash(customer) if customer else ""
         self.network = _hash(network) if network else ""
-        if self._state.adding or not is_ahead(self.until, now - _REST, longest=LONGEST + _REST):
+        if self._state.adding or not is_ahead(
+            self.until, now - _REST, max_distance=LONGEST + _REST
+        ):
             self.until, self.left = now, MOST_TIMES * length
         begin = max(self.until, now)
         more = min(now + length - begin, self.left)

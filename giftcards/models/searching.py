@@ -122,7 +122,7 @@ class OrderSearch(models.QuerySet[Row]):
         for ways, is_whole in product(readings(text), (True, False)):
             found = {key for key, has_whole in named if has_whole or not is_whole}
             for way in ways:
-                keys, is_common = self._with_all(terms, way, is_whole=is_whole, most=limit + 1)
+                keys, is_common = self._with_all(terms, way, is_whole=is_whole, limit=limit + 1)
                 found.update(keys)
                 has_more |= is_common
             if found:
@@ -149,12 +149,12 @@ class OrderSearch(models.QuerySet[Row]):
         return named
 
     def _with_all(
-        self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, most: int
+        self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, limit: int
     ) -> tuple[list[int], bool]:
         """Return the primary keys of orders with all words in ``reading``.
 
-        The result contains up to ``most`` keys, those of the newest orders first. The second return
-        value is True if the words are so common that only the newest orders were searched.
+        The result contains up to ``limit`` keys, those of the newest orders first. The second
+        return value is True if the words are so common that only the newest orders were searched.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
         # The database reads the orders with the rarest word, and looks up the other words for each
@@ -165,7 +165,7 @@ class OrderSearch(models.QuerySet[Row]):
             return [], False
         is_common = fewest > _MOST_READ
         if is_common and not is_whole:
-            return self._newest_with(terms, words, most), True
+            return self._newest_with(terms, words, limit), True
         found = terms.filter(words[first])
         if is_common:
             # For a whole word, the index yields the newest orders first. For the beginning of a
@@ -175,24 +175,29 @@ class OrderSearch(models.QuerySet[Row]):
         for _count, place in rest:
             found = found.filter(Exists(terms.filter(words[place], order=OuterRef("order"))))
         keys = found.order_by("-order_id").values_list("order_id", flat=True).distinct()
-        return list(keys[:most]), is_common
+        return list(keys[:limit]), is_common
 
-    def _newest_with(self, terms: OrderTermQuerySet, words: list[Q], most: int) -> list[int]:
+    def _newest_with(self, terms: OrderTermQuerySet, words: list[Q], limit: int) -> list[int]:
         newest = self.aggregate(newest=Max("pk"))["newest"] or 0
         orders = self.filter(pk__gt=newest - _MOST_READ)
         for word in words:
             orders = orders.filter(Exists(terms.filter(word, order=OuterRef("pk"))))
-        return list(orders.order_by("-pk").values_list("pk", flat=True)[:most])
+        return list(orders.order_by("-pk").values_list("pk", flat=True)[:limit])
 
     def keys_of_customer(
-        self, order: models.Model, *, most: int, before: int | None = None, after: int | None = None
+        self,
+        order: models.Model,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
     ) -> list[int]:
         """Return the primary keys of other orders by the customer of ``order``.
 
-        The result contains up to ``most`` keys. Two orders have the same customer if the customer's
-        e-mail address is the same, or if they share a phone number of the customer. Differences in
-        the spelling of an address or a number do not matter. The recipient of a gift does not count
-        as a customer.
+        The result contains up to ``limit`` keys. Two orders have the same customer if the
+        customer's e-mail address is the same, or if they share a phone number of the customer.
+        Differences in the spelling of an address or a number do not matter. The recipient of a gift
+        does not count as a customer.
 
         The newest orders come first. If ``before`` is passed, only orders with a smaller primary
         key are returned. If ``after`` is passed, only orders with a larger primary key are
@@ -207,9 +212,9 @@ class OrderSearch(models.QuerySet[Row]):
                 rows = OrderTerm.objects.filter(kind=kind, term=term, **within)
                 found = rows.order_by(f"{sign}order_id").values_list("order_id", flat=True)
                 # One additional key is read, because the key of the order itself may be among them.
-                keys.update(found[: most + 1])
+                keys.update(found[: limit + 1])
         keys.discard(order.pk)
-        return sorted(keys, reverse=after is None)[:most]
+        return sorted(keys, reverse=after is None)[:limit]
 
 
 def _condition(word: Word, *, is_whole: bool) -> Q:

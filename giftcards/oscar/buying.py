@@ -87,7 +87,7 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
     missed = paid.exclude(Exists(known)).order_by("order__date_placed", "pk")
     tries = [(*_tries(notes), pk) for pk, notes in missed.values_list("pk", "partner_line_notes")]
     for failures, due_at, pk in sorted(tries, key=lambda one: one[0]):
-        if is_ahead(due_at, now, longest=_LONGEST_PAUSE * (1 + _JITTER)):
+        if is_ahead(due_at, now, max_distance=_LONGEST_PAUSE * (1 + _JITTER)):
             continue
         if not should_continue():
             break
@@ -108,7 +108,7 @@ def _tries(notes: str) -> tuple[int, datetime | None]:
 
 
 def _put_off(line: Any, failures: int) -> None:
-    pause = backoff(failures, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE, jitter=_JITTER)
+    pause = backoff(failures, first_pause=_FIRST_PAUSE, max_pause=_LONGEST_PAUSE, jitter=_JITTER)
     next_try = f"\nTries: {failures}, next {(timezone.now() + pause).isoformat(timespec='seconds')}"
     notes = _TRIES.sub("", line.partner_line_notes) + next_try
     OscarLine.objects.filter(pk=line.pk).update(partner_line_notes=notes)
@@ -162,11 +162,11 @@ def _place(line: Any) -> None:
 
 
 @contextlib.contextmanager
-def _surviving(what: str) -> Iterator[None]:
-    """Instead of raising an error in the block, log that ``what`` failed."""
+def _surviving(work: str) -> Iterator[None]:
+    """Instead of raising an error in the block, log that ``work`` failed."""
     try:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
         # A traceback may contain a row of the database.
-        logger.error("%s failed: %s", what, type(error).__name__)  # noqa: TRY400
+        logger.error("%s failed: %s", work, type(error).__name__)  # noqa: TRY400

@@ -104,8 +104,8 @@ def _values(line: Any) -> dict[str, Any]:
     return {"product_id": product_id, "type_id": type_id, "quantity": line.quantity}
 
 
-def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
-    """Call ``do`` for each line of the basket that contains gift cards.
+def _for_each(basket: Any, action: Callable[[Any], None]) -> None:
+    """Call ``action`` for each line of the basket that contains gift cards.
 
     If calls raise ``NotForSale`` or ``ValidationError``, the remaining lines are still processed,
     and :exc:`BasketRefused` is raised at the end.
@@ -113,7 +113,7 @@ def _for_each(basket: Any, do: Callable[[Any], None]) -> None:
     sentences = []
     for line in _card_lines(basket):
         try:
-            do(line)
+            action(line)
         except NotForSale as error:
             logger.info("Basket %s is refused. %s", basket.pk, error)
             sentences.append(f"{line.product.get_title()}: {error.for_customer}")

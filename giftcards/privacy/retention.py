@@ -120,7 +120,7 @@ def purge_if_due(should_continue: Callable[[], bool]) -> None:
     if days is None:
         return
     state = ProviderState.objects.current()
-    if is_recent(state.purged_at, timezone.now(), within=_PERIOD):
+    if is_recent(state.purged_at, timezone.now(), period=_PERIOD):
         return
     ends_at = time.monotonic() + _SECONDS
     done = purge(

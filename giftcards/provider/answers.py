@@ -670,7 +670,7 @@ class _Fields:
 
 
 def _shown(number: Decimal | None) -> dict[str, str]:
-    """Return the number as a flaw's parameter, unless it could be a code."""
+    """Return the parameter of a flaw: the number, unless it could be a code."""
     text = "" if number is None else str(number)
     return {"value": text} if 0 < len(text) <= 8 else {}
 

@@ -191,7 +191,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def connect(self) -> None:
         try:
-            _in_time(super().connect, self, late=self.close)
+            _in_time(super().connect, self, on_late_result=self.close)
         except (TimeoutError, RuntimeError, ValueError) as exc:
             if self.sock is None:
                 raise urllib3.exceptions.NewConnectionError(self, "not connected") from exc
@@ -211,24 +211,24 @@ class _Connection(urllib3.connection.HTTPConnection):
 
 
 def _in_time(
-    step: Callable[[], T], connection: Any, *, late: Callable[[], object] | None = None
+    step: Callable[[], T], connection: Any, *, on_late_result: Callable[[], object] | None = None
 ) -> T:
     """Return ``step()``, or raise :exc:`TimeoutError` at the deadline of the call.
 
     The step runs in its own thread. At the deadline, ``connection`` is shut down and the function
-    returns without waiting for the thread. When this thread ends, it calls ``late``. It ends soon,
-    because name resolution, connecting and the TLS handshake have time-outs.
+    returns without waiting for the thread. When this thread ends, it calls ``on_late_result``. It
+    ends soon, because name resolution, connecting and the TLS handshake have time-outs.
 
-    If no thread can be started and ``late`` is passed, the function raises :exc:`RuntimeError`. If
-    no thread can be started and ``late`` is not passed, the step runs in the current thread,
-    because it reads an answer that must not be lost. In the current thread, only the time-out for
-    each single read applies.
+    If no thread can be started and ``on_late_result`` is passed, the function raises
+    :exc:`RuntimeError`. If no thread can be started and ``on_late_result`` is not passed, the step
+    runs in the current thread, because it reads an answer that must not be lost. In the current
+    thread, only the time-out for each single read applies.
     """
     result: Future[T] = Future()
     try:
         threading.Thread(target=_run, args=(step, result), name=_THREAD_NAME, daemon=True).start()
     except RuntimeError:
-        if late:
+        if on_late_result:
             raise
         return step()
     try:
@@ -236,8 +236,8 @@ def _in_time(
     finally:
         if connection and not result.done():
             connection.shutdown()
-            if late:
-                result.add_done_callback(lambda _: late())
+            if on_late_result:
+                result.add_done_callback(lambda _: on_late_result())
         del result  # its exception refers to this frame: the cycle would keep sockets open
 
 

@@ -115,22 +115,26 @@ def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
     return (PriceSource.SHELF if shelf.margin else PriceSource.OWN), shelf.margin
 
 
-def find_price(terms: Terms, shelf: ShelfTerms, *, told: Decimal | None = None) -> Priced:
+def find_price(terms: Terms, shelf: ShelfTerms, *, function_price: Decimal | None = None) -> Priced:
     """Return the price of a card.
 
-    ``told`` is the price that the shop's function returned for this cost, or ``None`` if there is
-    no such price. A price from a margin is rounded up to a multiple of ``round_to``, or to whole
-    centimes if ``round_to`` is 0, and must yield at least the minimum margin. A fixed price or a
-    price from the function is not rounded, and must not be lower than the cost minus the accepted
-    loss.
+    ``function_price`` is the price that the shop's function returned for this cost, or ``None`` if
+    there is no such price. A price from a margin is rounded up to a multiple of ``round_to``, or to
+    whole centimes if ``round_to`` is 0, and must yield at least the minimum margin. A fixed price
+    or a price from the function is not rounded, and must not be lower than the cost minus the
+    accepted loss.
     """
     source, margin = find_source(terms, shelf)
-    price, why_not = _price(terms, shelf, source, margin, told)
+    price, why_not = _price(terms, shelf, source, margin, function_price)
     return Priced(None if why_not else price, source, why_not)
 
 
 def _price(
-    terms: Terms, shelf: ShelfTerms, source: PriceSource, margin: Margin, told: Decimal | None
+    terms: Terms,
+    shelf: ShelfTerms,
+    source: PriceSource,
+    margin: Margin,
+    function_price: Decimal | None,
 ) -> tuple[Decimal | None, NoPrice | None]:
     cost = terms.cost
     if source == PriceSource.OWN:
@@ -140,9 +144,9 @@ def _price(
     least = _EXACT.subtract(cost, terms.accepted_loss)
     price, too_little = terms.fixed_price, NoPrice.LOSS
     if source == PriceSource.FUNCTION:
-        if told is None or told <= 0:
+        if function_price is None or function_price <= 0:
             return None, NoPrice.FUNCTION
-        price = told
+        price = function_price
     elif price is None:
         least, too_little = _EXACT.add(cost, shelf.least_margin), NoPrice.MARGIN
         price = _rounded_up(margin.added_to(cost), Decimal(shelf.round_to) or _CENTIME)

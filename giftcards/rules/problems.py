@@ -812,45 +812,54 @@ class Problem:
     def explain(
         self,
         *,
-        show: Callable[[object], str] = str,
-        own: Callable[[str], str] = str,
+        format_value: Callable[[object], str] = str,
+        format_text: Callable[[str], str] = str,
         shows_costs: bool = True,
     ) -> Explanation:
         """Render the messages in the active language.
 
-        The function ``show`` formats the value of each parameter, and the function ``own`` formats
-        the app's own text. On a page, ``show`` isolates text directions, and ``own`` escapes HTML.
-        If ``shows_costs`` is False, the messages do not contain the provider's charges.
+        The function ``format_value`` formats the value of each parameter, and the function
+        ``format_text`` formats the app's own text. On a page, ``format_value`` isolates text
+        directions, and ``format_text`` escapes HTML. If ``shows_costs`` is False, the messages do
+        not contain the provider's charges.
         """
         wording = WORDINGS.get(self.code)
         if wording is None or not self.parameters.keys() >= wording.parameters:
             # The code comes from another version of the app.
-            return Explanation(own(str(_UNKNOWN)) % {"code": show(self.code)}, "", "")
-        values = {name: show(value) for name, value in self.parameters.items()}
-        values["reason"] = own(str(REASONS.get(str(self.parameters.get("reason")), "")))
+            return Explanation(
+                format_text(str(_UNKNOWN)) % {"code": format_value(self.code)}, "", ""
+            )
+        values = {name: format_value(value) for name, value in self.parameters.items()}
+        values["reason"] = format_text(str(REASONS.get(str(self.parameters.get("reason")), "")))
         if (name := str(self.parameters.get("field"))) in FIELDS:
-            values["field"] = own(str(FIELDS[name]))
+            values["field"] = format_text(str(FIELDS[name]))
         if (status := str(self.parameters.get("status"))) in Status:
-            values["status"] = own(str(Status(status).label))
+            values["status"] = format_text(str(Status(status).label))
         is_discreet = wording.discreet and not shows_costs
-        text = (own(str(wording.discreet if is_discreet else wording.text)) % values).strip()
-        hints = [own(str(wording.hint))]
+        text = (
+            format_text(str(wording.discreet if is_discreet else wording.text)) % values
+        ).strip()
+        hints = [format_text(str(wording.hint))]
         if shows_costs or not self._may_tell_amount("message"):
-            hints.append(self.said(show, own))
+            hints.append(self.said(format_value, format_text))
         if technical := self._technical(shows_costs=shows_costs):
-            detail = own(gettext("Technical detail: %(detail)s.")) % {"detail": show(technical)}
+            detail = format_text(gettext("Technical detail: %(detail)s.")) % {
+                "detail": format_value(technical)
+            }
             hints.append(detail)
-        return Explanation(text, own(str(wording.remedy)), " ".join(filter(None, hints)))
+        return Explanation(text, format_text(str(wording.remedy)), " ".join(filter(None, hints)))
 
-    def said(self, show: Callable[[object], str] = str, own: Callable[[str], str] = str) -> str:
+    def said(
+        self, format_value: Callable[[object], str] = str, format_text: Callable[[str], str] = str
+    ) -> str:
         """Return the exact message from the provider, or "".
 
-        ``show`` and ``own`` have the same meaning as in :meth:`explain`.
+        ``format_value`` and ``format_text`` have the same meaning as in :meth:`explain`.
         """
         if "message" not in self.parameters:
             return ""
-        text = own(gettext("The provider's message: “%(message)s”"))
-        return text % {"message": show(self.parameters["message"])}
+        text = format_text(gettext("The provider's message: “%(message)s”"))
+        return text % {"message": format_value(self.parameters["message"])}
 
     def _technical(self, *, shows_costs: bool = True) -> str:
         return ", ".join(
@@ -887,8 +896,8 @@ def history(
 ) -> list[Entry]:
     """Return the entries for a status change.
 
-    The result contains the ``details`` of the change, followed by the problems that were in
-    ``before`` and are no longer in ``after``.
+    The result contains the ``details`` of the change, followed by the problems that have ended.
+    ``before`` contains the problems before the change, and ``after`` the problems after it.
     """
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]

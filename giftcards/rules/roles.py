@@ -57,14 +57,14 @@ ROLES: Mapping[str, Collection[str]] = {
 BY_APP: dict[str, Mapping[str, Collection[str]]] = {}
 
 
-def whom_to_ask(may: Callable[[str], bool], permissions: Collection[str]) -> str:
+def whom_to_ask(has_permission: Callable[[str], bool], permissions: Collection[str]) -> str:
     """Return a sentence that says which roles have ``permissions``, or "".
 
     The sentence tells a person whom to ask, and names the roles that have all these permissions.
-    ``may`` is a function that takes a permission, for example ``giftcards.add_order``, and returns
-    True if the person has it. The result is "" if the person has all permissions.
+    ``has_permission`` is a function that takes a permission, for example ``giftcards.add_order``,
+    and returns True if the person has it. The result is "" if the person has all permissions.
     """
-    if all(map(may, permissions)):
+    if all(map(has_permission, permissions)):
         return ""
     text = gettext("If you lack a permission, ask a colleague with this role: %(roles)s.")
     return text % {"roles": roles_with(permissions)}

@@ -280,12 +280,12 @@ STATES: Final[Mapping[str, State]] = {
 }
 
 
-def _statuses_where(fits: Callable[[State], bool]) -> tuple[Status, ...]:
-    """Return the statuses whose ``State`` meets the condition ``fits``.
+def _statuses_where(is_match: Callable[[State], bool]) -> tuple[Status, ...]:
+    """Return the statuses whose ``State`` meets the condition ``is_match``.
 
     The statuses are always in the same order, because migrations contain the returned tuples.
     """
-    return tuple(status for status in Status if fits(STATES[status]))
+    return tuple(status for status in Status if is_match(STATES[status]))
 
 
 FINAL: Final = _statuses_where(lambda state: state.is_final)

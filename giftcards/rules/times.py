@@ -140,20 +140,20 @@ def within(field: str, first: date, last: date) -> Q:
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
 
 
-def is_ahead(moment: datetime | None, now: datetime, *, longest: timedelta) -> bool:
-    """Return True if ``moment`` is at most ``longest`` after ``now``.
+def is_ahead(moment: datetime | None, now: datetime, *, max_distance: timedelta) -> bool:
+    """Return True if ``moment`` is at most ``max_distance`` after ``now``.
 
     Returns False if ``moment`` is ``None`` or is not after ``now``.
     """
-    return moment is not None and now < moment <= now + longest + SLACK
+    return moment is not None and now < moment <= now + max_distance + SLACK
 
 
-def ahead(field: str, now: datetime, *, longest: timedelta) -> Q:
+def ahead(field: str, now: datetime, *, max_distance: timedelta) -> Q:
     """Return the condition of :func:`is_ahead` as a ``Q`` for a column."""
-    return Q(**{f"{field}__gt": now, f"{field}__lte": now + longest + SLACK})
+    return Q(**{f"{field}__gt": now, f"{field}__lte": now + max_distance + SLACK})
 
 
-def past(field: str, now: datetime, *, longest: timedelta) -> Q:
+def past(field: str, now: datetime, *, max_distance: timedelta) -> Q:
     """Return a ``Q`` for the rows that :func:`ahead` does not match.
 
     Rows in which the column is NULL are included.
@@ -161,13 +161,13 @@ def past(field: str, now: datetime, *, longest: timedelta) -> Q:
     return (
         Q(**{field: None})
         | Q(**{f"{field}__lte": now})
-        | Q(**{f"{field}__gt": now + longest + SLACK})
+        | Q(**{f"{field}__gt": now + max_distance + SLACK})
     )
 
 
-def is_recent(moment: datetime | None, now: datetime, *, within: timedelta) -> bool:
-    """Return True if ``moment`` was less than ``within`` ago.
+def is_recent(moment: datetime | None, now: datetime, *, period: timedelta) -> bool:
+    """Return True if ``moment`` was within the last ``period``.
 
     Returns False if ``moment`` is ``None`` or is in the future.
     """
-    return moment is not None and -SLACK <= now - moment < within
+    return moment is not None and -SLACK <= now - moment < period

@@ -331,7 +331,7 @@ class Account:
 
     @property
     def payments(self) -> dict[str, Payment]:
-        """All payments in their current state by reference, oldest first."""
+        """Return all payments with their current status, oldest first."""
         with self._lock:
             return {ref: self._payment(ref) for ref in self._payments}
 
@@ -502,7 +502,7 @@ class Account:
         return self.catalogue[product_id]
 
     def _now(self) -> datetime:
-        """Return the time of ``clock``, rounded down to milliseconds like the times in
+        """Return the current time, rounded down to milliseconds like the times in
         responses."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -16,8 +16,8 @@ _LEAST, _MOST = 500, 500_000
 _FEE_MODES = {"NO_FEE", "SPLIT_FEE", "CUSTOMER_FEE"}
 
 
-def _is_text(longest: int, shortest: int = 0) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, str) and shortest <= len(value) <= longest
+def _is_text(max_length: int, min_length: int = 0) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and min_length <= len(value) <= max_length
 
 
 def _is_amount(value: object) -> bool:

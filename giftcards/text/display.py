@@ -253,9 +253,9 @@ def count_text(number: int) -> str:
     return isolated(_grouped(Decimal(number)))
 
 
-def share_text(share: Decimal) -> str:
-    """Return ``share`` as a percentage rounded down: 0.9999 becomes 99.9%."""
-    return percent_text((share * 100).quantize(Decimal("0.1"), ROUND_DOWN))
+def share_text(fraction: Decimal) -> str:
+    """Return ``fraction`` as a percentage rounded down: 0.9999 becomes 99.9%."""
+    return percent_text((fraction * 100).quantize(Decimal("0.1"), ROUND_DOWN))
 
 
 def percent_text(percent: Decimal) -> str:
@@ -319,9 +319,9 @@ def _with_links(line: str) -> SafeString:
     return shown + escape(line[end:])
 
 
-def labelled(label: str, figure: str) -> SafeString:
-    """Return ``figure`` as HTML with a label for tables without headings."""
-    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), figure)
+def labelled(label: str, value: str) -> SafeString:
+    """Return a value with its label as HTML, for tables without headings."""
+    return format_html('<span class="giftcards-label">{}</span> {}', capfirst(label), value)
 
 
 def filled(text: str, **parts: object) -> SafeString:
@@ -365,7 +365,7 @@ def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
     # Every part is escaped already, by ``show`` or by ``own``.
-    parts = shown.explain(show=_parameter, own=escape, shows_costs=shows_costs)
+    parts = shown.explain(format_value=_parameter, format_text=escape, shows_costs=shows_costs)
     return Explanation(*(mark_safe(part) for part in parts))  # noqa: S308
 
 

@@ -106,17 +106,17 @@ class Finding:
     query: str = ""
 
     @classmethod
-    def of_rows(cls, number: int, *, one: str, many: str, **more: Any) -> Self | None:
+    def of_rows(cls, number: int, *, singular: str, plural: str, **more: Any) -> Self | None:
         """Return a finding about ``number`` rows, or ``None`` if ``number`` is 0.
 
-        If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``one`` is the sentence
-        for a single row. ``many`` is the sentence for several rows, with ``%s`` for the count.
-        ``more`` contains other fields of the finding.
+        If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``singular`` is the
+        sentence for a single row. ``plural`` is the sentence for several rows, with ``%s`` for the
+        count. ``more`` contains other fields of the finding.
         """
         if not number:
             return None
         count, has_more = min(number, MOST), number > MOST
-        sentence = one if number == 1 else many % (f"{count} or more" if has_more else count)
+        sentence = singular if number == 1 else plural % (f"{count} or more" if has_more else count)
         return cls(sentence, count, has_more, **more)
 
 
@@ -229,12 +229,12 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
     }
 
 
-def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
+def which_hold(standing: Standing, values: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
     """Map each condition's code to True if the condition holds, or to False.
 
-    ``found`` contains the value of each expression that :func:`signs` returned.
+    ``values`` contains the value of each expression that :func:`signs` returned.
     """
-    with_rows = {code for (code, _number), is_there in found.items() if is_there}
+    with_rows = {code for (code, _number), is_there in values.items() if is_there}
 
     def holds(code: str, condition: Condition) -> bool:
         judge = condition.judge
@@ -246,14 +246,14 @@ def which_hold(standing: Standing, found: Mapping[tuple[str, int], bool]) -> dic
 
 
 def above_list(
-    may: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
+    has_permission: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
 ) -> Iterator[tuple[Condition, Finding]]:
     """Yield the conditions that hold and that a person sees above the order list.
 
-    ``may`` is a function that takes a permission and returns True if the person has it. ``visible``
-    contains the orders that the person is allowed to see.
+    ``has_permission`` is a function that takes a permission and returns True if the person has it.
+    ``visible`` contains the orders that the person is allowed to see.
     """
     for condition in CONDITIONS.values():
-        is_shown = condition.is_above_list and may(condition.permission)
+        is_shown = condition.is_above_list and has_permission(condition.permission)
         if is_shown and (finding := condition.find(standing, visible)):
             yield condition, finding

@@ -181,8 +181,8 @@ def _do_not_open(standing: Standing) -> Finding | None:
     return Finding(" ".join(troubles)) if troubles else None
 
 
-def _orders_that(condition: Q, *, one: str, many: str) -> OfRows:
-    tell = partial(_of_orders, one=one, many=many)
+def _orders_that(condition: Q, *, singular: str, plural: str) -> OfRows:
+    tell = partial(_of_orders, singular=singular, plural=plural)
     return OfRows(lambda _standing: [Order.objects.filter(condition)], tell)
 
 
@@ -190,7 +190,7 @@ def _but_problems(orders: QuerySet[Order], standing: Standing) -> QuerySet[Order
     return orders.filter(WITHOUT_PROBLEMS) if standing.leaves_out_problems else orders
 
 
-def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
+def _amounts(condition: Q, amount: str, *, singular: str, plural: str) -> OfRows:
     def find(standing: Standing) -> Sequence[QuerySet[Order]]:
         return [_but_problems(Order.objects.filter(condition), standing)]
 
@@ -206,7 +206,9 @@ def _amounts(condition: Q, amount: str, *, one: str, many: str) -> OfRows:
             return text % {"amount": money_text(total)}
 
         found = {key: reference for key, reference, _amount in rows}
-        return Finding.of_rows(len(found), one=one, many=many, orders=found, explain=explain)
+        return Finding.of_rows(
+            len(found), singular=singular, plural=plural, orders=found, explain=explain
+        )
 
     return OfRows(find, tell)
 
@@ -242,8 +244,8 @@ def _news(_standing: Standing) -> Sequence[QuerySet[OfferChange]]:
 def _are_new(changes: QuerySet[OfferChange]) -> Finding | None:
     return Finding.of_rows(
         len(changes.order_by().values("type__product").distinct()[: MOST + 1]),
-        one="1 product has new types since yesterday.",
-        many="%s products have new types since yesterday.",
+        singular="1 product has new types since yesterday.",
+        plural="%s products have new types since yesterday.",
     )
 
 
@@ -264,8 +266,8 @@ def _have_moved(changes: QuerySet[OfferChange]) -> Finding | None:
 
     return Finding.of_rows(
         number,
-        one="1 price has changed since yesterday.",
-        many="%s prices have changed since yesterday.",
+        singular="1 price has changed since yesterday.",
+        plural="%s prices have changed since yesterday.",
         explain=explain,
     )
 
@@ -297,8 +299,8 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
 
     return Finding.of_rows(
         len(rows),
-        one="1 order is unconfirmed.",
-        many="%s orders are unconfirmed.",
+        singular="1 order is unconfirmed.",
+        plural="%s orders are unconfirmed.",
         orders={key: reference for key, reference, _, _ in rows},
         explain=explain,
     )
@@ -317,8 +319,8 @@ def _lack_cards(owing: QuerySet[Order], unknown: QuerySet[Order]) -> Finding | N
         found |= orders.values_list("pk", "reference")[: MOST + 1]
     return Finding.of_rows(
         min(len(found), MOST + 1),
-        one="1 order came without all its cards.",
-        many="%s orders came without all their cards.",
+        singular="1 order came without all its cards.",
+        plural="%s orders came without all their cards.",
         orders=found,
     )
 
@@ -328,9 +330,9 @@ def _delayed(standing: Standing) -> Sequence[QuerySet[Order]]:
     return [_but_problems(orders, standing)]
 
 
-def _of_orders(orders: QuerySet[Order], *, one: str, many: str) -> Finding | None:
+def _of_orders(orders: QuerySet[Order], *, singular: str, plural: str) -> Finding | None:
     found = dict(orders.values_list("pk", "reference")[: MOST + 1])
-    return Finding.of_rows(len(found), one=one, many=many, orders=found)
+    return Finding.of_rows(len(found), singular=singular, plural=plural, orders=found)
 
 
 _PROVIDER, _ORDERS = "giftcards_providerstate_changelist", "giftcards_order_changelist"
@@ -345,8 +347,8 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_orders_that(
             NEEDING_ATTENTION,
-            one="1 order needs attention.",
-            many="%s orders need attention.",
+            singular="1 order needs attention.",
+            plural="%s orders need attention.",
         ),
         headline=ngettext_lazy(
             "%(count)s order that needs attention",
@@ -367,7 +369,9 @@ CONDITIONS: Sequence[Condition] = [
         severity=Severity.WARNING,
         permission="giftcards.check_order",
         judge=_orders_that(
-            WITH_OTHER_PROBLEMS, one="1 order has a problem.", many="%s orders have problems."
+            WITH_OTHER_PROBLEMS,
+            singular="1 order has a problem.",
+            plural="%s orders have problems.",
         ),
         headline=ngettext_lazy(
             "%(count)s order with a problem", "%(count)s orders with problems", "count"
@@ -562,8 +566,8 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_orders_that(
             ON_HOLD_FOR_PRICE,
-            one="1 order is on hold because a card costs more than the price limit.",
-            many="%s orders are on hold because a card costs more than the price limit.",
+            singular="1 order is on hold because a card costs more than the price limit.",
+            plural="%s orders are on hold because a card costs more than the price limit.",
         ),
         headline=ngettext_lazy(
             "%(count)s order on hold because of its price",
@@ -586,8 +590,8 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=_orders_that(
             ON_HOLD_FOR_REVIEW,
-            one="1 order is on hold until staff review it.",
-            many="%s orders are on hold until staff review them.",
+            singular="1 order is on hold until staff review it.",
+            plural="%s orders are on hold until staff review them.",
         ),
         headline=ngettext_lazy(
             "%(count)s order on hold for review",
@@ -608,8 +612,8 @@ CONDITIONS: Sequence[Condition] = [
         judge=_amounts(
             OWING,
             "open_amount",
-            one="The customer of 1 order is owed money.",
-            many="The customers of %s orders are owed money.",
+            singular="The customer of 1 order is owed money.",
+            plural="The customers of %s orders are owed money.",
         ),
         headline=ngettext_lazy(
             "%(count)s order whose customer is owed money",
@@ -650,7 +654,7 @@ CONDITIONS: Sequence[Condition] = [
         permission="giftcards.check_order",
         judge=OfRows(
             _delayed,
-            partial(_of_orders, one="1 order is delayed.", many="%s orders are delayed."),
+            partial(_of_orders, singular="1 order is delayed.", plural="%s orders are delayed."),
         ),
         headline=ngettext_lazy("%(count)s delayed order", "%(count)s delayed orders", "count"),
         remedy=_("The app checks these orders again automatically. Ask each customer to wait."),

@@ -131,7 +131,7 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
     Orders of the last hour are not counted.
     """
     now, state = timezone.now(), ProviderState.objects.current()
-    if not is_recent(state.final_orders_until, now, within=_STALLED + _COUNTED_EVERY):
+    if not is_recent(state.final_orders_until, now, period=_STALLED + _COUNTED_EVERY):
         until = now - _STALLED
         lines = read_lines(Order.objects.all().final_lines(until=until))
         numbers = {line.status: line.number for line in lines}
@@ -290,16 +290,16 @@ def ends_of_cards() -> dict[End, Combinable]:
         return {}
 
 
-def try_keys(found: Mapping[End, Any] | None = None) -> dict[str, str]:
+def try_keys(values: Mapping[End, Any] | None = None) -> dict[str, str]:
     """Try to decrypt the newest and the oldest card.
 
     Returns a dict that maps "newest" and "oldest" to the error, or to "" if there is no error. If
     there are no cards, the dict is empty.
 
-    ``found`` contains the values of the expressions from :func:`ends_of_cards`, if the caller has
+    ``values`` contains the values of the expressions from :func:`ends_of_cards`, if the caller has
     already read these values from the database.
     """
     try:
-        return Card.objects.all().try_keys(found)
+        return Card.objects.all().try_keys(values)
     except ConfigurationError as error:
         return dict.fromkeys(("newest", "oldest"), str(error))

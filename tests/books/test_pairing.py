@@ -125,7 +125,7 @@ AHEAD = st.integers(-270, 270)
 
 
 def learnt(transactions: list[Transaction], orders: list[Expected]) -> timedelta:
-    return learn_offset(transactions, orders, within=timedelta(minutes=5))
+    return learn_offset(transactions, orders, tolerance=timedelta(minutes=5))
 
 
 def by_our_clock(transactions: list[Transaction], offset: timedelta) -> list[Transaction]:

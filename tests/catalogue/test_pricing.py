@@ -210,7 +210,7 @@ def assert_priced_alike() -> None:
     """The stored price of each type is the rule's, from what is stored of its cost and margins."""
     shelf = Shelf.objects.current().terms
     for kind in ProductType.objects.select_related("product__category"):
-        found = find_price(kind.terms, shelf, told=kind.told_price)
+        found = find_price(kind.terms, shelf, function_price=kind.told_price)
         assert (kind.price, kind.price_source) == (found.price, found.source)
 
 

@@ -206,7 +206,7 @@ class TestReveal:
     def test_the_cards_lead_back_to_no_other_site(
         self, lina: Client, order: Order, back: str
     ) -> None:
-        response = show(lina, order, back=back)
+        response = show(lina, order, back_url=back)
         assert codes_in(response) == CODES[:3]
         assert "Back to the order" not in words(response)
         assert "evil" not in response.content.decode()

@@ -307,7 +307,7 @@ class TestAtOnce:
         tune(link_reveals=most)
         token = page_token(fetch(address))
         secret = address.strip("/").rpartition("/")[2]
-        key = links.read(token, secret, quickest=0)
+        key = links.read(token, secret, min_age=0)
         seen: list[str] = []
 
         def interfere(execute: Any, sql: str, *args: Any) -> Any:

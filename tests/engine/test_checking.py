@@ -208,7 +208,7 @@ class TestPages:
     ) -> None:
         self.make_orders(78)
         with Gateway() as gateway:
-            gateway.note_questions(1, page_size=100, room=100)
+            gateway.note_questions(1, page_size=100, free_rows=100)
             for last, checked in ((2, 40), (3, 40), (4, 38), (2, 40)):
                 self.spend(but=1)
                 assert sweep(gateway) == Swept(checked=checked, postponed=78 - checked)
@@ -262,7 +262,7 @@ class TestPages:
         with Gateway() as gateway:
             gateway.waiting = waiting
             gateway.note_list_read()
-            gateway.note_questions(questions, page_size=100, room=room)
+            gateway.note_questions(questions, page_size=100, free_rows=room)
             while gateway.begin(Purpose.PLACING):
                 pass
             begun = []
@@ -281,7 +281,7 @@ class TestPages:
                 gateway.note_list_read()
                 gateway.waiting = waiting
                 RequestSlot.objects.filter(number__gte=30).update(until=ago(-30))
-                gateway.note_questions(0, page_size=100, room=room)
+                gateway.note_questions(0, page_size=100, free_rows=room)
                 RequestSlot.objects.update(until=ago(1))
                 placing = sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None))
             assert placing == 107 - left
@@ -293,11 +293,11 @@ class TestPages:
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         with Gateway() as gateway:
             gateway.note_list_read()
-            gateway.note_questions(2, page_size=100, room=100)
+            gateway.note_questions(2, page_size=100, free_rows=100)
             for _reading in range(11):
-                gateway.note_questions(0, page_size=100, room=100)
+                gateway.note_questions(0, page_size=100, free_rows=100)
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
-            gateway.note_questions(0, page_size=100, room=100)
+            gateway.note_questions(0, page_size=100, free_rows=100)
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
 
 

@@ -184,7 +184,7 @@ class TestLoop:
             # By then, it has read its settings; its lease is still a living process's for a while.
             wait_until(ProviderState.objects.exclude(failed_at=None).exists)
             settings.GIFTCARDS = well
-            runs = (follow(seconds=20, patience=timedelta(seconds=30)) for _try in range(100))
+            runs = (follow(seconds=20, max_wait=timedelta(seconds=30)) for _try in range(100))
             done = next(run for run in runs if run is not None)
         finally:
             stop.set()
@@ -281,20 +281,20 @@ class TestLoop:
     ) -> None:
         make_order()
         hold_lease(Lease.LOOP, token="other", until=ago(-left))
-        assert follow(seconds=20, patience=timedelta(seconds=patience)).settled == 1
+        assert follow(seconds=20, max_wait=timedelta(seconds=patience)).settled == 1
 
     @pytest.mark.usefixtures("simulator")
     def test_a_patient_loop_waits_for_the_lease_no_longer_than_told(self) -> None:
         hold_lease(Lease.LOOP, token="other", until=ago(-60))
         began = time.monotonic()
-        assert follow(seconds=20, patience=timedelta(seconds=1)) is None
+        assert follow(seconds=20, max_wait=timedelta(seconds=1)) is None
         assert 0.9 < time.monotonic() - began < 10
 
     def test_a_stopped_loop_does_not_wait_for_the_lease(self, simulator: Simulator) -> None:
         hold_lease(Lease.LOOP, token="other", until=ago(-60))
         stop = threading.Event()
         stop.set()
-        assert follow(seconds=None, stop=stop, patience=NEVER) is None
+        assert follow(seconds=None, stop=stop, max_wait=NEVER) is None
 
     def test_the_loop_stops_when_another_process_has_taken_over(self, simulator: Simulator) -> None:
         buy_many(simulator, 1, type_id="SIM_NEVER")
@@ -396,7 +396,7 @@ class TestLoop:
         threading.Timer(0.3, stop.set).start()
         began = time.monotonic()
         with failing():
-            assert follow(seconds=None, stop=stop, patience=NEVER) == Swept()
+            assert follow(seconds=None, stop=stop, max_wait=NEVER) == Swept()
         assert 0.2 < time.monotonic() - began < 10
 
     @pytest.mark.usefixtures("simulator")

@@ -101,7 +101,8 @@ def test_a_message_that_gets_no_thread_is_sent_later(refuse_threads: Callable[..
     sent: list[str] = []
     refuse_threads("giftcards.delivery.channels", times=1)
     ended = [
-        hand_over(lambda: sent.append("mail"), Limits(), late=lambda _sent: None) for _ in range(2)
+        hand_over(lambda: sent.append("mail"), Limits(), on_late_result=lambda _sent: None)
+        for _ in range(2)
     ]
     assert isinstance(ended[0], Failure)
     assert (ended[0].meaning, sent) == (Meaning.SERVER_AWAY, ["mail"])

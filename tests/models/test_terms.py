@@ -87,10 +87,10 @@ class TestOrdersOfOneCustomer:
         self, values: dict[str, str], is_same: bool
     ) -> None:
         order, other = make_order(**CUSTOMER, customer_name="Amina"), make_order(**values)
-        assert Order.objects.keys_of_customer(order, most=9) == [other.pk] * is_same
-        assert Order.objects.keys_of_customer(other, most=9) == [order.pk] * is_same
+        assert Order.objects.keys_of_customer(order, limit=9) == [other.pk] * is_same
+        assert Order.objects.keys_of_customer(other, limit=9) == [order.pk] * is_same
 
     def test_the_newest_come_first_without_the_order_itself(self) -> None:
         now = timezone.now()
         old, order, new = (make_order(**CUSTOMER, created_at=at) for at in (ago(99), now, now))
-        assert Order.objects.keys_of_customer(order, most=9) == [new.pk, old.pk]
+        assert Order.objects.keys_of_customer(order, limit=9) == [new.pk, old.pk]

@@ -25,17 +25,19 @@ def after(seconds: float) -> datetime:
 def test_a_time_farther_ahead_than_possible_counts_as_past(
     seconds: float, is_yet_to_come: bool
 ) -> None:
-    assert is_ahead(after(seconds), NOW, longest=MINUTE) is is_yet_to_come
+    assert is_ahead(after(seconds), NOW, max_distance=MINUTE) is is_yet_to_come
     Lease.objects.create(name="work", until=after(seconds))
-    assert Lease.objects.filter(ahead("until", NOW, longest=MINUTE)).exists() is is_yet_to_come
-    assert Lease.objects.filter(past("until", NOW, longest=MINUTE)).exists() is not is_yet_to_come
+    assert Lease.objects.filter(ahead("until", NOW, max_distance=MINUTE)).exists() is is_yet_to_come
+    assert (
+        Lease.objects.filter(past("until", NOW, max_distance=MINUTE)).exists() is not is_yet_to_come
+    )
 
 
 @pytest.mark.django_db
 def test_a_missing_time_counts_as_past() -> None:
     Lease.objects.create(name="work", until=None)
-    assert Lease.objects.filter(past("until", NOW, longest=MINUTE)).exists()
-    assert not Lease.objects.filter(ahead("until", NOW, longest=MINUTE)).exists()
+    assert Lease.objects.filter(past("until", NOW, max_distance=MINUTE)).exists()
+    assert not Lease.objects.filter(ahead("until", NOW, max_distance=MINUTE)).exists()
 
 
 @pytest.mark.parametrize(
@@ -44,4 +46,4 @@ def test_a_missing_time_counts_as_past() -> None:
 def test_a_time_is_recent_unless_it_is_a_minute_old_or_lies_ahead(
     seconds: float, expected: bool
 ) -> None:
-    assert is_recent(after(seconds), NOW, within=MINUTE) is expected
+    assert is_recent(after(seconds), NOW, period=MINUTE) is expected

@@ -65,12 +65,12 @@ def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
     return [("", empty), *({code: code for code in others if code} | known).items()]
 
 
-def token(purpose: str, seen: list[Any]) -> str:
-    """Return a hash of ``seen``, the values that a page has shown.
+def token(purpose: str, values: list[Any]) -> str:
+    """Return a hash of ``values``, the values that a page has shown.
 
     Only this site can compute the hash.
     """
-    text = json.dumps(seen, sort_keys=True)
+    text = json.dumps(values, sort_keys=True)
     return salted_hmac(f"giftcards.admin.{purpose}", text, algorithm="sha256").hexdigest()
 
 

@@ -49,11 +49,11 @@ def provider_lines(order: Order) -> list[BreakdownLine]:
     ]
 
 
-def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
+def customer_lines(order: Order, *, replacement: Order | None) -> list[BreakdownLine]:
     """Return the table of the customer's payment.
 
     The table shows how much was kept, how much is owed, and how much was paid back. The table is
-    empty if ``order`` is open or does not have a sale amount. ``again`` is the new order that
+    empty if ``order`` is open or does not have a sale amount. ``replacement`` is the new order that
     replaces the missing cards, or ``None``. If there is a new order, the table shows that the
     amount owed for these cards was transferred to the new order.
     """
@@ -77,8 +77,8 @@ def customer_lines(order: Order, *, again: Order | None) -> list[BreakdownLine]:
         BreakdownLine(gettext("Paid"), _product(order.quantity, price, paid), money(paid)),
         BreakdownLine(gettext("Paid for delivered cards"), kept_how, money(kept)),
     ]
-    if again is not None:
-        return [*lines, *_gone_along(order, again, owed)]
+    if replacement is not None:
+        return [*lines, *_gone_along(order, replacement, owed)]
     lines.append(BreakdownLine(gettext("Owed to the customer"), owed_how, money(owed)))
     return [*lines, *_paid_back(breakdown)]
 
@@ -92,10 +92,10 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
     yield BreakdownLine(gettext("Still owed"), how, money(breakdown.open_amount))
 
 
-def _gone_along(order: Order, again: Order, owed: Decimal) -> Iterator[BreakdownLine]:
+def _gone_along(order: Order, replacement: Order, owed: Decimal) -> Iterator[BreakdownLine]:
     """Yield the part of ``owed`` transferred to the new order, and the rest."""
-    gone = owed if again.sale_amount is None else again.sale_amount
-    how = _product(again.quantity, order.sale_price, gone)
+    gone = owed if replacement.sale_amount is None else replacement.sale_amount
+    how = _product(replacement.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
     if gone < owed:
         how = calculation("{owed} − {gone}", owed=owed, gone=gone)

@@ -117,7 +117,7 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
     """
     if not (order.customer_email or order.customer_phone):
         return {}
-    found = _seen(pages, request, Order.objects.keys_of_customer(order, most=_MOST + 1))
+    found = _seen(pages, request, Order.objects.keys_of_customer(order, limit=_MOST + 1))
     others = found[:_MOST]
     if not others:
         return {"others": gettext("This customer has no other orders.")}
@@ -154,9 +154,9 @@ def double_of(pages: Pages, request: HttpRequest, order: Order) -> SafeString | 
     if order.status == Status.REJECTED:
         return ""
     orders = Order.objects.all()
-    keys = orders.keys_of_customer(order, most=_NEIGHBOURS, before=order.pk)
+    keys = orders.keys_of_customer(order, limit=_NEIGHBOURS, before=order.pk)
     if order.pk is not None:
-        keys += orders.keys_of_customer(order, most=_NEIGHBOURS, after=order.pk)
+        keys += orders.keys_of_customer(order, limit=_NEIGHBOURS, after=order.pk)
     same = [other for other in _seen(pages, request, keys) if _is_double(order, other)]
     if not same:
         return ""

@@ -234,7 +234,7 @@ class CustomerFilter(IndexedFilter, admin.SimpleListFilter):
     def condition(self) -> Q:
         if self._order is None:
             return Q(pk__in=[])
-        return Q(pk__in=Order.objects.keys_of_customer(self._order, most=_FEW))
+        return Q(pk__in=Order.objects.keys_of_customer(self._order, limit=_FEW))
 
 
 class ChoicesFilter(IndexedFilter, admin.ChoicesFieldListFilter):

@@ -350,7 +350,7 @@ def _badge(order: Order, lost: str = "") -> SafeString:
     if lost:
         parts.append(_mark(strip_tags(lost).strip(), gettext("correct the address")))
     if problems := order.open_problems:
-        texts = (problem.explain(show=isolated, shows_costs=False) for problem in problems)
+        texts = (problem.explain(format_value=isolated, shows_costs=False) for problem in problems)
         whole = " ".join(each.text for each in texts)
         parts.append(_mark(whole, problems[0].in_short))
     return format_html_join(" ", "{}", ((part,) for part in parts))

@@ -313,11 +313,11 @@ def _tail(card: Card, keyring: Keyring | None) -> tuple[str, str]:
         return "", text
 
 
-def _money(order: Order, again: Order | None, *, shows_costs: bool) -> dict[str, Any]:
+def _money(order: Order, replacement: Order | None, *, shows_costs: bool) -> dict[str, Any]:
     settled = refund_breakdown(order)
     context: dict[str, Any] = {
         "bar": bar(order),
-        "customer_lines": customer_lines(order, again=again),
+        "customer_lines": customer_lines(order, replacement=replacement),
         "is_inconsistent": settled is not None and not settled.is_consistent,
         "shows_costs": shows_costs,
     }

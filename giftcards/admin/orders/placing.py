@@ -89,12 +89,12 @@ class CardField(forms.ChoiceField):
 
 
 def card_choices(
-    kinds: Iterable[ProductType], told: Mapping[str, Description], *, with_costs: bool
+    kinds: Iterable[ProductType], descriptions: Mapping[str, Description], *, with_costs: bool
 ) -> list[Any]:
     """Return the choices of a :class:`CardField`.
 
-    The choices are the product types in ``kinds``, grouped by product. ``told`` maps the provider's
-    product ids to the descriptions of the products.
+    The choices are the product types in ``kinds``, grouped by product. ``descriptions`` maps the
+    provider's product ids to the descriptions of the products.
     """
     groups: list[Any] = [("", _("Choose a card"))]
     for product, of_product in groupby(kinds, key=lambda kind: kind.product):
@@ -103,7 +103,7 @@ def card_choices(
             for kind in of_product
         ]
         names = filter(
-            None, (product.category.title, str(product), told[product.product_id].region)
+            None, (product.category.title, str(product), descriptions[product.product_id].region)
         )
         groups.append((" – ".join(map(isolated, names)), texts))
     return groups

@@ -223,7 +223,7 @@ PAY_BACK = OrderAction(
     template="pay_back",
     context=lambda attempt: {
         "facts": about(attempt.order),
-        "lines": customer_lines(attempt.order, again=None),
+        "lines": customer_lines(attempt.order, replacement=None),
     },
     act=_pay_back,
 )

@@ -279,17 +279,17 @@ def _why(effect: PricePreview, shows_costs: bool) -> str:
     return str(effect.why_not.label) if effect.why_not and shows_costs else ""
 
 
-def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, of: Any) -> Section:
+def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, row_heading: Any) -> Section:
     """Return the section with the latest ``changes``.
 
-    ``of`` is the heading of the column that names the changed rows. If ``of`` is "", this column is
-    left out.
+    ``row_heading`` is the heading of the column that names the changed rows. If ``row_heading`` is
+    "", this column is left out.
     """
     models: tuple[Any, ...] = (Category, Product, ProductType, Shelf)
     shown = {name for model in models for name in shown_columns(request, model)}
     wanted = changes.filter(what__in=shown)
     rows = wanted.select_related("category", "product", "type__product").order_by("-pk")
-    columns: list[Any] = [_("When"), _("Who"), *filter(None, [of])]
+    columns: list[Any] = [_("When"), _("Who"), *filter(None, [row_heading])]
     columns += [_("Value"), _("before"), _("after")]
     cells = []
     for change in rows[:_HISTORY]:
@@ -297,7 +297,7 @@ def history(request: HttpRequest, changes: QuerySet[ShelfChange], *, of: Any) ->
         model: Any = Shelf if row is None else type(row)
         values = (column_text(change.what, value) for value in (change.old, change.new))
         line = [moment(change.at), bdi(change.by) if change.by else _NOTHING]
-        line += [bdi(row)] if of else []
+        line += [bdi(row)] if row_heading else []
         cells.append([*line, column_label(model, change.what), *map(bdi, values)])
     note = "" if cells else gettext("Nothing has been changed yet.")
     return Section("history", _("Changes"), columns=columns, cells=cells, note=note)

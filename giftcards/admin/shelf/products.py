@@ -225,7 +225,7 @@ class ProductAdmin(_Named, RedemptionPages):
             sections=[_sale(request, product, forms), _types(request, kinds, forms)],
             below=[
                 Section("product", _("Product"), list(self._facts(request, product))),
-                history(request, changes, of=_("Product or type")),
+                history(request, changes, row_heading=_("Product or type")),
             ],
         )
 
@@ -397,7 +397,7 @@ def _price(kind: ProductType, shelf: Shelf, shows_costs: bool) -> str:
         return _NOTHING
     if not shows_costs:
         return shown
-    why_not = find_price(kind.terms, shelf.terms, told=kind.told_price).why_not
+    why_not = find_price(kind.terms, shelf.terms, function_price=kind.told_price).why_not
     hint = rule_of(kind, shelf) if why_not is None else why_not.label
     return format_html('{}<div class="giftcards-hint">{}</div>', shown, hint)
 

@@ -91,7 +91,7 @@ class ShelfAdmin(_OnePage):
         changes = ShelfChange.objects.filter(category=None, product=None, type=None)
         return {
             "sections": [Section("shop", _("For all cards"), list(_facts(form)), note=note)],
-            "below": [history(request, changes, of="")],
+            "below": [history(request, changes, row_heading="")],
         }
 
 
@@ -156,7 +156,7 @@ class CategoryAdmin(_OnePage):
             "sections": [
                 Section("categories", _("categories"), columns=columns, cells=cells, note=note)
             ],
-            "below": [history(request, changes, of=_("category"))],
+            "below": [history(request, changes, row_heading=_("category"))],
         }
 
     def _texts(self, request: HttpRequest, row: Category) -> str:

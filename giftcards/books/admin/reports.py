@@ -530,13 +530,13 @@ def _total(row: Sequence[Decimal]) -> Decimal:
     return sum(row, Decimal(0))
 
 
-def _parts(row: Sequence[Decimal], whole: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
+def _parts(row: Sequence[Decimal], total: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
     """Yield the index, start and end of each value above 0, with start and end in percent."""
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
         if value:
-            yield series, _percent(start, whole), _percent(end, whole)
+            yield series, _percent(start, total), _percent(end, total)
 
 
 def middle(number: int, places: int) -> Decimal:
@@ -568,13 +568,13 @@ def labelled(places: int) -> range:
     return range(0, places, max(ceil(places / _MOST_LABELS), 1))
 
 
-def _percent(value: Decimal | int, whole: Decimal | int) -> Decimal:
-    """Return ``value`` as a percentage of ``whole``, with three decimals.
+def _percent(value: Decimal | int, total: Decimal | int) -> Decimal:
+    """Return ``value`` as a percentage of ``total``, with three decimals.
 
     The size of a part of a bar is the difference between two rounded percentages. Therefore the
     sizes never add up to more than 100 %.
     """
-    return (Decimal(value) / whole * 100).quantize(Decimal("0.001"))
+    return (Decimal(value) / total * 100).quantize(Decimal("0.001"))
 
 
 def _text(percent: Decimal) -> str:

@@ -205,7 +205,7 @@ def _make_link(attempt: Attempt) -> HttpResponse:
     done = "Made a link to the cards, to hand over."
     order.lock()
     if given["withdraws"]:
-        withdraw(order, by=attempt.by, until=given["newest"] or 0)
+        withdraw(order, by=attempt.by, last_link=given["newest"] or 0)
         done = f"Withdrew the earlier links. {done}"
     link, token = links.issue(
         order, origin=CardLink.Origin.STAFF, by=attempt.by, reason=given["reason"]

@@ -40,10 +40,10 @@ def language_choices() -> list[tuple[str, str]]:
     return [(code, gettext(str(name))) for code, name in languages().items()]
 
 
-def newest(rows: QuerySet[Any], most: int) -> tuple[list[Any], bool]:
-    """Return the newest rows, at most ``most``, and whether there are more."""
-    found = list(rows.order_by("-pk")[: most + 1])
-    return found[:most], len(found) > most
+def newest(rows: QuerySet[Any], limit: int) -> tuple[list[Any], bool]:
+    """Return the newest rows up to a ``limit``, and whether there are more."""
+    found = list(rows.order_by("-pk")[: limit + 1])
+    return found[:limit], len(found) > limit
 
 
 def with_use(links: CardLinkQuerySet) -> Any:

@@ -47,14 +47,14 @@ def _amount(text: str) -> Decimal:
     return amount
 
 
-def _offer_change(after: str, type_id: str, what: str, value: str) -> OfferChange:
+def _offer_change(after: str, type_id: str, field: str, value: str) -> OfferChange:
     with suppress(ValueError, InvalidOperation):
-        match what:
+        match field:
             case "price":
                 return OfferChange(float(after), type_id, price=Decimal(value))
             case "stock":
                 return OfferChange(float(after), type_id, stock=int(value))
-    given = " ".join((after, type_id, what, value))
+    given = " ".join((after, type_id, field, value))
     raise ValueError(f"--offer-change is not valid: {given}")
 
 

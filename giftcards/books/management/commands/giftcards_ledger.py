@@ -162,9 +162,11 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
     return "\n".join(lines)
 
 
-def _listed(noun: str, what: str, count: int, amount: Decimal, first: list[str]) -> Iterator[str]:
+def _listed(
+    noun: str, explanation: str, count: int, amount: Decimal, first: list[str]
+) -> Iterator[str]:
     if count:
-        yield f"{counted(count, noun)} {what}, {_money(amount)}:"
+        yield f"{counted(count, noun)} {explanation}, {_money(amount)}:"
         yield from (f"  {item}" for item in first)
     if count > LISTED:
         yield f"  and {count - LISTED} more"
