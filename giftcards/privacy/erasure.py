@@ -128,12 +128,13 @@ def _check_not_shared(person: Person, named: Iterable[Order]) -> None:
 def _is_only_sent_to(person: Person, order: Order) -> bool:
     """True if the order is anonymous and was sent only to the person.
 
-    If a message was sent to another person, the codes might belong to that person.
+    If a message was sent to another person, the codes might belong to that person. If no message
+    was sent, the order is not known to belong to anybody.
     """
     if not is_anonymous(order):
         return False
-    addresses = chain.from_iterable(keeper.addresses(order) for keeper in all_keepers())
-    return all(map(person.is_named_by, addresses))
+    addresses = set(chain.from_iterable(keeper.addresses(order) for keeper in all_keepers()))
+    return bool(addresses) and all(map(person.is_named_by, addresses))
 
 
 def _read(keys: Iterable[int]) -> list[Order]:

@@ -648,6 +648,12 @@ class TestFinding:
         # With both addresses, it is one person.
         assert find_orders(Person.of(EMAIL)) == ([order], [own])
 
+    def test_an_order_without_addresses_and_messages_is_doubtful_after_a_correction(self) -> None:
+        """The removed address may be a stranger's, who must not have the codes destroyed."""
+        order = make_guide_order(Status.FULFILLED, customer_email="typo@else.dz")
+        change_customer(order, email="")
+        assert find_orders(Person.of("typo@else.dz")) == ([], [order])
+
     def test_an_order_that_names_nobody_is_that_of_whom_its_message_went_to(self) -> None:
         unnamed = make_guide_order(Status.FULFILLED)
         other = make_guide_order(Status.FULFILLED, **OTHER)
