@@ -129,8 +129,8 @@ def check_reorderable(order: Order) -> None:
     if order.needs_attention:
         raise ReorderError(
             gettext(
-                "The cards may have arrived after all. Check the problems of the order, and"
-                " acknowledge them. Then order the missing cards again."
+                "The cards may have arrived after all. Look at the order's problems and"
+                " acknowledge them before you order the missing cards again."
             )
         )
 

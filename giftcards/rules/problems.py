@@ -86,11 +86,11 @@ COUNTED = frozenset({"quantity", "fulfilled_quantity"})
 REASONS = {
     "key_refused": _("The provider does not accept the shop's key."),
     "address_blocked": _("The provider has temporarily blocked the shop's address."),
-    "address_not_allowed": _("The provider does not allow the shop's address."),
+    "address_not_allowed": _("The provider refuses the IP address of this server."),
     "access_disabled": _("The provider has disabled the shop's access."),
     "too_many_requests": _("Too many requests were sent to the provider."),
     "not_started": _("The provider could not be reached or could not accept the order."),
-    "held_up": _("The server was too slow just before sending the order."),
+    "held_up": _("The shop's server was too slow just before it sent the order."),
     "no_balance": _("There is not enough money in the account at the provider."),
     "out_of_stock": _("The card is out of stock."),
     "no_price": _("The provider does not show a price for the card."),
@@ -557,7 +557,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "disputed": Wording(
         Kind.LASTING,
-        _("%(by)s recorded that the customer complains about a code. Cards: %(positions)s."),
+        _("%(by)s recorded that the customer complained about a code. Cards: %(positions)s."),
         _(
             "Ask the provider's support what happened to the code, and tell the customer. The codes"
             " of the order are kept until you acknowledge this problem."
@@ -567,12 +567,12 @@ WORDINGS: Mapping[str, Wording] = {
         Kind.LEDGER,
         _("The provider promised to credit back %(expected)s, but its ledger shows %(amount)s."),
         _(
-            "Search for the refund in your account at the provider, and ask the provider's"
-            " support about the difference. If the entries in the ledger do not name orders, an"
-            " entry may belong to another order with the same amount. This problem disappears"
-            " automatically when the ledger contains the promised amount."
+            "Look for the refund in your account at the provider, and ask the provider's"
+            " support about the difference. If the ledger does not show which order a refund"
+            " belongs to, it may belong to another order with the same amount. This problem"
+            " ends automatically when the ledger contains the promised amount."
         ),
-        discreet=_("The provider's ledger does not contain the refund that was promised."),
+        discreet=_("The provider's ledger does not match the refund that was promised."),
     ),
     "refused": Wording(
         Kind.HISTORY,

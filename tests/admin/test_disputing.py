@@ -60,11 +60,11 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ac
     words = "She typed it twice.\nIt says: used."
     assert complain(support, order, cards=["3", "1"], words=words).status_code == 302
     html = read(support.get(order_page(order)))
-    assert "the customer complains about a code. Cards: 1, 3." in plain(text(html))
+    assert "the customer complained about a code. Cards: 1, 3." in plain(text(html))
     order.refresh_from_db()
     assert order.disputed_cards == {1, 3}
     assert order.notes.get().text == words
-    assert "recorded that the customer complains about a code." in html
+    assert "recorded that the customer complained about a code." in html
     assert "what happened to the code, and tell the customer" in html
     assert LABEL not in html
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [

@@ -172,10 +172,10 @@ def test_problems_of_the_order_are_looked_at_before_it_is_ordered_again(staff: C
     form = about(staff, order)
     Order.objects.update(**order.problem_columns(new=[CAME]))
     [message] = told(staff.post(page(order), form, follow=True))
-    assert message.startswith("The cards may have arrived after all. Check the problems")
+    assert message.startswith("The cards may have arrived after all. Look at the order's problems")
     assert Order.objects.count() == 1
     html = read(staff.get(page(order)))
-    assert "Check the problems of the order, and acknowledge them" in html
+    assert "problems and acknowledge them before you order" in html
     assert "Order 2 cards" not in html
     order.refresh_from_db()
     assert order.acknowledge(CAME, by="karim")

@@ -207,7 +207,7 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     browser = owner()
     asked = ask(browser, page_of(kind), typed(kind, fixed_price="480"))
     html = read(asked)
-    assert facts_of(html, "effects")["Sold below their cost"] == "1 card"
+    assert facts_of(html, "effects")["Sold below cost"] == "1 card"
     assert section(html, "effects")[0]["Effect"] == "Loss per card: 10 DA"
     refused = save(browser, asked)
     assert (
@@ -220,7 +220,7 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     # To hide the card loses nothing; to price or sell it while it is hidden is asked about again.
     assert told(change(browser, kind, is_sold="false")) == ["Saved. 0 prices have changed."]
     for values in ({"fixed_price": "470"}, {"is_sold": "true"}):
-        assert "Sold below their cost" in facts_of(
+        assert "Sold below cost" in facts_of(
             read(ask(browser, page_of(kind), typed(kind, **values))), "effects"
         )
     # A larger loss is another decision.
@@ -366,7 +366,7 @@ def test_a_cost_that_moves_before_the_confirmation_is_shown_first() -> None:
     again = save(browser, asked)
     assert "Costs or prices have changed in the meantime," in text(read(again))
     assert ProductType.objects.get().fixed_price is None
-    assert facts_of(read(again), "effects")["Sold below their cost"] == "1 card"
+    assert facts_of(read(again), "effects")["Sold below cost"] == "1 card"
 
 
 def test_a_rule_that_raises_does_not_disturb_the_owner_who_saves(set_conf: Conf) -> None:

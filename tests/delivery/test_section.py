@@ -39,8 +39,8 @@ def buttons(html: str) -> list[str]:
 @pytest.mark.parametrize(
     ("address", "visits", "sent_to", "used"),
     [
-        (EMAIL, 3, EMAIL, "Opened 2 times; cards shown 1 time. Most recent time:"),
-        ("", 1, "an erased address", "Opened 1 time; cards not shown yet. Most recent time:"),
+        (EMAIL, 3, EMAIL, "Opened 2 times; cards shown 1 time. Last time:"),
+        ("", 1, "an erased address", "Opened 1 time; cards not shown yet. Last time:"),
     ],
     ids=["shown", "erased and opened"],
 )

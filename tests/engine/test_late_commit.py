@@ -87,8 +87,8 @@ def test_a_sender_whose_commit_is_answered_late_hands_back_an_order_that_is_stil
         pass
     assert (fresh(order).status, posts(simulator)) == ("PENDING", 0)
     assert [problem.text for problem in order.open_problems] == [
-        "The order has not been sent to the provider yet. The server was too slow just before"
-        " sending the order."
+        "The order has not been sent to the provider yet. The shop's server was too slow just"
+        " before it sent the order."
     ]
     let_pass(10)
     with Gateway() as gateway:

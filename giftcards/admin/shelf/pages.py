@@ -226,7 +226,7 @@ def _counts(draft: Draft, *, shows_costs: bool) -> Iterator[Fact]:
     on = [effect for effect in effects if effect.is_on_shelf and not effect.was_on_shelf]
     losses = draft.losses if shows_costs else []
     for label, count, is_wrong in (
-        (_("Sold below their cost"), len(losses), True),
+        (_("Sold below cost"), len(losses), True),
         (_("No longer for sale"), len(off), True),
         (_("No longer for sale because of the stock buffer"), out, True),
         (_("Newly for sale"), len(on) + back, False),

@@ -143,7 +143,7 @@ def use_in_words(links: Sequence[Any]) -> SafeString | str:
         times = [link.shown_at for link in links]
     else:
         said.append(gettext("cards not shown yet"))
-    text = gettext("%(what)s. Most recent time: %(at)s.")
+    text = gettext("%(what)s. Last time: %(at)s.")
     return filled(text, what=bdi(_together(said)), at=moment(max(filter(None, times))))
 
 
