@@ -50,11 +50,12 @@ _BROKERS_THAT_REPEAT = ("broker_class", "iron_mq", "sqs", "orm", "mongo")
 _BROKERS = (*_BROKERS_THAT_REPEAT, "redis", "django_redis")
 # The isolation level that Django uses by default.
 _READ_COMMITTED = "READ COMMITTED"
-# The options with which a database does not wait until what it has committed is on the disk.
+# Database options with which a commit does not wait until its data has been written to the disk.
 _LOSES_COMMITS = re.compile(
     r"synchronous(_commit)?['\"]?\s*[=:]\s*['\"]?(normal|off|0|1)\b", re.IGNORECASE
 )
-# In django-q2: the default of ``retry`` in seconds, and the ``timeout`` that means no time limit.
+# Values of django-q2: the default of ``retry`` (seconds), and the ``timeout`` that means that there
+# is no time limit.
 _DEFAULT_RETRY = 60
 _NO_TIMEOUT = -1
 
@@ -69,7 +70,10 @@ def check_settings(**_: object) -> list[CheckMessage]:
 
 @register(TAG)
 def check_databases(**_: object) -> list[CheckMessage]:
-    """Report tables of this app, or of its optional apps, that are routed to another database."""
+    """Report tables of the app that are not in the default database.
+
+    The check includes the tables of the optional apps.
+    """
     ours = [app for app in apps.get_app_configs() if app.name.partition(".")[0] == "giftcards"]
     models = [model for app in ours for model in app.get_models()]
     aliases = {*map(router.db_for_read, models), *map(router.db_for_write, models)}
@@ -262,7 +266,7 @@ def check_passwords(**_: object) -> list[CheckMessage]:
     ]
 
 
-# A name, because the class cannot be imported before the models.
+# This is the name of the class, because the class cannot be imported before the models are loaded.
 _MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 
@@ -273,7 +277,8 @@ def _takes_password(backend: str) -> bool:
     parameters = inspect.signature(authenticate).parameters
     if "password" in parameters:
         return True
-    # For example, django-oscar's EmailBackend passes all its arguments on.
+    # A backend may pass all its arguments on to ModelBackend, as the EmailBackend of django-oscar
+    # does.
     passes_on = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     return passes_on and issubclass(find(backend), find(_MODEL_BACKEND))
 
@@ -304,7 +309,8 @@ def check_staff_without_password(
     ]
 
 
-# The most accounts of staff that a check looks at, and the most that its message names.
+# The maximum number of staff accounts that a check examines, and the maximum number that its
+# message names.
 _MOST_STAFF = 200
 _MOST_NAMED = 5
 
@@ -324,7 +330,7 @@ def _staff_without_password(alias: str) -> list[str]:
 def check_stored_cards(
     *, databases: Sequence[str] | None = None, **_: object
 ) -> list[CheckMessage]:
-    """Report cards that the encryption keys cannot decrypt, and keys that no card needs.
+    """Report cards that cannot be decrypted, and keys that no card needs.
 
     Only the newest and the oldest card are decrypted. For the other cards, the key fingerprints are
     compared.
@@ -474,7 +480,8 @@ def check_cluster(**_: object) -> list[CheckMessage]:
 
 def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     timeout, retry = cluster.get("timeout"), cluster.get("retry", _DEFAULT_RETRY)
-    # django-q2 calls signal.alarm(), which refuses a fraction: every task would fail.
+    # django-q2 passes the value to signal.alarm(), which does not accept fractions. Every task
+    # would fail.
     if timeout is not None and type(timeout) is not int:
         yield _wrong_type("timeout", "a whole number of seconds, or None")
         return
@@ -516,8 +523,8 @@ def _check_workers(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if not isinstance(workers, int) or workers < 1:
         yield _wrong_type("workers", "a whole number from 1")
     elif workers == 1:
-        # A single worker is only a warning: orders are still followed, and a shop may have no other
-        # tasks.
+        # A single worker causes only a warning, because orders are still processed, and the shop
+        # may not have other tasks.
         yield Warning(
             "django-q2 has only one worker. While orders are open, every other task waits"
             f" for {LOOP_SECONDS} s at a time.",
@@ -537,8 +544,8 @@ def _check_queue(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
             hint=f"Set it to {home!r}.",
             id="giftcards.E014",
         )
-    # The next two are only warnings: tests, or a shop whose other cluster does the work, may want
-    # this.
+    # The following checks only warn, because some installations need these values. For example,
+    # tests use ``sync``, and another cluster may run the schedules.
     if cluster.get("sync"):
         yield Warning(
             "Q_CLUSTER['sync'] is on. Tasks would run inside the web request, so that orders"

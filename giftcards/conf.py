@@ -1,6 +1,7 @@
-"""The typed settings in ``settings.GIFTCARDS``, which are read only when needed.
+"""The typed settings in ``settings.GIFTCARDS``.
 
-Each optional app uses the classes in this module to read its own settings dict.
+Each setting is read only when it is needed. Each optional app uses the classes in this module to
+read its own settings dict.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ try:
 except PackageNotFoundError:  # a checkout that is not installed
     VERSION = "unknown"
 _ONECLICKDZ = "https://api.oneclickdz.com"
-# Seconds for which one task runs the loop. They are few, because a stopping cluster waits for the
-# task.
+# The time for which one task runs the loop (seconds). It is short, because a cluster that is
+# stopping waits for the task.
 LOOP_SECONDS = 40
 # The longest time for one request, from connecting to the last byte (seconds).
 REQUEST_TIMEOUT = 10
@@ -70,10 +71,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SettingProblem:
-    """A problem with one setting: ``message`` describes it, and ``hint`` says how to fix it.
+    """A problem with one setting, or with the whole settings dict.
 
-    ``setting`` is the key in the dict, or ``""`` if the dict itself is invalid. ``kind`` is a short
-    name for the kind of mistake, from which the system checks derive the id of their message.
+    ``message`` describes the problem, and ``hint`` says how to fix the problem. ``setting`` is the
+    key in the dict, or ``""`` if the dict itself is invalid. ``kind`` is a short name for the kind
+    of mistake. The system checks derive the ids of their messages from this name.
     """
 
     setting: str
@@ -115,10 +117,10 @@ class Setting(Generic[T]):
 
 
 class SettingsDict:
-    """The settings in the dict ``settings.<dict_name>``, which is read at each access.
+    """The settings in the dict ``settings.<dict_name>``.
 
-    A value is parsed again only if it has changed. Reading an invalid setting raises
-    :exc:`~giftcards.exceptions.ConfigurationError`.
+    The dict is read at each access, but a value is parsed again only if it has changed. Reading an
+    invalid setting raises :exc:`~giftcards.exceptions.ConfigurationError`.
     """
 
     dict_name: ClassVar[str]
@@ -131,7 +133,8 @@ class SettingsDict:
         cls.declared = {setting.key: setting for setting in declared}
 
     def __init__(self) -> None:
-        # By key, the objects that the value consisted of when it was parsed, and the result.
+        # For each setting that was parsed, by key: the objects in its value at that time, and the
+        # result.
         self._parsed: dict[str, tuple[list[object], Any]] = {}
         # Only tests change other settings that a value depends on.
         setting_changed.connect(lambda **_: self._parsed.clear(), weak=False)
@@ -148,7 +151,7 @@ class SettingsDict:
             raise ConfigurationError(f"{message} {hint}") from None
 
     def require(self, *keys: str) -> None:
-        """Raise :exc:`ConfigurationError` if one of the settings in ``keys`` is invalid."""
+        """Raise :exc:`ConfigurationError` if a setting in ``keys`` is invalid."""
         for key in keys:
             self.get(self.declared[key])
 
@@ -204,7 +207,11 @@ def _objects(value: object) -> Iterator[object]:
 
 
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
-    """Return a parser that also accepts ``None``, for which it returns ``absent``."""
+    """Return a parser that also accepts ``None``.
+
+    For ``None``, the parser returns ``absent``. For all other values, the parser returns the result
+    of ``parse``.
+    """
 
     def parse_unless_none(setting: str, value: Any) -> T | U:
         return absent if value is None else parse(setting, value)
@@ -297,7 +304,8 @@ def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
 
     def parse(setting: str, value: Any) -> str:
         url = text(setting, value, hint)
-        # Letters of other scripts may look like ASCII, but the host would be somebody else's.
+        # A letter of another script may look like an ASCII letter, but the address would then lead
+        # to somebody else's host.
         if odd := next((letter for letter in url if not letter.isascii()), ""):
             name = unicodedata.name(odd, "without a name")
             message = f"{setting} has a character that is not ASCII: {name}."
@@ -320,7 +328,11 @@ _api_address = address(
 
 
 def address_parts(url: str) -> SplitResult | None:
-    """Split ``url`` into a scheme, a host and an optional port, or return ``None``."""
+    """Return the parts of ``url``, or ``None`` if the URL is not acceptable.
+
+    An acceptable URL consists of the scheme ``http`` or ``https``, a host, an optional port and an
+    optional slash at the end.
+    """
     # urlsplit drops some whitespace, but the client does not.
     if not url.isprintable() or " " in url:
         return None
@@ -388,7 +400,10 @@ def _encryption_keys(setting: str, value: Any) -> tuple[str, ...]:
 
 
 def _raw_key(key: str) -> bytes | None:
-    """Return the 32 bytes of a Fernet key, or ``None`` if it is malformed or a placeholder."""
+    """Return the 32 bytes of a Fernet key, or ``None`` for an invalid key.
+
+    A key is invalid if it is malformed, or if it looks like a placeholder.
+    """
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
@@ -397,7 +412,10 @@ def _raw_key(key: str) -> bytes | None:
 
 
 def _is_from_secret_key(raw: bytes) -> bool:
-    """True if the key is derived from ``SECRET_KEY`` in one of the two usual ways."""
+    """True if the key is derived from ``SECRET_KEY`` in a common way.
+
+    The function recognises the first 32 bytes of ``SECRET_KEY``, and its SHA-256 digest.
+    """
     try:
         secret = force_bytes(settings.SECRET_KEY)
     except ImproperlyConfigured:
@@ -405,7 +423,7 @@ def _is_from_secret_key(raw: bytes) -> bool:
     return raw in (secret[:32], hashlib.sha256(secret).digest())
 
 
-# The minimum length of a token that nobody can guess.
+# The minimum length of a token. Shorter tokens might be guessed.
 _SHORTEST_TOKEN = 20
 
 
@@ -439,7 +457,11 @@ def _backends(setting: str, value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReorderRule:
-    """The limits for reordering missing cards: ``times`` orders in a row, within ``hours``."""
+    """The limits for reordering missing cards automatically.
+
+    ``times`` is the maximum number of orders in a row for the same cards. ``hours`` is the length
+    of the period in which these orders can be sent.
+    """
 
     times: int
     hours: float
@@ -456,7 +478,10 @@ def _reorder_rule(setting: str, value: Any) -> ReorderRule:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS"):
-    """The settings as typed attributes; see the settings page of the documentation."""
+    """The settings as typed attributes.
+
+    The settings page of the documentation describes each setting.
+    """
 
     api_key = Setting(
         _api_key,

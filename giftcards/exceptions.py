@@ -19,7 +19,11 @@ class ConfigurationError(GiftcardsError):
 
 
 class ReferenceConflict(GiftcardsError):
-    """The reference belongs to another order, or to an order with different values."""
+    """The reference is already in use.
+
+    Either the reference belongs to another order, or the same order was recorded with different
+    values.
+    """
 
 
 class CustomerConflict(GiftcardsError):
@@ -32,11 +36,17 @@ class CustomerConflict(GiftcardsError):
 
 
 class ReorderError(GiftcardsError):
-    """The missing cards of an order cannot be reordered. The message gives the reason."""
+    """The missing cards of an order cannot be reordered.
+
+    The message gives the reason.
+    """
 
 
 class SaleError(GiftcardsError):
-    """A sale amount cannot be recorded. The message gives the reason in the active language."""
+    """A sale amount cannot be recorded.
+
+    The message gives the reason in the active language.
+    """
 
 
 class RefundError(GiftcardsError):
@@ -154,7 +164,7 @@ class TryLater(ProviderError):
 
 
 class Withheld(TryLater):
-    """The request was not sent, because the shop's process was delayed for too long."""
+    """The request was not sent, because the process was delayed for too long."""
 
     reason = "held_up"
 
@@ -189,7 +199,10 @@ class Refused(ProviderError):
 
 
 class AlreadyPlaced(Refused):
-    """The provider already has an order with this reference from an earlier attempt."""
+    """The provider already has an order with this reference.
+
+    An earlier request with this reference placed the order.
+    """
 
 
 class NotFound(Refused):

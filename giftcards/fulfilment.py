@@ -128,12 +128,14 @@ async def aplace_order(
     type_id: str | None = None,
     **details: Unpack[OrderDetails],
 ) -> Order:
-    """Place an order from async code. Takes the same arguments as :func:`place_order`.
+    """Place an order from async code.
 
-    When the call returns, the order has already been committed. To record the order together with
-    rows of your own, write a function that uses ``transaction.atomic()``, and call it with
-    ``sync_to_async``. If the call is cancelled, the order might have been recorded anyway. Repeat
-    the call with the same ``reference``, so that the order is not recorded twice.
+    The function takes the same arguments as :func:`place_order`. When the call returns, the order
+    has already been committed. To record the order together with rows of your own, write a function
+    that uses ``transaction.atomic()``, and call it with ``sync_to_async``.
+
+    If the call is cancelled, the order might have been recorded anyway. To avoid recording the
+    order twice, repeat the call with the same ``reference``.
     """
     place = sync_to_async(place_order, thread_sensitive=True)
     return await place(

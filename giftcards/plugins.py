@@ -63,7 +63,10 @@ INSTALLED: dict[str, Plugin] = {}
 
 
 def install(plugin: Plugin) -> None:
-    """Install ``plugin``. Call this function from the ``ready`` method of its app."""
+    """Install ``plugin``.
+
+    Call this function from the ``ready`` method of the plugin's app.
+    """
     INSTALLED[plugin.app] = plugin
     CONDITIONS.update({condition.code: condition for condition in plugin.conditions})
     BACKLOGS.update(plugin.backlogs)
@@ -90,7 +93,8 @@ def make_shelf(using: str, apps: Apps = apps, **_: object) -> None:
     with suppress(LookupError):
         shelf = apps.get_model("giftcards", "Shelf")
         if router.allow_migrate_model(using, shelf):
-            # Without save(), which would take the lock of prices: there are no prices to store.
+            # bulk_create() is used because save() would take the lock of prices, although there are
+            # no prices to store.
             shelf.objects.using(using).bulk_create([shelf(pk=1)], ignore_conflicts=True)
 
 
@@ -106,15 +110,15 @@ CORE = Plugin(
         "offers": lambda _now: OfferChange.objects.waiting(),
     },
     work=(
-        # The work on news repeats what failed, and announces what sweeps have not announced. It
-        # comes last, because receivers may hang.
+        # This work repeats failed announcements, and makes announcements that sweeps have not made.
+        # It comes last, because receivers may hang.
         Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the count of final orders", do=count_final_orders),
         # The prices come before the work of other apps, which needs them.
         Work(name="the prices of the shelf", do=keep_prices),
-        # The catalogue is read last: some product is always due, so later work would get no
-        # request.
+        # The catalogue is read last. Because some product is always due, work after it would not
+        # get any requests.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
         Work(name="the news of offers", do=_announce_offers, is_last=True),
     ),

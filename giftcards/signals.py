@@ -38,17 +38,17 @@ _Receiver = Callable[..., Any]
 
 
 class OutboxSignal(Signal):
-    """A signal that calls its receivers one by one and records each receiver by name.
+    """A signal whose receivers can be called and recorded one by one.
 
     Django does not have a public API to call only some of the receivers. Therefore this class reads
     Django's internal list.
     """
 
     def named_receivers(self, sender: object) -> Iterator[tuple[str, _Receiver]]:
-        """Yield the name of each receiver for ``sender`` together with a function that calls it.
+        """Yield a name and a function for each receiver for ``sender``.
 
-        The function takes the keyword arguments of the signal. If the receiver is async, the
-        function awaits it.
+        The function calls the receiver, and takes the keyword arguments of the signal. If the
+        receiver is async, the function awaits the receiver.
         """
         with self.lock:
             connections: list[Any] = list(self.receivers)
@@ -82,11 +82,12 @@ order_status_changed = OutboxSignal()
 #: Sent when an order reaches a final status. The signal follows ``order_status_changed``, and has
 #: the same arguments.
 order_finalized = OutboxSignal()
-#: Sent once for an order that the provider has not accepted within ``POLL_TIMEOUT`` after it was
-#: recorded, with the same arguments. The order is on hold, cannot be sent, or is unconfirmed. The
-#: status of the order does not change: ``from_status`` and ``to_status`` of ``change`` are equal.
-#: If the provider accepts the order and it becomes ``DELAYED`` later, the ``order_status_changed``
-#: signal is sent, too. The signal is not sent for orders that ``REORDER_MISSING`` created.
+#: Sent once for an order that the provider has not accepted within ``POLL_TIMEOUT`` after the order
+#: was recorded, because the order is on hold, cannot be sent, or is unconfirmed. Receivers get the
+#: same arguments as for ``order_status_changed``. The status of the order does not change:
+#: ``from_status`` and ``to_status`` of ``change`` are equal. If the provider accepts the order and
+#: it becomes ``DELAYED`` later, the ``order_status_changed`` signal is also sent. The signal is not
+#: sent for orders that ``REORDER_MISSING`` created.
 order_kept_waiting = OutboxSignal()
 #: Sent when the provider's offer of a product type changes. The changes of one product type are
 #: sent one after the other. Receivers get the arguments ``product_id``, ``type_id``, ``what``,

@@ -70,8 +70,8 @@ def _run(stop: threading.Event, *, max_wait: timedelta, is_tick: bool = False) -
         else:
             ProviderState.objects.note_queue_read()
         done = follow(seconds=tuning.task_seconds, stop=stop, max_wait=max_wait)
-        # The check for more work comes after the release of the lease: an order placed before the
-        # release has queued no run.
+        # The app checks for more work only after the release of the lease, because an order that
+        # was placed while the lease was held has not queued a run.
         if done is not None and is_work_left():
             with Gateway() as gateway:
                 if gateway.reopens_by_itself():

@@ -124,3 +124,16 @@ def test_the_core_names_no_optional_app() -> None:
     for path in core_files(".html", ".txt", ".css", ".js"):
         found |= {(path.name, match[0]) for match in parts.finditer(path.read_text("utf-8"))}
     assert not found
+
+
+def test_every_docstring_begins_with_a_short_sentence() -> None:
+    """The docstrings of parsers are cells of the settings table, and begin in lower case."""
+    first_lines = {
+        docstring.partition("\n")[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in nodes(path)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if (docstring := ast.get_docstring(node))
+    }
+    sentences = {line for line in first_lines if line[0].isupper()}
+    assert {line for line in sentences if len(line) > 72 or not line.endswith(".")} == set()

@@ -1,4 +1,4 @@
-"""The conditions of the ledger and the balance that staff and monitors see.
+"""Conditions of the ledger and the balance, for staff and monitors.
 
 The "ledger_gap" and "closed_month_changed" conditions report results that were stored after the
 last reading of the ledger. All other conditions are computed each time they are checked, so they
@@ -53,7 +53,8 @@ def lasts(state: ProviderState) -> timedelta | None:
     return timedelta(days=min(days, _MOST_DAYS))
 
 
-# Conditions that nobody can acknowledge look back only this number of days, so that they end.
+# People cannot acknowledge these conditions. They look back only this number of days, so that they
+# end automatically.
 DAYS = 7
 
 _ZERO = Decimal(0)
@@ -115,16 +116,18 @@ def _read_and_closed() -> tuple[datetime | None, date | None]:
 
 
 def _unknown(standing: Standing) -> Sequence[QuerySet[LedgerEntry]]:
-    """Return query sets of the charges and refunds that do not belong to an order.
+    """Return the charges and refunds that do not belong to an order.
 
-    The query sets cover the last seven days. They leave out the newest entries, because the shop
-    might not have recorded the orders of these entries yet. If the ledger has never been read, the
-    result is empty.
+    The result contains a query set of charges and a query set of refunds. Both cover the seven days
+    up to the last reading of the ledger. They leave out the newest entries, because the shop might
+    not have recorded the orders or refunds of these entries yet. If the ledger has never been read,
+    the result is empty.
     """
     read_until, _closed = standing.once(_read_and_closed)
     if read_until is None:
         return []
-    # The filter "the past 7 days" of the list of entries has the same days.
+    # If the ledger was read today, the filter "Past 7 days" in the list of entries covers the same
+    # days.
     start = begin_of(day_of(read_until) - timedelta(days=DAYS - 1))
     return [
         LedgerEntry.objects.without_order(kind, start, read_until - grace)

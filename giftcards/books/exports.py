@@ -39,10 +39,11 @@ Cells = Sequence[Cell]
 # The number of characters in a piece of a file.
 _WRITTEN_AT_ONCE = 64 * 1024
 
-# Spreadsheets may take a text for a formula if it begins with one of these signs, even after spaces
-# or invisible characters. Some versions accept the wide and small forms, too. Where the separator
-# is a semicolon, as in French, or a tab, a cell also begins after each of these in a text. Such a
-# spreadsheet ignores our quotes inside its own cells, so a line break in a text begins a cell, too.
+# Spreadsheets may treat a text as a formula if it begins with one of these signs, even after spaces
+# or invisible characters. Some versions also accept the full-width and small forms of the signs. If
+# a spreadsheet uses a semicolon (as in French) or a tab as the separator, it starts a new cell
+# after each of these characters, even inside a text. It then ignores our quotes in the middle of
+# the cell, so a line break also starts a new cell.
 _UNSEEN = r"\s\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _SIGNS = r"=+\-@\u2212\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
 _FORMULA = re.compile(rf"""(?:\A|(?<=[;\t\r\n]))(?=[{_UNSEEN}"]*[{_SIGNS}])|\A(?=[\t\r\n])""")
@@ -174,7 +175,7 @@ def _of_orders(*sides: Side) -> Iterator[_Column]:
 
 
 def _order_columns() -> list[_Column]:
-    # The labels are in the language of the call, because the rows are read later.
+    # The labels are translated now, because another language may be active when the rows are read.
     labels = {str(choice): str(choice.label) for choice in (*Status, *Environment)}
     products = of_products(Product.objects.all())
 

@@ -30,7 +30,10 @@ _ZERO = Decimal("0.00")
 
 
 class Side(enum.Flag):
-    """The side of a report that a figure belongs to. The margin belongs to both sides."""
+    """The side of a report that a figure belongs to.
+
+    The margin belongs to the provider's side and to the customers' side.
+    """
 
     CARDS = 0
     PROVIDER = enum.auto()
@@ -132,12 +135,13 @@ class Figure:
     #: the admin's page.
     short: str = ""
     is_in_files: bool = True
-    #: The heading in files of orders; "" for ``label``, ``None`` to leave the figure out of them.
+    #: The heading in files that list orders. "" means that the heading is ``label``. ``None`` means
+    #: that such files do not contain the figure.
     of_order: Any = None
     #: True if a closed month keeps the figure, because it must not change any more; ``None`` if
     #: months do not have the figure.
     is_fixed_in_months: bool | None = None
-    #: The filters with which the list of orders shows what the figure counts.
+    #: The filters that limit the list of orders to the orders that the figure counts.
     filters: Mapping[str, str] | None = None
     #: True to leave the figure out of the admin's page while it is 0.
     is_rare: bool = False
@@ -152,7 +156,10 @@ class Figure:
 
 
 def _amount(label: Any, side: Side, sql: Any, path: str, **more: Any) -> Any:
-    """Declare an amount. ``path`` is the path of an attribute of a :class:`Line`."""
+    """Declare an amount.
+
+    ``path`` is the path of the attribute of a :class:`Line` that contains the amount.
+    """
     figure = Figure(label, side, sql, attrgetter(path), **more)
     return field(default=_ZERO, metadata={"figure": figure})
 
@@ -176,8 +183,8 @@ class Figures:
     ``customer_paid_back_amount`` and ``open_amount``.
     """
 
-    # The sequence of the fields is that of all reports. But in files, figures that show costs come
-    # last.
+    # Reports show the figures in the sequence of these fields. In files, however, figures that
+    # reveal costs come last.
     orders: int = _count(
         _("Orders"),
         Side.CARDS,
@@ -291,7 +298,7 @@ class Figures:
         filters={"refund": "owed"},
         is_to_do=True,
     )
-    # Orders for which nobody has said what the customer paid.
+    # Orders without a record of what the customer paid.
     unpaid: int = _count(
         _("Orders without a sale amount"),
         Side.CUSTOMERS,
@@ -310,8 +317,8 @@ class Figures:
         short="margin",
         of_order="",
     )
-    # The margin lost by missing cards: owed minus refunded, over the settled orders for which both
-    # amounts are known, and no cards were ordered again.
+    # The margin that was lost because cards were missing: owed minus refunded. Only settled orders
+    # count for which both amounts are known and no cards were ordered again.
     lost_margin_amount: Decimal = _amount(
         _("Margin lost"),
         Side.MARGIN,
@@ -359,13 +366,17 @@ FIGURES: Mapping[str, Figure] = {
     each.name: replace(each.metadata["figure"], name=each.name) for each in fields(Figures)
 }
 
-#: The aggregates over orders from which :func:`read_sums` makes :class:`Figures`. Their names are
-#: not those of columns, because expressions would then read the aggregate in place of the column.
+#: The aggregates over orders that :func:`read_sums` turns into :class:`Figures`. Their names differ
+#: from the names of columns, because otherwise expressions would use the aggregate instead of the
+#: column.
 SUMS: Mapping[str, Any] = {f"sum_of_{name}": figure.sql for name, figure in FIGURES.items()}
 
 
 def read_sums(row: Mapping[str, Any]) -> Figures:
-    """Return the figures in ``row``, which contains a value for each of :data:`SUMS`."""
+    """Return the figures in ``row``.
+
+    ``row`` contains the result of each aggregate in :data:`SUMS`.
+    """
     # An empty sum is NULL, and amounts are in centimes.
     sums = {name: int(row[f"sum_of_{name}"] or 0) for name in FIGURES}
     values: dict[str, Any] = {

@@ -32,12 +32,12 @@ from giftcards.rules.states import ACCEPTED, CREDITED, Kind
 #: time, an absent entry counts as missing.
 GRACE = timedelta(minutes=15)
 #: The provider lists a refund when it settles the order. The shop may notice the settlement up to
-#: this time later, because its workers may stand still for a night.
+#: this much later, because its workers may have been stopped overnight.
 UNNOTICED = timedelta(hours=12)
 # The assumed maximum difference between the clocks of provider and shop, until it is learnt.
 SKEW = timedelta(minutes=5)
-# A transaction may seem to be up to this time earlier than the sending of its order, because the
-# learnt offset of the clock may be wrong by SKEW.
+# A transaction may appear to be up to this much earlier than the time when its order was sent,
+# because the offset that was learnt for the provider's clock may be wrong by ``SKEW``.
 _EARLIER = 2 * SKEW
 
 
@@ -52,7 +52,11 @@ class LedgerAccount:
         self._environments = {"", *key.values_list("environment", flat=True)}
 
     def bought(self, order: Order) -> bool:
-        """True if this account might have bought ``order``, judging by its environment."""
+        """Return True if this account might have bought ``order``.
+
+        The method compares the environment of the order with the environment of the account. If the
+        environment of the order is unknown, the result is True.
+        """
         return order.environment in self._environments
 
 
@@ -63,9 +67,10 @@ def ordered_amount(order: Order) -> Decimal | None:
 
 
 def refund_amount(order: Order) -> Decimal | None:
-    """Return the refund that the provider promised for ``order``, which can be 0.
+    """Return the amount that the provider promised to refund for ``order``.
 
-    The result is ``None`` if the order has not settled, or if the amount is not known.
+    The amount can be 0. The result is ``None`` if the order has not settled, or if the amount is
+    not known.
     """
     breakdown = refund_breakdown(order)
     return breakdown.refunded_amount if breakdown else None
@@ -94,11 +99,12 @@ class _Rule:
     expect: Callable[[Order], Expected | None]
     # A function that returns the orders that should have a transaction between two moments.
     among: Callable[[datetime, datetime], OrderQuerySet]
-    # The tolerances to try one after another. ``late`` is tried for transactions that are left.
+    # The tolerances, which are tried one after another. ``late`` is then tried for the remaining
+    # transactions.
     spans: Sequence[Span]
     late: Span
-    # If an entry has no order, the orders of guessed entries within this time of it are guessed
-    # anew.
+    # If an entry has no order, entries with a guessed order are matched again if their times differ
+    # from the entry's time by at most this much.
     nearby: timedelta
 
     def spans_at(self, offset: timedelta) -> list[Span]:
@@ -142,8 +148,8 @@ _CREDITS = _Rule(
 )
 
 
-# A function that keeps the caller's lease by a write. Each transaction of this module calls it
-# first.
+# A function that renews the caller's lease with a write to the database. Each transaction of this
+# module calls it first.
 Hold = Callable[[], None]
 
 
@@ -169,7 +175,10 @@ def match(
 
 
 class _Entry(NamedTuple):
-    """An entry that does not name a known order. ``order_id`` is a guess, or ``None``."""
+    """An entry that does not name a known order.
+
+    ``order_id`` is the order that was guessed for the entry, or ``None``.
+    """
 
     pk: int
     amount: Decimal
@@ -178,8 +187,8 @@ class _Entry(NamedTuple):
     order_id: int | None
 
 
-# Entries without an order are matched again for this time, because their order may settle later, or
-# may be found later.
+# Entries without an order are matched again for this long, because their order may settle or be
+# found later.
 _LOOK_BACK = timedelta(days=3)
 # The number of charges from which the offset of the provider's clock is learnt.
 _LEARNT_FROM = 500
@@ -194,7 +203,7 @@ class _Matching:
         self._start, self._end = start, end
         self._hold = hold
         self._account = LedgerAccount()
-        # The time up to which the ledger was read; later than ``end`` if days are read again.
+        # The time up to which the ledger was read. It is later than ``end`` if days are read again.
         self._read_until = max(end, LedgerState.objects.known_until() or end)
         # The orders whose refund entries have changed.
         self._touched = set(orders_losing_entries)
@@ -293,7 +302,11 @@ class _Matching:
     def _expected(
         self, rule: _Rule, transactions: Collection[Transaction], span: Span
     ) -> list[Expected]:
-        """Return the ``Expected`` items that fit one of ``transactions`` in amount and time."""
+        """Return the ``Expected`` items that ``transactions`` might belong to.
+
+        Each item has the same amount as one of the transactions, and a time near the time of one of
+        the transactions. These can be two different transactions.
+        """
         amounts = {one.amount for one in transactions}
         expected = (
             rule.expect(order)
@@ -304,10 +317,14 @@ class _Matching:
         return [one for one in expected if one and one.amount in amounts]
 
     def _guess(self, kind: str, before: Mapping[int, int | None], pairs: Mapping[int, int]) -> None:
-        """Store ``pairs`` as guesses. ``before`` maps each entry to its previous order."""
+        """Store ``pairs`` as guesses, and drop guesses that no longer apply.
+
+        ``before`` maps each entry to the order that was previously guessed for it, or to ``None``.
+        """
         dropped = {key: order for key, order in before.items() if order and pairs.get(key) != order}
         new = {key: order for key, order in pairs.items() if before[key] != order}
-        # All old guesses go first, so that no order ever has two entries.
+        # Outdated guesses are dropped before new guesses are stored, so that an order never has two
+        # guessed entries.
         for keys in batches(dropped):
             with transaction.atomic():
                 self._hold()
@@ -411,7 +428,7 @@ def _without_entry(
     return list(by_key.values())
 
 
-# A query reads two stretches of time together if the gap between them is not longer than this.
+# Two periods are read in one query if the gap between them is not longer than this.
 _NOT_WORTH_A_QUERY = timedelta(hours=6)
 
 

@@ -1,4 +1,7 @@
-"""The stored entries of the provider's ledger for this account, and closed months."""
+"""The stored entries of the provider's ledger, and the closed months.
+
+The ledger contains the transactions of your account at the provider.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ CREDIT = "REFUND-ORDER"
 
 PAYMENT = answers.PAYMENT
 
-# Charges and refunds for gift cards that belong to no order here.
+# Charges and refunds for gift cards without a matching order in this shop.
 CHARGED_UNKNOWN = Q(order=None, type=CHARGE)
 CREDITED_UNKNOWN = Q(order=None, type=CREDIT)
 
@@ -43,16 +46,17 @@ class Kept:
 
     new: Sequence[LedgerEntry]
     changed: Sequence[LedgerEntry]
-    # The primary keys of the orders to which a changed entry belongs no longer.
+    # The primary keys of the orders that lost an entry because the entry changed.
     orders_losing_entries: Collection[int]
 
 
 class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def keep(self, entries: Sequence[LedgerEntry]) -> Kept:
-        """Insert or update at most 100 entries, each with a unique ``provider_id``.
+        """Insert or update at most 100 entries.
 
-        If the type, the amount or the ``objid`` of an entry changes, the entry is detached from its
-        order. The ``is_credited`` field of the order is then set to ``None``, which means unknown.
+        Each entry must have a different ``provider_id``. If the type, the amount or the ``objid``
+        of an entry changes, the entry is detached from its order. The ``is_credited`` field of the
+        order is then set to ``None``, which means unknown.
         """
         told = {entry.provider_id: entry for entry in entries}
         known = {entry.provider_id: entry for entry in self.filter(provider_id__in=told)}
@@ -72,7 +76,10 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return Kept(new, changed, orders_losing_entries)
 
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
-        """Return the entries of a type and period that do not belong to an order, oldest first."""
+        """Return the entries that do not belong to an order, oldest first.
+
+        The result contains only entries of the type ``type_`` from ``start`` to ``end``.
+        """
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
     def names_orders(self, start: datetime, end: datetime) -> bool:
@@ -82,7 +89,8 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         uses the same account.
         """
         named = self.filter(order__isnull=False, is_guess=False, time__range=(start, end))
-        # The entries are sorted by time, so that PostgreSQL uses the index of times from its end.
+        # The entries are sorted by time, newest first, so that PostgreSQL reads the index on the
+        # time from its end.
         return any(
             named.filter(type=type_).order_by("-time", "-pk").first() for type_ in (CHARGE, CREDIT)
         )
@@ -100,9 +108,10 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         return sums
 
     def assign(self, orders: dict[int, int], *, is_guess: bool) -> None:
-        """Assign at most 100 entries to orders, except entries that already have an order.
+        """Assign at most 100 entries to orders.
 
-        ``orders`` maps primary keys of entries to primary keys of orders.
+        ``orders`` maps primary keys of entries to primary keys of orders. Entries that already
+        belong to an order do not change.
         """
         entries = [
             LedgerEntry(pk=key, order_id=order, is_guess=is_guess) for key, order in orders.items()
@@ -136,7 +145,8 @@ class LedgerEntry(models.Model):
         _("balance after"), max_digits=14, decimal_places=2, null=True, editable=False
     )
     time = models.DateTimeField(_("when"), editable=False)
-    # The provider's id of what the entry is about; "" if the provider named none.
+    # The provider's id of the object that the entry is about, for example an order. "" if the
+    # provider did not name one.
     objid: models.CharField[str, str] = ExactCharField(
         _("about"), max_length=100, blank=True, editable=False
     )
@@ -152,7 +162,8 @@ class LedgerEntry(models.Model):
     )
     # True if the order was found by amount and time, because the entry names no order.
     is_guess = models.BooleanField(_("matched by amount and time"), default=False, editable=False)
-    # The time when the entry was first read, long after `time` if the provider listed it late.
+    # The time when the entry was first read. It is much later than `time` if the provider listed
+    # the entry late.
     read_at = models.DateTimeField(_("first read"), default=timezone.now, editable=False)
 
     objects = LedgerEntryQuerySet.as_manager()
@@ -165,8 +176,8 @@ class LedgerEntry(models.Model):
         indexes = (
             models.Index(fields=("-time", "-id"), name="giftcards_ledger_newest"),
             models.Index(fields=("type", "-time", "-id"), name="giftcards_ledger_type"),
-            # The index of ``order`` finds the entries without an order: few, if only this shop uses
-            # the account.
+            # The index on ``order`` also finds the entries without an order. There are few of them
+            # if only this shop uses the account.
             models.Index(fields=("order", "type", "time"), name="giftcards_ledger_order"),
             models.Index(fields=("objid",), name="giftcards_ledger_objid"),
             models.Index(fields=("is_guess", "-time", "-id"), name="giftcards_ledger_guess"),
@@ -176,7 +187,7 @@ class LedgerEntry(models.Model):
         return self.provider_id
 
     def take_over(self, other: LedgerEntry) -> bool:
-        """Copy the provider's values from ``other``, a later version of this entry.
+        """Copy the provider's values from a later version of this entry.
 
         If the type, the amount or the ``objid`` changes, the entry is detached from its order.
         Returns True if a value has changed.
@@ -212,21 +223,21 @@ class LedgerState(models.Model):
     # The time up to which the ledger was read. NULL if it was never read. Days are read again to
     # find late entries.
     read_until = models.DateTimeField(null=True)
-    # The position at which an unfinished reading goes on: see giftcards.books.reading.Position.
+    # The position from which an unfinished reading continues: see giftcards.books.reading.Position.
     place = models.JSONField(default=dict)
     # The time of the next automatic reading. NULL if none is planned.
     due_at = models.DateTimeField(null=True)
     # The number of automatic readings that have failed in a row.
     failures = models.PositiveIntegerField(default=0)
-    # Results of the last reading: the change of the balance that no entry explains, and the number
-    # of days with such a change. ``gap`` is NULL if a balance is unknown.
+    # Results of the last reading: the change of the balance that the entries do not explain, and
+    # the number of days with an unexplained change. ``gap`` is NULL if a balance is unknown.
     gap = models.DecimalField(max_digits=14, decimal_places=2, null=True)
     breaks = models.PositiveIntegerField(null=True)
 
     objects = LedgerStateQuerySet.as_manager()
 
     class Meta:
-        # Nobody needs permissions for this row: staff see its contents only as conditions.
+        # This row does not need permissions, because staff see its contents only as conditions.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -235,9 +246,9 @@ class LedgerState(models.Model):
 
 class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
     def of(self, month: date) -> Self:
-        """Return the closings of a month, newest first. The newest closing is the valid one.
+        """Return the closings of a month, newest first.
 
-        ``month`` is the first day of the month.
+        The newest closing is the valid one. ``month`` is the first day of the month.
         """
         return self.filter(month=month).order_by("-number")
 
@@ -251,20 +262,25 @@ class MonthClosingQuerySet(models.QuerySet["MonthClosing"]):
         return self.valid().filter(has_changed=True)
 
     def last_month(self) -> date | None:
-        """Return the first day of the last closed month, or ``None`` if no month is closed."""
+        """Return the first day of the last closed month.
+
+        The result is ``None`` if no month is closed.
+        """
         last: date | None = self.aggregate(last=Max("month"))["last"]
         return last
 
 
 class MonthClosing(models.Model):
-    """A record of a closed month, with its figures and the person who closed it.
+    """A record of a closed month.
 
-    Records are never changed or deleted. If a month is closed again, a new record is created.
+    The record contains the figures of the month and the name of the person who closed it. The
+    figures in a record never change, and records are never deleted. If a month is closed again, a
+    new record is created.
     """
 
     # The first day of the month.
     month = models.DateField(editable=False)
-    # The number of this closing among the closings of its month, from 1.
+    # The number of this closing. The closings of each month are numbered from 1.
     number = models.PositiveIntegerField(editable=False)
     # The figures by name, as in giftcards.books.months. Whole numbers stay numbers, amounts are
     # texts with two decimals, and null means unknown.
@@ -274,10 +290,12 @@ class MonthClosing(models.Model):
     # The names of the steps that were still to do when the month was closed.
     open_steps = models.JSONField(default=list, editable=False)
     note = PlainTextField(_("reason"), max_length=2000, blank=True)
-    # The user name of the person who closed the month; a foreign key would end with the user.
+    # The user name of the person who closed the month. It is not a foreign key, because the name
+    # must remain after the user is deleted.
     closed_by = models.CharField(max_length=254, editable=False)
     closed_at = models.DateTimeField(default=timezone.now, editable=False)
-    # The time when the record was last compared with the month's figures, and whether any differed.
+    # The time when the record was last compared with the month's figures. ``has_changed`` is True
+    # if any fixed figure differed.
     checked_at = models.DateTimeField(default=timezone.now, editable=False)
     has_changed = models.BooleanField(default=False, editable=False)
 

@@ -1,8 +1,8 @@
-"""The closing of a month: its figures, the steps before it, and its record.
+"""Month closings, with the steps before them and their records.
 
-The record contains the figures of the month. Some of these figures must not change after the
-closing. Therefore a periodic task compares the record with the current figures each time the ledger
-has been read.
+The record of a closing contains the figures of the month. Some of these figures must not change
+after the closing. Therefore a periodic task compares the record with the current figures each time
+the ledger has been read.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Value = int | Decimal | None
 @dataclass(frozen=True, slots=True)
 class _Facts:
     orders: Figures
-    # The number of the month's orders for each condition; but "reordered" is the customers' money
-    # that went to new orders for missing cards (centimes).
+    # The number of the month's orders that meet each condition. However, "reordered" is an amount:
+    # the customers' money that was used for new orders for missing cards (centimes).
     further: Mapping[str, int]
     unknown: Mapping[str, int]
     ledger: Summary
@@ -159,7 +159,7 @@ FIGURES = (
     _counted("owing", _("Orders with money still owed to customers")),
 )
 
-# The conditions by which the steps count the month's orders and entries. Each step links to a list
+# The steps use these conditions to count the month's orders and entries. Each step links to a list
 # that is filtered by the same condition.
 _OF_ORDERS: Mapping[str, Q] = {
     "not_credited": NOT_CREDITED,
@@ -189,7 +189,10 @@ def month_figures(month: date) -> dict[str, Value]:
 
 
 def fixed_figures(month: date) -> dict[str, Value]:
-    """Return only the fixed figures, which takes half the time of :func:`month_figures`."""
+    """Return the figures of a month that must not change after the closing.
+
+    The function takes half the time of :func:`month_figures`.
+    """
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
     facts = _Facts(orders, further, {}, sums_and_balances(month, last))
@@ -197,7 +200,10 @@ def fixed_figures(month: date) -> dict[str, Value]:
 
 
 def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
-    """Return the figures as JSON, in which amounts are strings with two decimals."""
+    """Return the figures in a form that can be stored as JSON.
+
+    Amounts become strings with two decimals.
+    """
     return {
         name: f"{value:.2f}" if isinstance(value, Decimal) else value
         for name, value in figures.items()
@@ -205,7 +211,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the figures in ``stored``, which is a result of :func:`as_stored`.
+    """Return the figures in ``stored``, a result of :func:`as_stored`.
 
     The result does not contain figures that were added to the app after the month was closed.
     """
@@ -215,7 +221,11 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
 
 
 class Difference(NamedTuple):
-    """A fixed figure that has changed since the closing. ``None`` means unknown."""
+    """A fixed figure that has changed since the closing.
+
+    ``then`` is the value at the closing, and ``now`` is the current value. ``None`` means that the
+    value is unknown.
+    """
 
     figure: MonthFigure
     then: Value
@@ -223,7 +233,10 @@ class Difference(NamedTuple):
 
 
 def differences(closing: MonthClosing, figures: Mapping[str, Value]) -> list[Difference]:
-    """Return the fixed figures whose values in ``figures`` differ from those in ``closing``."""
+    """Return the fixed figures that have changed since ``closing``.
+
+    ``figures`` contains the current values.
+    """
     then = as_read(closing.figures)
     return [
         Difference(figure, then[figure.name], figures[figure.name])
@@ -271,8 +284,8 @@ class Month:
     @classmethod
     def now(cls, first: date) -> Month:
         """Return the month that begins on ``first`` with its current figures."""
-        # The time is taken before the figures are read. A reading of the ledger in between then
-        # counts as newer, so the month is compared again.
+        # The time is taken before the figures are read. If the ledger is read while the figures are
+        # being calculated, that reading counts as newer, and the month is compared again.
         read_at, closings = timezone.now(), tuple(MonthClosing.objects.of(first))
         read_until = LedgerState.objects.known_until()
         return cls(first, month_figures(first), read_until, closings, read_at)
@@ -287,7 +300,10 @@ class Month:
 
     @property
     def is_read(self) -> bool:
-        """True if the ledger has been read up to :data:`GRACE` after the end of the month."""
+        """True if the ledger has been read past the end of the month.
+
+        The ledger must have been read up to :data:`GRACE` after the end of the month.
+        """
         _start, end = bounds(self.first, self.last)
         return self.read_until is not None and self.read_until >= end + GRACE
 
@@ -384,7 +400,7 @@ def check_closed_month(_should_continue: Callable[[], bool]) -> None:
             return
 
 
-# Staff are reminded of entries without an order in this many months, the present one included.
+# Staff are reminded of charges without an order for this many months, including the current month.
 _MONTHS_LEFT_OPEN = 3
 
 

@@ -44,7 +44,11 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tolerance for the time of a transaction, before and after the expected time."""
+    """The tolerance for the time of a transaction.
+
+    ``before`` is the tolerance before the expected time, and ``after`` is the tolerance after the
+    expected time.
+    """
 
     before: timedelta
     after: timedelta
@@ -77,7 +81,7 @@ def pair(
 def _sets(
     transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> Iterator[tuple[list[Transaction], list[Expected]]]:
-    """Yield sets of transactions and orders that can be paired independently of other sets."""
+    """Yield sets of transactions and orders that can be paired separately."""
     listed = _by_amount(sorted(transactions, key=attrgetter("time", "key")))
     for amount, ones in _by_amount(expected).items():
         for part in _overlapping(ones, span):
@@ -131,10 +135,11 @@ def _pair_set(
 def _most_pairs(
     transactions: Iterable[Transaction], expected: Iterable[Expected], span: Span
 ) -> dict[int, int]:
-    """Return as many pairs as possible. ``transactions`` must be sorted by time.
+    """Return as many pairs as possible.
 
-    A transaction fits an order if its time is inside the order's window. If it fits several orders,
-    it is paired with the order whose window ends first.
+    ``transactions`` must be sorted by time. A transaction fits an order if the time of the
+    transaction is inside the order's window. A transaction that fits several orders is paired with
+    the order whose window ends first.
     """
     coming = sorted((_window(one, span) for one in expected), reverse=True)
     begun: list[tuple[datetime, int]] = []

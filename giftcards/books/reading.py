@@ -176,9 +176,10 @@ class _Reader:
         self._end = timezone.now()
 
     def _hold(self) -> None:
-        """Renew the lease, or raise :exc:`Stopped` if another process has acquired it.
+        """Renew the lease, or raise :exc:`Stopped` if the lease has been lost.
 
-        This method is called during each wait and at the start of each transaction.
+        The lease is lost if another process has acquired it. This method is called during each wait
+        and at the start of each transaction.
         """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
@@ -196,8 +197,8 @@ class _Reader:
         known_until = state.read_until
         if since is None:
             return place or self._window(self._start(known_until))
-        # If ``since`` is later than the end of the last reading, the reading starts at that end, so
-        # that no entry is skipped.
+        # Even if ``since`` is later, the reading starts where the last reading ended, so that no
+        # entry is skipped.
         unread = (known_until, place.start if place else None)
         return self._window(min([begin_of(since), *filter(None, unread)]))
 
@@ -272,9 +273,11 @@ class _Reader:
         )
 
     def _finish(self, place: Position, page: LedgerPage) -> Position | None:
-        """Match the entries of the window, or read it again if entries seem to be missing.
+        """Match the entries of the window, or prepare to read the window again.
 
-        Returns the next position, or ``None`` if the reading is complete.
+        The window is read again if entries seem to be missing, but only if the last pass has found
+        new entries and the maximum number of passes has not been reached. Returns the next
+        position, or ``None`` if the reading is complete.
         """
         lacking = _lacking(place, page, shown=len(self._shown))
         if lacking and place.new and place.passes < _MOST_PASSES:
@@ -302,14 +305,17 @@ def _store(place: Position | None, *, read_until: datetime | None = None) -> Non
     state = LedgerState.objects.filter(pk=1)
     state.update(place={} if place is None else place.as_json())
     if read_until is not None:
-        # A stored end that is later than ``read_until`` stays, because days may have been read
-        # again. But a stored end in the future is replaced, because it is from before the clock was
+        # A stored end that is later than ``read_until`` is kept, because days may have been read
+        # again. A stored end in the future is replaced, because it was stored before the clock was
         # set back.
         state.exclude(read_until__range=(read_until, timezone.now())).update(read_until=read_until)
 
 
 def _is_last(page: LedgerPage, number: int) -> bool:
-    """True if there is no further page. The provider's page count alone is not reliable."""
+    """Return True if there is no further page.
+
+    The provider's page count alone is not reliable.
+    """
     if not page.rows:
         # A page of unreadable rows has no ids, so a repeated page cannot be recognised. The
         # provider's number of pages decides instead.
@@ -319,7 +325,7 @@ def _is_last(page: LedgerPage, number: int) -> bool:
 
 
 def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
-    """Return the number of entries that the provider counts but has not listed.
+    """Return how many entries the provider counts but has not listed.
 
     The result can be too high, because the provider might also count entries outside the window,
     for example all entries of a day. If the provider does not report a count, the result is 0.
@@ -331,10 +337,12 @@ def _lacking(place: Position, page: LedgerPage, *, shown: int) -> int:
 
 
 def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
-    """Convert the rows of one page to unsaved entries, each with a unique ``provider_id``.
+    """Convert the rows of one page to unsaved entries.
 
-    If a row does not have an id, the id is computed from its content. Equal rows on one page become
-    separate entries. If a row is repeated on another page, it remains one entry.
+    Each entry has a unique ``provider_id``. If a row does not have an id, the id is computed from
+    the content of the row. Equal rows without an id on one page become separate entries. If a row
+    is repeated on another page, the entry has the same ``provider_id`` again, so the row remains
+    one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()
@@ -363,7 +371,7 @@ def _content_of(row: LedgerRow) -> str:
     return f"row-{hashlib.sha256(told.encode()).hexdigest()[:40]}"
 
 
-# A part of the nightly reading begins no further request after this time (seconds).
+# After this time (seconds), a part of the nightly reading does not start another request.
 _SECONDS = 5.0
 # The shortest and the longest pause after a reading that failed.
 _FIRST_PAUSE = timedelta(minutes=2)
@@ -407,7 +415,7 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
 
 
 def _do_not_wait(_reading: LedgerReading) -> None:
-    # Requests about orders come first; the next tick goes on with the reading.
+    # Requests about orders come first, so the reading stops. The next tick continues it.
     raise Stopped
 
 
@@ -418,7 +426,10 @@ _MINUTES = 180
 
 
 def next_night(now: datetime, minute: int) -> datetime:
-    """Return the next time after ``now`` that is ``minute`` minutes past 2 a.m. local time."""
+    """Return the start of the first nightly reading after ``now``.
+
+    The reading starts ``minute`` minutes after 2 a.m. local time.
+    """
     nights = (begin_of(day_of(now) + timedelta(days=number)) for number in range(2))
     moments = (night + _FROM + timedelta(minutes=minute) for night in nights)
     return next(moment for moment in moments if moment > now)

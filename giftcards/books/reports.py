@@ -114,17 +114,20 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 
 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
-    """Return the total of :func:`report`, and the results of ``further`` aggregates.
+    """Return the total of a report, and the results of further aggregates.
 
-    ``further`` maps names to aggregates. The function takes half the time of :func:`report`,
-    because it leaves out :class:`Settling`.
+    The total is the same as the total of :func:`report`. ``further`` maps names to aggregates. The
+    function takes half the time of :func:`report`, because it leaves out :class:`Settling`.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**SUMS, **further)
     return read_sums(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """Return the ``orders`` that became final from ``start`` to ``end``, without sorting them."""
+    """Return the ``orders`` that became final from ``start`` to ``end``.
+
+    The result is not sorted.
+    """
     return orders.filter(within("finalized_at", start, end)).order_by()
 
 
@@ -185,12 +188,12 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 
 
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
-    """Return an expression for the index of the day, week or month that contains ``column``.
+    """Return an expression for the index of the part that contains ``column``.
 
-    ``begins`` contains the start of each day, week or month, and ``number`` is the index of the
-    first item in ``begins``. The expression does not compute dates, because databases do not all
-    know the same time zones. The expression is a binary search, because a period can contain
-    hundreds of days.
+    A part is a day, a week or a month. ``begins`` contains the start of each part, and ``number``
+    is the index of the first part in ``begins``. The expression does not compute dates, because
+    databases do not all know the same time zones. The expression is a binary search, because a
+    period can contain hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -204,7 +207,8 @@ def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case |
 
 def _rows_of_products(orders: QuerySet[Order], start: date, end: date, by: By) -> list[Row]:
     sums: defaultdict[tuple[str, str], Figures] = defaultdict(Figures)
-    # The primary key of the newest order of each product or type, and the names in that order.
+    # For each product or type: the primary key of its newest order, and the product's and type's
+    # names in that order.
     newest: defaultdict[tuple[str, str], tuple[int, str, str]] = defaultdict(lambda: (0, "", ""))
     columns = ("product_id", "type_id", "product_name", "type_name")
     groups = settled_between(orders, start, end).values(*columns)

@@ -24,7 +24,8 @@ from giftcards.models.order_queries import batches
 from giftcards.rules.states import SETTLED
 from giftcards.rules.times import begin_of, bounds, day_of, repeated_for, within
 
-# At most this many entries on each side of a moment are read to find the balance.
+# To find the balance at a moment, at most this many entries before it and this many entries after
+# it are read.
 NEAR = 100
 
 _ZERO = Decimal(0)
@@ -83,7 +84,7 @@ class DayEnds:
         self._sums: dict[date, Decimal] = {}
         # The balances before the period, and at the end of each day with entries.
         self._balances: list[Decimal | None] = []
-        # Maps indexes of unknown balances in ``_balances`` to the entries that follow.
+        # Maps the index of each unknown balance in ``_balances`` to the entries that follow it.
         self._following: dict[int, list[Entry]] = {}
         self._end()
 
@@ -125,7 +126,8 @@ class DayEnds:
         for (day, total), balance in zip(self._sums.items(), balances, strict=True):
             expected += total
             if balance is None:
-                # An unexplained change on this day counts for the next day with a known balance.
+                # An unexplained change on this day is assigned to the next day whose balance is
+                # known.
                 continue
             if balance != expected:
                 yield Break(day, balance - expected)
@@ -141,7 +143,11 @@ _UNKNOWN = _Ends(None, None)
 
 
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
-    """Return the first result of :func:`_ends` that is not ``None``, moment by moment."""
+    """Return the first result of :func:`_ends` that is not ``None``.
+
+    The function calls :func:`_ends` for each moment in turn. If every result is ``None``, both
+    balances are unknown.
+    """
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
         # The last moment may have further entries that were not read.
@@ -205,7 +211,7 @@ class Discrepancy:
     time: datetime
 
 
-#: The maximum number of discrepancies of each kind in the list; all are counted.
+#: The maximum number of discrepancies of each kind that are listed. The count includes all of them.
 LISTED = 20
 
 
@@ -249,10 +255,10 @@ class Summary:
     start: date
     end: date
     entries: int
-    # The numbers of entries that belong to an order, and of those whose order is a guess.
+    # The number of entries that belong to an order, and how many of these orders are guesses.
     matched: int
     guessed: int
-    # The sums of charges and of refunds for gift cards, also for orders that are unknown here.
+    # The total charges and refunds for gift cards, including entries without an order in this shop.
     orders: Decimal
     refunds: Decimal
     payments: Decimal
@@ -260,11 +266,11 @@ class Summary:
     other_services: Decimal
     # Orders that settled in the period, but whose full refund is not in the ledger.
     promised_not_credited: Discrepancies
-    # Refunds that belong to no order here, and the part of other refunds beyond the promised
+    # Refunds without an order in this shop, and the part of other refunds that exceeds the promised
     # amount.
     credited_not_promised: Discrepancies
-    # Charges that belong to no order here, second charges for an order, and the part of a charge
-    # beyond the order's price.
+    # Charges without an order in this shop, further charges for an order that exceed its price, and
+    # the part of a single charge that exceeds the order's price.
     charged_unknown: Discrepancies
     # Orders that were sent in the period and accepted, but have no charge in the ledger.
     ordered_not_charged: Discrepancies
@@ -351,7 +357,10 @@ def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
 
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
-    """Return the ``gap`` and the ``breaks`` of a :class:`Summary`, without reading orders."""
+    """Return the ``gap`` and the ``breaks`` of a :class:`Summary`.
+
+    The function does not read any orders.
+    """
     told = _compared(start, end, _Tally())
     return told.gap, told.breaks
 
@@ -429,7 +438,8 @@ _TOTALS = {
 
 @dataclass(slots=True)
 class _Tally:
-    # The prices, as further columns to read, if discrepancies are looked for.
+    # The prices, as additional columns to read. Empty if the summary does not look for
+    # discrepancies.
     looked_up: Mapping[str, Any] = field(default_factory=dict)
     entries: int = 0
     matched: int = 0

@@ -1,4 +1,4 @@
-"""The shelf: the provider's catalogue, the cards that can be sold, and reservations."""
+"""The provider's catalogue, the cards that can be sold, and reservations."""
 
 from giftcards.catalogue.descriptions import Description, descriptions, redemption_instructions
 from giftcards.catalogue.offers import (

@@ -1,4 +1,4 @@
-"""The description of a card for customers: its name, region and instructions."""
+"""Descriptions of cards for customers: name, region and instructions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def redemption_instructions(product_type: ProductType, language: str | None = No
 
 
 def of_products(products: Iterable[Product], language: str | None = None) -> dict[str, Description]:
-    """Return a dict that maps each product's ``product_id`` to its description."""
+    """Return the descriptions of ``products``, by ``product_id``."""
     listed = list(products)
     languages = _languages(language)
     rows = RedemptionInstructions.objects.filter(

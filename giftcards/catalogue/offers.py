@@ -42,16 +42,17 @@ from giftcards.rules.purposes import Purpose
 from giftcards.rules.times import is_recent
 from giftcards.text.display import count_text, duration_text, money_text
 
-# The age at which stock and price are too old for a sale: a day, or four periods of
-# CATALOGUE_INTERVAL if these are longer. It is a week if the catalogue is read by hand.
+# A card cannot be sold if its stock and price are at least this old: one day, or four times
+# CATALOGUE_INTERVAL if that is longer. If the catalogue is only read by hand, the limit is a week.
 _OLD = timedelta(days=1)
 _OLD_PERIODS = 4
 _OLD_BY_HAND = timedelta(days=7)
 # Up to this age, stock and price count as fresh (seconds).
 _FRESH = 60
-# The reasons for a missing answer that would also keep the provider from taking an order.
+# If current values could not be requested for one of these reasons, the provider could not take an
+# order either.
 _AWAY = {NoAnswer.PAUSED, NoAnswer.UNREACHABLE}
-# The pause between two checks whether another caller has got an answer (seconds).
+# The pause between two checks of whether another caller has received an answer (seconds).
 _LOOK = 0.1
 
 
@@ -151,7 +152,10 @@ def check_offer(
 
 
 def check_stock(line: Line, known: Quote) -> None:
-    """Raise :exc:`NotForSale` if the card is not sold or if too few cards are left."""
+    """Raise :exc:`NotForSale` if the card is not sold or is out of stock.
+
+    The card counts as out of stock if fewer than ``line.quantity`` cards are left.
+    """
     if not known.is_sold_here:
         raise refusal("delisted", known, gettext("Your shop does not sell this card."))
     if not (known.is_listed and known.cost) and not _is_test(line):
@@ -218,7 +222,7 @@ def _is_test(line: Line) -> bool:
 
 
 def refusal(code: str, known: Quote, reason: str) -> NotForSale:
-    """Return the error with a message for the customer and a message for staff.
+    """Return the error, with messages for the customer and for staff.
 
     The message for staff begins with the name of the card.
     """
@@ -267,7 +271,9 @@ def _amounts(text: str, **amounts: Decimal | int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The price, cost and stock of a card before it is bought. Unknown values are ``None``.
+    """The price, cost and stock of a card before it is bought.
+
+    Unknown values are ``None``.
 
     - ``cost`` is the cost of one card, and ``stock`` is the provider's stock. Both values were read
       at ``read_at``.
@@ -416,7 +422,8 @@ class Line:
     def _answer_to_other(self, known: Quote) -> Quote:
         ends_at = time.monotonic() + tuning.quote_patience
         products = Product.objects.filter(product_id=self.product_id)
-        # A request that has taken longer than quote_patience is not waited for.
+        # If the other request has already taken longer than ``quote_patience``, this caller does
+        # not wait for it.
         asked = products.being_read(max_duration=tuning.quote_patience)
         while asked.exists() and time.monotonic() < ends_at:
             time.sleep(_LOOK)
@@ -425,7 +432,7 @@ class Line:
 
 
 def stale_after() -> timedelta:
-    """Return the age at which the stock and price of a type are too old for a sale."""
+    """Return the age at which stock and prices are too old for a sale."""
     every = timedelta(seconds=conf.catalogue_interval)
     return max(_OLD, _OLD_PERIODS * every) if every else _OLD_BY_HAND
 
@@ -458,7 +465,7 @@ def with_available(
 
 
 def sold_out_by_buffer(stock_buffer: int) -> tuple[int, int]:
-    """Return how many types would sell out or be back in stock with this ``stock_buffer``.
+    """Return the numbers of types that this ``stock_buffer`` would affect.
 
     The first number is the number of types that would sell out. The second number is the number of
     types that would be back in stock. The function does not count types that are off sale for any
@@ -482,7 +489,8 @@ _OF_LINE = (
     " AND giftcards_producttype.product_id = giftcards_product.id"
     " AND giftcards_producttype.type_id = {table}.type_id"
 )
-# The condition that the provider reported the stock before it accepted the order.
+# True if the provider had not accepted the order yet when it reported the stock. This stock still
+# includes the cards of the order.
 _UNTOLD = (
     "(giftcards_order.accepted_at IS NULL"
     " OR giftcards_order.accepted_at > giftcards_producttype.read_at)"
@@ -490,7 +498,7 @@ _UNTOLD = (
 
 
 class _Taken:
-    """An SQL join of each type with the number of cards to subtract from its stock.
+    """An SQL join that counts the cards to subtract from each type's stock.
 
     A single subquery adds up the cards of all types. If there were a subquery for each type,
     PostgreSQL might read all open orders once per type when its statistics are out of date. Django
@@ -532,11 +540,12 @@ class _Taken:
 
 
 def _rows_taken(now: datetime, reference: str) -> Iterator[QuerySet[Any]]:
-    """Yield query sets of the orders and reservations whose cards reduce the stock.
+    """Yield query sets of the orders and reservations that reduce the stock.
 
     Each row contains the primary key of the type as ``kind`` and the number of cards as ``stock``.
     """
-    # Orders that settled before this time do not count, as types read before it are not for sale.
+    # Orders that settled before this time are ignored, because types that were read before it are
+    # not for sale.
     begin = now - stale_after()
     kinds = ProductType.objects.filter(read_at__gt=begin).order_by("read_at")
     first = Subquery(kinds.values("read_at")[:1])

@@ -39,7 +39,7 @@ _CENT = Decimal("0.01")
 # than the cost.
 _AGAIN = timedelta(minutes=1)
 _AGAIN_AFTER_FAILURE = timedelta(minutes=15)
-# The number of types that are priced before their prices are stored.
+# The number of types for which the function is called before their prices are stored.
 _BATCH = 200
 
 
@@ -112,7 +112,10 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Return the price from the function, or ``None``, and whether it is usable."""
+    """Return the function's price, and whether the answer is usable.
+
+    The price is ``None`` if the answer is not usable, or if the function returns ``None``.
+    """
     began_at = time.monotonic()
     answer: Any = None
     try:
@@ -175,7 +178,10 @@ class PricePreview(NamedTuple):
 
     @property
     def is_on_shelf(self) -> bool:
-        """True if the type would be on sale after the change, regardless of its stock."""
+        """True if the type would be on sale after the change.
+
+        The stock of the type is not considered.
+        """
         return self.is_sold and self.why_not in {None, NoPrice.OWN}
 
 
@@ -275,7 +281,7 @@ class PriceMove:
 
 
 def since_yesterday(kind: OfferChange.What) -> Q:
-    """Return a filter for changes of one kind that were made yesterday or today.
+    """Return a filter for changes of one kind since the start of yesterday.
 
     Days begin and end in the site's time zone.
     """

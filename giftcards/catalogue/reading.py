@@ -31,11 +31,11 @@ _RESUMABLE = timedelta(hours=6)
 # Products that were ordered within _LATELY, or are reserved, are read _TIMES times as often.
 _LATELY = timedelta(days=1)
 _TIMES = 4
-# The token of a wanted reading whose list of products was read.
+# The token of the lease for a requested reading, after the list of products has been read.
 _LISTED = "listed"
-# A worker's reading makes no further request after this time (seconds).
+# How long a worker reads the catalogue before it stops sending requests (seconds).
 _SECONDS = 5.0
-# The pause between two checks whether another reading has ended (seconds).
+# The pause between two checks of whether another reading has ended (seconds).
 _LOOK = 0.2
 # The pause of workers after a failed reading.
 _PAUSE = timedelta(minutes=2)
@@ -159,9 +159,11 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """Call ``read`` unless another process is reading the catalogue, and return the progress.
+        """Call ``read``, and return the progress of the reading.
 
-        If an error or a limit ends the reading early, the function returns the progress so far.
+        If another process is reading the catalogue, the method first waits for the other process,
+        and calls ``on_wait`` repeatedly during this time. If an error or a limit ends the wait or
+        the reading early, the method returns the progress so far.
         """
         try:
             token = self._take_lease()
@@ -170,7 +172,8 @@ class _Reader:
             finally:
                 Lease.objects.release(Lease.CATALOGUE, token)
         except (Stopped, ProviderError) as error:
-            # If the error has no text, the trouble of the last product stays.
+            # If the error has no text, ``trouble`` keeps describing the failure of the last
+            # product.
             if str(error):
                 self.note(trouble=str(error))
                 self.is_away = True
@@ -242,7 +245,8 @@ class _Reader:
         if catalogue.absent:
             fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
             trouble = f"{fewer}: none counts as missing."
-            # An absent product may also be an unreadable row, so the sum could count it twice.
+            # A product that counts as absent may be one of the unreadable rows, so adding the two
+            # numbers could count it twice.
             self.note(failed=max(catalogue.absent, catalogue.unreadable), trouble=trouble)
         columns = map(_columns_of_product, catalogue.products)
         Product.objects.keep(columns, at=at, is_whole=not catalogue.absent)

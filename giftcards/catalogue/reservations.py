@@ -1,4 +1,4 @@
-"""Reservations: cards that are set aside for a customer who is about to pay.
+"""Reservations of cards for customers who are about to pay.
 
 The provider does not know about reservations. A reservation prevents your shop from selling the
 same card twice, but the provider can still sell the card to somebody else.
@@ -25,8 +25,8 @@ from giftcards.models import Lease, Order, ProductType, Reservation, new_order
 from giftcards.models.catalogue import Names, ids_of
 from giftcards.models.reservations import LONGEST, MOST_TIMES, ReservationQuerySet
 
-# SQLite may refuse its lock to a waiting transaction. The reservation is then tried again every
-# _PAUSE seconds.
+# SQLite may report that the database is locked, even to a transaction that waits for the lock. The
+# reservation is then tried again after _PAUSE seconds.
 _PAUSE = 0.05
 
 
@@ -51,9 +51,9 @@ def reserve(
     If you pass the same reference to ``quote`` or ``check_offer``, the function uses this price.
 
     If the reference already has a reservation, the new cards replace the old ones, and the
-    reservation lasts for the given number of ``minutes`` from now. Calls with the same reference
-    can extend a reservation to at most three times its first duration in total. An hour after the
-    reservation has ended, you can reserve cards with this reference as if for the first time.
+    reservation lasts for the given number of ``minutes`` from now. Such calls
+    can extend a reservation up to three times its original duration. An hour after the reservation
+    has ended, you can reserve cards with this reference as if for the first time.
 
     ``customer`` identifies the account or the guest who wants the cards. Pass the result of
     ``customer_of(request)``. One customer can reserve at most 100 cards at a time, in at most 20

@@ -95,8 +95,10 @@ class Message:
 
     @property
     def phone(self) -> str:
-        """The phone number in the international E.164 format, or "" if the address is not a
-        number."""
+        """The phone number in the international E.164 format, or "".
+
+        The value is "" if the address is not a phone number.
+        """
         return international_phone(self.address)
 
 
@@ -179,20 +181,27 @@ def html_mail(address: str, subject: str, text: str, html: str) -> EmailMultiAlt
     """Return an e-mail from the shop, as plain text and as HTML."""
     mail = EmailMultiAlternatives(subject, text, conf.from_email, [address])
     mail.attach_alternative(html, "text/html")
-    # The header keeps programs from answering, for example with a note of absence.
+    # The header tells mail programs not to answer automatically, for example with an out-of-office
+    # reply.
     mail.extra_headers["Auto-Submitted"] = "auto-generated"
     return mail
 
 
 def _one_line(text: str) -> str:
-    """Remove line breaks and control characters, which headers must not contain."""
+    """Return ``text`` on one line, without control characters.
+
+    Headers must not contain line breaks or control characters.
+    """
     printable = (char if char.isprintable() or char in NO_BREAKS else " " for char in text)
     return one_line("".join(printable))
 
 
 def _message_id(message: Message, from_email: str) -> str:
-    """Return a Message-ID that is the same for all attempts, so that servers can drop
-    duplicates."""
+    """Return a Message-ID that is the same for all attempts.
+
+    Mail servers can recognise duplicates by this id, and drop them. If the message does not have an
+    ``id``, each attempt gets a new Message-ID.
+    """
     domain = parseaddr(from_email)[1].rpartition("@")[2]
     domain = punycode(domain or urlsplit(conf.shop_url).hostname or "localhost")
     return f"<{message.id}@{domain}>" if message.id else make_msgid(domain=domain)
@@ -212,7 +221,10 @@ _POLL_EVERY = 0.25
 
 
 def send_over(channel: Channel, message: Message) -> str | None:
-    """Send ``message`` over ``channel`` while the language of the message is active."""
+    """Send ``message`` over ``channel``.
+
+    The language of the message is active while the channel sends the message.
+    """
     with translation.override(message.language):
         return channel.send(message)
 
@@ -231,10 +243,11 @@ class Sent:
 class Limits:
     """Limits for sending messages. Times are :func:`time.monotonic` values."""
 
-    #: Called before and during each attempt. Once the function returns False, no attempt begins,
-    #: and the present one has to end soon.
+    #: This function is called before and during each attempt. After it has returned False, no new
+    #: attempt begins, and the current attempt must end soon.
     may_go_on: Callable[[], bool] = lambda: True
-    #: No attempt begins after ``begin_until``, and nobody waits for an attempt after ``end_at``.
+    #: Attempts can begin until ``begin_until``. At ``end_at``, the app stops waiting for the result
+    #: of an attempt.
     begin_until: float = inf
     end_at: float = inf
 
@@ -264,7 +277,7 @@ def hand_over(
         if not (is_stopping or limits.may_go_on()):
             is_stopping = True
             give_up_at = min(give_up_at, time.monotonic() + _STOPPING_SECONDS)
-    # cancel() returns False if the outcome has just come.
+    # cancel() returns False if the result has arrived in the meantime.
     if end.cancel():
         return Failure(Meaning.UNANSWERED, f"No answer within {now - began:.0f} s")
     return end.result()
@@ -291,13 +304,13 @@ def _send(
 
 
 class Meaning(enum.Enum):
-    #: The address takes no messages: a retry is useless.
+    #: The address does not accept messages, so another attempt would also fail.
     REFUSED = "refused"
-    #: Nobody knows whether the message went out.
+    #: It is unknown whether the message was sent.
     UNANSWERED = "unanswered"
-    #: The message did not go out, and other messages would not go out either.
+    #: The message was not sent, and other messages could not be sent either.
     SERVER_AWAY = "server away"
-    #: The message did not go out, for a reason that concerns no other message.
+    #: The message was not sent, for a reason that does not affect other messages.
     NOT_SENT = "not sent"
 
 
@@ -326,7 +339,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """Describe ``error`` by its class, the server's reply codes, and its place in the code."""
+    """Describe ``error`` by its class, reply codes and place in the code.
+
+    The reply codes are the SMTP codes or the HTTP status of the server's answer.
+    """
     numbers: list[object] = [code for code, _ in sorted(_replies(error))]
     status = _http_status(error)
     if status is not None:
@@ -386,7 +402,10 @@ def _is_final(code: int, text: bytes) -> bool:
 
 
 def _anymail_refusals() -> type[BaseException]:
-    """Return the exception class that anymail raises if the mail service refuses the recipient."""
+    """Return the class of anymail's error for a refused recipient.
+
+    Returns :exc:`AddressRefused` if anymail has not been imported.
+    """
     module = sys.modules.get("anymail.exceptions")
     refusal: type[BaseException] = getattr(module, "AnymailRecipientsRefused", AddressRefused)
     return refusal
@@ -437,7 +456,7 @@ def _http_status(error: BaseException) -> int | None:
     return None if response is None else response.status_code
 
 
-# HTTP statuses that do not complain about the content of the request.
+# HTTP statuses from 400 to 499 that are not about the content of the request.
 _HTTP_OF_THE_SERVER = {401, 403, 407, 408, 425, 429}
 # The errors that Python code raises for unusable values.
 _OF_THE_CONTENT = (ValueError, TypeError, LookupError, AttributeError)

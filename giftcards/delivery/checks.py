@@ -33,10 +33,10 @@ IDS: Mapping[str, str] = {
 }
 # The hosts that Django allows if DEBUG is on and ALLOWED_HOSTS is empty.
 _DEVELOPMENT = (".localhost", "127.0.0.1", "[::1]")
-# The most characters of a channel's name, as the column for it is this long.
+# The maximum length of a channel's name, which is the length of the database column.
 _LONGEST_NAME = 40
 _SMTP = "django.core.mail.backends.smtp.EmailBackend"
-# The mail backends that deliver nothing.
+# Mail backends that do not deliver messages.
 _PRETENDING = {f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy")}
 
 
@@ -168,7 +168,7 @@ def _check_mail() -> Iterator[CheckMessage]:
 
 
 def _mailer() -> tuple[str, object, str]:
-    """Return the mail backend, its time-out, and the name of the time-out setting."""
+    """Return the mail backend, and the time-out setting's value and name."""
     mailers = getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
     if not mailers:
         return settings.EMAIL_BACKEND, settings.EMAIL_TIMEOUT, "EMAIL_TIMEOUT"

@@ -40,7 +40,7 @@ class Kind(models.TextChoices):
     NOT_DELIVERED = "not_delivered", _("Not delivered")
     DELAYED = "delayed", _("Please wait")
     PAID_BACK = "paid_back", _("Paid back")
-    #: Hands the cards of a gift to its recipient, in place of ``DELIVERED`` and
+    #: Hands the cards of a gift to its recipient. For a gift, this kind replaces ``DELIVERED`` and
     #: ``PARTLY_DELIVERED``.
     GIFT = "gift", _("Gift")
     #: Tells the giver of a gift that the cards have arrived.
@@ -195,7 +195,10 @@ _BETWEEN_DIGITS = " .-()\u00a0"
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
-    """The settings as typed attributes; see the settings page of the documentation."""
+    """The settings as typed attributes.
+
+    The settings page of the documentation describes each setting.
+    """
 
     mode = Setting(
         _mode,

@@ -16,7 +16,7 @@ from giftcards.delivery.conf import conf
 from giftcards.rules.roles import whom_to_ask
 from giftcards.watch.conditions import CONDITIONS, Condition, Finding, Severity, Standing
 
-# The most orders that an item names.
+# The maximum number of orders that an item lists.
 _NAMED = 5
 
 
@@ -50,7 +50,7 @@ class Item:
     count: int = 1
     #: True if there are more orders than ``count``.
     has_more: bool = False
-    #: True if the last digest did not tell of the condition, or of one of its orders.
+    #: True if the last digest did not contain the condition, or did not contain one of its orders.
     is_new: bool = True
     #: True if the condition has ended.
     has_ended: bool = False
@@ -130,8 +130,9 @@ class Situation:
 
     standing: Standing
     found: Mapping[str, Finding]
-    #: The reason why requests to the provider have just begun to fail, which may be the cause of
-    #: findings about orders. ``None`` if no request fails, or if ``found`` has the failure.
+    #: Why requests to the provider have recently begun to fail. This may be the cause of findings
+    #: about orders. ``None`` if requests are not failing, or if ``found`` already reports the
+    #: failure.
     silence: Finding | None
 
     @classmethod
@@ -144,7 +145,10 @@ class Situation:
 
 
 def admin_url(page: str, *args: object) -> str:
-    """Return the URL of an admin page, or "" if ``SHOP_URL`` or the page is missing."""
+    """Return the absolute URL of an admin page, or "".
+
+    The result is "" if ``SHOP_URL`` is not set, or if the admin does not have the page.
+    """
     if not conf.shop_url:
         return ""
     try:

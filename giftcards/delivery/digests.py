@@ -43,30 +43,33 @@ from giftcards.watch.conditions import Finding, Severity, Standing
 
 logger = logging.getLogger(__name__)
 
-#: The kind of the message that a channel gets.
+#: The ``kind`` of the message that is handed to a channel.
 KIND = "digest"
 _LOOK_EVERY = timedelta(minutes=1)
-# Staff are told again of conditions that last for this time, except of those about single orders.
+# If a condition lasts, staff get a reminder this long after the last digest, unless the condition
+# is about single orders.
 _REMINDED_AFTER = timedelta(days=1)
-# The pauses after attempts that failed for a reason that concerns one person. The last one is the
-# longest of all pauses.
+# The pauses after failed attempts if the reason concerns only one person. The last pause is the
+# longest one.
 _PAUSES = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 60))
-# The pause after an attempt of which nobody knows whether the digest went out.
+# The pause after an attempt with an unknown outcome, unless there is urgent news.
 _UNANSWERED_PAUSE = timedelta(minutes=15)
 _FOLDER = "giftcards_delivery/digest"
 
 
 def send_due(limits: Limits) -> int:
-    """Send a digest to each person who has not been notified of a new condition.
+    """Send the digests that are due, and return their number.
 
-    A failed attempt is logged, shown in the admin, and retried after a pause. Returns the number of
-    digests sent.
+    A person gets a digest if a condition is new or has ended since the last digest. A person also
+    gets a digest as a reminder if a condition lasts. Unless a new condition is urgent, there is a
+    minimum interval between two digests. A failed attempt is logged, shown in the admin, and
+    retried after a pause.
     """
     people = listed()
     if not people:
         return 0
     rows = {row.address: row for row in StaffDigest.objects.all()}
-    # People who are no longer listed lose their rows.
+    # People who are no longer listed do not get digests, so their rows are deleted.
     if gone := rows.keys() - people.keys():
         StaffDigest.objects.filter(address__in=gone).delete()
     return _Round(limits, rows).run(people)
@@ -81,7 +84,8 @@ class _Round:
 
     @cached_property
     def _situation(self) -> Situation:
-        # After an outage, nothing is lost of what happened before the last day.
+        # After an outage, digests also cover events that are older than a day, because people may
+        # not have been notified of them yet.
         known = [row.covers_until for row in self._rows.values() if row.covers_until]
         return Situation.judge(Standing(since=min(known, default=None)))
 
@@ -103,7 +107,7 @@ class _Round:
         return row is not None and row.is_failing
 
     def _serve(self, digest: StaffDigest, person: StaffPerson) -> bool:
-        """Send the person a digest if there is a new condition, and record the digest.
+        """Send the person a digest if one is due, and record the result.
 
         Returns True if a digest was sent.
         """
@@ -128,7 +132,10 @@ class _Round:
 
 
 class _News:
-    """The conditions that ``person`` is allowed to see, compared with the last digest."""
+    """The conditions that a person can see, compared with the last digest.
+
+    The person's permissions determine which conditions the person can see.
+    """
 
     def __init__(self, digest: StaffDigest, person: StaffPerson, situation: Situation) -> None:
         self._digest = digest
@@ -297,7 +304,7 @@ def _message(person: StaffPerson, items: list[Item]) -> Message:
     with override(person.language):
         link = admin_url("giftcards_desk_changelist")
         context = _words(person, items, link)
-        # A template ends with a line break, which no subject may have.
+        # The rendered template ends with a line break, which is not allowed in a subject.
         subject = one_line(render_to_string(f"{_FOLDER}/subject.txt", context))
         return Message(
             kind=KIND,
@@ -309,7 +316,7 @@ def _message(person: StaffPerson, items: list[Item]) -> Message:
             html=render_to_string(f"{_FOLDER}/mail.html", context),
             short=" ".join(filter(None, (subject, link))),
             link=link,
-            # Each attempt says what is wrong now, so no attempt repeats another.
+            # Each attempt describes the current conditions, so it is a new message with its own id.
             id=uuid.uuid4().hex,
         )
 
@@ -341,7 +348,10 @@ def _title(items: list[Item]) -> str:
 
 
 def last_digest(digest: StaffDigest) -> list[Item]:
-    """Return the items of the last digest, without items that are unknown to this version."""
+    """Return the items of the last digest.
+
+    Items about conditions that this version does not know are left out.
+    """
     known = told_conditions()
     return [
         Item(known[code], count, has_ended=has_ended)

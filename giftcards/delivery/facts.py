@@ -29,7 +29,7 @@ class Payback(StrEnum):
     """The state of the refund for the cards that were not delivered."""
 
     NOTHING = "nothing"
-    #: Nothing is paid back, because the missing cards were ordered again.
+    #: The shop does not owe a refund, because the missing cards were ordered again.
     REORDERED = "reordered"
     OWED = "owed"
     OWED_IN_PART = "owed_in_part"
@@ -63,10 +63,11 @@ class Facts:
     """
 
     reference: str
-    #: The name under which the customer knows the order: its group, such as an invoice number, or
-    #: else its reference.
+    #: The reference that the customer knows: the order's group, such as an invoice number, or the
+    #: order's own reference if it has no group.
     known_as: str
-    #: The names of product and denomination in the catalogue; "Gift card" and "" if unknown.
+    #: The names of the product and the denomination in the catalogue. If they are unknown, the
+    #: names are "Gift card" and "".
     product: str
     type: str
     #: The region in which a card can be used, and how a card is redeemed; each may be "".
@@ -84,7 +85,7 @@ class Facts:
     owed: Decimal | None
     #: The paid refunds, the earliest first.
     paid_back: tuple[PaidBack, ...]
-    #: True if the missing cards were ordered again, and so are still to come.
+    #: True if the missing cards were ordered again, and are therefore still expected.
     is_reordered: bool
     #: The day by which the shop has promised to pay the customer; ``None`` without a promise.
     promised_day: date | None = None
@@ -101,7 +102,7 @@ class Facts:
 
     @property
     def is_payback_late(self) -> bool:
-        """True if the promised date has passed and the shop still owes the customer money."""
+        """True if the shop still owes the customer money after the promised date."""
         if self.promised_day is None or self.payback not in TO_COME:
             return False
         return is_past(self.promised_day)
@@ -163,7 +164,10 @@ class Gift:
 
 
 def facts_for_recipient(order: Order) -> Facts:
-    """Return the facts about a gift for its recipient: the delivered cards, but no amounts."""
+    """Return the facts about a gift for its recipient, without amounts.
+
+    The facts cover only the delivered cards.
+    """
     facts = facts_of(order)
     return replace(
         facts,
@@ -221,7 +225,10 @@ def has_cards(order: Order) -> bool:
 
 
 def with_cards(orders: Iterable[Order]) -> set[int]:
-    """Return the primary keys of the ``orders`` that have cards for the customer, in one query."""
+    """Return the primary keys of orders that have cards for the customer.
+
+    The function makes one query for all ``orders``.
+    """
     final = [order.pk for order in orders if order.is_final]
     paid_for = Card.objects.filter(
         order=OuterRef("pk"), position__lte=OuterRef("fulfilled_quantity")
@@ -231,7 +238,7 @@ def with_cards(orders: Iterable[Order]) -> set[int]:
 
 
 def is_destroyed(order: Order) -> bool:
-    """True if all codes of ``order`` were destroyed, and no more cards can arrive."""
+    """True if all codes were destroyed, and no more cards can arrive."""
     return order.codes_destroyed_at is not None and not has_cards(order)
 
 
@@ -242,13 +249,13 @@ def cards_of(order: Order) -> CardQuerySet:
 
     Surplus and late cards are left out, because staff decide what to do with them.
     """
-    # Cards from ``order.cards`` know their order already. So opening a card takes no query.
+    # Cards from ``order.cards`` already refer to their order, so opening a card takes no query.
     cards = order.cards.filter(position__lte=order.fulfilled_quantity)
     return cards.readable() if order.is_final else cards.none()
 
 
 def language_of(order: Order, *, for_recipient: bool = False) -> str:
-    """Return the language of messages to the customer of ``order``, or to the recipient of a gift.
+    """Return the language of messages to the customer or gift recipient.
 
     By default, the recipient's language is that of the customer, and the customer's language is
     that of the site.

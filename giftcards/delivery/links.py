@@ -62,10 +62,11 @@ def expiry() -> datetime:
 
 @contained
 def find(token: str, *, page_key: str | None = None) -> CardLink | None:
-    """Return the link with this token, or ``None`` if it cannot show cards at present.
+    """Return the usable link with this token, or ``None``.
 
-    If ``page_key`` is the key of a page that has recently shown the cards, the link is found even
-    if it is used up: see :meth:`CardLinkQuerySet.usable`. Every call makes one query.
+    A usable link can show cards at present. If ``page_key`` is the key of a page that has recently
+    shown the cards, the link is returned even if it is used up: see
+    :meth:`CardLinkQuerySet.usable`. Every call makes one query.
     """
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     hashes = [_hash(token, key) for key in keys]
@@ -105,11 +106,11 @@ def make(place: str) -> tuple[str, str]:
 
 @contained
 def read(token: str, place: str, *, min_age: float) -> str | None:
-    """Return the key that belongs to ``token``, or ``None`` if the token is invalid.
+    """Return the key of ``token``, or ``None`` if the token is invalid.
 
     A valid token was made by :func:`make` for the same ``place``, and is at least ``min_age``
     seconds and at most an hour old. If another host made the token, the function adds a second to
-    its age, because the clock of that host might be ahead.
+    the token's age, because the clock of that host might be ahead.
     """
     try:
         nonce, made_at, host = signing.loads(token, salt=_salt(place), max_age=_LONGEST)

@@ -52,11 +52,12 @@ _LONGEST_NAME = 80
 _FOLDER = "giftcards_delivery/messages"
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _SPACES = re.compile(r"[ \t\r\n]+")
-# Unicode categories of invisible characters, of marks of direction, and of line separators. Joiners
-# stay: Persian words and composed emoji need them.
+# The Unicode categories of invisible characters, direction marks and line separators. Joiners are
+# kept, because Persian words and composed emoji need them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = {"\u200c", "\u200d"}
-# What the alphabet of short messages lacks: a single such character doubles the message's length.
+# Replaces characters that are not in the alphabet of short messages. A single one of them would
+# double the length of the message.
 _FOR_SMS = str.maketrans({**dict.fromkeys(NO_BREAKS, " "), "\u2019": "'"})
 _DIRECTIONS = {"L": "ltr", "R": "rtl", "AL": "rtl"}
 _MARKS = {"ltr": "\u200e", "rtl": "\u200f"}
@@ -92,12 +93,13 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """Compose the message of ``delivery`` in its language, from the current facts.
+    """Compose the message of ``delivery`` from the current facts.
 
-    ``token`` is the token of the link in the message. The token is required if :func:`needs_link`
-    is True. Raises :exc:`~giftcards.exceptions.ConfigurationError` if a needed token or
-    ``SHOP_URL`` is missing, or if the encryption keys are unusable. If a template raises an error,
-    the traceback contains no secrets.
+    The message is in the language of the delivery. ``token`` is the token of the link in the
+    message. The token is required if :func:`needs_link` is True. Raises
+    :exc:`~giftcards.exceptions.ConfigurationError` if a required token or ``SHOP_URL`` is missing,
+    or if the encryption keys are unusable. If a template raises an error, the traceback contains no
+    secrets.
     """
     order, kind = delivery.order, delivery.kind
     with translation.override(delivery.language):
@@ -117,7 +119,7 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
 
 
 def needs_link(order: Order, kind: str) -> bool:
-    """True if a message of this kind contains a link to the cards instead of the codes."""
+    """True if the message has a link to the cards instead of the codes."""
     if kind not in WITH_CARDS:
         return False
     if conf.mode[kind] != Mode.CODES:
@@ -154,7 +156,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
         raise ValueError("Nothing was paid back.")
-    # Without a refund of its own, the message is about the latest refund.
+    # If the message was not queued for a certain refund, it is about the latest refund.
     return facts.paid_back[-1]
 
 
@@ -166,17 +168,21 @@ class _Verbatim(Masked, SafeString):
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The functions that format values for one form of a message, such as HTML."""
+    """The functions that format values for one form of a message.
+
+    The three forms are text for subjects and short messages, plain text, and HTML.
+    """
 
     foreign: Callable[[str], str]
     amount: Callable[[Decimal], str]
     #: Formats a date that is already in the language of the message.
     date: Callable[[str], str]
-    #: Formats a text that people copy or click: not even an invisible mark is added.
+    #: Formats text that people copy or click. Nothing is added to this text, not even an invisible
+    #: mark.
     exact: Callable[[str], str]
     #: Formats foreign text in a line of its own.
     line: Callable[[str], str]
-    #: Formats foreign text of several lines, in which people click addresses.
+    #: Formats foreign text that has several lines and may contain addresses to click.
     lines: Callable[[str], str]
 
 
@@ -189,7 +195,10 @@ def _amount(amount: Decimal) -> str:
 
 
 def _line(text: str) -> str:
-    """Return ``text`` on one line, without invisible and bidirectional formatting characters."""
+    """Return ``text`` on one line, without invisible formatting characters.
+
+    Characters that control the direction of text are also removed.
+    """
     return one_line("".join(filter(_is_kept, text)))
 
 
@@ -202,10 +211,11 @@ def _unmarked_amount(amount: Decimal) -> str:
     return _Verbatim(_line(money_text(amount)))
 
 
-# For subjects and short messages, in which old programs show direction marks as visible signs.
+# The form for subjects and short messages. It does not use direction marks, because old programs
+# display them as visible characters.
 _UNMARKED = _Form(_Verbatim, _unmarked_amount, _line, _Verbatim, _Verbatim, _Verbatim)
 _PLAIN = _Form(_isolated, _amount, str, _Verbatim, _isolated, _Verbatim)
-# In HTML, a line is an element with a direction of its own.
+# HTML does not need direction marks, because each line is an element with its own direction.
 _RICH = _Form(bdi, money, str, Masked, str, linked)
 _FORMS = (_UNMARKED, _PLAIN, _RICH)
 
@@ -318,8 +328,10 @@ def _rendered(kind: str, name: str, words: dict[str, Any]) -> str:
 
 
 def _paragraphs(kind: str, words: dict[str, Any]) -> list[str]:
-    """Return the paragraphs of the body as safe strings, because the template escaped the
-    values."""
+    """Return the paragraphs of the body as safe strings.
+
+    The strings are safe because the template has escaped the values.
+    """
     body = _rendered(kind, "body.txt", words)
     parts = (_SPACES.sub(" ", part).strip() for part in _BLANK_LINES.split(body))
     return [mark_safe(part) for part in parts if part]  # noqa: S308 (templates escape)
@@ -354,19 +366,25 @@ def _name(text: str) -> str:
 
 
 def _tidied(text: str) -> str:
-    """Collapse consecutive blank lines, which templates leave behind, into one."""
+    """Replace consecutive blank lines with a single blank line.
+
+    Templates leave several blank lines behind.
+    """
     return _BLANK_LINES.sub("\n\n", "\n".join(_lines(text)).strip("\n")) + "\n"
 
 
 def _compact(text: str) -> str:
     text = "\n".join(filter(None, _lines(text)))
-    # No text in Arabic fits the alphabet of short messages anyway.
+    # Arabic text cannot use the alphabet of short messages, so replacing single characters would
+    # not help.
     return text if translation.get_language_bidi() else text.translate(_FOR_SMS)
 
 
 def _directed(text: str) -> str:
-    """Add a direction mark before ``text`` if it begins in the direction opposite to the
-    language."""
+    """Add a direction mark before ``text`` if the text needs one.
+
+    The text needs a mark if its first letter has the opposite direction to the active language.
+    """
     direction = "rtl" if translation.get_language_bidi() else "ltr"
     letters = filter(None, (_DIRECTIONS.get(unicodedata.bidirectional(char)) for char in text))
     return text if next(letters, direction) == direction else _MARKS[direction] + text

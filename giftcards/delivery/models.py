@@ -1,4 +1,4 @@
-"""Messages to customers, links to cards, visits to links, and digests for staff."""
+"""Messages to customers, links to cards, link visits and staff digests."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class DeliveryStatus(models.TextChoices):
     CANCELLED = "cancelled", _("No longer needed")
 
 
-#: The statuses of messages that wait and are not being sent.
+#: The statuses of messages that are waiting to be sent.
 WAITING = (DeliveryStatus.QUEUED, DeliveryStatus.RETRYING)
-#: The statuses of messages that are not done. ``next_attempt_at`` is the time when the message is
-#: due, or, while it is being sent, the time when the claim ends.
+#: The statuses of messages that are not done. While a message is waiting, ``next_attempt_at`` is
+#: the time when it is due. While it is being sent, this is the time when the claim ends.
 OPEN = (*WAITING, DeliveryStatus.SENDING)
 
 
@@ -56,11 +56,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
 
     def due(self, now: datetime) -> Self:
         """Return the messages that are due, earliest first."""
-        # The column is NULL in messages that are done, so its index yields only open messages.
+        # The column is NULL if a message is done, so only open messages match.
         return self.filter(next_attempt_at__lte=now).order_by("next_attempt_at", "pk")
 
     def late(self, now: datetime) -> Self:
-        """Return open messages that first became due at least 5 minutes ago, earliest first."""
+        """Return late messages, earliest first.
+
+        A message is late if it is still open at least 5 minutes after it first became due.
+        """
         by = now - _PATIENCE
         rows = self.waiting(now).filter(
             Q(not_before__lte=by) | Q(not_before=None, created_at__lte=by)
@@ -78,7 +81,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(is_time, next_attempt_at__lte=now + _LONGEST_WAIT)
 
     def next_due_at(self) -> datetime | None:
-        """Return the time when the next open message is due, or ``None`` if no message is open."""
+        """Return the time when the next open message is due, or ``None``.
+
+        The result is ``None`` if there are no open messages.
+        """
         found = self.filter(next_attempt_at__isnull=False).aggregate(
             at=models.Min("next_attempt_at")
         )
@@ -102,8 +108,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
             "next_attempt_at": until,
             "attempts": wanted.attempts + 1,
         }
-        # A message that is still being sent can be claimed only if its last process has died.
-        # Nobody knows whether that attempt succeeded.
+        # A message that is still being sent can be claimed only if the process that was sending it
+        # has died. It is unknown whether that attempt succeeded.
         if wanted.status == DeliveryStatus.SENDING:
             values["unanswered"] = wanted.unanswered + 1
         return bool(rows.update(**values))
@@ -114,7 +120,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.update(**values))
 
     def add(self, message: Delivery) -> bool:
-        """Insert the message. Returns False if a message with the same ``key`` exists."""
+        """Insert the message, unless a message with the same ``key`` exists.
+
+        Returns True if the message was inserted.
+        """
         try:
             with transaction.atomic(using=self.db):
                 message.save(force_insert=True)
@@ -125,7 +134,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel the waiting messages that match ``which``, and return how many were cancelled."""
+        """Cancel waiting messages that match ``which``, and return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
@@ -140,15 +149,19 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.cancel(**which)
 
     def hold(self, claimed: Delivery) -> bool:
-        """Lock the row, so that the message cannot be stopped until the transaction ends.
+        """Lock the message's row until the transaction ends.
 
-        Returns False if the message was stopped, or if the claim was lost.
+        The lock ensures that the message cannot be stopped in the meantime. Returns False if the
+        message has already been stopped, or if the claim was lost.
         """
         rows = self.filter(pk=claimed.pk, status=DeliveryStatus.SENDING, is_stopped=False)
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Select the messages to customers, or to gift recipients if ``recipient`` is True."""
+        """Select the messages to customers, or those to gift recipients.
+
+        ``recipient`` is True for the messages to gift recipients.
+        """
         is_theirs = Q(kind__in=sorted(TO_RECIPIENT))
         return self.filter(is_theirs if recipient else ~is_theirs)
 
@@ -164,10 +177,10 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """Return the :meth:`untold` messages whose cards the customer has not received.
+        """Return :meth:`untold` messages whose cards have not been received.
 
-        The customer might already have received the cards in another message about the same status
-        change, or through a link that was opened before.
+        A message is left out if another message with cards about the same status change was sent,
+        or if a link has already shown the cards of the order.
         """
         kinds = sorted(WITH_CARDS)
         sent = Delivery.objects.filter(status=DeliveryStatus.SENT, kind__in=kinds)
@@ -186,9 +199,9 @@ def key_of(*occasion: str) -> str:
 
 
 def put_off(until: datetime | None) -> dict[str, datetime]:
-    """Return the column values that delay a message, or no values if ``until`` is ``None``.
+    """Return the column values that delay a message until the given time.
 
-    A time in the past counts as now.
+    The result is empty if ``until`` is ``None``. A time in the past counts as now.
     """
     if until is None:
         return {}
@@ -233,14 +246,15 @@ class Delivery(models.Model):
     kind = models.CharField(_("message"), max_length=20, choices=Kind)
     channel = models.CharField(_("channel"), max_length=40, default="mail")
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254)
-    # The address as ``contact_of`` returns it, by which the messages to a person are found.
+    # The address as ``contact_of`` returns it. It is used to find all messages to a person.
     contact: models.CharField[str, str] = ExactCharField(max_length=254, blank=True, editable=False)
     language = models.CharField(_("language"), max_length=20)
     status = models.CharField(
         _("status"), max_length=10, choices=DeliveryStatus, default=DeliveryStatus.QUEUED
     )
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
-    # The number of attempts with unknown outcome: the process died, or the server did not answer.
+    # The number of attempts with an unknown outcome, because the process died or the server did not
+    # answer.
     unanswered = models.PositiveIntegerField(default=0)
     # The time when the message is due or, while it is being sent, the time when its claim ends.
     # NULL if the message is done.
@@ -249,10 +263,10 @@ class Delivery(models.Model):
     # message need not wait.
     not_before = models.DateTimeField(_("not before"), null=True)
     claim = models.CharField(max_length=32, blank=True)
-    # True if the message must not get a new link any more. Such a message is not retried.
+    # True if no new link may be created for the message. Such a message is not retried.
     is_stopped = models.BooleanField(default=False)
-    # The class of the last error and its place in code. The error's text is left out, because it
-    # may quote the message.
+    # The class of the last error, and the place in the code where it occurred. The error's text is
+    # left out, because it may quote the message.
     error = models.TextField(_("error"), blank=True)
     # The id that the channel gave the message. A report of a bounce names this id.
     message_id: models.CharField[str, str] = ExactCharField(max_length=200, blank=True)
@@ -266,8 +280,8 @@ class Delivery(models.Model):
     # users may be deleted.
     requested_by = models.CharField(_("by"), max_length=254, blank=True)
     reason = models.CharField(_("reason"), max_length=200, blank=True, validators=[plain_line])
-    # True if staff had the message sent to an address that is not the order's. Such messages count
-    # for an hourly limit.
+    # True if staff had the message sent to an address that is not the order's address. An hourly
+    # limit applies to these messages.
     is_elsewhere = models.BooleanField(default=False)
 
     objects = DeliveryQuerySet.as_manager()
@@ -281,15 +295,16 @@ class Delivery(models.Model):
         indexes = (
             models.Index(fields=("next_attempt_at", "id"), name="giftcards_delivery_due"),
             models.Index(fields=("status", "-id"), name="giftcards_delivery_status"),
-            # For the filters by kind and by channel in the admin's list.
+            # These two indexes are used for the filters by kind and by channel in the admin's list.
             models.Index(fields=("kind", "-id"), name="giftcards_delivery_kind"),
             models.Index(fields=("channel", "-id"), name="giftcards_delivery_channel"),
             models.Index(fields=("message_id",), name="giftcards_delivery_message"),
             models.Index(fields=("address",), name="giftcards_delivery_address"),
             models.Index(fields=("contact",), name="giftcards_delivery_contact"),
-            # For the hourly limit of each member of staff.
+            # This index is used for the hourly limit of each staff member.
             models.Index(fields=("requested_by", "created_at"), name="giftcards_delivery_by"),
-            # For the condition "untold": the messages that failed within the last day.
+            # This index is used for the condition "untold", which is about messages that failed
+            # within the last day.
             models.Index(fields=("failed_at",), name="giftcards_delivery_failed"),
         )
 
@@ -350,7 +365,7 @@ class Installation(models.Model):
 
 class CardLinkQuerySet(models.QuerySet["CardLink"]):
     def usable(self, now: datetime, *, page_key: str | None = None) -> Self:
-        """Return links that can show cards because they are not withdrawn, expired or used up.
+        """Return the links that are not withdrawn, expired or used up.
 
         ``page_key`` is the key of a page. If this page showed the cards less than
         :data:`SAME_REVEAL` ago, the link of the page is included even if the link is used up.
@@ -376,12 +391,12 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         The first call creates the link.
         """
         origin = CardLink.Origin.ACCOUNT
-        # No hash has this form. The column is unique, so each order has one such link.
+        # A hash never has this form. The column is unique, so each order has at most one such link.
         name = f"{origin} {order.pk}"
         return self.get_or_create(token_hash=name, defaults={"order": order, "origin": origin})[0]
 
     def revoke(self, order: Order, *, by: str) -> int:
-        """Withdraw the links to the cards of ``order``, and return how many were withdrawn.
+        """Withdraw the links to the cards of ``order``, and return their number.
 
         The link that logged-in customers use is not withdrawn.
         """
@@ -399,7 +414,7 @@ class CardLink(models.Model):
 
     class Origin(models.TextChoices):
         MESSAGE = "message", _("Message")
-        #: A link that staff made, to hand it over themselves.
+        #: A link that staff created in order to give it to the customer themselves.
         STAFF = "staff", _("Staff")
         #: The link for people who are logged in to the shop; it has no token.
         ACCOUNT = "account", _("Customer account")
@@ -415,8 +430,8 @@ class CardLink(models.Model):
         null=True,
         related_name="links",
     )
-    # The keyed hash of the link's token. The link for logged-in people has no token: its value is
-    # made from the order's primary key.
+    # The keyed hash of the link's token. The link for logged-in customers does not have a token, so
+    # its value is made from the order's primary key.
     token_hash = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
     created_at = models.DateTimeField(_("created"), default=timezone.now)
     created_by = models.CharField(_("by"), max_length=254, blank=True)
@@ -434,7 +449,7 @@ class CardLink(models.Model):
         verbose_name_plural = _("links to cards")
         ordering = ("-pk",)
         default_permissions = ("view",)
-        # For the hourly limit of each member of staff.
+        # This index is used for the hourly limit of each staff member.
         indexes = (models.Index(fields=("created_by", "created_at"), name="giftcards_link_by"),)
 
     def __str__(self) -> str:
@@ -447,7 +462,10 @@ class CardLink(models.Model):
 
 
 class LinkVisit(models.Model):
-    """A visit to a link: an opening, a reveal, or the wrong PIN that locked the link."""
+    """A recorded visit to a link.
+
+    The visit is an opening, a reveal, or the wrong PIN that locked the link.
+    """
 
     class What(models.TextChoices):
         OPENED = "opened", _("Opened")
@@ -459,7 +477,7 @@ class LinkVisit(models.Model):
         verbose_name=_("link"),
         on_delete=models.PROTECT,
         related_name="visits",
-        # An index below begins with this column.
+        # An index below begins with this column, so the field needs none of its own.
         db_index=False,
     )
     at = models.DateTimeField(_("when"), default=timezone.now)
@@ -469,8 +487,8 @@ class LinkVisit(models.Model):
     # The user name, if the visitor was logged in.
     user = models.CharField(_("user"), max_length=254, blank=True)
     unreadable = models.PositiveIntegerField(_("unreadable cards"), default=0)
-    # The unique key of a visit that may be recorded only once, such as a reveal by one page. NULL
-    # for other visits.
+    # Prevents a second record of the same visit, for example if a page shows the cards twice. NULL
+    # for visits that can be recorded several times.
     key = models.CharField(max_length=40, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -480,7 +498,7 @@ class LinkVisit(models.Model):
         default_permissions = ("view",)
         indexes = (
             models.Index(fields=("link", "what"), name="giftcards_visit_link"),
-            # For conditions: the failures within the last day.
+            # This index is used for conditions about failures within the last day.
             models.Index(fields=("what", "at"), name="giftcards_visit_what"),
         )
 
@@ -489,14 +507,18 @@ class LinkVisit(models.Model):
 
 
 class StaffDigest(models.Model):
-    """The last digest of one person, and the conditions that the person was notified of."""
+    """The last digest of one person.
+
+    The row also stores the conditions that the person has been notified of.
+    """
 
     # The person's address on their channel.
     address: models.CharField[str, str] = ExactCharField(_("address"), max_length=254, unique=True)
     sent_at = models.DateTimeField(_("last digest"), null=True)
-    # The person has been notified of all that happened until this moment.
+    # The person has been notified of everything that happened until this time.
     covers_until = models.DateTimeField(null=True)
-    # Maps the codes of the conditions that the person has been notified of to the keys of orders.
+    # Maps the codes of the conditions that the person has been notified of to the primary keys of
+    # orders or other rows.
     told = models.JSONField(default=dict)
     # The items of the last digest: the code, the count, and True if the condition had ended.
     said = models.JSONField(default=list)

@@ -40,8 +40,8 @@ def last_digits_of_phone(order: Order) -> str:
     return digits[-_DIGITS:] if len(digits) >= _DIGITS else ""
 
 
-# The page shows this text where it asks for the PIN. A function of the shop may have this
-# attribute, too.
+# The page shows this text next to the PIN field. If the shop sets a function of its own, this
+# function can also have the attribute.
 last_digits_of_phone.help_text = _(  # type: ignore[attr-defined]
     "The last four digits of your phone number."
 )
@@ -56,7 +56,7 @@ def pin_of(order: Order) -> Masked:
     """
     function = conf.pin_of
     found: Any = None if function is None else function(order)
-    # A function of the shop may return 0, which is a PIN.
+    # The shop's function may return the number 0, which is a valid PIN.
     if found is None or found is False or found == "":
         return Masked()
     secret = Masked(found)
@@ -81,11 +81,12 @@ def is_right(password: str, secret: str) -> bool:
 
 @contained
 def guess(link: CardLink, password: str, secret: str, visitor: Visitor) -> bool:
-    """Count an attempt to enter the PIN of a link, and return True if the PIN is correct.
+    """Count an attempt to enter the PIN of a link, and check the PIN.
 
-    ``password`` is the entered PIN, and ``secret`` is the correct PIN. If the link is locked, the
-    result is False. The function first counts each attempt as wrong, and takes this back if the PIN
-    is correct, so that simultaneous attempts cannot exceed the limit.
+    ``password`` is the entered PIN, and ``secret`` is the correct PIN. Returns True if the entered
+    PIN is correct. If the link is locked, the result is always False. Each attempt is first counted
+    as wrong, so that simultaneous attempts cannot exceed the limit. If the PIN is correct, the
+    count is reduced again.
     """
     row = CardLink.objects.filter(pk=link.pk)
     left = row.filter(wrong_pins__lt=MOST_WRONG_PINS)

@@ -72,7 +72,7 @@ class Messages:
             status=DeliveryStatus.CANCELLED, next_attempt_at=None
         )
         for message in messages:
-            # The old key would confirm a guess of the erased address.
+            # The old key is a hash that includes the address, so it would confirm a guess.
             key = key_of(uuid.uuid4().hex, message.channel, "")
             by = traces.erased_name(message.requested_by)
             Delivery.objects.filter(pk=message.pk).update(
@@ -83,7 +83,8 @@ class Messages:
                 key=key,
                 requested_by=by,
             )
-        # Staff may have named the customer or the recipient in any reason.
+        # Staff write the reasons, so each reason might contain the name of the customer or the
+        # recipient.
         order.deliveries.exclude(reason="").update(reason=ERASED)
         order.card_links.exclude(reason="").update(reason=ERASED)
         links = self._links(order).order_by()

@@ -53,7 +53,7 @@ def tell_of_change(order: Order, change: StatusChange, **_: Any) -> None:
     if change.at < Installation.begin():
         return
     if change.to_status in FINAL:
-        # The customer of a final order need not wait any more.
+        # When an order is final, its customer no longer has to wait.
         Delivery.objects.cancel(order=order, kind=Kind.DELAYED)
     for kind in kinds_of(change.to_status, is_gift=order.is_gift):
         if kind == Kind.NOT_DELIVERED and _is_being_reordered(order):
@@ -76,7 +76,8 @@ def tell_of_wait(order: Order, change: StatusChange, **_: Any) -> None:
 
 
 def _ask_to_wait(order: Order, change: StatusChange) -> None:
-    # The key names the order, not the change: a customer is asked only once for each order.
+    # The key contains the order instead of the change, so that the customer is asked to wait only
+    # once per order.
     _queue(order, Kind.DELAYED, f"late {order.pk}", change=change)
 
 
@@ -108,10 +109,11 @@ _PAID_WITHIN = timedelta(days=2)
 
 
 def tell_of_lost_refunds() -> int:
-    """Queue missing messages about paid refunds, and return the number of refunds.
+    """Queue the missing messages about paid refunds.
 
-    A message is missing if the process died after it had recorded the payment and before it sent
-    the signal. A second call within two minutes does nothing.
+    Returns the number of refunds for which a message was queued. A message is missing if the
+    process died after it had recorded the payment and before it sent the signal. A second call
+    within two minutes does nothing.
     """
     is_off = conf.mode[Kind.PAID_BACK] == Mode.OFF
     if is_off or not Lease.objects.take(LOST_REFUNDS, _LOOKED_FOR):
@@ -150,8 +152,8 @@ def _queue(
     is_any_new = False
     trouble: Exception | None = None
     with transaction.atomic():
-        # A correction of the address either comes before this lock, or finds the messages that are
-        # queued here.
+        # The lock makes a correction of the address either come first, or find the messages that
+        # are queued here.
         order.lock()
         order.refresh_from_db(fields=CORRECTABLE)
         for channel in make_channels():
@@ -185,7 +187,7 @@ def _queue(
 
 
 def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -> str:
-    """Return the address of the customer or the recipient on ``channel``, or "".
+    """Return the customer's or recipient's address on ``channel``, or "".
 
     Raises the errors of the channel, and :exc:`TypeError` if the address is not a string. An error
     does not break the caller's transaction.
@@ -199,9 +201,10 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
 
 
 def kinds_that_fit(order: Order) -> list[Kind]:
-    """Return the kinds of messages that currently fit ``order`` and that the settings allow.
+    """Return the kinds of messages that currently fit ``order``.
 
-    Kinds that deliver cards are only included if the order has cards.
+    Kinds that the settings turn off are left out. Kinds that deliver cards are included only if the
+    order has cards.
     """
     kinds = [*kinds_now(order)]
     if WITH_CARDS.intersection(kinds) and not has_cards(order):
@@ -243,7 +246,8 @@ def send_again(
         is_elsewhere=is_elsewhere,
     )
     with transaction.atomic():
-        # The message is added first: a second press must not cancel the message of the first press.
+        # The message is added first, so that a second press of the button does not cancel the
+        # message of the first press.
         if not Delivery.objects.add(message):
             return None
         if withdraws:
@@ -317,9 +321,10 @@ class OldAddress:
 
     @property
     def unsent(self) -> list[Delivery]:
-        """Return open messages, and failed messages that no later message replaces.
+        """Return open messages, and failed messages that were not replaced.
 
-        A message that is being sent might still arrive.
+        A later message can replace a failed message: see :meth:`DeliveryQuerySet.untold`. A message
+        that is being sent is open, and might still arrive.
         """
         lost = {message.pk for message in self.messages if message.status == DeliveryStatus.FAILED}
         untold = set(Delivery.objects.filter(pk__in=lost).untold().values_list("pk", flat=True))
@@ -359,11 +364,12 @@ def sent_to(order: Order, addresses: set[str], *, for_recipient: bool) -> OldAdd
 
 
 def move_messages(order: Order, change: CustomerChange, **_: Any) -> None:
-    """Redirect messages about ``order`` to the new addresses after a correction.
+    """Redirect messages about ``order`` to the corrected addresses.
 
     Links that were sent to the old addresses are withdrawn, and a gift waits for its new delivery
-    time. The app sends ``customer_changed`` inside the transaction that locks the order and makes
-    the correction. Therefore no other process can create a link or queue a message in the meantime.
+    time. The function receives ``customer_changed``. The app sends this signal inside the
+    transaction that locks the order and makes the correction. Therefore no other process can create
+    a link or queue a message in the meantime.
     """
     before = change.before(order)
     is_new_time = order.deliver_at != before.deliver_at and _put_off_anew(order)
@@ -406,7 +412,10 @@ def _move_messages(
 
 
 def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
-    """Return the addresses of the customer or the recipient in ``order`` and on all channels."""
+    """Return all addresses of the customer or the recipient.
+
+    The set contains the addresses in ``order`` and those on all channels.
+    """
     columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
     named = {getattr(order, name) for name in columns}
     used = {_address(channel, order, for_recipient=for_recipient) for channel in make_channels()}
@@ -416,7 +425,10 @@ def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
 def _move(
     message: Delivery, order: Order, change: CustomerChange, *, language: str, for_recipient: bool
 ) -> bool:
-    """Queue the message for the new address if it still fits the order. Return True if queued."""
+    """Queue the message for the new address.
+
+    Returns False if the message is not queued, for example because it no longer fits the order.
+    """
     channels = make_channels()
     channel = next((each for each in channels if each.name == message.channel), None)
     address = _address(channel, order, for_recipient=for_recipient) if channel else ""
@@ -459,7 +471,10 @@ _UID = "giftcards_delivery"
 
 
 def connect_always() -> None:
-    """Connect the receiver that redirects messages after a correction, even if messages are off."""
+    """Connect the receiver that redirects messages after a correction.
+
+    This receiver is connected even if messages are off.
+    """
     customer_changed.connect(move_messages, sender=Order, dispatch_uid=_UID)
 
 
@@ -480,7 +495,11 @@ _REASONS = {"invalid", "bounced", "timed_out", "blocked", "spam", "unsubscribed"
 
 
 def on_report(*, event: Any, **_: Any) -> None:
-    """Mark a sent message as failed or as reported for spam, according to anymail's ``event``."""
+    """Update a sent message according to anymail's ``event``.
+
+    If the message was not delivered, it is marked as failed. If the recipient reported the message
+    as spam, it is marked as reported. Other events are ignored.
+    """
     sent = Delivery.objects.filter(
         message_id=stored_id(str(event.message_id or "")), status=DeliveryStatus.SENT
     ).exclude(message_id="")

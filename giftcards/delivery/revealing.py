@@ -44,13 +44,14 @@ class Code:
         return bool(self.value)
 
 
-#: The most codes in a message or on a page; the page offers more codes as a file.
+#: The maximum number of codes in a message or on a page. If an order has more codes, the page
+#: offers them as a file.
 MOST_CODES = 100
 
 
 @contained
 def open_codes(order: Order) -> list[Code]:
-    """Return the codes of the delivered cards of ``order``, sorted by position.
+    """Return the codes of the delivered cards, sorted by position.
 
     If a card is missing or cannot be decrypted, its code is empty, and an error is logged. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the encryption keys are unusable.
@@ -92,7 +93,10 @@ _LONGEST_AGENT = 300
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """The IP address and browser of a visitor, and the user name if the visitor is logged in."""
+    """The IP address, the browser and the user name of a visitor.
+
+    The user name is "" if the visitor opened a link that does not require a login.
+    """
 
     address: str | None
     agent: str
@@ -101,7 +105,7 @@ class Visitor:
     @classmethod
     def of(cls, request: HttpRequest, user: object = "") -> Self:
         agent = "".join(filter(str.isprintable, request.headers.get("User-Agent", "")))
-        # User names may be numbers.
+        # A user name may be a number, so it is converted to a string.
         return cls(ip_address(request), agent[:_LONGEST_AGENT], str(user)[:254])
 
     def visit(self, link: CardLink, what: LinkVisit.What, **values: object) -> LinkVisit:
@@ -110,7 +114,7 @@ class Visitor:
         return LinkVisit(link=link, what=what, **told, **values)
 
 
-#: The most recorded openings of a link; simultaneous openings may add a few.
+#: The maximum number of recorded openings per link. Simultaneous openings can exceed it slightly.
 MOST_OPENED = 100
 # Another opening by the same visitor within this time is not recorded.
 _SAME_OPENING = timedelta(minutes=10)
@@ -134,7 +138,10 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """Return the time when the page with this key first showed the cards, or ``None``."""
+    """Return the time when a page first showed the cards, or ``None``.
+
+    ``key`` is the key of the page. The result is ``None`` if the page has not shown the cards.
+    """
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
 
@@ -198,11 +205,14 @@ def _was_in_vain(link: CardLink) -> bool:
 
 @contained
 def open_cards(order: Order) -> list[Code]:
-    """Return the cards of ``order``, with empty codes if the encryption keys are unusable."""
+    """Return the delivered cards of ``order``.
+
+    If the encryption keys are unusable, an error is logged, and all codes are empty.
+    """
     try:
         return open_codes(order)
     except ConfigurationError as error:
-        # The error's text says enough without a traceback.
+        # No traceback is logged, because the text of the error is sufficient.
         text = "The customer of order %s was shown no card. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]

@@ -63,9 +63,10 @@ _BATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class SendingTally:
-    """The number of messages with each outcome in one call of :func:`send_due`.
+    """The result of :func:`send_due`: the number of messages by outcome.
 
-    ``is_cut_short`` is True if a failing server ended the call early.
+    ``is_cut_short`` is True if a failing server might have kept the function from sending all
+    messages.
     """
 
     sent: int = 0
@@ -114,7 +115,7 @@ class _Pass:
             for wanted in batch:
                 if self._limits.may_begin() and wanted.channel not in self._away:
                     self._send(wanted)
-        # If a server fails, it may have used up the time for other messages.
+        # If a server is failing, its messages may have used up the time for other messages.
         is_over = not self._limits.may_begin()
         is_cut_short = bool(self._away) or (is_over and any(self._failures.values()))
         return SendingTally(**self._counts, is_cut_short=is_cut_short)
@@ -138,7 +139,7 @@ class _Pass:
                 # The message may have been stopped during the attempt.
                 stopped = Delivery.objects.filter(pk=delivery.pk, is_stopped=True)
                 status = DeliveryStatus.CANCELLED if stopped.cancel() else status
-            # The tally's fields have the names of statuses.
+            # Each field of the tally is named after a status.
             self._counts[status.value] += 1
 
     def _values(self, delivery: Delivery) -> dict[str, Any]:
@@ -147,8 +148,8 @@ class _Pass:
         Returns the new column values of the message.
         """
         if delivery.unanswered >= MOST_UNANSWERED:
-            # The process that made the last attempt died. The present claim has counted an attempt
-            # that is not made.
+            # The process that made the last attempt died. Claiming the message has already counted
+            # another attempt, but this attempt is not made.
             ended = "The process that was sending it ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
@@ -204,8 +205,8 @@ def _attempt(delivery: Delivery, limits: Limits) -> Sent | Failure | None:
         send = partial(send_over, channel, message)
         end = hand_over(send, limits, on_late_result=partial(_record_late, delivery))
     if link is not None and isinstance(end, Failure) and end.meaning is not Meaning.UNANSWERED:
-        # The message did not go out, so its link is deleted. The database refuses this if somebody
-        # has visited the link all the same.
+        # The message was not sent, so its link is deleted. If somebody has visited the link
+        # nevertheless, the database refuses to delete it.
         with suppress(ProtectedError):
             link.delete()
     return end
@@ -230,9 +231,10 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record that a message was sent after all, unless there was a later attempt.
+    """Record a message that was sent after all.
 
-    If the customer's data has been erased, the function does not record anything.
+    The function does not record anything if there was a later attempt, or if the customer's data
+    has been erased.
     """
     rows = Delivery.objects.filter(pk=delivery.pk, claim=delivery.claim).exclude(address="")
     rows.update(**_sent(end))
@@ -251,7 +253,8 @@ def _after_failure(delivery: Delivery, failure: Failure) -> dict[str, Any]:
         pause = _LONGEST_PAUSE if has_waited else _PAUSES[failures - 1]
         asked = timedelta(seconds=min(failure.pause, _LONGEST_PAUSE.total_seconds()))
         next_attempt_at = now + max(pause, asked)
-        # Even a message that waited a day for a worker gets its retries.
+        # A message is not too old before it has been retried, even if it waited for a worker for a
+        # day.
         is_too_old = has_waited and next_attempt_at > delivery.waits_since + _GIVEN_UP_AFTER
         is_over = failure.meaning is Meaning.REFUSED or is_too_old
     if is_over:

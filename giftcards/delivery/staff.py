@@ -37,11 +37,12 @@ def listed() -> dict[str, StaffPerson]:
 
 
 def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
-    """Return a function that says whether ``person`` currently has a permission.
+    """Return a function that checks the permissions of ``person``.
 
-    If the person has a role, the person has at most the permissions of the role's group. If there
-    are staff accounts with the person's address, at least one active account must also have the
-    permission.
+    The returned function takes the name of a permission, and returns True if the person has this
+    permission. If the person has a role, the person has at most the permissions of the role's
+    group. If there are staff accounts with the person's address, at least one active account must
+    also have the permission.
     """
     held = None if person.role is None else _permissions_of_role(person.role)
     accounts = _accounts_of_staff(person.address)
@@ -56,7 +57,10 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """Return the permissions of the group ``name``, or of the role if the group does not exist."""
+    """Return the permissions of the group ``name``.
+
+    If the group does not exist, the function returns the permissions of the role with this name.
+    """
     if not Group.objects.filter(name=name).exists():
         return {f"giftcards.{codename}" for codename in ROLES[name]}
     of_group = Permission.objects.filter(group__name=name)

@@ -33,25 +33,30 @@ logger = logging.getLogger(__name__)
 
 # The most tasks that send messages at the same time. Each task takes a lease.
 _MOST_SLOTS = 4
-# The length of each task's lease, which is longer than a task. So no task has to renew its lease.
+# The length of each task's lease. It is longer than any task, so tasks do not have to renew their
+# leases.
 _SLOT_FOR = timedelta(minutes=2)
-# The time that a task keeps at its end for recording outcomes (seconds).
+# The time at the end of a task that is reserved for recording outcomes (seconds).
 _RECORDING_SECONDS = 10.0
-# The least time that a task must have left to begin an attempt (seconds).
+# A task begins an attempt only if at least this time is left for the attempt (seconds).
 _SHORTEST_ATTEMPT = 20.0
-# The seconds in which a single worker may begin attempts, and the further seconds in which its last
-# attempt may end.
+# The seconds for which a single worker may begin attempts, and the additional seconds after which
+# its last attempt must have ended.
 _ALONE_SECONDS, _ALONE_ATTEMPT = 5.0, 10.0
 
 
 def deliver() -> str:
-    """Send the due messages, and queue another task if any are left. Return counts in words."""
+    """Send the due messages, and return a summary in words.
+
+    If messages are still due at the end, the function queues another task, unless a server is
+    failing.
+    """
     if is_run_by_queueing():
         return "refused"
     stop = cluster_stop() or threading.Event()
     try:
-        # From now on, another task may be queued, because this task may miss messages that come
-        # later.
+        # From here on, another task can be queued, because this task might miss messages that are
+        # added later.
         Lease.objects.revoke(QUEUED)
         ProviderState.objects.note_queue_read()
         tell_of_lost_refunds()
@@ -75,8 +80,8 @@ def _send(stop: threading.Event) -> str:
         told = digests.send_due(limits)
     finally:
         Lease.objects.release(*slot)
-    # The next task is queued after the lease was released, because it needs one. If a server is
-    # away, no task is queued before the next minute.
+    # The lease is released before the next task is queued, because that task needs a lease. If a
+    # server is failing, no task is queued before the next minute.
     if not done.is_cut_short and Delivery.objects.due(timezone.now()).exists():
         wake()
     return f"{done}; {counted(told, 'digest')} for staff"
@@ -115,7 +120,11 @@ def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> 
 
 
 def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
-    """Wait for a message that is due by ``until``, or return False if there is none."""
+    """Wait for a message that becomes due by ``until``.
+
+    Returns True as soon as a message is due. Returns False if there is no such message, or if
+    ``limits`` end the wait.
+    """
     while limits.may_begin():
         due_at = Delivery.objects.next_due_at()
         if due_at is None:
@@ -125,8 +134,8 @@ def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
             return True
         if time.monotonic() + seconds > until:
             return False
-        # The task waits only briefly before it looks again, because a new message may come in the
-        # meantime.
+        # The task waits only briefly before it checks again, because a new message may be queued in
+        # the meantime.
         stop.wait(min(seconds, tuning.task_poll))
     return False
 

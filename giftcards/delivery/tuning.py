@@ -16,12 +16,13 @@ class Tuning:
     The values are read each time they are needed, so a change takes effect at once.
     """
 
-    # Programs that try links press the button sooner than people, so a press within this time after
-    # the page was sent is not enough (seconds).
+    # Programs that try links press the button faster than people. A press is therefore not accepted
+    # within this time after the page was sent (seconds).
     press_after: float = 1.0
-    # The most reveals of a link. A limit is needed because each reveal adds a row.
+    # The maximum number of reveals per link. A limit is needed because each reveal adds a row.
     link_reveals: int = 10_000
-    # The shortest time between two digests to the same person, unless something urgent begins.
+    # The shortest interval between two digests to the same person, unless a new condition is
+    # urgent.
     digest_interval: timedelta = timedelta(minutes=30)
 
 

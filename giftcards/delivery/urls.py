@@ -1,4 +1,7 @@
-"""The customer's pages: ``path("cards/", include("giftcards.delivery.urls"))``."""
+"""The URLs of the customer's pages.
+
+Include these URLs in the site with ``path("cards/", include("giftcards.delivery.urls"))``.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ def cards(request: HttpRequest, token: str) -> HttpResponse:
 @sensitive_post_parameters("token")
 @csrf_protect
 def my_cards(request: HttpRequest) -> HttpResponse:
-    """Return the orders of the logged-in user. A POST request shows the cards of one ``order``."""
+    """Return the page with the orders of the logged-in user.
+
+    If the request is a POST request, the view shows the cards of the posted ``order`` instead.
+    """
     if request.method not in METHODS:
         return refuse_method()
     user = getattr(request, "user", None)
@@ -129,7 +132,7 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
         try:
             note_opening(link, Visitor.of(request))
         except DatabaseFailure as error:
-            # The customer can go on without the record.
+            # The customer can continue even if the opening was not recorded.
             kind = type(error).__qualname__
             apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
     return ask(link, token, asks_pin=bool(pin_of(link.order)))
@@ -198,7 +201,10 @@ def _back(request: HttpRequest) -> str:
 
 
 def _posted(request: HttpRequest) -> Any:
-    """Return the posted fields, or no fields if the request is malformed or too large."""
+    """Return the posted fields of a request.
+
+    The result is empty if the request is malformed or too large.
+    """
     try:
         return request.POST
     except (MultiPartParserError, OSError, SuspiciousOperation):
@@ -222,8 +228,8 @@ _POLICY = (
 )
 #: The referrer policy of pages whose URL is a secret.
 SECRET_URL = "no-referrer"  # noqa: S105 (a policy)
-#: The referrer policy of other pages: Django refuses forms without their origin, which
-#: ``SECRET_URL`` hides.
+#: The referrer policy of other pages. ``SECRET_URL`` cannot be used for these, because it hides the
+#: origin, and Django refuses forms without an origin.
 PLAIN_URL = "same-origin"
 
 
@@ -306,7 +312,10 @@ class _Row:
 
 @contained
 def _qr(text: str) -> Masked:
-    """Return an SVG element with ``text`` as a QR code, or "" if the text is too long."""
+    """Return an SVG element with ``text`` as a QR code, or "".
+
+    The result is "" if the text is too long for a QR code.
+    """
     import segno
 
     try:
@@ -328,7 +337,11 @@ class _Drawing(Masked):
 
 @contained
 def file_of(order: Order, shown: list[Code]) -> HttpResponse:
-    """Return a text file with the number, code and serial of one card per line."""
+    """Return a text file with one card per line.
+
+    Each line contains the number, code and serial number of a card. The lines follow a header about
+    the shop and the order.
+    """
     lines = [Masked(_line(card)) for card in shown]
     with translation.override(_language(order)):
         context = {**_shop(), "facts": _facts(order)}
@@ -380,7 +393,10 @@ def trouble(request: HttpRequest) -> HttpResponse:
 
 
 def owned(request: HttpRequest, context: Mapping[str, Any]) -> HttpResponse:
-    """Return the list of a customer's orders, in the language of the site's other pages."""
+    """Return the page with the list of a customer's orders.
+
+    The page is in the language of the site's other pages.
+    """
     language = translation.get_language() or language_of(Order())
     return _page("my_cards", context, language=language, referrer=PLAIN_URL, request=request)
 
@@ -422,8 +438,8 @@ def _protected(
     # The app sets its own policy, which Django 6's middleware does not replace.
     response["Content-Security-Policy"] = _POLICY.format(ours=ours)
     if referrer == SECRET_URL:
-        # These attributes turn off policy reports and Django's log of errors, which would name the
-        # URL.
+        # These attributes turn off policy reports and Django's error log, because both would
+        # contain the secret URL.
         vars(response).update(_csp_ro_config={}, _has_been_logged=True)
     return response
 
@@ -438,10 +454,11 @@ def _shop() -> dict[str, str]:
 
 
 _MAIL = "giftcards.delivery.channels.Mail"
-# The kinds of messages about the end of an order. For a gift, other kinds tell of the cards.
+# The kinds of messages that announce the end of an order. The customer of a gift gets a receipt
+# instead of the cards.
 _ENDINGS = (Kind.DELIVERED, Kind.PARTLY_DELIVERED, Kind.NOT_DELIVERED)
 _ENDINGS_OF_GIFT = (Kind.RECEIPT, Kind.NOT_DELIVERED)
-# The most digits of a primary key.
+# The maximum number of digits in a primary key.
 _LONGEST_KEY = 18
 
 
@@ -456,7 +473,8 @@ class OwnedOrder:
     #: The token of the form that shows the cards.
     page: str = field(repr=False)
     gift: Gift | None = None
-    #: The time when the recipient was first told; ``None`` before that.
+    #: The time when the gift's recipient was first notified, or ``None`` if this has not happened
+    #: yet.
     sent_at: datetime | None = None
 
     @property
@@ -467,7 +485,8 @@ class OwnedOrder:
             return str(Kind(self.facts.kind).label)
         if self.gift and not self.sent_at and conf.mode[Kind.GIFT] != Mode.OFF:
             return gettext("In progress")
-        # The label is that of the order's status, because the kind's label describes a message.
+        # The page shows the label of the order's status, because the kind's label describes a
+        # message.
         return str(Status(self.order.status).label)
 
     @property
@@ -477,16 +496,17 @@ class OwnedOrder:
 
     @property
     def is_told_by_mail(self) -> bool:
-        """True if the customer is certain to receive an e-mail when the order ends."""
+        """True if the customer is certain to get an e-mail when the order ends."""
         kinds = _ENDINGS_OF_GIFT if self.gift else _ENDINGS
         is_on = all(conf.mode[kind] != Mode.OFF for kind in kinds)
         return is_on and bool(self.order.customer_email) and _MAIL in conf.channels
 
 
 def order_with_cards(user: Any, key: str) -> Order | None:
-    """Return the order with this primary key if its cards can be shown to ``user``.
+    """Return an order whose cards can be shown to ``user``, or ``None``.
 
-    The cards of a gift can only be shown to its recipient, who has a link to them.
+    ``key`` is the primary key of the order. The result is ``None`` for a gift, because only the
+    recipient can see its cards, through a link.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= _LONGEST_KEY):
         return None
@@ -514,7 +534,10 @@ def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
 
 
 def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
-    """Return the times when recipients were notified of gifts, by the order's primary key."""
+    """Return the times when gift recipients were first notified.
+
+    The dict maps the primary key of an order to the time. Orders that are not final are left out.
+    """
     gifts = [order.pk for order in orders if order.is_gift and order.is_final]
     if not gifts:
         return {}

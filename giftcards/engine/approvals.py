@@ -157,14 +157,15 @@ def _problems(order: Order) -> Iterator[Problem]:
 
 
 def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | None:
-    """Approve a higher price per card for an order that was put on hold because of its price.
+    """Approve a higher price per card for an order that is on hold.
 
-    Before a worker sends the order, it compares the current price of a card with the approved
-    price. If a card costs more, the worker puts the order on hold again. The ``by`` argument is the
-    name of the person who approved the price. This name appears in the timeline of the order.
+    The order must be on hold because of its price. Before sending the order, a worker compares the
+    current price of a card with the approved price. If a card costs more, the worker puts the order
+    on hold again. The ``by`` argument is the name of the person who approved the price. This name
+    appears in the timeline of the order.
 
-    Returns the recorded decision, or ``None`` if the order is no longer on hold because of its
-    price. Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
+    Returns the recorded decision, or ``None`` if the order is not on hold because of its price.
+    Raises ``ValidationError`` if ``price`` is below 0 or has more than two decimals.
     """
     approved, above = (
         order.check_amount("approved_price", price),

@@ -53,8 +53,8 @@ class Work:
     #: A function that returns True if prompt work should begin before its regular time. It is
     #: called every second.
     is_due: Callable[[], bool] = lambda: False
-    #: A function that queues a task for the work, or ``None``. If there is a queue that workers
-    #: read, each minute's task calls this function and leaves the work to the queued task.
+    #: A function that queues a task for the work, or ``None``. If workers read from a queue, the
+    #: task of each minute calls this function instead of doing the work itself.
     wake: Callable[[], object] | None = None
     #: True if the work starts after all other work, because it may hang or never end.
     is_last: bool = False
@@ -62,8 +62,8 @@ class Work:
 
 #: The declared work, by name.
 WORK: dict[str, Work] = {}
-# The work that this process is doing, by name, with the time at which each piece began or last
-# called its callback. A piece of work is not started a second time while it is in this table.
+# The work that this process is doing. Maps the name of each piece of work to the time when it began
+# or last called its callback. A piece of work in this table is not started again.
 _under_way: dict[str, float] = {}
 
 

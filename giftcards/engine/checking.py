@@ -31,8 +31,9 @@ BATCH = 40
 # The usual difference between the provider's clock and ours. The list is first read with this small
 # margin, because a larger margin would include many other orders of a busy account.
 _USUAL_SKEW = timedelta(minutes=1)
-# How long the list is not used after it failed, and after it contained none of our orders. Both are
-# shorter than the poll timeout, because some orders can only be followed through the list.
+# How long the list is not used if it failed or did not contain any of our orders. The longer pause
+# applies if the list seems to be useless, for example after a 404 response. Both are shorter than
+# the default poll timeout, because some orders can only be followed through the list.
 _LIST_FAILED = timedelta(seconds=30)
 _LIST_USELESS = timedelta(minutes=2)
 # For this many orders or fewer, single checks are as cheap as a page of the list.

@@ -45,8 +45,8 @@ _MOST_STEPS = 32
 # The maximum number of machines whose clock differences are stored. It must be higher than the
 # number of machines in any shop, because a new machine displaces the oldest one.
 _MOST_MACHINES = 256
-# The longest times by which the engine postpones an urgent order (after a 429), and any other
-# order.
+# The longest times for which the engine postpones an urgent order (after a 429 response) and any
+# other order.
 _LONGEST_URGENT = timedelta(minutes=15)
 _LONGEST_OTHER = timedelta(hours=1.25)
 
@@ -168,7 +168,7 @@ class Clock:
         for step in reversed(self._steps):
             start = min(step.before, step.before + step.span) - _TOLERANCE
             yield start, end, set_since
-            # The next period ends with this step.
+            # The period that is yielded next is the one before this step.
             end = step.before + _TOLERANCE
             set_since += step.span
         yield datetime.min.replace(tzinfo=zone), end, set_since

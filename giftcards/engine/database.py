@@ -118,9 +118,10 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write ``orders`` with one call of ``write``, or one by one if the call fails.
+    """Write ``orders`` with one call of ``write`` if possible.
 
-    Returns the results of the calls. If an order cannot be written on its own, it is postponed.
+    If this call fails, the orders are written one by one. If an order cannot be written on its own,
+    it is postponed. Returns the results of the successful calls.
     """
     written: list[T] = []
     if len(orders) > 1:

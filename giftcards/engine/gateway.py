@@ -40,7 +40,7 @@ T = TypeVar("T")
 # The provider's documentation says that an IP address is unblocked after this time.
 _BLOCK = timedelta(minutes=15)
 _LONGEST_WITHOUT_LIST = timedelta(hours=1)
-# The largest difference from the provider's clock with which our clock counts as right.
+# Our clock counts as right if it differs from the provider's clock by at most this.
 _CLOCK_ERROR = timedelta(minutes=5)
 # The clocks of the shop's machines are assumed to differ by less than this.
 _CLOCK_MARGIN = timedelta(minutes=1)
@@ -97,8 +97,8 @@ class Gateway:
         self.clock = Clock()
         recall_far_future()
         self._load_state()
-        # The quota follows the state, because loading the state corrects the slots after a step of
-        # the clock.
+        # The state is loaded before the quota is created, because loading the state corrects the
+        # slots if the clock was set.
         self._budget = Budget()
         self.client = Client(
             base_url=conf.base_url,
@@ -114,9 +114,10 @@ class Gateway:
         # The number of requests after the first page, for each reading of the list in the last
         # minute.
         self._questions = deque([0], maxlen=math.ceil(60 / conf.poll_interval))
-        #: The number of orders, up to 100, that still waited when orders were last sent.
+        #: The number of orders that were still waiting after orders were last sent. At most 100
+        #: orders are counted.
         self.waiting = 0
-        #: The page that the next reading of the list requests after the first page.
+        #: The page with which the next reading of the list continues after page 1.
         self.next_page = 2
 
     def __enter__(self) -> Self:
@@ -329,7 +330,7 @@ class Gateway:
         """
         match error:
             case None | Refused():
-                # A refusal that is not about the key also proves the key.
+                # If the provider refuses the request for another reason, it has accepted the key.
                 self._has_succeeded = True
                 self._failure = error or self._failure
                 if not (self.is_proven and self.key.is_freshly_proven(timezone.now())):
@@ -349,7 +350,8 @@ class Gateway:
     def _stop(self, error: AccessDenied) -> None:
         self.is_proven = False
         if error.code == "IP_BLOCKED":
-            # The IP address is blocked with any key, so the block says nothing about this key.
+            # The provider blocks the IP address for all keys, so the block does not mean that this
+            # key is wrong.
             self._pause(ProviderState.Pause.ACCESS, error, _BLOCK)
         else:
             self._failure = self._refusal = error

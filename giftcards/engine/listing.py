@@ -20,7 +20,8 @@ from giftcards.rules.times import with_zone
 
 # The maximum number of pages that one search reads. Each page contains 100 orders.
 _MOST_PAGES = 50
-# Requests for further pages have the purpose of the first page, except where this table differs.
+# Further pages are requested for the same purpose as the first page, unless this table contains
+# another purpose for them.
 _OF_FURTHER = {Purpose.LISTING: Purpose.PAGES}
 # Requests for these purposes wait for the request quota. Other pages are skipped if the quota is
 # used up.

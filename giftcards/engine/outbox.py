@@ -343,7 +343,7 @@ def next_try(
     receivers have succeeded and none of them waits for an earlier change.
     """
     if not has_failed:
-        # The change is done, or it is tried again when the earlier change is due.
+        # The change is done, or a receiver has to wait until the earlier change is due.
         return failures, held_until
     failures += 1
     # A receiver that waits for an earlier change was not called, so the change is not given up.

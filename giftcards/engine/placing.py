@@ -58,7 +58,8 @@ _LONGEST_RETRY = timedelta(minutes=5)
 _PATIENT_FAILURES = 4
 # Only a price that was requested within this time, less SLACK, can put an order on hold.
 _THIS_MOMENT = timedelta(seconds=10)
-# The pause of an order that replaces missing cards, if these cards may have arrived after all.
+# How long an order that replaces missing cards is put on hold if these cards might have arrived
+# after all.
 _NEXT_LOOK = timedelta(minutes=10)
 _FIRST_SEARCH = timedelta(seconds=10)
 # The longest time until the provider's list shows a new order.
@@ -102,7 +103,7 @@ def _send(order: Order, gateway: Gateway) -> bool:
         if price > ceiling:
             put_on_hold_for_price(order, price=price, ceiling=ceiling)
             return True
-    # The environment is also read before the claim, because reading it may take a request.
+    # The environment is also read before the claim, because this may require a request.
     gateway.environment()
     if order.was_sent_elsewhere(gateway.key):
         elsewhere = Problem("other_environment")
@@ -348,13 +349,13 @@ def _record_acceptance(
             due_at=_first_search(),
             failures=0,
         )
-        # The id is stored even if the order was declared lost in the meantime. With the id, the
-        # order is never declared absent.
+        # The id is stored even if the order was declared lost in the meantime, because an order
+        # with an answered id is never declared absent.
         lost = Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED, claim=order.claim)
         lost.update(answered_id=provider_order_id)
         return
-    # If the search for lost orders has found this id, the row is correct. Otherwise, the order was
-    # bought although its row says the opposite.
+    # If the search for lost orders has already stored this id, the row is correct. Otherwise, the
+    # order was bought, but its row does not show this.
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
@@ -523,7 +524,7 @@ def send_due(
         if order.status == Status.HANDLING:
             accepted += 1
         elif order.claim != claim_before:
-            # Only an order with a new claim was tried.
+            # An order without a new claim was not attempted, so it does not count.
             failed += 1
         if order.status == Status.UNCONFIRMED or not gateway.is_open:
             # The answers to other orders would probably also be lost.

@@ -45,7 +45,7 @@ class _Prices:
 
     asked_at: float
     by_type: Mapping[str, Decimal] = field(default_factory=dict)
-    # All types that the product lists, even without a readable price.
+    # All types in the product's answer, including types without a readable price.
     listed: Collection[str] = ()
     # The error of the last query, or None if the query succeeded.
     failure: ProviderError | None = None
@@ -205,7 +205,7 @@ def _max_age(asked_since: datetime | None) -> float:
     """
     if asked_since is None:
         return tuning.price_max_age
-    # The clocks of two machines may differ. In doubt, the price is requested again.
+    # The clocks of two machines may differ, so the price is requested again if its age is in doubt.
     since = timezone.now() - asked_since - SLACK
     return min(tuning.price_max_age, since.total_seconds())
 

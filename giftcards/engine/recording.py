@@ -51,7 +51,7 @@ from giftcards.rules.verdict import (
 logger = logging.getLogger(__name__)
 
 _WATCH_ENDED = Problem("watch_ended")
-# The name of the parameter with the number of cards, for problem codes that have one.
+# Maps the codes of problems with a number of cards to the parameter that contains this number.
 _NUMBERS = {"late_cards": "received", "surplus_cards": "received", "cards_left_out": "left_out"}
 # An order, the answer about it, and the verdict if the answer was judged before.
 Answered = tuple[Order, OrderAnswer] | tuple[Order, OrderAnswer, Verdict | None]
@@ -534,8 +534,8 @@ def compare_rows(rows: Mapping[str, OrderAnswer]) -> list[Order]:
         if differences:
             record_changes([(order, row)], now=timezone.now())
             order.refresh_from_db(fields=["problems"])
-            # Only codes are compared, because parameters differ if more cards are stored than this
-            # row contains.
+            # Only the codes of problems are compared, because the parameters differ if the app has
+            # stored more cards than this row contains.
             still_open = {problem.code for problem in order.open_problems}
             if not still_open.isdisjoint(problem.code for problem in differences):
                 differing.append(order)

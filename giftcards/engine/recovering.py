@@ -45,8 +45,8 @@ from giftcards.rules.times import is_recent, with_zone
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = timedelta(hours=1)
-# The first and the longest pause before the next search for an order of another API key. They are
-# short, because a process with the right key may be searching for the order.
+# The first and the longest pause before the next search for an order that was sent with another API
+# key. The pauses are short, because a process with the right key may be searching for the order.
 _ANOTHER_KEY, _LONGEST_WITH_ANOTHER = timedelta(minutes=1), timedelta(minutes=10)
 _SOURCE = StatusChange.Source.RECOVERY
 
@@ -113,7 +113,7 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 
 
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
-    """Read the part of the list that covers the sending times of the ``lost`` orders.
+    """Read the provider's list around the sending times of ``lost`` orders.
 
     ``lost`` is sorted by sending time.
     """
@@ -134,8 +134,9 @@ def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
         if order.was_sent_with(gateway.key)
     ]
     listing = _read_around(first, last, accepted, gateway, pulse)
-    # Other orders of about the same time may own rows of the list. These orders are read before the
-    # owners of the rows, so that an order that takes a row in between is not missed.
+    # Other orders that were sent at about the same time may own rows of the list. These orders are
+    # read before the rows without an owner are determined. Otherwise, an order that takes a row
+    # between the two queries would be missed.
     nearby = Order.objects.sent_between(first - 2 * CLOCK_SKEW, last + 2 * CLOCK_SKEW)
     others = [
         order
@@ -220,7 +221,8 @@ def _is_row_known(order: Order, listing: Listing) -> bool:
     If the app does not know this, any row with the same product, type and quantity could belong to
     the order.
     """
-    # An id from staff may be an id that only the list uses, or an id that only single checks use.
+    # An id from the list or from staff is stored in both columns, so the alias is then not a second
+    # id.
     has_alias = bool(order.provider_alias) and not order.was_adopted
     was_answered = bool(order.checked_at) and not _is_unconfirmed(order)
     return was_answered or has_alias or listing.row_of(order) is not None
@@ -275,7 +277,10 @@ def _sent_at(order: Order) -> datetime:
 
 
 def _half_proof() -> timedelta:
-    """Return the minimum time between two searches that together prove that an order is absent."""
+    """Return the minimum time between two searches for a lost order.
+
+    If neither search finds the order, the two searches together prove that the order is absent.
+    """
     return timedelta(seconds=tuning.proof_of_absence / 2)
 
 
@@ -341,14 +346,15 @@ def _search_again(order: Order, *, is_soon: bool, **values: Any) -> None:
             order.failures, first_pause=_half_proof(), max_pause=longest
         )
         values["failures"] = min(order.failures + 1, 20)
-    # An order that is not due was included in the search for other orders, and keeps its schedule.
+    # An order that is not due yet was included only because of other orders. It keeps its due time,
+    # unless it has to be searched for soon.
     Order.objects.filter(pk=order.pk, status=Status.UNCONFIRMED).update(**values)
 
 
 def describe_row(row: OrderAnswer) -> dict[str, Any]:
-    """Return the details by which staff recognise one of the provider's orders.
+    """Return the details that identify one of the provider's orders.
 
-    The details do not include the cards.
+    Staff recognise the order by these details. The details do not include the cards.
     """
     return {
         "id": row.provider_id,
@@ -369,7 +375,7 @@ def adopt(
     repeated: Iterable[str] = (),
     is_insisted: bool = False,
 ) -> bool:
-    """Identify the lost ``order`` with one of the provider's orders.
+    """Record that one of the provider's orders is the lost ``order``.
 
     The caller has compared the two orders. ``is_insisted`` is True if the orders differ, but staff
     say that they are the same. Later answers for such an order can contain a product and type that

@@ -6,7 +6,7 @@ slot is free again 60 seconds after the answer. If the process dies, the slot is
 after the time-out of the request.
 
 - Requests for the first page of the list have separate slots, so that many simultaneous purchases
-  do not delay card codes. There are as many of these slots as a minute contains periods of
+  do not delay card codes. The number of these slots is 60 seconds divided by
   ``POLL_INTERVAL``, but at most a quarter of all slots. Checks of late orders have one separate
   slot, because checks of fresh orders could otherwise take all slots. If the list cannot be used,
   its slots are used for single checks of fresh and late orders.
@@ -16,8 +16,8 @@ after the time-out of the request.
   pages, because a page contains up to a hundred orders.
 - Purchases, and prices of orders with a price limit, can use all common slots outside the reserve.
   Further pages and single checks leave an eighth of these slots free. Optional prices, and requests
-  about payments, leave half of these slots free. Requests about payments can also take the slot of
-  late orders, so that purchases cannot take all slots.
+  about payments, leave half of these slots free. If there are no
+  free common slots, requests about payments can still use the slot of late orders.
 - Background requests (catalogue, ledger, prices of orders on hold) use at most a tenth of all
   slots, and only while at least half of the common slots are free. If the quota is busy, background
   requests are not sent, and optional prices are not requested.
@@ -38,10 +38,11 @@ from giftcards.models import RequestSlot
 from giftcards.rules.purposes import Purpose
 
 MINUTE = timedelta(seconds=60)
-# The number of free slots that a process tries to take, if other processes take some of them first.
+# The maximum number of free slots that a process tries to take. One slot might not be enough,
+# because other processes may take it first.
 _TRIED = 8
-# The quota is busy if the requests of this time, extrapolated to a minute, would take more than
-# this share of the common slots.
+# The quota is busy if requests at the rate of the last ``_LATELY`` would take more than the share
+# ``_BUSY`` of the common slots in a minute.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # Late orders have a separate slot if at least this many requests per minute are allowed.
@@ -108,7 +109,7 @@ class Shares:
             case Purpose.LISTING:
                 return [(self.listing, 0), (common, kept)]
             case Purpose.PAGES:
-                # The reserved slots come last, because they have to suffice for a minute.
+                # The reserved slots are used last, because they have to last for a whole minute.
                 return [(common, kept), (wanted, 0)]
             case Purpose.SEARCHING:
                 return [(common, kept), (self.listing, len(self.listing) // 2)]
@@ -122,8 +123,8 @@ class Shares:
             case Purpose.PAYING:
                 return [(common, len(common) // 2), (self.late, 0)]
             case Purpose.BACKGROUND:
-                # These are always the same few slots, which limits the number of such requests per
-                # minute.
+                # All requests for this purpose share the same few slots, which limits their number
+                # per minute.
                 all_slots = len(self.listing) + len(self.late) + len(self.common)
                 return [(self.common[-max(all_slots // 10, 1) :], 0)]
 
@@ -133,7 +134,7 @@ def _left_free(common: range) -> int:
 
     Single checks and further pages must not take these slots.
     """
-    # If there is only one common slot, it is not left free.
+    # If there is only one common slot, all requests can use it.
     return max(len(common) // 8, 1) if len(common) > 1 else 0
 
 

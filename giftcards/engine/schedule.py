@@ -52,8 +52,8 @@ def time_to_check(order: Order, gateway: Gateway) -> float:
     """
     wait = gateway.wait_for(Purpose.CHECKING)
     if order.status in FOLLOWED and order.checked_at:
-        # If the time of a check is in the future, the check was made before the clock was set back.
-        # The check counts as made now.
+        # If the time of the check is in the future, the clock was set back after the check. The
+        # check then counts as made now.
         since = max(timezone.now() - order.checked_at, timedelta(0))
         wait = max(wait, conf.poll_interval - since.total_seconds())
     return wait

@@ -151,9 +151,9 @@ def match_cards(
     for index, card in enumerate(stored):
         free[card.exact[0]].append(index)
     matches = {number: _take(free, card) for number, card in enumerate(received) if card.has_serial}
-    # A received card without a serial number matches any remaining card with its code. Therefore, a
-    # stored card with a serial number is also listed under a fingerprint of its code. This is the
-    # last fingerprint, which is tried after the exact matches.
+    # A received card without a serial number matches any remaining stored card with the same code.
+    # Therefore, stored cards with a serial number are also listed under a fingerprint of the code
+    # alone. Their last fingerprint is used, so that exact matches are tried first.
     for index in list(chain(*free.values())):
         if stored[index].has_serial:
             free[stored[index].code[-1]].append(index)

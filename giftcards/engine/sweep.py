@@ -44,9 +44,10 @@ from giftcards.rules.verdict import Verdict
 # The number of pending orders that are read at a time. It is higher than the number of orders that
 # can be sent before the next read.
 _SLICE = 100
-# The duration of a claim. If a process dies, its claimed orders are blocked for this time.
+# The length of a claim. If a process dies, other processes cannot check the orders that it has
+# claimed until the claim ends.
 _CLAIM = timedelta(seconds=15)
-# The longest time for which orders are sent before due orders are checked (seconds).
+# The maximum number of seconds for which orders are sent before due orders are checked.
 _LONGEST_SENDING = 5.0
 # A batch is recorded after this many answers, or this time (seconds).
 _RECORD_AT = 100
@@ -185,7 +186,11 @@ class _Sweep:
         self._gateway.waiting -= sent + unsent
 
     def _give_up_expired(self, orders: Iterable[Order]) -> list[Order]:
-        """Reject orders queued for longer than ``SEND_TIMEOUT``, and return the others."""
+        """Give up expired orders, and return the other orders.
+
+        An order has expired if it has been queued for longer than ``SEND_TIMEOUT``. The app rejects
+        expired orders, or puts them on hold if ``REVIEW_ORDER`` fails.
+        """
         oldest = self._gateway.clock.long_ago(timedelta(seconds=conf.send_timeout))
         pending = []
         for order in orders:
@@ -241,8 +246,8 @@ class _Sweep:
             return
         claimed = Order.objects.still_claimed(orders)
         if turn := self._gateway.list_turn():
-            # Without a later due time, the next sweep would follow immediately, and would read the
-            # first page again.
+            # The orders become due at the next reading of the list. Otherwise, the next sweep would
+            # follow immediately, and would read the first page again.
             fresh = claimed.filter(status=Status.HANDLING, due_at__lt=turn)
             fresh.update(claimed_until=None, due_at=turn)
         claimed.update(claimed_until=None)
@@ -309,7 +314,7 @@ def check_now(order: Order, gateway: Gateway) -> Swept:
 
 
 def check_settled(order: Order, gateway: Gateway) -> bool:
-    """Request the current state of a settled ``order``, and record differences.
+    """Request the state of a settled ``order``, and record differences.
 
     Returns False if calls are paused or the quota is used up. Raises
     :exc:`~giftcards.exceptions.ProviderError` if there is no usable answer.

@@ -37,8 +37,8 @@ _CONSOLATION = "The next tick, within about a minute, does the work."
 # The longest wait for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
-# A successful task does not leave a row, because rows are readable in the database and in the
-# admin.
+# The results of successful tasks are not saved, because they could be read in the database and in
+# the admin.
 _OPTIONS = {"save": False, "ack_failure": True}
 _ASSUMED_WORKERS = 2
 # ``is_queueing`` is True while this thread hands a task to a queue.
@@ -129,7 +129,10 @@ def next_tick(state: ProviderState) -> datetime | None:
 
 
 class Backlog(NamedTuple):
-    """The number of waiting items, and the time when the first item began to wait."""
+    """The number of waiting items, and when the first began to wait.
+
+    ``since`` is ``None`` if there are no waiting items.
+    """
 
     number: int
     since: datetime | None
@@ -253,7 +256,8 @@ def _queue_with_django_q(path: str) -> None:
 
 
 def _enqueue_patiently(queue: Callable[[], object]) -> None:
-    # Brokers do not have a common option for a time-out. The thread ends when the broker answers.
+    # Brokers have no common option for a time-out, so a thread queues the task. It ends when the
+    # broker answers.
     thread = start_thread(_enqueue_in_thread, queue)
     if thread is None:
         logger.error("No task was queued. %s", _CONSOLATION)

@@ -18,25 +18,25 @@ class Tuning:
     The values are read whenever they are needed.
     """
 
-    # The length of the two leases, of the loop and of announcing. After a crash, another process
-    # takes over within this time.
+    # The length of the leases for the loop and for announcements, and of the lease that prevents a
+    # second queued sweep. After a crash, another process takes over within this time.
     lease: timedelta = timedelta(seconds=10)
     # The interval at which a waiting process checks the lease of another process.
     lease_poll: float = 1.0
 
     # The longest time for one request, from connecting to the last byte.
     request_timeout: float = REQUEST_TIMEOUT
-    # If an order was sent without an answer, and two readings of the provider's list do not contain
-    # it, it counts as not placed after this time, and is sent again.
+    # An order that was sent without an answer counts as not placed after this time, and is sent
+    # again, if two readings of the provider's list do not contain it.
     proof_of_absence: float = 120.0
-    # The time for which a price of the provider counts as current. An order with a price limit is
-    # not sent without a current price. A shorter time takes more requests.
+    # The maximum age of a price from the provider that counts as current. An order with a price
+    # limit is not sent without a current price. A lower value causes more requests.
     price_max_age: float = 600.0
 
-    # The maximum number of cards and reservations of one customer. All guests of one network
+    # The maximum number of cards and reservations of one customer. All guests on one network
     # together may have ``customers_of_network`` times as many, because mobile carriers assign one
-    # address to many people. In a shop with 50 orders a minute, a third of the customers may share
-    # a network, each for the 20 minutes of a reservation.
+    # address to many people. This is enough for a shop with 50 orders a minute, if a third of its
+    # customers share a network and each reservation lasts 20 minutes.
     cards_of_customer: int = 100
     reservations_of_customer: int = 20
     customers_of_network: int = 20
@@ -45,8 +45,8 @@ class Tuning:
     reservation_patience: float = 2.0
 
     task_seconds: float = LOOP_SECONDS
-    # The longest time for which the task of each minute waits for another process's loop. The time
-    # is longer than the lease of a dead process.
+    # How long the task of each minute waits at most for another process's loop. This is longer than
+    # a lease, so that the task can take over if the other process has died.
     tick_patience: timedelta = timedelta(seconds=11)
     # The longest time for which a task waits for work that is due soon, and the interval at which
     # it checks for work.
@@ -61,18 +61,19 @@ class Tuning:
     chores_seconds: float = 10.0
     # The interval at which background work begins beside an endless loop.
     chores_every: float = 60.0
-    # Background work that has not called its callback for this time is abandoned.
+    # Background work is abandoned if it has not called its callback for this long.
     turn_seconds: float = 120.0
     turns_pause: float = 10.0
     # An ending loop waits this long for background work, in addition to the time of one request.
     turns_end: float = 10.0
 
-    # A purchase request must start within this time after the claim began, or the request is not
-    # sent and the order returns to the queue. The time is enough to commit the claim and to
-    # connect. Other processes do not send the order in this time, because the claim lasts longer,
-    # and ``proof_of_absence`` counts from the end of this time.
+    # A purchase request must start within this time after the claim began. Otherwise, the request
+    # is not sent, and the order returns to the queue. The time is long enough to commit the claim
+    # and to connect. The claim lasts longer than this, so no other process can send the order in
+    # the meantime. The time of ``proof_of_absence`` begins after this time.
     start_within: float = 10.0
-    # The time for which the outcome of a purchase request is retried while the database fails.
+    # How long a process tries to record the outcome of a purchase request while the database is
+    # failing.
     database_patience: float = 30.0
     database_pause: float = 2.0
 
@@ -81,7 +82,7 @@ class Tuning:
     sweep_renewal: float = 2.0
     # The shortest time for which orders are sent before due orders are checked.
     shortest_sending: float = 0.3
-    # The shortest interval between early checks of an order, which the shop requests.
+    # The shortest interval between the early checks of an order that the shop requests.
     check_soon_every: timedelta = timedelta(seconds=5)
     page_size: int = 100
     # The interval at which ``Pulse.beat`` is called while requests are in flight.

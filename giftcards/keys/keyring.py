@@ -1,4 +1,6 @@
-"""Keys, encryption and fingerprints. Only this module uses the cryptography package.
+"""Keys, encryption and fingerprints.
+
+Only this module uses the cryptography package.
 
 A card is stored as one Fernet token. An attacker who can write to the database could copy the token
 into another row. Therefore, the token also contains the order and the position of its card, and
@@ -54,8 +56,8 @@ class Sealed(NamedTuple):
     sealed: str
     #: The fingerprint of the whole card.
     identity: str
-    #: The fingerprints for searching. One is "" if there is no serial, or if the code is too short
-    #: for a tail.
+    #: The fingerprints for searching. ``serial_fingerprint`` is "" if there is no serial number.
+    #: ``tail_fingerprint`` is "" if the code is too short for a tail.
     value_fingerprint: str
     serial_fingerprint: str
     tail_fingerprint: str
@@ -71,7 +73,8 @@ class Keyring:
     @contained
     def __init__(self, keys: Sequence[str]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        #: The fingerprints of the keys, by which the row of a card names its encryption key.
+        #: The fingerprints of the encryption keys. The row of a card contains the fingerprint of
+        #: the key that encrypted the card.
         self.key_fingerprints = tuple(
             _derived(key, b"giftcards fingerprint of the encryption key v1", length=8).hex()
             for key in keys
@@ -110,11 +113,12 @@ class Keyring:
         return secret
 
     def _decrypt(self, token: str) -> dict[str, Any]:
-        """Return the content of a token, or an empty dict if the token is unusable."""
+        """Return the content of a token, or ``{}`` if the token is unusable."""
         try:
             content = json.loads(self._fernet.decrypt(token))
         except (InvalidToken, TypeError, ValueError):
-            # TypeError: the token is no text. ValueError: it is not ASCII, or holds no card.
+            # A ``TypeError`` means that the token is not a string. A ``ValueError`` means that it
+            # is not ASCII or contains no card.
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -135,10 +139,11 @@ class Keyring:
 
     @contained
     def identities(self, secret: CardSecret) -> list[str]:
-        """Return the fingerprints of this exact card, in the same order as the keys.
+        """Return the fingerprints of this exact card, one for each key.
 
-        The fingerprints show whether a delivered card is already stored. Two codes that differ only
-        in case are two cards, so the codes are not normalised.
+        The fingerprints are in the same order as the keys, and show whether a delivered card is
+        already stored. Two codes that differ only in case are two cards, so the codes are not
+        normalised.
         """
         # JSON, so that no character in a code can shift the boundary between code and serial.
         return self._fingerprints("card", json.dumps([secret.value, secret.serial]))

@@ -62,26 +62,26 @@ def place_of(error: BaseException) -> str:
 
 
 def contained(function: Callable[P, T]) -> Callable[P, T]:
-    """Remove the frames, cause and context from exceptions that ``function`` raises.
+    """Remove frames, cause and context from the errors of ``function``.
 
-    This includes exceptions that can occur at any time, for example :exc:`KeyboardInterrupt` or a
-    task time-out. If an exception is not a :exc:`GiftcardsError`, a note with the lines of the
-    removed frames is added to it.
+    This applies to all exceptions, including those that can occur at any time, for example
+    :exc:`KeyboardInterrupt` or a task time-out. If an exception is not a :exc:`GiftcardsError` and
+    does not have any notes yet, a note with the lines of the removed frames is added to it.
     """
 
     @wraps(function)
     def contain(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        # No function is called here, because an exception inside it would keep ``error`` as its
-        # context.
+        # The handler does not call any functions, because an exception in a function would keep
+        # ``error`` as its context.
         except BaseException as error:  # noqa: BLE001 (raised below)
             del args, kwargs
             raised, trace = error, error.__traceback__
             error.__cause__ = error.__context__ = error.__traceback__ = None
         try:
-            # The exception is raised outside the handler, because it would get its frames back
-            # inside.
+            # The exception is raised again outside the handler, because raising it inside would
+            # restore the removed frames.
             if not (isinstance(raised, GiftcardsError) or hasattr(raised, "__notes__")):
                 raised.add_note(_lines(trace))
             trace = None
@@ -93,10 +93,11 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function``, which writes to the log, outside the context of the request.
+    """Call ``function`` outside the context of the request.
 
-    Error collectors add the request's URL and form data to each log entry. On a customer's page,
-    the URL and form data contain the link to the cards and the PIN.
+    Use this for functions that write to the log, because error collectors add the request's URL and
+    form data to each log entry. On a customer's page, the URL and form data contain the link to the
+    cards and the PIN.
     """
     return Context().run(function, *args, **kwargs)
 

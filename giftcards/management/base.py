@@ -1,4 +1,4 @@
-"""The base class of the commands, and helpers for ``--json``, errors and orders."""
+"""The base class of commands, and helpers for JSON, errors and orders."""
 
 from __future__ import annotations
 
@@ -98,7 +98,10 @@ class GiftcardsCommand(ConsoleCommand):
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
-        """Print ``result`` as JSON if ``--json`` was given, and ``text`` otherwise."""
+        """Print ``result`` as JSON with ``--json``, and ``text`` otherwise.
+
+        With ``-v0``, ``text`` is not printed.
+        """
         if options["json"]:
             self.write_json(result)
         self.say(text, options)
@@ -137,7 +140,7 @@ def database_failure(error: Error, what_now: str) -> CommandError:
 
 
 def unfinished(reason: str) -> CommandError:
-    """Return an error with exit code 1, because the work failed or did not finish."""
+    """Return an error with exit code 1 for failed or unfinished work."""
     return CommandError(reason, returncode=UNFINISHED)
 
 
@@ -165,13 +168,16 @@ def sentences(error: ValidationError | GiftcardsError) -> str:
 
 
 def current_pause() -> str:
-    """Return the reason why requests to the provider are paused, in English, or ""."""
+    """Return why requests to the provider are paused, in English, or "".
+
+    The result is "" if requests are not paused.
+    """
     with translation.override(None):
         return ProviderState.objects.current().why_paused()
 
 
 def provider_state() -> str:
-    """Return the reason why requests to the provider are paused, or "In service."."""
+    """Return why requests to the provider are paused, or "In service."."""
     return current_pause() or "In service."
 
 
@@ -221,7 +227,10 @@ def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def typed_day(name: str, text: str | None) -> date | None:
-    """Return the date entered for the ``name`` option, or ``None`` if none was entered."""
+    """Return the date entered for the ``name`` option, or ``None``.
+
+    The result is ``None`` if no date was entered.
+    """
     if text is None:
         return None
     try:
@@ -271,7 +280,10 @@ def _problem_as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
-    """Return the customer's amounts for ``--json``, or ``None`` if they are unknown."""
+    """Return the customer's amounts for ``--json``, or ``None``.
+
+    The result is ``None`` if the order is open, or if its sale amount is unknown.
+    """
     breakdown = customer_breakdown(order)
     return None if breakdown is None else asdict(breakdown)
 
@@ -294,7 +306,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 
 
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
-    """Yield lines about the amounts that the customer has paid and the amounts that you owe.
+    """Yield lines about the customer's payment and the amounts that you owe.
 
     ``customer`` is a result of :func:`customer_as_dict`.
     """

@@ -70,8 +70,8 @@ def _ensure(name: str, permissions: Mapping[_Key, Permission], *, repair: bool) 
     group = Group.objects.filter(name=name).first()
     if group is None:
         try:
-            # One transaction makes the group and its permissions: a later run would not complete a
-            # half-made group.
+            # The group and its permissions are created in one transaction, because a later run
+            # might not complete a group without permissions.
             with transaction.atomic(using=router.db_for_write(Group)):
                 Group.objects.create(name=name).permissions.add(*wanted)
         except IntegrityError:

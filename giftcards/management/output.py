@@ -55,7 +55,7 @@ class ConsoleCommand(BaseCommand):
     requires_system_checks = ()
     # Paragraphs below the options in the help.
     notes: ClassVar[Sequence[str]] = ()
-    # Pairs of a comment and the arguments that it explains.
+    # Each example is a comment, and the arguments that the comment explains.
     examples: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -74,14 +74,17 @@ class ConsoleCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except OutputClosed:
-            # Without a new target for the output, Python would write the rest at exit, and report
-            # an error.
+            # Without a new target for the output, Python would try to write the remaining output at
+            # exit, and would report an error.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise SystemExit(UNFINISHED) from None
 
     def put(self, text: str, *, ending: str = "\n") -> None:
-        """Print ``text`` immediately. Raise :exc:`OutputClosed` if the pipe is closed."""
+        """Print ``text`` immediately.
+
+        Raises :exc:`OutputClosed` if the pipe is closed.
+        """
         try:
             self.stdout.write(text, ending=ending)
             self.stdout.flush()
@@ -90,10 +93,10 @@ class ConsoleCommand(BaseCommand):
 
 
 class Progress:
-    """A context manager that shows what a command is waiting for, and since when.
+    """A context manager that shows what a command is waiting for.
 
-    On a terminal, one line is updated. In a log, a line is written when the text changes, and
-    otherwise once a minute.
+    Each line also shows when the wait began. On a terminal, one line is updated. In a log, a line
+    is written when the text changes, and otherwise once a minute.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
@@ -177,7 +180,10 @@ class Progress:
 
 
 def set_by_signals() -> threading.Event:
-    """Return an event that Ctrl-C and SIGTERM set instead of ending the process."""
+    """Return an event that is set by Ctrl-C and SIGTERM.
+
+    The signals then no longer end the process.
+    """
     stop = threading.Event()
 
     def end(*_args: object) -> None:
@@ -193,7 +199,10 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """Return the time of ``moment`` in the site's time zone, with the date unless it is today."""
+    """Return the time of ``moment`` in the site's time zone.
+
+    The date is included unless ``moment`` is today.
+    """
     now = timezone.now()
     if timezone.is_aware(moment):
         moment, now = timezone.localtime(moment), timezone.localtime(now)
@@ -202,7 +211,7 @@ def clock_time(moment: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return ``seconds`` in words, such as ``39 s``, ``2 min 5 s`` or ``3 h 10 min``."""
+    """Return ``seconds`` as text, such as ``2 min 5 s`` or ``3 h 10 min``."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 1:
         return f"{rest} s"
@@ -211,7 +220,11 @@ def duration(seconds: float) -> str:
 
 
 def iso(moment: datetime | None) -> str | None:
-    """Return ``moment`` in ISO 8601 with a time zone, even if ``USE_TZ`` is off."""
+    """Return ``moment`` in ISO 8601 format.
+
+    The result contains a time zone even if ``USE_TZ`` is off. Returns ``None`` if ``moment`` is
+    ``None``.
+    """
     if moment is None:
         return None
     return (moment if timezone.is_aware(moment) else timezone.make_aware(moment)).isoformat()

@@ -23,7 +23,8 @@ from giftcards.models.fields import assign
 from giftcards.models.orders import Order
 from giftcards.models.scalars import read_beside, value_of
 
-# Staff who may find or reveal codes see at most this many last characters of a code.
+# The maximum number of characters at the end of a code that are shown to staff who may find or
+# reveal codes.
 _LONGEST_TAIL = 4
 #: The value of ``key_fingerprint`` if the code is destroyed. The row is kept, because reports need
 #: it, and because its ``value_fingerprint`` identifies a code that is delivered again.
@@ -204,7 +205,7 @@ class Card(models.Model):
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="cards",
-        # The unique constraint's index begins with this column.
+        # The unique constraint's index begins with this column, so the field needs no other index.
         db_index=False,
     )
     # The card's number in its order, starting at 1. The cards of the answer that settled the order

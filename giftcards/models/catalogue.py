@@ -24,13 +24,13 @@ from giftcards.rules.times import SLACK, is_ahead, is_recent, past
 from giftcards.text.brands import words_of_product
 from giftcards.text.spelling import folded
 
-# A product or type counts as removed after it was missing from the provider's answers for this
-# time.
+# A product or type counts as removed if it has been missing from the provider's answers for this
+# long.
 _GONE_AFTER = timedelta(hours=1)
 # A catalogue that was read within this time is assumed to contain all products, because the worker
 # reads the catalogue every hour.
 _FRESH = timedelta(hours=2)
-# The longest delay of an answer. Answers may arrive in the wrong sequence.
+# The longest delay of an answer. Because of such delays, answers may arrive in the wrong order.
 _LATE = timedelta(minutes=5)
 # The time for which changes of offers are kept, and the maximum number that is deleted in one call.
 _CHANGES_KEPT = timedelta(days=30)
@@ -57,7 +57,7 @@ def _is_sold_here(*levels: str) -> Q:
     return condition
 
 
-# The types that are sold here.
+# The condition for the types that the shop sells.
 _SOLD = _is_sold_here("", "product__", "product__category__")
 
 
@@ -145,7 +145,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
         incomplete catalogue. An empty string does not replace an earlier value. If a later
         catalogue is already stored, the method does nothing.
         """
-        # A second process waits.
+        # If another process is changing the catalogue or prices, this one waits.
         with keeping_prices():
             known = {each.product_id: each for each in self.select_related("category")}
             told = {columns["product_id"]: columns for columns in _with_categories(products, known)}
@@ -266,11 +266,12 @@ class ProductQuerySet(models.QuerySet["Product"]):
         return is_unanswered & Q(asked_at__gt=since, asked_at__lte=timezone.now() + SLACK)
 
     def is_unknown(self, product_id: str) -> bool:
-        """Return True if the catalogue is recent and has never listed this product.
+        """Return True if the catalogue has never listed this product.
 
-        The catalogue must have been read within the last two hours.
+        The catalogue must have been read within the last two hours. Otherwise, the result is False.
         """
-        # This takes one query. A catalogue has some hundreds of products.
+        # A single query counts over the whole table, because a catalogue has only some hundreds of
+        # products.
         is_it = models.Q(product_id=product_id)
         found = self.aggregate(last=models.Max("listed_at"), known=models.Count("pk", filter=is_it))
         return not found["known"] and is_recent(found["last"], timezone.now(), period=_FRESH)
@@ -515,7 +516,8 @@ class Product(SoldRow):
     is_enabled = models.BooleanField(_("sold by the provider"), default=True, editable=False)
     # The time of the last catalogue that lists the product.
     listed_at = models.DateTimeField(_("last listed"), editable=False, db_index=True)
-    # The time since when catalogues have not listed the product. NULL if the last one lists it.
+    # The time of the first catalogue that no longer listed the product. NULL if the last catalogue
+    # lists it.
     missing_since = models.DateTimeField(null=True, editable=False)
     # The time of the last request for the product's types. NULL if they were never requested.
     asked_at = models.DateTimeField(null=True, editable=False)
@@ -600,7 +602,7 @@ class ProductType(SoldRow):
         verbose_name=_("product"),
         on_delete=models.CASCADE,
         related_name="types",
-        # The unique constraint's index begins with this column.
+        # The unique constraint's index begins with this column, so the field needs no other index.
         db_index=False,
         editable=False,
     )
@@ -611,7 +613,8 @@ class ProductType(SoldRow):
     stock = models.PositiveIntegerField(_("in stock"), null=True, editable=False)
     # The time of the provider's last answer that contains the type. NULL if the time is unknown.
     read_at = models.DateTimeField(_("last read"), null=True, editable=False)
-    # The time since when answers have not contained the type. NULL if the last one contains it.
+    # The time of the first answer that no longer contained the type. NULL if the last answer
+    # contains it.
     missing_since = models.DateTimeField(null=True, editable=False)
     is_sold = models.BooleanField(_("sold here"), null=True, blank=True)
     fixed_price = models.DecimalField(
@@ -735,7 +738,7 @@ class ProductType(SoldRow):
 
     def _save_with_prices(self, *args: Any, **kwargs: Any) -> None:
         if self._state.adding or "cost" in self.unsaved():
-            # This makes the worker call the function again.
+            # NULL makes the worker call the function ``PRICING`` again.
             self.pricing_due_at = None
             names = kwargs.get("update_fields")
             if names is not None:

@@ -21,7 +21,7 @@ from giftcards.models.staff_records import Note
 from giftcards.rules.money import customer_breakdown
 
 _CENTIME = Decimal("0.01")
-# The columns of an order that its refunds determine.
+# The columns of an order that are computed from its refunds.
 _SUMS = ("paid_back_amount", "open_amount")
 
 
@@ -212,7 +212,7 @@ class CustomerRefund(models.Model):
         verbose_name=_("order"),
         on_delete=models.PROTECT,
         related_name="refunds",
-        # The unique constraint's index begins with this column.
+        # The unique constraint's index begins with this column, so the field needs no other index.
         db_index=False,
         editable=False,
     )

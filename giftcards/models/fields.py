@@ -215,6 +215,6 @@ def is_same_json(one: Any, other: Any) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, float) and isinstance(other, int):
-        # PostgreSQL returns the float 1e20 as a whole number.
+        # PostgreSQL returns the float 1e20 as an integer.
         return one == float(other)
     return bool(one == other)

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from giftcards.rules.times import LONGEST_HOLD, ahead, past
 
-# The time until which a slot counts as held if it was never used.
+# The initial value of ``until``. It is long past, so a slot that was never used is free.
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -98,7 +98,7 @@ class Lease(models.Model):
     PRICES = "prices"
     CATALOGUE = "catalogue"
     CATALOGUE_PAUSE = "catalogue pause"
-    #: A row that exists while a person waits for a new reading of the catalogue, not a lease.
+    #: Not a lease. This row exists while a person waits for the catalogue to be read again.
     CATALOGUE_WANTED = "catalogue wanted"
     #: A row for locking reservations, not a lease.
     RESERVATIONS = "reservations"

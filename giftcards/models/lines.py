@@ -87,8 +87,8 @@ def read_lines(first: QuerySet[Any, Any], *others: QuerySet[Any, Any]) -> list[L
     Because there is only one statement, an order that is settled during the read is not counted
     twice. If a reservation becomes an order during the read, its cards are counted only once.
     """
-    # Without order_by(), Django 6.1 would sort by the model's ordering, whose column the union
-    # lacks.
+    # Without order_by(), Django 6.1 would sort the union by the model's default ordering, but the
+    # union does not contain that column.
     found = first.union(*others, all=True).order_by() if others else first
     return [Line(*row) for row in found]
 

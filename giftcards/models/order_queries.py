@@ -41,8 +41,8 @@ ON_HOLD = Q(status=Status.PENDING, due_at=None)
 ON_HOLD_FOR_PRICE = ON_HOLD & Q(finalized_at=None, send_after=None) & ~Q(review=Review.WANTED)
 ON_HOLD_FOR_REVIEW = ON_HOLD & Q(finalized_at=None, review=Review.WANTED)
 
-# The conditions on true and false columns compare with lists. Django turns "= True" and "= False"
-# into a bare column and NOT, for which SQLite does not use an index.
+# Conditions on Boolean columns compare the column with a list. Django turns "= True" and "= False"
+# into a bare column and NOT, and SQLite does not use an index for these.
 
 # Orders whose customer was paid back, or is owed money.
 PAID_BACK = Q(has_paid_back__in=[True])
@@ -81,7 +81,10 @@ class Claimed(Protocol):
 
 
 def is_held_up(since: datetime) -> Q:
-    """Return a condition for orders whose next step was due at ``since`` or earlier."""
+    """Return a condition for orders whose next step was due by ``since``.
+
+    Orders on hold are left out.
+    """
     return Q(*_due_by(since), _connector=Q.OR) & ~ON_HOLD
 
 
@@ -153,7 +156,10 @@ class OrderQueries(OrderSearch[Row]):
         return self.on_hold().filter(ON_HOLD_FOR_PRICE)
 
     def on_hold_for_too_long(self, now: datetime) -> Self:
-        """Return orders on hold whose ``send_after`` or ``send_before`` time has passed."""
+        """Return orders that have been on hold for too long.
+
+        These are orders on hold whose ``send_after`` or ``send_before`` time has passed.
+        """
         over = [
             Q(past(name, now, max_distance=LONGEST_WAIT), **{f"{name}__isnull": False})
             for name in ("send_after", "send_before")
@@ -237,9 +243,9 @@ class OrderQueries(OrderSearch[Row]):
         :meth:`owners` accepts any number of names.
         """
         names = set(names) - {""}
-        # The first condition on the alias is redundant, but makes SQLite use the index. Many orders
-        # may not have an alias, and SQLite judges an index by the average number of orders for each
-        # value.
+        # The first condition on the alias is redundant, but makes SQLite use the index. SQLite
+        # judges an index by the average number of orders for each value, and there may be many
+        # orders without an alias.
         by_alias = Q(provider_alias__gt="", provider_alias__in=names)
         # The result is unsorted, because SQLite would scan all orders by age to sort it.
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
@@ -257,8 +263,8 @@ class OrderQueries(OrderSearch[Row]):
 
         ``references`` can contain up to 200 references.
         """
-        # The first condition is redundant, but makes SQLite use the index, as in known_as, because
-        # most orders may not have a reference.
+        # The first condition is redundant, but makes SQLite use the index, as in known_as. There
+        # may be many orders without a reference.
         named = Q(provider_reference__gt="", provider_reference__in=set(references) - {""})
         return self.filter(named).order_by()
 
@@ -328,7 +334,7 @@ class OrderQueries(OrderSearch[Row]):
         final = self.filter(finalized_at__isnull=False)
         final = final.filter(finalized_at__gt=after) if after else final
         final = final.filter(finalized_at__lte=until) if until else final
-        # COALESCE prevents SQLite from using the index by status, because it would then look up
-        # every row.
+        # COALESCE prevents SQLite from using the index by status. With that index, SQLite would
+        # have to look up every row.
         status = Coalesce("status", models.Value(""))
         return lines_of(Kind.FINAL, final, since="finalized_at", status=status)

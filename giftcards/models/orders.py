@@ -82,15 +82,16 @@ plain_text = RegexValidator(
 
 OF_CUSTOMER = ("customer_email", "customer_name", "customer_phone", "customer_language")
 OF_RECIPIENT = ("recipient_email", "recipient_name", "recipient_language")
-#: The columns of a gift, which are all empty in other orders.
+#: The columns that describe a gift. They are empty in orders that are not gifts.
 OF_GIFT = (*OF_RECIPIENT, "gift_message", "deliver_at")
-#: The columns that may be corrected. Other values that a caller passed never change.
+#: The columns that can be corrected. Other values from the caller cannot be corrected.
 CORRECTABLE = (*OF_CUSTOMER, *OF_GIFT)
-# The columns with values from the caller, besides the reference, the metadata and CORRECTABLE.
+# The columns with values from the caller, except the reference, the user, the metadata and
+# CORRECTABLE.
 _TEXTS = ("product_id", "type_id", "group")
 _LINE = (*_TEXTS, "quantity")
 _AMOUNTS = ("sale_price", "sale_amount", "max_price")
-# A delivery time farther ahead than this counts as a typing error.
+# A delivery time further in the future than this is treated as a typing error.
 _LONGEST_AHEAD = timedelta(days=366)
 
 
@@ -145,7 +146,7 @@ class OrderQuerySet(OrderQueries["Order"]):
                 raise
             if not known.was_given_as(order):
                 # The error does not describe the other order, because the caller may not be allowed
-                # to know it.
+                # to see it.
                 raise ReferenceConflict(
                     gettext(
                         "The reference %(reference)s is already used for another order, or for the"
@@ -167,7 +168,7 @@ class OrderQuerySet(OrderQueries["Order"]):
         return self.filter(rested, status__in=FOLLOWED).unclaimed(now)
 
     def check_soon(self, *, now: datetime, interval: timedelta) -> int:
-        """Make the :meth:`checkable` orders due now, and return how many there are."""
+        """Make the :meth:`checkable` orders due now, and return their number."""
         return self.checkable(now=now, interval=interval).update(due_at=now)
 
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
@@ -396,8 +397,8 @@ def _not_below_zero(amount: str, name: str) -> models.CheckConstraint:
 class ReferenceAnswer(models.TextChoices):
     """The provider's answers that refuse a purchase because of its reference."""
 
-    # The provider says that an earlier attempt bought the order. A search may still not find the
-    # order.
+    # The provider says that an earlier attempt bought the order. Even then, a search might not find
+    # the order.
     REPEATED = "repeated"
     # The provider does not accept a reference, so the order is sent again without it.
     UNWANTED = "unwanted"
@@ -426,7 +427,8 @@ class Order(models.Model):
         validators=[plain_text],
         help_text=_("The denomination, exactly as it is named in the provider's catalogue."),
     )
-    # The names in the catalogue when the order was recorded; "" if it had not been read.
+    # The names in the catalogue when the order was recorded, or "" if the catalogue did not contain
+    # them.
     product_name = models.CharField(_("product's name"), max_length=200, editable=False, blank=True)
     type_name = models.CharField(_("type's name"), max_length=200, editable=False, blank=True)
     quantity = models.PositiveIntegerField(
@@ -537,20 +539,21 @@ class Order(models.Model):
     provider_order_id: models.CharField[str | None, str | None] = ExactCharField(
         _("provider's order ID"), max_length=100, null=True, unique=True, editable=False
     )
-    # The `_id` in the provider's answers, if it is not the order id. The provider's list of orders
-    # may contain either of them.
+    # A second id of the order at the provider: the `_id` in an answer, if it differs from the order
+    # id. If the order id came from the list or from staff, see `was_adopted`. The provider's list
+    # of orders may contain either id.
     provider_alias: models.CharField[str, str] = ExactCharField(
         max_length=100, blank=True, editable=False
     )
-    # The time when a later answer or a person first confirmed the id at the provider. NULL if only
-    # the answer to the purchase has contained the id so far.
+    # The time when the id was first confirmed, by a later answer of the provider or by a person.
+    # NULL if only the answer to the purchase has contained the id so far.
     identified_at = models.DateTimeField(null=True, editable=False)
-    # True if staff have insisted that an order at the provider is this order, although its product
-    # or type differs.
+    # True if staff have decided that this order is the one at the provider, although the product or
+    # type differs.
     is_insisted = models.BooleanField(default=False, editable=False)
-    # The id in the answer to the purchase, if it belongs to another order or to no order. The cards
-    # may have been bought even if searches do not find them. The id is kept until the order is sent
-    # again.
+    # The id in the answer to the purchase, if it turned out to belong to another order or to no
+    # order. The cards may have been bought even if searches do not find them. The id is kept until
+    # the order is sent again or declared absent.
     answered_id: models.CharField[str, str] = ExactCharField(
         max_length=100, editable=False, blank=True
     )
@@ -563,7 +566,8 @@ class Order(models.Model):
     reference_answer = models.CharField(
         max_length=10, choices=ReferenceAnswer, editable=False, blank=True
     )
-    # True if the id came from the provider's list of orders, and a single check did not find it.
+    # True if the id came from the provider's list of orders or from staff, and a single check with
+    # this id did not find the order.
     is_only_listed = models.BooleanField(default=False, editable=False)
     fulfilled_quantity = models.PositiveIntegerField(_("delivered"), default=0, editable=False)
     fulfilled_amount = models.DecimalField(_("cost"), null=True, editable=False, **MONEY)
@@ -591,8 +595,8 @@ class Order(models.Model):
     environment = models.CharField(
         _("environment"), max_length=10, choices=Environment, editable=False, blank=True
     )
-    # The order whose missing cards this order repeats. The column is unique, so that the cards are
-    # repeated only once.
+    # The order whose missing cards this order repeats. The column is unique, so that the missing
+    # cards cannot be ordered twice.
     repeats = models.OneToOneField(
         "self",
         verbose_name=_("replaces missing cards of"),
@@ -602,16 +606,16 @@ class Order(models.Model):
         related_name="reordered_as",
     )
     # ``send_after`` and ``send_before`` are only set in orders that ``REORDER_MISSING`` created.
-    # Such an order is on hold until ``send_after``, or is not on hold if ``send_after`` is NULL. If
-    # it is still on hold at ``send_before``, it is rejected.
+    # Such an order stays on hold until ``send_after``, which is NULL if the order does not wait for
+    # a time. An order that is still on hold at ``send_before`` is rejected.
     send_after = models.DateTimeField(null=True, editable=False)
     send_before = models.DateTimeField(null=True, editable=False)
     # The sum of the refunds that were paid to the customer.
     paid_back_amount = models.DecimalField(
         _("paid back"), default=Decimal(0), editable=False, **MONEY
     )
-    # The amount owed for missing cards that was not paid back yet. NULL if the order is open, or if
-    # it is unknown what the customer paid.
+    # The amount that is still owed to the customer for missing cards. NULL if the order is open, or
+    # if it is unknown what the customer paid.
     open_amount = models.DecimalField(_("still owed"), null=True, editable=False, **MONEY)
     has_paid_back = _is_more_than_nothing("paid_back_amount")
     is_owing = _is_more_than_nothing("open_amount")
@@ -620,14 +624,14 @@ class Order(models.Model):
     reordered_amount = models.DecimalField(null=True, editable=False, **MONEY)
     # True if the provider's figures agree with each other. NULL if the order is not settled.
     is_consistent = models.BooleanField(_("figures agree"), null=True, editable=False)
-    # True if the ledger contains the promised credit. NULL if a credit was not promised, if its
-    # amount is unknown, or if the ledger was not read up to that time.
+    # True if the credit in the ledger equals the promised credit. NULL if a credit was neither
+    # promised nor made, if the promised amount is unknown, or if the credit may still arrive.
     is_credited = models.BooleanField(_("credited"), null=True, editable=False)
     # The time when the codes were destroyed, because of their age or together with the customer's
     # data.
     codes_destroyed_at = models.DateTimeField(_("codes destroyed"), null=True, editable=False)
-    # True if a search for old codes did not find a card of the order. Such searches leave the order
-    # out until a card arrives.
+    # True if a purge of old codes found that the order has no cards. Purges then skip the order
+    # until a card arrives.
     is_without_cards = models.BooleanField(default=False, editable=False)
     # The order's problems, as entries {"code", "parameters"}: see giftcards.rules.problems. Once a
     # problem is acknowledged, its entry also has "acknowledged_by" and "acknowledged_at".
@@ -641,14 +645,15 @@ class Order(models.Model):
     accepted_at = models.DateTimeField(_("accepted"), null=True, editable=False)
     checked_at = models.DateTimeField(_("last checked"), null=True, editable=False)
     finalized_at = models.DateTimeField(_("settled"), null=True, editable=False)
-    # The time when the order began to wait to be sent. SEND_TIMEOUT counts from this time.
+    # The time when the order began to wait to be sent. SEND_TIMEOUT starts at this time.
     queued_at = models.DateTimeField(default=timezone.now, editable=False)
     # The time when the order is due to be sent (PENDING), checked (HANDLING, DELAYED) or searched
     # for (UNCONFIRMED). NULL if no such step is planned: a PENDING order is then on hold, see
     # `is_on_hold`.
     due_at = models.DateTimeField(null=True, default=timezone.now, editable=False)
-    # The time when it was recorded that the customer was kept waiting, because the provider had not
-    # accepted the order within POLL_TIMEOUT after it was recorded. NULL if this has never happened.
+    # The time when the app noted that the customer had waited too long: the provider had not
+    # accepted the order within POLL_TIMEOUT after the order was recorded. NULL if this has never
+    # happened.
     kept_waiting_at = models.DateTimeField(null=True, editable=False)
     # The last time when an early check was requested.
     check_wanted_at = models.DateTimeField(null=True, editable=False)
@@ -657,7 +662,8 @@ class Order(models.Model):
     # The time when a search for an UNCONFIRMED order first suggested that the provider does not
     # have it. NULL if no search suggested this.
     absent_since = models.DateTimeField(null=True, editable=False)
-    # The orders at the provider among which staff have to find an UNCONFIRMED order.
+    # Orders at the provider, one of which may be this UNCONFIRMED order. Staff decide which one it
+    # is.
     candidates = models.JSONField(default=list, blank=True, editable=False)
     # The claim: the token of the process that works on the order, and the time when the claim
     # expires.
@@ -737,8 +743,8 @@ class Order(models.Model):
                 | (~Q(status__in=FINAL) & Q(finalized_at__isnull=True)),
                 name="giftcards_order_final_is_settled",
             ),
-            # An order has a provider's id exactly if its status is in ACCEPTED. Therefore, an order
-            # with an id is never sent again.
+            # An order has a provider's id if and only if its status is in ACCEPTED. Therefore, an
+            # order with an id is never sent again.
             models.CheckConstraint(
                 condition=Q(
                     status__in=ACCEPTED, provider_order_id__isnull=False, accepted_at__isnull=False
@@ -1003,8 +1009,8 @@ class Order(models.Model):
         stored form.
         """
         self._check_types()
-        # Django's check of the user is a query. SQLite may fail a transaction that reads before it
-        # writes.
+        # The user is excluded, because Django would run a query to check it, and SQLite may fail a
+        # transaction that reads before it writes.
         self.clean_fields(exclude={"user", *excluded})
         self.check_gift()
 
@@ -1027,7 +1033,8 @@ class Order(models.Model):
         assign(copied, values)
         copied.check_columns(excluded={field.name for field in self._meta.fields} - values.keys())
         if copied.is_gift != self.is_gift:
-            # The recipient does not change, because a person may have already seen the cards.
+            # The cards must not pass from the customer to a recipient or vice versa, because one of
+            # them may have already seen the cards.
             text = gettext(
                 "A gift cannot become an ordinary order, and an ordinary order cannot become a"
                 " gift."
@@ -1285,14 +1292,15 @@ def _among(orders: models.QuerySet[Order]) -> Q:
     return Q(pk__in=orders.order_by().values("pk"))
 
 
-# Orders in NEEDING_ATTENTION are split by what staff have to do. Each of them is LOST,
-# WITH_OTHER_PROBLEMS, or on hold for its price or for a review.
+# These conditions divide the orders in NEEDING_ATTENTION by what staff have to do. Each order is
+# LOST, WITH_OTHER_PROBLEMS, or on hold because of its price or for a review.
 _OPEN = Order.objects.open()
 LOST = Q(status=Status.UNCONFIRMED) & NEEDING_ATTENTION
 WITH_OTHER_PROBLEMS = NEEDING_ATTENTION & ~_among(
     _OPEN.filter(ON_HOLD_FOR_PRICE | ON_HOLD_FOR_REVIEW | Q(status=Status.UNCONFIRMED))
 )
-# The opposite of NEEDING_ATTENTION, for use with a condition that finds a few orders by an index.
+# The opposite of NEEDING_ATTENTION. Combine it with a condition that finds a few orders by an
+# index.
 WITHOUT_PROBLEMS = ~_among(Order.objects.filter(NEEDING_ATTENTION))
 
 

@@ -121,7 +121,8 @@ class ShelfRow(models.Model):
     SET_BY_SHOP: ClassVar[tuple[str, ...]]
     #: Other columns on which prices depend.
     DECISIVE: ClassVar[tuple[str, ...]] = ()
-    #: The column of :class:`ShelfChange` that refers to such a row, or "" for the shop's row.
+    #: The column of :class:`ShelfChange` that refers to a row of this model, or "" for the shop's
+    #: row.
     NAMED: ClassVar[str] = ""
 
     class Meta:

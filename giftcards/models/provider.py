@@ -22,33 +22,33 @@ from giftcards.models.fields import MONEY
 from giftcards.rules.problems import ASK_DEVELOPER, Explanation
 from giftcards.rules.times import ahead, is_ahead, is_recent, past
 
-# A key counts as proven for this time after the provider accepted it. The time is longer than the
-# minute between two ticks of a worker. It is short, because all parallel requests would fail if the
-# key is revoked.
+# After the provider has accepted a key, the key counts as proven for this long. The period is
+# longer than the minute between two ticks of a worker. It is nevertheless short, because all
+# parallel requests would fail if the key is revoked.
 _PROOF_HOLDS = timedelta(minutes=2)
 # If a key was accepted less than this time ago, another success is not recorded.
 _PROOF_IS_FRESH = timedelta(seconds=30)
 # The longest pause that ends automatically, which is 15 minutes plus a margin for differing clocks.
 LONGEST_PAUSE = timedelta(minutes=20)
-# A pause is reported for this time after its end, because a few requests may succeed in the middle
-# of an outage.
+# A pause is still reported for this long after its end, because a few requests may succeed in the
+# middle of an outage.
 _STILL_TOLD = timedelta(minutes=1)
-# A process counts as gone if it has not given a sign of life in the database for this time. Workers
-# give a sign of life every minute.
+# A process counts as gone if it has not written a sign of life to the database for this long.
+# Workers give a sign of life every minute.
 _SIGN_HOLDS = timedelta(minutes=3)
 # A process that follows orders, or only reads the balance, uses its key at least this often.
 _AT_WORK = timedelta(minutes=10)
-# Monitors get a warning if a chore has not ended within this time.
+# Monitors get a warning if a chore has not been completed for this long.
 _CHORES_WITHIN = timedelta(hours=1)
-# Staff are notified if no request has succeeded for this time, and if this many consecutive sweeps
-# have failed.
+# Staff are notified if no request has succeeded for this long, and at least this many consecutive
+# sweeps have failed.
 _DISTURBANCE, _FEW_OUTAGES = timedelta(minutes=5), 3
 # The shortest time between two readings of the balance.
 BALANCE_EVERY = timedelta(minutes=5)
 
 _LONGEST_NAME = 100
 
-# The values of ProviderState.Pause, the worst last.
+# The values of ProviderState.Pause, sorted from the least to the most serious.
 _SEVERITY = ("", "outage", "rate", "access")
 
 
@@ -101,8 +101,8 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         Returns False without changing anything if ``key`` was refused after it was read.
         """
         now = timezone.now()
-        # The filter compares refused_at, because a success before a refusal does not prove the key,
-        # even after staff have resumed calls.
+        # A success does not prove a key that was refused afterwards, even if staff have resumed
+        # calls since then. Therefore, the filter compares refused_at.
         row = self.filter(pk=key.pk, is_refused=False, refused_at=key.refused_at)
         if not row.update(accepted_at=now):
             return False
@@ -199,10 +199,11 @@ class ApiKey(models.Model):
     # ApiKeyQuerySet.accept). NULL if the key was never refused.
     refused_at = models.DateTimeField(null=True)
     refusal = models.TextField(blank=True)
-    # The time when the key was last accepted. NULL if a single call has to try the key first.
+    # The time when the key was last accepted. NULL if a single call with the key has to succeed
+    # before parallel calls are made.
     accepted_at = models.DateTimeField(null=True)
-    # The time when the provider began to accept orders with this key only without a reference. NULL
-    # if it accepts references, or if this is unknown.
+    # The time when the app found that the provider accepts orders with this key only if they have
+    # no reference. NULL if the provider accepts references, or if this is unknown.
     references_unwanted_at = models.DateTimeField(null=True)
     # The last time when a process could not make calls because the key was refused. NULL if this
     # never happened.
@@ -211,7 +212,7 @@ class ApiKey(models.Model):
     objects = ApiKeyQuerySet.as_manager()
 
     class Meta:
-        # Staff see only the text of ProviderState.explain.
+        # The admin has no pages for these rows, so permissions are not needed.
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -303,8 +304,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
             paused = {"paused_at": began, "paused_until": longest, "paused_by": by}
             if self.filter(pk=1, **read).update(pause=reason, pause_detail=detail, **paused):
                 if reason != ProviderState.Pause.RATE:
-                    # After any pause except a rate limit, each key has to be tried again by a
-                    # single call.
+                    # After any pause except a rate limit, a single call must try each key before
+                    # parallel calls are made.
                     ApiKey.objects.doubt()
                 return True
         if state.pause == reason:
@@ -341,7 +342,7 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         self.filter(pk=1).exclude(queue_waits_since=None).update(queue_waits_since=None)
 
     def with_unread_queue(self, since: datetime) -> Self:
-        """Return the row if the queue has contained tasks since the time ``since``."""
+        """Return the row if queued tasks began to wait at ``since`` or earlier."""
         return self.filter(queue_waits_since__lte=since)
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
@@ -423,16 +424,17 @@ class ProviderState(models.Model):
     spent_lately = models.DecimalField(null=True, **MONEY)
     # The time when the balance is to be read next. NULL if it is to be read now.
     balance_due_at = models.DateTimeField(null=True)
-    # The time since when the balance has been low, as the shop was notified. NULL if it is not low.
+    # The time when the app recorded that the balance had become low. NULL if the balance is not
+    # low.
     low_balance_since = models.DateTimeField(_("low balance since"), null=True)
 
-    # The provider's list of orders is not used before this time, because a request for the list
-    # failed, or because it contained none of our orders.
+    # The time until which the provider's list of orders is ignored. The app ignores the list after
+    # a failed request, and if the list did not contain any of our orders.
     list_usable_at = models.DateTimeField(null=True)
     # The time of the last request for the list of orders. NULL if the list is not in use.
     list_read_at = models.DateTimeField(null=True)
-    # The number of requests that a reading of the list of orders recently needed after its first
-    # page. For an incomplete reading, the number is estimated.
+    # The highest number of requests that recent readings of the list of orders needed after the
+    # first page. For an incomplete reading, the number is estimated.
     list_questions = models.PositiveIntegerField(default=0)
     # The URL path for checks that last succeeded, or the path to try next. The path is "" at first.
     check_path = models.CharField(max_length=20, blank=True)
@@ -446,24 +448,26 @@ class ProviderState(models.Model):
     last_tick_at = models.DateTimeField(_("last tick"), null=True)
     # The program that last called `note_tick`, and its machine, such as "qcluster@web-2".
     last_tick_by = models.CharField(max_length=_LONGEST_NAME, blank=True)
-    # The time since when `note_tick` has been called without interruption.
+    # The time when the current series of `note_tick` calls began. A series ends if there is no call
+    # for 3 minutes.
     ticking_since = models.DateTimeField(null=True)
     # The stored form of `chores_record`.
     chores = models.JSONField(default=dict)
 
-    # The time since when tasks have waited in the queue. NULL if a worker has taken a task since
-    # the last task was queued.
+    # The time when tasks began to wait in the queue. NULL if a worker has taken a task since the
+    # last task was queued.
     queue_waits_since = models.DateTimeField(null=True)
 
-    # The number of orders in each status that had become final at ``final_orders_until``: see
-    # giftcards.watch.overview.orders_by_status. The time is NULL if they were never counted.
+    # The number of final orders in each status, as counted by a worker. Only orders that were final
+    # at ``final_orders_until`` are counted: see giftcards.watch.overview.orders_by_status. The time
+    # is NULL if the orders were never counted.
     final_orders = models.JSONField(default=dict)
     final_orders_until = models.DateTimeField(null=True)
 
     # The end of the last complete purge of old codes. NULL if a purge has never been complete.
     purged_at = models.DateTimeField(null=True)
-    # The place where an unfinished purge continues, which is the time when the next orders were
-    # settled. NULL if there is no unfinished purge.
+    # An unfinished purge continues with orders that were settled at this time or later. NULL if the
+    # next purge starts with the oldest orders.
     purge_place = models.DateTimeField(null=True)
 
     # The readings and jumps of the machines' wall clocks: see giftcards.engine.clock. Each write
@@ -702,7 +706,7 @@ class ProviderState(models.Model):
         return key.environment if key else ""
 
     def is_queue_read(self, now: datetime) -> bool:
-        """Return False if tasks have been waiting in the queue for several minutes."""
+        """Return False if tasks have been in the queue for several minutes."""
         waits_since = self.queue_waits_since
         return waits_since is None or is_recent(waits_since, now, period=_SIGN_HOLDS)
 
@@ -745,12 +749,13 @@ class Desk(ProviderState):
         proxy = True
         default_permissions = ()
         verbose_name = _("At a glance")
-        # In each language, the first letter sorts the name above the other entries of the menu.
+        # The admin sorts its menu by name. In each language, the first letter of this name puts it
+        # above the other entries.
         verbose_name_plural = _("At a glance")
 
 
 def _english(text: str) -> str:
-    """Return the English ``text`` in a form that fits a page in the active language.
+    """Return the English ``text`` for a page in the active language.
 
     If the language is written from right to left, the text is enclosed in directional isolates.
     """

@@ -21,8 +21,8 @@ from giftcards.rules.times import ahead, is_ahead
 #: duration.
 LONGEST = timedelta(days=1)
 MOST_TIMES = 3
-# A reservation is deleted this time after its end. Until then, a new reservation with its reference
-# counts as an extension.
+# A reservation is deleted this long after its end. Until then, a new reservation with the same
+# reference counts as an extension.
 _REST = timedelta(hours=1)
 _BATCH = 500
 _HAS_ORDER = Exists(Order.objects.filter(reference=OuterRef("reference")))

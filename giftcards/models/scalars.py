@@ -29,7 +29,7 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
     One statement reads all values.
     """
-    # Django needs a table for a statement. This table has one row.
+    # A query needs a table, so the values are read together with the only row of this table.
     row = ProviderState.objects.filter(pk=1)
     found = read_beside(row, *groups)
     if not found:

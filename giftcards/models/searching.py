@@ -29,7 +29,8 @@ from giftcards.text.search_terms import (
 # The type variable represents Order, because an import of this model would be circular here.
 Row = TypeVar("Row", bound=models.Model)
 _BATCH = 2_000
-# If all words are common, the search looks at this many of the newest orders with one of them.
+# If even the rarest word of a search is in more orders than this, only this many of the newest
+# orders are searched.
 _MOST_READ = 20_000
 # A prefix followed by this character sorts after all strings that begin with the prefix.
 LAST_CHARACTER = "\U0010ffff"
@@ -101,7 +102,8 @@ class OrderTerm(models.Model):
 class Found(NamedTuple):
     #: The primary keys of the orders, newest first.
     keys: list[int]
-    #: True if the orders have the words as typed, or False if they have longer words.
+    #: True if the orders contain the words as typed. False if at least one word was found only as
+    #: the beginning of a longer word.
     is_whole: bool
     has_more: bool
 

@@ -37,12 +37,12 @@ from giftcards.rules.times import is_ahead
 
 logger = logging.getLogger(__name__)
 
-# Missed lines are bought within this time after oscar's order was placed.
+# The worker buys missed cards only if the oscar order was placed at most this long ago.
 _MISSED_WITHIN = timedelta(days=30)
 # The pauses between two tries to buy a line's cards.
 _FIRST_PAUSE, _LONGEST_PAUSE, _JITTER = timedelta(minutes=1), timedelta(hours=1), 0.25
-# The ``partner_line_notes`` of a line begin with the customer's language. After a failed try, a
-# second row has the number of tries and the next time.
+# The first row of a line's ``partner_line_notes`` contains the customer's language. After a failed
+# attempt, a second row contains the number of attempts and the time of the next one.
 _LANGUAGE = "Language: "
 _TRIES = re.compile(r"\nTries: (\d+), next (\S+)$")
 
@@ -115,12 +115,15 @@ def _put_off(line: Any, failures: int) -> None:
 
 
 def _buy(lines: Sequence[Any]) -> None:
-    """Place missing orders for the lines, and end the reservations of their baskets."""
+    """Place the missing orders for the lines.
+
+    Afterwards, the function ends the reservations of the lines' baskets.
+    """
     orders = Order.objects.filter(reference__in=list(map(reference_of, lines)))
     known = set(orders.values_list("reference", "group"))
     for line in lines:
-        # If the customer's address has changed, place_order() would refuse the line, although the
-        # line has an order already.
+        # Lines that already have an order are skipped, because place_order() would refuse such a
+        # line if the customer's address has changed since then.
         if (reference_of(line), line.order.number) not in known:
             what = f"Ordering {reference_of(line)}"
             with _surviving(what), translation.override(settings.LANGUAGE_CODE):
@@ -168,5 +171,5 @@ def _surviving(work: str) -> Iterator[None]:
         with transaction.atomic():
             yield
     except Exception as error:  # noqa: BLE001 (the customer must not see that it failed)
-        # A traceback may contain a row of the database.
+        # The traceback is not logged, because it may contain a row of the database.
         logger.error("%s failed: %s", work, type(error).__name__)  # noqa: TRY400

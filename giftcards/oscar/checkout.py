@@ -81,7 +81,10 @@ def release_cards(basket: Any) -> None:
 
 
 def reservations_of(basket: Any) -> list[str]:
-    """Return the references of possible reservations for the lines of the basket."""
+    """Return the references of possible reservations for the basket.
+
+    The list contains a reference for each line, whether or not the line has a reservation.
+    """
     return list(map(_reservation_of, basket.lines.all()))
 
 
@@ -148,7 +151,7 @@ def _paid_amount(line: Any) -> Decimal:
             for_staff=f"It has no price in {CURRENCY}.",
         )
     amount = line.line_price_excl_tax_incl_discounts
-    # Some shops know the taxes only right before the payment.
+    # In some shops, the taxes are known only right before the payment.
     if price.is_tax_known:
         amount = line.line_price_incl_tax_incl_discounts
     return Decimal(amount).quantize(_CENTIME)

@@ -6,7 +6,7 @@ from typing import Any
 
 from giftcards.conf import Setting, SettingsDict, Unusable, text
 
-# The length of the columns of statuses in oscar's tables.
+# The maximum length of a status in oscar's tables.
 _LONGEST_STATUS = 100
 
 
@@ -27,7 +27,10 @@ def _statuses(setting: str, value: Any) -> tuple[str, ...]:
 
 
 class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
-    """The settings as typed attributes; see the documentation page about django-oscar."""
+    """The settings in ``GIFTCARDS_OSCAR`` as typed attributes.
+
+    See the documentation page about django-oscar.
+    """
 
     paid_statuses = Setting(
         _statuses,

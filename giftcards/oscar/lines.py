@@ -27,7 +27,7 @@ from giftcards.text.display import count_text, money_text
 OscarLine = get_model("order", "Line")
 StockRecord = get_model("partner", "StockRecord")
 
-# The code that oscar makes of the name "OneClickDz".
+# The code that oscar derives from the partner name "OneClickDz".
 PARTNER_CODE = "oneclickdz"
 PREFIX = "oscar-line-"
 # A primary key with more than 18 digits may be too large for the database.
@@ -102,7 +102,10 @@ def follow_order(order: Order, **_: Any) -> None:
 
 
 def follow_refund(refund: CustomerRefund, **_: Any) -> None:
-    """Update the line after a refund to its customer. This function receives a signal."""
+    """Update the line after a refund to its customer.
+
+    This function receives the signal ``customer_refund_changed``.
+    """
     follow_order(refund.order)
 
 
@@ -121,7 +124,10 @@ def set_status(line: Any, state: LineState) -> None:
 
 
 def note_failure(line: Any, why: str) -> None:
-    """Add one note to the oscar order that says why the paid line cannot be bought."""
+    """Record in the oscar order why the paid line cannot be bought.
+
+    The function adds a note, unless the oscar order already has the same note.
+    """
     text = gettext("“%(title)s” could not be ordered. %(why)s")
     message = text % {"title": line.title, "why": why}
     if not line.order.notes.filter(message=message).exists():
@@ -147,9 +153,9 @@ def _note_refund(line: Any, parts: Sequence[Order]) -> None:
 
     The function does nothing if the last note about the line has the same content.
     """
-    # For cards that were ordered again, the new order owes the amount.
+    # If cards were ordered again, the amount is owed for the new order instead.
     due = sum((part.open_amount or Decimal(0) for part in parts), start=Decimal(0))
-    # The notes about this line end with this name, and are found by it.
+    # Each note about this line ends with this name, so that the last note can be found.
     name = f"({reference_of(line)})"
     last = line.order.notes.filter(message__endswith=name).order_by("-pk").first()
     if due:

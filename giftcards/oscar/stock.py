@@ -40,11 +40,11 @@ ProductClass = get_model("catalogue", "ProductClass")
 # The names of the partner, product class and category that this app creates.
 _PARTNER = "OneClickDz"
 _CLASS = _CATEGORY = "Gift cards"
-# The name of a row that only stores data in the table of leases: the time of the last run, the
-# settings about the shelf, and the last record that was written.
+# The name of a row in the table of leases that is not a lease. It stores the time of the last run,
+# a hash of the shelf's settings, and the last record that was written.
 _MEMORY = "oscar's stock"
-# Changes may be committed late, so each run also reads the changes of this time before the last
-# run.
+# A transaction may commit some time after its changes were made. Therefore, each run also reads
+# changes from this long before the last run.
 _OVERLAP = timedelta(minutes=1)
 # If the last run was longer ago than this, all records are written.
 _LONGEST = timedelta(days=1)
@@ -118,8 +118,8 @@ def _changed(since: datetime) -> set[str]:
     changes = OfferChange.objects.filter(at__gte=since)
     for changed in (
         kinds.filter(read_at__gte=since),
-        # The last answers about these types have become too old since the last run, so the types
-        # are not for sale.
+        # The price and stock of these types have become out of date since the last run, so the
+        # types are no longer for sale.
         kinds.filter(read_at__gte=since - stale_after(), read_at__lte=now - stale_after()),
         kinds.filter(priced_at__gte=since),
         kinds.filter(pk__in=changes.order_by().values("type")),
@@ -130,9 +130,9 @@ def _changed(since: datetime) -> set[str]:
 
 
 def follow_ended_reservation(instance: Reservation, **_: Any) -> None:
-    """Mark the stock record of an ended reservation. This function receives a signal.
+    """Mark the stock record of an ended reservation.
 
-    The next run updates the marked record.
+    This function receives the signal ``post_delete``. The next run updates the marked record.
     """
     sku = sku_of(instance.product_id, instance.type_id)
     # The record is marked after the commit, so that no transaction has to wait for its lock.
@@ -178,7 +178,7 @@ def _follow_batch(skus: Collection[str]) -> int:
             logger.error(  # noqa: TRY400 (a traceback may hold a row)
                 "The stock record of %s cannot be written: %s", sku, type(error).__name__
             )
-            # The change of the record makes the next run write it again.
+            # The next run writes the record again, because its date has changed.
             _touch(sku)
     return changed
 
@@ -209,7 +209,9 @@ def _left(kind: ProductType | None) -> int:
 
 
 def lock_stock(instance: Any, **_: Any) -> None:
-    """Lock the stock records for a new oscar order. This function receives a signal.
+    """Lock the stock records for a new oscar order.
+
+    This function receives the signal ``pre_save``.
 
     In MariaDB, oscar locks the records for reading when it inserts lines, and for writing when it
     allocates cards. If the records were not locked earlier, two customers who buy the same card at
@@ -217,18 +219,18 @@ def lock_stock(instance: Any, **_: Any) -> None:
     """
     if instance._state.adding and instance.basket_id and connection.vendor == "mysql":  # noqa: SLF001
         of_basket = stock_records().filter(basket_lines__basket=instance.basket_id)
-        # Two statements are needed: one that reads and locks the rows would fail whenever it had to
-        # wait.
+        # Two statements are needed. A single statement that reads and locks the rows would fail
+        # whenever it had to wait for a lock.
         keys = list(of_basket.values_list("pk", flat=True))
         StockRecord.objects.filter(pk__in=keys).update(num_allocated=F("num_allocated"))
 
 
 def create_products(product_ids: Collection[str] = (), *, with_tests: bool = False) -> int:
-    """Create oscar products for the products on the shelf that oscar does not have yet.
+    """Create the missing oscar products for product types on the shelf.
 
-    ``product_ids`` are the provider's ids. By default, all products are created. Test types are
-    left out unless ``with_tests`` is True, because any customer could buy them. Returns the number
-    of created products.
+    ``product_ids`` are the provider's ids of the products to include. By default, all products are
+    included. Test types are left out unless ``with_tests`` is True, because any customer could buy
+    them. Returns the number of created products.
     """
     kinds = offers()
     if product_ids:

@@ -39,7 +39,7 @@ from giftcards.text.spelling import folded
 
 logger = logging.getLogger(__name__)
 
-#: The reasons why a person is not erased from an order yet.
+#: The reasons why a person cannot be erased from an order yet.
 REASONS: Mapping[str, str] = {
     "open": "it is open",
     "problem": "it has a problem that has not been acknowledged",
@@ -68,7 +68,8 @@ class Erasure:
     roles: Counter[Role] = field(default_factory=Counter)
     #: Orders that must not be erased yet, with keys of :data:`REASONS`.
     kept: dict[str, str] = field(default_factory=dict)
-    #: References that name the person. They are listed because no reference is ever erased.
+    #: References of orders that name the person. They are listed because references are never
+    #: erased.
     telling: list[str] = field(default_factory=list)
 
 
@@ -138,7 +139,7 @@ def _is_only_sent_to(person: Person, order: Order) -> bool:
 
 
 def _read(keys: Iterable[int]) -> list[Order]:
-    # The corrections have former addresses.
+    # The corrections are also read, because they contain former addresses.
     rows = Order.objects.prefetch_related("customer_changes").order_by("pk")
     return list(chain.from_iterable(rows.filter(pk__in=some) for some in batches(sorted(keys))))
 
@@ -205,7 +206,7 @@ def _roles_under_lock(person: Person, order: Order) -> list[Role]:
     has erased the customer.
     """
     erased_at = order.customer_erased_at
-    # The lock keeps everybody from adding a refund, note, correction or complaint.
+    # The lock prevents other processes from adding a refund, note, correction or complaint.
     order.lock()
     order.refresh_from_db()
     is_late = is_anonymous(order) and order.customer_erased_at != erased_at
@@ -213,7 +214,8 @@ def _roles_under_lock(person: Person, order: Order) -> list[Role]:
 
 
 def _erase_order(order: Order, roles: Collection[Role], traces: Traces) -> None:
-    # Nobody can ask for the codes any more, except a recipient who is not erased.
+    # After the erasure, only a recipient who is not erased can still ask for the codes. Without
+    # such a recipient, the codes are destroyed.
     is_for_other = order.is_gift and RECIPIENT not in roles
     if is_for_other:
         order.recipient_language = order.recipient_language or order.customer_language
@@ -263,7 +265,7 @@ def _erase_correction(change: CustomerChange, roles: Collection[Role], traces: T
 def _erase_refund(refund: CustomerRefund, traces: Traces) -> None:
     # The payment's reference is on the bank's statement, so it stays unless it names the person.
     if traces.are_in(refund.reference):
-        # The new text is unique within the order, as a reference has to be.
+        # The text contains the primary key, because a reference has to be unique within the order.
         refund.reference = f"{ERASED} {refund.pk}"
     if traces.are_in(refund.method):
         refund.method = ERASED

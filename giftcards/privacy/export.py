@@ -59,7 +59,7 @@ _ORDER = (
     "group",
     "metadata",
 )
-# The rows that are read for a hundred orders at a time. No code is read.
+# The related rows, which are read for a hundred orders at a time. The encrypted codes are not read.
 _READ = (
     "user",
     Prefetch("cards", Card.objects.defer("sealed")),
@@ -69,7 +69,8 @@ _READ = (
     "changes",
     "notes",
 )
-# The columns that the recipient of a gift may read: none about the customer or about money.
+# The columns that the recipient of a gift may see. They contain nothing about the customer or about
+# money.
 _GIFT = (
     "reference",
     "product_id",
@@ -172,7 +173,11 @@ def heading(model: type[models.Model]) -> str:
 
 
 def _readable(row: models.Model, field: Any) -> Any:
-    """Return a value for the export: a label, an amount with its currency, or a local time."""
+    """Return the value of ``field`` in a readable form for the export.
+
+    The result is a label, an amount with its currency, a local time or a user name. Other values
+    are returned unchanged.
+    """
     value = getattr(row, field.name)
     if field.choices:
         return str(getattr(row, f"get_{field.name}_display")())

@@ -32,13 +32,13 @@ from giftcards.text.spelling import (
     numbers_among_words,
 )
 
-# The number of rows that are compared at a time. Python compares them, because databases differ in
-# folding case, and know no phone numbers.
+# The number of rows that are compared at a time. Python compares the rows, because databases differ
+# in how they fold case, and cannot compare phone numbers.
 _BATCH = 10_000
-# A text shorter than this is not looked for, because it is part of too many other texts.
+# Texts shorter than this are not searched for, because they are part of too many other texts.
 _SHORTEST = 3
-# Patterns for the places before and after an e-mail address. Certain characters there would make it
-# another address, but apostrophes may quote it.
+# Patterns for the text directly before and after an e-mail address. With certain characters there,
+# it would be a different address. Apostrophes are allowed, because they may quote the address.
 _AROUND_EMAIL = r"(?<![\w.+%&~-])(?<!\w')", r"(?![\w@-]|\.\w)"
 #: Replaces a text with the name of an erased person.
 ERASED = "(erased)"
@@ -48,7 +48,7 @@ _OF_STAFF = {"by", "acknowledged_by"}
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The role of a person in an order, and the columns about people in this role."""
+    """A person's role in an order, and the columns with the person's data."""
 
     label: str
     #: The columns with addresses and numbers.
@@ -92,10 +92,10 @@ class Person:
 
     @classmethod
     def of(cls, *texts: str) -> Self:
-        """Return the person with these addresses and numbers, however they are written.
+        """Return the person with these addresses and numbers.
 
-        Other strings are ignored. If no address or number is found, the result is false in a
-        boolean context.
+        Addresses and numbers can be written in different ways. Other strings are ignored. If no
+        address or number is found, the result is false in a boolean context.
         """
         return cls._named_in(
             [text for text in texts if "@" in text or not any(map(str.isalpha, text))]
@@ -142,9 +142,10 @@ class Person:
         )
 
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
-        """Yield the primary keys of the ``rows`` in which one of ``columns`` names the person.
+        """Yield the primary keys of ``rows`` that name the person in ``columns``.
 
-        The method reads these columns of all rows, in batches.
+        A row is included if at least one of the columns names the person. The method reads these
+        columns of all rows, in batches.
         """
         if not (self.emails or self.phones):
             return
@@ -172,7 +173,10 @@ class Person:
         return [(order, role) for order in orders for role in self.roles_in(order)]
 
     def orders(self) -> set[int]:
-        """Return the primary keys of orders whose customer or recipient is the person."""
+        """Return the primary keys of the person's orders.
+
+        The person is the customer or the recipient of these orders.
+        """
         owned = Order.objects.filter(user__in=self.users).order_by()
         found = set(owned.values_list("pk", flat=True)) if self.users else set()
         for keys in batches(sorted(self._keys_by_terms())):
@@ -187,10 +191,10 @@ class Person:
         return {key for some in rows for key in some.values_list("order_id", flat=True)}
 
     def former_orders(self) -> set[int]:
-        """Return the primary keys of orders that named the person before a correction.
+        """Return the primary keys of orders that once named the person.
 
-        These orders might belong to other people, because a mistyped address can be the address of
-        a stranger.
+        These orders named the person before a correction. They might belong to other people,
+        because a mistyped address can be the address of a stranger.
         """
         former = set(self.rows(CustomerChange.objects.all(), *_CONTACTS))
         rows = (CustomerChange.objects.filter(pk__in=some) for some in batches(sorted(former)))
@@ -263,7 +267,8 @@ class Traces:
         dialled_ones = person.phones.union(*(_numbers(text) for text in typed if "@" not in text))
         self._numbers = set(map(_national, dialled_ones)) - {""}
         emails = {*person.emails, *filter(_is_email, typed)}
-        #: The addresses and numbers as they were typed, without other texts in the same columns.
+        #: The addresses and numbers as they were typed. Other texts in the same columns are left
+        #: out.
         self.contacts = {text for text in typed if text in emails or self._dialled_in(text)}
         # A short name is part of many words, so texts count as whole words only.
         texts = {*person.emails, *typed, *names}
@@ -328,7 +333,7 @@ class Traces:
             return name
         account = find_account(name)
         if account is None:
-            # Customers without an account are named by an address or a number.
+            # The name of a customer without an account is an address or a number.
             return ERASED if self.are_whole_in(name) else name
         return name if is_staff(name) else ERASED
 
@@ -362,11 +367,11 @@ def _pattern(texts: Iterable[str], before: str, after: str) -> re.Pattern[str]:
 class Keeper(Protocol):
     """An app that stores data about customers or gift recipients."""
 
-    #: The label of the app, by which its rows in the admin's log are found.
+    #: The label of the app. It is used to find the app's entries in the admin's log.
     app_label: str
 
     def orders(self, person: Person) -> Iterable[int]:
-        """Return the primary keys of orders for which a row names the person."""
+        """Return the primary keys of orders that have a row about the person."""
 
     def addresses(self, order: Order) -> Iterable[str]:
         """Return the addresses and numbers in the app's rows about ``order``."""

@@ -42,7 +42,8 @@ class Purge:
 
     orders: int = 0
     cards: int = 0
-    #: The number of orders left alone, by name of the reason; an order counts once.
+    #: The number of skipped orders, by name of the reason. Each order is counted under one reason
+    #: only.
     left_alone: Counter[str] = field(default_factory=Counter)
     is_whole: bool = True
     #: The purge has looked at all orders that settled before this time.
@@ -57,8 +58,8 @@ class Reason(NamedTuple):
     text: str
 
 
-#: The reasons to leave an order alone, by name; plugins add some. The first reason whose condition
-#: is true counts.
+#: The reasons to skip an order, by name. Plugins can add reasons. If several conditions are true,
+#: the first reason counts.
 REASONS: dict[str, Reason] = {
     "problem": Reason(Q(needs_attention=True), "with a problem that has not been acknowledged"),
     "owed": Reason(Q(open_amount__gt=0), "with money still owed to the customer"),
@@ -69,7 +70,8 @@ REASONS: dict[str, Reason] = {
         Q(is_unannounced=True), "with a change that one of your receivers was not notified of"
     ),
 }
-# The reason to leave orders without any card alone. No later purge looks at these orders again.
+# The reason to skip orders that do not have any cards. Later purges do not look at these orders
+# again.
 _NO_CARDS = "no_cards"
 
 
@@ -169,7 +171,7 @@ def _judge(
     rows = rows.filter(codes_destroyed_at=None).annotate(
         is_unannounced=Exists(unannounced), has_cards=Exists(Card.objects.filter(**of_order))
     )
-    # The first reason to leave the order alone whose condition is true, or "".
+    # For each order, the query returns the name of the first reason whose condition is true, or "".
     conditions = {_NO_CARDS: Q(has_cards=False)}
     conditions |= {name: reason.condition for name, reason in REASONS.items()}
     cases = [When(condition, then=Value(name)) for name, condition in conditions.items()]
@@ -191,8 +193,8 @@ def _purge_batch(
         done.cards += Card.objects.filter(order__in=chosen).readable().count()
     elif chosen or empty:
         with transaction.atomic():
-            # Writing before reading locks the orders, so that nobody disputes, refunds or reveals a
-            # card before it is destroyed.
+            # This update locks the orders. Until the cards are destroyed, no other process can
+            # record a complaint or a refund, or reveal a card.
             locked = Order.objects.filter(pk__in=chosen + empty).order_by()
             locked.update(codes_destroyed_at=F("codes_destroyed_at"))
             chosen, empty, left_alone = _judge(chosen + empty, settled_before)
@@ -205,16 +207,19 @@ def _purge_batch(
 
 
 def overwrite_deleted(connection: BaseDatabaseWrapper, **_named: object) -> None:
-    """Make SQLite overwrite deleted rows. This function receives ``connection_created``."""
+    """Make SQLite overwrite deleted rows.
+
+    This function receives the signal ``connection_created``.
+    """
     if connection.vendor == "sqlite":
-        # Django's cursor would count this statement as a query of the code that needed the
-        # connection.
+        # Django's cursor is not used, because it would count this statement as a query of the code
+        # that needed the connection.
         opened: Any = connection.connection
         opened.execute("PRAGMA secure_delete = ON").close()
 
 
-# The longest wait for readers of the write-ahead log, in milliseconds. Nobody can write in the
-# meantime.
+# The longest wait for readers of the write-ahead log, in milliseconds. During the wait, other
+# connections cannot write.
 _PATIENCE = 1_000
 
 

@@ -1,7 +1,8 @@
-"""Rotate the encryption keys, so that every card is encrypted with the first key.
+"""Rotate the encryption keys: re-encrypt every card with the first key.
 
-The shop can keep running. All fingerprints of a card are also recalculated, so that afterwards no
-data in the database depends on the other keys. An interrupted rotation can be resumed.
+The shop can keep running during a rotation. All fingerprints of a card are also recalculated, so
+that afterwards no data in the database depends on the other keys. An interrupted rotation can be
+resumed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from giftcards.models import Card
 from giftcards.models.cards import DESTROYED, CardQuerySet
 from giftcards.privacy.retention import empty_log
 
-# The number of cards in one transaction, which has to be short because the shop writes in the
-# meantime.
+# The number of cards in one transaction. Transactions have to be short, because the shop also
+# writes during a rotation.
 _BATCH = 200
 # The maximum number of passes over the cards. During a pass, a worker with old settings may seal
 # further cards with an old key.
@@ -42,7 +43,7 @@ class RotationTally:
 
     #: Cards that were sealed anew, or that open with the first key.
     done: int = 0
-    #: Cards that no key opens; for a verification, those that the first key does not open.
+    #: Cards that no key can decrypt. In a verification, cards that the first key cannot decrypt.
     failed: int = 0
     #: The reasons for the first failures: a sentence each, without secrets.
     troubles: list[str] = field(default_factory=list)
@@ -95,7 +96,7 @@ def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
 
 
 def count_left() -> int:
-    """Return the number of cards that might not be encrypted with the first key yet."""
+    """Return the number of cards that might not use the first key yet."""
     return _of_other_keys(conf.keyring()).count()
 
 
@@ -128,8 +129,8 @@ def _seal_again(keys: Sequence[int], keyring: Keyring, tally: RotationTally) -> 
     first = keyring.key_fingerprints[0]
     sealed, troubles = [], []
     with transaction.atomic():
-        # Writing before reading locks the rows on every database, so that nobody adds a serial or
-        # destroys a code in between.
+        # This update locks the rows on every database. Until the transaction ends, no other process
+        # can add a serial or destroy a code.
         Card.objects.filter(pk__in=keys).order_by().update(position=F("position"))
         for card in _read(keys):
             if card.key_fingerprint in {first, DESTROYED}:

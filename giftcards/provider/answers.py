@@ -28,7 +28,7 @@ IDENTIFIER = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9_~.:-]{0,99}")
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # Some of the provider's endpoints use these words for the status HANDLING.
 _AT_WORK = {"PENDING": "HANDLING", "QUEUED": "HANDLING"}
-# A product or type with another id cannot be ordered.
+# A product or type can be ordered only if its id has this form.
 _ORDERABLE = re.compile(r"[!-~]{1,100}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,480}")
 _STATUS = re.compile(r"[A-Za-z_]{1,32}")
@@ -43,7 +43,7 @@ _MAX_MONEY = Decimal("9999999999.999999")
 _MAX_WHOLE = 2**31 - 1
 # A longer text cannot be a code or a serial, and would make pages slow.
 _LONGEST_SECRET = 4_000
-# Our own decimal context is used, because the site may have changed the traps of the thread's.
+# The thread's decimal context is not used, because the site may have changed its traps.
 _CONTEXT = Context(prec=28)
 
 
@@ -239,11 +239,11 @@ class LedgerPage:
 
 
 def parse(body: bytes) -> JsonObject:
-    """Parse ``body`` strictly as a JSON object, with numbers as ``int`` and ``Decimal``.
+    """Parse ``body`` strictly as a JSON object.
 
-    Raises :exc:`Unreadable` if the content is invalid. Invalid content includes NaN,
-    infinities, a duplicate key, deep nesting, huge numbers, and invalid UTF-8, which would put
-    U+FFFD into a code.
+    Numbers become ``int`` or ``Decimal``. Raises :exc:`Unreadable` if the content is invalid.
+    Examples of invalid content are NaN, infinities, duplicate keys, deep nesting and huge numbers.
+    Invalid UTF-8 is also refused, because a tolerant decoder would put U+FFFD into a code.
     """
     try:
         value = json.loads(
@@ -252,11 +252,12 @@ def parse(body: bytes) -> JsonObject:
             parse_constant=_refuse_constant,
             object_pairs_hook=_unique_keys,
         )
-    # ArithmeticError: an exponent of 20 digits; ValueError: an integer of 5,000 digits.
+    # An exponent of 20 digits raises ArithmeticError, and an integer of 5,000 digits raises
+    # ValueError.
     except (ValueError, ArithmeticError, RecursionError):
         value = None
-    # The error is raised outside the handler. Inside, the JSONDecodeError, which has the whole
-    # text, would be its context.
+    # The error is raised outside the ``except`` block. Otherwise, its context would be the
+    # JSONDecodeError, which contains the whole text.
     if not isinstance(value, dict):
         raise Unreadable("the answer is not a JSON object")
     return value
@@ -293,7 +294,8 @@ def read_order(data: JsonObject) -> OrderAnswer:
     fields = _Fields(data)
     status_field = "orderStatus" if data.get("status") is None else "status"
     status = fields.text(status_field, _STATUS.fullmatch)
-    # Ours are in lower case, and the provider may change that.
+    # References are converted to lower case, because ours are in lower case and the provider may
+    # change the case.
     references = (fields.text(name, _REFERENCE.fullmatch).lower() for name in ("orderRef", "ref"))
     return OrderAnswer(
         provider_id=fields.text("_id", IDENTIFIER.fullmatch),
@@ -313,7 +315,7 @@ def read_order(data: JsonObject) -> OrderAnswer:
 
 def read_page(data: JsonObject) -> OrderPage:
     rows, fields = _rows_of(data, "orders")
-    # Nobody uses the page's number, but an unusable one is a flaw.
+    # The page number is not used, but an unusable page number is recorded as a flaw.
     fields.whole("page")
     items = tuple(read_order(row) for row in rows if isinstance(row, dict))
     if len(items) < len(rows):
@@ -341,13 +343,16 @@ _REFUNDS = "REFUND-"
 # references of all payments begin with the same letters.
 PAYMENT = "OCPAY"
 _PAYMENT_REFS = "OCPL-"
-# The provider does not document the words of ``operation``.
+# The provider does not document the values of ``operation``.
 _WORDS_IN = {"IN", "CREDIT", "+"}
 _WORDS_OUT = {"OUT", "DEBIT", "-"}
 
 
 def read_ledger(data: JsonObject) -> LedgerPage:
-    """Read a page of transactions, and count the rows without a usable type, amount or time."""
+    """Read a page of transactions, and count its unusable rows.
+
+    A row is unusable if its type, amount or time is missing or invalid.
+    """
     told, fields = _rows_of(data, "transactions")
     rows = tuple(filter(None, map(_read_transaction, told)))
     return LedgerPage(
@@ -457,7 +462,7 @@ def _is_page(url: str) -> bool:
 
 
 def read_payment(data: JsonObject, *, asked_for: str) -> PaymentAnswer:
-    # An answer that names no payment is about the one in the request.
+    # If the answer does not name a payment, it is about the payment in the request.
     if (data.get("paymentRef") or asked_for) != asked_for:
         raise Unreadable("the answer is about another payment")
     status = _Fields(data).text("status", _STATUS.fullmatch)
@@ -531,7 +536,7 @@ def _title(fields: _Fields) -> str:
 
 def read_product(data: JsonObject, *, asked_for: str) -> Product:
     rows = _list(data, "types", "types")
-    # An answer that names no product is about the one in the request.
+    # If the answer does not name a product, it is about the product in the request.
     told = data.get("productId") or data.get("_id") or asked_for
     if told != asked_for:
         raise Unreadable("the answer is about another product")
@@ -641,7 +646,7 @@ class _Fields:
             serial = "" if row.get("serial") is None else _secret(row["serial"])
             lost_serials += serial is None
             cards.append(CardSecret(value=value, serial=serial or ""))
-        # Naming a card might reveal its code, so unreadable ones are only counted.
+        # Unreadable cards are only counted, because a description of a card might reveal its code.
         if lost := len(rows) - len(cards):
             self.flaws.append(Flaw("cards_unreadable", {"lost": lost, "total": len(rows)}))
         if lost_serials:

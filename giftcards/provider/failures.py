@@ -90,7 +90,7 @@ def failure_kind(
         (code == "RATE_LIMIT_EXCEEDED", RateLimited),
         # A proxy that answers with 408 or 425 may have sent the request to the provider.
         (status in (408, 425), OutcomeUnknown),
-        # An error with a 2xx status counts only if its code leaves no doubt.
+        # With a 2xx status, an error counts as a refusal only if its code leaves no doubt.
         (family == 2 and code not in _REFUSAL_CODES, OutcomeUnknown),
         (status == 404 or (family == 2 and code == "NOT_FOUND"), missing),
     )

@@ -133,8 +133,8 @@ class Transport:
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)
-            # A dropped connection allows a retry. After a 401, a retry would count as another call
-            # with a wrong key.
+            # After a dropped connection, the call may be repeated, unless the status was an error.
+            # After a 401, for example, a retry would count as another call with a wrong key.
             was_dropped = isinstance(exc, _DROPPED) and status in (None, 200)
             trouble = "the connection broke before the answer was complete"
             return Reply(status, headers, trouble=trouble, was_dropped=was_dropped)
@@ -148,18 +148,20 @@ class Transport:
 class _Stage(enum.Enum):
     """The last stage that a call is known to have reached."""
 
-    # The only stage if tests replace :class:`_Connection`.
+    # The first stage of every call. If tests replace the code that sends requests, it is the only
+    # stage.
     UNKNOWN = enum.auto()
-    # No :class:`_Connection` has the request yet. If a proxy, the handshake or the file of
-    # certificates fails now, the provider has received no byte of the request.
+    # A :class:`_Connection` has not begun to send the request. If the proxy, the TLS handshake or
+    # the certificate file causes an error at this stage, the provider has not received any byte of
+    # the request.
     PREPARING = enum.auto()
     SENDING = enum.auto()
-    # The caller no longer allowed the rest of the request.
+    # The rest of the request was not sent, because the caller no longer allowed it.
     WITHHELD = enum.auto()
 
 
-# The call of this thread: its deadline ``ends`` (monotonic), its ``stage``, the caller's
-# ``may_send``, and ``is_going_on``.
+# The state of the thread's current call: the deadline ``ends`` (monotonic), the ``stage``, the
+# caller's ``may_send``, and ``is_going_on``.
 _call = threading.local()
 
 
@@ -172,8 +174,8 @@ class _Connection(urllib3.connection.HTTPConnection):
     """
 
     _opened: Any = None
-    # The level is 0 here, because http.client prints every header, also the key, once somebody sets
-    # a level on its class.
+    # The level is set to 0 here, because http.client prints every header, including the API key, if
+    # any code sets a level on its class.
     debuglevel = 0
 
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -183,7 +185,8 @@ class _Connection(urllib3.connection.HTTPConnection):
         super().request(*args, **kwargs)
 
     def send(self, data: Any) -> None:
-        # While connecting, a thread may send data to a proxy, which is no part of the request.
+        # The thread that connects has no stage. It may send data to a proxy, but this data is not
+        # part of the request.
         if getattr(_call, "stage", None) is _Stage.SENDING and not _call.may_send():
             _call.stage = _Stage.WITHHELD
             raise http.client.HTTPException("withheld")
@@ -213,11 +216,12 @@ class _Connection(urllib3.connection.HTTPConnection):
 def _in_time(
     step: Callable[[], T], connection: Any, *, on_late_result: Callable[[], object] | None = None
 ) -> T:
-    """Return ``step()``, or raise :exc:`TimeoutError` at the deadline of the call.
+    """Return ``step()``, or raise :exc:`TimeoutError` at the call's deadline.
 
-    The step runs in its own thread. At the deadline, ``connection`` is shut down and the function
-    returns without waiting for the thread. When this thread ends, it calls ``on_late_result``. It
-    ends soon, because name resolution, connecting and the TLS handshake have time-outs.
+    The step runs in its own thread. At the deadline, ``connection`` is shut down and the error is
+    raised without waiting for the thread. The thread ends soon afterwards, because name resolution,
+    connecting and the TLS handshake have time-outs. When the thread ends, it calls
+    ``on_late_result``.
 
     If no thread can be started and ``on_late_result`` is passed, the function raises
     :exc:`RuntimeError`. If no thread can be started and ``on_late_result`` is not passed, the step
@@ -260,7 +264,8 @@ def _may_be_logged(record: logging.LogRecord) -> bool:
     return not (record.exc_info and (is_ours or getattr(_call, "is_going_on", False)))
 
 
-# The logger and the thread of records about malformed headers depend on the version of urllib3.
+# The version of urllib3 determines which logger and which thread create the records about malformed
+# headers.
 for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).addFilter(_may_be_logged)
 
@@ -282,7 +287,8 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def close(self) -> None:
-        # An open pool keeps its connections until it is collected, which an exception can delay.
+        # An open pool keeps its connections until it is garbage-collected, which an exception can
+        # delay.
         if self.pool is not None:
             self.pool.close()
         super().close()
@@ -332,7 +338,7 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > limit:
         return None
-    # By default, urllib3 1 takes a body that breaks off for a complete one.
+    # By default, urllib3 1 treats a truncated body as complete.
     response.raw.enforce_content_length = True
     body = bytearray()
     for chunk in response.iter_content(2**16):  # ``limit`` counts decompressed bytes
@@ -342,7 +348,7 @@ def _read_body(response: requests.Response, limit: int) -> bytes | None:
     return bytes(body)
 
 
-# The errors that broken connections have been seen to raise, and our own TimeoutError.
+# The errors that broken connections are known to raise, and our own TimeoutError.
 _TRANSPORT_ERRORS = (
     OSError,  # includes TimeoutError and requests.RequestException
     urllib3.exceptions.HTTPError,

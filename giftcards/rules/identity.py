@@ -16,8 +16,8 @@ from giftcards.rules.problems import Problem
 # A line of an order: product, type, quantity.
 Line = tuple[str, str, int]
 
-# The largest usual difference between the provider's clock and ours. Regular checks read the list
-# only for this time before and after the order was sent.
+# The largest difference to be expected between the provider's clock and ours. Regular checks read
+# the list from at most this long before the orders were sent until at most this long afterwards.
 CLOCK_SKEW = timedelta(minutes=10)
 # The largest possible difference between the provider's clock and ours. It is large, because a
 # timestamp of the provider may lack its time zone.

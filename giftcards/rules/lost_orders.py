@@ -81,7 +81,7 @@ class Survey:
     half_proof_ago: datetime
     # The start of the search, minus ``proof_of_absence``.
     proof_ago: datetime
-    # The time within which the list shows an order that was sent.
+    # The time within which an order that was sent appears in the list.
     proof_of_absence: timedelta
 
 
@@ -148,7 +148,7 @@ def plan(survey: Survey) -> list[Decision]:
     # orders.
     rows = sorted(survey.rows, key=_by_age)
     for line, orders in by_line.items():
-        # A row with the line of other lost orders belongs to those orders.
+        # Rows with the line of other lost orders are left out, because they belong to those orders.
         others = by_line.keys() - {line}
         decisions += _plan_line(orders, [row for row in rows if line_of(row) not in others], survey)
     return decisions
@@ -222,7 +222,8 @@ def _plan_line(
     is_contested = any(_is_exact(row, survey.rivals) for row in exact)
     pairs = _pair_off(orders, exact)
     if is_contested or len(pairs) < len(exact):
-        # At least one row belongs to another order. If that order is ours, we soon know its row.
+        # At least one row belongs to another order. If that is one of our orders, its row will soon
+        # be known.
         return [AskPerson(order, exact, is_soon=is_contested) for order in orders]
     unmatched = [order for order in orders if order not in pairs]
     inexact = [row for row in rows if row not in exact]

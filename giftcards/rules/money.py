@@ -122,7 +122,8 @@ def _adds_up(
     if charged is None:
         return True
     if price_per_card is None:
-        # Without a price, only a charge for no cards is a contradiction.
+        # If the price is unknown, the only contradiction is a charge although no cards were
+        # delivered.
         return fulfilled_quantity > 0 or charged == 0
     return charged == fulfilled_quantity * price_per_card
 

@@ -908,7 +908,10 @@ def history(
 
 
 def in_english(entries: Iterable[Entry]) -> str:
-    """Render the entries as one line of English, or as "" if there are no entries."""
+    """Render the entries as one line of English.
+
+    The result is "" if there are no entries.
+    """
     return " ".join(
         f"Earlier: {Problem.of(entry)}" if entry.get("ended") else str(Problem.of(entry))
         for entry in entries

@@ -108,15 +108,15 @@ class State:
     """The properties of one status."""
 
     purchase: Purchase
-    #: The statuses that an order may move to, which are empty for a final status.
+    #: The statuses that an order can move to. A final status does not have any.
     moves_to: tuple[Status, ...] = ()
     #: The share of the cards that arrived, or ``None`` if the provider has not settled the order.
     cards: Cards | None = None
     #: True if an order normally leaves the status within seconds.
     is_urgent: bool = False
-    #: The kinds of problems that a move to the status ends.
+    #: The kinds of problems that end when an order moves to the status.
     ends: tuple[Kind, ...] = (Kind.SENDING, Kind.SEARCH)
-    #: The column with the time at which the order got the status, or "" if the time is not needed.
+    #: The column with the time when the order entered the status, or "" if this time is not needed.
     since: str = ""
     #: The column with the time of the next step, or "" for a final status.
     due: str = ""
@@ -141,7 +141,8 @@ class State:
     next_step: Any = ""
     #: The reason why a requested check is not made now.
     not_checked: NotChecked
-    #: The English words with which a command says what it waits for, or "" if commands do not wait.
+    #: The English phrase that commands use to say what they are waiting for, or "" if commands do
+    #: not wait for orders in this status.
     waits_for: str = ""
 
     @property
@@ -186,7 +187,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.UNCONFIRMED: State(
         purchase=Purchase.UNKNOWN,
         moves_to=(Status.PENDING, Status.REJECTED, Status.HANDLING),
-        # Problems from answers also end, because these answers were about another order.
+        # Problems with answers also end, because those answers were about another order.
         ends=(Kind.SENDING, Kind.SEARCH, Kind.ANSWER),
         due="due_at",
         request=Purpose.SEARCHING,
@@ -206,7 +207,7 @@ STATES: Final[Mapping[str, State]] = {
     Status.HANDLING: State(
         purchase=Purchase.MADE,
         moves_to=(
-            # UNCONFIRMED: the order was matched with a wrong order at the provider.
+            # UNCONFIRMED: the matched order at the provider turned out to be another one.
             Status.UNCONFIRMED,
             Status.DELAYED,
             Status.FULFILLED,

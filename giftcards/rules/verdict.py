@@ -22,7 +22,7 @@ from giftcards.rules.times import with_zone
 CONTRADICTING = Problem("figures_contradict")
 # An answer with one of these problems is accepted only after a second check.
 DOUBTFUL = frozenset({"figures_contradict", "cards_repeated"})
-# For an unsettled order, up to twice the ordered number of cards plus this number are stored.
+# At most twice the ordered number of cards plus this number are stored for an unsettled order.
 _SPARE_CARDS = 50
 # An order can be settled without these figures, because cards do not depend on them.
 _AMOUNTS = {"fulfilled_amount", "price_per_card"}
@@ -144,7 +144,8 @@ def evaluate_answer(
     is_partial = answer.status == Status.PARTIALLY_FILLED
     is_uncounted = is_partial and answer.fulfilled_quantity is None
     if is_uncounted and (is_doubtful or not is_consistent):
-        # Settling without a number of cards would lose unreadable or missing cards.
+        # If the order were settled without a number of delivered cards, unreadable or missing cards
+        # would be lost.
         return Verdict(None, (*problems, Problem("delivered_unknown", {"ordered": quantity})))
     if is_doubtful and not is_late:
         return Verdict(None, problems)

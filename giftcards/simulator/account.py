@@ -1,4 +1,7 @@
-"""The shop's simulated account at the provider: products, orders, cards, balance and clock."""
+"""The shop's simulated account at the provider.
+
+The account has products, orders, cards, payments, a balance and a clock.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ _random = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Denomination:
-    """A product type with its price in dinars and its stock. Orders do not reduce the stock."""
+    """A product type, with its price in dinars and its stock.
+
+    Orders do not reduce the stock.
+    """
 
     name: str
     price: Decimal
@@ -106,7 +112,8 @@ class Special:
 
 
 NORMAL = Special(summary="is delivered in full")
-# Types that every product has, all at one price. The provider's sandbox has only the first two.
+# Special types that every product has. All of them have the same price. The provider's sandbox has
+# only the first two.
 SPECIAL_TYPES: Mapping[str, Special] = {
     "TEST_REFUND": Special(
         name="Test: delivers no cards", summary="ends REFUNDED", delivers="none"
@@ -160,8 +167,8 @@ LEDGER_ODDITIES: Mapping[str, str] = {
 }
 # These transactions take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
-# The transactions of the oddity ``foreign``, one after the other. Their sum is positive, so that
-# the balance suffices.
+# The transactions that the oddity ``foreign`` adds, one with each order. Their sum is positive, so
+# that the balance does not run out.
 _FOREIGN = (
     ("DEPOSIT", 5000),
     ("FLEXY", -500),
@@ -196,12 +203,13 @@ class Card:
 
 @dataclass(slots=True)
 class Order:
-    """An order, for which ``charged + refunded == quantity * price`` always holds.
+    """An order in the simulated account.
 
-    Amounts are in dinars, and ``price`` is for one card. ``charged`` is the whole price until the
-    order settles, and then the price minus the refund. If ``settle_at`` is ``None``, the order
-    never settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request
-    had no reference, or if the account ignores references.
+    The equation ``charged + refunded == quantity * price`` always holds. Amounts are in dinars, and
+    ``price`` is for one card. Until the order settles, ``charged`` is the price of all cards. After
+    that, ``charged`` is this price minus the refund. If ``settle_at`` is ``None``, the order never
+    settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request had
+    no reference, or if the account ignores references.
     """
 
     id: str
@@ -226,7 +234,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A customer's payment in dinars, and the link to the page where the customer pays.
+    """A customer's payment in dinars, together with its payment link.
 
     ``status`` becomes ``CONFIRMED`` if the customer pays, and ``FAILED`` if the customer declines
     or the link expires. ``told`` contains the fields of the request that created the link.
@@ -258,7 +266,10 @@ class Transaction:
 
 @dataclass(kw_only=True, eq=False)
 class Account:
-    """The simulated account, with the options of :class:`~giftcards.simulator.Simulator`."""
+    """The simulated account with its orders, payments and balance.
+
+    All options are also options of :class:`~giftcards.simulator.Simulator`.
+    """
 
     opening_balance: Decimal = Decimal(1_000_000)
     delay: tuple[float, float] = (3, 45)
@@ -299,8 +310,8 @@ class Account:
             raise ValueError("An order delivers from none to all of its cards.")
         # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
-        # The clocks are read in this sequence, so that a delay in between makes the simulator's
-        # clock slow, never fast.
+        # The clocks are read in this order. If there is a delay between the two readings, the
+        # simulator's clock is slow, but never fast.
         self._time_zero = datetime.now(UTC)
         self._clock_zero = self.clock()
         self._next_serial = 100_000_000 + secrets.randbelow(800_000_000)
@@ -344,7 +355,10 @@ class Account:
 
     @property
     def transactions(self) -> list[Transaction]:
-        """All changes of the balance, oldest first, including those that the API does not show."""
+        """All changes of the balance, oldest first.
+
+        Changes that the API does not show are included.
+        """
         with self._lock:
             self._settle_due()
             return list(self._transactions.values())
@@ -370,7 +384,10 @@ class Account:
             return self._add(kind, change, objid, at=self._now(), shown_after=shown_after)
 
     def hide(self, transaction_id: str) -> None:
-        """Hide a transaction from the API. Raises :exc:`KeyError` if the id is unknown."""
+        """Hide a transaction from the API.
+
+        Raises :exc:`KeyError` if the id is unknown.
+        """
         with self._lock:
             entry = self._transactions[transaction_id]
             self._transactions[transaction_id] = replace(entry, shown_at=None)
@@ -394,7 +411,7 @@ class Account:
             return replace(order)
 
     def pay(self, ref: str, *, confirmed: bool = True) -> Payment:
-        """Pay or decline a payment like a customer, and return the payment.
+        """Pay or decline a payment as the customer, and return the payment.
 
         If ``confirmed`` is False, the payment is declined. Raises :exc:`KeyError` if there is no
         such payment, and :exc:`ValueError` if the payment is no longer pending.
@@ -502,8 +519,7 @@ class Account:
         return self.catalogue[product_id]
 
     def _now(self) -> datetime:
-        """Return the current time, rounded down to milliseconds like the times in
-        responses."""
+        """Return the current time, rounded down to milliseconds."""
         now = self._time_zero + timedelta(seconds=self.clock() - self._clock_zero)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
@@ -540,7 +556,10 @@ class Account:
             self._add("REFUND-ORDER", order.refunded, order.id, at=at, shown_after=shown_after)
 
     def _grow(self, order: Order) -> None:
-        """Deliver the cards that are due for a ``SIM_GROW`` order, one at each equal interval."""
+        """Deliver the cards that are due for a ``SIM_GROW`` order.
+
+        The cards become due one by one, at equal intervals.
+        """
         if order.special.grows and not order.is_settled and order.settle_at is not None:
             # The order may have become due since the last _settle_due().
             now = min(self._now(), order.settle_at)
@@ -581,5 +600,8 @@ class Account:
 
 
 def _object_id(now: datetime) -> str:
-    """Return a new id in MongoDB's format: 24 hex digits, which begin with the Unix time."""
+    """Return a new id in MongoDB's format.
+
+    The id consists of 24 hexadecimal digits. The first eight digits are the Unix time.
+    """
     return f"{int(now.timestamp()):08x}{secrets.token_hex(8)}"

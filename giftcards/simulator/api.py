@@ -1,4 +1,7 @@
-"""The simulated API of the provider: routes, envelopes, keys, limits and faults."""
+"""The simulated API of the provider.
+
+The module implements routes, response envelopes, API keys, limits and faults.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +62,12 @@ class Request:
 
 @dataclass(kw_only=True, eq=False)
 class Simulator(Account):
-    """The simulated provider as a context manager. Invalid options raise :exc:`ValueError`.
+    """The simulated provider as a context manager.
 
-    The documentation describes the options. The options can be changed while the simulator runs,
-    except ``host``, ``port``, ``ssl_context`` and ``opening_balance``. If an option is a pair of
-    seconds, the two values are the shortest and the longest time.
+    Invalid options raise :exc:`ValueError`. The documentation describes the options. The options
+    can be changed while the simulator runs, except ``host``, ``port``, ``ssl_context`` and
+    ``opening_balance``. If an option is a pair of seconds, the two values are the shortest and the
+    longest time.
 
     If ``port`` is 0, :meth:`start` chooses a free port and stores it. If you stop the simulator and
     start it again, it has the same URL and still contains its orders.
@@ -161,7 +165,10 @@ class Simulator(Account):
     # Answering.
 
     def respond(self, call: Call) -> Reply | None:
-        """Return the reply to a request, or ``None`` to close the connection without a response."""
+        """Return the reply to a request.
+
+        The result is ``None`` if the connection must be closed without a response.
+        """
         request_id = f"req_{secrets.token_hex(8)}"
         latency = random.uniform(*self.latency)  # noqa: S311 (timing)
         before = random.uniform(0, latency)  # noqa: S311
@@ -235,9 +242,10 @@ class Simulator(Account):
         return None
 
     def _page_of_link(self, call: Call) -> Reply | None:
-        """Return the payment page for a customer's browser, or ``None`` for any other request.
+        """Return the reply to a request for a payment page, or ``None``.
 
-        The browser does not send an API key, and its requests are not counted.
+        The result is ``None`` for any other request. The requests come from a customer's browser,
+        which does not send an API key. They do not count towards the rate limit.
         """
         match call.method, *call.path.split("/")[1:]:
             case "GET", "pay", ref if ref in self._payments:
@@ -496,12 +504,12 @@ def _page(
     *,
     is_moving: bool = False,
 ) -> _Data:
-    """Return the requested page, newest entry first. ``entries`` are sorted oldest first.
+    """Return the requested page of ``entries``, newest entry first.
 
-    ``show`` converts an entry to its form in the response. It is called only for the entries on the
-    page, because a call for a ``SIM_GROW`` order can deliver cards. If ``is_moving`` is True, each
-    page begins with the last entry of the previous page, as if a new entry had been added in the
-    meantime.
+    ``entries`` are sorted oldest first. ``show`` converts an entry to its form in the response.
+    This function is called only for the entries on the page, because a call for a ``SIM_GROW``
+    order can deliver cards. If ``is_moving`` is True, each further page begins with the last entry
+    of the previous page, as if a new entry had been added in the meantime.
     """
     page, size, first, last = _parse_page(query)
     found = [entry for entry in entries if first <= entry.created_at <= last][::-1]

@@ -13,7 +13,10 @@ def invalid(details: list[str]) -> Refusal:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in ``body``. Raise :exc:`Refusal` for anything else."""
+    """Return the JSON object in ``body``.
+
+    Raises :exc:`Refusal` if ``body`` does not contain a JSON object.
+    """
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):

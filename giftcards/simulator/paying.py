@@ -1,4 +1,4 @@
-"""Payment links: the requests that create them, and the page where a customer pays."""
+"""Requests for payment links, and the page where a customer pays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _is_amount(value: object) -> bool:
 
 
 def _is_address(value: object) -> bool:
-    # The address becomes a header, so it must have no line break.
+    # The address is sent in a header, so it must not contain a line break.
     return isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value) is not None
 
 
@@ -51,7 +51,10 @@ _REQUIRED = {"title", "amount"}
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Return the fields of a request for a link, with the amount as a ``Decimal``."""
+    """Return the fields of a request for a payment link.
+
+    The amount is a ``Decimal``.
+    """
     link = parse_object(body)
     told = link.get("productInfo")
     product = told if isinstance(told, dict) else {}
@@ -68,7 +71,10 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def page(payment: Payment) -> str:
-    """Return the HTML of the page on which the customer pays or declines. Texts are escaped."""
+    """Return the HTML of the page on which the customer pays or declines.
+
+    Texts on the page are escaped.
+    """
     product = payment.told["productInfo"]
     if payment.status == "PENDING":
         choices = (("confirm", "Pay"), ("decline", "Decline"))
@@ -91,6 +97,9 @@ def page(payment: Payment) -> str:
 
 
 def way_back(payment: Payment) -> Reply:
-    """Redirect the customer to the shop, or to the payment page if there is no ``redirectUrl``."""
+    """Return a redirect to the shop, or else to the payment page.
+
+    The redirect leads to the payment page if the link was created without a ``redirectUrl``.
+    """
     target = payment.told.get("redirectUrl") or f"/pay/{payment.ref}"
     return Reply(303, "", {"Location": target})

@@ -1,7 +1,8 @@
-"""A small HTTP server that converts a request into a :class:`Call` and sends a :class:`Reply`.
+"""A small HTTP server for the simulator.
 
-The server tracks its connections, so that :meth:`Server.stop` can also close those that are waiting
-for a response.
+The server converts each request into a :class:`Call` and sends a :class:`Reply`. The server tracks
+its connections, so that :meth:`Server.stop` can also close connections that are waiting for a
+response.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Reply:
 
 
 class Server(ThreadingHTTPServer):
-    """An HTTP server that starts to listen in its own threads when it is created.
+    """An HTTP server that starts to listen when it is created.
 
-    Raises :exc:`OSError` if the port is in use. ``respond`` returns the reply to a call, or
-    ``None`` to close the connection without a reply.
+    The server runs in its own threads. Raises :exc:`OSError` if the port is in use. ``respond``
+    returns the reply to a call, or ``None`` to close the connection without a reply.
     """
 
     request_queue_size = 128  # a burst of clients must not wait for TCP retries
@@ -97,8 +98,8 @@ class Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.ssl_context is not None:
-            # The handshake is left to the connection's thread: here, a silent client would block
-            # all others.
+            # The connection's own thread does the handshake. If it were done here, a client that
+            # sends nothing would block all other clients.
             connection = self.ssl_context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
@@ -140,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(411)
             return
         body, rest = b"", int(length)
-        # Clients read no answer before they have sent the whole body, so all of it is read.
+        # Clients do not read an answer before they have sent the whole body, so the whole body is
+        # read.
         while rest and (chunk := self.rfile.read(min(rest, 65536))):
             rest -= len(chunk)
             body = (body + chunk)[: MAX_BODY + 1]
@@ -176,5 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _number(value: Decimal) -> int | float:
-    """Convert an amount to a JSON number as the provider sends it, such as 490 or 1250.5."""
+    """Convert an amount to a JSON number, such as 490 or 1250.5.
+
+    The provider sends amounts in the same form.
+    """
     return int(value) if value == value.to_integral_value() else float(value)

@@ -8,7 +8,10 @@ from django.http import HttpRequest
 
 
 def ip_address(request: HttpRequest) -> str | None:
-    """Return the client's address from ``REMOTE_ADDR``, or ``None`` if it is unusable."""
+    """Return the client's address, or ``None`` if the address is unusable.
+
+    The address is read from ``REMOTE_ADDR``.
+    """
     try:
         # An address such as fe80::1%eth0 names a network interface, which is left out.
         told, *_interface = request.META.get("REMOTE_ADDR", "").split("%")
@@ -18,7 +21,7 @@ def ip_address(request: HttpRequest) -> str | None:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-# One subscriber has at least so many leading bits of an IPv6 address.
+# IPv6 addresses with the same first 64 bits usually belong to one subscriber.
 _SUBSCRIBER = 64
 
 

@@ -1,4 +1,7 @@
-"""Brands of gift cards, as people write them in Arabic and as catalogues write them."""
+"""Brands of gift cards, with their Arabic spellings.
+
+People might write a brand in Arabic letters, but catalogues use the Latin name.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ _BRANDS = {
     for brand, spellings in _ARABIC.items()
     for spelling in spellings.split()
 }
-# The most words of a brand in Arabic.
+# The maximum number of typed words that together can form a brand name in Arabic.
 _LONGEST = 3
 # Words that say only that a product is a gift card.
 _EVERY_CARD = {"card", "cards", "carte", "cartes", "gift", "cadeau", "cadeaux"} | {
@@ -51,11 +54,11 @@ _EVERY_CARD = {"card", "cards", "carte", "cartes", "gift", "cadeau", "cadeaux"} 
 
 
 def words_of_product(text: str) -> list[tuple[str, ...]]:
-    """Return the words of ``text`` that can occur in a product name, with their spellings.
+    """Return the words of ``text`` that can occur in a product name.
 
-    For a brand in Arabic letters, the Latin name is added. For example, بطاقة بلاي ستيشن 500
-    becomes ("بلاي ستيشن", "playstation"), ("500",). Words such as "card" are left out, unless there
-    is no other word.
+    Each word is a tuple of spellings. For a brand in Arabic letters, the Latin name is added. For
+    example, بطاقة بلاي ستيشن 500 becomes ("بلاي ستيشن", "playstation"), ("500",). Words such as
+    "card" are left out, unless there is no other word.
     """
     typed = folded(text).split()
     telling = [word for word in typed if without_article(respelled(word)) not in _EVERY_CARD]

@@ -25,23 +25,27 @@ from giftcards.rules.times import with_zone
 
 #: The non-breaking spaces: inside amounts, and before the currency sign.
 NO_BREAKS = frozenset("\u00a0\u202f")
-# The form of dates on all pages. The formats that Django has for the languages are long, or consist
-# of numbers that may be misread: 5/11 and 11/5.
+# The format of dates on all pages. Django's own formats for the languages are long, or consist only
+# of numbers, which are easy to misread: 5/11 and 11/5.
 _DATE = "j N Y"
 _AMOUNT = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 
 
 def read_amount(text: str) -> Decimal | None:
-    """Parse an amount that a person entered, such as ``549.90``, or return ``None``.
+    """Parse an amount that a person entered, such as ``549.90``.
 
-    Unlike Python, the function refuses exponents, underscores, infinity and digits of other
-    scripts. The decimal marks of other scripts are easy to misread.
+    Returns ``None`` if the text is not an amount. Unlike Python, the function refuses exponents,
+    underscores, infinity and digits of other scripts. The decimal marks of other scripts are easy
+    to misread.
     """
     return Decimal(text) if _AMOUNT.fullmatch(text) else None
 
 
 def supported_language(language: str | None) -> str:
-    """Return the site language that is closest to ``language``, or else the default language."""
+    """Return the site language that is closest to ``language``.
+
+    If the site does not have a similar language, the result is the default language.
+    """
     try:
         return get_supported_language_variant(language or settings.LANGUAGE_CODE)
     except LookupError:
@@ -56,10 +60,11 @@ def status_badge(status: str, *, is_received: bool = True) -> SafeString:
 
 
 def money(amount: Decimal | int | None) -> str:
-    """Return the amount with its currency as HTML in the active language: 1,470 DA.
+    """Return the amount with its currency as HTML, such as 1,470 DA.
 
-    Decimals are shown if they are not zero. The amount is isolated from the direction of the
-    surrounding text, and the number from the direction of the currency sign.
+    The amount is formatted for the active language. Decimals are shown if they are not zero. The
+    amount is isolated from the direction of the surrounding text, and the number is isolated from
+    the direction of the currency sign.
     """
     if amount is None:
         return gettext("unknown")
@@ -68,16 +73,19 @@ def money(amount: Decimal | int | None) -> str:
 
 
 def signed_money(amount: Decimal) -> str:
-    """Return :func:`money` with a sign, for incoming and outgoing amounts: +980 DA, −2,450 DA."""
+    """Return :func:`money` with a sign, such as +980 DA or −2,450 DA.
+
+    The sign distinguishes incoming amounts from outgoing amounts.
+    """
     sign = "+" if amount > 0 else "\N{MINUS SIGN}" if amount < 0 else ""
     return _with_currency(sign + _grouped(abs(amount)), amount)
 
 
 def bare_money(amount: Decimal | None, *, has_decimals: bool) -> str:
-    """Return :func:`money` without the currency, for a column whose heading names it.
+    """Return :func:`money` without the currency.
 
-    If ``has_decimals`` is True, whole amounts are also shown with decimals. Use the same value for
-    all amounts in a column.
+    Use this function for a column whose heading names the currency. If ``has_decimals`` is True,
+    whole amounts are also shown with decimals. Use the same value for all amounts in a column.
     """
     if amount is None:
         # The word is for screen readers only: if visible, it would widen its column.
@@ -103,28 +111,33 @@ def _with_currency(figure: str, amount: Decimal) -> str:
 
 
 def calculation(formula: str, **amounts: Decimal | int) -> SafeString:
-    """Return a formula such as ``{quantity} × {price}`` as HTML that runs from left to right."""
+    """Return a formula such as ``{quantity} × {price}`` as HTML.
+
+    The formula runs from left to right in all languages.
+    """
     shown = {name: _grouped(Decimal(amount)) for name, amount in amounts.items()}
     return format_html('<bdi class="giftcards-money" dir="ltr">{}</bdi>', formula.format(**shown))
 
 
 def worked_out(quantity: int, price: Decimal | None, total: Decimal | None) -> str:
-    """Return the total of ``quantity`` cards with its calculation as HTML: 2 × 490 = 980 DA.
+    """Return the total of ``quantity`` cards with its calculation as HTML.
 
-    The calculation is left out for fewer than two cards, and if ``price`` is unknown or does not
-    match the total.
+    For example, the result for two cards can be 2 × 490 = 980 DA. The calculation is left out if
+    there are fewer than two cards, or if ``price`` is unknown or does not match the total.
     """
     if total is None or price is None or quantity < 2 or quantity * price != total:
         return money(total)
     product = calculation("{quantity} × {price}", quantity=quantity, price=price)
-    # Formula and total are isolated, so the direction of the text around them decides which is
-    # first.
+    # The formula and the total are isolated, so that the direction of the surrounding text decides
+    # which of them comes first.
     return format_html('<span class="giftcards-money">{} = {}</span>', product, money(total))
 
 
 def moment(at: datetime) -> SafeString:
-    """Return the local date and time as HTML: 24 Nov 23:59, with the year if it is not this
-    year."""
+    """Return the local date and time as HTML, such as 24 Nov 23:59.
+
+    The year is added if it is not the current year.
+    """
     is_of_this_year = _local(at).year == _local(timezone.now()).year
     return _time(at, bdi(_formatted(at, "j N H:i" if is_of_this_year else f"{_DATE} H:i")))
 
@@ -139,13 +152,19 @@ def brief_moment(at: datetime) -> SafeString:
 
 
 def when(at: datetime) -> SafeString:
-    """Return :func:`brief_moment` with a preposition: at 23:59, on 24 Nov 23:59."""
+    """Return :func:`brief_moment` with a preposition.
+
+    The result is, for example, "at 23:59" or "on 24 Nov 23:59".
+    """
     text = gettext("at %(time)s") if _is_of_today(at) else gettext("on %(time)s")
     return filled(text, time=brief_moment(at))
 
 
 def exact_moment(at: datetime) -> SafeString:
-    """Return the local date and time as HTML with the year and seconds: 24 Nov 2026 23:59:30."""
+    """Return the local date and time as HTML, such as 24 Nov 2026 23:59:30.
+
+    The year and the seconds are always included.
+    """
     return _time(at, bdi(_formatted(at, f"{_DATE} H:i:s")))
 
 
@@ -158,7 +177,10 @@ def zoned_moment(at: datetime) -> SafeString:
 
 
 def moment_text(at: datetime) -> str:
-    """Return the local date and time with the year in plain text: 24 Nov 2026 23:59."""
+    """Return the local date and time in plain text: 24 Nov 2026 23:59.
+
+    The year is always included.
+    """
     return isolated(_formatted(at, f"{_DATE} H:i"))
 
 
@@ -168,7 +190,10 @@ def day_text(day: date, form: str = _DATE) -> str:
 
 
 def period_text(first: date, last: date) -> str:
-    """Return the period in plain text: 1 Nov 2026 – 30 Nov 2026, or one date for one day."""
+    """Return the period in plain text: 1 Nov 2026 – 30 Nov 2026.
+
+    A period of one day is shown as a single date.
+    """
     return day_text(first) if first == last else f"{day_text(first)} – {day_text(last)}"
 
 
@@ -196,7 +221,7 @@ def _formatted(at: date | datetime, form: str) -> str:
 
 
 _MINUTE = timedelta(minutes=1)
-# The longest unit first; months and years have their average length.
+# The longest unit comes first. The lengths of months and years are approximate.
 _UNITS = (
     (timedelta(days=365), ngettext_lazy("%(count)s year", "%(count)s years", "count")),
     (timedelta(days=30), ngettext_lazy("%(count)s month", "%(count)s months", "count")),
@@ -208,9 +233,10 @@ _UNITS = (
 
 
 def duration_text(span: timedelta) -> str:
-    """Return ``span`` in its largest unit, rounded down: "2 hours", or "less than a minute".
+    """Return ``span`` in its largest unit, rounded down, such as "2 hours".
 
-    In Arabic, the unit is in the grammatical case that follows a preposition.
+    If ``span`` is shorter than a minute, the result is "less than a minute". In Arabic, the unit is
+    in the grammatical case that follows a preposition.
     """
     for unit, text in _UNITS:
         if (count := span // unit) > 0:
@@ -232,14 +258,17 @@ def exact_duration_text(seconds: int) -> str:
 
 
 def distance_text(moment: datetime, now: datetime) -> str:
-    """Return the time between ``moment`` and ``now``: "in 2 hours" or "2 hours ago"."""
+    """Return the time from ``now`` to ``moment``, such as "in 2 hours".
+
+    For a moment in the past, the result is a text such as "2 hours ago".
+    """
     if now <= moment:
         return gettext("in %(time)s") % {"time": duration_text(moment - now)}
     return gettext("%(time)s ago") % {"time": duration_text(now - moment)}
 
 
 def is_whole(amount: Decimal) -> bool:
-    """True if the amount has no decimals, or only zeros after the decimal mark."""
+    """True if the amount is a whole number, such as 490 or 490.00."""
     return amount == amount.to_integral_value()
 
 
@@ -265,7 +294,10 @@ def percent_text(percent: Decimal) -> str:
 
 
 def _grouped(amount: Decimal, *, decimals: int = 2, has_decimals: bool = False) -> str:
-    """Format the amount for the active language, with decimals if needed or requested."""
+    """Format the amount for the active language.
+
+    Decimals are shown if they are not zero, or if ``has_decimals`` is True.
+    """
     # Django's formats for Arabic have no grouping.
     has_grouping = get_format("NUMBER_GROUPING") != 0
     return numberformat.format(
@@ -284,12 +316,15 @@ def currency() -> str:
 
 
 def bdi(part: object) -> SafeString:
-    """Return foreign text as HTML, escaped and isolated from the surrounding text direction."""
+    """Return foreign text as escaped HTML with its own text direction."""
     return format_html("<bdi>{}</bdi>", part)
 
 
 def lines(text: str) -> SafeString:
-    """Return foreign text with several lines as HTML, each line with its own direction."""
+    """Return several lines of foreign text as HTML.
+
+    Each line has its own text direction.
+    """
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     return format_html_join("", line, ((part or "\u00a0",) for part in text.split("\n")))
 
@@ -300,9 +335,10 @@ _AFTER_ADDRESS = ".,;:!?…)»]”’،؛؟"
 
 
 def linked(text: str) -> SafeString:
-    """Return foreign text with several lines as HTML, like :func:`lines`, with links.
+    """Return several lines of foreign text as HTML with links.
 
-    The text is escaped. Only http and https URLs become links.
+    The function works like :func:`lines`, but http and https URLs become links. The text is
+    escaped.
     """
     line = '<div class="giftcards-line" dir="auto">{}</div>'
     parts = ((_with_links(part) or "\u00a0",) for part in text.split("\n"))
@@ -325,12 +361,18 @@ def labelled(label: str, value: str) -> SafeString:
 
 
 def filled(text: str, **parts: object) -> SafeString:
-    """Escape the translated ``text`` and fill in ``parts``, which are HTML or numbers."""
+    """Escape the translated ``text``, and fill in ``parts``.
+
+    The parts must be HTML or numbers, because they are not escaped.
+    """
     return mark_safe(escape(text) % parts)  # noqa: S308
 
 
 def named(name: str, identifier: str) -> SafeString:
-    """Return the ``name`` of a product or type, if it has one, and its ``identifier`` as HTML."""
+    """Return the name of a product or type and its ``identifier`` as HTML.
+
+    If ``name`` is empty, the result contains only the identifier.
+    """
     if not name:
         return bdi(identifier)
     return format_html('{} <span class="giftcards-id">{}</span>', bdi(name), bdi(identifier))
@@ -353,15 +395,19 @@ def isolated(part: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with single spaces between its words. Non-breaking spaces are kept."""
+    """Return ``text`` with single spaces between its words.
+
+    Non-breaking spaces are kept.
+    """
     spaced = (" " if char.isspace() and char not in NO_BREAKS else char for char in text)
     return " ".join(filter(None, "".join(spaced).split(" ")))
 
 
 def explained(problem: Problem, *, shows_costs: bool) -> Explanation:
-    """Return the explanation of a problem as HTML, with foreign text escaped and isolated.
+    """Return the explanation of a problem as HTML.
 
-    If ``shows_costs`` is False, the explanation does not reveal what the provider charges.
+    Foreign text is escaped and isolated from the surrounding text direction. If ``shows_costs`` is
+    False, the explanation does not reveal what the provider charges.
     """
     shown = Problem(problem.code, {**problem.parameters, **_amounts(problem)})
     # Every part is escaped already, by ``show`` or by ``own``.

@@ -1,4 +1,7 @@
-"""Translate the provider's codes for the regions in which a card can be used."""
+"""Translate the provider's codes for the regions of cards.
+
+The region of a card is the place where the card can be used.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ _BY_CODE = {folded(code): name for codes, name in _NAMES.items() for code in cod
 
 
 def region_name(region: str) -> str:
-    """Return the name of the region with the provider's code ``region`` in the active language.
+    """Return the name of a region in the active language.
 
-    Unknown codes are returned unchanged.
+    ``region`` is the provider's code for the region. Unknown codes are returned unchanged.
     """
     return str(_BY_CODE.get(folded(region.strip()), region))

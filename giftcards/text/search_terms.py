@@ -1,6 +1,7 @@
-"""Search terms: the words by which orders can be found, and interpretations of a search.
+"""Search terms of orders, and interpretations of a search.
 
-The same rules apply to orders and to searches, so that a search finds all spellings of a word.
+Orders can be found by their search terms. The same rules apply to orders and to searches, so that a
+search finds all spellings of a word.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class TermKind(IntEnum):
     NAME = 7
     RECIPIENT_EMAIL = 8
     RECIPIENT_NAME = 9
-    #: A phone number without its first 1, 2, 3, … digits. So a search finds the number by any six
-    #: or more successive digits.
+    #: The end of a phone number, without the first 1, 2, 3, … digits. With these terms, a search
+    #: finds a number by any six or more consecutive digits.
     PHONE_PART = 10
 
 
@@ -130,7 +131,7 @@ _TERMS: Mapping[str, Callable[[str], Iterator[Term]]] = {
     "recipient_email": _email(TermKind.RECIPIENT_EMAIL),
     "recipient_name": _name(TermKind.RECIPIENT_NAME),
 }
-#: The columns of an order that its terms are made from.
+#: The columns of an order from which its terms are made.
 SEARCHED = tuple(_TERMS)
 
 
@@ -175,14 +176,14 @@ Reading = tuple[Word, ...]
 
 
 def readings(text: str) -> list[list[Reading]]:
-    """Return the possible interpretations of a search for ``text``, the most literal first.
+    """Return the possible interpretations of a search, most literal first.
 
-    The result is a list of lists. The first list splits the text only at spaces. One of its
-    interpretations joins adjacent groups of digits into a phone number, and another joins the parts
-    of a name. The second list joins all parts, because references can be found without their
-    dashes. The third list also splits the text at punctuation marks. If the text begins with a word
-    for "order", further lists leave out this word. A text without letters or digits does not have
-    an interpretation.
+    The result is a list of lists. In the first list, the text is split only at spaces. One
+    interpretation in this list joins adjacent groups of digits into a phone number, and another
+    joins the parts of a name. In the second list, all parts are joined, because references can be
+    found without their dashes. In the third list, the text is also split at punctuation marks. If
+    the text begins with a word for "order", further lists leave out this word. A text without
+    letters or digits does not have an interpretation.
     """
     shown = without_label(folded(text))
     found = [_lists(each) for each in dict.fromkeys((shown, without_order_label(shown)))]
@@ -203,7 +204,10 @@ def _read(ways: Iterable[Iterable[str]]) -> list[Reading]:
 
 
 def _with_whole_numbers(parts: Iterable[str]) -> Iterator[str]:
-    """Yield ``parts``, and join adjacent groups of digits that could form one phone number."""
+    """Yield ``parts``, but join the parts of a phone number.
+
+    Adjacent groups of digits are joined if they could form one phone number.
+    """
     for is_number, group in groupby(parts, is_dialled):
         pieces = list(group)
         whole = " ".join(pieces)
@@ -227,7 +231,10 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """Return the word for a part of a search, or ``None`` if it has no letters or digits."""
+    """Return the word for a part of a search, or ``None``.
+
+    The result is ``None`` if the part has no letters or digits.
+    """
     shown = plain(part).replace(" ", "")
     if not words(shown):
         return None
@@ -239,7 +246,7 @@ def _word_of(part: str) -> Word | None:
         whole = {number} if shown.isdecimal() else {shown, number}
         rest = _number(number.removeprefix(COUNTRY))
         if number.startswith(COUNTRY) and (is_abroad(part) or len(rest) >= TELLING_DIGITS):
-            # Few digits are only the beginning of a phone number.
+            # If only a few digits are left, they can only be the beginning of a phone number.
             (whole if len(rest) >= TELLING_DIGITS else starts).add(rest)
         if len(dialled) >= FEWEST_DIGITS:
             starts.add(_BEFORE + dialled)

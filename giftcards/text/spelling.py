@@ -1,4 +1,4 @@
-"""Normalise spellings, so that different spellings of the same thing are equal.
+"""Normalise spellings, so that equivalent spellings become equal.
 
 The module handles addresses, phone numbers, names and references. Databases fold case in different
 ways, and do not support phone numbers or Arabic names.
@@ -13,7 +13,7 @@ from itertools import chain
 
 #: The country whose phone numbers people write without a country code.
 COUNTRY = "213"
-#: The most digits of a phone number, with some room for codes before it.
+#: The maximum number of digits in a phone number, with some room for codes before it.
 LONGEST_NUMBER = 18
 #: A phone number with fewer digits, not counting the country code, may be part of many others.
 TELLING_DIGITS = 8
@@ -23,10 +23,11 @@ FEWEST_DIGITS = 6
 _WHOLE_DIGITS = 9
 # The signs that people write between two phone numbers.
 _BETWEEN = re.compile(r"[/,;،؛\r\n]")
-# A mobile number without its zero. No area code begins like it.
+# A mobile number without its leading zero. Area codes begin with other digits.
 _MOBILE = re.compile(r"[567]\d{8}")
 _DIALLED = re.compile(r"[+(\s]*\d[\d\s().\-/]*")
-# A phone number among words: it ends with the line, at a dash between spaces, and at other signs.
+# A phone number in a sentence. It ends at a line break, at a dash between spaces, and at any
+# character that phone numbers do not contain.
 _AMONG_WORDS = re.compile(r"[+(]*\d(?:(?:[^\S\n]|[().\-/]){0,2}\d)*")
 _NATIONAL = re.compile(r"0?([567]\d{8}|[234]\d{7})")
 # A number with another country's code: E.164 allows 15 digits at most.
@@ -35,7 +36,7 @@ _FOREIGN = re.compile(r"[1-9]\d{6,14}")
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 _IS_ABROAD = re.compile(r"\s*(\+|00)")
 
-# Letters that people confuse, although Unicode does not decompose them to the same.
+# Letters that people confuse, but that Unicode does not decompose to the same letter.
 _SAME_LETTER = str.maketrans(
     {
         # Alef wasla, alef maksura, Persian yeh and kaf, teh marbuta.
@@ -44,7 +45,7 @@ _SAME_LETTER = str.maketrans(
         "ی": "ي",
         "ک": "ك",
         "ة": "ه",
-        # Tatweel only makes a word look longer; people often leave out a hamza.
+        # Tatweel only stretches a word, and people often leave out a hamza, so both are removed.
         "ـ": "",
         "ء": "",
         "ø": "o",
@@ -56,9 +57,9 @@ _SAME_LETTER = str.maketrans(
         "œ": "oe",
     }
 )
-# A letter below a hamza is left out with it. Alef maksura becomes alef.
+# If a hamza has a letter below it, both are removed. Alef maksura becomes alef.
 _OTHER_LETTER = str.maketrans({"ؤ": "", "ئ": "", "ى": "ا"})
-# Names that many people write without the alef inside; an alef at the beginning stays.
+# Names that many people write without the alef in the middle. An alef at the beginning is kept.
 _ALEF_LEFT_OUT = re.compile("رحمان|سليمان|عثمان|لقمان|اسحاق|هارون|اسماعيل|ابراهيم")
 # Words that people write before a phone number.
 _LABEL = re.compile(
@@ -66,7 +67,8 @@ _LABEL = re.compile(
     r"[.:\s]+(?=[+(]*\d)",
     re.IGNORECASE,
 )
-# Words before the number of an order. Those of the second kind may also belong to its reference.
+# Labels before an order number. The words in ``_ORDER_LABEL`` may also be part of the order's
+# reference.
 _NUMBER_SIGN = re.compile(
     r"\b(?:n\s?[°º]|(?:no|num[eé]ro|number|رقم)\b)[\s:.]*(?=\S*\d)", re.IGNORECASE
 )
@@ -74,7 +76,7 @@ _ORDER_LABEL = re.compile(
     r"^(?:(?:ma |votre |my |your )?(?:commande|cmd|order)|(?:ال)?طلب[يك]?)[\s:.]+(?=\S*\d)",
     re.IGNORECASE,
 )
-# The words that stand before a code or a serial in the app's messages, and in those of others.
+# Labels before a code or a serial number, in messages from this app and from other senders.
 _CODE_LABEL = re.compile(
     r"\b(?:code(?: pin)?|pin(?: code)?|serial(?: (?:number|no\.?))?|s/?n"
     r"|(?:(?:num[eé]ro|n[°º]|no) de )?s[eé]rie"
@@ -94,7 +96,10 @@ _FEWEST_LETTERS = 3
 
 
 def folded(text: str) -> str:
-    """Return ``text`` for comparisons, without differences in case and Unicode variants."""
+    """Return ``text`` in a form for comparisons.
+
+    Differences in case and between Unicode variants are removed.
+    """
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
@@ -134,20 +139,21 @@ def respelled(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the parts of ``text`` between spaces, each normalised by :func:`plain`."""
+    """Split ``text`` at spaces, and normalise the parts with :func:`plain`."""
     return [token for part in folded(text).split() if (token := plain(part).replace(" ", ""))]
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers in ``text``, each normalised by :func:`plain`."""
+    """Return the words and numbers in ``text``, normalised by :func:`plain`."""
     return _WORD.findall(plain(text))
 
 
 def joined(name: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Yield each word of ``name``. A word such as "ben" is joined with the following word.
+    """Yield each word of ``name``, joined with the next word if necessary.
 
-    Each pair contains the number of joined words and the result. For example, ``("karim", "ben",
-    "ali")`` yields ``(1, "karim"), (2, "benali"), (1, "ali")``.
+    A word such as "ben" is joined with the following word. Each pair contains the number of joined
+    words and the result. For example, ``("karim", "ben", "ali")`` yields ``(1, "karim"), (2,
+    "benali"), (1, "ali")``.
     """
     for start in range(len(name)):
         end = start
@@ -168,7 +174,10 @@ def digits(text: str) -> str:
 
 
 def phone_digits(text: str) -> str:
-    """Return the digits in a phone number, without a zero in brackets as in +33 (0) 6."""
+    """Return the digits in a phone number.
+
+    A zero in brackets, as in +33 (0) 6, is left out.
+    """
     return digits(plain(text).replace("(0)", ""))
 
 
@@ -178,25 +187,32 @@ def without_label(text: str) -> str:
 
 
 def without_order_label(text: str) -> str:
-    """Return ``text`` without a word such as "Commande" or "طلب" before an order number."""
+    """Return ``text`` without a label before an order number.
+
+    A label is a word such as "Commande" or "طلب".
+    """
     return _ORDER_LABEL.sub("", text)
 
 
 def after_code_labels(text: str) -> list[str]:
-    """Return the parts of ``text`` that follow a label such as "Code:" or "الرمز:"."""
+    """Return the parts of ``text`` that follow a label such as "Code:".
+
+    Labels in other languages, such as "الرمز:", are also recognised.
+    """
     return [part for each in _CODE_LABEL.split(text)[1:] if (part := each.strip())]
 
 
 def is_abroad(text: str) -> bool:
-    """True if a phone number has a country code, which follows ``+`` or ``00``."""
+    """True if a phone number has a country code after ``+`` or ``00``."""
     return bool(_IS_ABROAD.match(plain(text).replace("(", "")))
 
 
 def dialled(text: str) -> str:
-    """Return the digits of a phone number with its country code, or "" if there are too few.
+    """Return the digits of a phone number with its country code.
 
-    The function ignores spaces, dashes and the script of the digits. Both 0555 12 34 56 and 555 12
-    34 56 become 213555123456. The country code of a foreign number is kept.
+    The result is "" if there are too few digits. The function ignores spaces, dashes and the script
+    of the digits. Both 0555 12 34 56 and 555 12 34 56 become 213555123456. The country code of a
+    foreign number is kept.
     """
     number = phone_digits(text)
     if len(number) < FEWEST_DIGITS:
@@ -207,7 +223,8 @@ def dialled(text: str) -> str:
     number = number.removeprefix("00")
     # Some people also write the zero after the country code, as in +213 0555.
     rest = number.removeprefix(COUNTRY).removeprefix("0")
-    # Without their zero, landline numbers of Algiers may also begin with 213, but are shorter.
+    # Landline numbers in Algiers may also begin with 213 if they are written without their zero,
+    # but they are shorter.
     if number.startswith(COUNTRY) and (len(rest) >= TELLING_DIGITS or is_abroad(text)):
         return COUNTRY + rest
     if number.startswith("0"):
@@ -216,12 +233,19 @@ def dialled(text: str) -> str:
 
 
 def is_dialled(text: str) -> bool:
-    """True if ``text`` contains only digits and characters that are common in phone numbers."""
+    """True if ``text`` contains only characters that phone numbers contain.
+
+    These characters are digits, spaces and the signs ``+``, ``(``, ``)``, ``.``, ``-`` and ``/``.
+    At least one digit is required.
+    """
     return bool(_DIALLED.fullmatch(plain(text)))
 
 
 def is_phone(text: str) -> bool:
-    """True if ``text`` looks like an Algerian phone number, or has a country code."""
+    """True if ``text`` looks like a phone number.
+
+    The number must be Algerian or have a country code.
+    """
     text = without_label(text)
     number = phone_digits(text)
     if not is_dialled(text) or len(number) > LONGEST_NUMBER:
@@ -230,11 +254,11 @@ def is_phone(text: str) -> bool:
 
 
 def international_phone(text: str) -> str:
-    """Return the phone number ``text`` in E.164 format, or "" if it is not one phone number.
+    """Return the phone number ``text`` in E.164 format, or "".
 
-    For example, 0555 12 34 56 becomes +213555123456. An Algerian number can be written in any
-    format and script, with or without the country code. A foreign number must have a country code
-    after ``+`` or ``00``.
+    The result is "" if ``text`` is not exactly one phone number. For example, 0555 12 34 56 becomes
+    +213555123456. An Algerian number can be written in any format and script, with or without the
+    country code. A foreign number must have a country code after ``+`` or ``00``.
     """
     text = plain(without_label(text)).translate(_DASHES).strip()
     if not is_dialled(text):
@@ -255,23 +279,30 @@ def international_phone(text: str) -> str:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """Return the phone numbers in a phone number field, normalised by :func:`dialled`."""
+    """Return the phone numbers in a field for phone numbers.
+
+    Each number is normalised by :func:`dialled`.
+    """
     parts = [part for part in _BETWEEN.split(text) if digits(part)]
     wholes = [part for part in parts if len(digits(part)) >= _WHOLE_DIGITS]
-    # After a short first part, the separator is inside one number: 0555/12.34.56.
+    # If the first part is short, the separator is part of a single number, as in 0555/12.34.56.
     several = wholes if wholes[:1] == parts[:1] else [text]
     return frozenset(map(dialled, several)) - {""}
 
 
 def contact_of(address: str) -> str:
-    """Return an e-mail address or a phone number in a form that can be compared.
+    """Return an e-mail address or a phone number in a comparable form.
 
-    The result is normalised by :func:`folded` or :func:`dialled`, or is "" for any other string. If
-    the string contains several numbers, the result is the first number in sorted order.
+    An address is normalised by :func:`folded`, and a number by :func:`dialled`. If the string
+    contains several numbers, the result is the first number in sorted order. If the string does not
+    contain an address or a number, the result is "".
     """
     return folded(address) if "@" in address else min(numbers(address), default="")
 
 
 def numbers_among_words(text: str) -> frozenset[str]:
-    """Return the phone numbers found in a sentence, each normalised by :func:`dialled`."""
+    """Return the phone numbers in a sentence.
+
+    Each number is normalised by :func:`dialled`.
+    """
     return frozenset(chain.from_iterable(map(numbers, _AMONG_WORDS.findall(text))))

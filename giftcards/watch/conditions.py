@@ -23,18 +23,18 @@ from giftcards.models.order_queries import leaves_some_out
 
 T = TypeVar("T")
 
-#: The highest count: if there are more rows, the others are not counted.
+#: The maximum count of rows. Rows beyond this number are not counted.
 MOST = 1_000
-# A condition that nobody can acknowledge, such as a locked link, holds for this time.
+# A condition that staff cannot acknowledge, such as a locked link, holds for this long.
 _LATELY = timedelta(days=1)
 # The longest time for which such conditions hold after an outage; see ``Standing.since``.
 _LONGEST = timedelta(days=30)
 
 
 class Severity(StrEnum):
-    #: Something does not work until a person acts.
+    #: Something does not work until somebody takes action.
     URGENT = "urgent"
-    #: A person has something to do.
+    #: Staff or a developer should take action.
     WARNING = "warning"
     #: Good to know.
     NOTE = "note"
@@ -50,7 +50,8 @@ class Standing:
 
     def __init__(self, *, leaves_out_problems: bool = False, since: datetime | None = None) -> None:
         self.now = timezone.now()
-        #: The beginning of the last day, or of the time since ``since``, which is 30 days at most.
+        #: The beginning of the last day. If ``since`` is earlier, the value is ``since``, but at
+        #: most 30 days ago.
         self.lately = min(self.now - _LATELY, max(since or self.now, self.now - _LONGEST))
         #: True if a tile of the start page shows the orders with problems, so that no other tile
         #: counts them.
@@ -73,7 +74,10 @@ class Standing:
         return result
 
     def keep(self, read: Callable[[], T], result: T) -> None:
-        """Store ``result``, so that :meth:`once` returns it without calling ``read``."""
+        """Store ``result``, so that :meth:`once` does not call ``read``.
+
+        Instead, :meth:`once` returns ``result``.
+        """
         self._read[read] = result
 
 
@@ -101,7 +105,8 @@ class Finding:
     rows: Sequence[int] = ()
     explain: Callable[[], str] = field(default=str, repr=False, compare=False)
     allows_sales: bool = False
-    #: The page that lists the rows, and its query string, if not those of the condition.
+    #: The page that lists the rows, and its query string. If they are "", the page and the query
+    #: string of the condition apply.
     page: str = ""
     query: str = ""
 
@@ -137,7 +142,8 @@ class Condition:
     permission: str
     headline: Any = ""
     remedy: Any = ""
-    #: The permissions that the remedy needs. People without one of them read whom to ask.
+    #: The permissions that the remedy requires. People who lack one of them are told whom to ask
+    #: instead.
     takes: tuple[str, ...] = ()
     #: True if the finding counts orders or messages about them, or adds up their amounts.
     is_about_orders: bool = False
@@ -147,8 +153,9 @@ class Condition:
     holds: str
     judge: Callable[[Standing], Finding | None]
     ended: Any = ""
-    #: True if digests name the condition; ``is_on_start_page`` is True if the start page does. Of
-    #: two conditions about the same rows, a digest or the page names only one.
+    #: ``is_in_digests`` is True if digests include the condition, and ``is_on_start_page`` is True
+    #: if the start page does. If two conditions are about the same rows, each of these places
+    #: includes only one of them.
     is_in_digests: bool = True
     is_on_start_page: bool = True
     #: True if the condition may be about orders with problems; see
@@ -164,7 +171,11 @@ class Condition:
     is_above_list: bool = False
 
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
-        """Return the part of ``finding`` about the orders in ``visible``, or ``None``."""
+        """Return the part of ``finding`` about visible orders, or ``None``.
+
+        ``visible`` contains the orders that a person is allowed to see. If the condition is not
+        about orders, or if ``visible`` does not have a filter, ``finding`` is returned unchanged.
+        """
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
         shown = visible.filter(pk__in=finding.orders).order_by()
@@ -190,11 +201,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class OfRows:
-    """A ``judge`` for a condition that holds if one of several querysets contains rows.
+    """A ``judge`` that looks for rows in several querysets.
 
-    ``tell`` is called with the querysets that ``rows`` returns. It must return ``None`` if all
-    querysets are empty. If ``is_enough`` is False, ``tell`` can also return ``None`` if a queryset
-    contains rows.
+    The condition can hold only if at least one of the querysets contains rows. ``tell`` is called
+    with the querysets that ``rows`` returns. ``tell`` must return ``None`` if all querysets are
+    empty. If ``is_enough`` is False, ``tell`` can return ``None`` even if a queryset contains rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -248,10 +259,11 @@ def which_hold(standing: Standing, values: Mapping[tuple[str, int], bool]) -> di
 def above_list(
     has_permission: Callable[[str], bool], standing: Standing, visible: QuerySet[Order]
 ) -> Iterator[tuple[Condition, Finding]]:
-    """Yield the conditions that hold and that a person sees above the order list.
+    """Yield the conditions that a person sees above the order list.
 
-    ``has_permission`` is a function that takes a permission and returns True if the person has it.
-    ``visible`` contains the orders that the person is allowed to see.
+    Each condition holds, and comes with its finding. ``has_permission`` is a function that takes a
+    permission and returns True if the person has it. ``visible`` contains the orders that the
+    person is allowed to see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and has_permission(condition.permission)

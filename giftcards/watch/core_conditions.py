@@ -31,8 +31,8 @@ from giftcards.text.display import count_text, money_text
 from giftcards.watch.conditions import MOST, Condition, Finding, OfRows, Severity, Standing
 from giftcards.watch.overview import try_keys
 
-# Work that has been due for this time counts as held up. The time is longer than the pause after a
-# failed request, and longer than it takes until the loop is started again.
+# Work counts as held up if it has been due for this long. This is longer than the pause after a
+# failed request, and longer than it takes to start the loop again.
 PATIENCE = timedelta(minutes=5)
 # The columns of the index of open orders.
 _BY_DUE = ("finalized_at", "status", "due_at", "pk")
@@ -61,15 +61,16 @@ def _is_silent(standing: Standing) -> Finding | None:
         return None
     since = "for more than 5 minutes" if state.succeeded_at else "yet"
     sentence = f"The provider has not given a usable answer {since}. {state.failure}".strip()
-    # The advice of the explanation is left out, because the condition itself has a remedy.
+    # Only the text of the explanation is shown, without its advice, because the condition has its
+    # own remedy.
     return Finding(sentence, since=state.succeeded_at, explain=lambda: state.explain_pause().text)
 
 
 def _has_no_worker(standing: Standing) -> Finding | None:
     def problem() -> Explanation:
         found = standing.state.explain_worker(standing.now)
-        # `giftcards_worker` records that a worker runs, too, so a missing schedule may be
-        # harmless.
+        # A missing schedule may be harmless, because `giftcards_worker` also records that a worker
+        # is running.
         if found.text or standing.state.is_ticking(standing.now):
             return found
         return explain_schedule()
@@ -196,7 +197,7 @@ def _amounts(condition: Q, amount: str, *, singular: str, plural: str) -> OfRows
 
     def tell(orders: QuerySet[Order]) -> Finding | None:
         rows = list(orders.values_list("pk", "reference", amount)[: MOST + 1])
-        # Python adds up the amounts, because SQLite would add binary fractions.
+        # Python adds up the amounts, because SQLite would add them as inexact binary fractions.
         total = sum((row[2] for row in rows[:MOST]), Decimal(0))
 
         def explain() -> str:
@@ -307,7 +308,8 @@ def _is_unconfirmed(orders: QuerySet[Order]) -> Finding | None:
 
 
 def _lacking_cards(standing: Standing) -> Sequence[QuerySet[Order]]:
-    # Nobody can acknowledge an order whose sale amount is unknown, so it counts for a day.
+    # Staff cannot acknowledge an order whose sale amount is unknown, so such an order counts only
+    # for a day.
     lately = Order.objects.filter(SALE_UNKNOWN, finalized_at__gt=standing.lately)
     unknown = lately.exclude(status=Status.FULFILLED).filter(reordered_amount=None)
     return [Order.objects.filter(OWING), unknown]

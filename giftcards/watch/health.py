@@ -20,9 +20,9 @@ from giftcards.watch.conditions import CONDITIONS, Severity, Standing
 
 @dataclass
 class GiftcardsCondition(HealthCheck):  # type: ignore[misc]  # untyped
-    """A health check that fails while ``condition`` holds. The message is in English.
+    """A health check that fails while ``condition`` holds.
 
-    If the condition is not urgent, the check returns a warning.
+    The message is in English. If the condition is not urgent, the check reports a warning.
     """
 
     #: The code of the condition.

@@ -120,8 +120,9 @@ class GiftcardsCollector(Collector):
     """
 
     def describe(self) -> Iterator[Metric]:
-        """Return the metric families without values, so that registration does not read the
-        database.
+        """Return the metric families without values.
+
+        Therefore, a registry can register the collector without reading the database.
         """
         return (family.metric({}) for family in FAMILIES)
 

@@ -36,13 +36,17 @@ from giftcards.rules.times import SLACK, is_recent
 # transactions may not be committed yet.
 _COUNTED_EVERY, _STALLED = timedelta(hours=1), timedelta(hours=1)
 _LATELY = timedelta(minutes=10)
-# A key's cards are counted up to this number, because counting reads the index.
+# At most this many cards are counted for each key, because a count has to read the index entry of
+# every card.
 MANY_CARDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Work that is waiting: tasks of django-q2, unannounced changes, and open orders by status."""
+    """Waiting tasks of django-q2, unannounced changes, and open orders.
+
+    Open orders are grouped by status.
+    """
 
     #: ``None`` if django-q2 keeps no queue in the database.
     tasks: Backlog | None
@@ -65,14 +69,19 @@ class Waiting:
 
     @property
     def oldest_order(self) -> datetime | None:
-        """The time when the oldest open order was recorded, or ``None`` if no order is open."""
+        """The time when the oldest open order was recorded, or ``None``.
+
+        The value is ``None`` if no order is open.
+        """
         return oldest(self.orders)
 
 
 def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
-    """Return the number of open orders and the time of the oldest one for each status.
+    """Return the backlog of open orders for each status.
 
-    ``lines`` is the result of ``open_lines``, if the caller has already read it.
+    A backlog contains the number of orders and the time of the oldest order. A status without open
+    orders is left out. ``lines`` is the result of ``open_lines``, if the caller has already read
+    it.
     """
     lines = read_lines(Order.objects.all().open_lines()) if lines is None else lines
     by_status: dict[Status, list[Line]] = {status: [] for status in Status}
@@ -87,11 +96,11 @@ def open_orders(lines: Iterable[Line] | None = None) -> dict[Status, Backlog]:
 
 @dataclass(frozen=True, slots=True)
 class FinalOrders:
-    """The number of final orders by status at the time of a worker's last count.
+    """The number of final orders by status, as last counted by a worker.
 
     Counting all final orders reads an entire index, so a worker counts them only once an hour. A
-    caller that needs the current numbers counts the orders that became final after ``until`` and
-    adds them.
+    caller that needs the current numbers counts the orders that became final after ``until``, and
+    adds their number.
     """
 
     numbers: Mapping[str, int]
@@ -139,14 +148,20 @@ def count_final_orders(_may_go_on: MayGoOn) -> None:
 
 
 def oldest(backlogs: Mapping[Any, Backlog]) -> datetime | None:
-    """Return the time of the oldest item in any of the backlogs, or ``None`` if all are empty."""
+    """Return the time of the oldest item in the backlogs, or ``None``.
+
+    The result is ``None`` if all backlogs are empty.
+    """
     times = (backlog.since for backlog in backlogs.values())
     return min((since for since in times if since is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The number of requests in the last minute and in progress, and the limit."""
+    """The number of requests that count towards the limit, and the limit.
+
+    The number includes the requests in the last minute and the requests in progress.
+    """
 
     used: int
     limit: int
@@ -157,7 +172,10 @@ class Requests:
 
 
 def taken_slots() -> QuerySet[RequestSlot]:
-    """Return the slots of requests in the last minute and of requests in progress."""
+    """Return the slots that are taken.
+
+    These are the slots of requests in the last minute and of requests in progress.
+    """
     return RequestSlot.objects.filter(until__gt=timezone.now())
 
 
@@ -186,7 +204,8 @@ class Pace:
         spans = sent.spans("sending", "queued_at", "accepted_at").union(
             settled.spans("storing", "accepted_at", "finalized_at"), all=True
         )
-        # Django 6.1 would sort the union by the model's ordering, whose column the union lacks.
+        # Without order_by(), Django 6.1 would sort the union by the model's default ordering, but
+        # the union does not contain that column.
         spans = spans.order_by()
         seconds: dict[str, list[float]] = {"sending": [], "storing": []}
         for start, end, name in spans:
@@ -219,7 +238,7 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """Return the encryption keys in the settings, followed by other keys in use.
+    """Return the encryption keys in the settings, then other keys in use.
 
     At most ``MANY_CARDS`` cards per key are counted, unless ``counts_all`` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.
@@ -283,7 +302,10 @@ def _version_of(package: str) -> str:
 
 
 def ends_of_cards() -> dict[End, Combinable]:
-    """Return expressions for :func:`try_keys`, or {} if the encryption keys are unusable."""
+    """Return the expressions whose values :func:`try_keys` accepts.
+
+    Returns an empty dict if the encryption keys are unusable.
+    """
     try:
         return Card.objects.all().scalars_of_ends()
     except ConfigurationError:

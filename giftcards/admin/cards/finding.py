@@ -123,7 +123,7 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
     if lately.filter(object_repr=_SEARCHED).count() <= SEARCHES_PER_HOUR:
         return trace
     if lately.filter(object_repr=_REFUSED).exists():
-        # One record of a refusal in an hour is enough, because a script may be refused very often.
+        # One record of a refusal per hour is enough, because a script may be refused very often.
         trace.delete()
     else:
         trace.object_repr = _REFUSED
@@ -133,8 +133,8 @@ def _record(person: Any, kind: ContentType) -> LogEntry | None:
 
 
 # The decorators also wrap the permission check, so that the error report of a failed check does not
-# show the code. Even with ATOMIC_REQUESTS, the record is committed before the search, so that
-# failed searches count.
+# show the code. Even with ATOMIC_REQUESTS, the record is committed before the search, so that a
+# search that fails still counts towards the limit.
 HIDING = (
     sensitive_post_parameters(),
     transaction.non_atomic_requests(using=router.db_for_write(LogEntry)),

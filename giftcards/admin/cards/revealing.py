@@ -135,7 +135,11 @@ def _reveal_view(pages: Pages, request: HttpRequest, key: int) -> HttpResponse:
 
 
 def _card(pages: Pages, request: HttpRequest, key: int) -> Card:
-    """Return a card that the person is allowed to reveal, or raise ``PermissionDenied``."""
+    """Return a card that the person is allowed to reveal.
+
+    Raises ``PermissionDenied`` if the person is not allowed to reveal the card, or if the card does
+    not exist.
+    """
     card = Card.objects.filter(pk=key).first()
     if card is None:
         raise PermissionDenied
@@ -225,17 +229,17 @@ def _title(card: Card) -> str:
 
 
 def needs_page_of_shop(request: HttpRequest) -> bool:
-    """Return True if the person must prove their identity on the shop's own page."""
+    """Return True if the person must prove their identity on the shop's page."""
     return bool(conf.reauthenticate) and not is_confirmed(request)
 
 
 def other_proof(pages: Pages, request: HttpRequest, *, back_to: str) -> HttpResponse | None:
-    """Return a response for people who cannot prove their identity by password.
+    """Return a response if this page cannot ask for a proof of identity.
 
-    Returns ``None`` if the person can enter a password on this page. The response redirects to the
-    shop's own page for proofs. After the person has proved their identity, that page redirects to
-    ``back_to``. If there is no such page, the response says that the person does not have a
-    password.
+    Returns ``None`` if the person has already proved their identity, or can enter a password on
+    this page. If the shop has its own page for proofs, the response redirects to that page. After
+    the person has proved their identity, the shop's page redirects to ``back_to``. If there is no
+    such page, the response says that the person does not have a password.
     """
     if needs_page_of_shop(request):
         return HttpResponseRedirect(url_of_proof(back_to=back_to))
@@ -366,7 +370,8 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
             text %= {"name": name, "limit": limit, "order": order.reference}
             mail_managers(gettext("Many gift card codes were revealed"), text)
 
-    # Because of "robust", the refusal is kept even if the mail fails.
+    # With ``robust=True``, an error while sending the mail is only logged, and the person still
+    # sees the refusal.
     transaction.on_commit(tell, robust=True)
 
 

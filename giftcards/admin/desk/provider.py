@@ -71,9 +71,10 @@ class Verdict:
     """The verdict on whether gift cards can be sold now, with reasons as HTML."""
 
     is_yes: bool
-    #: The answer in a sentence. If the answer is "no", the sentence says why and since when.
+    #: The answer in one sentence. If the answer is "no", the sentence gives the reason and the time
+    #: since when it has applied.
     answer: str
-    #: Details, and what to do.
+    #: Sentences with details and advice.
     advice: tuple[str, ...]
 
 
@@ -281,7 +282,8 @@ def _told(problem: Explanation, shows_hints: bool) -> str:
 _FAILURES_SHOWN = 5
 # Pauses that the shop did not cause, and that end automatically.
 _PASSING = (ProviderState.Pause.OUTAGE, ProviderState.Pause.RATE)
-# Matches an HTTP status in an error message, which is a number but not an amount.
+# Matches an HTTP status in an error message. This number is not an amount, so it does not have to
+# be hidden.
 _HTTP_STATUS = re.compile(r"\bHTTP [1-5][0-9]{2}\b")
 
 

@@ -46,7 +46,7 @@ from giftcards.watch.conditions import (
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A tile on the start page about a condition that requires action by staff.
+    """A tile on the start page about a condition that requires action.
 
     The tile contains sentences and links.
     """
@@ -60,7 +60,7 @@ class Tile:
     #: orders, which have no link.
     orders: tuple[str, ...] = ()
     unnamed: int = 0
-    #: The roles that can act if the person cannot, or else "".
+    #: The roles that can act, if this person cannot. Otherwise "".
     roles: str = ""
     is_about_shelf: bool = False
 

@@ -56,7 +56,7 @@ class Pages(Protocol):
     def message_user(self, request: HttpRequest, message: Any, level: Any = ...) -> None: ...
 
 
-#: A function that returns whether the person who sent a request has a permission.
+#: A function that returns True if the person who sent the request has a permission.
 Permission = Callable[[Pages, HttpRequest], bool]
 
 
@@ -191,7 +191,7 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderAction:
-    """An action that staff take on an order, or on a row that belongs to an order.
+    """A staff action on an order, or on a row that belongs to an order.
 
     ``act`` does the work, in the same transaction as the entry in the history of the order. ``act``
     can return a page instead of an outcome, or can raise ``ValidationError``, :exc:`RefundError`,
@@ -337,9 +337,10 @@ def buttons(
     subject: models.Model,
     actions: Iterable[OrderAction],
 ) -> list[OrderButton]:
-    """Return the buttons of the ``actions`` that this person is allowed to use.
+    """Return the buttons that the person is allowed to use.
 
-    ``subject`` is the order or the row that the actions are about.
+    ``subject`` is the order or the row that the ``actions`` are about. Actions that are not offered
+    for ``subject`` do not have a button.
     """
     return in_order(
         OrderButton(

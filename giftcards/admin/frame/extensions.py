@@ -32,7 +32,7 @@ class OnOrder(NamedTuple):
     section: Html = ""
     #: The end of the section with the refund breakdown.
     money: Html = ""
-    #: Sentences about cards that did not reach their recipient, which say what happened and what to
+    #: Sentences about cards that the recipient did not receive. They say what happened and what to
     #: do.
     not_received: Html = ""
 

@@ -16,12 +16,13 @@ from giftcards.models import Order
 from giftcards.rules.states import Status
 from giftcards.text.display import read_amount
 
-#: The text of the "no language" choice, for each column with a language.
+#: The text of the choice "no language", for each column that contains a language.
 NO_LANGUAGE = {
     "customer_language": _("The language of the site"),
     "recipient_language": _("The customer's language"),
 }
-#: The widget for a few lines of text, left-to-right or right-to-left.
+#: The widget for texts of several lines, which can be written from left to right or from right to
+#: left.
 WORDS = forms.Textarea({"rows": 4, "dir": "auto"})
 
 
@@ -49,7 +50,7 @@ class AmountField(forms.DecimalField):
 class MomentField(forms.DateTimeField):
     """A field for a date and a time, with the browser's date picker."""
 
-    # Without seconds, saving an unchanged form would change the time.
+    # The format includes seconds. Otherwise, saving an unchanged form would change the stored time.
     widget = forms.DateTimeInput(
         attrs={"type": "datetime-local", "step": 1}, format="%Y-%m-%dT%H:%M:%S"
     )
@@ -80,13 +81,13 @@ def state_token(order: Order) -> str:
     A form that is posted with an old hash is refused, because staff have not seen the current state
     of the order.
     """
-    # The claim of an unconfirmed order shows which attempt to send it is in doubt. In other
-    # statuses, a worker that checks the order may change the claim, which must not outdate the
-    # form.
+    # The claim of an unconfirmed order identifies the attempt to send it whose outcome is unknown.
+    # In other statuses, a worker that checks the order may change the claim, but this must not make
+    # the form outdated.
     attempt = order.claim if order.status == Status.UNCONFIRMED else ""
     sent_at = order.sent_at and order.sent_at.isoformat()
-    # An order on hold may be approved and later be put on hold again for the same reason, so the
-    # hash also contains the time since when the order has been waiting.
+    # An order on hold may be approved and then put on hold again for the same reason. The hash
+    # therefore contains ``queued_at``, which changes when the order is approved.
     on_hold_for = [order.queued_at.isoformat(), order.problems] if order.is_on_hold else []
     seen = [order.pk, order.status, sent_at, attempt, order.provider_order_id, order.candidates]
     seen += [on_hold_for, f"{order.paid_back_amount:.2f}"]

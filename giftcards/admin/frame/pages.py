@@ -44,7 +44,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
     #: The actions and pages of the core.
     core_actions: tuple[OrderAction, ...] = ()
     core_pages: tuple[Page, ...] = ()
-    #: The topic of the pages in the manual, and the topics of other views, by name.
+    #: The default topic of the pages in the manual, and the topics of individual views, by the name
+    #: of the view.
     help_topic = "order"
     help_topics: ClassVar = {"changelist_view": "list", "add_view": "adding"}
 
@@ -132,7 +133,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return request.user.has_perm("giftcards.view_cost")
 
     def may_see_tails(self, request: HttpRequest) -> bool:
-        """Return True if the person is allowed to see the last characters of codes."""
+        """Return True if the person may see the last characters of codes."""
         return any(map(request.user.has_perm, ("giftcards.find_card", "giftcards.reveal_card")))
 
     def url_of(self, page: str, *args: Any) -> str:
@@ -167,8 +168,8 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         """
         now, interval = timezone.now(), timedelta(seconds=conf.poll_interval)
         with transaction.atomic(using=router.db_for_write(Order)):
-            # Orders that are due within the interval are also left out, because they may already be
-            # due according to another machine's clock.
+            # Orders that become due within the interval are also excluded, because they may already
+            # be due by the clock of another machine.
             waiting = orders.exclude(due_at__lte=now + interval)
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
@@ -196,7 +197,7 @@ def recorded(order: Order) -> str:
 
 
 def facts(order: Order) -> list[tuple[str, object]]:
-    """Return the facts about ``order`` that staff compare with the provider's order."""
+    """Return the facts that staff compare with the provider's order."""
     values = {"reference": order.reference, **line(order)}
     if order.sent_at is None:
         del values["sent_at"]

@@ -41,15 +41,15 @@ logger = logging.getLogger(__name__)
 
 # The time for which a proof of identity is valid (seconds).
 _HOLDS = 10 * 60
-# For this time after a new password was set without the old one, the password is not accepted as
-# proof.
+# If a new password was set without entering the old one, it is not accepted as proof for this long.
 _NEW = timedelta(hours=1)
 # After this number of wrong passwords in a session within a day, the session does not accept
 # further passwords. The number is small, because the site may lock users out, often after five
 # wrong passwords, and these passwords also count.
 _MOST_WRONG = 4
 _COUNTED_FOR = timedelta(days=1)
-# Each of these fields of a login form may take a fraction of a second to check.
+# The maximum number of password fields of a login form that are checked. Each check may take a
+# fraction of a second.
 _MOST_TYPED = 2
 # The text of the entry in the admin's log.
 WRONG_PASSWORD = "Wrong password"  # noqa: S105
@@ -86,7 +86,8 @@ def is_confirmed(request: HttpRequest) -> bool:
     if proof["is_login"] and conf.reauthenticate:
         # The shop's own page requires more than a login, so a login is not a proof.
         return False
-    # The time of a proof may be in the future, because clocks differ or are set back.
+    # The time of a proof may be slightly in the future, because the clocks of two servers differ,
+    # or because a clock was set back.
     return bool(-SLACK.total_seconds() <= time.time() - proof["at"] <= _HOLDS)
 
 
@@ -99,13 +100,14 @@ def has_password(request: HttpRequest) -> bool:
     """Return True if the person has a password that this site can check."""
     if request.session.get(BACKEND_SESSION_KEY) in conf.password_backends:
         return True
-    # Some backends create users with an empty password, which Django calls usable.
+    # Some backends create users with an empty password. Django's has_usable_password() returns True
+    # for these users.
     user: Any = request.user
     return bool(getattr(user, "password", "")) and user.has_usable_password()
 
 
 def prove(request: HttpRequest, password: Masked) -> None:
-    """Check ``password``, and record that the user has confirmed their identity.
+    """Check ``password``, and record that the user has proved their identity.
 
     Raises ``ValidationError`` if the password is wrong, if it was set too recently to be a proof,
     or if too many wrong passwords were entered in this session.

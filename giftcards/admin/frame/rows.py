@@ -104,7 +104,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
     #: The mixin that is put before the change list class of Django or of a theme.
     changelist_mixin: type[ChangeList] = SortedAsOffered
-    #: The number of rows in words, which is a result of ``ngettext_lazy`` with ``count``.
+    #: The text that shows the number of rows. It is a result of ``ngettext_lazy`` with ``count``.
     counted: Any = ngettext_lazy("%(count)s result", "%(count)s results", "count")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
@@ -123,8 +123,8 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
     def _asked_by(self, each: Any, request: HttpRequest) -> Iterable[str | None]:
         """Return the URL parameters that an item of ``list_filter`` reads."""
         if isinstance(each, type) and issubclass(each, SimpleListFilter):
-            # The filter is made without ``__init__``, which may make queries for choices that are
-            # not needed.
+            # ``__init__`` is not called, because it may make queries for choices that are not
+            # needed here.
             made: ListFilter = each.__new__(each)
         elif callable(each):
             made = each(request, {}, self.model, self)
@@ -305,8 +305,8 @@ def order_link(site: AdminSite, order: Order) -> str:
     return format_html('<a href="{}">{}</a>', url, bdi(order.reference))
 
 
-# The maximum number of orders whose rows are searched. With many more, MariaDB would read the whole
-# table.
+# The maximum number of orders whose rows a search looks up. With many more orders, MariaDB would
+# read the whole table.
 _MOST_NAMED = 100
 
 
@@ -361,14 +361,15 @@ class OrderRows(ReadOnlyRows, LongList):
         return order_link(self.admin_site, order) if order else "-"
 
 
-#: The permission to see hints for developers. A person who ends a pause has to know its cause.
+#: The permission that also lets people see hints for developers. A person who ends a pause needs
+#: the hints to find its cause.
 SEES_HINTS = "giftcards.resume_provider"
 
 
 def for_developer(hint: object) -> SafeString:
-    """Return ``hint`` as an HTML element that expands when it is clicked, or "".
+    """Return ``hint`` as an HTML element that expands when it is clicked.
 
-    If ``hint`` is not marked as safe HTML, it is escaped.
+    If ``hint`` is not marked as safe HTML, it is escaped. If ``hint`` is empty, the result is "".
     """
     context = {"hint": bdi(hint) if hint else ""}
     return SafeString(render_to_string("admin/giftcards/for_developer.html", context).strip())

@@ -93,7 +93,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, replacement: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield the part of ``owed`` transferred to the new order, and the rest."""
+    """Yield a line for the transferred part of ``owed``, and one for the rest."""
     gone = owed if replacement.sale_amount is None else replacement.sale_amount
     how = _product(replacement.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))

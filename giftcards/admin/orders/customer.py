@@ -1,6 +1,7 @@
-"""The customer and the recipient of an order, and the customer's other orders.
+"""The customer and recipient of an order, and the customer's other orders.
 
-Only orders that the person is allowed to see are counted, up to a limit.
+The other orders are counted up to a limit. Only orders that the user of the admin is allowed to see
+are counted.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def other_orders(pages: Pages, request: HttpRequest, order: Order) -> dict[str, 
 
 # An order is compared with at most this many earlier and this many later orders of the customer.
 _NEIGHBOURS = 20
-# The longest time between two orders that may be one purchase, made twice by mistake.
+# The longest time between two orders that may be the same purchase, made twice by mistake.
 _WITHIN = timedelta(hours=1)
 
 

@@ -94,7 +94,11 @@ class PersonForm(forms.Form):
         self.person = Person.of_user(account)
 
     def is_named_by(self, text: str) -> bool:
-        """Return True if ``text`` is the address, number or user name that was entered."""
+        """Return True if ``text`` names the person who was entered in the form.
+
+        If the form contains a user name, ``text`` must be the same user name. Otherwise ``text``
+        must be the same e-mail address or phone number, but can be written differently.
+        """
         if self.cleaned_data["by"] == "account":
             return bool(text == self.cleaned_data["customer"])
         return Person.of(text) == self.person
@@ -152,16 +156,19 @@ class _Found:
 
     @property
     def kept(self) -> dict[int, str]:
-        """A dict that maps each order that cannot be erased yet to the reason, by primary key."""
+        """The reasons why some orders cannot be erased yet, by primary key.
+
+        Orders that can be erased are left out.
+        """
         whys = ((order, why_kept(order, self.person.roles_in(order))) for order in self.orders)
         return {order.pk: why for order, why in whys if why}
 
 
 def may_hand_out(pages: Pages, request: HttpRequest) -> bool:
-    """Return True if the person who sent ``request`` is allowed to open the page.
+    """Return True if the person is allowed to open the page.
 
     The page shows all data about a person. Therefore, users who cannot see all orders cannot open
-    it.
+    the page.
     """
     may = request.user.has_perm
     return pages.has_report_permission(request) and (may(EXPORTS) or may(ERASES))
@@ -341,7 +348,7 @@ def _erase(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) 
     started: list[float] = []
 
     def should_continue() -> bool:
-        # The time before the first order is not counted, so that at least one order is erased.
+        # The time limit starts with the first call, so that at least one order is erased.
         started.append(time.monotonic())
         return started[-1] - started[0] < _ERASES_FOR
 

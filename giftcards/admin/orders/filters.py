@@ -97,7 +97,7 @@ class AttentionFilter(ConditionFilter):
     parameter_name = "attention"
     conditions = {
         "needed": (_("Needs attention"), NEEDING_ATTENTION),
-        # Tiles of the start page link to the next four choices, which are parts of "needed".
+        # The next four choices are subsets of "needed". Tiles of the start page link to them.
         "unconfirmed": (Status.UNCONFIRMED.label, LOST),
         "other": (_("Has a problem"), WITH_OTHER_PROBLEMS),
         "on_hold_price": (_("On hold because of its price"), ON_HOLD_FOR_PRICE),
@@ -108,7 +108,7 @@ class AttentionFilter(ConditionFilter):
     of_tiles = frozenset({"none", "waiting"})
 
     def condition(self) -> Q:
-        # Unlike the others, this condition depends on the time.
+        # Unlike the other conditions, this condition depends on the current time.
         is_waiting = self.value() == "waiting"
         return is_held_up(timezone.now() - PATIENCE) if is_waiting else super().condition()
 
@@ -175,7 +175,8 @@ class ProductFilter(IndexedFilter, admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, _model_admin: Any) -> list[tuple[str, Any]]:
         found = ProductChoices.of_catalogue(self.value())
         if not found.is_whole and request.user.has_perm("giftcards.view_product"):
-            # This template links to the search of the catalogue.
+            # The list of products is incomplete, so this template adds a link to the search in the
+            # catalogue.
             self.template = "admin/giftcards/order/product_filter.html"
         return found.choices
 

@@ -1,4 +1,4 @@
-"""Smaller staff actions, such as checking an order or acknowledging a problem."""
+"""Smaller staff actions, such as checking an order or adding a note."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _LEFT_ALONE = {
 
 
 def left_alone(reason: NotChecked, count: int) -> str:
-    """Return a sentence that says that ``count`` orders are not checked, and why."""
+    """Return a sentence that says why ``count`` orders are not checked."""
     return str(_LEFT_ALONE[reason] % {"count": count})
 
 
@@ -125,7 +125,8 @@ def _why_not(attempt: Attempt) -> Outcome | None:
 
 
 class AcknowledgeForm(forms.Form):
-    # The key of the problem to acknowledge. The order may have lost this problem in the meantime.
+    # The key of the problem to acknowledge. By the time the form is posted, the order may no longer
+    # have this problem.
     problem = forms.CharField(required=False, widget=forms.HiddenInput)
 
 
@@ -353,8 +354,8 @@ def _facts_of_reorder(attempt: Attempt, new: Order) -> list[tuple[str, object]]:
         gettext("product"): named(names.product, new.product_id),
         gettext("type"): named(names.type, new.type_id),
         gettext("quantity"): new.quantity,
-        # The environment is that of the old order, because this process may not know the API key
-        # that buys the new order.
+        # This is the environment of the old order, because this process may not have the API key
+        # that will be used to buy the new order.
         gettext("environment"): order.get_environment_display(),
         gettext("customer"): customer_of(new),
         gettext("recipient"): new.recipient_name or new.recipient_email,

@@ -63,8 +63,8 @@ from giftcards.watch.conditions import Standing, above_list
 # The maximum number of orders that are cancelled in one request.
 _MOST_CANCELLED = 100
 
-# Columns that reveal the provider's prices. Some are columns of the database, which a subclass may
-# list.
+# Columns that reveal the provider's prices. Some of them are database columns, which the list
+# contains only if a subclass adds them.
 COSTS = frozenset(
     {
         "cost",
@@ -171,7 +171,7 @@ class OrderList(LongList, OrderPages):
 
     @admin.action(description=_("Cancel selected orders"), permissions=["resolve"])
     def cancel_selected(self, request: HttpRequest, queryset: OrderQuerySet) -> HttpResponse | None:
-        """Ask for confirmation, and cancel the selected orders that are still waiting."""
+        """Ask for confirmation, and cancel the selected orders that are pending."""
         waiting = list(queryset.filter(status=Status.PENDING).order_by("pk")[:_MOST_CANCELLED])
         if waiting and "is_confirmed" not in request.POST:
             consequence = ngettext(
@@ -292,7 +292,8 @@ class OrderList(LongList, OrderPages):
     @admin.display(description=_("still owed"), empty_value="")
     def owed(self, order: Order) -> SafeString | str | None:
         if order.reordered_amount is not None:
-            # The payment for the missing cards pays for the new order.
+            # The customer's payment for the missing cards is used for the new order, so it is no
+            # longer owed.
             return gettext("ordered again")
         breakdown = customer_breakdown(order)
         if breakdown:
@@ -316,14 +317,15 @@ class OrderList(LongList, OrderPages):
 
 
 def _reasons_left_alone(selected: OrderQuerySet, due: int) -> list[str]:
-    """Return sentences that explain why some ``selected`` orders are not checked.
+    """Return sentences that explain why some orders are not checked.
 
-    ``due`` is the number of orders that the "Check now" action checks.
+    ``selected`` contains the selected orders. ``due`` is the number of orders that the "Check now"
+    action checks.
     """
     counts: Counter[NotChecked] = Counter()
     for status, count in selected.values_list("status").annotate(Count("pk")):
         counts[STATES[status].not_checked] += count
-    # The ``due`` orders will be checked, but were counted above as just checked.
+    # The loop has counted the ``due`` orders as just checked, but they will be checked.
     counts[NotChecked.JUST_CHECKED] -= due
     return [left_alone(reason, counts[reason]) for reason in NotChecked if counts[reason] > 0]
 

@@ -106,8 +106,8 @@ _ACTIONS = (
     CANCEL,
 )
 _PAGES = (FINGERPRINT, ADOPT, SEARCH, ASK, REVEAL, DATA)
-# Codes of the problems because of which an order is on hold. The top of the page already describes
-# these problems.
+# Codes of the problems that put an order on hold. The top of the page already describes these
+# problems.
 _ON_HOLD_FOR = {"price_above", "review_wanted"}
 # The maximum number of links to orders of the same group. A link to the list opens all of them.
 _MOST_OF_GROUP = 20
@@ -183,8 +183,8 @@ class OrderPage(OrderPages):
             repeats=repeats,
             reordered_as=reordered_as,
         )
-        # The payment for the missing cards went to the new order, so that order is read even if it
-        # is hidden from the person.
+        # If the missing cards were ordered again, the summary says so even to people who may not
+        # see the new order, so the new order is read here.
         again, link = (reordered_as.order, reordered_as.link) if reordered_as else (None, "")
         if again is None and order.reordered_amount is not None:
             again = reorder_of(order)
@@ -234,7 +234,10 @@ class OrderPage(OrderPages):
         }
 
     def _others(self, request: HttpRequest, order: Order) -> dict[str, Any]:
-        """Return the related orders that the person is allowed to see, as template context."""
+        """Return the related orders as template context.
+
+        The context contains only orders that the person is allowed to see.
+        """
 
         def seen(orders: Iterable[Order]) -> list[RelatedOrder]:
             return [RelatedOrder(other, order_link(self.admin_site, other)) for other in orders]

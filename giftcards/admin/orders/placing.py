@@ -83,7 +83,10 @@ class CardField(forms.ChoiceField):
         return len(str(value).split(" ")) == 2
 
     def clean(self, value: Any) -> Any:
-        """Return the product id and the type id, or ``None`` if no card was chosen."""
+        """Return the product id and the type id of the chosen card.
+
+        The result is ``None`` if the person has not chosen a card.
+        """
         chosen = super().clean(value)
         return tuple(chosen.split(" ")) if chosen else None
 
@@ -144,13 +147,13 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """
 
     card = CardField(label=_("Card"), required=False)
-    # The card and the price on the confirmation page. This price is the price limit for one card,
-    # unless a maximum price was given.
+    # The card and the price that the confirmation page showed. This price is the limit for the cost
+    # of one card, unless a maximum price was entered.
     confirmed_card = CardField(required=False)
     confirmed_price = AmountField(required=False, min_value=0, max_digits=14, decimal_places=2)
 
-    #: The order that the confirmed form has placed. Before the confirmation, an existing order with
-    #: the same reference and cards.
+    #: After the confirmation, this is the order that the form has placed. Before the confirmation,
+    #: it is an existing order with the same reference and cards, if there is one.
     placed: Order | None = None
     #: The choices of the ``card`` field, set by the page.
     cards: Sequence[Any] = ()
@@ -170,7 +173,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         if "reference" in self.fields:
             self.fields["reference"].widget.attrs["data-selects"] = ""
         if self.cards or self.is_confirmed:
-            # The chosen card contains the ids, so they do not have to be typed.
+            # The choice of a card includes the ids, so they do not have to be typed.
             for name in _LINE & self.fields.keys():
                 self.fields[name].required = False
 
@@ -318,7 +321,7 @@ class ProposalForm(forms.Form):
         return cls(initial={"sale_price": int(price) if is_whole(price) else price})
 
 
-# Prices and balances that are younger than this are shown without their age.
+# The age of a price or balance is not shown if it is less than this.
 _FRESH = timedelta(minutes=1)
 # Posted fields that the confirmation page does not copy into its form.
 _NOT_HANDED_ON = {
@@ -328,7 +331,7 @@ _NOT_HANDED_ON = {
     "_change",
     "password",
 }
-# A pause of requests is not listed, because the provider's state explains the pause.
+# There is no text for a pause of requests, because the provider's state already explains it.
 _NO_ANSWER = {
     NoAnswer.BUSY: _(
         "There are too many other requests to the provider, so the price may be out of date."
@@ -437,7 +440,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """Return True if this person is allowed to see ``order``, or has placed it."""
+            """Return True if this person may see ``order``, or has placed it."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -457,7 +460,8 @@ class PlacingPage(OrderPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         if request.method != "POST" and needs_page_of_shop(request):
-            # The proof comes first, because it is on another page, and typed text would be lost.
+            # The proof of identity comes before the form. It is on another page, so the typed text
+            # would be lost if the proof came later.
             return HttpResponseRedirect(url_of_proof(back_to=request.get_full_path()))
         # The catalogue is read before the transaction, because SQLite may fail a transaction that
         # reads before it writes.
@@ -488,7 +492,7 @@ class PlacingPage(OrderPages):
         sees_costs = self.may_see_costs(request)
         proposal = ProposalForm.of(order, known.price)
         if proposal is not None:
-            # The warnings are about this price.
+            # The confirmation page proposes this price, so its warnings must apply to this price.
             order.sale_price = known.price
         price = known.cost if sees_costs and known.is_for_sale else None
         posted = [
@@ -536,7 +540,7 @@ class PlacingPage(OrderPages):
         """
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        # If the order already existed, a row was not added.
+        # If the order already existed, no row was added, so there is nothing to log.
         return super().log_addition(request, obj, message) if obj.is_new else None
 
     def response_add(

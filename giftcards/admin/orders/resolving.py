@@ -274,8 +274,8 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     if _warn_if_taken(attempt, provider_order_id):
         return None
-    # The log entry comes before the request, because the answer may be about an order that is not
-    # the shop's.
+    # The log entry is written before the request, because the answer may contain details of an
+    # order that does not belong to this shop.
     pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
@@ -287,7 +287,8 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
         return None
     fits = compare(order, row)
     if fits["quantity"] is Fit.DIFFERS:
-        # If the quantity differs, later answers would never fit the order.
+        # If the quantities differ, later answers about the provider's order would never match our
+        # order.
         text = gettext(
             "The provider's order has a quantity of %(told)s, but your order has a quantity of"
             " %(ordered)d, so they are different orders."
@@ -382,11 +383,11 @@ def _comparison_seen(request: HttpRequest) -> dict[str, Any] | None:
 
 
 def _seen(told: Row | NoAnswer, candidate: Row | None) -> Row | NoAnswer:
-    """Return the provider's answer, with missing facts taken from ``candidate``.
+    """Return the provider's answer, completed with facts from ``candidate``.
 
-    ``candidate`` is a row of the provider's list. The provider sometimes leaves facts out of an
-    answer. If the provider's list contains the id, but a request for this id does not find the
-    order, the function returns ``candidate``.
+    ``candidate`` is a row of the provider's list, or ``None``. The provider sometimes leaves facts
+    out of an answer. If the provider's list contains the id, but a request for this id does not
+    find the order, the function returns ``candidate``.
     """
     if candidate is None:
         return told

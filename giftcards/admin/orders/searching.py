@@ -31,12 +31,12 @@ from giftcards.text.spelling import after_code_labels, is_phone
 MOST_FOUND = 1_000
 # The maximum number of orders on a page that also shows cards, and of products.
 _MOST_LISTED = 20
-# The minimum length of a text with digits that may be a code, and the minimum length of a text of
-# only digits that has found orders.
+# The minimum length of a text with digits that may be a code. If the text consists only of digits
+# and the search has found orders, the second minimum applies instead.
 _FEWEST_MIXED, _FEWEST_DIGITS = 8, 10
 # The minimum length of a code without digits. Most names are shorter.
 _FEWEST_LETTERS = 12
-# The help for people who may find cards, and may not see orders.
+# The help text for people who may search for cards but may not see orders.
 _HELP_WITH_CODES = _(
     "Enter the whole code or serial, or the last four characters of the code. Case, spaces and"
     " dashes do not matter."
@@ -70,7 +70,7 @@ class SearchForm(forms.Form):
         return Masked(self.cleaned_data["secret"])
 
 
-# The ends of the paths of pages to which codes, passwords or addresses of customers are posted.
+# The last parts of the paths to which codes, passwords or addresses of customers are posted.
 _HIDDEN = (f"/{SearchForm.path}", "/reveal/", "/customer-data/")
 
 
@@ -87,10 +87,10 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 
 @contained
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
-    """Return True if ``text`` could be a code, the end of a code, or a serial number.
+    """Return True if ``text`` could be a card's code or serial number.
 
-    ``is_found`` is True if the search has found orders. ``is_known`` is True if the text is a whole
-    word in an order that was found.
+    The last characters of a code also count as a code. ``is_found`` is True if the search has found
+    orders. ``is_known`` is True if the text is a whole word in an order that was found.
     """
     if after_code_labels(text):
         return True

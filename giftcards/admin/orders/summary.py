@@ -60,7 +60,7 @@ class SummaryInput:
 
 
 def summarise(story: SummaryInput) -> SafeString:
-    """Return sentences about what happened to the order, and what happens next.
+    """Return sentences about what has happened to the order and what is next.
 
     The sentences are HTML.
     """
@@ -182,7 +182,7 @@ def _followed(order: Order) -> Iterator[str]:
 
 # The waiting time of a customer is not shown before this time has passed.
 _SHORTEST_WAIT = timedelta(minutes=1)
-# A time that is nearer than this is shown as "in a moment".
+# A moment that is less than this far in the future is shown as "in a moment".
 _SOON = timedelta(minutes=1)
 _AGAIN = gettext_lazy("The app will try again automatically %(when)s.")
 

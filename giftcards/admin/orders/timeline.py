@@ -160,7 +160,7 @@ class Timeline:
             yield _revealed(reveal, shows_reason=self._shows_reasons)
 
     def _hides(self, decision: Acknowledgement) -> bool:
-        """Return True if ``decision`` names an order that the person is not allowed to see."""
+        """Return True if ``decision`` names an order that the person may not see."""
         if decision.code not in {"staff_reordered", "reordered_by_rule"}:
             return False
         seen = self._repeated_by and self._repeated_by.order.reference
@@ -234,7 +234,8 @@ def _moved(order: Order, move: _Move, *, shows_hints: bool) -> Event:
     return Event(change.at, text, status_badge(change.to_status), details, _trouble(change))
 
 
-# The texts for people who may not see the new order. The first text contains the name of a person.
+# These texts are for people who may not see the new order. The first text names the person who
+# placed it.
 _REORDERED = (
     gettext_lazy("%(by)s ordered the missing cards again."),
     gettext_lazy("The missing cards were ordered again."),

@@ -52,7 +52,8 @@ class _Entry(NamedTuple):
         return all(self.before[name] == new for name, (_seen, new) in self.change.values.items())
 
 
-# The relations of a model that the names and prices of its rows need.
+# The related rows that are loaded together with the rows of a model, because names and prices
+# depend on them.
 _RELATED = {"product": "category", "producttype": "product__category"}
 
 
@@ -126,10 +127,10 @@ class Draft:
 
     @cached_property
     def sold_out(self) -> tuple[int, int]:
-        """The numbers of types that a new stock buffer makes unavailable, or available again.
+        """The numbers of types that a new stock buffer would affect.
 
-        The first number counts types that customers can no longer buy. The second number counts
-        types that customers can buy again.
+        The first number counts types that customers could no longer buy. The second number counts
+        types that customers could buy again.
         """
         changed = (row for row in self.rows if isinstance(row, Shelf))
         return next((sold_out_by_buffer(row.stock_buffer) for row in changed), (0, 0))
@@ -170,7 +171,8 @@ def _set(row: Any, change: Change) -> _Entry:
     for name, (_seen, new) in change.values.items():
         setattr(row, name, row._meta.get_field(name).to_python(new))  # noqa: SLF001 (documented)
     if "fixed_price" in change.values:
-        # This loss does not have to be saved, because the page shows it and asks for confirmation.
+        # The loss counts as accepted when the change is saved, because the preview page shows it
+        # and asks for confirmation.
         is_loss = row.fixed_price is not None and row.cost and row.fixed_price < row.cost
         row.accepted_loss = row.cost - row.fixed_price if is_loss else 0
     return _Entry(row, change, before)

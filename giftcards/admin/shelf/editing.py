@@ -24,16 +24,17 @@ from giftcards.models.pricing import ShelfRow, told
 from giftcards.text.display import currency, is_whole
 
 CHANGES, SEES_COSTS = "giftcards.change_shelf", "giftcards.view_cost"
-# The columns that do not reveal costs. A person could calculate the cost of a card from any of the
-# other columns together with a price, or together with the point at which the card is no longer for
+# The columns that do not reveal costs. With any of the other columns, a person who knows the price
+# could calculate the cost of a card. So could a person who sees when the card is no longer for
 # sale.
 _FREE_OF_COSTS = {"is_sold", "stock_buffer", "own_name"}
-# A loss is accepted on the preview page of a change. Names are set together with other texts.
+# The preview page of a change accepts a loss. Names are changed on the page with the other texts.
 _SET_ELSEWHERE = {"accepted_loss", "own_name"}
 #: The two columns of a row's margin. At most one of them has a value.
 MARGIN = ("margin_percent", "margin_fixed")
 _EMPTY = SafeString("")
-# The seen value of a column that the page has not shown. A column of a form never has this value.
+# Stands for the value of a column that the page has not shown. A column of a form never has this
+# value.
 _UNSEEN = ""
 #: The name of the field that contains the values that a page has shown.
 SEEN = "seen"
@@ -48,7 +49,7 @@ def sees_costs(request: HttpRequest) -> bool:
 
 
 def shown_columns(request: HttpRequest, model: type[ShelfRow]) -> list[str]:
-    """Return the columns in ``SET_BY_SHOP`` that this person is allowed to see.
+    """Return the columns in ``SET_BY_SHOP`` that the person is allowed to see.
 
     Columns that reveal costs are left out for people who are not allowed to see costs.
     """

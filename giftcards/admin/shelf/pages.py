@@ -166,8 +166,8 @@ def _again(request: HttpRequest) -> HttpResponse:
 
 
 def _losses(request: HttpRequest, draft: Draft) -> list[PricePreview]:
-    # People who may not see costs cannot cause a loss that was not accepted, and losses must not be
-    # shown to them.
+    # Only people who may see costs can cause a loss that has not been accepted yet. Losses must be
+    # hidden from everyone else.
     return draft.losses if sees_costs(request) else []
 
 

@@ -336,7 +336,10 @@ def _moves(product: Product) -> str:
 
 
 def _sale(request: HttpRequest, product: Product, forms: RowForms) -> Section:
-    """Return the section that shows whether the product is sold, and its margin."""
+    """Return the section that shows whether the product is sold here.
+
+    The section also shows the margin of the product if the person is allowed to see costs.
+    """
     shelf, form = Shelf.objects.current(), forms[product]
     is_open = may_change(request)
     facts = [
@@ -363,7 +366,8 @@ def _with_hint(field: str, inherited: str) -> str:
 def _types(request: HttpRequest, kinds: list[ProductType], forms: RowForms) -> Section:
     shelf, shows_costs, is_open = Shelf.objects.current(), sees_costs(request), may_change(request)
     has_rule = any(kind.price_source != PriceSource.OWN for kind in kinds)
-    # Each column consists of whether it is shown, its heading, and its cell for a type.
+    # For each column: True if the column is shown, its heading, and a function that returns its
+    # cell for a type.
     table: list[tuple[bool, Any, Any]] = [
         (True, _("Type"), lambda kind: named(kind.name, kind.type_id)),
         (shows_costs, _("cost per card"), lambda kind: money(kind.cost)),

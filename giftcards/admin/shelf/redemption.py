@@ -40,7 +40,7 @@ class TextsForm(forms.Form):
         own_name = getattr(row, "own_name", "")
         self.state = token("redemption", [row.pk, own_name, shown])
         super().__init__(data, initial={"seen": self.state}, label_suffix="")
-        #: The column of each text, by the name of the field.
+        #: Maps the name of each form field to the column that stores its text.
         self.columns: dict[str, Any] = {}
         if isinstance(row, Product):
             self._add("own_name", row, "own_name", label=_("Name in your shop"), value=own_name)
@@ -119,7 +119,8 @@ class RedemptionPages(ShelfPages):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.redemption_view)
-        # Django does the same for its own views. The link to the manual needs this attribute.
+        # Django also sets ``model_admin`` on its own views. The link to the manual reads this
+        # attribute.
         vars(view)["model_admin"] = self
         names = "giftcards_product_redemption", "giftcards_category_redemption"
         return [

@@ -68,7 +68,8 @@ class _OnePage(ShelfPages):
 
     def get_urls(self) -> list[URLPattern]:
         view: Any = self.admin_site.admin_view(self.changelist_view)
-        # Lists of pages read this attribute, which Django sets on the views of a list.
+        # The start page and the manual read this attribute, which Django sets on its own list
+        # views.
         view.model_admin = self
         return [path("", view, name=f"giftcards_{self.opts.model_name}_changelist")]
 

@@ -34,7 +34,7 @@ def margin_text(margin: Margin) -> str:
 
 
 def column_text(name: str, value: Any) -> str:
-    """Return the value of a column that the shop sets, as text.
+    """Return a text for the value of a column that the shop can set.
 
     Amounts and percentages can be strings, as JSON stores them.
     """
@@ -54,10 +54,10 @@ def column_label(model: type[ShelfRow], name: str) -> str:
 
 
 def inherited_margin(row: Product | ProductType | Category, shelf: Shelf) -> str:
-    """Return the rule that sets prices if ``row`` has no margin of its own, as text.
+    """Return a text that describes the price rule that ``row`` inherits.
 
-    The text also says whether the rule comes from the product, the category, the shop or the
-    settings.
+    This rule applies if ``row`` does not have a margin of its own. The text also says whether the
+    rule comes from the product, the category, the shop or the settings.
     """
     source, margin = inherited(row, shelf)
     return _from(source, margin, row)
@@ -71,7 +71,10 @@ def margin_of(row: Product | Category, shelf: Shelf) -> str:
 
 
 def rule_of(kind: ProductType, shelf: Shelf) -> str:
-    """Return the rule that sets the price of ``kind``, and where the rule is set, as text."""
+    """Return a text that describes the rule for the price of ``kind``.
+
+    If ``kind`` inherits the rule, the text also says where the rule is set.
+    """
     source, margin = find_source(kind.terms, shelf.terms)
     if source == PriceSource.FIXED:
         return gettext("fixed price")
@@ -114,5 +117,8 @@ def inherited_sale(row: Product | ProductType) -> str:
 
 
 def sale_of(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold here, and where an inherited value is set, as text."""
+    """Return a text that says whether ``row`` is sold here.
+
+    If ``row`` inherits the value, the text also says where the value is set.
+    """
     return inherited_sale(row) if row.is_sold is None else yes_or_no(row.is_sold)

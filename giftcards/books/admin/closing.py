@@ -1,6 +1,7 @@
-"""The "Closing a month" page: the steps before a closing, the figures, and earlier closings.
+"""The "Closing a month" page, which shows the steps and the figures.
 
-The page requires the permissions to see reports and costs, because it shows both.
+The page also shows earlier closings. The page requires the permissions to see reports and costs,
+because it shows both.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ _TEXTS: Mapping[str, _Text] = {
 }
 # Maps the name of a count to the amount that is shown beside it.
 _AMOUNTS = {"breaks": "gap", "owing": "open_amount"}
-# The filters with which the list of orders shows what a figure counts.
+# The filters that limit the list of orders to the orders that a figure counts.
 _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
     "not_credited": {"ledger": "credits_missing"},
     "unpaid": OF_REPORTS["unpaid"].filters or {},
@@ -121,8 +122,8 @@ _OF_ORDERS: Mapping[str, Mapping[str, str]] = {
 _AFTER_ORDERING_AGAIN = {"reordered_amount", "paid_amount", "owed_amount"}
 # The first figure of a pair is left out if it equals the second.
 _BEYOND = {"charged_unfit": "charged_unknown", "credited_unfit": "credited_unknown"}
-# The filters with which the ledger shows what a figure counts. Other figures about the ledger link
-# to lists on its page.
+# The filters that limit the ledger to the entries that a figure counts. Other figures about the
+# ledger link to lists on the ledger's page.
 _OF_ENTRIES: Mapping[str, Mapping[str, str]] = {
     "charged_unknown": {"order": "charged"},
     "credited_unknown": {"order": "credited"},
@@ -231,7 +232,10 @@ def _refusal(request: HttpRequest, month: Month) -> str:
 
 
 def _close(pages: Pages, request: HttpRequest, month: Month, note: str) -> str:
-    """Close the month and return "", or return the reason why it was not closed."""
+    """Close the month, or return the reason why the month was not closed.
+
+    Returns "" if the month was closed.
+    """
     with transaction.atomic(using=router.db_for_write(MonthClosing)):
         closing = close_month(month, by=request.user.get_username(), note=note)
         if closing is None:
@@ -277,8 +281,8 @@ def _offered(chosen: Month) -> Iterator[tuple[str, str, bool]]:
     for first in sorted({*months, chosen.first}, reverse=True):
         text, closing = month_text(first), valid.get(first)
         if closing:
-            # The chosen month has just been compared with its record; other months show an earlier
-            # result.
+            # The figures of the chosen month have just been compared with its record. For other
+            # months, the result of an earlier comparison is shown.
             is_chosen = first == chosen.first
             has_changed = bool(chosen.differences) if is_chosen else closing.has_changed
             state = gettext("has changed") if has_changed else gettext("closed")
@@ -322,7 +326,11 @@ def _sentence(step: Step, month: Month) -> str:
 def _rows(
     pages: Pages, request: HttpRequest, month: Month, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the counts of a step that are not 0, each with a link to what it counts."""
+    """Yield the counts of a step that are not 0, with links.
+
+    Each link leads to the list of counted rows, or is "" if the person may not open this list. A
+    count that includes another count of the step is left out if both counts are equal.
+    """
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)
         if not number or (lesser and number == month.figures[lesser]):
@@ -338,7 +346,10 @@ def _rows(
 
 
 def _url_of(pages: Pages, request: HttpRequest, month: Month, name: str) -> str:
-    """Return the URL of the list of what a figure counts, or "" if the user may not open it."""
+    """Return the URL of the list that shows what a figure counts.
+
+    The result is "" if the person may not open the list, or if the list is not in this admin site.
+    """
     if name in _OF_ORDERS:
         period = Question(month.first, month.last)
         return list_url(pages.url_of("changelist"), period, **_OF_ORDERS[name])

@@ -1,6 +1,7 @@
-"""The admin page for the provider's ledger: its entries, and the totals of a period.
+"""The admin page for the provider's ledger.
 
-The page requires the permission to see costs.
+The page shows the entries of the ledger and the totals of a period. The page requires the
+permission to see costs.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ _KINDS: Mapping[str, Any] = {
     "ADSL": _("Internet credit"),
     "REFUND-ADSL": _("Internet credit, credited back"),
 }
-# The most types that a filter offers, and the most rows that a search shows.
+# The maximum number of types that a filter offers, and of rows that a search shows.
 _MOST_KINDS = 30
 _MOST_FOUND = 1_000
 _MONTHS = 12
@@ -96,7 +97,8 @@ class MatchFilter(ConditionFilter):
     title = _("order")
     parameter_name = "order"
     conditions = {
-        # ``is_guess=True`` would become a bare column in SQL, for which SQLite uses no index.
+        # For ``is_guess=True``, the condition in SQL would be the column alone, and SQLite would
+        # not use an index for it.
         "guessed": (_("Matched by amount and time"), Q(is_guess__in=[True])),
         # A tile of the start page links to the choice "unknown".
         "unknown": (_("Without a matching order"), CHARGED_UNKNOWN | CREDITED_UNKNOWN),
@@ -129,7 +131,10 @@ class PeriodFilter(admin.SimpleListFilter):
 
     @property
     def period(self) -> tuple[date, date] | None:
-        """The first and last day of the selected period, or ``None`` if no period is selected."""
+        """The first and last day of the selected period.
+
+        The value is ``None`` if the person has not selected a period.
+        """
         chosen = self.value()
         if not chosen:
             return None
@@ -191,13 +196,13 @@ class LedgerEntryAdmin(OrderRows):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         if request.GET.get(MatchFilter.parameter_name) in {"unknown", "charged", "credited"}:
-            # The sorting has all columns of the index: PostgreSQL does not know that ``order_id``
-            # is always NULL.
+            # The rows are sorted by all columns of the index, because PostgreSQL does not know that
+            # ``order_id`` is always NULL here.
             return ("-order_id", "-type", "-time", "-pk")
         return ("-time", "-pk")
 
     def search_rows(self, rows: QuerySet[Any], name: str) -> QuerySet[Any]:
-        # The conditions have different indexes, so each has a query.
+        # Each condition has its own query, because each uses a different index.
         entries = LedgerEntry.objects.order_by()
         found = (
             entries.filter(provider_id=name),
@@ -217,7 +222,10 @@ class LedgerEntryAdmin(OrderRows):
         return response
 
     def _closing(self, request: HttpRequest) -> str:
-        """Return the URL of the page that closes a month, or "" if the user may not open it."""
+        """Return the URL of the page that closes a month.
+
+        The result is "" if the user may not open the page.
+        """
         pages = self.admin_site._registry.get(Order)  # noqa: SLF001
         if not (isinstance(pages, OrderPages) and pages.has_report_permission(request)):
             return ""
@@ -303,7 +311,10 @@ def _kind_text(kind: str) -> str:
 
 
 def _known_kinds() -> Iterator[str]:
-    """Yield the types of the ledger's entries, using one index lookup for each type."""
+    """Yield each type of entry that the ledger contains.
+
+    The function makes one index lookup for each type.
+    """
     kinds = LedgerEntry.objects.order_by("type").values_list("type", flat=True)
     kind: str | None = ""
     while (kind := kinds.filter(type__gt=kind).first()) is not None:

@@ -83,7 +83,7 @@ def _figures(state: ProviderState, in_orders: OpenMoney | None) -> Iterator[tupl
 
 
 def _of_open(in_orders: OpenMoney) -> str:
-    """Return a note about unsent orders and orders with an unknown price, as HTML."""
+    """Return an HTML note about unsent orders and unknown prices."""
     texts = []
     if in_orders.unsent:
         text = gettext("including %(amount)s for orders that are not sent yet")
@@ -139,7 +139,7 @@ def _on_list(
     return OnList(notice=above_list(pages, request, standing))
 
 
-# The days of the chart on the start page, with today.
+# The number of days in the chart on the start page, including today.
 _DAYS = 14
 
 

@@ -1,4 +1,7 @@
-"""The parameters of a report (period, grouping and product), and their forms."""
+"""The parameters of a report, and the forms for reports and downloads.
+
+The parameters are the period, the grouping and the product.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from giftcards.text.display import day_text, isolated
 # express very early times.
 _FIRST = date(2000, 1, 1)
 _LAST = date(2100, 12, 31)
-# The maximum number of days in a report with a row for each day, because a person has to read the
+# The maximum number of days in a report by day, because people have to be able to read all of its
 # rows. The maximum number of years in any report.
 _MOST_DAYS = 366
 _MOST_YEARS = 10
@@ -35,7 +38,10 @@ _NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The parameters of a report. The period includes both ``start`` and ``end``."""
+    """The parameters of a report.
+
+    The period includes both ``start`` and ``end``.
+    """
 
     start: date
     end: date
@@ -123,7 +129,10 @@ class ReportForm(forms.Form):
 
 
 class DownloadForm(forms.Form):
-    """The form for a download, with a button for the report and a button for the orders."""
+    """The form for a download of the report or its orders.
+
+    The form has one button for the report and one button for the orders.
+    """
 
     what = forms.ChoiceField(choices=[("report", ""), ("orders", "")])
     format = forms.ChoiceField(label=_("File"))
@@ -175,7 +184,11 @@ def row_text(row: Row, report: Report) -> str:
 
 
 def month_of(text: str) -> date | None:
-    """Return the first day of a month such as ``2026-11``, or ``None`` for any other string."""
+    """Return the first day of a month such as ``2026-11``.
+
+    The result is ``None`` if ``text`` is not a month in this format, or if the month is before 2000
+    or after 2100.
+    """
     try:
         first = date.fromisoformat(f"{text}-01")
     except ValueError:

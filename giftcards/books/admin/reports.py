@@ -1,6 +1,7 @@
-"""The "Report" page: the orders, payments and debts of a period, with a chart and downloads.
+"""The "Report" page, which shows the orders and payments of a period.
 
-Users who are not allowed to see costs do not see figures that reveal the provider's prices.
+The page also shows the debts of the period, a chart, and a form for downloads. Users who are not
+allowed to see costs do not see figures that reveal the provider's prices.
 
 Positions in the chart are percentages, so that the chart can have any size. Time and amounts run
 from left to right even in Arabic, because this is the convention in Algeria.
@@ -78,7 +79,11 @@ def report_view(pages: Pages, request: HttpRequest) -> HttpResponse:
 
 
 def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
-    """Return a file. Only POST requests are allowed, because each download is recorded."""
+    """Return the report or the orders of the report as a file.
+
+    Only POST requests are allowed, because each download is recorded. If a form is invalid, the
+    function returns the report page instead of a file.
+    """
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     if not (
@@ -89,7 +94,7 @@ def download_view(pages: Pages, request: HttpRequest) -> HttpResponseBase:
     if not (form.is_valid() and download_form.is_valid()):
         return _report_page(pages, request, form, download_form, status=400)
     question, given = form.question, download_form.cleaned_data
-    # The trace comes first, so that no file leaves the shop without a trace.
+    # The log entry is written first, so that every download is recorded.
     _leave_trace(request, question, given)
     return _file(question, given, shows_costs=pages.may_see_costs(request))
 
@@ -207,7 +212,10 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """Return the URL of the order list, filtered by ``question`` and ``filters``."""
+    """Return the URL of the order list for ``question`` and ``filters``.
+
+    The filters of the list are the period and the product in ``question``, and all ``filters``.
+    """
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
     period = {"finalized_at__gte": str(start), "finalized_at__lt": str(end)}
@@ -235,7 +243,7 @@ def _facts(total: Figures, question: Question, order_list: str, side: Side) -> I
         value = getattr(total, name)
         if figure.side != side or (figure.is_rare and not value):
             continue
-        # "orders" links to its list even if it is 0.
+        # The number of orders has a link even if it is 0.
         filters = figure.filters if value or name == "orders" else None
         url = "" if filters is None else list_url(order_list, question, **filters)
         yield ReportFact(figure.label, _figure(figure, total), url, figure.is_to_do and value > 0)
@@ -263,7 +271,10 @@ def _open(found: OpenMoney) -> Iterator[ReportFact]:
 
 
 def orders_of_unknown_price(count: int) -> SafeString:
-    """Return HTML such as "and 2 orders with an unknown price", for use after an amount."""
+    """Return HTML such as "and 2 orders with an unknown price".
+
+    The HTML continues a text that ends with an amount.
+    """
     text = ngettext(
         "and %(count)s order with an unknown price",
         "and %(count)s orders with an unknown price",
@@ -273,7 +284,7 @@ def orders_of_unknown_price(count: int) -> SafeString:
 
 
 def _table_columns(report: Report, *, shows_costs: bool) -> dict[Figure, bool]:
-    """Return a dict that maps each column of the table to whether it needs decimals."""
+    """Return the columns of the table, and whether each needs decimals."""
     sums = [report.total, *(row.figures for row in report.rows)]
     return {
         column: not all(is_whole(Decimal(getattr(figures, column.name))) for figures in sums)
@@ -301,9 +312,9 @@ def _cells(figures: Figures, columns: Mapping[Figure, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return the ``Question`` that selects the orders of ``row`` in the order list.
+    """Return a ``Question`` that selects the orders of ``row``.
 
-    The result is ``None`` if the filters of the list cannot select these orders.
+    The result is ``None`` if the filters of the order list cannot select these orders.
     """
     if isinstance(row.key, tuple):
         product_id, type_id = row.key
@@ -316,7 +327,10 @@ def _question_of(row: Row, question: Question) -> Question | None:
 
 
 def _cell(column: Figure, figures: Figures, *, has_decimals: bool) -> str:
-    """Return a figure as HTML without a currency, with a warning sign if it leaves out orders."""
+    """Return a figure as HTML, without the currency.
+
+    If the figure leaves out orders, a warning sign comes before the figure.
+    """
     value = getattr(figures, column.name)
     if isinstance(value, Decimal):
         known = None if _is_unknown(column, figures) else value
@@ -339,7 +353,10 @@ def _figure(column: Figure, figures: Figures) -> str:
 
 
 def _is_unknown(column: Figure, figures: Figures) -> bool:
-    """True if the figure depends on sale amounts, and no order has a known sale amount."""
+    """Return True if the figure is unknown for lack of sale amounts.
+
+    This is the case if the figure depends on sale amounts, and no order has a known sale amount.
+    """
     is_amount = isinstance(getattr(figures, column.name), Decimal)
     return is_amount and Side.CUSTOMERS in column.side and 0 < figures.orders == figures.unpaid
 
@@ -375,7 +392,11 @@ class Series(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A part of a bar, with its position and size in percent and the index of its series."""
+    """A part of a column or of a bar in a chart.
+
+    The position and the size are percentages. ``series`` is the index of the series that the part
+    belongs to.
+    """
 
     series: int
     x: str
@@ -385,7 +406,10 @@ class Box(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A column or a bar of a chart. ``title`` contains its name and values as text."""
+    """A column or a bar of a chart.
+
+    ``title`` contains the name and the values of the column or bar as text.
+    """
 
     boxes: Sequence[Box]
     title: str
@@ -394,7 +418,10 @@ class Drawn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """An axis label. If ``is_minor`` is True, the label is hidden on narrow screens."""
+    """An axis label.
+
+    If ``is_minor`` is True, the label is hidden on narrow screens.
+    """
 
     at: str
     text: str
@@ -412,7 +439,10 @@ SERIES = (
 
 
 def chart(report: Report) -> dict[str, Any] | None:
-    """Return the context for ``chart.html``, or ``None`` if there are no payments."""
+    """Return the context for ``chart.html``.
+
+    The result is ``None`` if the report does not contain any payments.
+    """
     if not any(_values(report.total)):
         return None
     draw = _bars if report.by in {By.PRODUCT, By.TYPE} else _columns
@@ -441,7 +471,7 @@ def _columns(report: Report) -> dict[str, Any]:
     }
 
 
-# The chart has at most this many bars of products. The table shows all products.
+# The maximum number of bars in the chart. The table shows all rows of the report.
 _MOST_BARS = 8
 
 
@@ -531,7 +561,10 @@ def _total(row: Sequence[Decimal]) -> Decimal:
 
 
 def _parts(row: Sequence[Decimal], total: Decimal | int) -> Iterator[tuple[int, Decimal, Decimal]]:
-    """Yield the index, start and end of each value above 0, with start and end in percent."""
+    """Yield the index, the start and the end of each value above 0.
+
+    The start and the end are percentages of ``total``.
+    """
     end = Decimal(0)
     for series, value in enumerate(row):
         start, end = end, end + value
@@ -540,7 +573,10 @@ def _parts(row: Sequence[Decimal], total: Decimal | int) -> Iterator[tuple[int, 
 
 
 def middle(number: int, places: int) -> Decimal:
-    """Return the centre of column ``number`` of ``places``, in percent of the chart's width."""
+    """Return the centre of a column, in percent of the chart's width.
+
+    ``number`` is the index of the column, and ``places`` is the number of columns.
+    """
     return (number + Decimal("0.5")) * 100 / places
 
 
@@ -548,10 +584,11 @@ _MARKED = 4
 
 
 def scale(highest: Decimal) -> list[int]:
-    """Return the tick values of an axis: multiples of a round number from 0 to ``highest``.
+    """Return the tick values of an axis for values up to ``highest``.
 
-    The last value can be higher than ``highest``. The values are whole numbers, because a fraction
-    of a dinar is too small for a tick.
+    The tick values are multiples of a round number and begin with 0. The last tick value can be
+    higher than ``highest``. The tick values are whole numbers, because a fraction of a dinar is too
+    small for a tick.
     """
     least = max(highest / _MARKED, Decimal(1))
     unit = Decimal(1).scaleb(least.adjusted())
@@ -564,7 +601,10 @@ _MOST_LABELS = 8
 
 
 def labelled(places: int) -> range:
-    """Return the indexes of the labelled columns, which are evenly spaced from 0."""
+    """Return the indexes of the columns that have a label.
+
+    The indexes are evenly spaced and begin with 0.
+    """
     return range(0, places, max(ceil(places / _MOST_LABELS), 1))
 
 

@@ -1,6 +1,7 @@
-"""The proof of delivery: a page with all facts about an order except the codes.
+"""The proof of delivery page, which shows an order without its codes.
 
-Staff use the page if a customer says that a code has already been used.
+The page shows all facts about the order except the codes. Staff use the page if a customer says
+that a code has already been used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from giftcards.models import CardReveal, Order
 from giftcards.rules.money import customer_breakdown
 from giftcards.text.display import bdi, filled, money, named, status_badge, zoned_moment
 
-# The most messages, links and visits on the page.
+# The maximum number of messages, of links and of visits on the page.
 _MOST = 200
 # If there are more codes than this, the provider is not told their last characters.
 _FEW = 10
@@ -48,7 +49,7 @@ def _view(pages: Pages, request: HttpRequest, key: str) -> HttpResponse:
     now = timezone.now()
     has_perm = request.user.has_perm
     order = pages.order_for(request, key, allowed=has_perm("giftcards_delivery.view_delivery"))
-    # Whoever sees the last characters of codes on an order's page sees them here, too.
+    # People who may see the last characters of codes on an order's page also see them here.
     cards = cards_shown(order, with_tails=pages.may_see_tails(request))
     sees_reveals = has_perm("giftcards.view_cardreveal")
     past = Timeline(

@@ -50,15 +50,17 @@ logger = logging.getLogger(__name__)
 
 #: The permission to have messages sent again, and to make and withdraw links.
 MAY_RESEND = may("giftcards_delivery.resend_delivery")
-# The most messages and links together that staff can make for an order in an hour.
+# The maximum number of messages and links, counted together, that staff can request for an order in
+# an hour.
 MOST_OF_AN_ORDER = 10
 
 
 def count(request: HttpRequest, order: Order, *, is_handed_out: bool) -> None:
-    """Raise :exc:`~giftcards.admin.frame.actions.Refused` if an hourly limit is exceeded.
+    """Check the hourly limits for messages and links.
 
-    Call this function in the transaction that locked ``order`` and created the link or message.
-    ``is_handed_out`` is True for a link, and for a message to an address that is not in the order.
+    Raises :exc:`~giftcards.admin.frame.actions.Refused` if a limit is exceeded. Call this function
+    in the transaction that locked ``order`` and created the link or message. ``is_handed_out`` is
+    True for a link, and for a message to an address that is not in the order.
     """
     since = _an_hour_ago()
     links = CardLink.objects.filter(created_at__gt=since, origin=CardLink.Origin.STAFF).order_by()

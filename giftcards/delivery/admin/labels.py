@@ -47,7 +47,10 @@ def newest(rows: QuerySet[Any], limit: int) -> tuple[list[Any], bool]:
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """Annotate ``links`` in one query with the counts and times for :func:`use_in_words`."""
+    """Annotate ``links`` with the values that :func:`use_in_words` needs.
+
+    A single query then reads how often each link was used, and when it was last used.
+    """
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(
         times_opened=Count("visits", filter=opened),
@@ -65,12 +68,15 @@ def status_badge(message: Delivery) -> SafeString:
 
 
 def address_of(message: Delivery) -> SafeString:
-    """Return the address of the message, or a note that the address has been erased."""
+    """Return the address, or a note that the address has been erased."""
     return bdi(message.address or gettext("an erased address"))
 
 
 def what_became(message: Delivery) -> SafeString:
-    """Return one or two sentences about the result of the message and what to do about it."""
+    """Return a text about the result of the message.
+
+    If the message has failed, the text also tells staff what to do next.
+    """
     parts: dict[str, Any] = {"address": address_of(message)}
     match message.status:
         case DeliveryStatus.SENT:
@@ -107,7 +113,10 @@ def _age(at: datetime) -> str:
 
 
 def doubts(message: Delivery) -> str:
-    """Return a sentence that tells how many attempts have an unknown result, or ""."""
+    """Return a sentence about attempts with an unknown result, or "".
+
+    The sentence contains the number of these attempts.
+    """
     if not message.unanswered:
         return ""
     text = ngettext(
@@ -154,7 +163,7 @@ def _together(said: Sequence[str]) -> str:
 
 
 def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
-    """Return the state of the link in words, and whether staff must send a new link."""
+    """Return the state of the link, and whether staff must replace the link."""
     if link.revoked_at:
         text = gettext("Withdrawn on %(at)s by %(by)s.")
         return filled(text, at=moment(link.revoked_at), by=bdi(link.revoked_by or "-")), False
@@ -170,7 +179,10 @@ def state_of(link: CardLink, now: datetime) -> tuple[SafeString | str, bool]:
 
 
 def origin_of(link: CardLink) -> SafeString | str:
-    """Return the origin of the link, and the name of its creator if staff made it."""
+    """Return the origin of the link in words.
+
+    If staff created the link, the text contains the name of the person who created it.
+    """
     if link.created_by and link.origin == CardLink.Origin.STAFF:
         text = gettext("Created by %(by)s, to be handed over")
         return filled(text, by=bdi(link.created_by))

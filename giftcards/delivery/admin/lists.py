@@ -53,7 +53,8 @@ from giftcards.models import Order
 from giftcards.text.display import bdi, count_text, exact_moment, filled, labelled, moment
 from giftcards.watch.conditions import Standing
 
-# The most visits on the page of a link: programs may open a link any number of times.
+# The maximum number of visits on the page of a link. The number must be limited, because programs
+# may open a link any number of times.
 _MOST_VISITS = 200
 
 
@@ -264,7 +265,7 @@ class StaffDigestAdmin(ErrorsForDevelopers, ReadOnlyRows):
     list_display_links = None
     fields = readonly_fields = list_display
     sortable_by = ()
-    # On a phone, a dash would take a line of its own.
+    # On a phone, a dash for an empty value would take up a whole line.
     empty_value_display = ""
 
     class Media:

@@ -86,7 +86,7 @@ class SendAgainForm(forms.Form):
         ),
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password", "dir": "ltr"}),
     )
-    # Each form has another value, so that pressing its button twice sends one message.
+    # Each form has a different value, so that pressing its button twice sends only one message.
     once = forms.UUIDField(widget=forms.HiddenInput)
 
     def __init__(

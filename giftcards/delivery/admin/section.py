@@ -51,7 +51,7 @@ from giftcards.watch.conditions import Standing
 ABOUT_ORDER = (SEND_AGAIN, SEND_LINK, NEW_LINK, WITHDRAW, PROOF)
 ABOUT_MESSAGE = (TRY_NOW, SEND_NOW, CANCEL)
 
-# The most messages, and the most links, on the page of an order.
+# The maximum number of messages, and of links, on the page of an order.
 _MOST = 20
 # The statuses of messages whose last error is shown.
 _TROUBLED = (DeliveryStatus.RETRYING, DeliveryStatus.SENDING, DeliveryStatus.FAILED)
@@ -89,7 +89,8 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     if conf.is_off and not (messages or links):
         return {}
     acts = buttons(pages, request, order, ABOUT_ORDER)
-    # Any message counts as news for the customer, even one that did not go out.
+    # A message also counts if it was not sent successfully, because the section lists it with its
+    # status.
     silence = _why_silent(order, {message.kind for message in messages})
     if not (messages or links or acts or silence):
         return {}
@@ -97,7 +98,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
     return {
         "original": order,
         "silence": silence,
-        # Without messages about the order, no codes can have been sent elsewhere.
+        # If there are no messages about the order, codes cannot have been sent to a former address.
         "codes_elsewhere": _codes_elsewhere(order) if messages else [],
         "messages": [
             {
@@ -170,7 +171,10 @@ def _link_row(link: CardLink) -> dict[str, Any]:
 
 
 def _consequences(_pages: Pages, request: HttpRequest, order: Order) -> Iterator[SafeString]:
-    """Yield sentences for staff about what happens to messages if an address is corrected."""
+    """Yield sentences about what a correction does to messages.
+
+    The admin page for corrections shows these sentences to staff before they correct an address.
+    """
     if not request.user.has_perm("giftcards_delivery.view_delivery"):
         return
     if not order.is_gift:
@@ -214,7 +218,10 @@ def _if_moved(order: Order, *, for_recipient: bool) -> Iterator[SafeString]:
 
 
 def _codes_elsewhere(order: Order) -> list[SafeString]:
-    """Return sentences about codes that were sent to an address that the order no longer has."""
+    """Return sentences about codes that were sent to former addresses.
+
+    A former address belonged to the order before a correction.
+    """
     found: list[SafeString] = []
     for for_recipient in (False, True):
         now = addresses_of(order, for_recipient=for_recipient)

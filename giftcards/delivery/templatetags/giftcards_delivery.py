@@ -21,7 +21,7 @@ register.filter("moment", moment)
 register.filter("day", day_text)
 register.filter("linked", linked)
 
-# The most orders that the tag lists; the customer's page lists all.
+# The maximum number of orders that the tag lists. The customer's page lists all orders.
 _MOST_LISTED = 20
 
 
@@ -39,7 +39,10 @@ def my_cards(context: RequestContext) -> dict[str, Any]:
 
 @register.inclusion_tag("giftcards_delivery/tags/order_cards.html", takes_context=True)
 def order_cards(context: RequestContext, order: Order) -> dict[str, Any]:
-    """Return the state of ``order`` and a button for its cards if the logged-in user owns it."""
+    """Return the state of ``order`` and a button for its cards.
+
+    The tag is empty unless the logged-in user owns the order.
+    """
     user, back = _person_and_page(context)
     # The order is read again, because the template's instance may be out of date.
     found = Order.objects.of_user(user).filter(pk=order.pk)[:1]

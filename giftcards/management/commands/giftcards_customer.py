@@ -113,8 +113,8 @@ class Command(GiftcardsCommand):
         if options["erase"]:
             reasons = ((order, why_kept(order, person.roles_in(order))) for order in orders)
             done.kept = {order.reference: reason for order, reason in reasons if reason}
-        # If an order is kept, the command has to run again. That run would refuse a file that is
-        # there, so this run writes none.
+        # If an order is kept, the command has to be run again, and that run would refuse to
+        # overwrite an existing file. Therefore, this run does not write a file.
         if orders and not done.kept:
             done = self._do(person, orders, options)
         if options["json"]:
@@ -144,7 +144,8 @@ class Command(GiftcardsCommand):
 
     def _foretell(self, orders: Sequence[Order], options: dict[str, Any]) -> None:
         path = options["export"]
-        # lexists() also finds a dangling symbolic link, where no file could be made.
+        # lexists() also finds a dangling symbolic link, at which the file could not be created
+        # either.
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")

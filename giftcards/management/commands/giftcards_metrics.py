@@ -29,7 +29,7 @@ class Command(GiftcardsCommand):
         """Do not add ``--json``, because the output has only one format."""
 
     def find_database(self, options: dict[str, Any]) -> None:
-        """Do nothing, because ``handle`` reads the database and reports a failure itself."""
+        """Do nothing, because ``handle`` reports database failures itself."""
 
     def handle(self, **options: Any) -> None:  # noqa: ARG002
         # The import is here because not every shop has prometheus-client.

@@ -101,8 +101,8 @@ class Command(GiftcardsCommand):
         try:
             self._send(order, options)
         except Error as error:
-            # The message must not sound as if nothing had happened: people would buy the cards
-            # again.
+            # The message must say that the order may have been sent. Otherwise, people would buy
+            # the cards again.
             raise database_failure(
                 error,
                 f"The order {order.reference} was recorded and may have been sent. Do not place"
@@ -115,7 +115,7 @@ class Command(GiftcardsCommand):
             with Gateway() as gateway, self.progress(options) as progress:
                 order = _follow(order, gateway, progress, wait=options["wait"])
         except (OutputClosed, KeyboardInterrupt):
-            # Nobody reads the output any more, but a worker goes on with the order.
+            # The user no longer sees the output, but a worker continues with the order.
             wake_worker()
             raise
         if not (order.is_final or order.is_on_hold):

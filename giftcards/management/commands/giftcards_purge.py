@@ -67,5 +67,6 @@ def _days(text: str) -> int:
 
 
 def _so_far(done: Purge) -> str:
-    # The number grows in steps of 10,000, because a log gets a line whenever the text changes.
+    # The number is rounded down to a multiple of 10,000, because a log gets a new line whenever the
+    # text changes.
     return f"Looking through old orders: more than {done.orders // 10_000 * 10_000} so far"

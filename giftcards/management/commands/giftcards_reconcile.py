@@ -144,7 +144,10 @@ def _read(gateway: Gateway, pulse: Pulse, *, since: datetime) -> Listing | None:
 
 
 class _Found:
-    """The result of the command. ``bought`` is ``None`` without ``--after-restore``."""
+    """The result of the command.
+
+    ``bought`` is ``None`` without ``--after-restore``.
+    """
 
     def __init__(
         self,

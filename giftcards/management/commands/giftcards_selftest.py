@@ -45,7 +45,10 @@ _SALE_PRICE = Decimal(10_000)
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An order and its expected result. If ``type_id`` is "", the ``--type`` option is used."""
+    """An order of the self-test, and its expected result.
+
+    If ``type_id`` is "", the value of the ``--type`` option is used.
+    """
 
     name: str
     type_id: str
@@ -94,7 +97,10 @@ class ReferenceTrial:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestReport:
-    """The result of a scenario. The scenario passed if ``complaints`` is empty."""
+    """The result of a scenario.
+
+    The scenario passed if ``complaints`` is empty.
+    """
 
     scenario: Scenario
     order: Order
@@ -213,7 +219,8 @@ def run(
                     product_id=product_id,
                     type_id=scenario.type_id or type_id,
                     quantity=scenario.quantity,
-                    # An ordinary type may cost more than any invented sale price.
+                    # An ordinary type gets no sale price, because it may cost more than any
+                    # invented price.
                     sale_price=_SALE_PRICE if scenario.type_id else None,
                     # The shop's receivers recognise these orders by the reference.
                     reference=f"selftest-{new_reference()}",
@@ -231,18 +238,19 @@ def run(
         for seen in watch(placed, gateway):
             order = seen
             on_wait(scenario, order)
-            # The command does not wait for a price that the provider has not named: that may take
-            # long.
+            # If the price is unknown, the command does not wait for it, because this may take long.
             if any(problem.code == "price_unknown" for problem in order.open_problems):
                 break
         yield SelfTestReport(scenario, order, list(_differences(scenario, order)))
 
 
 def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
-    """Buy twice with the same reference, and search the answers for the reference.
+    """Test how the provider treats references.
 
-    The test type does not deliver cards. The provider's list of orders is read last, because a new
-    order might be missing from it at first. Returns ``None`` if the provider's answers are
+    The function buys twice with the same reference, and searches the answers for the reference. If
+    the provider refuses the first purchase, the function does not make the second one. The test
+    type does not deliver cards. The provider's list of orders is read last, because a new order
+    might be missing from the list at first. Returns ``None`` if the provider's answers are
     unusable.
     """
 
@@ -250,7 +258,7 @@ def try_reference(gateway: Gateway, product_id: str) -> ReferenceTrial | None:
         request = partial(gateway.ask, call, Purpose.BACKGROUND, may_repeat=False)
         return ask_when_free(gateway, request, lambda _is_paused: None)
 
-    # Of the same form as those that are sent with orders.
+    # The reference has the same form as the references that are sent with orders.
     [reference, *_] = conf.keyring().sent_references(f"selftest-{new_reference()}")
     place = partial(
         gateway.client.place,

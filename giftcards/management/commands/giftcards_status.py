@@ -73,7 +73,7 @@ class Command(GiftcardsCommand):
         conditions = named_conditions(options["fail_on"], CONDITIONS)
         if conditions and options["reference"] is not None:
             raise refuse("Use either a reference or --fail-on, which is about all orders.")
-        # The command speaks English in any site.
+        # The output is in English, regardless of the site's language.
         with translation.override(None):
             if options["reference"] is not None:
                 self.show_order(find_order(options["reference"]), options)
@@ -98,7 +98,7 @@ class _Overview:
         self.standing = Standing()
         self.state = self.standing.state
         self.schedule = schedule_problem()
-        #: The sentence of each condition that holds.
+        #: The conditions that hold, each with its sentence.
         self.holding = [
             (condition, sentence)
             for condition in most_urgent_first(CONDITIONS.values())

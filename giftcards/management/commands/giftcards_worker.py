@@ -57,7 +57,8 @@ class Command(GiftcardsCommand):
             while not stop.is_set():
                 done = follow(seconds=None, stop=stop)
                 if done is None:
-                    # Another process follows the orders; this one takes over when that one stops.
+                    # Another process is following the orders. This process takes over when the
+                    # other one stops.
                     stop.wait(1)
                 else:
                     self.say(f"{done}.", options)

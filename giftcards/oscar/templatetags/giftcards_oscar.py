@@ -32,8 +32,11 @@ def basket_redemption(basket: Any) -> dict[str, Any]:
 
 
 def _descriptions(products: Collection[int]) -> dict[int, Description]:
-    """Return the descriptions of gift cards by the oscar product's primary key, in three
-    queries."""
+    """Return the descriptions of the gift cards among ``products``.
+
+    ``products`` contains primary keys of oscar products. The result maps these keys to
+    descriptions. The function makes at most three queries.
+    """
     records = stock_records().filter(product__in=products).order_by("product")
     ids = {key: ids_of(sku)[0] for key, sku in records.values_list("product", "partner_sku")}
     told = of_products(Product.objects.filter(product_id__in=ids.values()))

@@ -81,7 +81,7 @@ class Command(GiftcardsCommand):
         if options["contacts"] and not options["orders"]:
             raise refuse("Use --contacts together with --orders.")
         start, end = _period(options["start"], options["end"])
-        # The command speaks English, whatever the site's language is.
+        # The output of the command is in English, whatever the site's language is.
         with translation.override(None):
             if options["orders"]:
                 rows = order_rows(
@@ -100,8 +100,8 @@ class Command(GiftcardsCommand):
             self.show(_as_dict(found, open_), "\n".join(_text(found, open_)), options)
 
     def _write_csv(self, rows: Iterable[Any]) -> None:
-        # The command writes bytes if possible, so that the file is in UTF-8 whatever the terminal
-        # uses.
+        # The command writes bytes if it can, so that the file is always in UTF-8, whatever the
+        # encoding of the terminal is.
         out = getattr(self.stdout, "buffer", None)
         for chunk in as_csv(rows):
             if out is None:
