@@ -1,4 +1,4 @@
-"""Sphinx's configuration. Build with ``make docs``; a warning is a failure."""
+"""The configuration of Sphinx. Build with ``make docs``, which fails on warnings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Links from the first use of each word of the glossary on a page to its entry.
+"""Links from the first use of each glossary word on a page to its entry.
 
-Authors write no such links: they are made when the documentation is built.
+The links are made when the documentation is built, so authors do not write them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from docutils import nodes
 
 PAGE = "glossary"
 _SOURCE = Path(__file__).with_name(f"{PAGE}.md")
-# Within these, a word is not running text, or already leads elsewhere.
+# In these nodes, a word is not running text, or is already part of a link.
 _SKIPPED = (nodes.literal, nodes.FixedTextElement, nodes.reference, nodes.title, nodes.caption)
 
 
@@ -28,7 +28,7 @@ def anchor(word: str) -> str:
 
 def link_words(page: nodes.Element, glossary: str) -> None:
     """Link the first use of each word on a page; ``glossary`` is the address of the glossary."""
-    # The longest first, so that "stock buffer" is not read as a shorter word.
+    # The longest words come first, so that "stock buffer" is not read as a shorter word.
     left = sorted(entries(), key=len, reverse=True)
     for text in list(page.findall(nodes.Text)):
         if not _is_skipped(text):
@@ -45,7 +45,7 @@ def _is_skipped(text: nodes.Text) -> bool:
 
 
 def _parts(text: str, left: list[str], glossary: str) -> Iterator[nodes.Node]:
-    """Split the text into links and what stands between; remove linked words from ``left``."""
+    """Split the text into links and the text between them; remove linked words from ``left``."""
     while left:
         words = "|".join(re.escape(word).replace(r"\ ", r"\s") for word in left)
         found = re.search(rf"\b({words})(?:e?s)?\b", text, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """The pages that include the manual for staff, which the admin shows as well.
 
-A topic begins at the anchor that is its name. In the documentation, several languages share one
-set of anchors, so each gets the language in front.
+A topic begins at an anchor with its name. In the documentation, several languages share one set of
+anchors, so each anchor also contains the language.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Make the pictures of the documentation: ``python -m docs.screenshots``, from the checkout.
+"""Make the screenshots of the documentation: ``python -m docs.screenshots``, from the checkout.
 
-Needs Debian's chromium and chromium-driver, and the dependency group ``test``. ``--to DIRECTORY``
-writes them elsewhere; ``--all`` makes every page in every language, for the desktop and the phone,
-light and dark.
+This needs Debian's chromium and chromium-driver, and the dependency group ``test``. With ``--to
+DIRECTORY``, the pictures are written to a different folder. With ``--all``, they show every page in
+every language, for the desktop and the phone, light and dark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGES = Path(__file__).parent / "images"
 LANGUAGES = ("en", "fr", "ar")
 WINDOWS = {"desktop": (1280, 600), "phone": (390, 844)}
 THEMES = ("light", "dark")
-# What is typed and pressed before the picture.
+# Scripts that fill in and submit a form before the picture is taken.
 BEFORE = {
     "product-preview": """
         const type = (end, value) => { document.querySelector(`[name$="${end}"]`).value = value; };
@@ -39,7 +39,7 @@ BEFORE = {
         document.querySelector("[name=_save]").click();
     """,
 }
-# The beginning of the page about a partial refund, for the README.
+# The size of the picture in the README: the beginning of the page about a partial refund.
 FIRST_SCREEN = (1080, 732)
 
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> None:
-    # All of these need the settings.
+    # These imports need the settings.
     import django
 
     django.setup()
@@ -87,7 +87,7 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
     def page_of(reference: str, name: str = "change") -> str:
         return f"{order_list}{Order.objects.get(reference=reference).pk}/{name}/"
 
-    # Those that the documentation shows.
+    # The pages that the documentation shows.
     pages = {
         "order-list": order_list,
         "order-page": page_of("web-1042"),
@@ -107,7 +107,7 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
             "paid-back": "web-1038",
         }
         pages |= {name: page_of(reference) for name, reference in other.items()}
-        # The tests send no messages.
+        # The settings of the tests send no messages.
         settings.GIFTCARDS_DELIVERY = {
             "SHOP_URL": "https://shop.example",
             "STAFF_EMAILS": ["boss@shop.example", "books@shop.example"],
@@ -167,7 +167,7 @@ def _photograph(directory: Path, *, everything: bool, names: Sequence[str]) -> N
                 for name, address in pages.items():
                     resize(driver, *WINDOWS["desktop"])
                     driver.get(site + address)
-                    # Django shows the site's index instead of an object that does not exist.
+                    # If an object does not exist, Django shows the site's index instead.
                     if driver.current_url != site + address:
                         raise LookupError(address)
                     if name in BEFORE:

@@ -1,4 +1,4 @@
-"""The address of a visitor, where proxies stand before the shop."""
+"""The IP address of a visitor if there are proxies in front of the shop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from django.http import HttpRequest, HttpResponse
 
 
 class VisitorAddress:
-    """Middleware that makes ``REMOTE_ADDR`` the visitor's: throttles and traces go by it.
+    """Middleware that sets ``REMOTE_ADDR`` to the visitor's address, for throttles and records.
 
-    Each of the ``settings.PROXIES`` adds the address of whoever it answers to the end of
-    ``X-Forwarded-For``. What stands before these, anybody may have made up.
+    Each of the ``settings.PROXIES`` proxies adds the address of its client to the end of
+    ``X-Forwarded-For``. Anybody can invent the entries before these.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:

@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# Made-up secrets, and the demo's database and logs. Not committed.
+# The folder of generated secrets, and of the demo's database and logs. It is not committed.
 LOCAL_DIR = Path(os.environ.get("EXAMPLE_DIR", BASE_DIR / ".demo"))
 
 SIMULATOR_URL = "http://127.0.0.1:8378"
@@ -28,19 +28,19 @@ PROVIDER_URL = "https://api.oneclickdz.com"
 BASE_URL = os.environ.get(
     "GIFTCARDS_BASE_URL", PROVIDER_URL if "GIFTCARDS_API_KEY" in os.environ else SIMULATOR_URL
 )
-# Only on this machine can it be the simulator.
+# A provider at any other host is not the simulator.
 USES_SIMULATOR = urlsplit(BASE_URL).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
 def private_file(path: Path) -> Path:
-    """Make ``path`` an empty file that only its owner may read, unless it exists."""
+    """Create ``path`` as an empty file that only its owner may read, unless it exists."""
     with contextlib.suppress(FileExistsError):
         path.touch(mode=0o600, exist_ok=False)
     return path
 
 
 def _local_secret(name: str, fresh: str) -> str:
-    """Return the content of the local file ``name``, which is created with ``fresh`` if missing."""
+    """Return the content of the local file ``name``; if it is missing, create it with ``fresh``."""
     path = LOCAL_DIR / name
     LOCAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = private_file(LOCAL_DIR / f"{name}.{os.getpid()}")
@@ -56,7 +56,7 @@ def _local_secret(name: str, fresh: str) -> str:
 
 
 def _secret(variable: str, name: str, fresh: str) -> str:
-    """The secret from the environment or, for the simulator only, a made-up one that is kept."""
+    """Return the secret from the environment or, for the simulator only, a stored made-up one."""
     if variable in os.environ:
         return os.environ[variable]
     if USES_SIMULATOR:
@@ -71,7 +71,7 @@ def _secret(variable: str, name: str, fresh: str) -> str:
 DEBUG = os.environ.get("DJANGO_DEBUG") == "1"
 SECRET_KEY = _secret("DJANGO_SECRET_KEY", "secret-key", secrets.token_urlsafe(50))
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-# The proxies between the visitors and the shop, for proxies.py.
+# The number of proxies between the visitors and the shop, for proxies.py.
 PROXIES = 0
 
 INSTALLED_APPS = [
@@ -164,7 +164,7 @@ Q_CLUSTER = {
     "label": "Tasks",
 }
 
-# Who knows it reads the balance at /metrics. Without a token, nobody does.
+# Anyone with this token can read the balance at /metrics. Without a token, the page is closed.
 METRICS_TOKEN = os.environ.get("GIFTCARDS_METRICS_TOKEN")
 if METRICS_TOKEN is None and USES_SIMULATOR:
     METRICS_TOKEN = _local_secret("metrics-token", secrets.token_hex(32))
@@ -187,8 +187,8 @@ GIFTCARDS = {
     "METRICS_TOKEN": METRICS_TOKEN or None,
 }
 
-# The mails to customers are files in a folder that only its owner may enter: they lead to cards.
-# In your project, a mail server sends them.
+# Mails to customers are files in a folder that only its owner may enter, because they contain links
+# to cards. In your project, a mail server sends them.
 MAIL_DIR = LOCAL_DIR / "mails"
 with contextlib.suppress(OSError):  # which Django reports when it writes a mail
     MAIL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ if django.VERSION < (6, 1):
     EMAIL_BACKEND, EMAIL_FILE_PATH = _MAIL_BACKEND, MAIL_DIR
 else:
     MAILERS = {"default": {"BACKEND": _MAIL_BACKEND, "OPTIONS": {"file_path": MAIL_DIR}}}
-# Customers are guests, who do not log in: a visitor without a purchase reads there that it is so.
+# Customers are guests and do not log in. This page explains that to a visitor without a purchase.
 LOGIN_URL = "storefront:orders"
 GIFTCARDS_DELIVERY = {
     "SHOP_URL": os.environ.get("EXAMPLE_SHOP_URL", "http://127.0.0.1:8000"),
@@ -212,13 +212,13 @@ CORS_EXPOSE_HEADERS = ["Retry-After"]
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    # Only JSON, so that no page of the framework shows codes.
+    # The API uses JSON only, so no HTML page of the framework shows codes.
     "DEFAULT_PARSER_CLASSES": ["example_project.api.parsers.SafeJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.ScopedRateThrottle"],
     "DEFAULT_THROTTLE_RATES": {"token": "10/min", "orders": "60/min", "cards": "10/min"},
-    # None tells REST framework the address of who asks: it is REMOTE_ADDR, also behind proxies
-    # (proxies.py). If it is not set, who asks may make up any address.
+    # With zero proxies here, REST framework uses REMOTE_ADDR as the client's address, also behind
+    # proxies (see proxies.py). Without this setting, clients could invent any address.
     "NUM_PROXIES": 0,
 }
 

@@ -4,7 +4,7 @@ from django.urls import include, path
 from giftcards.watch.metrics import metrics
 
 admin.site.site_header = admin.site.site_title = "Example Shop"
-# What waits for staff, on top of the first page of the admin.
+# The first page of the admin begins with the work that waits for staff.
 admin.site.index_template = "admin/giftcards/index.html"
 
 urlpatterns = [

@@ -25,10 +25,10 @@ from giftcards.statuses import ACCEPTED, FINAL, Status
 PRODUCT = "507f1f77bcf86cd799439011"
 TYPE = "type_001"
 PRICE = Decimal("490.00")
-# What most tests of the engine order.
+# The order line that most tests of the engine use.
 LINE = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 2}
 
-# What Python takes for a number, and nobody means as an amount.
+# Texts that are not valid amounts, although Python parses most of them as numbers.
 ODD_AMOUNTS = ("1e3", "1E-1", "Infinity", "NaN", "1_000", "٥٥٠", "+5", ".5", "5.", "549,90")
 
 CARDS = (
@@ -43,7 +43,7 @@ CARDS = (
 def build_guide_order(
     status: Status = Status.HANDLING, *, problems: Iterable[Problem] = (), **values: Any
 ) -> Order:
-    """The guide's order of five cards, not saved, with what an order in ``status`` always has."""
+    """Return the guide's order of five cards, unsaved, with the values that ``status`` requires."""
     now = timezone.now()
     values = {"product_id": PRODUCT, "type_id": TYPE, "quantity": 5, **values}
     if status in ACCEPTED:
@@ -64,7 +64,7 @@ def build_guide_order(
 
 
 def _sold(values: dict[str, Any]) -> dict[str, Any]:
-    """These values of an order, with the sale amount that ``place_order`` gives it."""
+    """Return the values with the sale amount that ``place_order`` would add."""
     price, amount = values.get("sale_price"), values.get("sale_amount")
     if amount is None and price is not None:
         amount = price * values["quantity"]
@@ -72,14 +72,14 @@ def _sold(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_final_figures(order: Order) -> Order:
-    """A final order with the columns that it gets when it becomes final."""
+    """Set the columns that an order gets when it becomes final, and return the order."""
     for name, value in final_figures(order).items():
         setattr(order, name, value)
     return order
 
 
 def make_guide_order(status: Status = Status.HANDLING, **values: Any) -> Order:
-    """:func:`build_guide_order`, saved."""
+    """Create and return the order of :func:`build_guide_order`."""
     order = build_guide_order(status, **values)
     order.save()
     return order
@@ -88,7 +88,7 @@ def make_guide_order(status: Status = Status.HANDLING, **values: Any) -> Order:
 def make_order(
     status: Status = Status.PENDING, *, problems: Iterable[Problem] = (), **values: Any
 ) -> Order:
-    """A small order, two cards, in a status that it could have got into."""
+    """Create a small order of two cards in a status that it could have reached."""
     if status in FINAL:
         values = {"finalized_at": timezone.now(), "due_at": None} | values
     delivered = {Status.FULFILLED: 2, Status.PARTIALLY_FILLED: 1}.get(status, 0)
@@ -107,12 +107,12 @@ def make_order(
 
 
 def category(title: str = "") -> Category:
-    """The category of the provider's products with this title."""
+    """Return the category of the provider's products with this title."""
     return Category.objects.named([title])[title]
 
 
 def hide(title: str) -> Category:
-    """Take the category with this title off the shelf."""
+    """Take the category with this title off the shelf, and return it."""
     hidden = category(title)
     hidden.is_sold = False
     hidden.save()
@@ -120,7 +120,7 @@ def hide(title: str) -> Category:
 
 
 def change_cost(type_id: str, cost: Any) -> None:
-    """Have the provider charge this for a card."""
+    """Set what the provider charges for a card of this type."""
     for kind in ProductType.objects.filter(type_id=type_id):
         kind.cost = cost
         kind.save()
@@ -134,14 +134,14 @@ def set_shelf(*, by: str = "", **values: Any) -> None:
 
 
 def set_rule(set_conf: Callable[..., None], rule: dict[str, Any] | str | None) -> None:
-    """Give the shop a margin, or a function for its prices; without either, it has none."""
+    """Give the shop a margin (a dict) or a pricing function (a path); ``None`` removes both."""
     set_conf(PRICING=rule if isinstance(rule, str) else None)
     values = {"margin_percent": None, "margin_fixed": None, "round_to": 0, "least_margin": 0}
     set_shelf(**{**values, **(rule if isinstance(rule, dict) else {})})
 
 
 def make_offer(type_id: str = TYPE, *, product_id: str = PRODUCT, **values: Any) -> ProductType:
-    """A type of the catalogue as read just now: 490 DA, ten in stock."""
+    """Create a type of the catalogue that was read just now, at 490 DA with ten in stock."""
     now = timezone.now()
     read = {"listed_at": now, "types_read_at": now, "asked_at": now}
     product, _is_new = Product.objects.get_or_create(
@@ -152,7 +152,7 @@ def make_offer(type_id: str = TYPE, *, product_id: str = PRODUCT, **values: Any)
 
 
 def problems(order: Order) -> list[Problem]:
-    """The problems of the order, as they are stored; ``needs_attention`` has to agree."""
+    """Return the stored problems of the order, after checking that ``needs_attention`` agrees."""
     order.refresh_from_db(fields=["problems", "needs_attention"])
     assert order.needs_attention == bool(order.open_problems)
     return [Problem.of(entry) for entry in order.problems]
@@ -168,19 +168,22 @@ def not_whole(status: str, delivered: int, cards: int) -> Problem:
 
 
 def details(change: StatusChange | None) -> list[Problem]:
-    """The problems that began with a change."""
+    """Return the problems that began with a change."""
     assert change is not None
     return [Problem.of(entry) for entry in change.details if "ended" not in entry]
 
 
 def ended(change: StatusChange | None) -> list[Problem]:
-    """The problems that ended with a change."""
+    """Return the problems that ended with a change."""
     assert change is not None
     return [Problem.of(entry) for entry in change.details if "ended" in entry]
 
 
 def claim(*orders: Order) -> list[Order]:
-    """Claim ``orders`` together, as a sweep does before it asks; return them in the given order."""
+    """Claim ``orders`` together, as a sweep does before it checks them.
+
+    The result has the sequence of ``orders``.
+    """
     now = timezone.now()
     pks = [order.pk for order in orders]
     Order.objects.filter(pk__in=pks).update(due_at=now)
@@ -192,9 +195,9 @@ def claim(*orders: Order) -> list[Order]:
 def answer(
     status: str | None = "HANDLING", problems: Iterable[Problem] = (), **values: Any
 ) -> OrderAnswer:
-    """The provider's answer about an order; values that are not given are missing from it.
+    """Return an answer of the provider about an order, without the values that are not given.
 
-    ``problems`` are those that the order gets for the answer's flaws.
+    ``problems`` are the problems that the flaws of the answer cause for the order.
     """
     nothing: dict[str, Any] = {
         "provider_id": "",
@@ -214,7 +217,7 @@ def answer(
 def settled(
     status: str | None, cards: Iterable[CardSecret], *, quantity: int = 5, **values: Any
 ) -> OrderAnswer:
-    """A whole final answer: every figure is there and fits the cards."""
+    """Return a complete final answer whose figures all fit the cards."""
     cards = tuple(cards)
     figures = {
         "quantity": quantity,
@@ -227,7 +230,7 @@ def settled(
 
 
 def settle(reference: str, answer: OrderAnswer, **values: Any) -> Order:
-    """An order that the provider has answered about like this, again if it was asked again."""
+    """Create an order and record this answer, a second time if the first does not settle it."""
     order = make_guide_order(reference=reference, **values)
     for _check in range(2):
         if not order.is_final:
@@ -237,7 +240,7 @@ def settle(reference: str, answer: OrderAnswer, **values: Any) -> Order:
 
 
 def receive(reference: str, *cards: CardSecret) -> Order:
-    """An order whose cards are these, and have all come."""
+    """Create an order for which exactly these cards have been delivered."""
     count = len(cards)
     return settle(reference, settled("FULFILLED", cards, quantity=count), quantity=count)
 

@@ -36,7 +36,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         check=False,
         capture_output=True,
         text=True,
-        # Not in the language of whoever runs the tests, and without Django's settings.
+        # Run the tool in a fixed language, whoever runs the tests, and without Django's settings.
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "LC_ALL": "C"},
         timeout=300,
     )
@@ -46,7 +46,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @cache
 def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
-    """The entries of a catalogue: (msgid, or msgid and msgid_plural) → its translations."""
+    """Return the translations of a catalogue by msgid, or by msgid and msgid_plural."""
     found: dict[tuple[str, ...], list[str]] = {}
     for block in po.read_text().split("\n\n"):
         ids: list[str] = []
@@ -61,13 +61,13 @@ def entries(po: Path) -> dict[tuple[str, ...], list[str]]:
                 target.append("")
             target[-1] += ast.literal_eval(f'"{quoted}')
         found[tuple(ids)] = translations
-    # What stands first is about the catalogue.
+    # The first entry describes the catalogue itself.
     del found[("",)]
     return found
 
 
 def assert_same_texts(root: Path, folder: Path) -> None:
-    """The catalogues of ``root`` contain every text of its code and no other."""
+    """Check that the catalogues of ``root`` contain every text of its code and no others."""
     copy = folder / root.name
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("__pycache__", "*.mo"))
     options = (*(f"--locale={language}" for language in LANGUAGES), "--no-location")

@@ -1,4 +1,4 @@
-"""Fixtures of all test modules: a provider to talk to, and a way to run a command."""
+"""Fixtures for all test modules, such as a provider to talk to and a way to run commands."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from giftcards.simulator import Simulator
 from tests.pages import sign_in
 from tests.site import Site
 
-# Set where everything that a test may need has to be there, as in CI: then a skip is a failure.
+# Set this variable where everything that tests need has to be installed, as in CI. A skipped test
+# then fails.
 REQUIRE_ALL = bool(os.environ.get("GIFTCARDS_TESTS_REQUIRE_ALL"))
 
-# A machine that is busy fails no test; CI tries the same examples as long as the code is the same.
-# Hypothesis tries a hundred by itself, which takes twice as long.
-# To explain failures, hypothesis would trace every example, which takes as long as the test.
+# A busy machine does not fail a test. CI tries the same examples as long as the code is the same.
+# By default, hypothesis tries a hundred examples, which takes twice as long. To explain failures,
+# hypothesis would trace every example, which takes as long as the test.
 hypothesis.settings.register_profile(
     "default-giftcards",
     deadline=None,
@@ -43,7 +44,7 @@ hypothesis.settings.register_profile(
     phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain],
 )
 hypothesis.settings.load_profile("default-giftcards")
-# Mutants (tests/mutation.py) all meet the same examples; which of them fails is of no interest.
+# All mutants (tests/mutation.py) meet the same examples. It does not matter which example fails.
 hypothesis.settings.register_profile(
     "mutation",
     deadline=None,
@@ -52,20 +53,20 @@ hypothesis.settings.register_profile(
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )
 
-# Imports of an optional app, or of what tests of it share.
+# Imports of an optional app, or of helpers that its tests share.
 _OPTIONAL = re.compile(
     r"^\s*from (giftcards\.(books|delivery|oscar)|example_project\.(api|demo|storefront)"
     r"|tests\.(books|delivery|docs|history|example_shop))\b",
     re.MULTILINE,
 )
-# Where such tests have a conftest.py.
+# Folders of these tests that have a conftest.py.
 _OPTIONAL_FOLDERS = {"books", "browser", "delivery"}
 _OSCAR = Path(__file__).parent / "oscar"
 # The markers of tests that drive other programs.
 _EXTERNAL = {"browser", "cluster", "office", "packaging"}
-# The most that such a test may take (seconds); for all others, pyproject.toml says it.
+# The time limit of these tests in seconds. For all other tests, pyproject.toml sets it.
 _EXTERNAL_SECONDS = 1_200
-# What keeps tests from the database that do not say that they use it.
+# The key of pytest-django's blocker, which blocks the database for tests that do not declare it.
 _BLOCKER = pytest.StashKey[Any]()
 # The rows that `migrate` has made for other apps: content types and permissions.
 _ROWS: list[list[Model]] = []
@@ -83,7 +84,7 @@ class Call(Protocol):
 
 @pytest.fixture
 def call() -> Call:
-    """Run a management command as a shell would: what it prints, and its exit code."""
+    """Run a management command as a shell would. Return its output, errors and exit code."""
 
     def run(name: str, *args: str, **options: Any) -> Outcome:
         out, err, code = StringIO(), StringIO(), 0
@@ -99,13 +100,13 @@ def call() -> Call:
 
 @pytest.fixture
 def boss() -> Client:
-    """The browser of a superuser."""
+    """Return a browser in which a superuser is signed in."""
     return sign_in(superuser=True)
 
 
 @pytest.fixture(autouse=True)
 def _one_day() -> None:
-    """No day ends within a test, in Algiers nor in UTC: one that begins right before waits."""
+    """Wait if the day is about to end in Algiers or in UTC, so that no day ends within a test."""
     for zone in (ZoneInfo("Africa/Algiers"), UTC):
         now = datetime.now(zone)
         midnight = datetime.combine(now + timedelta(days=1), datetime.min.time(), zone)
@@ -115,7 +116,7 @@ def _one_day() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing stands between a test and the servers on this machine."""
+    """Remove proxy settings, so that tests reach the servers on this machine directly."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -123,17 +124,17 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _new_process() -> None:
-    """Each test is the first that happens in its process."""
+    """Reset the process, so that each test starts as if it were the first one in it."""
     from giftcards.engine.loop import try_stored_cards
 
     try_stored_cards.cache_clear()
-    # A page in another language leaves it to the thread.
+    # A page in another language leaves that language active in the thread.
     translation.deactivate()
 
 
 @pytest.fixture
 def simulator(settings: Any) -> Iterator[Simulator]:
-    """The provider, settling at once and without limits; the settings point at it."""
+    """Yield a provider that settles at once and has no limits; the settings point at it."""
     with Simulator(delay=(0, 0), rate_limit=0) as running:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": running.url}
         yield running
@@ -141,7 +142,7 @@ def simulator(settings: Any) -> Iterator[Simulator]:
 
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[Site]:
-    """The site, which answers those who use the fixture ``site``."""
+    """Yield the site, which only answers tests that use the fixture ``site``."""
     running = Site()
     yield running
     running.stop()
@@ -151,7 +152,7 @@ def live_server() -> Iterator[Site]:
 def site(
     live_server: Site, transactional_db: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The address of the site, on which nobody is when the test has ended."""
+    """Yield the address of the site; all requests are answered before the test ends."""
     from tests.stage import sharing_database
 
     with sharing_database(tmp_path_factory.mktemp("site") / "shared.sqlite3"):
@@ -162,7 +163,7 @@ def site(
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
-    """The tables of other apps come from their models: their migrations, some dozens, take long."""
+    """Create the tables of other apps from their models, because their many migrations are slow."""
     from tests.stage import apps_of_others
 
     settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
@@ -172,7 +173,7 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
 def django_db_setup(
     django_db_setup: None, django_db_blocker: Any, pytestconfig: pytest.Config
 ) -> None:
-    """The test database, with the request slots in it: most tests need them, and they are many."""
+    """Prepare the test database with the request slots, because most tests need these many rows."""
     from django.contrib.auth.models import Permission
     from django.contrib.contenttypes.models import ContentType
 
@@ -180,7 +181,8 @@ def django_db_setup(
     with django_db_blocker.unblock():
         # In this sequence, because permissions refer to content types.
         _ROWS[:] = [list(model.objects.all()) for model in (ContentType, Permission)]
-        # Each emptying of the tables would have them made anew, which takes long.
+        # Otherwise, these rows would be created again each time the tables are emptied, which is
+        # slow.
         flush.emit_post_migrate_signal = lambda *_given, **_named: None
         _fill_database()
         if connection.vendor == "postgresql":
@@ -188,13 +190,13 @@ def django_db_setup(
 
 
 def _fill_database() -> None:
-    """The rows that migrations make in a new database, and the request slots."""
+    """Create the rows that migrations make in a new database, and the request slots."""
     from giftcards.conf import conf
     from giftcards.models import RequestSlot
     from giftcards.plugins import make_shelf
 
     RequestSlot.objects.make(conf.requests_per_minute)
-    # Tests set the clock back, by years at most.
+    # Tests set the clock back, but only by a few years.
     RequestSlot.objects.update(until=datetime(2000, 1, 1, tzinfo=UTC))
     if apps.is_installed("giftcards.delivery"):
         from giftcards.delivery.models import Installation
@@ -205,10 +207,10 @@ def _fill_database() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Fill the tables again after a test that commits, which ends by emptying all of them.
+    """Fill the tables again after a test that commits, because it ends by emptying all tables.
 
-    Such tests are the last, but only within what one process of several is given at a time. Some
-    ask for their database only while they run, so the tables tell.
+    Tests that commit run last, but only within the part that one of several processes gets at a
+    time. Some request their database only while they run, so this function looks at the tables.
     """
     yield
     # After the last test, the test database is gone.
@@ -224,20 +226,20 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _sql_delete(_style: Any, tables: list[str], **_options: Any) -> list[str]:
-    """The statements that empty tables after a test that commits.
+    """Return the statements that empty tables after a test that commits.
 
-    Django truncates: PostgreSQL then makes new files for each table and index, which takes a
-    second where a few rows take none.
+    Django would truncate the tables. PostgreSQL then creates new files for each table and index,
+    which takes a second, whereas deleting a few rows takes no time.
     """
     return [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_dead_rows(request: pytest.FixtureRequest) -> None:
-    """Remove what rolled-back tests have left in the table that most of them change.
+    """Remove the rows that rolled-back tests have left in the table that most tests change.
 
-    PostgreSQL keeps such rows until it vacuums, which it may not be set up to do: a query about no
-    row at all would then read many thousands.
+    PostgreSQL keeps these rows until it vacuums, and it may not be set up to do that. A query that
+    finds no row at all would then read many thousands.
     """
     items = request.session.items
     if not any(item.path == request.path and "database" in item.keywords for item in items):
@@ -252,7 +254,7 @@ def _no_dead_rows(request: pytest.FixtureRequest) -> None:
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out the tests of optional apps that are not installed, as in ``core_settings``.
 
-    Those of django-oscar have settings and an environment of their own: ``make test-oscar``.
+    The tests of django-oscar have their own settings and environment; see ``make test-oscar``.
     """
     if collection_path == _OSCAR:
         return None if apps.is_installed("giftcards.oscar") else True
@@ -287,9 +289,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what uses the test database, and what drives other programs.
+    """Mark tests that use the test database, and tests that drive other programs.
 
-    pytest-django keeps all tests from the database that do not say that they use it.
+    pytest-django blocks the database for all tests that do not declare that they use it.
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -312,19 +314,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are processors: a third of the time, the tests wait."""
+    """Return one process more than there are processors.
+
+    The tests spend a third of the time waiting.
+    """
     return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_finish() -> None:
-    """Have the garbage collector run seldom, and skip what was collected: a fifth less time."""
+    """Run the garbage collector seldom, and exclude the objects that collection has created.
+
+    This saves a fifth of the time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
 
 def _sample(items: list[pytest.Item], *, one_in: int) -> Iterator[pytest.Item]:
-    """One in so many rows of each test, at least one; always the same ones of the same test."""
+    """Yield one in ``one_in`` rows of each test, at least one, and always the same rows."""
     tests: dict[str, list[pytest.Item]] = {}
     for item in sorted(items, key=lambda item: item.nodeid):  # their own order may be random
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
@@ -334,12 +342,12 @@ def _sample(items: list[pytest.Item], *, one_in: int) -> Iterator[pytest.Item]:
 
 
 def _number(item: pytest.Item) -> int:
-    """A number of the test, the same for all its rows and in each run."""
+    """Return a number of the test that is the same for all its rows and in each run."""
     return crc32(item.nodeid.partition("[")[0].encode())
 
 
 def _commits(item: pytest.Item) -> bool:
-    """True if the test needs transactions of its own, as for threads and processes."""
+    """Return True if the test needs its own transactions, for example for threads or processes."""
     marker = item.get_closest_marker("django_db")
     is_marked = marker is not None and marker.kwargs.get("transaction")
     return bool(is_marked or "transactional_db" in getattr(item, "fixturenames", ()))

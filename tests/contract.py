@@ -1,12 +1,12 @@
-"""What the app takes for granted about the provider's API, tried at the provider: `make contract`.
+"""Test what the app assumes about the provider's API at the provider itself: `make contract`.
 
-With a sandbox key in ``GIFTCARDS_API_KEY``, the provider's sandbox is asked. Up to seven orders are
-placed there, and a link for a payment is made that nobody uses, which costs nothing; other keys are
-refused. Without a key, the simulator is asked.
+With a sandbox key in ``GIFTCARDS_API_KEY``, the program asks the provider's sandbox. It places up
+to seven orders and creates a payment link that nobody uses, which costs nothing. Other keys are
+refused. Without a key, it asks the simulator.
 
 Each assumption is a line: "holds" with what was seen, "differs", or "not tried" with the reason.
-Requests go out a second apart. With ``--limit``, so many follow at once that the limit of requests
-is met; the key is of no use for a minute then.
+Requests are sent a second apart. With ``--limit``, so many requests follow at once that they reach
+the rate limit; the key cannot be used for a minute afterwards.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from giftcards.simulator import Simulator
 LIVE = "https://api.oneclickdz.com"
 PRODUCT, TYPE = "507f1f77bcf86cd799439011", "type_001"
 FINAL = ("FULFILLED", "PARTIALLY_FILLED", "REFUNDED")
-# How soon the list shows an order: the app takes one that it does not show after two minutes for
-# one that was not placed. And how long orders are followed (seconds).
+# How soon the list must show an order, because the app treats an order that is missing from it
+# after two minutes as not placed; and how long orders are followed (seconds).
 LISTED_WITHIN, SETTLED_WITHIN = 60.0, 300.0
-# The lead that two clocks may have over each other.
+# The maximum difference between two clocks.
 CLOCK_SKEW = timedelta(minutes=10)
-# The least amount of a payment by a customer, and the beginning of every reference of a payment, by
-# which the ledger's entries are known.
+# The least amount of a customer's payment, and the prefix of payment references, by which the
+# entries of the ledger are recognised.
 _LEAST_PAYMENT, _PAYMENT_REFS = 500, "OCPL-"
-# More requests than any limit that is known.
+# More requests than any known limit allows.
 _ABOVE_LIMIT = 150
 
 
 class Differs(Exception):
-    """The provider does otherwise; the text says what."""
+    """The provider behaves differently; the text says how."""
 
 
 class NotTried(Exception):
-    """The text says why not."""
+    """The text gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Reply:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What a successful answer says."""
+        """Return the data of a successful answer."""
         if (
             self.status != 200
             or not isinstance(self.body, dict)
@@ -87,7 +87,7 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The code of an error in an envelope; "" if there is none."""
+        """Return the error code in an envelope, or "" if there is none."""
         if isinstance(self.body, dict) and self.body.get("success") is False:
             return str((self.body.get("error") or {}).get("code", ""))
         return ""
@@ -130,7 +130,7 @@ class Provider:
         return self._ask("POST", "gift-cards/placeOrder", json=order)
 
     def create_link(self, title: str, amount: int) -> Reply:
-        """Ask for a page on which a customer could pay; nobody opens it."""
+        """Request a page on which a customer could pay; the page is never opened."""
         product = {"title": title, "amount": amount}
         return self._ask("POST", "ocpay/createLink", json={"productInfo": product})
 
@@ -150,11 +150,11 @@ class Provider:
         return Reply(answer.status_code, answer.headers, body)
 
     def page(self, number: int = 1, size: int = 100, *, until: datetime | None = None) -> Reply:
-        """A page of the orders since these tests began."""
+        """Request a page of the orders that were placed since these tests began."""
         return self.get("gift-cards/list", page=number, pageSize=size, **self.period(until))
 
     def period(self, until: datetime | None = None) -> dict[str, str]:
-        """The time since these tests began, by the provider's clock or ours."""
+        """Return the time since these tests began, by the provider's clock or ours."""
         ends = (self.began - CLOCK_SKEW, until or datetime.now(UTC) + CLOCK_SKEW)
         first, last = (each.isoformat(timespec="milliseconds")[:23] + "Z" for each in ends)
         return {"from": first, "to": last}
@@ -181,7 +181,7 @@ class Provider:
 
     @cached_property
     def spellings(self) -> list[str]:
-        """The spellings of the order path that the router knows."""
+        """Return the spellings of the order path that the provider accepts."""
         known = []
         for spelling in ("check-order", "checkOrder"):
             reply = self.get(f"gift-cards/{spelling}/{self.ordinary.id}")
@@ -195,7 +195,7 @@ class Provider:
 
     @cached_property
     def ends(self) -> dict[str, tuple[OrderAnswer, float]]:
-        """The final answer about each order, and the seconds that it took, by the order's id."""
+        """Return the final answer about each order, and how long it took, by the order's id."""
         found: dict[str, tuple[OrderAnswer, float]] = {}
         while len(found) < len(self.placed):
             for placed in self.placed:
@@ -219,7 +219,7 @@ ASSUMPTIONS: dict[str, Assumption] = {}
 
 
 def assume(sentence: str) -> Callable[[Assumption], Assumption]:
-    """Register a function that says what it saw, or raises one of the exceptions above."""
+    """Register a function that returns what it saw, or raises one of the exceptions above."""
 
     def register(function: Assumption) -> Assumption:
         ASSUMPTIONS[sentence] = function
@@ -533,7 +533,7 @@ def _clock(told: datetime | None, ours: datetime) -> str:
 
 
 def try_all(provider: Provider) -> Iterator[tuple[str, str]]:
-    """How each assumption fares, as a word and a sentence; the first has to hold."""
+    """Yield the result of each assumption as a word and a sentence."""
     for sentence, look in ASSUMPTIONS.items():
         try:
             yield "holds", f"{sentence}: {look(provider)}."
@@ -544,7 +544,7 @@ def try_all(provider: Provider) -> Iterator[tuple[str, str]]:
 
 
 def refusal(provider: Provider) -> str:
-    """The reason not to try anything with this key; "" if it is for the sandbox."""
+    """Return the reason not to try anything with this key, or "" if it is for the sandbox."""
     try:
         key = read_key_info(provider.get("validate").data)
     except (Differs, Unreadable) as error:

@@ -1,4 +1,4 @@
-"""The core alone: the settings without the optional apps, whose tests are left out."""
+"""Settings of the core without the optional apps, whose tests are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The addresses of a site with the core alone."""
+"""URLs of a site with the core alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storefront of the example, at work in the test's own process."""
+"""The storefront of the example project, run in the test's own process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHELF: list[list[Model]] = []
 
 @contextmanager
 def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> Iterator[None]:
-    """The shop at ``url`` sells by its own rule, and tells its customers by files in ``folder``."""
+    """Open the shop at ``url``, which writes its mails to customers into files in ``folder``."""
     settings.MAIL_DIR = folder
     for name, value in file_settings(folder).items():
         setattr(settings, name, value)
@@ -41,7 +41,7 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
         "FROM_EMAIL": "Example Shop <shop@example.com>",
         "SHOP_NAME": "Example Shop",
     }
-    # Emptied tables do not know that the app was there before.
+    # The tables were emptied, so the time of the installation is recorded again.
     Installation.begin()
     connect()
     try:
@@ -51,7 +51,10 @@ def opened(settings: Any, folder: Path, url: str = "http://127.0.0.1:8000") -> I
 
 
 def fill_shelf() -> None:
-    """Have the shelf as a worker fills it; what the first one has read is copied after that."""
+    """Fill the shelf as a worker does.
+
+    The first call reads the catalogue. Later calls copy the rows that it has read.
+    """
     if not _SHELF:
         open_shop()
         fill_catalogue()
@@ -68,14 +71,17 @@ def fill_shelf() -> None:
 
 
 def kind(type_id: str) -> ProductType:
-    """The product type that the shop sells under this id."""
+    """Return the product type that the shop sells under this id."""
     found = ProductType.objects.for_sale().filter(type_id=type_id).first()
     assert found
     return found
 
 
 def work(*arguments: str) -> None:
-    """Do once what the worker does; ``--reference`` also asks about an order that is not due."""
+    """Do the worker's job once.
+
+    ``--reference`` also checks an order that is not due.
+    """
     with suppress(CommandError):  # the provider has refused an order, which the test looks at
         call_command("giftcards_poll", *arguments, verbosity=0)
     deliver()

@@ -1,4 +1,4 @@
-"""A shop with a past: many settled orders, with their cards and their timelines."""
+"""A shop with a history: many settled orders with their cards and timelines."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.builders import build_guide_order
 # The tables that grow with a shop.
 CORE = (Order, OrderTerm, StatusChange, Card, CardReveal, CustomerRefund, Note, LedgerEntry)
 OF_MESSAGES = (Delivery, CardLink, LinkVisit)
-# The statistics of the planner with which tests of plans are run; SQLite need not have any.
+# The states of the planner's statistics in which plans are tested. SQLite may have none.
 STATISTICS = ["fresh", "none"] if connection.vendor == "sqlite" else ["fresh"]
-# The orders of a past; the plans of SQLite are the same with fewer.
+# The number of orders in a history. SQLite makes the same plans with fewer orders.
 ORDERS = 1_000 if connection.vendor == "sqlite" else 3_000
 # The share of each final status, in percent.
 _SHARES = {Status.REJECTED: 1, Status.REFUNDED: 4, Status.PARTIALLY_FILLED: 5, Status.FULFILLED: 90}
@@ -30,7 +30,7 @@ _PATHS = {status: (Status.PLACING, Status.HANDLING, status) for status in _SHARE
     Status.REJECTED: (Status.PLACING, Status.REJECTED)
 }
 _CARDS = 2
-# Of the number in a reference, a name or an address.
+# The number of digits in a reference, a name or an address.
 _DIGITS = 10
 _INTEGER = {"mysql": "UNSIGNED"}
 # The numbers from 1 to `count`, as a table "numbers" with the column "i".
@@ -42,7 +42,7 @@ _NUMBERS = {
     "postgresql": "generate_series(1, {count}) numbers(i)",
     "mysql": "(SELECT seq AS i FROM seq_1_to_{count}) numbers",
 }
-# The moment so many minutes after another.
+# SQL for the time that is a number of minutes after another.
 _LATER = {
     "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', {start}, '+' || {minutes} || ' minutes')",
     "postgresql": "{start} + {minutes} * interval '1 minute'",
@@ -51,15 +51,15 @@ _LATER = {
 
 
 def add_history(count: int) -> None:
-    """Add so many settled orders, one a minute until yesterday, two cards and a timeline each.
+    """Add ``count`` settled orders, one per minute until yesterday.
 
-    The database makes them itself, out of one order of each final status: a million take a minute.
-    The statistics of the planner are up to date afterwards.
+    Each has two cards and a timeline. The database copies them from one order of each final status,
+    which takes a minute for a million. The statistics of the planner are up to date afterwards.
     """
     compact()
     with _patterns(timezone.now() - timedelta(days=1, hours=1, minutes=count)) as statuses:
         _copy_orders(count, statuses)
-        # PostgreSQL plans the check of a foreign key once, and reads a small table whole.
+        # PostgreSQL plans the check of a foreign key only once, and scans a small table completely.
         analyze()
         _copy_changes(statuses)
         _copy_cards(statuses)
@@ -68,9 +68,9 @@ def add_history(count: int) -> None:
 
 
 def add_messages() -> None:
-    """Add a message about each settled order, one in twenty in vain, and a link that was used.
+    """Add a message and a used link for each settled order.
 
-    The statistics of the planner are up to date afterwards.
+    One message in twenty has failed. The statistics of the planner are up to date afterwards.
     """
     order = Order.objects.exclude(finalized_at=None).earliest("pk")
     message = Delivery.objects.create(order=order, kind="delivered", next_attempt_at=None, key="-")
@@ -103,10 +103,10 @@ def remove_messages() -> None:
 
 
 def compact() -> None:
-    """Take from PostgreSQL's indexes what earlier tests have left in them.
+    """Remove from PostgreSQL's indexes what earlier tests have left there.
 
-    What was rolled back stays in them as empty pages, and the planner takes a large index for a
-    slow one.
+    Rows that were rolled back leave empty pages, and the planner assumes that a large index is
+    slow.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -115,10 +115,10 @@ def compact() -> None:
 
 
 def analyze(*others: type[models.Model]) -> None:
-    """Bring the statistics of the planner up to date, as autovacuum does in PostgreSQL.
+    """Update the statistics of the planner, as autovacuum does in PostgreSQL.
 
-    Those of the core, and of the ``others``: PostgreSQL reads a table whole that it knows as empty,
-    so not of tables that a test leaves empty.
+    This covers the core tables and the ``others``. Do not pass tables that a test leaves empty:
+    PostgreSQL scans a table completely if its statistics say that it is empty.
     """
     command = {"mysql": "ANALYZE TABLE", "postgresql": "VACUUM ANALYZE"}.get(
         connection.vendor, "ANALYZE"
@@ -132,7 +132,7 @@ def analyze(*others: type[models.Model]) -> None:
 
 @contextmanager
 def _patterns(start: object) -> Iterator[dict[Status, Order]]:
-    """An order of each final status, with its cards and changes, to copy; deleted afterwards."""
+    """Yield an order of each final status with cards and changes, and delete them afterwards."""
     patterns: dict[Status, Order] = {}
     for status, path in _PATHS.items():
         sent = {"created_at": start, "sent_at": start, "finalized_at": start}
@@ -183,7 +183,7 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["accepted_at"] = f"CASE WHEN p.accepted_at IS NOT NULL THEN {values['sent_at']} END"
     values["reference"] = _text("shop-", "i", _DIGITS)
     values["customer_email"] = _text("customer-", "i", _DIGITS, "@example.com")
-    # One in twenty has a common name.
+    # One customer in twenty has a different first name.
     names = (_text(f"{name} ", "i", _DIGITS) for name in ("Mohamed", "Amina"))
     values["customer_name"] = "CASE WHEN i %% 20 = 0 THEN {} ELSE {} END".format(*names)
     values["customer_phone"] = _text("+2135", "i", 8)
@@ -193,7 +193,7 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     values["sale_price"] = "CASE WHEN i %% 4 = 0 THEN 550 END"
     values["sale_amount"] = "CASE WHEN i %% 4 = 0 THEN 550 * p.quantity END"
     owed = "550 * (p.quantity - p.fulfilled_quantity)"
-    # Of every fourth order it is known what the customer paid; half of these were paid back.
+    # The amount paid is known for every fourth order. Half of those orders were paid back.
     values["open_amount"] = f"CASE WHEN i %% 8 = 0 THEN 0 WHEN i %% 4 = 0 THEN {owed} END"
     values["paid_back_amount"] = f"CASE WHEN i %% 8 = 0 THEN {owed} ELSE 0 END"
     values["environment"] = "CASE WHEN i %% 2999 = 0 THEN 'SANDBOX' ELSE 'PRODUCTION' END"
@@ -205,14 +205,14 @@ def _copy_orders(count: int, patterns: dict[Status, Order]) -> None:
     ends, choice = 0, "CASE"
     for status, share in _SHARES.items():
         ends += share
-        # Mixed well: 37 and 100 have no common factor.
+        # This mixes the statuses well, because 37 and 100 have no common factor.
         choice += f" WHEN (i * 37) %% 100 < {ends} THEN {patterns[status].pk}"
     numbers = _NUMBERS[connection.vendor].format(count=count)
     _copy(Order, values, f"{numbers} JOIN {{table}} p ON p.id = {choice} END")
 
 
 def _add_terms() -> None:
-    """The search terms of the orders that :func:`_copy_orders` has made."""
+    """Add the search terms of the orders that :func:`_copy_orders` has made."""
     number = f"CAST(SUBSTR(reference, 6) AS {_INTEGER.get(connection.vendor, 'INTEGER')})"
     name = f"SUBSTR(customer_name, 1, LENGTH(customer_name) - {_DIGITS + 1})"
     group = connection.ops.quote_name("group")
@@ -262,7 +262,7 @@ def _copy_cards(patterns: dict[Status, Order]) -> None:
 def _copy_rows(
     model: type[models.Model], values: dict[str, str], patterns: dict[Status, Order]
 ) -> None:
-    """For each order the rows that the order of its status in ``patterns`` has."""
+    """Copy the rows of the order with the same status in ``patterns``, for each order."""
     keys = ", ".join(str(order.pk) for order in patterns.values())
     orders = Order._meta.db_table
     _copy(
@@ -275,7 +275,7 @@ def _copy_rows(
 
 
 def _copy(model: type[models.Model], values: dict[str, str], source: str) -> None:
-    """Insert the rows ``p`` of ``source`` with these values in place of their own."""
+    """Insert copies of the rows ``p`` of ``source``, with some values replaced."""
     table = model._meta.db_table
     columns = [
         field.column
@@ -294,12 +294,12 @@ def _copy(model: type[models.Model], values: dict[str, str], source: str) -> Non
 
 
 def _text(before: str, number: str, digits: int, after: str = "") -> str:
-    """SQL for the number with leading zeros between two texts."""
+    """Return SQL for a number with leading zeros between two texts."""
     return _between(before, f"LPAD({_as_text(number)}, {digits}, '0')", after)
 
 
 def _between(before: str, text: str, after: str) -> str:
-    """SQL for a text between two others."""
+    """Return SQL for a text between two others."""
     if connection.vendor == "mysql":
         return f"CONCAT('{before}', {text}, '{after}')"
     return f"'{before}' || {text} || '{after}'"
@@ -310,20 +310,26 @@ def _as_text(number: str) -> str:
 
 
 def remove_history() -> None:
-    """Remove all orders with what belongs to them, and what the planner knows of them."""
+    """Remove all orders and the rows that belong to them, and update the planner's statistics."""
     for model in (Card, StatusChange, OrderTerm, Order):
         model._base_manager.all()._raw_delete(connection.alias)  # type: ignore[attr-defined]
     analyze()
 
 
 def forget_statistics() -> None:
-    """SQLite has none until somebody asks for them: most sites never do."""
+    """Delete the statistics of SQLite's planner.
+
+    SQLite has none until somebody requests them, and most sites never do.
+    """
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM sqlite_stat1")
     read_statistics_anew()
 
 
 def read_statistics_anew() -> None:
-    """SQLite keeps in memory what it has read; once that an index is of no use, for good."""
+    """Make SQLite read the planner's statistics again.
+
+    Otherwise, it keeps in memory for good that an index is of no use.
+    """
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA writable_schema = RESET")

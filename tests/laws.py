@@ -1,4 +1,4 @@
-"""Laws, which hypothesis tries with examples of its own."""
+"""Laws, which hypothesis tests with generated examples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from django.db import connection
 
 
 def examples(count: int) -> int:
-    """The number of examples to try: all on SQLite, a fifth on others and with the core alone.
+    """Return the number of examples: all on SQLite, a fifth elsewhere and with the core alone.
 
-    What a law says is a matter of our code, and in CI the examples are the same in each run.
+    The laws concern only our code, and in CI the examples are the same in each run.
     """
     if connection.vendor == "sqlite" and apps.is_installed("giftcards.books"):
         return count

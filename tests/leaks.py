@@ -1,4 +1,4 @@
-"""Looking for secrets, and for people, where none may be: logs, mails, pages, tables, variables."""
+"""Searches for secrets and personal data in logs, mails, pages, tables and variables."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CANARIES = re.compile(rb"canary-?(code|serial|key)", re.IGNORECASE)
 
 
 def traces(text: str | bytes, canaries: re.Pattern[bytes] = CANARIES) -> list[bytes]:
-    """The canaries in ``text``, also in what is packed inside it."""
+    """Return the canaries in ``text``, including those that are packed inside it."""
     return [found.group() for part in _unpacked(text) for found in canaries.finditer(part)]
 
 
 def _unpacked(text: str | bytes, depth: int = 4) -> Iterator[bytes]:
-    """Yield ``text``, and what its parts are when decoded as base64 or unpacked as zlib."""
+    """Yield ``text``, and its parts when decoded as base64 or unpacked as zlib."""
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     yield raw
     if not depth:
@@ -56,7 +56,7 @@ def _unpacked(text: str | bytes, depth: int = 4) -> Iterator[bytes]:
 
 
 def raw_database() -> Iterator[str | bytes]:
-    """Every value of every column of every table, as it comes from the driver."""
+    """Yield every value of every column of every table, as the driver returns it."""
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
             cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
@@ -67,7 +67,7 @@ def raw_database() -> Iterator[str | bytes]:
 
 @contextlib.contextmanager
 def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Open every log as far as it goes, that of SQL with its parameters too."""
+    """Enable every log at its lowest level, including SQL with its parameters."""
     connection.force_debug_cursor = True
     with contextlib.ExitStack() as stack:
         for name in ("", "django", "django.db.backends", "django-q", "giftcards", "urllib3"):
@@ -77,12 +77,12 @@ def every_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """All that a handler could make of the records: text, arguments, traceback."""
+    """Return everything that a handler could write: texts, arguments and tracebacks."""
     return [caplog.text, *(repr(vars(entry)) for entry in caplog.records)]
 
 
 def mailed(error: BaseException) -> str:
-    """The mail that Django sends to the site's admins about ``error``, tracebacks and locals."""
+    """Return the mail to the site's admins about ``error``, with tracebacks and locals."""
     entry = logging.LogRecord(
         "django.request",
         logging.ERROR,
@@ -104,17 +104,17 @@ def mailed(error: BaseException) -> str:
 
 
 class Strike(BaseException):
-    """Comes from outside, as KeyboardInterrupt does."""
+    """An exception that comes from outside, like KeyboardInterrupt."""
 
 
-# Packages that may hold a secret. Not threading, for example: a lock might never be released.
+# Packages that may hold a secret. threading is left out, because a lock might never be released.
 STRUCK = {"giftcards", "requests", "urllib3", "http", "json", "cryptography", "hmac", "django"}
 
 
 def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int]:
     """Interrupt ``work`` when, for the ``at``-th time, a function is called or returns.
 
-    Returns the interruption, and how often that has happened.
+    Return the interruption, and how often functions were called or returned.
     """
     count = 0
 
@@ -132,7 +132,7 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
             raise Strike
 
     error = None
-    # It may call destructors at any moment, in which an exception reaches nobody.
+    # Garbage collection may call destructors at any moment, and exceptions in them are lost.
     gc.disable()
     sys.setprofile(strike)
     try:
@@ -146,7 +146,10 @@ def struck(work: Callable[[], object], at: int = -1) -> tuple[Strike | None, int
 
 
 def variables(error: BaseException | None) -> Iterator[str]:
-    """The texts that a report of ``error`` could show: its chain, and others' variables."""
+    """Yield the texts that a report of ``error`` could show: its chain, and local variables.
+
+    Variables of the tests are left out.
+    """
     while error is not None:
         yield from traceback.format_exception_only(error)
         for frame, _line in traceback.walk_tb(error.__traceback__):
@@ -156,7 +159,10 @@ def variables(error: BaseException | None) -> Iterator[str]:
 
 
 def secrets_on(html: str) -> list[str]:
-    """The secrets that a page shows, though none may: the key and all codes begin with CANARY."""
+    """Return the secrets that a page shows.
+
+    The page must not show any. The key and all codes begin with CANARY.
+    """
     card = Card.objects.order_by("pk").first()
     hidden = ["canary", "gaaaa"]  # the latter begins every sealed text
     if card is not None:
@@ -166,7 +172,7 @@ def secrets_on(html: str) -> list[str]:
 
 
 class Mailbox(AdminEmailHandler):
-    """Keeps the mails that would go to the site's administrators."""
+    """A handler that keeps the mails that would be sent to the site's administrators."""
 
     def __init__(self) -> None:
         super().__init__(include_html=True)
@@ -177,7 +183,7 @@ class Mailbox(AdminEmailHandler):
 
 
 def stored_texts() -> Iterator[tuple[str, str]]:
-    """Every value of every row of the apps' tables and of the admin's log, as text."""
+    """Yield every value of the apps' tables and of the admin's log, as text."""
     models = [*apps.get_app_config("giftcards").get_models()]
     models += [*apps.get_app_config("giftcards_delivery").get_models(), LogEntry]
     for model in models:

@@ -14,7 +14,7 @@ from giftcards.admin.frame.manual import FOLDER
 from tests.catalogues import catalogue, entries
 
 LANGUAGES = sorted(path.name for path in FOLDER.iterdir())
-# The quotation marks of each language, and those of all.
+# The quotation marks of all languages.
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«\s*([^»]+?)\s*»")
 
 
@@ -23,23 +23,23 @@ def source(language: str, topic: str) -> str:
 
 
 def quoted(text: str) -> list[str]:
-    """The names of buttons, headings and statuses in the text."""
+    """Return the names of buttons, headings and statuses that are quoted in the text."""
     prose = " ".join(re.sub(r"`[^`]*`", "", text).split())
     return ["".join(found) for found in _QUOTED.findall(prose)]
 
 
 def shape(text: str) -> tuple[list[int], list[str]]:
-    """The levels of the headings, and the topics that are linked, in any order."""
+    """Return the levels of the headings, and the linked topics in alphabetical order."""
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
     return levels, sorted(re.findall(r"\]\(#([\w-]+)\)", text))
 
 
 @cache
 def names(language: str) -> dict[str, set[str]]:
-    """The texts of the pages in a language, by the English text, as they stand in a sentence."""
+    """Return the pages' texts in a language by their English text, as used in a sentence."""
     known: dict[str, set[str]] = {}
     for original, text in _texts(language):
-        # French texts have spaces that do not break.
+        # French texts contain non-breaking spaces.
         shown = " ".join(text.split())
         known.setdefault(capfirst(original), set()).add(capfirst(shown))
         known.setdefault(original, set()).add(shown)

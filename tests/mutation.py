@@ -1,8 +1,8 @@
 """Mutation testing of the modules that decide about money and purchases: ``make mutation``.
 
 mutmut changes the code of a module in hundreds of small ways, one at a time, and runs the module's
-tests each time. A change that no test notices is a survivor. docs/maintaining.md says how to read
-them.
+tests each time. A change that no test notices is a survivor. docs/maintaining.md explains how to
+read the survivors.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-# Each module has a folder of its own in there, in which mutmut works.
+# Each module has its own folder in this folder, in which mutmut works.
 FOLDER = ROOT / ".mutation"
 MUTMUT = Path(sys.executable).parent / "mutmut"
 
-# The tests of each module, as arguments of pytest: those that are quick and meant for it.
+# The tests of each module, as arguments for pytest. Only tests that are fast and written for the
+# module are listed.
 TESTS: dict[str, tuple[str, ...]] = {
     "giftcards/rules/states.py": ("tests/rules/test_states.py",),
     "giftcards/rules/ceiling.py": ("tests/rules/test_ceiling.py",),
@@ -36,15 +37,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "giftcards/rules/lost_orders.py": ("tests/rules/test_lost_orders.py",),
     "giftcards/engine/request_budget.py": (
         "tests/engine/test_request_budget.py",
-        # Simulations of minutes, which take as long as all the others.
+        # These tests simulate whole minutes and take as long as all the others together.
         "--deselect=tests/engine/test_request_budget.py::TestWindow",
     ),
     "giftcards/books/pairing.py": ("tests/books/test_pairing.py",),
     "giftcards/books/matching.py": ("tests/books/test_matching.py", "tests/books/test_expected.py"),
 }
 
-# What survives because no test can tell it from the code: the changed line, by its function. The
-# reason is shown beside it.
+# Mutants that survive because no test can distinguish them from the original code: the function and
+# the changed line, each with the reason.
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "giftcards/rules/states.py": {
         ("_statuses_where", "return tuple(None)"): "it is called only while the module is imported",
@@ -177,14 +178,14 @@ timeout_constant = 4.0
 # Each mutant has a process in which no test has run: hypothesis would refuse to run one again.
 process_isolation = "forkserver"
 """
-# What counts as noticed: a loop without end is, too.
+# A mutant with an endless loop also counts as detected.
 _KILLED = {"killed", "timeout"}
 
 
 class Survivor(NamedTuple):
     name: str
     function: str
-    # The changed lines, as they were and as they became.
+    # The changed lines, before and after the change.
     before: str
     after: str
 
@@ -205,15 +206,15 @@ def main() -> None:
 
 
 def mutate(module: str, *, is_repeated: bool) -> bool:
-    """Test the mutants of ``module`` and tell what came of them; True if no survivor is new.
+    """Test the mutants of ``module`` and print the result; return True if no survivor is new.
 
-    If ``is_repeated``, those that a test has noticed before are left out.
+    If ``is_repeated`` is true, mutants that a test has already detected are left out.
     """
     began = time.monotonic()
     folder = FOLDER / module.removesuffix(".py").replace("/", ".")
     only = []
     if is_repeated:
-        # Which test runs which function has to be found out again.
+        # mutmut has to find out again which test runs which function.
         (folder / "mutants" / "mutmut-stats.json").unlink()
         only = [name for name, result in _results(folder).items() if result != "killed"]
     else:
@@ -245,7 +246,7 @@ def say(text: str) -> None:
 
 
 def _prepare(folder: Path, module: str) -> None:
-    """Make ``folder`` anew, with settings in which mutmut finds the code and the tests."""
+    """Create ``folder`` anew, with settings that let mutmut find the code and the tests."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("giftcards", "tests", "example_project"):
@@ -255,7 +256,7 @@ def _prepare(folder: Path, module: str) -> None:
 
 
 def _results(folder: Path) -> dict[str, str]:
-    """The result of each mutant, by its name."""
+    """Return the result of each mutant, by its name."""
     lines = _mutmut(folder, "results", "--all=true").splitlines()
     return dict(line.strip().split(": ", 1) for line in lines)
 
@@ -275,7 +276,10 @@ def _mutmut(folder: Path, *args: str) -> str:
 
 
 def _survivor(folder: Path, name: str) -> Survivor:
-    """The change of a mutant such as ``giftcards.rules.money.x_payment_breakdown__mutmut_1``."""
+    """Return the change of a mutant.
+
+    ``name`` is, for example, ``giftcards.rules.money.x_payment_breakdown__mutmut_1``.
+    """
     lines = _mutmut(folder, "show", name).splitlines()
     mangled = name.rpartition(".")[2].rpartition("__mutmut_")[0]
     function = mangled.removeprefix("x").removeprefix("_").strip("ǁ").replace("ǁ", ".")

@@ -1,4 +1,4 @@
-"""Reading the admin's pages as a person would: the texts of tables, fields and messages."""
+"""Helpers that read the admin's pages as a person would: texts of tables, fields and messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATE = (
     "The order has changed since you opened this page, so nothing was done. Check the order again."
 )
 WRITE_IT = "Enter an amount such as 550 or 549.90. Use the digits 0 to 9 and a decimal point."
-# What is typed into the form for a new order.
+# The values that are typed into the form for a new order.
 FORM = {
     "product_id": PRODUCT,
     "type_id": TYPE,
@@ -58,7 +58,7 @@ def sign_in(
     superuser: bool = False,
     **options: Any,
 ) -> Client:
-    """A browser of a person with these permissions of this app, who types the password if any."""
+    """Return the browser of a user with these permissions, who types the password, if any."""
     users = get_user_model().objects
     name = name or f"user{users.count()}"
     user = users.create_user(name, password=password, is_staff=staff, is_superuser=superuser)
@@ -77,13 +77,13 @@ def sign_in(
 
 
 def read(response: Any, status: int = 200) -> str:
-    """The page without its CSRF tokens, which hold any three digits by chance."""
+    """Return the page without its CSRF tokens, which can contain any three digits by chance."""
     assert response.status_code == status, response
     return re.sub(r'(name="csrfmiddlewaretoken" value=")\w+', r"\1", response.content.decode())
 
 
 def count_queries(browser: Client, address: str) -> int:
-    """The number of queries that the page takes once the caches of the process are filled."""
+    """Return the number of queries for the page once the caches of the process are filled."""
     read(browser.get(address))
     with CaptureQueriesContext(connection) as queries:
         read(browser.get(address))
@@ -91,7 +91,7 @@ def count_queries(browser: Client, address: str) -> int:
 
 
 def place(browser: Client, line: dict[str, Any], **options: Any) -> Any:
-    """Fill in the form for a new order, and press the button of the page that it leads to."""
+    """Submit the form for a new order, and confirm the order on the page that follows."""
     asked = browser.post(ADD, line)
     shown = hidden(asked.content.decode())
     return browser.post(ADD, shown if "confirmed_card" in shown else line, **options)
@@ -102,14 +102,14 @@ def text(html: str) -> str:
 
 
 def element(html: str, start: str, tag: str) -> str:
-    """The first element ``tag`` whose opening tag holds ``start``; not for nested ones."""
+    """Return the first ``tag`` element whose opening tag contains ``start``, without nesting."""
     found = re.search(rf"<{tag}\b[^>]*{re.escape(start)}[^>]*>.*?</{tag}>", html, re.DOTALL)
     assert found, f"There is no <{tag} … {start} …>."
     return found[0]
 
 
 def rows(html: str, table: str) -> list[list[str]]:
-    """The texts of the cells of the table whose opening tag holds ``table``, row by row."""
+    """Return the cell texts, row by row, of the table whose opening tag contains ``table``."""
     return [
         [text(cell) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL)]
         for row in re.findall(r"<tr\b.*?</tr>", element(html, table, "table"), re.DOTALL)
@@ -117,7 +117,7 @@ def rows(html: str, table: str) -> list[list[str]]:
 
 
 def section(html: str, name: str) -> list[dict[str, str]]:
-    """The rows of the table in a section of a page: the texts of the cells by column."""
+    """Return the rows of the table in a section of a page: the texts of the cells by column."""
     found = element(html, f'aria-labelledby="giftcards-{name}"', "section")
     return [
         {
@@ -129,14 +129,14 @@ def section(html: str, name: str) -> list[dict[str, str]]:
 
 
 def facts_of(html: str, name: str) -> dict[str, str]:
-    """The facts in a section of a page, by label."""
+    """Return the facts in a section of a page, by label."""
     found = element(html, f'aria-labelledby="giftcards-{name}"', "section")
     pairs = re.findall(r"<dt>(.*?)</dt><dd.*?>(.*?)</dd>", found, re.DOTALL)
     return {plain(text(label)): plain(text(value)) for label, value in pairs}
 
 
 def orders(html: str) -> list[list[str]]:
-    """The list's rows without its heading, the boxes to tick, and what is hidden on a desktop."""
+    """Return the rows of the list without heading, checkboxes and texts that desktops hide."""
     shown = re.sub(r'<span class="giftcards-(label|unseen)">.*?</span>', "", html)
     return [row[1:] for row in rows(shown, 'id="result_list"')[1:]]
 
@@ -146,7 +146,7 @@ def references(html: str) -> list[str]:
 
 
 def messages(html: str) -> list[str]:
-    """The page's messages about the action that led to it."""
+    """Return the page's messages about the action that led to it."""
     if '<ul class="messagelist">' not in html:
         return []
     return [
@@ -156,12 +156,12 @@ def messages(html: str) -> list[str]:
 
 
 def told(response: Any) -> list[str]:
-    """The messages on the page that answers, as plain text."""
+    """Return the messages on the page of the response, as plain text."""
     return [plain(message) for message in messages(read(response))]
 
 
 def errors(html: str) -> list[str]:
-    """The errors of the fields of the page's form."""
+    """Return the errors of the fields in the page's form."""
     found = re.findall(r'<ul class="errorlist[^>]*>.*?</ul>', html, re.DOTALL)
     return [text(item) for item in found]
 
@@ -172,18 +172,18 @@ def timeline(html: str) -> list[str]:
 
 
 def hidden(html: str) -> dict[str, str]:
-    """The hidden fields of the page's forms: what a form is about."""
+    """Return the hidden fields of the page's forms, which identify what a form is about."""
     inputs = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', html)
     return {name: unescape(value) for name, value in inputs}
 
 
 def plain(shown: str) -> str:
-    """The text without the marks that isolate foreign text."""
+    """Return the text without the marks that isolate foreign text."""
     return shown.replace("\u2068", "").replace("\u2069", "")
 
 
 def tiles(html: str) -> dict[str, tuple[str, str]]:
-    """The tiles of the start page by title: the sentences, and the URL of the rows."""
+    """Return the tiles of the start page by title: the sentences, and the URL of the rows."""
     found = {}
     for tile in re.findall(r'<li class="giftcards-tile .*?</li>', html, re.DOTALL):
         title = re.search(r"<h3>(.*?)</h3>", tile, re.DOTALL)
@@ -195,7 +195,7 @@ def tiles(html: str) -> dict[str, tuple[str, str]]:
 
 
 def for_others(html: str) -> dict[str, tuple[str, str]]:
-    """The lines of the start page on what others have to do: their roles, and the URL."""
+    """Return the tasks for other roles on the start page: the roles and the URL, by task."""
     found = {}
     for line in re.findall(r"<li>.*?</li>", element(html, "giftcards-for-others", "ul"), re.DOTALL):
         link = re.search(r'<a href="([^"]*)">(.*?)</a>', line)
@@ -206,12 +206,12 @@ def for_others(html: str) -> dict[str, tuple[str, str]]:
 
 
 def listed(client: Client, address: str) -> int:
-    """The number of rows on the list at ``address``."""
+    """Return the number of rows on the list at ``address``."""
     return int(client.get(address).context["cl"].result_count)
 
 
 def found(html: str) -> str:
-    """What a page says that it has found."""
+    """Return the text in which a page describes what it has found."""
     return text(element(html, "aria-live", "section"))
 
 
@@ -219,7 +219,7 @@ TOO_MANY_SEARCHES = "You have searched 30 times in the last hour. Try again late
 
 
 def search_often(browser: Client, times: int) -> None:
-    """The person has searched for cards so many times."""
+    """Record that the person has searched for cards ``times`` times."""
     LogEntry.objects.bulk_create(
         LogEntry(
             user_id=browser.session["_auth_user_id"],
@@ -236,7 +236,7 @@ REASON = "Lost the e-mail"
 
 
 def person(*permissions: str, **options: Any) -> Client:
-    """A browser of a member of staff with a password, who has just signed in."""
+    """Return the browser of a member of staff with a password, who has just signed in."""
     permissions = permissions or ("view_order", "reveal_card")
     return sign_in(*permissions, password=PASSWORD, **options)
 
@@ -260,10 +260,10 @@ def change_proof(browser: Client, **values: Any) -> None:
 
 
 def let_pass(browser: Client, seconds: float) -> None:
-    """So much time has passed since the person has proven who they are."""
+    """Pretend that ``seconds`` have passed since the person confirmed their identity."""
     change_proof(browser, at=time.time() - seconds)
 
 
 def codes_on(html: str) -> list[str]:
-    """The code and the serial on a page."""
+    """Return the code and the serial on a page."""
     return [text(item) for item in re.findall(r'<bdi dir="ltr"[^>]*>.*?</bdi>', html)]

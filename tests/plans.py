@@ -1,4 +1,4 @@
-"""The database's plans of the statements that a piece of code sends to it."""
+"""The database's query plans for the statements that a piece of code sends."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ _EXPLAIN = {
 }
 
 
-# More rows than this are as good as all. Only MariaDB tells how many it expects to read.
+# A plan that reads more rows than this counts as reading the whole table. Only MariaDB reports how
+# many rows it expects to read.
 MANY = 1_000
 
 
 class Statement(NamedTuple):
     sql: str
-    # What the plan says of each table that is read from end to end, the index included if it is.
+    # The plan's description of each table that is read from end to end, with the index if one is
+    # used.
     scans: list[str]
 
 
 @contextmanager
 def explained(*others: type[Model]) -> Iterator[list[Statement]]:
-    """Collect what is sent to the tables that grow: each read and each update, with its plan.
+    """Yield a list of the reads and updates of the growing tables, each with its query plan.
 
-    Beside those that :mod:`tests.history` names, those of ``others``.
+    These are the tables that :mod:`tests.history` lists, and the tables of ``others``.
     """
     statements: list[Statement] = []
     tables = [model._meta.db_table for model in (*CORE, *OF_MESSAGES, *others)]
@@ -48,7 +50,7 @@ def explained(*others: type[Model]) -> Iterator[list[Statement]]:
             statements.append(Statement(sql, _SCANS[connection.vendor](context["cursor"], tables)))
         return execute(sql, params, many, context)
 
-    # PostgreSQL explains no cursor's declaration.
+    # PostgreSQL cannot explain the declaration of a cursor.
     no_cursors = {"DISABLE_SERVER_SIDE_CURSORS": True}
     with mock.patch.dict(connection.settings_dict, no_cursors), connection.execute_wrapper(explain):
         yield statements
@@ -56,7 +58,7 @@ def explained(*others: type[Model]) -> Iterator[list[Statement]]:
 
 def _scans_of_sqlite(cursor: Any, _tables: list[str]) -> list[str]:
     steps = [detail for *_, detail in cursor.fetchall()]
-    # What is open, added up, is no table.
+    # Subqueries, such as the sum of what is open, are not tables.
     derived = ("SUBQUERY", "GIFTCARDS_TAKEN")
     scans = [step for step in steps if step.startswith("SCAN ")]
     return [scan for scan in scans if not any(name in scan.upper() for name in derived)]
@@ -70,7 +72,7 @@ def _scans_of_postgresql(cursor: Any, tables: list[str]) -> list[str]:
         node = nodes.pop()
         nodes += node.get("Plans", ())
         is_whole = node["Node Type"] in {"Seq Scan", "Index Scan", "Index Only Scan"}
-        # How it reads a small table that is joined, such as the users, depends on its statistics.
+        # How PostgreSQL reads a small joined table, such as the users, depends on its statistics.
         if is_whole and "Index Cond" not in node and node["Relation Name"] in tables:
             read = (node["Node Type"], node["Relation Name"], node.get("Index Name", ""))
             scans.append(" ".join(read).strip())

@@ -1,6 +1,6 @@
-"""A process that says "ready", waits for a line, and records the same final answer for all orders.
+"""A process that says "ready", waits for a line, and records one final answer for all orders.
 
-For a test in which several do so at once; it prints how many orders it has settled.
+A test starts several of these processes at once. Each prints how many orders it has settled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import django
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 if os.environ.get("HOST_DEFAULTS"):
-    # A shop that has never heard of what SQLite is best told.
+    # This shop does not use the recommended options for SQLite.
     from tests import settings
 
     settings.DATABASES["default"].pop("OPTIONS", None)
@@ -27,7 +27,7 @@ from tests.builders import PARTIAL  # noqa: E402
 
 if __name__ == "__main__":
     orders = list(Order.objects.all())
-    # Each process comes across the others at another row.
+    # Each process uses a different sequence, so the processes meet at different rows.
     random.shuffle(orders)
     print("ready", flush=True)  # noqa: T201
     sys.stdin.readline()

@@ -1,7 +1,7 @@
-"""A process in which things go wrong while Sentry and Django's error mail are at work.
+"""A process in which errors occur while Sentry and Django's error mail are active.
 
-Both patch what they watch, so they are kept out of the tests' own process. Prints what they and
-others have reported, by the name of the scenario, as JSON.
+Both patch what they watch, so they run outside the tests' own process. The process prints, as JSON
+and by scenario, what it and the two have reported.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ EVENTS: list[Any] = []
 
 
 class Collector(Transport):
-    """Takes the place of Sentry's server."""
+    """A transport that takes the place of Sentry's server."""
 
     def capture_envelope(self, envelope: Envelope) -> None:
         if event := envelope.get_event() or envelope.get_transaction_event():
             EVENTS.append(event)
 
 
-# As its documentation tells a Django site to, with every other option left as it is.
+# This follows Sentry's documentation for Django; all other options have their defaults.
 sentry_sdk.init(dsn="https://key@sentry.invalid/1", transport=Collector)
 django.setup()
 
@@ -87,13 +87,13 @@ from tests.fakes.storage import WITHOUT_SCRIPT  # noqa: E402
 from tests.pages import LIST, SEARCH, sign_in  # noqa: E402
 from tests.stage import PRICES, buy, failing, prove_key  # noqa: E402
 
-# Not in one piece in a line of this file: Sentry shows lines, too.
+# The canary is not written in one piece in this file, because Sentry also shows lines of code.
 CANARY = "CANARY"
 CODE = f"{CANARY}-CODE-5d81"
 PASSWORD = f"{CANARY}-KEY horse"
 CARDS = [CardSecret(f"{CODE}-{number}", f"{CANARY}-SERIAL-5d81-{number}") for number in range(3)]
 ANSWER = settled("PARTIALLY_FILLED", CARDS)
-# Of a link to cards.
+# The token of a link to cards.
 TOKEN = f"{CANARY}-KEY-{'A' * 21}"
 ADDRESS = f"/cards/{TOKEN}/"
 
@@ -106,7 +106,7 @@ def receive() -> Order:
 
 @contextmanager
 def interrupted_by(make: Callable[[], bytes]) -> Iterator[None]:
-    """A provider that sends what ``make`` returns, and then has django-q2 end the task."""
+    """Run a provider that sends what ``make`` returns, and then ends the task as django-q2 does."""
 
     def serve(server: Server, client: Any) -> None:
         while request := server.read(client):
@@ -172,7 +172,7 @@ def a_page_of_the_shop_fails() -> None:
 
 
 def reveal() -> None:
-    """The person types the password, ten minutes after the last time."""
+    """Reveal a card with the password, ten minutes after the last confirmation."""
     card = receive().cards.get(position=1)
     user = get_user_model().objects.create_superuser("boss", password=PASSWORD)
     browser = Browser(raise_request_exception=False)
@@ -203,7 +203,7 @@ def a_reveal_cannot_be_recorded() -> None:
 
 
 def press_on_page(pin: Callable[[Order], str] = pins.canary, *, status: int = 200) -> None:
-    """A customer types the PIN on the page behind a link; the site's own server answers."""
+    """Type the PIN on the page behind a link, as a customer does, with the site's own server."""
     order = receive()
     first, other = order.cards.filter(position__lte=2)
     Card.objects.filter(pk=first.pk).update(sealed=other.sealed)
@@ -239,7 +239,7 @@ def code_of_the_shop_complains_on_the_page_of_a_customer() -> None:
 
 
 def _set_up_as_documented() -> None:
-    """The shop also sends traces, as the page about security says."""
+    """Configure Sentry as the security page describes, and let it send traces, too."""
     [block] = blocks(page("security"), "python")
     exec(block, shop := {})
     sentry_sdk.init(
@@ -264,7 +264,7 @@ def code_of_the_shop_fails_before_the_page_of_a_customer() -> None:
 
 
 def cards_cannot_be_stored() -> None:
-    # Recording does not let this out; whoever stores cards by themselves gets it.
+    # Recording does not let this error out, but callers of store_cards get it.
     with failing("INSERT", "giftcards_card"):
         store_cards([Arrival(make_guide_order(), ANSWER.cards)])
 
@@ -317,7 +317,7 @@ def told(receiver: Callable[..., None]) -> Iterator[None]:
 
 
 def a_task_ends_while_a_receiver_handles_an_error() -> str:
-    """Run it as django-q2's worker does; return the text for the row of the failure."""
+    """Run the task as django-q2's worker does, and return the text for the row of the failure."""
     tasks: queue.Queue[Any] = queue.Queue()
     results: queue.Queue[Any] = queue.Queue()
     tasks.put({"name": "tick", "func": "giftcards.tasks.tick", "args": (), "kwargs": {}})
@@ -359,14 +359,14 @@ SCENARIOS = [
     a_task_ends_while_a_receiver_handles_an_error,
     an_announcement_ends_while_a_receiver_handles_an_error,
     a_receiver_leaves_with_a_message,
-    # Last, because they change what Sentry collects.
+    # These scenarios come last, because they change what Sentry collects.
     a_trace_is_made_of_the_page_of_a_customer,
     code_of_the_shop_fails_before_the_page_of_a_customer,
 ]
 
 
 def report(scenario: Callable[[], str | None]) -> dict[str, Any]:
-    """Run ``scenario``; return its last words, Sentry's events, mails and tracebacks."""
+    """Run ``scenario``; return its output, its traceback, Sentry's events and the mails."""
     EVENTS.clear()
     mail.outbox = []
     printed = []

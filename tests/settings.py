@@ -17,9 +17,9 @@ from example_project.settings import *  # noqa: F403
 
 DEBUG = False
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# The name of Django 6.1 and later for what error mails are sent with.
-# Tests of the core run without messages; see tests/delivery/conftest.py.
+# ``MAILERS``, further below, is the name of the mail setting in Django 6.1 and later. The core is
+# tested without messages; see tests/delivery/conftest.py.
 GIFTCARDS_DELIVERY = {"MODE": "off"}
-# Only tests of the catalogue have a worker that reads it.
+# Only the tests of the catalogue have a worker that reads it.
 GIFTCARDS = {**GIFTCARDS, "CATALOGUE_INTERVAL": 0}  # noqa: F405
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

@@ -1,4 +1,4 @@
-"""The site and the demo, for tests that look at them from outside."""
+"""The site and the demo, for tests that use them from outside."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ App = Callable[..., Iterable[bytes]]
 
 
 class Site(LiveServer):
-    """Its threads have connections of their own to the database, as those of a real site have.
+    """A live server whose threads have their own database connections, as those of a real site.
 
-    Django would have them share the test's connection if the database is in memory.
+    Django would make them share the test's connection if the database is in memory.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class Site(LiveServer):
 
 
 class Door:
-    """Lets requests in while it is open; when it has been shut, all of them are answered.
+    """A gate that lets requests in while it is open, and waits for their answers when it is shut.
 
-    A page that a test has left can still be asking, for longer than the test's tables are there.
+    A page that a test has left can still send requests when the tables of the test are gone.
     """
 
     def __init__(self, app: App) -> None:
@@ -61,8 +61,8 @@ class Door:
                 start_response("503 Service Unavailable", [("Content-Length", "0")])
                 return []
             self._inside += 1
-        # The browser's connection, and so this thread, may have served the tests before, whose
-        # database was another one.
+        # The browser reuses its connection, and with it this thread, which may have served earlier
+        # tests with a different database.
         for used in connections.all(initialized_only=True):
             del connections[used.alias]
         try:
@@ -78,7 +78,7 @@ class Door:
 
 
 def _kept(environ: dict[str, Any], start_response: Callable[..., Any]) -> Callable[..., Any]:
-    """Have the browser keep static files, which it asks for again while they are new."""
+    """Let the browser cache static files, which it would request again while they are new."""
     if not environ.get("PATH_INFO", "").startswith(settings.STATIC_URL):
         return start_response
 
@@ -89,7 +89,7 @@ def _kept(environ: dict[str, Any], start_response: Callable[..., Any]) -> Callab
 
 
 class _Answer:
-    """An answer that says when the server is done with it."""
+    """A response that reports when the server has finished with it."""
 
     def __init__(self, answer: Any, leave: Callable[[], None]) -> None:
         self._answer = answer
@@ -106,12 +106,12 @@ class _Answer:
 
 
 class Demo:
-    """A running demo, with a folder of its own, in an environment that names another database."""
+    """A running demo with its own folder, in an environment that names a different database."""
 
     count = 0
 
     def __init__(self, folder: Path, *arguments: str, **more: str) -> None:
-        # Its processes inherit the mark and so can be told from all others.
+        # The demo's processes inherit this mark, which distinguishes them from all others.
         self._mark = f"DEMO_TEST={folder}"
         environment = {
             name: value
@@ -122,7 +122,7 @@ class Demo:
             "DATABASE_URL": f"sqlite:///{folder / 'of-the-shop.sqlite3'}",
             "DEMO_TEST": str(folder),
             "EXAMPLE_DIR": str(folder / "files"),
-            # The demo has to be readable where nothing but ASCII is.
+            # The demo's output has to be readable in environments that support only ASCII.
             "LC_ALL": "C",
             "PYTHONIOENCODING": "ascii",
             "PYTHONUNBUFFERED": "1",
@@ -152,7 +152,7 @@ class Demo:
         return Path(self._output.name).read_text("ascii")
 
     def processes(self) -> dict[int, str]:
-        """The command lines of the demo's processes, by process id."""
+        """Return the command lines of the demo's processes, by process id."""
         found = {}
         for folder in Path("/proc").iterdir():
             try:

@@ -1,4 +1,4 @@
-"""Helpers of the tests of placing and following; the fixtures are in stage_fixtures."""
+"""Helpers for the tests of placing and following orders. The fixtures are in stage_fixtures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PSN = PRODUCT
 PROVIDER = "https://provider.invalid"
 CODE = "CANARY-CODE-1234"
 
-# What the fixtures give: `set_conf` and `shorten`, `wire`, and `caplog`.
+# The types of the fixtures: `set_conf` and `shorten`, `wire`, and `caplog`.
 Setter = Callable[..., None]
 Wire = responses.RequestsMock
 Log = pytest.LogCaptureFixture
@@ -56,24 +56,24 @@ def ago(seconds: float) -> datetime:
 
 
 def record_order(*, reference: str | None = None, **line: Any) -> Order:
-    """An order that is recorded and that no worker has been told of."""
+    """Record an order without notifying a worker, and return it."""
     named = {} if reference is None else {"reference": reference}
     return Order.objects.record(Order(**line, **named))
 
 
 def claim_to_send(order: Order) -> bool:
-    """Claim the order as a process does that is about to send it with the key of the settings."""
+    """Claim the order like a process that is about to send it with the API key of the settings."""
     return claim(order, key=ApiKey.objects.current(key_fingerprint(conf.api_key)))
 
 
 def fresh(order: Order) -> Order:
-    """The same order with what is stored by now."""
+    """Return the same order with the values that are stored now."""
     order.refresh_from_db()
     return order
 
 
 def buy(gateway: Gateway | None = None, **line: Any) -> Order:
-    """Record an order and send it; how that ended is in the order."""
+    """Record an order and send it; the returned order shows the outcome."""
     order = record_order(**{**LINE, "reference": None, **line})
     with contextlib.ExitStack() as stack:
         gateway = gateway or stack.enter_context(Gateway())
@@ -82,9 +82,10 @@ def buy(gateway: Gateway | None = None, **line: Any) -> Order:
 
 
 def buy_many(simulator: Simulator, count: int, **line: Any) -> list[Order]:
-    """Orders that the provider has accepted and nobody has asked about.
+    """Return orders that the provider has accepted and that were not checked yet.
 
-    The first one is bought; the others are written down on both sides as copies of it.
+    The first order is really bought. The others are recorded as copies of it in the database and in
+    the simulator.
     """
     orders = [buy(**line)]
     changes = list(orders[0].changes.all())
@@ -109,29 +110,29 @@ def run_sweep(orders: OrderQuerySet | None = None, **options: Any) -> Swept:
 
 
 def look(times: int = 1) -> None:
-    """Sweep, with everything due."""
+    """Make all orders due and run a sweep, ``times`` times."""
     for _ in range(times):
         Order.objects.filter(due_at__isnull=False).update(due_at=timezone.now())
         run_sweep()
 
 
 def pass_time(seconds: float) -> None:
-    """Let time go by for the lost orders."""
+    """Pretend that ``seconds`` have passed for the lost orders."""
     passed = timedelta(seconds=seconds)
     lost = Order.objects.filter(status=Status.UNCONFIRMED)
     lost.update(sent_at=F("sent_at") - passed, absent_since=F("absent_since") - passed)
 
 
 def fill_catalogue() -> None:
-    """Read the provider's catalogue to its end."""
+    """Read the provider's whole catalogue."""
     with Gateway() as gateway:
         assert read_catalogue(gateway, on_wait=lambda _reading: None).is_whole
 
 
 @contextlib.contextmanager
 def undone() -> Iterator[None]:
-    """Undo in the database what is done within; the provider still knows it."""
-    # By its new name, where Django has that.
+    """Undo the changes of the block in the database; the provider keeps its data."""
+    # Newer versions of Django have a new name for this function.
     create = getattr(transaction, "savepoint_create", None) or transaction.savepoint
     point = create()
     yield
@@ -143,34 +144,34 @@ def statuses() -> list[str]:
 
 
 def without_list() -> None:
-    """Orders are asked about one by one: the list has just failed."""
+    """Have the orders checked one by one, because the list has just failed."""
     ProviderState.objects.current()
     ProviderState.objects.update(list_usable_at=timezone.now() + timedelta(hours=1))
 
 
 def lease(name: str) -> Lease:
-    """The lease as it is on record; one that nobody ever had is free."""
+    """Return the stored lease, or a free lease if no process has ever held it."""
     return Lease.objects.filter(name=name).first() or Lease(name=name)
 
 
 def hold_lease(name: str, *, until: datetime, token: str = "other") -> None:
-    """Another process has the lease."""
+    """Let another process hold the lease."""
     Lease.objects.update_or_create(name=name, defaults={"token": token, "until": until})
 
 
 def changes_lease(name: str, sql: str, params: Any) -> bool:
-    """True if the statement takes, renews or releases the lease."""
+    """Return True if the statement takes, renews or releases the lease."""
     is_update = sql.startswith("UPDATE") and "giftcards_lease" in sql
     return is_update and name in (params or ())
 
 
 def releases_lease(name: str, sql: str, params: Any) -> bool:
-    # Some versions of Django write the NULL into the statement, some pass it along.
+    # Some versions of Django write the NULL into the statement, others pass it as a parameter.
     return changes_lease(name, sql, params) and ("= NULL" in sql or None in params)
 
 
 def spend_budget(*, but: int = 0) -> None:
-    """All requests of the minute are spent but for some of those that are not set aside."""
+    """Spend the requests of the minute, except for ``but`` of those that are not set aside."""
     Budget()
     RequestSlot.objects.update(until=timezone.now() + timedelta(seconds=60))
     free = RequestSlot.objects.order_by("-number").values_list("number", flat=True)[:but]
@@ -178,53 +179,53 @@ def spend_budget(*, but: int = 0) -> None:
 
 
 def leave_questions(count: int) -> None:
-    """The budget has so many checks left, and one request that only placing may take."""
+    """Leave ``count`` checks in the budget, and one request that only placing may use."""
     spend_budget(but=count + 1)
 
 
 def refill_budget() -> None:
-    """A minute has passed since the last request."""
+    """Refill the budget, as if a minute had passed since the last request."""
     RequestSlot.objects.update(until=ago(1))
 
 
 def slots_in_use() -> int:
-    """The number of requests that are spent of the minute's."""
+    """Return the number of this minute's requests that are spent."""
     return RequestSlot.objects.filter(until__gt=timezone.now()).count()
 
 
 def prove_key() -> None:
-    """The provider has accepted the key just now."""
+    """Record that the provider has just accepted the API key."""
     with Gateway() as gateway:
         gateway.record_outcome(None)
 
 
 def refuse_key(detail: str = "Refused.", *, api_key: str | None = None) -> None:
-    """The provider has refused an API key: that of the settings, or another one."""
+    """Record that the provider has refused an API key, by default that of the settings."""
     ApiKey.objects.refuse(key_fingerprint(api_key or conf.api_key), detail=detail)
 
 
 def own_key() -> ApiKey:
-    """The record of the API key of the settings."""
+    """Return the record of the API key of the settings."""
     return ApiKey.objects.get(pk=key_fingerprint(conf.api_key))
 
 
 def wrong_calls(simulator: Simulator) -> int:
-    """The number of requests with a key that the provider does not know."""
+    """Return the number of requests with a key that the provider does not know."""
     return [request.key_ok for request in simulator.requests].count(False)
 
 
 def provider_state() -> ProviderState:
-    """The record of the provider's state."""
+    """Return the record of the provider's state."""
     return ProviderState.objects.get()
 
 
 def end_pause() -> None:
-    """The time of the pause has run out."""
+    """Pretend that the time of the pause is over."""
     ProviderState.objects.update(paused_until=ago(1))
 
 
 def lists(simulator: Simulator) -> int:
-    """The number of pages of the list that were asked for."""
+    """Return the number of list pages that were requested."""
     return [request.path for request in simulator.requests].count("/v3/gift-cards/list")
 
 
@@ -233,13 +234,13 @@ def posts(simulator: Simulator) -> int:
 
 
 def checks(simulator: Simulator) -> list[str]:
-    """The last parts of the paths of all checks, oldest first."""
+    """Return the last parts of the paths of all checks, oldest first."""
     paths = [request.path for request in simulator.requests if "/check" in request.path]
     return [path.rpartition("/")[2] for path in paths if "checkProduct" not in path]
 
 
 def use_keys(settings: Any, *keys: str) -> None:
-    """From now on, these are the encryption keys."""
+    """Use these encryption keys from now on."""
     settings.GIFTCARDS = {**settings.GIFTCARDS, "ENCRYPTION_KEYS": list(keys)}
 
 
@@ -248,7 +249,7 @@ def history(order: Order) -> list[str]:
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    """The messages that our modules have logged."""
+    """Return the messages that modules of the app have logged."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -258,7 +259,7 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> 
 
 @contextlib.contextmanager
 def receiving(signal: Signal, receiver: Callable[..., Any], **options: Any) -> Iterator[None]:
-    """Somebody listens to the signal meanwhile."""
+    """Connect the receiver to the signal during the block."""
     signal.connect(receiver, **options)
     try:
         yield
@@ -268,7 +269,7 @@ def receiving(signal: Signal, receiver: Callable[..., Any], **options: Any) -> I
 
 @contextlib.contextmanager
 def out_of_service(simulator: Simulator) -> Iterator[None]:
-    """Nobody listens at the provider's address; it stays the provider's."""
+    """Stop the provider during the block, and keep its address from being used by others."""
     simulator.stop()
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", simulator.port))
@@ -277,7 +278,7 @@ def out_of_service(simulator: Simulator) -> Iterator[None]:
 
 
 def unused_port() -> int:
-    """A port that a process can listen on later: one that the system gives nobody by itself."""
+    """Return a port for a process to listen on later, which the system does not assign itself."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -292,16 +293,16 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 120) -> None
 
 
 def apps_of_others() -> list[AppConfig]:
-    """The installed apps that are not of this project."""
+    """Return the installed apps that do not belong to this project."""
     ours = ("giftcards", "example_project")
     return [app for app in apps.get_app_configs() if not app.name.startswith(ours)]
 
 
 @contextlib.contextmanager
 def sharing_database(path: Path) -> Iterator[str]:
-    """Let threads and processes open the database side by side; its address.
+    """Let threads and processes open the database side by side; yield its address.
 
-    The one in memory cannot be opened by others: a copy of it in a file takes its place.
+    Others cannot open a database in memory, so a copy of it in a file takes its place.
     """
     original, values = connections["default"], connections.settings["default"]
     if original.vendor != "sqlite":
@@ -313,11 +314,13 @@ def sharing_database(path: Path) -> Iterator[str]:
     original.ensure_connection()
     with contextlib.closing(sqlite3.connect(path)) as copy:
         original.connection.backup(copy)
-    # Not by a change of the dictionary, which the original connection reads as well. It has to know
-    # that it is in memory: a live server's threads, which use it, may close it meanwhile.
+    # The dictionary is replaced and not changed, because the original connection reads it as well.
+    # That connection has to know that it is in memory; otherwise the threads of a live server,
+    # which use it, might close it.
     connections.settings["default"] = {**values, "NAME": str(path)}
     connections["default"] = connections.create_connection("default")
-    # The first connection changes the journal's mode, for which SQLite lets nobody wait.
+    # The first connection changes the journal mode, and SQLite does not wait for other connections
+    # when this happens.
     connections["default"].ensure_connection()
     try:
         yield f"sqlite:///{path}"
@@ -335,10 +338,10 @@ def failing(
     when: Callable[[str, Any], object] = lambda _sql, _params: True,
     most: float = math.inf,
 ) -> Iterator[list[str]]:
-    """The database fails at statements that begin with ``verb`` and hold these texts.
+    """Make the database fail at statements that start with ``verb`` and contain these texts.
 
-    Of these only at those for which ``when(sql, params)`` is true, and ``most`` times. Yields the
-    statements that have failed.
+    Of these statements, only those fail for which ``when(sql, params)`` is true, and at most
+    ``most`` of them. Yields the statements that have failed.
     """
     error = error or OperationalError("server closed the connection unexpectedly")
     failed: list[str] = []
@@ -355,7 +358,7 @@ def failing(
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
-    """The results of ``work`` in ``count`` threads that start at once."""
+    """Return the results of ``work``, or its errors, from ``count`` threads that start at once."""
     barrier = threading.Barrier(count)
     results: list[Any] = []
 
@@ -387,7 +390,7 @@ def check_url(order: Order) -> str:
 
 
 def settled_answer(order: Order, **changes: Any) -> dict[str, Any]:
-    """The provider's answer about a fulfilled order."""
+    """Return the provider's answer about a fulfilled order."""
     cards = [{"value": f"{CODE}-{number}", "serial": f"{number}"} for number in range(2)]
     data = {
         "_id": order.provider_order_id,
@@ -402,7 +405,7 @@ def settled_answer(order: Order, **changes: Any) -> dict[str, Any]:
 
 
 def list_row(order: Order, **changes: Any) -> dict[str, Any]:
-    """The row of a fulfilled order in the provider's list."""
+    """Return the row of a fulfilled order in the provider's list."""
     shown: dict[str, Any] = settled_answer(order)["data"]
     time = order.sent_at or timezone.now()
     about = {"product": order.product_id, "type": order.type_id, "time": time.isoformat()}
@@ -410,15 +413,16 @@ def list_row(order: Order, **changes: Any) -> dict[str, Any]:
 
 
 def list_page(*rows: Any, **changes: Any) -> dict[str, Any]:
-    """A page of the provider's list."""
+    """Return a page of the provider's list."""
     pagination = {"page": 1, "pageSize": 100, "totalPages": 1, "totalResults": len(rows)} | changes
     return {"success": True, "data": {"items": list(rows), "pagination": pagination}}
 
 
 def stop(process: subprocess.Popen[str]) -> str:
-    """End a process the polite way; return what it printed, errors included.
+    """End a process the polite way; return what it printed, including errors.
 
-    A cluster of django-q2 does not always end that way (its issue 346), so its group is killed.
+    A cluster of django-q2 does not always end that way (its issue 346), so its process group is
+    killed afterwards.
     """
     if process.poll() is None:
         process.terminate()
@@ -432,7 +436,7 @@ def stop(process: subprocess.Popen[str]) -> str:
 
 
 def secrets_of(settings: Any, simulator: Simulator) -> list[str]:
-    """Everything that must not be read anywhere: the keys, and all codes there are."""
+    """Return everything that must not be readable anywhere: the keys, and all codes."""
     found = [settings.GIFTCARDS["API_KEY"], *settings.GIFTCARDS["ENCRYPTION_KEYS"], CODE]
     cards = [card for order in simulator.orders.values() for card in order.cards]
     found += [text for card in cards for text in (card.value, card.serial)]

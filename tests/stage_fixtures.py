@@ -1,4 +1,4 @@
-"""The fixtures of the tests of placing and following: a pytest plugin."""
+"""A pytest plugin with the fixtures for the tests of placing and following orders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.wall import Wall
 
 @pytest.fixture
 def wire(settings: Any) -> Iterator[responses.RequestsMock]:
-    """The provider, for answers that the simulator cannot give. Prices are answered."""
+    """A mock for provider answers that the simulator cannot give; it answers price requests."""
     settings.GIFTCARDS = {**settings.GIFTCARDS, "BASE_URL": PROVIDER}
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
         mock.get(f"{PROVIDER}/v3/gift-cards/checkProduct/{PSN}", json=PRICES)
@@ -33,7 +33,7 @@ def wire(settings: Any) -> Iterator[responses.RequestsMock]:
 
 @pytest.fixture
 def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Shorten pauses and limits of the engine, for a test that would wait for them otherwise."""
+    """Shorten pauses and limits of the engine, so that a test does not have to wait for them."""
 
     def change(**values: Any) -> None:
         for name, value in values.items():
@@ -44,7 +44,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port on which nobody listens."""
+    """A port on which no process listens."""
     with socket.socket() as bound:  # bound and not listening: nobody else gets it
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -52,7 +52,7 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Undo what a command does to the handlers of signals: it is the only one in its process."""
+    """Restore the signal handlers, which a command replaces because it is alone in its process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -71,19 +71,19 @@ def set_conf(settings: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def small_budget(set_conf: Callable[..., None]) -> None:
-    """Of 16 requests, the list has one of its own, and checks leave one to placing."""
+    """A quota of 16 requests: one is set aside for the list, and checks leave one for placing."""
     set_conf(REQUESTS_PER_MINUTE=16, POLL_INTERVAL=60)
 
 
 @pytest.fixture
 def quickly(set_conf: Callable[..., None]) -> None:
-    """Orders are asked about ten times a second."""
+    """Check orders about ten times a second."""
     set_conf(POLL_INTERVAL=0.1)
 
 
 @pytest.fixture
 def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
-    """A database that threads and processes can open side by side; its address."""
+    """The address of a database that threads and processes can open side by side."""
     with sharing_database(tmp_path / "shared.sqlite3") as address:
         yield address
 
@@ -92,9 +92,10 @@ def shared_database(transactional_db: None, tmp_path: Path) -> Iterator[str]:
 def absent_database(
     shared_database: str, tmp_path: Path
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The address of the database where it cannot be reached, and a function that brings it there.
+    """The address of a database that cannot be reached, and a function that makes it reachable.
 
-    A server's connections are refused until then; SQLite's file is in a folder that is not there.
+    Until then, the connections of a server are refused, or SQLite's file is in a folder that does
+    not exist.
     """
     with contextlib.ExitStack() as stack:
         if connection.vendor == "sqlite":
@@ -110,7 +111,7 @@ def absent_database(
 
 
 def _connect_to_database() -> socket.socket:
-    """A connection to the server of the database, by TCP or by its socket."""
+    """Return a connection to the database server, by TCP or by its socket."""
     values = connection.settings_dict
     host, port = values["HOST"], int(values["PORT"] or 5432)
     if connection.vendor == "postgresql" and not host.strip("/").count("."):
@@ -123,7 +124,7 @@ def _connect_to_database() -> socket.socket:
 
 @pytest.fixture
 def child(shared_database: str, settings: Any) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start ``manage.py`` with some arguments in a process of its own, on the same database."""
+    """Return a function that starts ``manage.py`` in a separate process with the same database."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: str, **variables: str) -> subprocess.Popen[str]:

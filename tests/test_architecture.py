@@ -1,4 +1,4 @@
-"""What the import contracts in ``pyproject.toml`` cannot say; ``make lint`` keeps those."""
+"""Architecture rules beyond the import contracts in ``pyproject.toml`` (see ``make lint``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from giftcards.plugins import INSTALLED
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "giftcards"
-# Nothing outside of them names them.
+# Other parts of the package do not name these apps.
 OPTIONAL = {"books", "delivery", "oscar"}
 
-# What gathers names; every other ``__init__.py`` is empty.
+# These modules collect names; every other ``__init__.py`` is empty.
 GATHERING = {
     "admin/__init__.py",
     "books/admin/__init__.py",
@@ -90,13 +90,13 @@ def test_a_package_runs_no_code_when_it_is_imported() -> None:
 
 
 def core_files(*endings: str) -> list[Path]:
-    """The files of the core with these endings."""
+    """Return the files of the core with these endings."""
     files = (path for ending in endings for path in PACKAGE.rglob(f"*{ending}"))
     return [path for path in files if path.relative_to(PACKAGE).parts[0] not in OPTIONAL]
 
 
 def said(path: Path) -> Iterator[str]:
-    """The names and the texts in a file of Python, without its docstrings."""
+    """Yield the names and the texts in a Python file, without its docstrings."""
     explained = {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
     for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -107,9 +107,10 @@ def said(path: Path) -> Iterator[str]:
 
 
 def test_the_core_names_no_optional_app() -> None:
-    """Neither in code nor in texts, templates and URLs: a plugin says what its app adds."""
+    """Code, texts, templates and URLs do not name them; a plugin declares what its app adds."""
     plugins = [INSTALLED[label] for label in ("giftcards_books", "giftcards_delivery")]
-    # As a whole: the same word may mean something else in a sentence.
+    # These are compared as whole texts, because the same word may mean something else in a
+    # sentence.
     whole = {condition.code for plugin in plugins for condition in plugin.conditions}
     whole |= {name for plugin in plugins for names in plugin.roles.values() for name in names}
     configs = [apps.get_app_config(plugin.app) for plugin in plugins]

@@ -1,4 +1,4 @@
-"""Asking sooner: an order is checked before its time, once, and never around a limit."""
+"""Early checks: an order is checked before its time, but only once and within all limits."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 HOUR = 3600.0
-# How an order of the table waits: seconds ago, by column.
+# The times of an order: how many seconds ago they were, by column.
 Waits = dict[str, float | None]
 
 
 def waiting(status: Status = Status.DELAYED, **waits: float | None) -> Order:
-    """An order whose times lie so many seconds ago; `None` stands for none."""
+    """Return an order whose times are this many seconds in the past; `None` stands for no time."""
     times = {name: None if span is None else ago(span) for name, span in waits.items()}
     return make_order(status, reference="cart-1", **times)
 
 
 def due_in(order: Order) -> float | None:
-    """The seconds until the order is due."""
+    """Return the seconds until the order is due."""
     order.refresh_from_db()
     return order.due_at and (order.due_at - timezone.now()).total_seconds()
 
@@ -60,7 +60,7 @@ def due_in(order: Order) -> float | None:
         (Status.HANDLING, {"due_at": -30}),
         (Status.DELAYED, {"due_at": -HOUR}),
         (Status.DELAYED, {"due_at": -HOUR, "checked_at": 5}),
-        # It is no longer watched.
+        # The order is no longer watched.
         (Status.DELAYED, {"due_at": None, "checked_at": HOUR}),
         # The process that was checking it has died.
         (Status.DELAYED, {"due_at": -HOUR, "claimed_until": 1}),
@@ -135,7 +135,7 @@ class TestWorker:
 
 class TestRequests:
     def late(self, simulator: Simulator, **line: Any) -> Order:
-        """An order that is checked every hour, for the next time in a while."""
+        """Return an order that is checked every hour and is not due for a while."""
         [order] = buy_many(simulator, 1, **line)
         Order.objects.update(
             reference="cart-1", status="DELAYED", accepted_at=ago(HOUR), due_at=ago(-HOUR)
@@ -199,7 +199,7 @@ class TestRequests:
             assert check_soon(references[0])
             assert check_soon(references[1])
             run_sweep()
-            # The page has shown all of them.
+            # The page of the list has answered for all orders.
             assert [check_soon(reference) for reference in references] == [False] * 8
             Order.objects.update(checked_at=ago(10), check_wanted_at=None)
         assert lists(simulator) == 2
@@ -225,7 +225,7 @@ def found_nothing(order: Order, now: datetime) -> None:
 @pytest.mark.parametrize("recorded", [found_open, found_odd, found_nothing])
 class TestRaces:
     def checked(self, recorded: Recorded, meanwhile: Callable[[], object]) -> float | None:
-        """Check an order that is late by an hour; return the seconds until it is due again."""
+        """Check an order that was accepted an hour ago; return the seconds until it is due."""
         order = waiting(accepted_at=HOUR, checked_at=HOUR, due_at=0)
         now = timezone.now()
         [held] = claim(order)

@@ -1,4 +1,4 @@
-"""The system checks, by id: what they find, in which words, and what they leave alone."""
+"""The system checks, by id: what they report, with which texts, and what they accept."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.builders import PARTIAL, settle
 from tests.conftest import Call
 from tests.stage import ROOT, ago, use_keys
 
-# Newer versions of Django also run the checks of the database, unless told otherwise.
+# Newer versions of Django also run the checks of the database by default.
 pytestmark = pytest.mark.django_db
 
 IDS = set(re.findall(r"giftcards\.[EW]\d{3}", Path(checks.__file__).read_text()))
@@ -45,7 +45,7 @@ KEY = "sk-CANARY-ca11ab1e"
 SEALING, OTHER = (Fernet.generate_key().decode() for _ in range(2))
 DERIVED = base64.urlsafe_b64encode(hashlib.sha256(b"tests-only").digest()).decode()
 GIFTCARDS: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [SEALING]}
-# As small as it can be; the options that matter are added by each case.
+# The options are as few as possible; each case adds the options that matter.
 CLUSTER: dict[str, Any] = {"orm": "default", "workers": 2, "timeout": 70, "retry": 71}
 
 DEFAULT = "Correct the value, or remove it to use the default of django-q2."
@@ -68,7 +68,7 @@ class GiftcardsElsewhere:
 
 
 class Replica:
-    """A router that reads from a copy."""
+    """A router that reads from a replica."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str:
         return "replica"
@@ -93,7 +93,7 @@ ROUTED = Error(
 
 
 def found() -> list[CheckMessage]:
-    # Django keeps the functions in a set.
+    # Django keeps the check functions in a set, so their order varies.
     return sorted(run_checks(tags=[checks.TAG]), key=lambda message: str(message.id))
 
 
@@ -103,7 +103,7 @@ def _shop(settings: Any) -> None:
     settings.Q_CLUSTER = CLUSTER
 
 
-# Nothing to say
+# Settings without a message
 
 
 def test_the_smallest_valid_configuration_gives_no_message() -> None:
@@ -118,7 +118,7 @@ def test_the_test_settings_give_no_message(settings: Any) -> None:
 
 def test_the_example_project_gives_no_message() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIFTCARDS_")}
-    # The database of the tests is not there: Django 6.1 asks it for its version.
+    # The database of the tests cannot be reached here, and Django 6.1 asks it for its version.
     environment["DATABASE_URL"] = "sqlite://:memory:"
     environment["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     command = [sys.executable, "manage.py", "check", "--fail-level", "INFO"]
@@ -128,18 +128,18 @@ def test_the_example_project_gives_no_message() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# One mistake, one id
+# One id for each mistake
 
 
 class Case(NamedTuple):
-    """A mistake in one of the two dicts, and all that is to be said about it."""
+    """A mistake in one of the two settings, and the only message that it causes."""
 
     message: CheckMessage
     giftcards: dict[str, Any] = {}  # noqa: RUF012 (never changed)
     cluster: dict[str, Any] = {}  # noqa: RUF012
 
 
-# A mistake in the settings is told in the words of giftcards.conf, which its own tests say.
+# Mistakes in the settings are reported with the texts of giftcards.conf, which has its own tests.
 IN_SETTINGS: dict[str, dict[str, Any]] = {
     "E001": {"API_KEY": ""},
     "E002": {"API_KEY": f"{KEY}\n"},
@@ -263,7 +263,10 @@ def apply(case: Case, settings: Any) -> None:
 
 
 def assert_only(message: CheckMessage, call: Call) -> None:
-    """It is found alone, tells no secret, and stops the command if it is an error."""
+    """Assert that only this message is found, and that it fails the command if it is an error.
+
+    The message must not contain a secret.
+    """
     assert found() == [message]
     outcome = call("check", tags=[checks.TAG])
     assert str(message) in outcome.err
@@ -303,7 +306,7 @@ def test_a_page_for_proving_that_needs_arguments_or_does_not_exist_is_an_error(
 ) -> None:
     settings.GIFTCARDS = GIFTCARDS | {"REAUTHENTICATE": name}
     assert [message.id for message in found()] == ["giftcards.E021"]
-    # Not in a process without URLs.
+    # The check does not run in a process without URLs.
     del settings.ROOT_URLCONF
     assert found() == []
 
@@ -401,7 +404,7 @@ def test_staff_who_may_reveal_codes_and_have_no_password_are_named(
     create = get_user_model().objects.create
     create(username="amina", password="!unusable", is_staff=True, is_superuser=True)
     create(username="karim", password="", is_staff=True, is_superuser=True)
-    # These may reveal no code, or have a password.
+    # These users may not reveal codes, or they have a password.
     create(username="samir", password="!unusable", is_staff=True)
     create(username="lina", password="!unusable", is_superuser=True)
     create(username="nadia", password="!", is_active=False, is_staff=True, is_superuser=True)
@@ -776,7 +779,7 @@ UNREAD = Warning(
 def test_a_queue_that_no_worker_reads_is_told_of_by_the_database_check(
     minutes: int | None, queue: str | None, is_told: bool, settings: Any
 ) -> None:
-    """The queue is that of django-q2 (""), one of the shop's own, or none."""
+    """The queue belongs to django-q2 (""), is one of the shop's own, or does not exist."""
     if queue:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "QUEUE_TASK": queue}
     elif queue is None:
@@ -807,7 +810,7 @@ class TestStoredCards:
         assert oldest.msg.startswith("Card 1 of order web-1042: This card cannot be decrypted:")
         outcome = call("check", databases=["default"])
         assert (str(LOST_KEY) in outcome.err, outcome.code) == (True, 1)
-        # Only where the database is to be asked, and this is the one.
+        # The check runs only if database checks are requested, and for this database.
         assert call("check").code == 0
         assert check_database("queue") == []
         hints = f"{newest.hint} {oldest.hint} {counted.hint}"
@@ -856,9 +859,9 @@ class TestStoredCards:
 
 
 def test_a_new_shop_can_be_migrated(tmp_path: Path) -> None:
-    """``migrate`` runs the checks first, and there are no tables yet."""
+    """``migrate`` runs the checks first, while there are no tables yet."""
     more = f"INSTALLED_APPS.append('django_q')\nQ_CLUSTER = {CLUSTER}\n"
-    # Those of this app follow the same checks, and take seconds.
+    # The app's own migrations run the same checks, but take several seconds.
     code, said = manage(tmp_path, more, "migrate", "contenttypes")
     assert (code, "Applying contenttypes.0001_initial... OK" in said) == (0, True)
 
@@ -910,7 +913,7 @@ GIFTCARDS = {{"API_KEY": "{KEY}", "ENCRYPTION_KEYS": ["{SEALING}"]}}
 
 
 def manage(tmp_path: Path, more: str, *command: str) -> tuple[int, str]:
-    """The exit code and the output of a command in a process of a shop with other settings."""
+    """Run a command in a process of a shop with other settings; return its exit code and output."""
     (tmp_path / "shop_settings.py").write_text(SHOP + more)
     done = subprocess.run(
         [sys.executable, "-m", "django", *command, "--settings=shop_settings"],

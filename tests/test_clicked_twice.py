@@ -1,4 +1,4 @@
-"""Every button of the staff's pages, pressed several times at the same moment: it decides once."""
+"""Every button of the staff's pages decides once, even if it is pressed several times at once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ RECORDED = "Recorded."
 
 @dataclass
 class Button:
-    """A button's form, and everything that pressing it once leaves behind."""
+    """The form of a button, and everything that one press of it leaves behind."""
 
     address: str
     form: dict[str, Any]
@@ -84,7 +84,7 @@ class Button:
     logged: list[str]
     #: The number of new rows of the other models.
     rows: dict[type[Model], int]
-    #: The text that is told, and the number of answers that tell it.
+    #: The text that is shown, and the number of answers that show it.
     told: str
     tellings: int = CLICKS
     order: Order | None = None
@@ -97,7 +97,7 @@ def to(name: str, *args: Any) -> str:
 
 
 def at_rest(reference: str = NAME) -> Order:
-    """An order that is not due for a while."""
+    """Return an order that is not due for a while."""
     later = timezone.now() + timedelta(hours=1)
     return make_guide_order(Status.DELAYED, reference=reference, due_at=later)
 
@@ -212,7 +212,7 @@ def decision(
     becomes: Status,
     trace: type[Model] = StatusChange,
 ) -> Button:
-    """A decision about an order, of which the page ``name`` tells once."""
+    """Return the button for a decision about an order on page ``name``; one answer confirms it."""
     return Button(
         to(name, order.pk),
         form,
@@ -396,8 +396,8 @@ def cancel_refund(_boss: Client) -> Button:
 
 def place(boss: Client) -> Button:
     fill_catalogue()
-    # A new name: the tests delete orders, which nobody else does, and where MariaDB still has to
-    # clear a deleted name away, inserts of the same name may end in a deadlock.
+    # The reference is new in each run. Only tests delete orders, and while MariaDB still has to
+    # purge a deleted reference, inserts of the same reference may end in a deadlock.
     typed = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": str(uuid.uuid4())}
     confirmed = hidden(read(boss.post(ADD, typed)))
     assert "confirmed_price" in confirmed
@@ -412,7 +412,7 @@ def place(boss: Client) -> Button:
 
 
 def reveal(_boss: Client) -> Button:
-    """Each answer that shows the code leaves a trace of its own."""
+    """Return the button that reveals a card; each answer with the code leaves its own trace."""
     order = settle(NAME, settled("FULFILLED", CARDS))
     return Button(
         to("card_reveal", order.cards.get(position=1).pk),
@@ -473,19 +473,19 @@ BUTTONS: dict[str, list[Callable[[Client], Button]]] = {
     "giftcards_providerstate_resume": [resume],
     "giftcards_product_redemption": [write_texts],
 }
-# The pages that decide nothing, or that nobody may use.
+# Pages that do not decide anything, or that are closed to everybody.
 UNDECIDING = {
     "giftcards_card_ask",
-    # A second click only says again that the catalogue is to be read.
+    # A second click only repeats that the catalogue has to be read.
     "giftcards_catalogue_read",
     "giftcards_order_change",
-    # Tried in tests/books, with two people.
+    # tests/books tests this page with two people.
     "giftcards_order_close_month",
-    # The same as the page of a product.
+    # This page works like the page of a product.
     "giftcards_category_redemption",
     "giftcards_desk_changelist",
     "giftcards_help",
-    # Tried in tests/admin/test_shelf.py, with two people.
+    # tests/admin/test_shelf.py tests these pages with two people.
     "giftcards_category_changelist",
     "giftcards_shelf_changelist",
     "giftcards_order_delete",
@@ -503,7 +503,7 @@ UNDECIDING = {
 
 
 def press_at_once(boss: Client, button: Button) -> list[Any]:
-    """The answers to several requests of one person at the same moment."""
+    """Return the answers to several requests that one person sends at the same moment."""
 
     def click() -> Any:
         browser = Client()
@@ -526,7 +526,7 @@ def without_made_up_names(text: str) -> str:
 
 
 def tells(answer: Any, text: str) -> bool:
-    """True if the answer holds the text, or has a message with it for the next page."""
+    """Return True if the answer contains the text, or a message with it for the next page."""
     told = [without_made_up_names(str(message)) for message in get_messages(answer.wsgi_request)]
     return text in told or text in answer.content.decode()
 
@@ -568,7 +568,7 @@ def test_no_button_is_left_out() -> None:
         for model, page in admin.site._registry.items()
         if model._meta.app_label == "giftcards"
         for pattern in page.get_urls()
-        # Those of the messages have tests of their own.
+        # The pages of the messages have tests of their own.
         if pattern.name and not pattern.name.startswith("giftcards_delivery")
     }
     assert pages == UNDECIDING | BUTTONS.keys()

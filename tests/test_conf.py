@@ -1,4 +1,4 @@
-"""``settings.GIFTCARDS``: what is refused, in which words, and what the attributes give."""
+"""``settings.GIFTCARDS``: which values are refused, with which texts, and what attributes give."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from giftcards.exceptions import ConfigurationError
 from tests.stage import ROOT
 
 KEY = "sk-CANARY-ca11ab1e"
-# The same in each run, because they are in the names of tests. They are of no use anywhere.
+# The keys are the same in each run because they are in the names of tests. They do not protect
+# anything.
 KEYS = tuple(base64.urlsafe_b64encode(bytes(range(n, n + 32))).decode() for n in range(200))
 OLD, NEW = KEYS[7], KEYS[77]
 MINIMUM: dict[str, Any] = {"API_KEY": KEY, "ENCRYPTION_KEYS": [NEW, OLD]}
@@ -66,7 +67,7 @@ def change(settings: Any, **values: Any) -> None:
 
 
 def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
-    """The one thing wrong is this, and who reads the setting is told the same sentence."""
+    """Assert that only this is wrong, and that reading the setting raises the same sentence."""
     assert list(problems()) == [SettingProblem(setting, kind, message, hint)]
     sentence = f"{message} {hint}"
     with pytest.raises(ConfigurationError) as refused:
@@ -81,7 +82,7 @@ def assert_refused(setting: str, kind: str, message: str, hint: str) -> None:
             require(other)
 
 
-# What is right
+# Valid settings
 
 
 def test_settings_that_are_not_given_have_their_defaults() -> None:
@@ -212,7 +213,7 @@ def test_a_valid_value_is_accepted_and_read(
     assert type(getattr(conf, name.lower())) is type(read)
 
 
-# What is wrong
+# Invalid settings
 
 
 @pytest.mark.parametrize(
@@ -455,7 +456,7 @@ def test_an_encryption_key_that_is_no_fernet_key_is_refused(settings: Any, value
 
 
 def test_an_encryption_key_given_twice_is_refused_however_it_is_written(settings: Any) -> None:
-    # The last character before the padding has four bits to spare.
+    # The last character before the padding has four unused bits.
     again = OLD[:-2] + chr(ord(OLD[-2]) + 1) + "="
     assert base64.urlsafe_b64decode(again) == base64.urlsafe_b64decode(OLD)
     for repeated in (OLD, again):
@@ -485,7 +486,7 @@ def test_a_sealing_key_made_from_the_secret_key_is_refused(
         ),
         ("Run `manage.py giftcards_generate_key`, and put the printed key in front of this key."),
     )
-    # As the hint says; old cards can still be opened.
+    # This follows the hint; old cards can still be decrypted.
     change(settings, ENCRYPTION_KEYS=[NEW, derived])
     assert list(problems()) == []
 
@@ -530,7 +531,7 @@ def test_a_switch_that_is_not_true_or_false_is_refused(settings: Any, value: Any
     assert_refused("SEND_REFERENCE", "type", message, "Write the value without quotes.")
 
 
-# What is asked for, and what is told
+# Reporting mistakes without secrets
 
 
 def test_all_mistakes_in_the_settings_are_reported_at_once(settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""`make contract`: it finds what differs, and says whether it has asked the provider."""
+"""`make contract` reports what differs, and whether it has asked the provider."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def refused(status: int, code: str) -> tuple[int, dict[str, Any]]:
     return status, {"success": False, "error": {"code": code, "message": "No."}}
 
 
-# For each sandbox: its answers about payments, and the line that they lead to.
+# For each kind of sandbox: its answers about payments, and the resulting line of the report.
 PAYMENTS: dict[str, tuple[dict[str, tuple[int, dict[str, Any]]], str, str]] = {
     "says so": (
         {CREATE: created(), CHECK: checked("PENDING")},
@@ -124,7 +124,7 @@ def test_exactly_what_the_provider_does_otherwise_differs(
 ) -> None:
     with Simulator(delay=(0, 0), keys=["simulated"], **options) as simulator:
         results = try_at(simulator)
-        # One payment of the least amount is asked for, and never made.
+        # One payment of the lowest amount is requested, but never made.
         [payment] = simulator.payments.values()
         assert (payment.amount, payment.status) == (500, "PENDING")
         assert ["ocpay" in request.path for request in simulator.requests].count(True) == 2

@@ -1,4 +1,4 @@
-"""Correcting whom an order is for: what is kept, what is refused, and what placing again means."""
+"""Correcting an order's customer: what is kept, what is refused, and what placing again means."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_right_already_is_not_corrected_again() -> None:
     assert change_customer(order, email=RIGHT) is False
     assert change_customer(order) is False
     assert change_customer(order, phone="1") is True
-    # Whoever presses the same button twice.
+    # The same button is pressed twice.
     assert change_customer(stale, phone="1") is False
     assert (stale.customer_phone, len(kept())) == ("1", 1)
 
@@ -229,7 +229,7 @@ def test_receivers_get_the_corrected_order_inside_the_transaction() -> None:
 
 
 class TestPlacingAgain:
-    """The shop repeats an order after a time-out, with what it knows of the customer by then."""
+    """The shop repeats an order after a time-out, with the customer's details at that time."""
 
     @pytest.fixture(autouse=True)
     def _corrected(self) -> None:
@@ -256,7 +256,7 @@ class TestPlacingAgain:
         "other",
         [
             {"customer_email": "somebody@example.com"},
-            # Never together.
+            # This address was never stored without the phone number.
             {"customer_email": RIGHT},
             {"customer_name": "Karim"},
             {"quantity": 3},

@@ -1,4 +1,4 @@
-"""The demo, as a person runs it: it settles every order, says what it cost, and leaves nothing."""
+"""The demo as a user runs it: it settles every order, shows costs, and ends its processes."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ def test_the_demo_with_once_ends_when_the_orders_have_settled(
     assert re.search(r"http://127.0.0.1:\d+/  \(user admin, password \S+\)", demo.output)
     table = demo.output[demo.output.index("order    ") :]
     assert max(map(len, table.splitlines())) < 80
-    # What was bought, and what became of it, is said in words.
+    # The table describes the purchases and their outcomes in words.
     assert re.search(r"-partial 5 x PSN 500 DA    Partly delivered +\d+ s\n", table)
     assert not re.search("TEST_|SIM_|type_0|_FILLED", demo.output)
     assert demo.processes() == {}
-    # Its files are its owner's alone, and the database of the shop was never opened.
+    # Only the owner can read the demo's files, and the database of the shop was never opened.
     folder = tmp_path / "files"
     files = [path for path in folder.iterdir() if path.is_file()]
     assert {path.name for path in files} >= {"demo.sqlite3", "encryption-keys", "lock"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / "mails")} == {0o700}
-    # Each customer has a mail, and those who got cards have a link to them.
-    # Django may put mails of one second into one file.
+    # Each customer gets a mail, and customers who received cards get a link to them. Django may
+    # write mails of the same second into one file.
     written = [path.read_text() for path in (folder / "mails").iterdir()]
     assert "".join(written).count("\nSubject: ") == 4
     link = r"http://127.0.0.1:\d+/cards/[\w-]{32}/"
@@ -111,7 +111,7 @@ def test_a_demo_after_a_killed_one_starts_afresh_and_a_third_is_refused(
     killed.wait_until(lambda: "In progress" in killed.output)
     killed.process.kill()
     killed.process.wait()
-    # Nobody is left to stop its processes.
+    # The demo was killed, so its processes have to end by themselves.
     give_up_at = time.monotonic() + 120
     while killed.processes():
         assert time.monotonic() < give_up_at
@@ -198,7 +198,7 @@ def test_the_demo_makes_up_no_secrets_for_the_provider(
 ) -> None:
     demo = start(GIFTCARDS_API_KEY=KEY)
     assert demo.process.wait(timeout=240) == 1
-    # It may say that a port is taken, and nothing else.
+    # The demo may also report that a port is taken, but nothing else.
     assert re.sub(r"^Port \d+ is taken: .*\n", "", demo.output, flags=re.MULTILINE) == (
         "\nDJANGO_SECRET_KEY is not set, and GIFTCARDS['BASE_URL'] is https://api.oneclickdz.com."
         " The example project makes up secrets for the simulator only.\n"

@@ -1,4 +1,4 @@
-"""The settings of the example project: what they make up, and for whom."""
+"""The settings of the example project: which values they generate, and in which cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Load = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
-    """Read the settings in an environment that has ``variables`` and nothing else of ours."""
+    """Return a function that reads the settings with only ``variables`` in the environment."""
 
     def load(**variables: str) -> dict[str, Any]:
         for name in list(os.environ):
@@ -49,7 +49,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
 
 @pytest.fixture
 def contained(load: Load, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Callable[..., None]:
-    """Have the site take the settings that a container adds, in such an environment."""
+    """Return a function that gives the site the container's settings in this environment."""
 
     def contained(**variables: str) -> None:
         load(**variables)
@@ -105,7 +105,7 @@ def test_an_existing_database_of_the_example_is_left_as_it_is(load: Load, tmp_pa
     [
         ("DJANGO_SECRET_KEY", {}),
         ("GIFTCARDS_ENCRYPTION_KEYS", {}),
-        # Without a key, only an address says that it is a provider.
+        # Without an API key, only the address shows that this is a provider.
         *((name, {"GIFTCARDS_BASE_URL": "https://api.example.com"}) for name in SECRETS),
     ],
 )
@@ -137,7 +137,7 @@ def test_only_the_owner_reads_the_mails_of_the_example_whoever_makes_its_secrets
 def test_the_example_has_the_mail_settings_of_the_django_that_reads_it(
     version: tuple[int, ...], name: str, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A newer Django refuses both at once."""
+    """Newer versions of Django refuse a project that has both settings."""
     monkeypatch.setattr("django.VERSION", version)
     settings = load()
     assert [key for key in ("EMAIL_BACKEND", "MAILERS") if key in settings] == [name]
@@ -164,7 +164,7 @@ BEHIND_TLS = {"DJANGO_ALLOWED_HOSTS": "shop.example", "DJANGO_PROXIES": "1"}
             {"host": "shop.example", "x-scheme": "https"},
             "https://shop.example",
         ),
-        # A proxy that asks for another host than the visitor did.
+        # The proxy passes on a different host than the one that the visitor asked for.
         (
             {"DJANGO_CSRF_TRUSTED_ORIGINS": "https://shop.example:8443"},
             {"host": "localhost:8000", "x-forwarded-proto": "https"},
@@ -204,10 +204,10 @@ def test_behind_a_proxy_with_tls_whoever_asks_without_is_sent_on(
     [
         ("0", "203.0.113.1", "127.0.0.1"),
         ("1", "203.0.113.1", "203.0.113.1"),
-        # What a visitor has made up stands before what the proxies add.
+        # An address that a visitor has forged comes before the addresses that the proxies add.
         ("1", "9.9.9.9, 203.0.113.1", "203.0.113.1"),
         ("2", "9.9.9.9, 203.0.113.1, 192.0.2.7", "203.0.113.1"),
-        # It did not come through both of them.
+        # The request did not pass through both proxies.
         ("2", "203.0.113.1", "127.0.0.1"),
         ("1", "", "127.0.0.1"),
     ],

@@ -1,4 +1,4 @@
-"""The example's API, over the wire: whose orders they are, what is told of them, codes once."""
+"""The example's API over HTTP: access to orders, what it returns, and codes that are shown once."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Customer:
         return self.client.post(f"/api/{path}", body, "application/json")
 
     def place(self, type_id: str = PARTIAL) -> str:
-        """Buy five cards; the path of the order."""
+        """Buy five cards, and return the path of the order."""
         answer = self.post("orders/", **line(type_id), key=key())
         assert answer.status_code == 201, answer.content
         return f"orders/{answer.json()['reference']}/"
 
     def bought(self, type_id: str = PARTIAL) -> str:
-        """The same, and the worker has seen to it."""
+        """Buy five cards, run the worker, and return the path of the order."""
         path = self.place(type_id)
         work()
         return path
@@ -86,7 +86,7 @@ def codes(order: Order) -> list[str]:
 
 @pytest.fixture
 def shop(db: None, settings: Any, simulator: Simulator, tmp_path: Path) -> Iterator[Simulator]:
-    """The shop with a full shelf; its provider. Nobody has asked for anything yet."""
+    """The provider of a shop with a full shelf, where customers have not sent any requests yet."""
     cache.clear()
     fill_shelf()
     with opened(settings, tmp_path):
@@ -194,11 +194,11 @@ def test_a_key_that_was_refused_buys_at_the_price_of_today(amina: Customer) -> N
     assert Order.objects.get().sale_amount == 5 * 680
 
 
-# What is told of an order
+# Answers about an order
 
 
 def nothing() -> None:
-    """No worker has looked yet."""
+    """Do nothing, so that no worker has run yet."""
 
 
 def wait_for_a_worker() -> None:
@@ -252,7 +252,7 @@ def test_an_order_is_told_in_the_customers_words_and_says_when_to_ask_again(
     answer = amina.get(path)
     assert answer.json() == {**answer.json(), **told}
     assert answer.get("Retry-After", "") == pause
-    # No word of what it costs the shop, or of what is wrong with it.
+    # The answer contains neither the shop's costs nor the problems of the order.
     assert {*answer.json()} == {
         *("reference", "name", "quantity", "state", "is_final", "delivered", "codes"),
         *("paid", "paid_back", "to_pay_back", "is_reordered", "region", "instructions"),
@@ -271,7 +271,7 @@ def test_the_list_has_the_customers_own_orders_and_those_that_order_again(
     assert [order["quantity"] for order in karim.get("orders/").json()] == [5]
 
 
-# Who may ask
+# Access
 
 
 @pytest.mark.parametrize("place", ["{order}", "orders/shop-0/"])
@@ -374,10 +374,10 @@ def test_who_asks_too_often_is_told_when_to_come_back(
     def ask(customer: Customer) -> Any:
         if what == "orders":
             return customer.get("orders/")
-        # Naming another address is of no use.
+        # A forged address does not avoid the limit.
         headers = {"X-Forwarded-For": key()}
         path = {"token": "/api/token/", "cards": "/api/orders/shop-0/cards/"}[what]
-        # With a token of their own or without: the address counts.
+        # Requests for a token are counted by address, whether or not they send a token.
         client = customer.client if what != "token" or customer is karim else Client()
         return client.post(path, {}, "application/json", headers=headers)
 
@@ -392,7 +392,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(
 
 def test_codes_are_shown_once_and_it_is_recorded_to_whom_and_when(amina: Customer) -> None:
     path = amina.bought()
-    # One more that comes late is for staff.
+    # An additional card that arrives late is for staff.
     store_cards([Arrival(Order.objects.get(), CARDS[:1])])
     answer = amina.reveal(path)
     assert [card["value"] for card in answer.json()] == codes(Order.objects.get())
@@ -562,9 +562,9 @@ def test_the_documentation_lists_every_request_and_shows_an_order_as_it_is_told(
 def test_the_command_of_the_documentation_runs_the_front_end_and_its_api_on_any_ports(
     tmp_path: Path,
 ) -> None:
-    """As in CI, its usual ports may be taken: these are."""
+    """The usual ports may be taken, for example in CI, so the test occupies them."""
     [command] = blocks(section(page("recipes/drf"), "Trying it"), "console")
-    # CI runs `make demo`; here it is what that runs.
+    # CI runs `make demo`; this test starts the program that it runs.
     assert command.strip() == "$ make demo"
     with ExitStack() as taken:
         for port in (8000, 8001):
@@ -581,7 +581,7 @@ def test_the_command_of_the_documentation_runs_the_front_end_and_its_api_on_any_
 
 
 def walk(demo: Demo, origin: str) -> None:
-    """Do what the page does with the demo's user: buy five cards, wait, and see the codes."""
+    """Do what the page does with the demo's user: buy five cards, wait, and reveal the codes."""
     shown = requests.get(f"{origin}/", timeout=10).text
     assert '<script src="page.js"' in shown
     found = re.search(r"Site +(\S+)  \(user admin, password (\S+)\)", demo.output)

@@ -1,4 +1,4 @@
-"""Values that a shop gives with an order: kept as given, refused before it is too late."""
+"""Values that a shop gives with an order: stored as given, or refused before it is too late."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EVERYTHING: dict[str, Any] = {
     "gift_message": "Joyeux anniversaire,\n\nعيد ميلاد سعيد 🎁",
     "deliver_at": SOON,
 }
-# Each differs from the above in one respect.
+# Each of these differs from the values above in one respect.
 DIFFERENCES: list[dict[str, Any]] = [
     {"product_id": "other"},
     {"type_id": "type_003"},
@@ -102,7 +102,7 @@ JSON = st.recursive(
 
 
 def label(value: Any) -> str:
-    """An id that is the same in each process: without times."""
+    """Return a test id without times, so that it is the same in each process."""
     if not isinstance(value, dict):
         return str(value)
     return str({name: "" if name == "deliver_at" else item for name, item in value.items()})
@@ -152,7 +152,8 @@ class TestPlaceOrder:
                 {"deliver_at": SOON.astimezone(ZoneInfo("America/New_York"))},
             ),
             ({"metadata": {}}, {"metadata": None}),
-            # In the hour that the zone repeats, no other zone's time equals it for Python.
+            # In the hour that the time zone repeats, Python never compares its times as equal to
+            # those of other zones.
             (
                 {"deliver_at": datetime(2027, 10, 31, 2, 30, tzinfo=ZoneInfo("Europe/Paris"))},
                 {"deliver_at": datetime(2027, 10, 31, 0, 30, tzinfo=UTC)},
@@ -168,7 +169,7 @@ class TestPlaceOrder:
         assert place_order(**LINE, **GIFT, reference="cart-1", **again) == first
 
     def test_a_gift_may_be_placed_again_after_its_time(self) -> None:
-        """The shop repeats a call of which it has no answer."""
+        """The shop repeats a call whose answer it did not receive."""
         at = timezone.now() - timedelta(days=30)
         first = place_order(**LINE, **GIFT, reference="cart-1", deliver_at=at)
         assert place_order(**LINE, **GIFT, reference="cart-1", deliver_at=at) == first
@@ -202,7 +203,7 @@ class TestPlaceOrder:
                 place_order(**LINE, reference="cart-1", **{name: EVERYTHING[name]})
 
     def test_a_reference_that_differs_in_letter_case_only_is_a_conflict(self) -> None:
-        """A table whose collation was changed ignores letter case."""
+        """If somebody has changed the collation of the table, the database ignores letter case."""
         Order.objects.record(Order(**LINE, reference="cart-1"))
         known = Order.objects.get()
         assert not known.was_given_as(Order(**LINE, reference="CART-1"))
@@ -343,7 +344,7 @@ class TestPlaceOrder:
     def test_placing_is_refused_if_orders_are_routed_to_another_database(
         self, settings: Any
     ) -> None:
-        """A transaction of the caller's that rolls back would leave the order to be bought."""
+        """If the caller's transaction were rolled back, the order would still be bought."""
         settings.DATABASE_ROUTERS = ["tests.test_checks.GiftcardsElsewhere"]
         with pytest.raises(ConfigurationError) as caught:
             place_order(**LINE)
@@ -372,7 +373,8 @@ def test_one_reference_for_two_concurrent_customers_is_a_conflict_for_one(
     shared_database: str,
 ) -> None:
     customers = iter(["amina@example.com", "karim@example.com"])
-    # MariaDB's inserts can deadlock beside a row of this name that another test has left deleted.
+    # Inserts in MariaDB can deadlock beside a row with the same reference that another test has
+    # deleted.
     reference = str(uuid.uuid4())
 
     def place() -> Order:

@@ -1,4 +1,4 @@
-"""French and Arabic: nothing is left untranslated, and what is compiled is what is written."""
+"""French and Arabic: all texts are translated, and the compiled files match the written ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.pages import (
 from tests.stage import ago, refuse_key
 
 SHOP = PACKAGE.parent / "example_project/storefront"
-# The plural forms that stand for one number each.
+# The plural forms that are used for a single number.
 SINGLE_FORMS: dict[str, set[int]] = {"fr": set(), "ar": {0, 1, 2}}
 PLURAL_FORMS = {"fr": 2, "ar": 6}
 PROVIDER = "/admin/giftcards/providerstate/"
@@ -81,9 +81,9 @@ def test_translations_have_the_placeholders_of_the_original(language: str) -> No
         expected = placeholders(ids[-1])
         for number, translated in enumerate(translations):
             got = placeholders(translated)
-            # "two orders" needs no number.
+            # A form such as "two orders" does not need the number.
             without_number = [name for name in expected if "count" not in name]
-            # In French, the first form is also that of nothing, of which some texts never speak.
+            # In French, the first form is also used for zero, which does not occur in some texts.
             singles = SINGLE_FORMS[language] | (set() if "%(count)" in ids[0] else {0})
             may_spell_out = len(ids) == 2 and number in singles
             is_spelt_out = may_spell_out and got in ([], without_number)
@@ -94,7 +94,7 @@ def test_translations_have_the_placeholders_of_the_original(language: str) -> No
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_begin_and_end_like_the_original(language: str) -> None:
-    """A sentence stays a sentence, and a label a label."""
+    """A sentence has to stay a sentence, and a label a label."""
     wrong = [
         (ids, translated)
         for ids, translations in entries(catalogue(language, "po")).items()
@@ -130,8 +130,8 @@ def test_the_catalogues_contain_every_text_of_the_code_and_no_other(tmp_path: Pa
     assert_same_texts(PACKAGE, tmp_path)
 
 
-# Words that were found misleading, stilted or too technical, as regular expressions; and those that
-# would be a second word for the same thing.
+# Regular expressions for words that readers found misleading, stilted or too technical, and for
+# words that would be a second name for the same thing.
 AVOIDED = {
     "en": (
         "by itself|by themselves|became of|[Gg]uess|[Aa]sking on|so much",
@@ -161,7 +161,7 @@ AVOIDED = {
         "لنفسك|وإما مال|تأخّر المال|على أبعد تقدير|مقابل ما ينقص|عُرضت من قبل|تُشترى الطلبات",
         "قاعدة المتجر|لا يُعرف أحد|امحُ بياناتي|اتصالات|رصيدنا|فريق المتجر|الموظفين|هذا العرض",
         "كشف رم|كشف الرم|مكشوف|كُشف",
-        # One form of address: to one person.
+        # The texts address one person and not several.
         r"\b\w+وا\b|\b(?!تحكم|التحكم)\w{3,}كم\b",
     ),
 }
@@ -176,12 +176,12 @@ def test_no_text_has_a_word_that_was_found_to_mislead(language: str, root: Path)
     assert [text for each in texts for text in each if avoided.search(text)] == []
 
 
-# What staff read.
+# Pages for staff.
 
 
 @pytest.fixture
 def order(db: None) -> Order:
-    """The provider's example: 3 of 5 were delivered, and the rest was refunded."""
+    """The provider's example: 3 of 5 cards were delivered, and the rest was refunded."""
     return settle("web-1042", PARTIAL, sale_price=Decimal(550))
 
 
@@ -228,7 +228,7 @@ def test_the_page_of_an_order_is_translated(
 
 
 def pages_of_a_shop_in_trouble(language: str) -> list[str]:
-    """The pages of orders in all statuses, with every problem, as HTML."""
+    """Return the pages of orders in all statuses, with every problem, as HTML."""
     every_problem = [
         Problem(code, dict.fromkeys(wording.parameters, 1)) for code, wording in WORDINGS.items()
     ]
@@ -268,20 +268,21 @@ def pages_of_a_shop_in_trouble(language: str) -> list[str]:
 
 
 def english_texts_without(language: str) -> list[str]:
-    """The longer English originals that are read nowhere in another language."""
+    """Return the longer English originals that do not occur in the translations."""
     catalogued = entries(catalogue(language, "po"))
     translated = " ".join(form for forms in catalogued.values() for form in forms)
     originals = [
         ids[0]
         for ids in catalogued
-        # Not what is a word of the other language as well, or short enough to be a part of one.
+        # Words that also exist in the other language, or that are short enough to be part of a
+        # word, are left out.
         if len(ids[0]) > 8 and "%" not in ids[0] and ids[0] not in translated
     ]
     assert len(originals) > 60
     return originals
 
 
-# The programs' names of the statuses, of settings, and of commands.
+# The technical names of statuses, settings and commands.
 PROGRAMS_WORDS = re.compile(rf"\b({'|'.join(Status)})\b|GIFTCARDS|manage\.py|[A-Z]+_[A-Z]+|HTTP")
 
 
@@ -289,7 +290,7 @@ PROGRAMS_WORDS = re.compile(rf"\b({'|'.join(Status)})\b|GIFTCARDS|manage\.py|[A-
 def test_a_page_shows_no_english_text_in_another_language_nor_a_programs_word_in_any(
     order: Order, language: str
 ) -> None:
-    """Words of programs stand only behind "For your developer"."""
+    """Technical words appear only in the part "For your developer"."""
     pages = pages_of_a_shop_in_trouble(language)
     if language != "en":
         english = english_texts_without(language)

@@ -1,4 +1,4 @@
-"""Migrations are the same SQL wherever they run, and processes of the version before go on."""
+"""Migrations produce the same SQL everywhere, and processes of an older version keep working."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES = [
 MIGRATIONS = [name for label, name in STATES if label == "giftcards"]
 
 
-# With as few other apps as it can have.
+# The project has as few other apps as possible.
 SQL = """
 import sys, django
 from django.conf import settings
@@ -73,7 +73,7 @@ def test_a_migration_imports_only_what_stays_where_it_is(label: str, name: str) 
     assert set(imported) <= {"giftcards.models.fields"}
 
 
-# A process of an older version beside the newest tables, as between `migrate` and its restart.
+# A process of an older version works with the newest tables, as between `migrate` and its restart.
 
 OF_A_TYPE = {
     models.CharField: "x",
@@ -87,19 +87,19 @@ OF_A_TYPE = {
 }
 
 
-# Columns that may be empty, but not all at once.
+# Columns that may be empty, but not all of them at once.
 NEEDED = {"RedemptionInstructions": ("product",)}
 
 
 def models_of(label: str, name: str) -> dict[str, Any]:
-    """The models with tables of an app, as its version with this migration has them."""
+    """Return the models of an app that have tables, as of the version with this migration."""
     found = MigrationLoader(connection).project_state((label, name)).apps
     every = found.get_app_config(label).get_models()
     return {model.__name__: model for model in every if not model._meta.proxy}
 
 
 def insert(model: Any, rows: dict[Any, Any]) -> Any:
-    """The row in ``rows``, or a new one, with what its version has to give and all it refers to."""
+    """Return the row in ``rows``, or create it with its required values and related rows."""
     if model not in rows:
         values: dict[str, Any] = {}
         for field in model._meta.concrete_fields:
@@ -126,7 +126,7 @@ def test_a_process_of_an_older_version_goes_on_inserting_rows(label: str, name: 
         newest = apps.get_model(label, older.__name__)
         row = newest._default_manager.get(pk=insert(older, rows).pk)
         known = {field.name for field in older._meta.concrete_fields}
-        # Columns that the older model does not know get their defaults.
+        # Columns that do not exist in the older model get their defaults.
         for field in newest._meta.concrete_fields:
             if field.name not in known and not field.generated:
                 assert getattr(row, field.attname) == field.get_default()

@@ -1,4 +1,4 @@
-"""The tables of ``make mutation``: the modules and the tests that they name exist."""
+"""The tables of ``make mutation`` name modules and tests that exist."""
 
 from __future__ import annotations
 

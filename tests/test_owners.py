@@ -1,4 +1,4 @@
-"""The account that owns an order: given once, kept, and of any user model."""
+"""The account that owns an order: set once, never changed, any user model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def user_of(name: str) -> Any:
 
 @pytest.mark.parametrize("place", [place_order, async_to_sync(aplace_order)])
 def test_an_order_keeps_the_user_who_was_given(place: Any) -> None:
-    # As in a view: the user of a request is read when it is needed.
+    # In a view, the user of a request is also a lazy object that is read when needed.
     order = place(**LINE, user=SimpleLazyObject(lambda: user_of("lina")))
     assert Order.objects.get(pk=order.pk).user == user_of("lina")
     assert list(Order.objects.of_user(user_of("lina"))) == [order]

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, a new site with each of the workers, and what the containers run."""
+"""The wheel: its files, new sites with each of the workers, and the commands of the containers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from django.urls import include, path
 
 urlpatterns = [path("cards/", include("giftcards.delivery.urls"))]
 """
-# What each worker adds to the settings.
+# The settings that each worker needs in addition.
 DJANGO_Q = """
 INSTALLED_APPS += ["django_q"]
 Q_CLUSTER = {"name": "shop", "orm": "default", "workers": 2, "timeout": 90, "retry": 240}
@@ -96,7 +96,7 @@ place_order(
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Run to the end and return what was printed; the environment is that of a new shell."""
+    """Run a command to its end in a clean environment and return its output."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -116,9 +116,9 @@ def clean_environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution, built from a copy of the tree.
+    """The wheel, built from a source distribution of a copy of the tree.
 
-    Of a release, what the package index has (release.py).
+    For a release, it is downloaded from the package index instead (see release.py).
     """
     pytest.importorskip("build")
     pytest.importorskip("pip")
@@ -171,7 +171,7 @@ class Site:
         run(*pip, *arguments, cwd=self.folder)
 
     def configure(self, more: str = "", **files: str) -> None:
-        """Begin anew, with ``more`` settings and these modules of the shop."""
+        """Start with an empty site that has ``more`` settings and these modules."""
         for name in ("db.sqlite3", "mails", "queue"):
             run("rm", "-rf", self.folder / name, cwd=self.folder)
         (self.folder / "queue").mkdir()
@@ -194,7 +194,7 @@ class Site:
 
     @contextmanager
     def running(self, *command: str, stops: bool = True) -> Iterator[subprocess.Popen[str]]:
-        """A process of the site; with ``stops``, it has to end well on SIGTERM."""
+        """Run a process of the site; with ``stops``, it has to exit cleanly on SIGTERM."""
         shell = {"DJANGO_SETTINGS_MODULE": "shop.settings", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             [self.bin / command[0], *command[1:]],
@@ -225,7 +225,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture
 def simulator_url(site: Site) -> Iterator[str]:
-    """The address of the simulator that the installed package brings."""
+    """The address of the simulator that comes with the installed package."""
     instant = ("--port", "0", "--min-delay", "0", "--max-delay", "0")
     site.configure()
     with site.running("python", "manage.py", "giftcards_simulator", *instant) as process:
@@ -240,7 +240,7 @@ def simulator_url(site: Site) -> Iterator[str]:
 
 @pytest.fixture
 def begin(site: Site, simulator_url: str) -> Begin:
-    """Configure the site with a worker, and prepare it as the documentation says."""
+    """Configure the site with a worker, and prepare it as the documentation describes."""
 
     def prepare(more: str = "", **files: str) -> None:
         site.configure(more, **files)
@@ -259,7 +259,7 @@ def test_the_wheel_has_all_files_of_the_app_and_no_others(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == ours
-    # What other tests would not miss.
+    # The other tests would pass without this file.
     assert "giftcards/py.typed" in packed
 
 
@@ -278,7 +278,7 @@ def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> No
     expected = ["cryptography", "django", "markdown-it-py", "requests", "urllib3"]
     assert sorted({library for library, _condition in required} - {*optional}) == expected
     [version] = re.findall(r"^Version: (.*)$", text, re.MULTILINE)
-    # Where git is missing, the build does not know it.
+    # The copy is built without git, so the build does not find out its version.
     assert version == (RELEASE or "0.0")
     extras = ["django-health-check", "django-oscar", "django-q2", "openpyxl", "prometheus-client"]
     assert sorted({*optional}) == [*extras, "segno"]
@@ -287,7 +287,7 @@ def test_the_wheel_names_its_version_licence_and_requirements(wheel: Path) -> No
 def test_links_and_pictures_on_the_page_of_the_index_lead_to_files_of_the_release(
     wheel: Path,
 ) -> None:
-    """That page shows the text of README.md alone: what is relative there leads nowhere."""
+    """The package index shows README.md alone, so relative links would lead nowhere."""
     found = re.findall(r"(!?)\[[^]]*\]\(([^)#]+)", metadata(wheel))
     relative = [target for _mark, target in found if not target.startswith(("https://", "http://"))]
     assert relative == []
@@ -299,7 +299,7 @@ def test_links_and_pictures_on_the_page_of_the_index_lead_to_files_of_the_releas
 
 
 def is_settled(site: Site, reference: str) -> bool:
-    """True if the order is delivered and the customer has been written to."""
+    """Return True if the order is delivered and the customer has received a mail."""
     is_told = (site.folder / "mails").exists() and any((site.folder / "mails").iterdir())
     return is_told and site.status(reference) == "FULFILLED"
 
@@ -348,7 +348,7 @@ def test_a_site_with_the_extra_follows_orders_with_django_q(
     site.pip("install", f"{wheel}[q2]")
     begin(DJANGO_Q)
     site.place("cart-1")
-    # It does not always stop on SIGTERM (its issue 346).
+    # django-q2 does not always stop on SIGTERM (its issue 346).
     with site.running("python", "manage.py", "qcluster", stops=False):
         wait_until(lambda: is_settled(site, "cart-1"))
     site.pip("uninstall", "--yes", "django-q2")
@@ -365,7 +365,7 @@ def test_a_site_follows_orders_with_the_documented_tasks_of_celery(
     with site.running(*worker):
         site.place("cart-1")
         wait_until(lambda: is_settled(site, "cart-1"), seconds=45)
-        # Beat would have it done after a minute.
+        # Beat would run this task only after a minute.
         site.run("celery", "-A", "shop", "call", "shop.celery_tasks.tick")
         wait_until(lambda: "celery@" in site.manage("giftcards_status"))
     (site.folder / "shop" / "__init__.py").write_text("")
@@ -376,7 +376,7 @@ def test_a_site_follows_orders_with_the_documented_task_of_django(site: Site, be
         pytest.skip("django.tasks came with Django 6.0")
     site.pip("install", "django-tasks-db")
     task, settings = blocks(section(page("workers"), "django.tasks"), "python")
-    # Django's default, which runs the task in the process that places the order.
+    # With Django's default, the task runs in the process that places the order.
     begin(settings, background=task)
     site.place("cart-1")
     assert site.status("cart-1") == "PENDING"
@@ -387,7 +387,7 @@ def test_a_site_follows_orders_with_the_documented_task_of_django(site: Site, be
 
 
 class Container:
-    """What the image has, without Docker: Dockerfile and compose.yaml say which commands."""
+    """The image without Docker, with the commands of Dockerfile and compose.yaml."""
 
     def __init__(self, folder: Path, simulator_url: str) -> None:
         self.folder = folder
@@ -423,7 +423,7 @@ class Container:
 
     @contextmanager
     def running(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
-        """A process that is stopped as Docker does it, and has to end well."""
+        """Run a process, stop it as Docker does, and check that it exits cleanly."""
         process = subprocess.Popen(
             command,
             cwd=self.folder,

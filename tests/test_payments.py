@@ -1,4 +1,4 @@
-"""Requests about payments: the same pauses, budget and secrecy as those of all other requests."""
+"""Requests about payments have the same pauses, quota and secrecy as all other requests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Query plans of every question on tables with a past: by an index, no table as a whole.
+"""Query plans on tables with many old rows: each query uses an index.
 
-Counting statements would not show it, and a small table would not either.
+Counting the queries would not show a missing index, and small tables would not show it either.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def _history(request: pytest.FixtureRequest, _past: None, django_db_blocker: Any
 
 @pytest.fixture(autouse=True)
 def _short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the rows that a list has read, its page shows some: all of them would take long."""
+    """Show only some of the rows that a list has read; rendering all of them would be slow."""
     shown = admin_list.results
     monkeypatch.setattr(admin_list, "results", lambda rows: islice(shown(rows), 3))
 
 
 def add_traces() -> AbstractBaseUser:
-    """Add many notes, refunds and revealed codes by one person of the past, who is returned."""
+    """Add many notes, refunds and revealed codes by one person, and return that person."""
     user = get_user_model().objects.create(username="past")
     Note.objects.bulk_create(
         Note(order_id=key, text="Called.", by="past")
@@ -147,7 +147,7 @@ def add_traces() -> AbstractBaseUser:
 
 
 def _label(chosen: dict[str, str] | str) -> str:
-    """An id that is the same in each process: without the times."""
+    """Return a test id without times, so that it is the same in each process."""
     if isinstance(chosen, str):
         return chosen.rstrip("/").rpartition("/")[2]
     is_time = re.compile("__(gte|lt)$").search
@@ -155,7 +155,7 @@ def _label(chosen: dict[str, str] | str) -> str:
 
 
 def add_ledger() -> None:
-    """Add a ledger with an entry an hour until a month ago; some are somebody else's."""
+    """Add a ledger with hourly entries until a month ago, some of them without an order here."""
     latest = timezone.now() - timedelta(days=30)
     orders = Order.objects.exclude(provider_order_id=None).order_by("pk")
     rows = list(enumerate(orders.only("provider_order_id")))
@@ -184,7 +184,7 @@ def add_ledger() -> None:
 
 @pytest.fixture
 def open_orders(simulator: Simulator) -> dict[Status, Order]:
-    """One or more orders of each open status, and something to do about each."""
+    """One or more orders of each open status, each with work to do."""
     fresh, overdue, late, *_ = buy_many(simulator, 5, type_id="SIM_NEVER")
     Order.objects.filter(pk=overdue.pk).update(accepted_at=ago(1_000))
     late.move(Status.DELAYED, source=SOURCE, due_at=ago(1))
@@ -198,10 +198,10 @@ def open_orders(simulator: Simulator) -> dict[Status, Order]:
 
 
 def scans(statements: list[Statement], *, but: str | None = None) -> list[Statement]:
-    """The statements that read a whole table of the core, ``but`` those with this text in them.
+    """Return the statements that read a whole table, except those that contain ``but``.
 
-    Those of the app for messages are empty here, and PostgreSQL reads a table whole that it knows
-    as empty. The tests in tests/delivery have rows in them.
+    Tables of the app for messages are left out. They are empty here, and PostgreSQL reads a table
+    as a whole if it is known to be empty. The tests in tests/delivery have rows in them.
     """
     assert statements
     accepted = ("giftcards_delivery_",) if but is None else ("giftcards_delivery_", but)
@@ -211,7 +211,7 @@ def scans(statements: list[Statement], *, but: str | None = None) -> list[Statem
 
 @contextmanager
 def no_scans(*others: type[Model], but: str | None = None) -> Iterator[list[Statement]]:
-    """Collect the statements as ``explained`` does; none scans a table, as ``scans`` says."""
+    """Collect the statements as ``explained`` does, and check that ``scans`` finds none of them."""
     with explained(*others) as statements:
         yield statements
     assert scans(statements, but=but) == []
@@ -249,7 +249,7 @@ def test_a_sweep_with_every_kind_of_work_reads_no_whole_table(
 ) -> None:
     with no_scans():
         run_sweep()
-    # It did send, look for the lost, and give up waiting.
+    # The sweep sent an order, looked for the lost one, and gave up waiting for another.
     moved = set(StatusChange.objects.filter(announced_at__isnull=False).values_list("to_status"))
     assert {("PLACING",), ("UNCONFIRMED",), ("DELAYED",)} <= moved
     assert Order.objects.get(pk=open_orders[Status.UNCONFIRMED].pk).due_at > timezone.now()
@@ -268,7 +268,7 @@ def test_comparing_settled_orders_with_their_rows_reads_no_whole_table(
     settled = buy_many(simulator, 3)
     run_sweep()
     buy_many(simulator, 6, type_id="SIM_NEVER")
-    # Some are claimed only when a page shows them.
+    # Some orders are claimed only when a page of the list contains them.
     shorten(sweep_orders=4)
     Order.objects.filter(finalized_at=None).update(due_at=ago(1))
     Order.objects.filter(pk__in=[order.pk for order in settled]).update(fulfilled_amount=1)
@@ -358,7 +358,7 @@ def test_looking_at_the_prices_of_orders_on_hold_reads_no_whole_table(simulator:
         put_on_hold_for_price(make_order(sale_price=550), price=Decimal(600), ceiling=Decimal(550))
         put_on_hold_for_review(make_order(sale_price=550), objection="Third order today")
     with no_scans(), Gateway() as gateway:
-        # Asked for another order, and then by the tick.
+        # The price is read for a different order first, and then by the tick.
         gateway.prices.required_price(LINE["product_id"], LINE["type_id"])
         gateway.prices.look_at_orders_on_hold(lambda: True)
     assert Order.objects.on_hold().count() == 40
@@ -374,7 +374,8 @@ def test_reading_the_balance_and_a_refusal_for_want_of_money_read_no_whole_table
         reader = BalanceReader()
         reader.look_after()
         reader.close(seconds=20)
-    # But for the sum of a day, which is half of this past: the next test asks for less.
+    # The sum of a day is an exception, because a day is half of these rows. The next test uses
+    # less.
     assert scans([one for one in statements if "GROUP BY" not in one.sql]) == []
     assert provider_state().balance == 1_000_000
     assert Order.objects.latest("pk").status == Status.REJECTED
@@ -385,7 +386,7 @@ def test_what_is_open_and_what_was_spent_is_summed_up_without_reading_a_whole_ta
 ) -> None:
     with no_scans():
         in_orders = money_in_open_orders()
-        # Not 24 hours: that is half of this past.
+        # This is less than 24 hours, because a day is half of these rows.
         spent = known_cost(read_lines(Order.objects.all().settled_lines(ago(70 * 60))))
     assert in_orders.total > 0
     assert spent == 0  # The orders of this past do not say what they were charged.
@@ -397,7 +398,8 @@ def test_offers_and_holds_read_no_whole_table_of_orders(
     fill_catalogue()
     line = {"product_id": LINE["product_id"], "type_id": LINE["type_id"], "quantity": 1}
     if connection.vendor == "postgresql":
-        # Of this short past, most has settled within the time for which a stock counts.
+        # Most of these orders settled within the time for which a stock counts, so a scan would be
+        # cheaper.
         connection.cursor().execute("SET LOCAL enable_seqscan = off")
     with no_scans():
         assert offers().filter(product__product_id=line["product_id"]).exists()
@@ -414,12 +416,12 @@ def test_the_pages_of_products_read_no_whole_table_of_orders(
     fill_catalogue()
     product = Product.objects.get(product_id=LINE["product_id"])
     if connection.vendor == "postgresql":
-        # See above.
+        # Here, too, a scan would be cheaper on PostgreSQL.
         connection.cursor().execute("SET LOCAL enable_seqscan = off")
     with explained() as statements:
         read(boss.get("/admin/giftcards/product/", chosen))
         read(boss.get(f"/admin/giftcards/product/{product.pk}/change/"))
-    # The products and their types are read as a whole: that is the list.
+    # The list shows all products and types, so these tables are read as a whole.
     read_whole = [scan for one in scans(statements) for scan in one.scans]
     assert [scan for scan in read_whole if "giftcards_order" in scan] == []
 
@@ -471,7 +473,7 @@ def test_ordering_missing_cards_again_by_rule_reads_no_whole_table(
         for _sweep in range(2):
             run_sweep()
         on, turn, end = Order.objects.on_hold()
-        # One waits on, one has its turn, and one is given up.
+        # One order stays on hold, one is tried again, and one is given up.
         Order.objects.filter(pk=turn.pk).update(send_after=ago(1))
         Order.objects.filter(pk=end.pk).update(send_before=ago(1))
         for _sweep in range(2):
@@ -507,7 +509,7 @@ def test_releasing_an_adopted_order_reads_no_whole_table(open_orders: dict[Statu
     assert adopt(lost, "new-id", source=SOURCE)
     with no_scans():
         assert release(lost, by="amina")
-        # Recovery looks whether it has been released.
+        # Recovery checks whether the order has been released.
         assert not adopt(lost, "new-id", source=StatusChange.Source.RECOVERY)
 
 
@@ -531,7 +533,8 @@ def test_using_a_reference_again_reads_no_whole_table() -> None:
 def test_opening_the_newest_and_the_oldest_card_reads_one_row_each() -> None:
     with explained() as statements:
         assert len(Card.objects.all().try_keys()) == 2
-    # The cards at the ends of the key in use, and that there is no other; then these cards.
+    # One statement finds the first and the last card of the key in use and looks for other keys;
+    # the other reads these cards.
     assert len(statements) == 2
     # They end after one row of the index.
     assert scans(statements, but="LIMIT 1") == []
@@ -548,7 +551,7 @@ def test_erasing_a_customer_reads_through_the_orders_by_key_and_nothing_else_as_
 
 
 def _is_by_key(scan: str) -> bool:
-    """True if a table is read in the order of its primary key."""
+    """Return True if a table is read in the order of its primary key."""
     return scan == "SCAN giftcards_card" or "giftcards_card_pkey" in scan or "PRIMARY" in scan
 
 
@@ -564,7 +567,7 @@ def test_reading_and_matching_the_ledger_reads_no_whole_table(simulator: Simulat
     now = timezone.now()
     place = Position(start=now - timedelta(minutes=5), until=now, end=now)
     note_ledger(place=place.as_json(), read_until=place.start)
-    # The first and the last entry of all are the ends of an index.
+    # The first and the last of all entries are found at the ends of an index.
     with no_scans(but="LIMIT 1"):
         assert read_books().is_whole
     new = LedgerEntry.objects.exclude(provider_id__startswith="past-")
@@ -609,7 +612,8 @@ def test_a_summary_of_the_ledger_reads_its_days_only() -> None:
     lacking = Order.objects.filter(status=Status.PARTIALLY_FILLED).latest("finalized_at")
     Order.objects.filter(pk=lacking.pk).update(is_credited=False)
     day = day_of(lacking.finalized_at)
-    # The first and the last entry of all, and those next to the ends of a day, are found in order.
+    # The first and the last of all entries, and those next to the ends of a day, are found by an
+    # index.
     with no_scans(but="LIMIT 1") as statements:
         assert ledger_summary(day - timedelta(days=40), day - timedelta(days=36)).entries > 100
         assert ledger_summary(day, day).promised_not_credited.count == 1
@@ -641,8 +645,8 @@ def test_closing_a_month_reads_its_orders_and_its_entries_only(
     with explained() as statements:
         html = read(boss.get(f"{LIST}report/close/", {"month": f"{last_year:%Y-%m}"}))
     assert "sale=unknown" in html
-    # The first and the last entry of all, and those next to the ends of a month, are found in
-    # order. There are twelve closings a year.
+    # The first and the last of all entries, and those next to the ends of a month, are found by an
+    # index. The table of closings is small: it grows by twelve a year.
     left = scans(statements, but="LIMIT 1")
     assert [one for one in left if "monthclosing" not in one.sql] == []
 
@@ -665,13 +669,13 @@ def _since(column: str, **age: int) -> dict[str, str]:
 
 
 def test_the_list_reads_the_first_orders_only(boss: Client) -> None:
-    # The page and the counting end after so many rows.
+    # The page and the count are limited to a fixed number of rows.
     with no_scans(but="LIMIT") as statements:
         read(boss.get(LIST))
     assert any("giftcards_order_newest" in str(one.scans) for one in statements)
 
 
-# Each finds few orders, or none.
+# Each of these filters finds few orders or none.
 FEW: list[dict[str, str]] = [
     {"attention": "needed"},
     {"status__exact": "DELAYED"},
@@ -680,12 +684,12 @@ FEW: list[dict[str, str]] = [
     _since("finalized_at", days=1, minutes=70),
     _since("created_at", days=1, minutes=70),
 ]
-# The parts of the first one, to which the start page leads.
+# The parts of the first filter, to which the start page links.
 PARTS: list[dict[str, str]] = [
     {"attention": name}
     for name in ("unconfirmed", "other", "on_hold_price", "on_hold_review", "waiting")
 ]
-# Each finds a large part of the orders here.
+# Each of these filters finds a large part of the orders here.
 MANY: list[dict[str, str]] = [
     {"refund": "owed"},
     {"refund": "owed", "attention": "none"},
@@ -725,7 +729,7 @@ COMMON_SEARCHES: list[dict[str, str]] = [
 
 
 def _pairs(some: list[dict[str, str]], others: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Each of ``some`` with each of the ``others`` that is about something else, once."""
+    """Combine each of ``some`` with each of the ``others`` that uses different keys."""
     pairs = ({**one, **other} for one in some for other in others if not one.keys() & other.keys())
     return list({frozenset(pair.items()): pair for pair in pairs}.values())
 
@@ -735,7 +739,7 @@ ORDERS: list[dict[str, str]] = [{}, {"o": WHEN}, {"o": f"-{WHEN}"}]
 
 
 def listing(boss: Client, chosen: dict[str, str]) -> list[Statement]:
-    """The statements of the list, in each of its orders."""
+    """Return the statements of the list in each of its sort orders."""
     with explained() as statements:
         for order in ORDERS:
             read(boss.get(LIST, {**chosen, **order}))
@@ -757,7 +761,7 @@ def test_filters_and_searches_that_find_few_orders_read_no_whole_table(
 def test_filters_and_searches_that_find_many_orders_read_a_limited_number_of_them(
     boss: Client, chosen: dict[str, str]
 ) -> None:
-    # Where they find a large part of the table, it may be read until there are enough.
+    # If many rows match, the table may be read until enough are found.
     assert scans(listing(boss, chosen), but="LIMIT") == []
 
 
@@ -769,7 +773,8 @@ def test_few_orders_without_a_sale_amount_are_found_by_an_index(boss: Client) ->
     with explained() as statements:
         for period in ({}, _since("finalized_at", minutes=70)):
             read(boss.get(LIST, {"sale": "unknown", **period}))
-    # MariaDB cannot count anew in a transaction: it takes them for many, and may read to the limit.
+    # MariaDB cannot update its statistics in a transaction. It expects many rows, and may read up
+    # to the limit.
     but = "LIMIT" if connection.vendor == "mysql" else None
     assert scans(statements, but=but) == []
 
@@ -803,7 +808,7 @@ def test_finding_a_card_reads_no_whole_table(boss: Client) -> None:
 def test_the_start_page_reads_no_whole_table(
     boss: Client, open_orders: dict[Status, Order]
 ) -> None:
-    # Of what is wrong, at most so many rows.
+    # The page reads a limited number of the orders with problems.
     with no_scans(but="LIMIT"):
         html = read(boss.get(START))
     assert "1 delayed order" in html
@@ -815,9 +820,9 @@ def test_the_page_of_the_provider_reads_no_whole_table(
     with explained() as statements:
         html = read(boss.get("/admin/giftcards/providerstate/"))
     assert "Oldest open order" in html
-    # No worker is there, so the page says what is at stake.
+    # No worker is running, so the page says what this prevents.
     assert "order is waiting to be sent" in html
-    # Of the cards, it reads the first of each key, and opens the newest and the oldest.
+    # The page reads the first card of each key, and opens the newest and the oldest card.
     assert scans(statements, but="LIMIT 1") == []
     assert all(_is_by_key(scan) or "card_key" in scan for one in statements for scan in one.scans)
 
@@ -836,12 +841,12 @@ def test_revealing_a_card_and_finding_who_has_reads_no_whole_table(boss: Client)
     with no_scans():
         read(boss.get("/admin/giftcards/cardreveal/", {"q": card.order.reference}))
         read(boss.get(reverse("admin:giftcards_card_ask", args=[card.pk])))
-        # The cards of this past are no real ones, so there is no code; the row is written.
+        # These cards hold no real codes, so the page shows none, but the row is written.
         read(boss.post(reverse("admin:giftcards_card_reveal", args=[card.pk]), {"reason": "x"}))
 
 
 def _reads_first_rows(statement: Statement) -> bool:
-    """True if an index leads to the few rows that it reads: the plan expects all that follow."""
+    """Return True if an index leads to the few rows read, although the plan expects more."""
     return statement.sql.endswith(("LIMIT 1", "LIMIT 100")) and all(
         "giftcards_ledger_" in scan for scan in statement.scans
     )
@@ -881,7 +886,7 @@ def test_a_filter_or_a_search_of_the_ledger_or_the_refunds_reads_no_whole_table(
     assert [each for each in scans(statements) if not _reads_first_rows(each)] == []
 
 
-# Of the refunds that a search finds, a database may also look for the first in their list.
+# If a search finds several refunds, a database may also read them in the order of the list.
 @pytest.mark.parametrize(
     ("address", "chosen"),
     [

@@ -1,4 +1,4 @@
-"""The project's own files: what several say, which versions work, and what a release asks for."""
+"""The project's own files: facts in several files, supported versions, and checks for a release."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.stage import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = [it.rpartition(" ")[2] for it in PROJECT["classifiers"] if ":: Python :: 3." in it]
-# With the default worker, which is an extra.
+# The default worker is an extra.
 REQUIRED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["q2"]]
 FLOORS = {
     requirement.name: bound.version
@@ -33,7 +33,7 @@ TODAY = datetime.now().astimezone().date()
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> str:
-    # The checkout may belong to somebody else, as in a container.
+    # The checkout may belong to a different user, as in a container.
     person = ("-c", "safe.directory=*", "-c", "user.name=A", "-c", "user.email=a@example.com")
     return subprocess.run(
         ("git", *person, *arguments), cwd=cwd, check=True, capture_output=True, text=True
@@ -120,7 +120,7 @@ def test_ci_runs_every_session_that_the_hosted_workflow_asks_nox_for() -> None:
     hosted = {it["name"] for it in json.loads(listed) if "hosted" in it["tags"]}
     lanes = " ".join(re.findall(r'^    "([a-z ]+)"', text(".ci/run"), re.MULTILINE)).split()
     assert '" .ci/readme\n' in text(".ci/run")
-    # One needs more Pythons, the other what is not in a package index.
+    # "tests" needs more Python versions, and "hooks" needs files that are not in a package index.
     assert hosted == {*lanes, "readme", "tests", "hooks"}
 
 
@@ -144,7 +144,7 @@ def test_make_says_first_that_a_python_is_too_old(tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 def test_the_names_of_all_tests_are_the_same_in_each_process() -> None:
-    """Otherwise, the processes of ``make test`` collect other tests, and run none."""
+    """Otherwise, the processes of ``make test`` collect different tests and run none."""
 
     def collect(hash_seed: str) -> subprocess.Popen[str]:
         command = (sys.executable, "-m", "pytest", "--collect-only", "--quiet", "-p", "no:randomly")
@@ -166,7 +166,7 @@ def test_the_changelog_begins_with_the_version_that_comes_next() -> None:
 
 
 def test_a_tag_that_is_a_version_starts_the_hosted_release() -> None:
-    # "on" is a boolean in this YAML.
+    # This YAML parser reads the key "on" as a boolean.
     [trigger] = yaml.safe_load(text(".github/workflows/release.yml"))[True].values()
     assert trigger == {"tags": ["[0-9]+.[0-9]+*"]}
 
@@ -182,7 +182,7 @@ def test_an_older_python_than_django_6_needs_is_refused_before_anything_is_built
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """One that can be released as 0.2.0."""
+    """A checkout that can be released as 0.2.0."""
     git("init", "--quiet", cwd=tmp_path)
     (tmp_path / "CHANGELOG.md").write_text(
         f"# Changelog\n\n## 0.2.0 ({TODAY})\n\n## 0.1.0 (2026-12-01)\n"

@@ -1,4 +1,4 @@
-"""The promises, over random interleavings of answers, faults, crashes and what staff do.
+"""The main promises, tested over random sequences of answers, faults, crashes and staff actions.
 
 Nothing is bought twice, no card is lost or doubled, and ordered = charged + refunded.
 """
@@ -52,7 +52,7 @@ CONF = {
 }
 TUNING = {"proof_of_absence": 2.0, "request_timeout": 5.0}
 picks = st.integers(0, 99)
-# Few different ones, so that many are alike.
+# There are few different lines, so that many orders are alike.
 lines = st.tuples(st.sampled_from(KINDS), st.integers(1, 2))
 
 
@@ -70,7 +70,7 @@ class Shop(RuleBasedStateMachine):
         self.final: dict[int, str] = {}
         self.on_the_way: list[list[tuple[Order, OrderAnswer]]] = []
 
-    # What customers and time do.
+    # Actions of customers, and the passing of time.
 
     @initialize(lines=st.lists(lines, min_size=4, max_size=8))
     def place_some(self, lines: list[tuple[str, int]]) -> None:
@@ -89,7 +89,7 @@ class Shop(RuleBasedStateMachine):
         run_sweep()
 
     def time_passes(self) -> None:
-        """Everything is due, and every claim and pause has ended."""
+        """Make every order due, and end every claim and pause."""
         now = timezone.now()
         Order.objects.exclude(due_at=None).update(due_at=now)
         Order.objects.exclude(claimed_until=None).update(claimed_until=now)
@@ -103,7 +103,7 @@ class Shop(RuleBasedStateMachine):
         Lease.objects.all().delete()
         refill_budget()
 
-    # What the provider does.
+    # Actions of the provider.
 
     @rule(pick=picks, delivered=st.integers(0, 3))
     def settle(self, pick: int, delivered: int) -> None:
@@ -123,7 +123,7 @@ class Shop(RuleBasedStateMachine):
         if is_known:
             ProviderState.objects.resume()
 
-    # What dies.
+    # Crashes of processes.
 
     @rule(pick=picks, has_sent=st.booleans())
     def die_while_placing(self, pick: int, has_sent: bool) -> None:
@@ -140,7 +140,7 @@ class Shop(RuleBasedStateMachine):
 
     @rule()
     def be_slow_while_asking(self) -> None:
-        """Others may take these orders over before the answers are recorded, if they ever are."""
+        """Ask, but record the answers later or never; others may claim the orders meanwhile."""
         with Gateway() as gateway:
             answers = []
             for order in self._claim():
@@ -163,7 +163,7 @@ class Shop(RuleBasedStateMachine):
         until = now + timedelta(seconds=15)
         return Order.objects.claim(wanted, now=now, due_by=now, until=until) if wanted else []
 
-    # What staff do, in good faith: they look at the provider's list first.
+    # Actions of staff, who check the provider's list first.
 
     @rule(pick=picks)
     def choose(self, pick: int) -> None:
@@ -197,12 +197,12 @@ class Shop(RuleBasedStateMachine):
             and (twin.type, twin.quantity) == (order.type_id, order.quantity)
         ]
 
-    # What has to be true, always.
+    # Invariants, checked after each step.
 
     @invariant()
     def nothing_is_bought_twice(self) -> None:
         theirs = Counter((o.type, o.quantity) for o in self.simulator.orders.values())
-        # Of the others it is certain that they were not bought.
+        # The excluded orders were certainly not bought.
         ours = Order.objects.exclude(status__in=[Status.PENDING, Status.REJECTED])
         assert theirs <= Counter(ours.values_list("type_id", "quantity"))
         named = {o.provider_order_id for o in ours if o.provider_order_id}
@@ -246,7 +246,7 @@ class Shop(RuleBasedStateMachine):
         assert reached.items() <= dict(Order.objects.values_list("pk", "status")).items()
 
     def teardown(self) -> None:
-        """In the end everything that was bought is there, and the shop has been told."""
+        """Check that in the end every order is settled and the shop has been notified."""
         self.simulator.outage, self.simulator.keys = False, ()
         ProviderState.objects.resume()
         while self.on_the_way:
@@ -255,7 +255,7 @@ class Shop(RuleBasedStateMachine):
             self.sweep(is_late=True)
             for twin in self.simulator.orders.values():
                 self.simulator.settle(twin.id)
-            # These are dropped each time that they are sent.
+            # The simulator drops these orders each time that they are sent.
             for order in Order.objects.filter(status=Status.UNCONFIRMED, type_id="SIM_DROP"):
                 declare_absent(order, send_again=False, source=STAFF)
             if not Order.objects.exclude(status__in=FINAL).exists():

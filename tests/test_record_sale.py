@@ -1,4 +1,4 @@
-"""What the customer paid, recorded after the order became final: by code, and by staff."""
+"""Recording what the customer paid after the order became final, from code and by staff."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATE = (
 
 @pytest.fixture
 def order() -> Order:
-    """Three of five cards came, and nobody has said what was paid."""
+    """An order of which three of five cards came, without a sale amount."""
     return make_guide_order(
         Status.PARTIALLY_FILLED, reference="web-1042", fulfilled_amount=1470, customer_name="Lina"
     )
@@ -43,7 +43,7 @@ def test_what_is_owed_follows_from_what_was_paid(order: Order) -> None:
     assert [(note.by, note.text) for note in Note.objects.all()] == [
         ("amina", "The amount that the customer paid was recorded.")
     ]
-    # From here on, it is an order as any other.
+    # From here on, the order is like any other.
     record_refund(order, amount=1100, reference="CCP 1", by="amina")
     assert order.open_amount == 0
 
@@ -137,7 +137,7 @@ def test_staff_say_what_the_customer_paid(order: Order, accountant: Client) -> N
     assert address not in page
     assert any("The amount that the customer paid was recorded." in each for each in timeline(page))
     assert "2750" not in LogEntry.objects.get().change_message
-    # A double click, and somebody with another amount.
+    # One request is a double click, the other has a different amount.
     said = [
         told(accountant.post(address, {"amount": amount}, follow=True)) for amount in ("2750", "9")
     ]

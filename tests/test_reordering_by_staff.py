@@ -1,4 +1,4 @@
-"""Ordering the missing cards again: in one new order, linked both ways, whoever asks how often."""
+"""Ordering the missing cards again: in one new order, linked both ways, even if asked twice."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CUSTOMER = {
 
 
 def settle(order: Order, status: Status, *, delivered: int = 0) -> Order:
-    """The order as it is once the provider has settled it."""
+    """Return the order as it is after the provider has settled it."""
     accepted = build_guide_order(status)
     names = ("provider_order_id", "accepted_at", "finalized_at", "due_at")
     values = {name: getattr(accepted, name) for name in names}
@@ -75,7 +75,7 @@ class TestNewOrder:
         assert {name: getattr(new, name) for name in expected} == expected
         assert (new.status, new.fulfilled_quantity) == (Status.PENDING, 0)
         assert order.reordered_as == new
-        # The order itself stays as it is but for what went along, and says who decided.
+        # The original order only loses the transferred amount, and records who decided.
         gone = {"reordered_amount": Decimal("1100.00"), "open_amount": 0, "is_owing": False}
         assert Order.objects.values().get(pk=order.pk) == before | gone
         told = {"by": "amina", "order": new.reference}
@@ -100,7 +100,7 @@ class TestNewOrder:
         assert not Order.objects.none().with_reorders().exists()
 
     def test_the_new_order_has_a_reference_that_the_shop_has_not_made(self) -> None:
-        """The shop may name an order cart-7-2 at any time, for the second line of a cart."""
+        """The shop may use cart-7-2 itself at any time, for the second line of a cart."""
         order = make_guide_order(PARTIAL, reference="cart-7")
         assert "cart-7" not in reorder_missing(order, by="amina").reference
         assert place_order(product_id="p", type_id="t", quantity=1, reference="cart-7-2").is_new
@@ -113,7 +113,7 @@ class TestNewOrder:
 
 
 def use_key_of(environment: str) -> None:
-    """The provider has said which environment the API key of the settings is for."""
+    """Record the environment that the provider has reported for the API key in use."""
     ApiKey.objects.update_or_create(
         pk=key_fingerprint(conf.api_key), defaults={"environment": environment}
     )
@@ -154,7 +154,7 @@ class TestEnvironment:
 
 
 def settle_late(order: Order, cards: int) -> None:
-    """The provider sends ``cards`` cards in all, and staff have seen that."""
+    """Let the provider deliver ``cards`` cards in all, and staff acknowledge the problems."""
     told = answer("FULFILLED", fulfilled_quantity=cards, cards=CARDS[:cards])
     record_changes([(order, told)], now=timezone.now())
     for problem in problems(order):
@@ -227,7 +227,7 @@ class TestMoney:
         assert new.sale_price == sold.get("sale_price")
 
     def test_nothing_is_owed_twice_along_a_chain(self) -> None:
-        """An amount that was paid once is kept or owed once, whatever became of each order."""
+        """The customer's payment is kept or owed exactly once, whatever happened to each order."""
         first = make_guide_order(PARTIAL, sale_amount=Decimal(1000))
         second = settle(reorder_missing(first, by="amina"), REFUNDED)
         third = settle(reorder_missing(second, by="amina"), PARTIAL, delivered=1)
@@ -244,7 +244,7 @@ class TestMoney:
         [
             ({"max_price": Decimal(500), "approved_price": Decimal(700)}, {}, 500),
             ({"max_price": Decimal(500), "sale_price": Decimal(550)}, {"max_price": 520}, 520),
-            # An order that was confirmed at a price is not bought at every price.
+            # An order that was approved at a price is not bought again at any price.
             ({"approved_price": Decimal(490)}, {}, 490),
             (
                 {"quantity": 3, "fulfilled_quantity": 2, "sale_amount": 1000},

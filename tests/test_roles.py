@@ -1,6 +1,6 @@
-"""The pages that each group of staff is shown, and actions that nobody is allowed.
+"""The pages that each group of staff can see, and actions that nobody may do.
 
-The amounts are unlike any other number, so that a page which holds one of them tells a cost.
+The amounts are unlike any other number, so a page that contains one of them reveals a cost.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ PROBLEMS = (
 
 
 def costs_in(html: str) -> list[str]:
-    """The names of the amounts that the page holds, however its language writes them."""
+    """Return the names of the amounts on the page, in any language's number format."""
     return [name for name, amount in COSTS.items() if _pattern(amount).search(html)]
 
 
@@ -85,20 +85,20 @@ def _pattern(amount: Decimal) -> re.Pattern[str]:
 
 
 def person(*without: str) -> Client:
-    """A browser of somebody who may do everything but some things."""
+    """Return the browser of a manager without these permissions."""
     return sign_in(*(set(ROLES[MANAGER]) - set(without)))
 
 
 @pytest.fixture(params=["en", "fr", "ar"])
 def browser(request: pytest.FixtureRequest) -> Client:
-    """A browser of somebody who may do everything but see costs, in each language."""
+    """A browser, in each language, of a manager who may not see costs."""
     browser = person("view_cost")
     browser.cookies["django_language"] = request.param
     return browser
 
 
 def bought(status: Status, **values: Any) -> Order:
-    """An order of which everything that costs is known."""
+    """Return an order whose costs are all known."""
     values = {
         "reference": f"web-{status.lower()}",
         "sale_price": SALE,
@@ -131,7 +131,7 @@ def bought(status: Status, **values: Any) -> Order:
 
 
 def held(reference: str = "web-held") -> Order:
-    """An order that waits for a person, because a card costs more than it may."""
+    """Return an order on hold because a card costs more than its limit."""
     values = {"reference": reference, "sale_price": SALE, "max_price": COSTS["highest price"]}
     order = make_guide_order(Status.PENDING, **values)
     put_on_hold_for_price(order, price=COSTS["price above"], ceiling=COSTS["highest price"])
@@ -147,7 +147,7 @@ def test_the_amounts_are_found_in_every_way_of_writing_them() -> None:
 
 
 class TestWithoutCosts:
-    """A person who may do everything but see costs: no page tells what the provider charges."""
+    """A manager without permission to see costs: no page shows what the provider charges."""
 
     def pages(self) -> Iterator[str]:
         lost, settled = bought(Status.UNCONFIRMED), bought(Status.PARTIALLY_FILLED)
@@ -212,13 +212,13 @@ class TestWithoutCosts:
     ],
 )
 def test_the_list_cannot_be_filtered_by_a_cost_without_seeing_costs(lookup: str) -> None:
-    """Otherwise a few questions, each for half of what is left, would tell it."""
+    """Otherwise, staff could find out the cost with a few filters, halving the range each time."""
     bought(Status.PARTIALLY_FILLED)
     assert person("view_cost").get(LIST, {lookup: "400"}).status_code == 400
 
 
 class TestListAndOrderWithoutCosts:
-    """The same for the list and for an order's page, in each status that an order can have."""
+    """The same for the list and for the page of an order, in each status and on hold."""
 
     @pytest.mark.parametrize("status", Status)
     def test_an_orders_page_tells_none(self, status: Status, browser: Client) -> None:
@@ -268,7 +268,7 @@ SHELF_LIST = "/admin/giftcards/product/"
 
 
 def shelf_pages() -> list[str]:
-    """The pages of the shelf, whose values and history name amounts that nobody else has."""
+    """Return the pages of the shelf; the amounts in their values and history occur nowhere else."""
     set_shelf(least_margin=COSTS["price above"])
     kind = make_offer(cost=PRICE, fixed_price=SALE)
     kind.accepted_loss = COSTS["another figure"]
@@ -281,7 +281,7 @@ def shelf_pages() -> list[str]:
 
 
 class TestWithCosts:
-    """The other side of it: the same person with the permission sees what the others do not."""
+    """The counterpart: the same person with the permission sees the costs."""
 
     def test_the_order_and_the_list_show_what_it_cost(self) -> None:
         order, browser = bought(Status.PARTIALLY_FILLED), person()
@@ -346,7 +346,7 @@ class TestRoles:
 
 
 class TestDeleting:
-    """Orders, cards and their traces are history: nobody deletes them, not even a superuser."""
+    """Orders, cards and their records are history: nobody can delete them, not even a superuser."""
 
     def test_no_page_and_no_action_of_the_list_deletes_an_order(self, boss: Client) -> None:
         order = make_guide_order(Status.REJECTED)

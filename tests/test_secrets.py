@@ -57,7 +57,7 @@ PARTIAL = settled("PARTIALLY_FILLED", CODES)
 
 
 def record_in_vain() -> Order:
-    """Record an answer that cannot be, because a card that has to move does not open."""
+    """Try to record an answer that would move a card that cannot be decrypted."""
     [torn] = claim(make_guide_order())
     texts = dict.fromkeys(("sealed", "identity", "value_fingerprint", "key_fingerprint"), "x")
     Card(order=torn, position=2, **texts).save()
@@ -67,7 +67,7 @@ def record_in_vain() -> Order:
 
 @pytest.fixture
 def stored() -> Order:
-    """An order with three canaries, after everything that recording can be asked to do."""
+    """An order with three canaries, after every kind of recording."""
     order, odd = claim(make_guide_order(reference="order-1"), make_guide_order())
     record_answers(
         [(order, answer("HANDLING", cards=(CODES[1],))), (odd, PARTIAL)], now=timezone.now()
@@ -108,7 +108,7 @@ class TestTheSearcher:
 class TestDatabase:
     def test_rows_of_the_database_hold_no_secret(self, stored: Order) -> None:
         values = list(raw_database())
-        # They are what was recorded: the reference is there, as are the tokens.
+        # The values are those that were recorded, including the reference and the tokens.
         assert "order-1" in values
         assert sum(str(value).startswith("gAAAA") for value in values) == 6
         assert [found for value in values for found in traces(value)] == []
@@ -130,7 +130,7 @@ class TestDatabase:
         caplog: pytest.LogCaptureFixture,
         django_capture_on_commit_callbacks: Any,
     ) -> None:
-        """Through the real client, with the provider's codes for canaries, every log open."""
+        """Use the real client, the provider's codes as canaries, and every log at full detail."""
         simulator.keys = [API_KEY]
         with every_log(caplog):
             with django_capture_on_commit_callbacks(execute=True):
@@ -180,7 +180,7 @@ class TestExports:
         for loaded in serializers.deserialize("json", out.getvalue()):
             loaded.save()
         assert list(Card.objects.order_by("pk").values(*columns)) == before
-        # Sealed once, not twice.
+        # The card was not sealed a second time.
         assert stored.cards.get(position=1).value == CODES[1].value
 
     def test_querysets_of_values_and_pickled_ones_hold_no_secret(self, stored: Order) -> None:
@@ -258,7 +258,7 @@ class TestErrorMails:
     def test_the_error_mail_of_a_failed_recording_holds_no_secret(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The database goes away in the middle, so that no part of it catches the error."""
+        """The connection is lost half-way, so that no part of the recording catches the error."""
         monkeypatch.setattr(connection, "is_usable", lambda: False)
         held = claim(make_guide_order(), make_guide_order())
         answers = [(order, PARTIAL) for order in held]
@@ -278,7 +278,7 @@ class TestErrorMails:
             record_answers(answers, now=timezone.now())
         connection.needs_rollback = False
         text = mailed(caught.value)
-        # The frames are there, and those that may show their variables do.
+        # The report contains the frames, and the variables of the frames that may show them.
         for name in ("record_answers", "_record_batch", "store_cards", "OrderAnswer("):
             assert name in text
         assert traces(text) == []
@@ -324,7 +324,7 @@ def test_errors_about_wrong_keys_do_not_quote_them(keys: Any, settings: Any) -> 
             read()
         error = caught.value
         assert error.__traceback__ is not None
-        # Without the frame of this test, which has the keys.
+        # Leave out the frame of this test, which contains the keys.
         text = mailed(error.with_traceback(error.__traceback__.tb_next))
         assert "GIFTCARDS" in text
         assert traces(text) == []
@@ -347,7 +347,7 @@ def reports() -> dict[str, dict[str, list[str]]]:
 
 @pytest.mark.cluster  # a process that takes ten seconds
 class TestReports:
-    """Reports of bad days by Sentry, with its default settings, and by Django's error mail."""
+    """Reports of errors by Sentry, with its default settings, and by Django's error mail."""
 
     def test_reports_show_a_code_that_is_not_masked(self, reports: Any) -> None:
         report = reports["a_code_in_the_open"]
@@ -396,7 +396,7 @@ class TestReports:
     def test_a_report_by_others_on_the_page_of_a_customer_does_not_show_what_was_posted(
         self, reports: Any
     ) -> None:
-        """The address is in it: without the PIN, it shows nothing."""
+        """The report contains the address of the page, which shows nothing without the PIN."""
         report = reports["code_of_the_shop_complains_on_the_page_of_a_customer"]
         events = map(json.loads, report["sentry"])
         [request] = [event["request"] for event in events if "request" in event]
@@ -429,7 +429,7 @@ class TestReports:
 
 
 def leaks(work: Callable[[], object], moments: int = 200) -> dict[int, list[bytes]]:
-    """The canaries that are found if ``work`` is interrupted, by the moment."""
+    """Return the canaries that are found if ``work`` is interrupted, by the moment."""
     work()  # what is imported and cached once is no part of it
     _, length = struck(work)
     found = {}
@@ -437,17 +437,18 @@ def leaks(work: Callable[[], object], moments: int = 200) -> dict[int, list[byte
         error, _ = struck(work, at)
         found[at] = [trace for text in variables(error) for trace in traces(text)]
     assert len(found) >= min(length, moments)
-    # An interruption in the middle of closing leaves a socket open, which its traceback keeps. The
-    # garbage collector is to find it now: later it would be held against an innocent test.
+    # An interruption of close() leaves a socket open, which the traceback keeps alive. Collect it
+    # now, because its warning would otherwise appear in a later test.
     del error
     gc.collect()
     return {at: traced for at, traced in found.items() if traced}
 
 
-# One that strikes in a destructor goes no further, and one that strikes in close() prevents it.
+# Python does not propagate an interruption inside a destructor, and one inside close() leaves the
+# socket open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestInterruptions:
-    """Ctrl-C, or django-q2's timeout of a task, at any moment."""
+    """Interruptions at any moment, by Ctrl-C or by django-q2's time-out of a task."""
 
     def test_a_code_in_a_local_variable_is_found_at_an_interruption(self) -> None:
         def work() -> str:

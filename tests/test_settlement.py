@@ -1,4 +1,4 @@
-"""Paying customers back: in parts, once, and never more than is owed, whoever does it when."""
+"""Paying customers back: in parts, once, and never more than is owed, even concurrently."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LATE = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)
 
 @pytest.mark.parametrize("zone", ["Etc/GMT+12", "UTC", "Pacific/Kiritimati"])
 class TestPromise:
-    """Whatever the time zone of the visitor, the days are those of the site."""
+    """Dates are in the time zone of the site, whatever the visitor's time zone is."""
 
     @pytest.mark.parametrize(
         ("days", "finalized_at", "expected"),
@@ -82,7 +82,7 @@ class TestPromise:
 
 
 def sold(**values: Any) -> Order:
-    """1,000 were paid for three cards, and two came: 333.33 are owed."""
+    """Return an order with 1,000 paid for three cards, of which two came: 333.33 are owed."""
     three = {"quantity": 3, "fulfilled_quantity": 2, "sale_amount": Decimal(1000)}
     named = {"reference": "cart-1042"}
     return make_guide_order(Status.PARTIALLY_FILLED, **named | three | values)
@@ -98,7 +98,7 @@ def pay(order: Order, amount: Any = Decimal("333.33"), reference: str = "R1", **
 
 
 def left(order: Order) -> Decimal:
-    """The amount still owed by the row; its columns and its refunds say the same."""
+    """Return the amount still owed, and check that the columns and the refunds agree."""
     row = Order.objects.get(pk=order.pk)
     breakdown = customer_breakdown(row)
     assert breakdown is not None
@@ -113,7 +113,7 @@ def left(order: Order) -> Decimal:
 
 @contextmanager
 def heard() -> Iterator[list[tuple[str, str]]]:
-    """The reference and the state of each refund that receivers are told of."""
+    """Yield the reference and the state of each refund that receivers are notified of."""
     told: list[tuple[str, str]] = []
 
     def hear(refund: CustomerRefund, **_named: Any) -> None:

@@ -1,4 +1,4 @@
-"""The signals know their receivers by name, and otherwise behave like any signal of Django."""
+"""The signals find their receivers by name, and otherwise behave like Django's signals."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_sending_a_signal_works_as_in_django(signal: OutboxSignal) -> None:
 
 
 class Recorder:
-    """A receiver, and an object with one, that notes in ``calls`` that it was called."""
+    """A receiver with a method that is a receiver, too; both add their calls to ``calls``."""
 
     def __init__(self, label: str, calls: list[str]) -> None:
         self._label = label
@@ -181,7 +181,7 @@ def test_named_receivers_are_those_that_django_would_call(script: list[tuple[Any
     kept = [receivers_of_each_kind(str(number), calls) for number in range(3)]
     for turn, (step, number, *details) in enumerate(script):
         if step == "forget":
-            # What was connected weakly dies here.
+            # Receivers that were connected weakly are garbage-collected here.
             kept[number] = receivers_of_each_kind(f"{number} of turn {turn}", calls)
             continue
         kind, *arguments = details

@@ -1,4 +1,4 @@
-"""Shared fixtures: each test leaves the next one what it needs."""
+"""The shared fixtures: each test leaves in place what the next one needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_request_that_ends_while_a_copy_takes_the_databases_place_leaves_the_d
 ) -> None:
     tables = connection.introspection.table_names()
     others = set(threading.enumerate())
-    # As it comes with Django: its threads share the test's connection, and close it.
+    # This is Django's own server: its threads share the test's connection, and close it.
     server = LiveServer("localhost")
     with sharing_database(tmp_path / "copy"):
         urlopen(f"{server}/admin/login/").close()

@@ -1,4 +1,4 @@
-"""The example's storefront: it buys once, and shows each customer what is theirs."""
+"""The example's storefront: it buys once, and customers see only their own data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def mails(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shop(db: None, settings: Any, simulator: Simulator, mails: Path) -> Iterator[Simulator]:
-    """The shop with a full shelf; its provider."""
+    """A shop with a full shelf; the value is its provider."""
     fill_shelf()
     with opened(settings, mails):
         yield simulator
@@ -61,12 +61,12 @@ def shop(db: None, settings: Any, simulator: Simulator, mails: Path) -> Iterator
 
 @pytest.fixture
 def browser(shop: Simulator) -> Client:
-    """A visitor of the shop."""
+    """The browser of a visitor of the shop."""
     return Client()
 
 
 def form_of(browser: Client, wanted: ProductType, **changed: Any) -> tuple[str, dict[str, Any]]:
-    """The address of the page of a card, and its form as the customer sends it."""
+    """Return the address of a card's page, and the form that the customer would send."""
     page = f"/buy/{wanted.pk}/"
     found = browser.get(page).content.decode()
     hidden = dict(re.findall(r'type="hidden" name="(key|price)" value="([^"]+)"', found))
@@ -74,7 +74,7 @@ def form_of(browser: Client, wanted: ProductType, **changed: Any) -> tuple[str, 
 
 
 def begun(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str:
-    """Press "Buy"; the address of the page on which it is paid."""
+    """Press "Buy" and return the address of the payment page."""
     page, form = form_of(browser, kind(type_id), **changed)
     answer = browser.post(page, form)
     assert answer.status_code == 302, answer.content.decode()
@@ -82,25 +82,25 @@ def begun(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str
 
 
 def bought(browser: Client, type_id: str = "TEST_PARTIAL", **changed: Any) -> str:
-    """Buy cards; the address of the order's page."""
+    """Buy cards and return the address of the order's page."""
     answer = browser.post(begun(browser, type_id, **changed))
     assert answer.status_code == 302, answer.content.decode()
     return str(answer.url)
 
 
 def told(browser: Client, page: str, form: dict[str, Any] | None = None) -> list[str]:
-    """What the page says in the way of errors after it was sent."""
+    """Send a form to the page and return the errors that it shows."""
     shown = browser.post(page, form or {}).content.decode()
     return re.findall(r'role="alert">([^<]+)<', shown)
 
 
 def stock_is(cards: int | None, type_id: str = "type_001") -> None:
-    """From now on, the provider has so many cards, and the shop has just read it."""
+    """Set the stock at the provider, as if the shop had just read it."""
     ProductType.objects.filter(type_id=type_id).update(stock=cards, read_at=timezone.now())
 
 
 def end_reservations() -> None:
-    """Let the time of all customers be over."""
+    """End the reservations of all customers."""
     for held in (
         Reservation.objects.update(until=ago(1)),
         Purchase.objects.update(reserved_until=ago(1)),
@@ -174,7 +174,7 @@ def test_forms_that_are_sent_twice_buy_once(shop: Simulator, browser: Client) ->
     assert browser.post(page, form).url == payment
     assert not Order.objects.exists()
     order = browser.post(payment).url
-    # Neither form, nor the page, begins anew.
+    # Neither sending the forms again nor opening the page starts a new purchase.
     assert [browser.post(payment).url, browser.get(payment).url] == [order, order]
     assert browser.get(browser.post(page, form).url).url == order
     work()
@@ -185,7 +185,7 @@ def test_forms_that_are_sent_twice_buy_once(shop: Simulator, browser: Client) ->
 
 
 def test_two_clicks_of_a_new_customer_are_one_customer(shop: Simulator) -> None:
-    """Neither of the two requests knows of the session that the other one begins."""
+    """Neither request has the session that the other one starts."""
     browser, other = Client(), Client()
     page, form = form_of(browser, kind("type_001"))
     other.cookies["visitor"] = browser.cookies["visitor"].value
@@ -298,7 +298,7 @@ def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(browser: Cl
     change_cost("type_001", 600)
     answer = browser.post(page, form)
     assert "The price has changed" in answer.content.decode()
-    # The page shows the new one, and accepts it.
+    # The page shows the new price, and accepts it.
     assert 'name="price" value="680.00"' in answer.content.decode()
     assert browser.post(page, {**form, "price": "680"}).status_code == 302
     assert Purchase.objects.get().amount == 5 * 680
@@ -310,7 +310,7 @@ def test_nothing_is_bought_at_a_price_that_the_customer_has_not_seen(browser: Cl
         {"quantity": 0},
         {"quantity": 121},
         {"email": "nobody"},
-        # What a form field accepts, and an order does not.
+        # A form field accepts these values, but an order does not.
         {"email": f"{'a' * 60}@{'.'.join(['b' * 60] * 4)}.example.com"},
         {"email": "a@ex\u202eample.com"},
         {"language": "xx"},
@@ -323,7 +323,7 @@ def test_nothing_is_bought_with_a_wrong_value(wrong: dict[str, Any], browser: Cl
     assert not Purchase.objects.exists()
 
 
-# What the customer is told of what cannot be sold, and in their language.
+# What customers read, in their language, if a card cannot be sold.
 REFUSALS = {
     "out_of_stock": "Cette carte est épuisée pour le moment.",
     "fewer": "Il ne reste que \u20684\u2069 de ces cartes.",
@@ -347,7 +347,8 @@ def test_what_cannot_be_sold_is_neither_reserved_nor_paid_and_the_customer_reads
         case "out_of_stock" | "fewer":
             stock_is(4 if why == "fewer" else 0)
         case "below_cost":
-            # The shop notices on its last look at the provider.
+            # The last prices are too old, so the shop reads the provider again and notices the
+            # change.
             shop.price_factor = 2
             ProductType.objects.update(read_at=ago(61))
         case "balance":
@@ -382,7 +383,7 @@ def test_guests_of_one_address_buy_beside_each_other_until_it_has_ten_times_as_m
         " Please try again in a few minutes."
     )
     assert begun(Client(REMOTE_ADDR="41.100.0.2"), "type_001", quantity=2)
-    # An account is one customer, and who has paid makes room for others.
+    # An account counts as one customer, and a customer who has paid makes room for others.
     user = get_user_model().objects.create_user("amina", password="secret")
     amina = Client(REMOTE_ADDR="41.100.0.1")
     amina.force_login(user)
@@ -454,7 +455,7 @@ def test_a_browser_without_cookies_is_told_so(shop: Simulator) -> None:
         ("SANDBOX", "https://api.oneclickdz.com", True),
         ("PRODUCTION", "https://api.oneclickdz.com", False),
         ("PRODUCTION", "http://127.0.0.1:9", False),
-        # Nobody has told yet: on this machine, it is the simulator.
+        # The environment is not known yet, but on this machine it can only be the simulator.
         ("", "https://api.oneclickdz.com", False),
         ("", "http://127.0.0.1:9", True),
     ],
@@ -475,11 +476,11 @@ def test_the_checkout_sells_nothing_for_real_money_that_nobody_has_paid(
     assert Order.objects.exists() is is_open
 
 
-# Holding
+# Reservations
 
 
 def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
-    """Whoever is first has it, until they cancel, or their time is over and another buys it."""
+    """The first one keeps it until they cancel, or their time is over and somebody else buys it."""
     stock_is(1)
     amina, karim = Client(), Client()
     page, form = form_of(amina, kind("type_001"), quantity=1)
@@ -487,11 +488,11 @@ def test_of_two_customers_one_gets_the_last_card(shop: Simulator) -> None:
     payment = amina.post(page, form).url
     sold_out = ["This card is sold out at the moment."]
     assert told(karim, page, other_form) == sold_out
-    # The first one gives it up, and then comes back for it.
+    # The first customer cancels, and then tries to pay after all.
     assert amina.post(payment, {"cancel": "1"}).url == "/"
     other_payment = karim.post(page, other_form).url
     assert told(amina, payment) == sold_out
-    # The second one takes too long.
+    # The second customer takes too long.
     end_reservations()
     assert "no longer reserved" in karim.get(other_payment).content.decode()
     assert amina.post(payment).url == payment.removesuffix("pay/")
@@ -516,7 +517,8 @@ def test_a_customer_who_goes_back_is_not_kept_from_buying_by_their_own_cards(
     second = begun(browser, "type_001", quantity=5)
     assert first != second
     assert Reservation.objects.get().quantity == 5
-    # Paying for the first one, in another window, is still possible: but not for both.
+    # The first purchase can be paid in another window, but not while the second one reserves all
+    # cards.
     assert told(browser, first) == ["This card is sold out at the moment."]
 
 
@@ -530,7 +532,7 @@ def test_the_page_of_a_payment_says_until_when_cards_are_reserved_with_or_withou
     assert f"reserved for you until <b>{timezone.localtime(until):%H:%M}</b>" in shown
     [left] = re.findall(r'data-left="(\d+)"', shown)
     assert 30 < int(left) <= 90
-    # Without scripts, the page comes anew when the time is over.
+    # Without scripts, the browser reloads the page when the time is over.
     assert f'http-equiv="refresh" content="{left}; url={payment}"' in shown
     end_reservations()
     shown = browser.get(payment).content.decode()
@@ -544,7 +546,7 @@ def test_the_page_of_a_payment_says_until_when_cards_are_reserved_with_or_withou
 def test_clicks_at_the_same_moment_buy_once(
     what: str, settings: Any, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Of two customers who want the last card, and of one who clicks on "Pay" four times."""
+    """Several customers want the last card, or one customer clicks on "Pay" four times."""
     fill_shelf()
     stock_is(1)
     with opened(settings, tmp_path), sharing_database(tmp_path / "shared.sqlite3"):
@@ -566,7 +568,7 @@ def test_clicks_at_the_same_moment_buy_once(
             assert Order.objects.count() == 1
 
 
-# Whose is what
+# Who sees what
 
 
 def test_a_customer_sees_own_orders_and_mails_and_nobody_else_does(
@@ -594,7 +596,7 @@ def test_a_customer_sees_own_orders_and_mails_and_nobody_else_does(
 def test_only_staff_who_may_reveal_cards_see_all_mails(
     shop: Simulator, permissions: tuple[str, ...], seen: int
 ) -> None:
-    """The mails lead to the cards."""
+    """Mails contain links to cards, so other staff must not see them."""
     for _customer in range(2):
         bought(Client())
     work()
@@ -617,7 +619,7 @@ def test_what_a_guest_bought_moves_to_the_account_that_the_same_browser_logs_in_
     guest, stranger = Client(), Client()
     page = bought(guest)
     assert not Purchase.objects.get().user.has_usable_password()
-    # A name that the shop has not signed moves nothing.
+    # If the shop has not signed the visitor's name, nothing moves to the account.
     stranger.cookies["visitor"] = guest.cookies["visitor"].value.split(":")[0]
     for browser, status in ((stranger, 404), (guest, 200)):
         browser.post("/admin/login/", {"username": "admin", "password": "correct horse"})

@@ -1,4 +1,4 @@
-"""How much the app promises and offers; a shop, its tests and its monitors depend on all of it."""
+"""The size of the public interface; shops, their tests and their monitors depend on all of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from docs.reference.names import promised
 from docs.reference.settings import DICTS
 from tests.docs.pages import MODULES
 
-# To raise a number is a decision: remove something else, or say in the commit why it is worth it.
+# Raising a number is a decision: remove something else, or give the reason in the commit message.
 MOST_NAMES = 500
 MOST_SETTINGS = 31
 MOST_COMMANDS = 18

@@ -58,7 +58,7 @@ BUSY = "another process runs the loop"
 @pytest.fixture(autouse=True)
 def quickly(shorten: Callable[..., None], set_conf: Callable[..., None]) -> None:
     set_conf(POLL_INTERVAL=0.1)
-    # Longer than anything here takes; what does not end by itself ends with `soon`.
+    # This is longer than anything here takes. Tests whose task does not end by itself use `soon`.
     shorten(task_seconds=10)
 
 
@@ -93,7 +93,7 @@ class TestBoth:
         self, task: Callable[[], str], simulator: Simulator
     ) -> None:
         buy(type_id="SIM_NEVER")
-        # The run may end while the order is due again, which is then reported as postponed.
+        # The task may end while the order is due again, and then reports it as postponed.
         assert "0 settled, 0 failed" in task()
         assert lease(Lease.LOOP).until is None
         [queued] = OrmQ.objects.all()
@@ -130,7 +130,7 @@ class TestBoth:
     def test_both_tasks_queue_a_sweep_for_an_order_placed_as_they_end(
         self, task: Callable[[], str], simulator: Simulator
     ) -> None:
-        """It queued nothing, because the lease was held: the task has to look again."""
+        """The order queued no task because of the lease, so the running task must look again."""
 
         def place(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
             done = execute(sql, params, many, context)
@@ -145,7 +145,7 @@ class TestBoth:
     def test_an_order_placed_after_a_task_has_run_queues_its_own_sweep(
         self, task: Callable[[], str], simulator: Simulator, django_capture_on_commit_callbacks: Any
     ) -> None:
-        """Within seconds of a kick whose work is already done, another kick is due."""
+        """If the work of a kick is done, a new order needs another kick, even seconds later."""
         for _order in range(2):
             with django_capture_on_commit_callbacks(execute=True):
                 place_order(**LINE)
@@ -269,7 +269,7 @@ def test_a_tick_fails_without_an_error_if_the_database_is_away(
 
 
 class OtherSentinel:
-    """Runs a task as django-q2's class does, and has an event of the same name."""
+    """An object that runs a task like django-q2's class, with an event of the same name."""
 
     def __init__(self) -> None:
         self.stop_event = threading.Event()
@@ -280,7 +280,7 @@ class OtherSentinel:
 
 
 class StoppingSentinel(OtherSentinel, Sentinel):  # type: ignore[misc]
-    """Django-q2's own, in a cluster that was told to stop."""
+    """The class of django-q2, in a cluster that is stopping."""
 
 
 @pytest.mark.django_db
@@ -301,7 +301,7 @@ class TestClusterThatStops:
 
 
 def is_stop_found() -> bool:
-    """A task: whether it finds the event with which its cluster stops."""
+    """A task that returns whether it finds the event with which its cluster stops."""
     return cluster_stop() is not None
 
 
@@ -348,7 +348,7 @@ class TestPipeline:
         run_queue()
         order.refresh_from_db()
         assert order.status == "FULFILLED"
-        # Done and forgotten: successes leave no rows.
+        # Successful tasks leave no rows.
         assert not OrmQ.objects.exists()
         assert not Task.objects.exists()
 
@@ -377,7 +377,7 @@ class TestPipeline:
         assert not OrmQ.objects.exists()
 
     def test_a_task_that_is_run_again_sends_no_order_twice(self, simulator: Simulator) -> None:
-        """By the button in the admin of django-q2, or by a second cluster."""
+        """The button in the admin of django-q2 or a second cluster can run a task again."""
         place_order(**LINE)
         [task] = [row.task for row in OrmQ.objects.all()]
         for _time in range(3):
@@ -394,7 +394,7 @@ class TestPipeline:
         Schedule.objects.update(next_run=ago(1))
         scheduler()
         tasks.sweep()
-        # A row that stays, because somebody wants to see the result.
+        # This row stays, because the caller wants to see the result.
         async_task("giftcards.tasks.sweep", save=True)
         rows = [(row.payload, str(row.task)) for row in OrmQ.objects.all()]
         assert len(rows) == 4
@@ -428,12 +428,12 @@ class TestCluster:
         never = place_order(**LINE | {"type_id": "SIM_NEVER"})
         lost = place_order(**LINE | {"type_id": "SIM_LOST"})
         wait_until(lambda: statuses_of(first) == ["FULFILLED", "PARTIALLY_FILLED"])
-        # The loop is running now: an order that comes is noticed without a task of its own.
+        # The loop is running now, so it finds a new order that has no task of its own.
         later = place_order(**LINE | {"type_id": "TEST_REFUND"})
         wait_until(lambda: statuses_of([later]) == ["REFUNDED"])
         assert statuses_of([never, lost]) == ["HANDLING", "UNCONFIRMED"]
         assert posts(simulator) == 5
-        # By itself, or with the others through the list.
+        # The order is checked alone, or together with other orders through the provider's list.
         assert checks(simulator).count(id_of(never)) + lists(simulator) >= 3
         simulator.settle(id_of(never), delivered=2)
         wait_until(lambda: statuses_of([never]) == ["FULFILLED"])

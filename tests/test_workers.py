@@ -1,4 +1,4 @@
-"""Workers beside django-q2's cluster, in processes of their own."""
+"""Workers beside django-q2's cluster, and promises that every worker has to keep."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     without = {
         "DJANGO_SETTINGS_MODULE": "tests.without_django_q",
         "MAIL_PORT": str(mail_server.port),
-        # A new order does not wait for it.
+        # New orders are sent without waiting for this interval.
         "GIFTCARDS_POLL_INTERVAL": "60",
     }
     for command in (["check", "--fail-level", "WARNING"], ["giftcards_setup"]):
@@ -95,7 +95,7 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     wait_until(Order.objects.filter(status="FULFILLED").exists)
     wait_until(Delivery.objects.filter(status="sent").exists)
     assert len(mail_server.received) == 1
-    # The night's reading is done, and put off to the next night.
+    # The nightly reading is done, and the next one is due in the next night.
     wait_until(LedgerState.objects.filter(due_at__gt=timezone.now()).exists)
     record_order(**LINE, reference="cart-2")
     wait_until(lambda: posts(simulator) == 2, seconds=45)
@@ -105,15 +105,15 @@ def test_without_django_q_the_loop_alone_does_all_the_work(
     assert "Traceback" not in stop(loop)
 
 
-# The table: every promise of the documentation that a worker can keep or break, by every worker.
+# The table: every worker has to keep every documented promise that depends on it.
 
 
 class Broker:
-    """A queue of the shop, in place of a broker: what is queued waits for its worker."""
+    """A queue in place of a broker: tasks wait until its worker runs them."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
-        #: The function of the page that the test follows.
+        #: The function of the documentation page that the test follows.
         self.queue: Callable[[str], object] = print
 
     def work(self) -> None:
@@ -121,7 +121,7 @@ class Broker:
             self.waiting.pop(0)()
 
     def task(self, function: Callable[[], object], **_options: object) -> Any:
-        """What ``shared_task`` of Celery and ``task`` of django.tasks make of a function."""
+        """Stand in for ``shared_task`` of Celery and ``task`` of django.tasks."""
 
         def put() -> None:
             self.waiting.append(function)
@@ -133,12 +133,12 @@ BROKER = Broker()
 
 
 def queue(path: str) -> None:
-    """The function in ``QUEUE_TASK``."""
+    """Pass the path to the page's function; this function is the ``QUEUE_TASK``."""
     BROKER.queue(path)
 
 
 def follow_page(text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the first block of a page with the broker for its library; return its names."""
+    """Run the code of a page with the broker in place of its library, and return its names."""
     decorate = SimpleNamespace(
         shared_task=lambda **options: partial(BROKER.task, **options), task=BROKER.task
     )
@@ -151,12 +151,12 @@ def follow_page(text: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
-#: Works for a minute, or until the promise is kept.
+#: Does a minute's work, or works until the promise is kept.
 Worker = Callable[[Call, Callable[[], object]], None]
 
 
 def run_loop(call: Call, kept: Callable[[], object]) -> None:
-    """The loop, until the promise is kept."""
+    """Run the loop until the promise is kept."""
 
     is_over = threading.Event()
 
@@ -180,7 +180,7 @@ def run_loop(call: Call, kept: Callable[[], object]) -> None:
 
 
 def run_django_q(_call: Call, _kept: Callable[[], object]) -> None:
-    """The schedule's task, and then what waits in the queue."""
+    """Run the schedule's task, and then the tasks in the queue."""
     tasks.tick()
     for queued in OrmQ.objects.order_by("pk"):
         queued.delete()
@@ -188,14 +188,14 @@ def run_django_q(_call: Call, _kept: Callable[[], object]) -> None:
 
 
 def run_celery(_call: Call, _kept: Callable[[], object]) -> None:
-    """Beat's task, and then what waits at the broker."""
+    """Run beat's task, and then the tasks that wait at the broker."""
     BROKER.waiting.append(tasks.tick)
     BROKER.work()
     BROKER.work()
 
 
 def run_django_tasks(call: Call, _kept: Callable[[], object]) -> None:
-    """What waits in the queue, and cron's command."""
+    """Run cron's command, and then the tasks in the queue."""
     call("giftcards_poll", "--tick")
     BROKER.work()
 
@@ -204,7 +204,7 @@ def run_cron(call: Call, _kept: Callable[[], object]) -> None:
     call("giftcards_poll", "--tick")
 
 
-#: The workers of the documentation.
+#: The workers that the documentation describes.
 WORKERS: Mapping[str, Worker] = {
     "django-q2": run_django_q,
     "the loop": run_loop,
@@ -228,7 +228,7 @@ def worker(
         yield WORKERS[name]
 
 
-#: Prepares a shop, and returns what has to hold in the end.
+#: Prepares a shop, and returns a function that says whether the promise is kept.
 Promise = Callable[[Simulator], Callable[[], object]]
 
 
@@ -312,7 +312,7 @@ def every_change_is_told_again_after_a_failure(_simulator: Simulator) -> Callabl
     settle("web-1", PARTIAL)
 
     def kept() -> object:
-        # The back-off passes.
+        # End the back-off.
         StatusChange.objects.exclude(announce_at=None).update(announce_at=ago(1))
         return len(told) > 1 and told[0] == told[1]
 
@@ -469,7 +469,7 @@ class TestPromises:
 
 @pytest.mark.django_db
 class TestTurns:
-    """Work shares the time of a tick; the next one goes on where one had to end."""
+    """Jobs share the time of a tick; the next tick continues where the last one had to end."""
 
     @pytest.fixture(autouse=True)
     def _alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,7 +480,7 @@ class TestTurns:
         background.give_turns(lane, threading.Event(), has_time)
 
     def turn(self, seconds: float = 9) -> list[str]:
-        """The work of one turn, each piece of which takes a second; their time is as given."""
+        """Return the jobs done in one turn with this much time; each job takes a second."""
         done: list[str] = []
         for name in "abc":
             _add(Work(name=name, do=lambda go, name=name: [done.append(name), go()]))
@@ -542,7 +542,7 @@ class TestTurns:
     def test_work_that_does_not_come_to_its_end_for_an_hour_is_told(
         self, again: str, wall: Wall
     ) -> None:
-        # The last one asks for more time when all is used.
+        # For "turn": the last job asks for more time when none is left.
         work = partial(self.turn, 3) if again == "turn" else self.fail
         self.turn()
         for minutes, told in (
@@ -558,7 +558,7 @@ class TestTurns:
                 wall.let_pass(60)
             work()
             assert self.overdue() == told
-        # A worker that has stopped is told as such.
+        # A worker that has stopped is reported by a different condition.
         wall.let_pass(600)
         assert self.overdue() == ""
 
@@ -663,6 +663,6 @@ class TestBeside:
         finally:
             goes_on.set()
         assert begun.count("hangs") == 1
-        # On a busy machine, a turn may be given up before its first piece is begun.
+        # On a busy machine, a turn may be given up before its first job begins.
         assert [said for said in messages(caplog) if said.startswith("No sign of life for 0.1 s: ")]
         wait_until(lambda: not background._under_way)

@@ -1,4 +1,4 @@
-"""A wall clock that is set, beside a steady clock that only goes on."""
+"""A wall clock that can be set, and a steady clock that only moves forward."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from giftcards.simulator import Simulator
 
 
 class Wall:
-    """Sets the clock behind ``django.utils.timezone.now``, and lets time pass by both clocks."""
+    """Sets the clock behind ``django.utils.timezone.now``, and lets time pass on both clocks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # In seconds: by how much the clock was set, and how much time has passed unnoticed.
+        # In seconds: how far the clock was set ahead, and how much extra time has passed.
         self._ahead = self._passed = 0.0
         # The real time at which both clocks were stopped.
         self._stopped: tuple[datetime, float] | None = None
@@ -57,21 +57,21 @@ class Wall:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Both clocks stand still."""
+        """Stop both clocks."""
         self._stopped = datetime.now(UTC), self._monotonic()
         yield
         self._passed -= self._monotonic() - self._stopped[1]
         self._stopped = None
 
     def step(self, seconds: float) -> None:
-        """Somebody sets the clock ahead, or back."""
+        """Set the wall clock ahead or back."""
         self._ahead += seconds
 
     def let_pass(self, seconds: float) -> None:
-        """Time passes, by both clocks."""
+        """Let time pass on both clocks."""
         self._passed += seconds
 
     def drive(self, simulator: Simulator) -> None:
-        """Let the provider live through the time that passes; its clock is never set."""
+        """Let the provider's clock follow the time that passes; it is never set."""
         simulator.clock = lambda: time.perf_counter() + self._passed
         simulator.reset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# As if it were not installed.
+# Imports fail as if django-q2 was not installed.
 sys.modules["django_q"] = None  # type: ignore[assignment]
 
 from tests.delivery.worker_settings import *  # noqa: E402, F403

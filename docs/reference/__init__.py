@@ -1,5 +1,5 @@
 """The reference: ``python -m docs.reference`` writes its pages from the code.
 
-Their texts are those of the code: of settings, checks, conditions and commands, comments of signals
-and docstrings of functions. A test compares the pages with what the code says.
+The texts come from the code: from settings, checks, conditions and commands, from comments of
+signals, and from docstrings of functions. A test compares the pages with the code.
 """

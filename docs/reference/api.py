@@ -24,8 +24,8 @@ _ERRORS = """\
 All errors are in `giftcards.exceptions`. The texts of errors never contain a card code, an API key or the body of an
 answer. Only the functions of `giftcards.payments` raise `ProviderError` and its subclasses, such as `Refused`. For the
 other functions, errors of the provider appear in the status and the problems of an order."""
-# By heading, the module and the name of functions and classes. A class stands below the function
-# that returns it; after a colon, its methods and properties.
+# By heading: the module and the name of each function and class. A class is listed below the
+# function that returns it, and its methods and properties follow a colon.
 API: Mapping[str, tuple[str, ...]] = {
     "Placing and correcting": (
         "giftcards.fulfilment place_order",
@@ -82,7 +82,7 @@ API: Mapping[str, tuple[str, ...]] = {
     "Problems": ("giftcards.rules.problems Problem: of text remedy hint",),
     "Tasks": ("giftcards.tasks tick",),
 }
-# The page about reports says more.
+# The page about reports describes these functions in detail.
 _IN_SHORT = ("report_rows", "order_rows", "as_csv", "write_xlsx")
 SIGNALS = ("giftcards.signals",)
 MODELS = {
@@ -123,7 +123,7 @@ def api() -> str:
 
 
 def parsed(entry: str) -> tuple[str, str, list[str]]:
-    """The module, the name and the members of an entry of ``API``."""
+    """Return the module, the name and the members of an entry of ``API``."""
     path, _, members = entry.partition(":")
     module, name = path.split()
     return module, name, members.split()
@@ -135,7 +135,7 @@ def _function(node: Any, lines: list[str]) -> list[str]:
 
 
 def _class(node: ast.ClassDef, lines: list[str], members: list[str]) -> list[str]:
-    """The class with its fields, and the signatures of its members."""
+    """Return the class with its fields, and the signatures of its members."""
     fields = [it for it in node.body if isinstance(it, ast.AnnAssign)]
     code = [lines[node.lineno - 1]]
     code += [f"    {ast.unparse(it.target)}: {ast.unparse(it.annotation)}" for it in fields]
@@ -153,7 +153,7 @@ def _errors() -> Iterator[tuple[str, str]]:
 
 
 def errors() -> dict[str, type[GiftcardsError]]:
-    """The errors that any function may raise."""
+    """Return the errors that any function may raise."""
     return {
         name: kind
         for name, kind in vars(exceptions).items()
@@ -164,7 +164,7 @@ def errors() -> dict[str, type[GiftcardsError]]:
 
 
 def functions() -> list[str]:
-    """The entries of ``API`` that are functions."""
+    """Return the entries of ``API`` that are functions."""
     entries = (entry for entries in API.values() for entry in entries)
     return [entry for entry in entries if parsed(entry)[1].islower()]
 
@@ -178,7 +178,7 @@ def signals() -> str:
 
 
 def signals_of(module: str) -> dict[str, str]:
-    """The comment of each signal of the module."""
+    """Return the comment of each signal of the module."""
     found = re.findall(r"^((?:#: .*\n)+)(\w+) = \w*Signal\(\)$", source_of(module), re.MULTILINE)
     return {name: re.sub(r"^#: ", "", comment, flags=re.MULTILINE) for comment, name in found}
 
@@ -191,7 +191,7 @@ def in_markdown(text: str) -> str:
 
 
 def _joined(paragraph: str) -> str:
-    """Return the paragraph in one line, or a list with one line for each item."""
+    """Return the paragraph as one line, or a list with one line for each item."""
     return "\n".join(" ".join(item.split()) for item in re.split(r"\n(?=- )", paragraph))
 
 

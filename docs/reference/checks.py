@@ -28,7 +28,7 @@ _SECRET = bytes(range(32))
 _OTHER_KEY, _DERIVED_KEY = (
     base64.urlsafe_b64encode(key).decode() for key in (_SECRET[::-1], _SECRET)
 )
-# A mistake of each kind. What the app says of it is the text of the check.
+# One mistake of each kind. The app's message about it is the text of the check.
 _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "no_api_key": {},
     "api_key": {"API_KEY": "two words"},
@@ -43,7 +43,7 @@ _MISTAKES: Mapping[str, Mapping[str, Any]] = {
     "text": {"SHOP_NAME": "\n"},
     "staff": {"STAFF_EMAILS": [""]},
 }
-# By the name that stands for it.
+# Texts that replace a name in the code.
 _SAID_ELSEWHERE = {"trouble": "A stored card cannot be decrypted"}
 # Mistakes that any setting may have.
 _OF_ANY = {
@@ -68,7 +68,7 @@ def checks() -> str:
 
 
 def by_app() -> dict[str, dict[str, tuple[str, str]]]:
-    """By app, the message and the hint of each check, by its id."""
+    """Return, for each app, the message and the hint of each check by its id."""
     apps = ("giftcards", "giftcards.delivery", "giftcards.oscar")
     return {
         app.replace(".", "_"): {
@@ -92,14 +92,14 @@ def _provoked(conf: Any, kind: str) -> tuple[str, str]:
 
 
 def _of_module(module: str) -> dict[str, tuple[str, str]]:
-    """The texts of the checks that the module words itself."""
+    """Return the texts of the checks that are written in the module itself."""
     found = {}
     for node in ast.walk(tree_of(module)):
         if not isinstance(node, ast.Call):
             continue
         named = {word.arg: word.value for word in node.keywords}
         if isinstance(name := named.get("id"), ast.Constant):
-            # Several checks share what check_path() says.
+            # Several checks share the text of check_path().
             call = node if "hint" in named else _call_in("check_path")
             found[str(name.value)] = _texts(call, module)
     return found
@@ -118,12 +118,12 @@ def _texts(call: ast.Call, module: str) -> tuple[str, str]:
 
 
 def _brief(text: str) -> str:
-    """The first sentence without its reasons: they are for whoever sees the message."""
+    """Return the first sentence without its reasons, which help only readers of the message."""
     return re.split(r"(?:\.|:)(?: |$)", text)[0] + "."
 
 
 def _as_text(node: ast.expr, constants: Mapping[str, Any]) -> str:
-    """A text of the code; an expression is a constant, or else the last name in it, in italics."""
+    """Return a text of the code, with the values of constants, and other names in italics."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):

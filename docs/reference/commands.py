@@ -38,8 +38,8 @@ A monitor can call `giftcards_status --fail-on` with some of these conditions. I
 command prints one line about it to standard error and exits with code 1. With `-v0`, it prints nothing else."""
 
 
-# Left out of the page: the table of conditions lists the conditions, and a reader expects these
-# defaults.
+# These are left out of the page: the table lists the conditions, and readers expect these defaults
+# anyway.
 _CONDITIONS_OF_STATUS = re.compile(r": attention, [^(.]*")
 _DEFAULT = re.compile(r" \(default: (?:none|all|create none|not \w+)[^)]*\)")
 _DEFAULT_OF_FLAG = re.compile(r" \(default:[^)]*\)")
@@ -72,7 +72,7 @@ COMMANDS = {
 
 
 def own_arguments(name: str) -> list[Any]:
-    """The arguments and options that are the command's own."""
+    """Return the arguments and options that the command itself defines."""
     command = load_command_class(COMMANDS[name], name)
     own, common = (it.create_parser("", name)._actions for it in (command, BaseCommand()))
     known = {option for action in common for option in action.option_strings}

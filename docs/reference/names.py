@@ -1,4 +1,4 @@
-"""The list of promised names; a change of it is a decision, see ``docs/versions.md``."""
+"""The list of promised names; changing it is a decision, see ``docs/versions.md``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _HEAD = """\
 # The public names of this version. Other names in the reference are information, and may change in
 # a feature release. JSON keys that equal an attribute of a model or class below are not repeated.
 """
-# What other pages than that of the API teach; the functions of that page are added. A class has
-# its fields in parentheses, and after a colon its methods, properties and attributes.
+# Names that other pages than that of the API describe. The functions of that page are added. The
+# fields of a class are in parentheses; its methods, properties and attributes follow a colon.
 _PYTHON = (
     "giftcards.admin OrderAdmin: get_order_buttons has_report_permission",
     "giftcards.admin ProviderStateAdmin: get_sections",
@@ -82,7 +82,7 @@ _PYTHON = (
     "giftcards.watch.metrics GiftcardsCollector",
     "giftcards.watch.metrics metrics",
 )
-# The columns, properties and managers' methods on which a shop may build.
+# The columns, properties and managers' methods that a shop may use.
 MODELS = (
     "giftcards.models Order: reference provider_order_id product_id type_id quantity status"
     " fulfilled_quantity fulfilled_amount price_per_card sale_price sale_amount max_price group"
@@ -105,8 +105,8 @@ MODELS = (
     "giftcards.delivery.models CardLink: order token_hash expires_at revoked_at",
     "giftcards.delivery.models LinkVisit: link at what address agent",
 )
-# The sections of the page of JSON that are promised, and the objects in them that are for people
-# who look for a cause, have data as keys, or print a class or model above.
+# The promised sections of the page about JSON. The objects listed with a section are not promised
+# in detail: they help to find a cause, have data as keys, or print a class or model above.
 _JSON: Mapping[str, tuple[str, ...]] = {
     "An order": ("refund", "customer", "refunds"),
     "giftcards_status": (
@@ -121,7 +121,7 @@ _JSON: Mapping[str, tuple[str, ...]] = {
     "giftcards_report": (),
     "giftcards_ledger": (),
 }
-# Of the simulator, which no customer meets, only what the tutorial types.
+# The simulator does not serve customers, so only its option in the tutorial is promised.
 _PROMISED_OPTIONS = {"giftcards_simulator": ("--port",)}
 _PERMISSIONS = (
     "view_order",
@@ -148,7 +148,7 @@ _TEMPLATES = (
 
 
 def names() -> str:
-    """The names by heading, one a line, sorted."""
+    """Return the names by heading, one in a line, sorted."""
     sections = {
         "Python, with parameters": _python(),
         "Errors": _errors(),
@@ -177,7 +177,7 @@ def names() -> str:
 
 
 def promised() -> list[str]:
-    """The lines of the list that have a name."""
+    """Return the lines of the list that contain a name."""
     return [line for line in FILE.read_text().splitlines() if line and not line.startswith("#")]
 
 
@@ -201,14 +201,14 @@ def _python() -> Iterator[str]:
 
 
 def _parts(entry: str) -> tuple[str, list[str], list[str]]:
-    """The module and name of an entry, the fields in parentheses, and the other members."""
+    """Return the module and name of an entry, the fields in parentheses, and the other members."""
     path, _, members = entry.partition(":")
     path, _, fields = path.rstrip(")").partition("(")
     return path, fields.split(), members.split()
 
 
 def _member(node: ast.ClassDef, module: str, member: str) -> str:
-    """A method with its parameters, or an attribute; the class may have inherited it."""
+    """Return a method with its parameters, or an attribute; the class may have inherited it."""
     for each in node.body:
         if isinstance(each, ast.FunctionDef) and each.name == member:
             is_property = any(ast.unparse(it) == "property" for it in each.decorator_list)
@@ -221,7 +221,7 @@ def _member(node: ast.ClassDef, module: str, member: str) -> str:
 
 
 def _assigned(node: ast.stmt) -> list[str]:
-    """The attributes that a class body or a constructor sets."""
+    """Return the attributes that a class body or a constructor sets."""
     if isinstance(node, ast.Assign):
         return [it.id for it in node.targets if isinstance(it, ast.Name)]
     is_constructor = isinstance(node, ast.FunctionDef) and node.name == "__init__"
@@ -233,7 +233,7 @@ def _assigned(node: ast.stmt) -> list[str]:
 
 
 def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The parameters without their types, which a type checker compares better."""
+    """Return the parameters without types, because a type checker compares types better."""
     given = node.args
     if given.kwarg and ast.unparse(given.kwarg.annotation or given.kwarg) == "Unpack[OrderDetails]":
         details = OrderDetails.__annotations__
@@ -253,7 +253,7 @@ def _errors() -> Iterator[str]:
 
 
 def attributes() -> dict[str, list[str]]:
-    """The promised attributes by the path of their model."""
+    """Return the promised attributes by the path of their model."""
     entries = (entry.partition(": ") for entry in MODELS)
     return {path.replace(" ", "."): members.split() for path, _, members in entries}
 
@@ -286,7 +286,7 @@ def _commands() -> Iterator[str]:
 
 
 def _json() -> Iterator[str]:
-    """The keys on the page of JSON, which a test compares with what is printed."""
+    """Yield the keys on the page about JSON, which a test compares with the printed keys."""
     columns = attributes()["giftcards.models.Order"]
     for title, information in _JSON.items():
         keys = json_keys()[title]
@@ -300,7 +300,7 @@ def _json() -> Iterator[str]:
 
 
 def json_keys() -> dict[str, list[str]]:
-    """The documented keys by the title of their section, or by command; inner ones with dots."""
+    """Return the documented keys by section title or by command; inner keys have dots."""
     page = (FOLDER / "json.md").read_text()
     found = {}
     for title, block in re.findall(

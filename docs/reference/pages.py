@@ -1,4 +1,4 @@
-"""The pages that are written from the code, by the names of their files."""
+"""The pages that are written from the code, by file name."""
 
 from __future__ import annotations
 

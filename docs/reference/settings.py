@@ -26,7 +26,7 @@ GIFTCARDS = {
 Both settings are secret. The app never prints, logs or stores them. All other settings have a default, which applies if
 you leave the setting out. If you read a number from the environment, convert it to a number, because the string `"5"`
 is not valid. Run `python manage.py check` to find [mistakes](checks.md)."""
-# The pages that say more.
+# The pages with more information.
 _SEE = {
     "GIFTCARDS": {
         "BASE_URL": "simulator",
@@ -61,7 +61,7 @@ def settings() -> str:
             see = _SEE[each.dict_name].get(key)
             more = f" ([{see}](../{see}.md))" if see else ""
             default = "**required**" if setting.required else f"`{default_of(setting)}`"
-            # Where it is the default, that goes without saying.
+            # If None is the default, the column of defaults shows that it is permitted.
             values = setting.values.removesuffix(", or `None`").removeprefix("a ")
             rows.append((f"`{key}`", default, values, setting.help + more))
         head = ("setting", "default", "values", "meaning")
@@ -70,5 +70,5 @@ def settings() -> str:
 
 
 def default_of(setting: Any) -> str:
-    """The default as Python code."""
+    """Return the default as Python code."""
     return repr(setting.default).replace("'", '"')

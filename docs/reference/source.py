@@ -1,4 +1,4 @@
-"""Reading the source of the app, without importing it: django-oscar need not be there."""
+"""Reading the source of the app without importing it, because django-oscar may be missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tree_of(module: str) -> ast.Module:
 
 
 def definition(module: str, name: str) -> tuple[Any, list[str]]:
-    """The definition of a name that a module has, and the lines of the module that defines it."""
+    """Return the definition of a name in a module, and the lines of the module that defines it."""
     for node in tree_of(module).body:
         if getattr(node, "name", "") == name:
             return node, source_of(module).splitlines()

@@ -1,4 +1,4 @@
-"""Texts of the code as Markdown that GitHub and Sphinx show alike."""
+"""Texts of the code as Markdown that looks the same on GitHub and in Sphinx."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 NOTE = "<!-- Written by `python -m docs.reference`, from texts of the code. -->"
 _WIDTH = 120
-# What is code in texts for people; what is in backticks already stays as it is.
+# Matches code in texts for people. Code that is already in backticks stays as it is.
 _CODE = re.compile(
     r"`[^`]+`|\b[A-Z]\w*(?:\['\w+'\])+|'[A-Za-z_.]+'|\b[A-Z]+(?:_[A-Z]+)+\b"
     r"|\bgiftcards_\w+|(?<![\w-])--[a-z][a-z-]+|\bGIFTCARDS\b"
@@ -16,7 +16,7 @@ _CODE = re.compile(
 
 
 def page(title: str, *parts: str) -> str:
-    """A page of these parts, with its prose in lines."""
+    """Return a page of these parts, with its prose wrapped into lines."""
     text = "\n\n".join([f"# {title}", NOTE, *parts])
     return "\n".join(_in_lines(text)) + "\n"
 
@@ -44,5 +44,5 @@ def table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def coded(text: str) -> str:
-    """The text, with what is code in backticks."""
+    """Return the text with its code in backticks."""
     return _CODE.sub(lambda found: f"`{found[0].strip('`')}`", text)

@@ -8,7 +8,7 @@ from giftcards.admin.frame.rows import OrderRows
 
 @admin.register(Reveal)
 class RevealAdmin(OrderRows):
-    """Staff see who was shown codes and when, of orders that they may see; nobody changes it."""
+    """Staff see who was shown codes, and when, for orders that they may see; it is read-only."""
 
     list_display = ("its_order", "user", "at")
     list_select_related = ("order", "user")

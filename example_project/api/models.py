@@ -15,12 +15,12 @@ _LOST_ANSWER = timedelta(minutes=10)
 
 
 class Reveal(models.Model):
-    """The one time that the codes of an order were shown: committed before the answer."""
+    """The only time that the codes of an order were shown; committed before the response."""
 
     order = models.OneToOneField(Order, on_delete=models.PROTECT, related_name="api_reveal")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     at = models.DateTimeField(default=timezone.now)
-    # Made by the page for this reveal: it repeats it if the answer was lost.
+    # The page makes this key for the reveal, and repeats it if the answer was lost.
     key = models.UUIDField(editable=False)
 
     def __str__(self) -> str:

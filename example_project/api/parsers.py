@@ -1,4 +1,4 @@
-"""The parser of what is posted to the API."""
+"""The parser of requests to the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rest_framework.parsers import JSONParser
 
 
 class SafeJSONParser(JSONParser):
-    """JSON as the framework reads it, without numbers and depths that no field expects."""
+    """Parses JSON like the framework, but rejects numbers and depths that no field expects."""
 
     def parse(self, *args: Any, **named: Any) -> Any:
         try:
@@ -19,7 +19,7 @@ class SafeJSONParser(JSONParser):
         except RecursionError:
             raise ParseError("The JSON is too deep.") from None
         if not is_finite:
-            # Such as 1e400.
+            # An example is 1e400.
             raise ParseError("A number is too large.")
         return data
 

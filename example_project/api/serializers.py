@@ -1,4 +1,4 @@
-"""The JSON of the API: what a customer may say, and what they are told."""
+"""The JSON of the API: what customers can send, and what they receive."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class OfferSerializer(serializers.Serializer[Any]):
 
 
 class KeySerializer(serializers.Serializer[Any]):
-    """The customer's key: a request with the same key is the same one, sent again."""
+    """The customer's key; a second request with the same key repeats the first one."""
 
     key = serializers.UUIDField()
 
 
 class LineSerializer(KeySerializer):
-    """The cards that a customer buys, at the price that they have seen."""
+    """The cards that a customer buys, at the price shown to the customer."""
 
     offer = serializers.PrimaryKeyRelatedField(
         queryset=ProductType.objects.select_related("product")
@@ -53,8 +53,8 @@ class LineSerializer(KeySerializer):
     price = serializers.DecimalField(max_digits=12, decimal_places=2)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        # The framework answers 400 to values that no order can have. The view answers 409 to cards
-        # that cannot be sold.
+        # The framework answers 400 if no order can have these values. The view answers 409 if the
+        # cards cannot be sold.
         with suppress(NotForSale):
             check_offer(
                 product_type=attrs["offer"],
@@ -65,7 +65,7 @@ class LineSerializer(KeySerializer):
 
 
 class OrderSerializer(serializers.ModelSerializer[Order]):
-    """An order as its customer may see it. With ``fields = "__all__"``, it would show the costs."""
+    """An order for its customer. With ``fields = "__all__"``, it would also contain the costs."""
 
     name = serializers.SerializerMethodField()
     region = serializers.SerializerMethodField()
@@ -108,7 +108,7 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
         return order.fulfilled_quantity if order.is_final else 0
 
     def get_paid(self, order: Order) -> str | None:
-        """``None`` while the order is open, as with ``to_pay_back``."""
+        """Return the amount paid, or ``None`` while the order is open, like ``to_pay_back``."""
         breakdown = customer_breakdown(order)
         return None if breakdown is None else _text(breakdown.paid_amount)
 
@@ -117,11 +117,11 @@ class OrderSerializer(serializers.ModelSerializer[Order]):
         return None if breakdown is None else _text(breakdown.open_amount)
 
     def get_is_reordered(self, order: Order) -> bool:
-        """True if the missing cards come with another order, instead of the money."""
+        """Return True if the missing cards come with another order instead of a refund."""
         return order.reordered_amount is not None
 
     def get_codes(self, order: Order) -> str:
-        """``none``, ``ready`` to be shown, or ``shown``. Those of a gift are its recipient's."""
+        """Return ``none`` (also for gifts), ``ready`` to be shown, or ``shown``."""
         if not self.get_delivered(order) or order.is_gift:
             return "none"
         return "shown" if hasattr(order, "api_reveal") else "ready"

@@ -1,4 +1,4 @@
-"""An API for a front end on another origin: the shelf, and the orders of whoever has the token."""
+"""An API for a front end on another origin: the shelf, and the orders of a token's owner."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _LISTED = 20
 _DEARER = "The price has changed."
-# Seconds between two looks at an open order: a tenth of its age, within these.
+# Seconds between two requests about an open order: a tenth of its age, within these limits.
 _SHORTEST, _LONGEST = 3, 30
 
 
@@ -59,7 +59,7 @@ class Unavailable(APIException):
 
 
 class GuessThrottle(ScopedRateThrottle):
-    """A limit for each address: a token of somebody's does not give more guesses."""
+    """A limit for each IP address, so that a token of one's own does not allow more guesses."""
 
     def get_cache_key(self, request: Request, view: APIView) -> str:  # noqa: ARG002
         key: str = self.cache_format % {"scope": self.scope, "ident": self.get_ident(request)}
@@ -68,9 +68,9 @@ class GuessThrottle(ScopedRateThrottle):
 
 @method_decorator(never_cache, name="dispatch")
 class TokenView(ObtainAuthToken):
-    """POST gives a token for a user name and a password; DELETE ends it."""
+    """POST returns a token for a user name and a password. DELETE deletes it."""
 
-    # The framework's own view reads forms as well.
+    # The framework's own view also parses forms.
     parser_classes = APIView.parser_classes
     throttle_classes = (GuessThrottle,)
     throttle_scope = "token"
@@ -82,7 +82,7 @@ class TokenView(ObtainAuthToken):
 
 @method_decorator(never_cache, name="dispatch")
 class ShopView(APIView):
-    """The base of the views of a customer who has a token; nobody keeps their answers."""
+    """The base of the views for a customer with a token; responses must not be cached."""
 
     throttle_scope = "orders"
 
@@ -122,7 +122,7 @@ class OrdersView(ShopView):
 
 
 def buy(user: Any, **line: Any) -> tuple[Purchase, bool]:
-    """Return the customer's purchase with this key, paid; True: it is new."""
+    """Return the paid purchase with this key, and True if it is new."""
     try:
         return _buy(user, **line)
     except ReferenceConflict:
@@ -134,7 +134,8 @@ def _buy(
     user: Any, *, key: UUID, offer: ProductType, quantity: int, price: Decimal
 ) -> tuple[Purchase, bool]:
     customer = f"user {user.pk}"
-    # Only among the customer's own. The reference of the order comes from the row.
+    # The key is looked up among this customer's purchases only. The reference of the order comes
+    # from the row.
     purchase = Purchase.objects.filter(user=user, key=key).first()
     if purchase is None:
         if offer.price != price:
@@ -161,7 +162,7 @@ def _buy(
 
 
 class OrderView(ShopView):
-    """GET says how the order stands and, while it is open, when to ask again."""
+    """GET returns the order and, while it is open, the time until the next request."""
 
     def get(self, request: Request, reference: str) -> Response:
         order = get_object_or_404(self.orders_of(request), reference=reference)
@@ -173,27 +174,27 @@ class OrderView(ShopView):
 
 
 class CardsView(ShopView):
-    """POST shows the codes, once. The same key shows them again for some minutes."""
+    """POST shows the codes once. For some minutes, the same key shows them again."""
 
     throttle_scope = "cards"
 
     @method_decorator(sensitive_variables())
     def post(self, request: Request, reference: str) -> Response:
-        # The cards of a gift are its recipient's.
+        # Only the recipient of a gift sees its cards.
         own = self.orders_of(request).filter(recipient_email="")
         order = get_object_or_404(own, reference=reference)
         body = KeySerializer(data=request.data)
         body.is_valid(raise_exception=True)
         if not order.is_final or not order.fulfilled_quantity:
             raise Conflict("There are no cards to show.")
-        # Durable: who has seen the codes is on record before they leave.
+        # The record of who saw the codes is committed before the codes are sent.
         with transaction.atomic(durable=True):
             key = body.validated_data["key"]
             given = {"user": request.user, "key": key}
             reveal, _is_new = Reveal.objects.get_or_create(order=order, defaults=given)
             if not reveal.is_repeated_by(key):
                 raise Gone("The codes were shown before.")
-            # Cards beyond are for staff to decide about.
+            # Staff decide about additional cards.
             cards = order.cards.filter(position__lte=order.fulfilled_quantity)
             shown = [opened(card) for card in cards]
             if not any(card["value"] for card in shown):
@@ -203,14 +204,14 @@ class CardsView(ShopView):
 
 @sensitive_variables()
 def opened(card: Card) -> dict[str, Any]:
-    """The card for its customer; ``value`` is "" if it does not open, which is logged."""
+    """Return the card for its customer; ``value`` is "" if decrypting fails, which is logged."""
     told = {"number": card.position, "value": "", "serial": ""}
     try:
         return {**told, "value": card.value, "serial": card.serial}
     except CodeDestroyed:
         raise Gone("The codes of this order were destroyed, because it is old.") from None
     except DecryptionError as error:
-        # Without a traceback, which could quote the code.
+        # The traceback is left out, because it could contain the code.
         text = "Card %s of order %s: %s"
         logger.error(text, card.position, card.order.reference, error)  # noqa: TRY400
         return told

@@ -1,9 +1,9 @@
 """A demo of the whole app in one terminal: ``python -m example_project.demo``.
 
-Prepares a database of its own, starts the provider's simulator, a worker and the site, places an
-order for each outcome and shows their progress. Then the simulator changes a price and a stock, and
-the demo says when the worker has noticed. If ``GIFTCARDS_API_KEY`` is set, it uses the provider's
-sandbox instead of the simulator. All processes that it starts end with it.
+The demo prepares a database of its own, starts the provider's simulator, a worker and the site,
+places an order for each outcome, and shows their progress. Then the simulator changes a price and a
+stock, and the demo reports when the worker notices this. If ``GIFTCARDS_API_KEY`` is set, the demo
+uses the provider's sandbox instead of the simulator. All processes that it starts end with it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE_PORT = 8000
 FRONT_END_PORT = 8001
 SIMULATOR_PORT = 8378
-# At the simulator: seconds until a customer is asked to wait (instead of 300), and until an order
-# of the type SIM_SLOW settles.
+# Options of the simulator: seconds until the provider asks a customer to wait (instead of 300), and
+# until an order of the type SIM_SLOW settles.
 LATE_AFTER, SLOW_DELAY = 90, 120
-# At the simulator: seconds from its start until a card has another price, and another is sold out;
-# and how often the worker reads the catalogue (minutes, instead of 60).
+# Options of the simulator: seconds from its start until one card has a new price and another is
+# sold out; then how often the worker reads the catalogue (minutes, instead of 60).
 OFFER_CHANGES = ((60, "type_001", "price", 520), (90, "type_101", "stock", 0))
 CATALOGUE_INTERVAL = 30
 # With --once: the time limit for the orders to settle, from the start (seconds).
 PATIENCE = 110
-# The time limit for the mails, from then on (seconds).
+# The time limit for the mails after that (seconds).
 MAIL_PATIENCE = 30
 
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare_folder() -> Path:
-    """Create the folder of the demo's files, which nobody else may enter."""
+    """Create the folder of the demo's files, which is private to the current user."""
     folder = Path(os.environ.get("EXAMPLE_DIR") or ROOT / ".demo").resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -83,19 +83,19 @@ def _configure(folder: Path, *, has_simulator: bool) -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     database = folder / ("demo.sqlite3" if has_simulator else "sandbox.sqlite3")
     if has_simulator:
-        # The simulator forgets its orders when it stops, so the database must not remember them.
+        # The simulator forgets its orders when it stops, so the database must start empty, too.
         for path in folder.glob(f"{database.name}*"):
             path.unlink()
         for path in folder.glob("mails/*"):
             path.unlink()
-    # Whatever database the environment names is the user's, not the demo's.
+    # If the environment names a database, it is the user's own, and the demo must not use it.
     os.environ["DATABASE_URL"] = f"sqlite:///{quote(str(database))}"
     try:
         django.setup()
     except ImproperlyConfigured as error:
         raise DemoError(str(error)) from None
     for name in ("django-q", "giftcards"):
-        # Only errors: the processes have logs of their own.
+        # The processes have logs of their own, so only errors are printed here.
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -144,7 +144,7 @@ def _start_simulator(processes: Processes, port: int) -> None:
 
 
 def _start_front_end(processes: Processes, port: int, folder: Path) -> None:
-    """Serve a copy of the separate front end, which names the API where this demo has it."""
+    """Serve a copy of the separate front end, with the address of this demo's API in it."""
     shutil.copytree(ROOT / "example_project" / "front_end", folder, dirs_exist_ok=True)
     page = folder / "index.html"
     usual, own = f"http://{HOST}:{SITE_PORT}", os.environ["EXAMPLE_SHOP_URL"]
@@ -154,7 +154,7 @@ def _start_front_end(processes: Processes, port: int, folder: Path) -> None:
 
 
 def _short(path: Path) -> Path:
-    """``path`` relative to the current directory, if it is below it."""
+    """Return ``path`` relative to the current directory if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
@@ -170,7 +170,7 @@ def _run(
     processes: Processes, site_port: int, give_up_at: float | None, *, has_simulator: bool
 ) -> None:
     """Prepare the database, start the site and the worker, and follow the orders to the end."""
-    # Imported here: it imports models, which need the settings.
+    # This module imports models, which need the settings.
     from example_project.demo import shop
 
     print("Preparing the database, and starting the worker and the site ...", flush=True)
@@ -179,7 +179,8 @@ def _run(
         raise DemoError(reason)
     if has_simulator:  # the provider's own catalogue would take minutes
         shop.read_catalogue()
-    # --insecure: static files without DEBUG, whose error pages would show local variables.
+    # With --insecure, the site serves static files without DEBUG, whose error pages would show
+    # local variables.
     processes.start("site", "runserver", "--noreload", "--insecure", f"{HOST}:{site_port}")
     processes.start("worker", "qcluster")
     question = shop.ask_worker()
@@ -217,7 +218,7 @@ def _run(
 
 
 def _go_on(processes: Processes, site_port: int, simulated_since: float | None) -> NoReturn:
-    """Run until a signal comes; with the simulator, tell of what it changes, and when."""
+    """Run until a signal arrives; with the simulator, print its changes and when they happen."""
     from example_project.demo import shop
 
     print("All have settled. The site and the worker go on: stop them with Ctrl-C.", flush=True)
@@ -240,7 +241,7 @@ def _go_on(processes: Processes, site_port: int, simulated_since: float | None) 
 
 
 def _show_mails(processes: Processes, keys: Sequence[int]) -> None:
-    """Wait for the mails to the customers of the orders, and show the links to cards in them."""
+    """Wait for the mails about these orders, and print the links to cards in them."""
     from example_project.demo import shop
 
     give_up_at = time.monotonic() + MAIL_PATIENCE

@@ -1,6 +1,6 @@
 """Runs a command for the demo, and ends it with the demo, even if the demo is killed.
 
-Run as a script. Standard input is a pipe that only the demo can write to.
+This file is run as a script. Its standard input is a pipe that only the demo can write to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(command: list[str]) -> int:
 def _end_with_demo() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    # The demo is gone. This ends the command, its own children, and this process.
+    # The demo has ended. This kills the command, its own children, and this process.
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

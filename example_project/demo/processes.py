@@ -33,15 +33,15 @@ class Stopped(Exception):
 
 
 def lock(folder: Path) -> Callable[[], None]:
-    """Lock ``folder`` for this process until it ends, however it ends; return the unlock function.
+    """Lock ``folder`` until this process ends in any way; return the function that unlocks it.
 
-    Raises :exc:`DemoError` if another demo has it.
+    Raises :exc:`DemoError` if another demo has locked it.
     """
     path = folder / "lock"
     path.touch(mode=0o600)
     file = path.open("r+")
     try:
-        # The system releases it when the process dies, so that no lock is left behind.
+        # The system releases the lock when the process dies, so no lock is left behind.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
@@ -103,7 +103,7 @@ class Processes:
                 raise DemoError(f"The {name} ended by itself; {self.log(name)} says why.")
 
     def wait_until(self, condition: Callable[[], bool], name: str) -> None:
-        """Wait until ``condition`` holds; :exc:`DemoError` about ``name`` after ``PATIENCE``."""
+        """Wait for ``condition``; raise :exc:`DemoError` about ``name`` after ``PATIENCE``."""
         give_up_at = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > give_up_at:
@@ -113,7 +113,8 @@ class Processes:
     def stop(self) -> None:
         """Stop all processes, in reverse order of starting."""
         for process in reversed(self.running.values()):
-            # Only the main process: a cluster hangs if all its processes are signalled at once.
+            # Only the main process gets the signal; a cluster hangs if all its processes get it at
+            # once.
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
@@ -136,7 +137,7 @@ def free_port(wanted: int) -> int:
 
 
 def answers(port: int, server: str) -> bool:
-    """True if an HTTP server answers whose ``Server`` header starts with ``server``."""
+    """Return True if an HTTP server whose ``Server`` header starts with ``server`` answers."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/")

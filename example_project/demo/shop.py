@@ -38,8 +38,8 @@ from giftcards.settlement import customer_breakdown
 class Line:
     """An order of the demo, and its customer.
 
-    ``delivered`` of the cards come. The provider's sandbox knows no such orders, but it has types
-    for tests: there, ``trial`` is bought.
+    The customer receives ``delivered`` of the cards. The provider's sandbox cannot deliver such
+    orders, but it has types for tests, so the demo buys the type ``trial`` there.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Line:
 
 CARD = "type_001"
 SALE_PRICE = Decimal(550)
-# An outcome each.
+# One line for each outcome.
 LINES = (
     Line(
         name="none",
@@ -95,7 +95,8 @@ LINES = (
         language="fr",
     ),
 )
-# Not more than 79 columns, so that a terminal of 80 shows them. Of ASCII, which every terminal has.
+# At most 79 columns, so that a terminal of 80 shows them. ASCII only, because every terminal shows
+# it.
 COLUMNS = "{:<24} {:<17} {:<28} {:>6}"
 HEADINGS = ("order", "cards", "status", "age")
 BREAKDOWN = "  {:<24} {:>8} = {:>8} + {:>13} {:>10}"
@@ -109,7 +110,7 @@ def prepare(password_file: Path) -> str:
     password_file.touch(mode=0o600)
     password = password_file.read_text() or secrets.token_urlsafe(9)
     password_file.write_text(password)
-    # What is bought over the API is told to this address.
+    # The user's address receives the mails about orders over the API.
     values = {"is_staff": True, "is_superuser": True, "is_active": True}
     admin, _ = get_user_model().objects.update_or_create(
         username="admin", defaults={**values, "email": "admin@example.com"}
@@ -120,7 +121,7 @@ def prepare(password_file: Path) -> str:
 
 
 def ask_worker() -> str:
-    """Queue a task and return its id: a cluster shows that it runs only by running a task."""
+    """Queue a task and return its id. The only sign of a running cluster is that it runs a task."""
     return str(async_task("time.time", task_name="demo: is a worker there?"))
 
 
@@ -130,19 +131,19 @@ def has_answered(task_id: str) -> bool:
 
 
 def why_not_order() -> str:
-    """The reason why the demo must not order with the configured key; "" if it may."""
+    """Return the reason why the demo must not order with the configured key, or ""."""
     with Gateway() as gateway:
         return why_not(gateway)
 
 
 def read_catalogue() -> None:
-    """Read the catalogue, for the names in the orders and for what the shop offers."""
+    """Read the catalogue, which provides the names in the orders and the offers of the shop."""
     with Gateway() as gateway:
         catalogue.read_catalogue(gateway, on_wait=lambda _reading: None)
 
 
 def place(*, has_simulator: bool) -> list[int]:
-    """Place the orders, for the worker to send; return their primary keys."""
+    """Place the orders, which the worker then sends; return their primary keys."""
     now = timezone.localtime()
     return [
         place_order(
@@ -162,7 +163,7 @@ def place(*, has_simulator: bool) -> list[int]:
 
 
 def shortfalls() -> list[str]:
-    """The simulator's options for the orders of which cards are missing."""
+    """Return the simulator's options for the orders with missing cards."""
     options = []
     for line in LINES:
         if line.delivered < line.quantity:
@@ -175,7 +176,7 @@ def find(keys: Sequence[int]) -> list[Order]:
 
 
 def are_told(keys: Sequence[int]) -> bool:
-    """True if a mail was sent to the customer of each order."""
+    """Return True if a mail was sent to the customer of each order."""
     told = Delivery.objects.filter(order__in=keys, status=DeliveryStatus.SENT)
     return told.values("order").distinct().count() == len(keys)
 
@@ -189,7 +190,7 @@ def card_pages(folder: Path) -> Iterator[str]:
 
 
 class Table:
-    """A table of the orders: redrawn in place on a terminal; elsewhere, a line per change."""
+    """A table of the orders: redrawn in place on a terminal, otherwise one line per change."""
 
     def __init__(self) -> None:
         self._is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -199,12 +200,12 @@ class Table:
     def show(self, orders: Iterable[Order]) -> None:
         now = timezone.now()
         rows = [_row(order, now) for order in orders]
-        # Truncated, because a wrapped line would break redrawing.
+        # Lines are truncated, because a wrapped line would break redrawing.
         width = shutil.get_terminal_size().columns - 1
         if self._is_live and self._shown:
             print(f"\x1b[{len(rows)}F", end="")
         for row in rows:
-            # A new age alone is not a change.
+            # A change of the age alone does not count.
             is_changed = self._shown.get(row[0]) != row[:-1]
             self._shown[row[0]] = row[:-1]
             if self._is_live:
@@ -225,7 +226,7 @@ def _row(order: Order, now: datetime) -> tuple[str, ...]:
 
 
 def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
-    """Yield the lines of the refund breakdowns: one per order, and one on what is owed for it."""
+    """Yield the lines of the refund breakdowns: for each order its amounts, and what is owed."""
     yield f"What became of the money, in {CURRENCY}:"
     yield BREAKDOWN.format("", "ordered", "cost", "credited back", "delivered")
     for order in orders:
@@ -250,7 +251,7 @@ def breakdowns(orders: Iterable[Order]) -> Iterator[str]:
 
 
 def partial_page(orders: Iterable[Order]) -> str:
-    """The address, on the site, of the order's page in the admin that the README shows."""
+    """Return the path of the order's page in the admin that the README shows."""
     [partial] = [order for order in orders if order.reference.endswith("-partial")]
     return reverse("admin:giftcards_order_change", args=[partial.pk])
 
@@ -266,10 +267,10 @@ def forecast(changes: Iterable[tuple[int, str, str, int]], *, age: float) -> Ite
 
 
 def noticed() -> Iterator[list[str]]:
-    """Yield, whenever asked, a line for each change of an offer that the worker has noticed."""
+    """Yield, each time, a line for each change of an offer that the worker has noticed since."""
     last = 0
     while True:
-        # What is new was there when the demo began.
+        # New offers are left out, because they existed when the demo began.
         new = OfferChange.objects.filter(pk__gt=last).exclude(what=OfferChange.What.NEW)
         lines = []
         for change in new.select_related("type").order_by("pk"):

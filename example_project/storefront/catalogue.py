@@ -14,7 +14,7 @@ from giftcards import models
 from giftcards.catalogue import Description, descriptions, offers
 from giftcards.models import ProductType
 
-#: The types of the sandbox and the simulator that show special outcomes, by name and note.
+#: The types of the sandbox and the simulator for special outcomes, with names and notes.
 TRIALS: Mapping[str, tuple[str | Promise, str | Promise]] = {
     "TEST_PARTIAL": (
         _("Half of the cards arrive"),
@@ -41,7 +41,7 @@ class Item:
     kind: ProductType
     price: Decimal
     is_sold_out: bool
-    #: The product's name, its region, and how a card is redeemed, in the customer's language.
+    #: The product's name and region, and how to redeem the card, in the customer's language.
     told: Description
 
     @property
@@ -54,7 +54,7 @@ class Item:
 
     @property
     def note(self) -> str | Promise:
-        """The outcome of buying a trial, in words; "" for an ordinary card."""
+        """The outcome of a trial in words, or "" for an ordinary card."""
         return TRIALS[self.kind.type_id][1] if self.kind.type_id in TRIALS else ""
 
 
@@ -65,9 +65,9 @@ class Shelf:
 
 
 def open_shop() -> None:
-    """Add 12 % to what a card costs, rounded up to 10 DA, and sell no top-ups for phones.
+    """Add 12 % to the cost of cards, round up to 10 DA, and do not sell phone top-ups.
 
-    What the owner has changed meanwhile stays.
+    If the owner has changed the shelf, it stays as it is.
     """
     if models.ShelfChange.objects.exists():
         return
@@ -81,7 +81,7 @@ def open_shop() -> None:
 
 def read() -> Shelf:
     items = list(_items())
-    # Every product has the same trials: keep one of each.
+    # Every product has the same trials, so only one of each is kept.
     trials = {item.kind.type_id: item for item in reversed(items) if item.is_trial}
     return Shelf(
         cards=[item for item in items if not item.is_trial],
@@ -90,12 +90,12 @@ def read() -> Shelf:
 
 
 def find(**wanted: Any) -> Item | None:
-    """The card on the shelf whose type has these values; ``None`` if there is none."""
+    """Return the card on the shelf whose type has these values, or ``None``."""
     return next(_items(**wanted), None)
 
 
 def _items(**wanted: Any) -> Iterator[Item]:
-    """The cards on the shelf, in three queries; those that are sold out stay there."""
+    """Yield the cards on the shelf, including those sold out, with three queries."""
     on_sale = {kind.pk for kind in offers().filter(**wanted)}
     kinds = list(ProductType.objects.for_sale().filter(**wanted))
     told = descriptions(kinds)

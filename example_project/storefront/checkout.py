@@ -1,4 +1,4 @@
-"""From a card on the shelf to a paid order: the cards are reserved while the customer pays."""
+"""From a card on the shelf to a paid order; the cards are reserved during the payment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from giftcards.exceptions import NotForSale
 from giftcards.fulfilment import place_order
 from giftcards.models import ProductType, ProviderState
 
-#: The time in which a customer has to pay. It is short, so that its end can be watched.
+#: The minutes that a customer has to pay. They are few, so that you can watch the time run out.
 MINUTES = 5
 #: The message to a customer if buying would cost the shop real money.
 CLOSED = _(
@@ -29,17 +29,17 @@ CLOSED = _(
 
 
 class PriceChanged(ValidationError):
-    """The cards cost more today than the customer would pay; the purchase has the new amount."""
+    """The price has risen since the customer saw it; the purchase has the new amount."""
 
     def __init__(self) -> None:
         super().__init__(gettext("The price has changed. Check it and press the button again."))
 
 
 def is_open() -> bool:
-    """True if buying costs no real money: at the sandbox, or at the simulator."""
+    """Return True if buying costs no real money: in the sandbox, or with the simulator."""
     environment = ProviderState.objects.current().environment
     host = urlsplit(str(settings.GIFTCARDS["BASE_URL"])).hostname
-    # Only on this machine can it be the simulator.
+    # A provider at any other host is not the simulator.
     is_here = host in {"localhost", "127.0.0.1", "::1"}
     return environment == "SANDBOX" or (is_here and not environment)
 
@@ -56,14 +56,14 @@ def begin(
 ) -> Purchase:
     """Reserve cards for ``user``, who is about to pay ``price`` for each; return the purchase.
 
-    ``customer`` is who reserves the cards: see ``reserve``. ``details`` are further columns of the
-    purchase. A repetition with the same ``key`` is the same purchase. Other cards that are reserved
-    for the user are released: they would stand in the way of somebody who goes back to buy more of
-    the same.
+    ``customer`` is the customer of the reservation: see ``reserve``. ``details`` are further
+    columns of the purchase. A call with the same ``key`` returns the same purchase. Other cards
+    that are reserved for the user are released, so that somebody can go back and buy more of the
+    same card.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` if the cards cannot be sold now,
-    :exc:`PriceChanged` if they are dearer now, and ``ValidationError`` if they would be bought for
-    real money.
+    :exc:`PriceChanged` if they cost more now, and ``ValidationError`` if buying would cost real
+    money.
     """
     if not is_open():
         raise ValidationError(CLOSED)
@@ -87,16 +87,16 @@ def begin(
 
 
 def cancel(purchase: Purchase) -> None:
-    """Let others have the cards; if the customer pays all the same, they are reserved anew."""
+    """Release the cards; they are reserved again if the customer pays after all."""
     release(purchase.reference)
     Purchase.objects.unpaid().filter(pk=purchase.pk).update(reserved_until=timezone.now())
 
 
 def pay(purchase: Purchase, *, customer: str | Guest) -> None:
-    """Record that the customer has paid, and order the cards, in one transaction; only once.
+    """Record the payment and order the cards, in one transaction, and only once.
 
-    A worker sends the order after the commit. Cards that are not reserved any more are reserved
-    anew before; the errors are those of :func:`begin`. Raises
+    A worker sends the order after the commit. If the cards are no longer reserved, they are
+    reserved again first, with the errors of :func:`begin`. Raises
     :exc:`~giftcards.exceptions.ReferenceConflict` if the customer has paid at the same moment.
     """
     if not is_open():
@@ -107,7 +107,7 @@ def pay(purchase: Purchase, *, customer: str | Guest) -> None:
         unpaid = Purchase.objects.unpaid().filter(pk=purchase.pk)
         forgotten = {name: None if name == "deliver_at" else "" for name in OF_GIFT}
         if unpaid.update(paid_at=timezone.now(), reserved_until=None, **forgotten):
-            # A guest who logs in meanwhile takes the purchase along to another account.
+            # A guest who has logged in meanwhile has taken the purchase along to another account.
             purchase.refresh_from_db(fields=["user"])
             place_order(
                 **purchase.line,
@@ -129,9 +129,9 @@ def _compare_price(purchase: Purchase) -> None:
 
 
 def _reserve(purchase: Purchase, customer: str | Guest) -> None:
-    """Reserve the cards, if the sale can be served; the provider is asked, so in no transaction.
+    """Reserve the cards if they can be sold; this calls the provider, so not in a transaction.
 
-    What was seen yesterday is not kept: if the cards cost more today, the customer is asked again.
+    An old price is not kept: if the cards cost more today, the customer is asked again.
     """
     try:
         check_offer(

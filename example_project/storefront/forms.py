@@ -16,7 +16,6 @@ from example_project.storefront.models import OF_GIFT
 from giftcards.catalogue import check_offer
 from giftcards.exceptions import NotForSale
 
-# Above 100, because the customer's page offers a file for more than 100 cards.
 _MOST = 20
 
 
@@ -32,7 +31,7 @@ class BuyForm(forms.Form):
         help_text=_("Nothing leaves this computer: all mails are in the mailbox of this demo."),
     )
     language = forms.ChoiceField(label=_("Language of the mails"), choices=settings.LANGUAGES)
-    # Of a gift, by their names in an order.
+    # The details of a gift, named like the fields of an order.
     recipient_email = forms.EmailField(
         label=_("Recipient's e-mail address"),
         required=False,
@@ -69,12 +68,12 @@ class BuyForm(forms.Form):
     def __init__(self, data: Any = None, *, item: Item) -> None:
         super().__init__(data, initial={"language": get_language()})
         self.item = item
-        #: The ``key`` of what is sent from this page, also after an error.
+        #: The ``key`` of the next form sent from this page, also after an error.
         self.next_key = uuid.uuid4()
 
     @property
     def own_fields(self) -> list[forms.BoundField]:
-        """The fields to fill in for every purchase."""
+        """The fields that every purchase needs."""
         return [field for field in self.visible_fields() if field.name not in OF_GIFT]
 
     @property
@@ -89,17 +88,18 @@ class BuyForm(forms.Form):
         return self.item.price
 
     def clean(self) -> None:
-        """Refuse what could not be ordered, before the customer pays for it."""
+        """Refuse values that could not be ordered, before the customer pays."""
         super().clean()
         if self.errors:
             return
         try:
-            # The values alone matter here: the view looks at the stock and the price again, beside
-            # the customer's own reservation.
+            # Only the values are checked here. The view checks the stock and the price again, and
+            # takes the customer's own reservation into account.
             with suppress(NotForSale):
                 self._check()
         except ValidationError as error:
-            # Not by field: the fields of an order have other names than those of the form.
+            # The errors are not assigned to fields, because an order's fields have other names than
+            # the form's.
             raise ValidationError(error.messages) from None
 
     def _check(self) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 from django.conf import settings
 from django.utils.timezone import localtime
 
-# What the backend writes after each mail. Without it, a mail is still being written.
+# The backend writes this after each mail. If it is missing, a mail is still being written.
 _END = b"\n" + b"-" * 79 + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail as a mail program shows it. Its texts may hold a link to cards, or codes."""
+    """A mail as a mail program shows it. It may contain a link to cards, or codes."""
 
-    #: Its Message-ID.
+    #: The Message-ID of the mail.
     id: str
     to: str
     subject: str
@@ -39,7 +39,7 @@ class Mail:
     def link(self) -> str:
         """The link to the page with cards; "" if there is none.
 
-        The words of a gift, which stand before it, may have links of their own.
+        The text of a gift comes before this link, and may contain links of its own.
         """
         shop = str(settings.GIFTCARDS_DELIVERY["SHOP_URL"]).rstrip("/")
         found: list[str] = re.findall(
@@ -49,7 +49,7 @@ class Mail:
 
 
 def read(folder: Path, *, ids: Container[str] | None = None) -> list[Mail]:
-    """The mails in ``folder``, the newest first; only those with ``ids``, if given."""
+    """Return the mails in ``folder``, the newest first; if ``ids`` is given, only those."""
     files = sorted(folder.glob("*.log"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     mails = [_mail(message) for path in reversed(files) for message in _messages(path)]
     return [mail for mail in mails if ids is None or mail.id in ids]

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from giftcards.models import Order, ProductType
 
-#: What a purchase has of a gift, by the names of an order.
+#: The columns for a gift, named like the fields of an order.
 OF_GIFT = ("recipient_email", "recipient_name", "customer_name", "gift_message", "deliver_at")
 _PREFIX = "shop-"
 
@@ -26,19 +26,19 @@ class PurchaseQuerySet(models.QuerySet["Purchase"]):
         return self.filter(paid_at=None)
 
     def left_alone(self) -> Self:
-        """Purchases that nobody has paid for a day: they name somebody, and have no order."""
+        """Purchases left unpaid for a day; they contain an address, and have no order."""
         return self.unpaid().filter(reserved_until__lt=timezone.now() - timedelta(days=1))
 
     def paid(self) -> Self:
-        """Purchases that are paid, each of which has an order."""
+        """Paid purchases, each of which has an order."""
         return self.filter(paid_at__isnull=False)
 
 
 class Purchase(models.Model):
-    """One line that a customer buys: it becomes one order once the customer has paid.
+    """One line that a customer buys; after the payment, it becomes one order.
 
-    Those that are neither paid nor reserved were cancelled, or left alone: nobody sees them, and
-    they are deleted after a day.
+    Purchases that are neither paid nor reserved were cancelled or abandoned. They are not shown,
+    and are deleted after a day.
     """
 
     user = models.ForeignKey(
@@ -50,19 +50,19 @@ class Purchase(models.Model):
         ProductType, on_delete=models.PROTECT, related_name="purchases"
     )
     quantity = models.PositiveIntegerField()
-    # What the customer pays for all of it.
+    # The customer's price for the whole purchase.
     amount = models.DecimalField(max_digits=12, decimal_places=2)
     email = models.EmailField()
     language = models.CharField(max_length=20)
-    # Of a gift, until it is paid: from then on, the order has it.
+    # The details of a gift. After the payment, only the order contains them.
     recipient_email = models.EmailField(blank=True)
     recipient_name = models.CharField(max_length=200, blank=True)
     customer_name = models.CharField(max_length=200, blank=True)
     gift_message = models.TextField(blank=True)
     deliver_at = models.DateTimeField(null=True)
-    # In the past, the cards are not reserved any more. NULL: it is paid.
+    # If this is in the past, the cards are no longer reserved. NULL: the purchase is paid.
     reserved_until = models.DateTimeField(null=True)
-    # NULL: not paid.
+    # NULL: the purchase is not paid.
     paid_at = models.DateTimeField(null=True)
 
     objects = PurchaseQuerySet.as_manager()
@@ -79,29 +79,29 @@ class Purchase(models.Model):
 
     @property
     def line(self) -> dict[str, Any]:
-        """The cards, as ``check_offer``, ``reserve`` and ``place_order`` take them."""
+        """The cards, as arguments of ``check_offer``, ``reserve`` and ``place_order``."""
         return {"product_type": self.product_type, "quantity": self.quantity}
 
     @property
     def gift(self) -> dict[str, Any]:
-        """The details of a gift that the customer has filled in, by the names of an order."""
+        """The details of a gift that the customer entered, named like the fields of an order."""
         return {name: value for name in OF_GIFT if (value := getattr(self, name))}
 
     @property
     def recipient(self) -> str:
-        """The recipient's name, or else the address; "" if the purchase is no gift."""
+        """The recipient's name, or else the address; "" if the purchase is not a gift."""
         return self.recipient_email and (self.recipient_name or self.recipient_email)
 
     @property
     def seconds_left(self) -> int:
-        """For how long the cards are still reserved; 0 if they are not."""
+        """The seconds for which the cards are still reserved; 0 if they are not."""
         if self.reserved_until is None:
             return 0
         return max(0, math.ceil((self.reserved_until - timezone.now()).total_seconds()))
 
     @classmethod
     def of(cls, order: Order) -> Purchase | None:
-        """The purchase that became ``order``; ``None`` if the shop has not sold it."""
+        """Return the purchase that became ``order``, or ``None`` if the shop has not sold it."""
         key = order.reference.removeprefix(_PREFIX)
         if key == order.reference or not key.isdecimal():
             return None

@@ -13,7 +13,7 @@ from giftcards.privacy.person import Person, Traces
 
 
 class Purchases:
-    """The keeper of the e-mail address of each purchase; the rest stays, for the accounts."""
+    """The keeper of the e-mail address of each purchase; the other columns stay for accounting."""
 
     app_label = "storefront"
 
@@ -36,7 +36,7 @@ class Purchases:
 
 
 class Gifts:
-    """The keeper of the recipients of gifts: only what was never paid has them."""
+    """The keeper of the recipients of gifts, which only unpaid purchases contain."""
 
     app_label = "storefront"
 
@@ -54,7 +54,7 @@ class Gifts:
 
 
 def _erase_unpaid(traces: Traces) -> None:
-    """Delete the purchases that name the person and were never paid: they have no order."""
+    """Delete unpaid purchases that contain the person's address; they have no order."""
     unpaid = Purchase.objects.unpaid()
     addresses = unpaid.values_list("pk", "email", "recipient_email")
     named = [pk for pk, *texts in addresses if any(map(traces.are_whole_in, texts))]

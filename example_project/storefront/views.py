@@ -24,7 +24,7 @@ from giftcards.exceptions import NotForSale, ReferenceConflict
 from giftcards.models import Order
 from giftcards.settlement import customer_breakdown
 
-# A mail is somebody else's HTML: it runs nothing, loads nothing, and is kept from our cookies.
+# A mail is HTML from somebody else, so it cannot run scripts, load anything, or use our cookies.
 _MAIL_POLICY = (
     "sandbox allow-top-navigation-by-user-activation; default-src 'none';"
     " style-src 'unsafe-inline'; frame-ancestors 'self'"
@@ -33,7 +33,7 @@ View = Callable[..., HttpResponse]
 
 
 def _of_customer(view: View) -> View:
-    """Show a page to logged-in users only, guests included; others have bought nothing."""
+    """Show a page to logged-in users only, including guests; others have not bought anything."""
 
     @never_cache
     @wraps(view)
@@ -52,14 +52,14 @@ def shelf(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 def product(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page of a card; POST reserves cards, and leads to the page on which they are paid."""
+    """The page of a card. POST reserves cards and redirects to the payment page."""
     item = catalogue.find(pk=pk)
     if item is None:
         raise Http404
     form = BuyForm(request.POST if request.method == "POST" else None, item=item)
     if form.is_valid() and (purchase := _begin(request, form)):
         return redirect("storefront:payment", purchase.pk)
-    # Its price may have changed while it was looked at.
+    # The price may have changed while the customer looked at the page.
     item = catalogue.find(pk=pk) or item
     context = {"form": form, "item": item, "reserved": _purchases_of(request).reserved()}
     response = render(request, "storefront/product.html", context)
@@ -68,7 +68,7 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
-    """The customer's purchase; ``None`` if they cannot buy, and ``form`` says why."""
+    """Return the purchase; if buying fails, add the errors to ``form`` and return ``None``."""
     user = visitors.log_in(request)
     if user is None:
         form.add_error(None, catalogue.NEEDS_COOKIES)
@@ -82,13 +82,13 @@ def _begin(request: HttpRequest, form: BuyForm) -> Purchase | None:
 
 
 def _texts(error: NotForSale | ValidationError) -> list[str]:
-    """The sentences with which the customer is told of an error."""
+    """Return the sentences that explain an error to the customer."""
     return [error.for_customer] if isinstance(error, NotForSale) else error.messages
 
 
 @_of_customer
 def payment(request: HttpRequest, pk: int) -> HttpResponse:
-    """The page on which a customer pays for what is reserved for them; POST pays, or cancels."""
+    """The page on which a customer pays for reserved cards. POST pays or cancels."""
     purchase = get_object_or_404(_purchases_of(request), pk=pk)
     errors: list[str] = []
     if request.method == "POST" and "cancel" in request.POST:
@@ -156,7 +156,7 @@ def mail(request: HttpRequest, key: str) -> HttpResponse:
 @xframe_options_sameorigin
 @_of_customer
 def mail_html(request: HttpRequest, key: str) -> HttpResponse:
-    """The mail itself, for a frame; its links open outside the frame."""
+    """The mail itself, shown in a frame; its links open outside the frame."""
     html = _one_mail(request, key).html.replace("<head>", '<head><base target="_top">', 1)
     response = HttpResponse(html)
     response["Content-Security-Policy"] = _MAIL_POLICY
@@ -165,7 +165,7 @@ def mail_html(request: HttpRequest, key: str) -> HttpResponse:
 
 
 def _purchases_of(request: HttpRequest) -> PurchaseQuerySet:
-    """The customer's purchases, the newest first."""
+    """Return the customer's purchases, the newest first."""
     return Purchase.objects.filter(user=request.user.pk).order_by("-pk")
 
 
@@ -181,17 +181,17 @@ def _sees_all(request: HttpRequest) -> bool:
 
 
 def _mails_of(request: HttpRequest) -> list[Mail]:
-    """The customer's mails, the newest first; all mails for staff who may see all codes."""
+    """Return the customer's mails, the newest first; for staff who may see all codes, all mails."""
     if _sees_all(request):
         return mailbox.read(settings.MAIL_DIR)
     return _mails(request, Order.objects.of_user(request.user))
 
 
 def _mails(request: HttpRequest, about: QuerySet[Order]) -> list[Mail]:
-    """The mails about these orders, the newest first, to the address that the customer typed.
+    """Return the mails about these orders to the address that the customer entered, newest first.
 
-    Those of a gift are its recipient's. If staff have corrected the address, mails to the new one
-    are somebody's who may be another person.
+    Mails to the recipient of a gift are left out. If staff have corrected the address, so are mails
+    to the new one, because it may belong to a different person.
     """
     typed = set(_purchases_of(request).values_list("email", flat=True))
     sent = Delivery.objects.filter(order__in=about, address__in=typed).to(recipient=False)

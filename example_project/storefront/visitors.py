@@ -1,7 +1,7 @@
-"""Guest accounts: a customer without an account gets one that only their browser can use.
+"""Guest accounts: customers without an account get one that only their browser can use.
 
-When a guest logs in to another account, such as that of the shop's staff, their purchases and
-orders move to it. So the whole demo fits into one window.
+When a guest logs in to a different account, for example that of the shop's staff, their purchases
+and orders move to it. This way, the whole demo works in one window.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def connect() -> None:
 
 
 def remember(request: HttpRequest, response: HttpResponse) -> None:
-    """Give the browser a name of its own, in a signed cookie, unless it has one."""
+    """Give the browser a name in a signed cookie, unless it already has one."""
     if not _name(request):
         response.set_signed_cookie(
             _COOKIE,
@@ -58,7 +58,7 @@ def log_in(request: HttpRequest) -> Any:
 
 
 def customer(request: HttpRequest) -> str | Guest:
-    """The customer who reserves cards: an account, or a guest, whose cookie costs nothing."""
+    """Return the customer of a reservation; guests count by network, because cookies are free."""
     found, user = customer_of(request), request.user
     is_guest = user.is_authenticated and not user.has_usable_password()
     return Guest(f"user {user.pk}", client_network(request)) if is_guest else found

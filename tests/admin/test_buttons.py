@@ -1,4 +1,4 @@
-"""The buttons about an order: what cannot be undone never comes first, and never without asking."""
+"""The order action buttons: irreversible actions need a confirmation and never come first."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.builders import CARDS, make_guide_order
 from tests.pages import order_page, read, sign_in, text
 
 ACTIONS = {action.name: action for action in site.get_model_admin(Order).order_actions}
-# Actions whose button says something that cannot be undone. The others can be, or their page offers
-# several outcomes, of which none is chosen beforehand.
+# Actions whose button announces something that cannot be undone. The other actions can be undone,
+# or their page offers several outcomes without a default.
 FINAL = {
     "order_acknowledge", "order_dispute", "order_reorder", "order_sale", "order_release",
     "order_cancel",
     "refund_cancel", "delivery_withdraw", "delivery_send_now", "delivery_cancel",
 }  # fmt: skip
-# Carried out at once: each can be done again, or taken back.
+# Actions that run at once, because they can be repeated or undone.
 AT_ONCE = {"order_check", "delivery_try_now"}
 
-# What each action about an order takes, besides the permission to see the order.
+# The permissions that each action about an order requires, besides the permission to see the order.
 TAKES = {
     "order_adopt": ("resolve_order",),
     "order_cancel": ("resolve_order",),
@@ -45,7 +45,7 @@ TAKES = {
     "order_sale": ("settle_refund",),
     "order_acknowledge": ("check_order",),
     "order_wait": ("resolve_order",),
-    # Or another permission to do something.
+    # Any one of these permissions is enough.
     "order_note": ("check_order", "resolve_order", "add_order"),
 }
 
@@ -80,7 +80,7 @@ def test_an_action_that_cannot_be_undone_does_not_begin_without_a_page_that_asks
 
 def test_what_each_action_takes_is_in_the_table() -> None:
     named = {name for name in ACTIONS if name.startswith("order_")}
-    # Which ends what "order_resolve" begins.
+    # "order_adopt" completes "order_resolve".
     assert TAKES.keys() == named | {"order_adopt"}
 
 

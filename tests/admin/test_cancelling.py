@@ -1,4 +1,4 @@
-"""Cancelling orders that wait, one on its page and many in the list."""
+"""Cancelling waiting orders: one on its page, or several in the list."""
 
 from __future__ import annotations
 

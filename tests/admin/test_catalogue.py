@@ -1,4 +1,4 @@
-"""The pages of the catalogue: what staff see of costs, prices, margins, and of what has moved."""
+"""The catalogue pages: which costs, prices, margins and recent changes staff can see."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ def page(kind: ProductType) -> str:
 
 
 def move(kind: ProductType, old: Any, new: Any, *, days: int = 0, price: Any = None) -> None:
-    """The provider has changed the cost of the type so many days ago; customers paid ``price``."""
+    """Record that the provider changed the cost of the type ``days`` ago.
+
+    ``price`` is the price for customers at that time.
+    """
     at = timezone.now() - timedelta(days=days)
     old, new = (None if price is None else f"{price:.2f}" for price in (old, new))
     OfferChange.objects.create(type=kind, what="price", old=old, new=new, at=at, price=price)
 
 
 def fail(kind: ProductType) -> Decimal:
-    """A rule of a shop with a mistake."""
+    """A shop's price rule that contains a mistake."""
     return Decimal(1) / 0
 
 
@@ -72,7 +75,8 @@ def test_who_may_see_costs_sees_the_margin(
     assert [each for each in unseen if each in html.replace("540 DA", "", not seen)] == []
 
 
-# For each reason: the shop's values, the product, the type, and whether it is on the shelf.
+# For each case: the values of the shop, the product and the type, and whether the type is on the
+# shelf.
 SHELF: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]] = {
     "in stock": ({}, {}, {}, True),
     "stock unknown": ({"stock_buffer": 9}, {}, {"stock": None}, True),
@@ -172,7 +176,8 @@ def test_the_shop_chooses_a_type_for_its_product_by_a_part_of_the_name(
     make_offer()
     make_offer("type_101", name="Steam 5 USD", product_id="steam")
     Product.objects.filter(product_id="steam").update(name="Steam")
-    # Django asks for any foreign key to a type, also of a shop's model.
+    # Django's autocomplete view can be asked for any foreign key to a type, including one in a
+    # shop's model.
     asked = {"app_label": "storefront", "model_name": "purchase", "field_name": "product_type"}
     address = "/admin/autocomplete/"
     for permission in ("view_product", "view_producttype"):
@@ -250,7 +255,7 @@ def test_a_person_has_the_catalogue_read_by_the_worker(
     html = look(owner, LIST)
     assert "The catalogue is being read: 0 of 0 products." in html
     assert button not in html
-    # There is time for one product, and then for the others.
+    # The first run has time for one product only. Later runs read the others.
     turns = iter([True])
     keep_current(lambda: next(turns, False))
     assert "The catalogue is being read: 1 of 3 products." in look(owner, LIST)
@@ -269,7 +274,7 @@ def test_staff_are_told_of_new_products_and_find_them() -> None:
         Product.objects.filter(product_id=name).update(name=f"Product {name}")
         at = now - timedelta(days=days)
         OfferChange.objects.create(type=kind, what="new", new="490.00", at=at)
-    # On the start page, beside the figures.
+    # The start page reports new cards next to the figures, not as a tile.
     start = read(sign_in("view_product").get(START))
     assert "New cards have been added to 1 product since yesterday" in text(
         element(start, "desk-lines", "ul")

@@ -1,4 +1,4 @@
-"""Correcting the address of a customer in the admin: who may, with what proof and what trace."""
+"""Correcting a customer's address in the admin: permissions, identity check and records."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def amina() -> Client:
 
 @pytest.fixture
 def order() -> Order:
-    """Its cards are there."""
+    """An order whose cards have been delivered."""
     order = receive("web-1042", *CARDS[:2])
     Order.objects.filter(pk=order.pk).update(customer_email=WRONG, customer_name="Lina")
     return Order.objects.get()
@@ -87,7 +87,7 @@ def test_it_is_on_record_and_the_timeline_tells_it_in_each_language(
     read(correct(amina, order, customer_phone="0550 12 34 56"))
     change = CustomerChange.objects.get()
     assert (change.by, change.reason, change.customer_email) == ("user0", REASON, WRONG)
-    # Neither the address nor the reason: the history has other readers.
+    # The log contains neither the address nor the reason, because more people can read it.
     assert LogEntry.objects.get().get_change_message() == "Corrected the customer."
     order.refresh_from_db()
     change_customer(order, email="l@example.com", language="fr")
@@ -152,7 +152,7 @@ class TestLimit:
         read(reveal(amina, order.cards.get(position=2)), 429)
         assert addresses() == [RIGHT]
         assert (CustomerChange.objects.count(), CardReveal.objects.count()) == (1, 1)
-        # Once an hour.
+        # The refusal is logged once an hour.
         assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
         assert len(mail.outbox) == 1
 

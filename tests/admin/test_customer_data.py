@@ -1,4 +1,4 @@
-"""A person's data in the admin: found, handed out and erased, with a proof and a trace."""
+"""Finding, downloading and erasing a person's data in the admin, with proof and records."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class TestFinding:
         assert "Orders that are not listed here: 8." in plain(found(shown))
         assert "This person cannot be erased yet" in text(shown)
         assert 'what" value="erase' not in shown
-        # Nor by a form of before.
+        # An older form is refused, too.
         assert "This person cannot be erased yet" in text(find(amina, what="erase", typed=EMAIL))
         assert traces_of(EMAIL)
 
@@ -319,7 +319,7 @@ class TestErasing:
         assert history(order) == [("user0", "Erased the customer.")]
         other.refresh_from_db()
         assert other.customer_name == "Karim"
-        # Pressed again.
+        # Pressing it again finds no order.
         assert "No order of this customer was found." in found(find(amina, what="erase"))
 
     def test_the_account_is_erased_by_its_name(self, amina: Client) -> None:
@@ -375,7 +375,7 @@ class TestErasing:
         for number in range(3):
             make(f"web-{number}")
         monkeypatch.setattr(customer_data, "_ERASES_FOR", 0)
-        # Each request erases one order, even without any time.
+        # Each request erases at least one order, even if no time is left.
         monkeypatch.setattr(customer_data.time, "monotonic", iter(range(100)).__next__)
         monkeypatch.setattr(customer_data, "_ERASES_FOR", 1)
         html = erase(amina)
@@ -403,7 +403,7 @@ def test_the_page_of_a_customer_of_many_orders_takes_a_fixed_number_of_queries(
         with CaptureQueriesContext(connection) as queries:
             find(amina)
         counts.append(len(queries))
-    # A query for each hundred orders more.
+    # The app runs one more query for each additional hundred orders.
     assert counts[1] - counts[0] <= 2
 
 

@@ -1,4 +1,4 @@
-"""The people of an order at the top of its page, their other orders, and doubles."""
+"""The customer and recipient at the top of an order's page, other orders, and duplicates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def people(browser: Client, order: Order) -> str:
 def make(
     reference: str, *, minutes: float = 0, status: Status = Status.FULFILLED, **more: Any
 ) -> Order:
-    """An order of Amina, placed so many minutes before the others."""
+    """Make an order for Amina that was placed ``minutes`` before now."""
     at = timezone.now() - timedelta(minutes=minutes)
     values = {**AMINA, "created_at": at, **more}
     return make_guide_order(status, reference=reference, **values)
@@ -174,7 +174,7 @@ def test_the_same_order_of_a_customer_within_the_hour_looks_like_a_double(
     order = make("web-1", minutes=minutes)
     shown = text(people(boss, order))
     assert (expected in shown) if expected else ("double" not in shown)
-    # Missing cards that are ordered again are no double.
+    # An order for missing cards is not a duplicate.
     Order.objects.filter(pk=order.pk).update(repeats=first)
     assert "double" not in people(boss, order)
 

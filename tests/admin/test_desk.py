@@ -48,7 +48,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def at_work(db: None) -> None:
-    """Background work goes on, so that only what a test makes is wrong."""
+    """Make background work appear healthy, so that a test causes every problem itself."""
     ensure_schedule()
     ProviderState.objects.note_tick()
 
@@ -99,8 +99,8 @@ def _no_worker() -> None:
     ProviderState.objects.update(last_tick_at=ago(3600))
 
 
-# The condition; what makes it hold; the title of the tile, and the beginning of its sentences; the
-# rows, if the tile is about rows.
+# The condition, a function that causes it, the title of the tile, the beginning of its text, and
+# the number of rows if the tile is about rows.
 ON_HOLD = [
     ("order_problems", _with_problem, "1 order with a problem", "Each order's page shows", 1),
     ("orders_unconfirmed", _unconfirmed, "2 unconfirmed orders", "Somebody has to record what", 2),
@@ -228,7 +228,7 @@ def test_each_role_sees_its_own_tiles(
 
 
 def _of_each_kind() -> None:
-    """Orders of each kind to do, and some with a problem that are about something else, too."""
+    """Make orders for each kind of task, some of which also have a problem of another kind."""
     trouble = Problem("figure_unknown", {"field": "price_per_card"})
     _on_hold_for_price()
     put_on_hold_for_review(_recorded("h-3"), objection="A large order.")
@@ -313,7 +313,7 @@ def test_what_a_person_may_not_do_is_one_line_that_says_who_may(
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        # One failed sweep, a few seconds ago.
+        # One sweep failed a few seconds ago.
         ({"outages": 1}, "orders are waiting. The provider does not answer."),
         ({"outages": 0}, ""),
     ],
@@ -357,7 +357,7 @@ def test_the_figures_of_two_weeks_are_for_who_may_see_the_report(boss: Client) -
 
 
 def test_every_tile_says_what_to_do() -> None:
-    # Their details say it.
+    # Their details say what to do.
     detailed = {"access_refused", "balance"}
     shown = {code for code, one in CONDITIONS.items() if one.headline and one.is_on_start_page}
     assert {code for code in shown - detailed if not CONDITIONS[code].remedy} == set()
@@ -372,7 +372,8 @@ def test_each_role_may_open_whatever_its_tiles_link_to(role: str) -> None:
     found = tiles(read(client.get(START))).values()
     assert found
     assert {client.get(address).status_code for _text, address in found if address} <= {200}
-    # Support is told of the provider without a link to a page that is not theirs.
+    # Support staff see the tile about the provider, but without a link, because they may not open
+    # that page.
     told = tiles(read(client.get(START))).get("Urgent Background work has stopped")
     assert (told is not None and told[1] == "") == (role == "Gift card support")
 
@@ -421,7 +422,7 @@ class BranchOrderAdmin(OrderAdmin):
 
 
 branch = AdminSite(name="branch")
-# Sites may share a name: the tiles are those of the site whose page it is.
+# Several sites can have the same name. The tiles have to be those of the site that shows the page.
 twins = [AdminSite(name="branch"), AdminSite()]
 branch.register(Order, BranchOrderAdmin)
 branch.register(Desk, DeskAdmin)
@@ -436,7 +437,7 @@ def test_a_site_that_hides_orders_neither_counts_nor_adds_them_up(page: str, bos
     settle("other", REFUNDED, sale_price=Decimal(550))
     refuse_key()
     html = read(boss.get(page))
-    # The page of the provider is not on the site.
+    # The tile has no link because this site does not register the provider's page.
     assert tiles(html)["Urgent Requests to the provider are paused"][1] == ""
     shown, address = tiles(html)["1 order whose customer is owed money"]
     assert address == "/branch/giftcards/order/?refund=owed&attention=none"

@@ -1,4 +1,4 @@
-"""A customer complains about a code: noted on the order's page, and ended by acknowledging it."""
+"""Customer complaints about a code: staff record them on the order's page and acknowledge them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ac
     ]
     assert purged() == 0
     acknowledge(support, order)
-    # A second complaint counts as well.
+    # A second complaint disputes the order again.
     complain(support, order)
     order.refresh_from_db()
     assert order.is_disputed
@@ -116,7 +116,7 @@ def test_a_complaint_beside_another_problem_leaves_that_as_it_is(order: Order) -
     assert not order.dispute(by="karim", cards=[2])
     order.refresh_from_db()
     assert order.open_problems == [surplus, Problem("disputed", {"by": "amina", "positions": "1"})]
-    # An answer of the provider leaves the complaint.
+    # An answer from the provider does not remove the complaint.
     columns = order.problem_columns(new=[surplus])
     assert {entry["code"] for entry in columns["problems"]} == {"disputed", "surplus_cards"}
 

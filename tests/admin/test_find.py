@@ -1,6 +1,6 @@
-"""Finding a card by the last characters of its code, and with the digits of any keyboard.
+"""Finding a card by the last characters of its code, in the digits of any script.
 
-That no page or log holds what was searched for is tested in :mod:`tests.admin.test_secrets`.
+:mod:`tests.admin.test_secrets` checks that no page or log contains the searched text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db
 
 CODE = "CANARY-5566-7788"
 SERIAL = "CANARY-0099"
-# Of a person who may search for cards alone.
+# The message for a person who may search for cards but not for orders.
 NONE = "No results were found. Card codes and serials were also searched."
 
 
@@ -62,7 +62,7 @@ def test_a_card_is_found_by_its_last_characters_and_with_other_digits(
     [
         ([("CANARY-٤٤٤٤-٥٥٥٥", "")], "canary-4444-5555", "web-1, card 1"),
         ([("CANARY-٤٤٤٤-٥٥٥٥", "")], "5555", "web-1, card 1"),
-        # The end of a code, and a whole serial.
+        # The typed text can be the end of a code or a whole serial.
         ([("CANARY-1", "7788"), (CODE, "7788")], "7788", "web-2, card 1 web-1, card 1"),
         ([("CANARY-1", "C-2"), ("C-2", "C-2")], "code: C-2", "web-2, card 1 web-1, card 1"),
     ],
@@ -103,7 +103,7 @@ def test_the_twenty_newest_cards_with_one_end_are_listed_and_if_there_are_more_t
 def test_of_more_cards_with_one_serial_the_newest_are_read_and_listed_and_the_page_says_so(
     boss: Client,
 ) -> None:
-    # Providers may write "N/A" for a value that they do not have.
+    # Providers may write "N/A" for a missing value, so many cards can have the same serial.
     receive("web-1", CardSecret("N/A", ""))
     receive("web-2", *(CardSecret(f"CANARY-{number:04}", "N/A") for number in range(30)))
     with CaptureQueriesContext(connection) as sent:

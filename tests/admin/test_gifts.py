@@ -1,4 +1,4 @@
-"""Gifts in the admin: placed, looked at, found, and corrected."""
+"""Gifts in the admin: placing, viewing, finding and correcting them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORDS = "Happy birthday!\n\n<b>Amina</b>"
 
 
 def typed(at: datetime) -> str:
-    """The time as a browser sends what was typed, in the zone of the site."""
+    """Return the time as a browser submits it, in the time zone of the site."""
     return timezone.localtime(at).strftime("%Y-%m-%dT%H:%M")
 
 
@@ -56,7 +56,7 @@ class TestPlacing:
     def test_a_gift_is_shown_before_it_is_bought_and_recorded_as_it_was_shown(
         self, boss: Client
     ) -> None:
-        # Out of the way, and of the kind that browsers help with.
+        # The gift fields are in a collapsed section, and the browser offers a date picker.
         folded = element(read(boss.get(ADD)), "", "details")
         assert 'name="recipient_email"' in folded
         assert re.search(r'<input type="datetime-local" name="deliver_at"', folded)
@@ -112,7 +112,7 @@ class TestCorrecting:
         return person("view_order", "correct_customer")
 
     def filled_in(self, browser: Client, order: Order, **values: str) -> dict[str, str]:
-        """The form as a browser sends it: what is not typed anew is as it was shown."""
+        """Return the submitted form, in which fields without a new value keep the shown one."""
         html = read(browser.get(order_page(order, "customer")))
         shown = dict(re.findall(r'<input type="[\w-]+" name="(\w+)" value="([^"]*)"', html))
         shown |= {"gift_message": WORDS.replace("\n", "\r\n"), "reason": "She called"}
@@ -123,7 +123,7 @@ class TestCorrecting:
         return read(browser.post(order_page(order, "customer"), form, follow=True))
 
     def test_the_recipient_is_corrected_and_nothing_else(self, amina: Client) -> None:
-        # A shop gives its times to the microsecond; the page has seconds.
+        # A shop stores microseconds, but the form has only seconds. The difference is not a change.
         at = timezone.now() + timedelta(days=2)
         order = make_gift(deliver_at=at)
         html = self.correct(amina, order, recipient_email=RIGHT)

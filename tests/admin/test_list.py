@@ -1,4 +1,4 @@
-"""The list of orders: what it shows to whom, how it is filtered and searched."""
+"""The list of orders: what each person sees, filters and search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = ["name", "badge", "bought", "sold_to", "delivered", "cost", "credited_
 
 @pytest.fixture
 def seller() -> Client:
-    """Somebody who may look at orders, and not see what they cost."""
+    """A person who may view orders but not costs."""
     return sign_in("view_order")
 
 
@@ -39,7 +39,7 @@ def listed(browser: Client, **query: str) -> list[str]:
 
 
 def cells(html: str, column: str) -> list[str]:
-    """The texts of a column on a desktop, from the first row to the last."""
+    """Return the texts of a column in the desktop layout, from top to bottom."""
     hidden = r'<span class="giftcards-(label|unseen)">.*?</span>'
     found = re.findall(rf'<t[hd] class="field-{column}[^>]*>(.*?)</t[hd]>', html)
     return [text(re.sub(hidden, "", cell)).replace("\xa0", " ") for cell in found]
@@ -98,21 +98,21 @@ BOUGHT = {"product_name": "PSN <US>", "type_name": "10 USD"}
 @pytest.mark.parametrize(
     ("column", "made", "shown", "html"),
     [
-        # The group stands under the reference.
+        # The group is shown under the reference.
         (
             "name",
             [{"reference": "web-1", "group": "invoice-7"}, {"reference": "web-2"}],
             ["web-2", "web-1 invoice-7"],
             "invoice-7",
         ),
-        # By name, or else by id.
+        # Names are shown if known, otherwise IDs.
         (
             "bought",
             [BOUGHT, {"product_name": "PSN <US>"}, {}],
             [f"{PRODUCT} {TYPE}", f"PSN <US> {TYPE}", "PSN <US> 10 USD"],
             "<bdi>PSN &lt;US&gt;</bdi>",
         ),
-        # By the first that is known of the customer.
+        # The first known detail of the customer: name, e-mail address or phone.
         (
             "sold_to",
             [dict(list(NAMED.items())[number:]) for number in range(4)],
@@ -140,7 +140,7 @@ def test_a_row_shows_the_share_that_came_its_cost_and_its_age(boss: Client) -> N
     assert 'aria-hidden="true"' in bar
     assert re.findall(r'<rect width="(\d+)"', bar) == ["100", "60"]
     assert cells(html, "cost") == ["1,470 DA"]
-    # On hover, and to screen readers.
+    # The age is available on hover and to screen readers.
     assert 'title="3 hours ago"' in html
     assert '<span class="giftcards-unseen">3 hours ago</span>' in html
 
@@ -151,7 +151,8 @@ def test_unknown_amounts_are_unknown_and_not_0(boss: Client) -> None:
     html = read(boss.get(LIST))
     assert cells(html, "cost") == ["unknown", "0 DA"]
     assert cells(html, "credited_back") == ["0 DA", "unknown"]
-    # The shop has not said what the customer paid; of a whole order nothing can be owed.
+    # The shop has not recorded what the customer paid. Nothing can be owed for an order that is
+    # complete.
     assert cells(html, "owed") == ["", "unknown"]
 
 
@@ -166,7 +167,7 @@ def test_the_time_is_local_and_reads_the_same_way_round_the_clock(
     created_at = datetime.fromisoformat("2025-11-24T22:59:30+00:00")
     make_guide_order(created_at=created_at)
     boss.cookies["django_language"] = language
-    # A request leaves its language behind.
+    # A request leaves its language active after it ends.
     with translation.override("en"):
         assert cells(read(boss.get(LIST)), "when") == [shown]
 
@@ -247,14 +248,15 @@ def test_the_list_takes_few_queries_whatever_it_shows_and_is_asked(boss: Client)
     ]
     OrderTerm.objects.add_for(Order.objects.bulk_create(made))
     read(boss.get(LIST))
-    # Session, user, the provider's state, the API keys, the catalogue, how many, the orders; and
-    # above them what is open, and the prices of what is to be sent.
+    # Queries: the session, the user, the provider's state, the API keys, the catalogue, the count,
+    # and the orders; and, for the figures above the list, the open orders and the prices of unsent
+    # ones.
     assert count_queries(boss, LIST) == 10
-    # A search asks for terms and for two names at the provider.
+    # A search adds one query, for terms and the two IDs at the provider.
     assert count_queries(boss, f"{LIST}?q=web-59") == 11
     Order.objects.filter(status=Status.REFUNDED).update(sale_amount=1, open_amount=1)
     filtered = f"{LIST}?status__exact=REFUNDED&refund=owed&product_id={PRODUCT}"
-    # One more for each filter: whether it leaves few orders.
+    # Each filter adds a query that checks whether it leaves only a few orders.
     assert count_queries(boss, filtered) == 10
     assert count_queries(boss, f"{filtered}&q=web") == 12
 
@@ -298,7 +300,7 @@ def test_the_orders_of_a_group_have_an_address(boss: Client) -> None:
 
 
 def filters(html: str) -> dict[str, list[str]]:
-    """The filters above the rows, with their choices."""
+    """Return the filters above the rows, with their choices."""
     groups = element(html, "giftcards-filters", "nav")
     return {
         text(title): [text(item) for item in re.findall(r"<li>.*?</li>", choices)]
@@ -389,7 +391,7 @@ def test_the_list_filters_by_what_is_owed_to_the_customer(boss: Client) -> None:
     owed = {"REJECTED", "PARTIALLY_FILLED", "REFUNDED"}
     found = listed(boss, refund="owed")
     assert sorted(found) == sorted(f"{status}-{number}" for status in owed for number in (1, 2))
-    # It finds what the column shows.
+    # The filter and the column agree.
     amounts = cells(read(boss.get(LIST)), "owed")
     assert len(found) == sum(amount not in {"", "0 DA", "unknown"} for amount in amounts)
 
@@ -459,7 +461,7 @@ def test_of_a_large_catalogue_only_the_product_that_is_asked_for_is_offered(boss
         assert f'<a href="{catalogue}">Find a product in the catalogue</a>' in html
         assert re.findall(r"\u2068(Product \d+)\u2069</a>", html) == offered
     assert references(html) == ["web-1"]
-    # Django's own search finds it there.
+    # In the catalogue, Django's own search finds the product.
     found = read(boss.get(catalogue, {"q": "product 8"}))
     assert re.findall(r'<a href="([^"]*product_id=p-8)">Show</a>', found) == [
         f"{LIST}?product_id=p-8"
@@ -497,7 +499,7 @@ def test_more_orders_than_are_looked_up_by_key_are_filtered_all_the_same(
     html = read(boss.get(LIST, chosen))
     assert "22 orders" in text(html)
     assert "other" not in references(html)
-    # Beside a filter that leaves few, or a search.
+    # Together with a filter that leaves few orders, or with a search.
     Order.objects.filter(reference="web-7").update(environment="PRODUCTION")
     few = {**chosen, "environment__exact": "PRODUCTION"}
     assert listed(boss, **few) == ["web-7"]
@@ -518,7 +520,7 @@ def test_the_time_alone_sorts_the_list_from_the_oldest_too(boss: Client) -> None
     assert listed(boss, o=f"-{when}") == ["a", "b", "c"]
 
 
-# The search: its spellings are those of test_search.
+# Search (the spellings are tested in test_search).
 
 NAME = "6901616fe9e88196b4eb64b2"
 
@@ -530,7 +532,7 @@ NAME = "6901616fe9e88196b4eb64b2"
         ("web-1~", "web-1~~"),
         ("web-1_", "web-1~~ web-1"),
         *((typed, "other web-1~~ web-1") for typed in ("wéb", "w")),
-        # Neither a pattern nor a word that anything has.
+        # Wildcards, parts from the middle of a name, and the product's ID find nothing.
         *((typed, "") for typed in (PRODUCT, "%", "eb-1", "*")),
     ],
 )

@@ -1,4 +1,4 @@
-"""Addresses of lists: they may ask for what the filters offer, and nothing else."""
+"""List addresses: the query string can contain only what the filters offer."""
 
 from __future__ import annotations
 
@@ -54,14 +54,15 @@ ASKED = {
     "cardlink": set(),
     "staffdigest": set(),
 }
-# Without the entry of the start page, which is no list.
+# The entry of the start page is left out, because it is not a list.
 PAGES = [
     page
     for model, page in admin.site._registry.items()
     if model._meta.app_label in LABELS and not model._meta.proxy
 ]
 NAMES = [page.opts.model_name for page in PAGES]
-# These pages show all rows, whatever the address asks. The list of types leads to products.
+# These pages show all rows, whatever the query string asks for. The list of types leads to
+# products.
 WHOLE = {"producttype", "providerstate", "shelf", "category"}
 LISTS = [page for page in PAGES if page.opts.model_name not in WHOLE]
 each_list = pytest.mark.parametrize("page", LISTS, ids=lambda page: page.opts.model_name)
@@ -72,7 +73,7 @@ def address(page: Any) -> str:
 
 
 def columns(model: Any, depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """The columns of a model, and those of the models that it is related to, by their paths."""
+    """Yield the paths and fields of a model's columns, including those of related models."""
     for field in model._meta.get_fields():
         yield field.name, field
         if field.is_relation and field.related_model and depth:
@@ -81,7 +82,7 @@ def columns(model: Any, depth: int = 1) -> Iterator[tuple[str, Any]]:
 
 
 def questions(model: Any) -> Iterator[str]:
-    """All that Django could ask about a model by the address of its list, two relations deep."""
+    """Yield every lookup that Django could accept in a list's address, two relations deep."""
     for name, field in columns(model):
         yield name
         for lookup in [*models.Field.get_lookups(), *getattr(field, "get_lookups", dict)()]:
@@ -120,12 +121,12 @@ def test_every_other_question_is_refused(page: Any) -> None:
         assert boss.get(address(page), {each: "1"}).status_code == 400, each
 
 
-# Of these are the texts of the hidden order, and others.
+# Letters for guessing, most of which occur in the hidden order's texts.
 LETTERS = "acmoxz179.@"
 
 
 def recovered(browser: Client, page: Any, column: str) -> str:
-    """The text that is found by asking how a column begins, with one letter more each time."""
+    """Return the text that is recovered by guessing the beginning of a column letter by letter."""
     known = ""
     for lookup in ("startswith", "gte"):
         while len(known) < 5:
@@ -148,7 +149,7 @@ COLUMNS = {
 
 @pytest.fixture
 def hidden() -> Order:
-    """An order that the clerk may not see, with everything that tells of it."""
+    """An order that the clerk may not see, with rows about it in every list."""
     order = delivered("zac7", customer_email="zoe@example.com")
     message(order, address="zoa@example.com", reason="zoo", requested_by="zac")
     link(order, reason="zoo")
@@ -169,7 +170,7 @@ def hidden() -> Order:
 
 @pytest.fixture
 def clerk(hidden: Order) -> Client:
-    """Looks at every list, and sees no order."""
+    """A person who may open every list but may not see orders."""
     browser = reader()
     permissions = get_user_model().objects.get(username="amina").user_permissions
     permissions.remove(permissions.get(codename="view_order"))
@@ -177,7 +178,7 @@ def clerk(hidden: Order) -> Client:
 
 
 def reader() -> Client:
-    """Looks at every list."""
+    """Return a client who may open every list."""
     return person(
         *("view_delivery", "view_cardlink", "view_customerrefund", "view_cardreveal"),
         *("view_ledgerentry", "view_cost"),
@@ -219,7 +220,7 @@ def test_a_row_about_an_order_that_is_not_seen_is_not_listed_found_or_opened(
 
 
 def test_choosing_by_typing_names_nothing_of_an_order_that_is_not_seen(clerk: Client) -> None:
-    """Django answers for any relation between models, whether a page uses it or not."""
+    """Django's autocomplete view accepts any relation between models, even if no page uses it."""
     for model in apps.get_models():
         for field in model._meta.get_fields():
             if field.is_relation and field.concrete:
@@ -234,7 +235,7 @@ def test_choosing_by_typing_names_nothing_of_an_order_that_is_not_seen(clerk: Cl
 def test_no_number_of_a_column_sorts_by_what_the_page_does_not_offer(
     page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor by a column that a shop has added: it may be masked, or without an index."""
+    """A column that a shop has added must not be sortable: it may be masked or have no index."""
     request = sign_in(superuser=True).get(address(page)).wsgi_request
     own = [field.name for field in page.opts.fields]
     monkeypatch.setattr(page, "list_display", (*page.list_display, *own))
@@ -251,7 +252,7 @@ def test_no_number_of_a_column_sorts_by_what_the_page_does_not_offer(
 
 
 class Between(admin.FieldListFilter):
-    """A filter with parameters of its own, as those of themes have them."""
+    """A filter with custom parameters, like those that some themes provide."""
 
     def expected_parameters(self) -> list[str]:
         return ["cards_from", "cards_to"]
@@ -297,7 +298,7 @@ def test_a_shop_that_adds_a_filter_adds_its_parameters_and_no_others(boss: Clien
         assert boss.get(LIST, {more: "1"}).status_code == 400, more
 
 
-# Values that nobody means.
+# Malformed or extreme parameter values.
 
 ODD = {
     "NUL": ["a\0b"],
@@ -323,6 +324,6 @@ def test_a_value_that_nobody_means_is_no_error(page: Any, value: list[str]) -> N
     make_guide_order(Status.REFUNDED)
     for name in (*ASKED[page.opts.model_name], "p", "o", "q", "_to_field"):
         response = boss.get(address(page), {name: value})
-        # Django leads from a question without an answer to the list.
+        # If Django cannot answer a query, it redirects to the list with ``?e=1``.
         is_led_back = response.get("Location", "").endswith("?e=1")
         assert response.status_code in {200, 400} or is_led_back, name

@@ -30,7 +30,7 @@ APPS = ("giftcards", *INSTALLED)
 
 
 def own_pages() -> list[URLPattern]:
-    """The pages of the apps, without the manual and what only leads back to a page."""
+    """Return the pages of the apps, except the manual and views that only redirect to a page."""
     found = []
     for model, pages in admin.site._registry.items():
         if model._meta.app_label in APPS:
@@ -107,7 +107,7 @@ def test_the_manual_has_every_topic_under_its_anchor(boss: Client) -> None:
     assert re.findall(r'<section id="([\w-]+)"', html) == list(topics())
     assert re.findall(r'<li><a href="#([\w-]+)">', html) == list(topics())
     assert "Press &quot;Order the missing cards again&quot;." in html
-    # There is no help about the help.
+    # The manual has no help link to itself.
     assert link(html) == []
 
 
@@ -189,7 +189,7 @@ def test_a_link_to_the_topic_of_an_absent_app_is_a_plain_text() -> None:
     assert as_html("See [the report](#reports).", TOPICS) == "<p>See the report.</p>\n"
 
 
-# A site of somebody else's admin, without the start page.
+# A custom admin site without the start page.
 lonely = AdminSite()
 lonely.register(Order, OrderAdmin)
 urlpatterns = [path("admin/", lonely.urls)]
@@ -229,7 +229,7 @@ def test_a_topic_has_the_same_headings_and_links_in_every_language(
 def test_a_topic_names_buttons_and_headings_as_the_pages_show_them(
     language: str, topic: str
 ) -> None:
-    """In English each name is a text of the pages; other languages have its translation."""
+    """In English, every quoted name must be a text of the pages; elsewhere, its translation."""
     shown = names(language)
     originals = quoted(source("en", topic))
     assert [name for name in originals if name not in shown] == []

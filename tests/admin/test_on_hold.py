@@ -41,7 +41,7 @@ def on_hold_for_review() -> Order:
 
 
 def put_off() -> Order:
-    """The order that repeats missing cards by rule; the test sets the rule."""
+    """Return the order that repeats missing cards by the rule, which the test has to set."""
     assert conf.reorder_missing
     return Order.objects.get(repeats=settle("web-1042", PARTIAL, sale_price=550))
 
@@ -49,10 +49,10 @@ def put_off() -> Order:
 class Decision(NamedTuple):
     make: Callable[[], Order]
     button: str
-    # What the page on which a person decides shows.
+    # The facts that the decision page shows.
     facts: tuple[str, ...]
-    # What the order is after an approval, what its page says then, and what the log of the admin
-    # does: neither amounts nor reasons, because whoever may see the order reads it.
+    # The order after an approval, the message on its page, and the admin's log entry. The log names
+    # neither amounts nor reasons, because everyone who may see the order can read it.
     approved: dict[str, Any]
     said: str
     logged: str
@@ -152,7 +152,7 @@ def test_the_trace_names_why_the_order_was_on_hold(
     staff: Client, name: str, parameters: dict[str, str]
 ) -> None:
     order = HOLDS[name].make()
-    # The ceiling is that for which the order was put on hold.
+    # The trace names the ceiling that applied when the order was put on hold.
     Order.objects.update(sale_price=None, sale_amount=None, max_price=None)
     decide(staff, order, name, "approve")
     trace = order.acknowledgements.get()

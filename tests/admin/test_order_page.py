@@ -1,4 +1,4 @@
-"""The page of an order: what happened, the money, the cards, the past, and what staff can do."""
+"""An order's page: its status, the money, the cards, its history, and the actions of staff."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def money(html: str) -> list[list[str]]:
 
 
 def cards(html: str) -> list[str]:
-    """The texts that the page shows of the codes."""
+    """Return the texts that the page shows in place of the codes."""
     return [row[1] for row in rows(html, "giftcards-cards-table")[1:]]
 
 
 def labels(html: str) -> list[str]:
-    """The texts of the buttons above the sections."""
+    """Return the labels of the buttons above the sections."""
     if "giftcards-decide" not in html:
         return []
     found = re.findall(
@@ -98,7 +98,7 @@ def labels(html: str) -> list[str]:
 
 
 def fields(html: str) -> dict[str, str]:
-    # Newer versions of Django have the help between the two.
+    # Newer Django versions put the help text between the label and the value.
     between = r"(?:(?!<label).)*?"
     pair = rf'<label[^>]*>([^<]*)</label>{between}<div class="readonly">(.*?)</div>'
     found = re.findall(pair, html, re.DOTALL)
@@ -157,7 +157,7 @@ def test_the_page_explains_the_example_of_the_providers_guide(boss: Client) -> N
     ]
     assert 'aria-label="3 cards delivered. 2 cards credited back."' in html
     assert re.findall(r'<rect [^>]*width="([^"]*)"', html) == ["60.00", "40.00"]
-    # A final order is not followed.
+    # The page of a final order does not follow its status.
     assert "giftcards-follow" not in html
     assert "order.js" not in html
 
@@ -196,14 +196,14 @@ def test_the_page_says_why_an_order_has_no_breakdown(
     assert f"Refund breakdown {sentence}" in text(html)
     assert "None" not in text(html)
     if status == Status.PENDING:
-        # What is not known is left out.
+        # Unknown details are left out.
         assert list(fields(html)) == ["Reference", "Status", "Product", "Type", "Quantity"]
     none = "No card was delivered." if status == Status.REJECTED else "No card has arrived yet."
     assert f"Cards {none}" in text(html)
 
 
 class TestWithoutCosts:
-    """Wholesale prices are nowhere: not in the page, its source, nor the history."""
+    """Costs appear neither on the page, nor in its source, nor in the history."""
 
     @pytest.fixture
     def support(self) -> Client:
@@ -235,7 +235,7 @@ def test_the_cards_come_before_the_money_for_who_sees_no_costs(
 
 
 class TestAcknowledging:
-    """A problem that staff have dealt with; whoever may decide about orders may acknowledge it."""
+    """Staff with ``check_order`` can acknowledge problems that they have dealt with."""
 
     LATE = Problem("watch_ended")
 
@@ -297,7 +297,7 @@ class TestAcknowledging:
         assert not order.acknowledgements.exists()
 
     def test_ticking_off_a_problem_of_an_earlier_attempt_does_nothing(self) -> None:
-        """The next attempt was lost in the same way: nobody has looked at that one."""
+        """The next attempt was lost in the same way, but staff have not looked at it yet."""
         lost = Problem("answer_lost")
         order = make_guide_order(Status.UNCONFIRMED, problems=[lost], claim="first")
         browser = sign_in("view_order", "check_order")
@@ -359,7 +359,7 @@ def test_nothing_of_a_code_is_in_the_frames_of_an_error_while_its_end_is_taken(
     def fail(*_arguments: Any) -> None:
         raise MemoryError
 
-    # It strikes after the card was opened.
+    # The error occurs after the card has been decrypted.
     monkeypatch.setattr("giftcards.models.cards.min", fail, raising=False)
     with pytest.raises(MemoryError) as caught:
         card.tail(keyring)
@@ -518,7 +518,7 @@ def test_two_orders_link_to_each_other_and_late_cards_are_told_apart(boss: Clien
     html = show(boss, order)
     again_as = f"The missing cards were ordered again: {again.reference}."
     assert related(html) == f"Related orders {again_as} Waiting to be sent"
-    # What was paid for a card that came late did not go to the new order.
+    # The amount paid for a card that arrived late was not transferred to the new order.
     shown = plain(text(html))
     assert "Transferred to the new order 1 × 550 550 DA" in shown
     assert "Amount paid for cards that arrived late 1,100 − 550 550 DA" in shown
@@ -566,7 +566,7 @@ def test_the_timeline_says_that_the_shop_could_not_be_told(boss: Client) -> None
 
 
 def test_texts_that_others_have_written_are_isolated_from_their_line(boss: Client) -> None:
-    """In a line from right to left, it would otherwise tear apart what stands around it."""
+    """Without isolation, such a text would rearrange its surroundings in right-to-left lines."""
     order = make_guide_order(
         Status.UNCONFIRMED,
         reference="web-1042!",
@@ -763,7 +763,7 @@ def test_the_fingerprint_is_for_who_may_see_the_order_and_takes_one_query_about_
     assert "no-store" in answer["Cache-Control"]
     with CaptureQueriesContext(connection) as queries:
         ask(viewer, order)
-    # Session, user, two of permissions, the order.
+    # Queries: the session, the user, two for permissions, and the order.
     assert len(queries) == 5
     assert sign_in("add_order").get(order_page(order, "fingerprint")).status_code == 403
     assert Client().get(order_page(order, "fingerprint")).status_code == 302
@@ -797,10 +797,10 @@ def test_the_page_of_an_order_takes_a_constant_number_of_queries(boss: Client) -
         StatusChange(order=large, from_status="PENDING", to_status="PLACING", source="placing")
         for _ in range(25)
     )
-    # Session, user, the order; the order that it repeats or is repeated by, those of its group; its
-    # changes, acknowledged problems, its history in the admin, notes, corrections, reveals,
-    # refunds, cards and the ledger; its messages and links, and whether its cards were received;
-    # the product and its texts.
+    # Queries: the session, the user and the order; the order that it repeats or is repeated by, and
+    # those of its group; its changes, acknowledged problems, admin history, notes, corrections,
+    # reveals, refunds, cards and ledger entries; its messages and links, and whether its cards were
+    # received; and the product and its texts.
     make_offer()
     assert count_queries(boss, order_page(small)) == 18
     Order.objects.update(group="cart")

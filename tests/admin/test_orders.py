@@ -1,4 +1,4 @@
-"""The staff's pages: an order's page, placing and checking; who may do what."""
+"""Staff pages about orders: viewing, placing and checking them, and the permissions for that."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def banner(html: str) -> str:
 
 def test_order_list_says_that_calls_are_paused(boss: Client, set_conf: Callable[..., None]) -> None:
     assert banner(read(boss.get(LIST))) == ""
-    # A key that was replaced.
+    # The site no longer uses this key.
     refuse_key(REFUSED, api_key="another")
     assert banner(read(boss.get(LIST))) == ""
     refuse_key(REFUSED)
     paused = "Requests to the provider are paused."
     refused = "The provider refuses the API key or this server's address. Contact your developer."
     assert banner(read(boss.get(LIST))) == f"{paused} {refused}"
-    # A site without the key.
+    # The site has no API key.
     set_conf(API_KEY="")
     assert banner(read(boss.get(LIST))).startswith(paused)
 

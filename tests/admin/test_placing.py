@@ -1,4 +1,4 @@
-"""Placing by hand: the form for a new order, what it leads to, and who may do it."""
+"""Placing orders by hand: the form, its results, and the permissions."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BALANCE_URL = f"{PROVIDER}/v3/account/balance"
 
 
 class TestWhoMayOnlyAdd:
-    """They learn nothing of the orders of others."""
+    """Staff who may only add orders learn nothing about other people's orders."""
 
     @pytest.fixture
     def browser(self) -> Client:
@@ -204,7 +204,7 @@ def test_the_add_form_is_protected_against_forgery() -> None:
 
 @pytest.fixture
 def read_in(simulator: Simulator) -> Simulator:
-    """Catalogue and balance were read a moment ago; the provider goes on answering."""
+    """A provider that answers, and a catalogue and balance that were read a moment ago."""
     now = timezone.now()
     read = {"listed_at": now, "types_read_at": now, "asked_at": now}
     hide("Mobile & Internet")
@@ -223,7 +223,7 @@ CHOSEN = {"card": f"{PRODUCT} {TYPE}", "quantity": "2", "reference": "web-1042"}
 
 
 def options(html: str) -> dict[str, list[str]]:
-    """The choices of the list of cards, by the group that they are in."""
+    """Return the choices in the list of cards, by group."""
     found = re.findall(r'<optgroup label="([^"]*)">(.*?)</optgroup>', html, re.DOTALL)
     return {
         plain(label): [plain(text(option)) for option in re.findall(r"<option.*?</option>", group)]
@@ -288,7 +288,8 @@ def test_who_may_not_see_costs_sees_the_price_of_the_shop_alone() -> None:
         ({}, {}, ("540.00", None)),
         ({}, {"sale_price": "600"}, ("600.00", None)),
         ({}, {"sale_price": ""}, ("None", None)),
-        # This is below the cost: the order waits, as if the price had been given before.
+        # This price is below the cost, so the order is put on hold, as if the price had been in the
+        # first form.
         ({}, {"sale_price": "400"}, ("400.00", "price_above")),
         ({"sale_price": "500"}, {}, ("500.00", None)),
         ({"sale_amount": "1010"}, {}, ("None", None)),
@@ -374,7 +375,7 @@ def test_a_card_or_both_of_its_ids_are_needed(
 
 @pytest.mark.usefixtures("read_in")
 def test_ids_are_out_of_the_way_unless_something_is_wrong_with_them(boss: Client) -> None:
-    # Beside those of a gift.
+    # One section is for the IDs and one for gifts.
     assert read(boss.get(ADD)).count("<details") == 2
     wrong = {"quantity": "1", "reference": "web-1", "product_id": PRODUCT}
     assert read(boss.post(ADD, wrong)).count("<details") == 1
@@ -425,7 +426,7 @@ def test_the_form_takes_the_same_queries_whatever_the_catalogue_holds(boss: Clie
     add_types(80)
     assert count_queries(boss, ADD) == few
     add_types(300)
-    # Of so many, none is offered before the person searches: no region is read.
+    # With so many cards, the form offers none before a search, so it does not read regions.
     assert count_queries(boss, ADD) == few - 1
 
 
@@ -446,7 +447,8 @@ HELP = "Enter part of the name of the product or card."
     [
         ("", [], HELP),
         ("STEAM usd", ["Steam 5 USD"], HELP),
-        # Words of the names of the product and of the card, in any order; and ids.
+        # The words can come from the names of the product and the card, in any order. IDs work,
+        # too.
         ("eur 299 playstation", ["PSN 299 EUR"], HELP),
         (f"{PRODUCT} {TYPE}", ["PSN 500 DA"], HELP),
         (
@@ -526,7 +528,7 @@ def test_the_price_is_asked_for_afresh_and_kept(boss: Client, read_in: Simulator
         ({"max_price": "600"}, Decimal(600), False),
         ({"max_price": "400"}, Decimal(400), True),
         ({"sale_price": "550"}, Decimal(490), False),
-        # Like every order that is sold below its cost, it would be put on hold.
+        # The order would be put on hold, like every order that is sold below its cost.
         ({"sale_price": "450"}, Decimal(450), True),
         ({"sale_amount": "900"}, Decimal(450), True),
     ],
@@ -570,7 +572,7 @@ def test_a_form_that_is_confirmed_again_at_another_price_finds_the_same_order(
 
 
 NO_BALANCE = "The account balance is too low, so the provider will refuse this order."
-# For more than the account holds.
+# The order costs more than the account holds.
 TOO_MANY = {**CHOSEN, "quantity": "2000", "card": "507f1f77bcf86cd799439012 type_101"}
 
 
@@ -579,7 +581,7 @@ def test_a_balance_that_does_not_suffice_is_said_before_the_button_to_who_may_se
     html = read(sign_in("add_order", "view_cost").post(ADD, TOO_MANY))
     assert NO_BALANCE in warnings(html)
     assert html.index(NO_BALANCE) < html.index('class="default giftcards-button"')
-    # Others cannot find out the balance by the quantity.
+    # Other staff must not be able to find out the balance by trying quantities.
     assert warnings(read(sign_in("add_order").post(ADD, TOO_MANY))) == []
 
 
@@ -659,7 +661,7 @@ def test_the_provider_is_asked_outside_any_transaction(
     assert states == [False]
 
 
-# Without the provider.
+# When the provider cannot be asked.
 
 
 def test_without_an_answer_the_last_known_price_is_shown_with_its_age(
@@ -722,7 +724,7 @@ def test_a_refused_key_is_said_and_an_order_can_be_recorded_all_the_same(
     simulator.keys = ["another"]
     assert refused in text(read(boss.post(ADD, FORM)))
     assert asked(simulator) == ["checkProduct"]
-    # It is not asked again.
+    # The app does not ask the provider again.
     html = read(boss.post(ADD, FORM))
     assert refused in text(html)
     assert button(html) == "Buy 5 cards"
@@ -769,7 +771,7 @@ def test_the_transaction_that_records_the_order_begins_with_a_write(boss: Client
         if sql.startswith('INSERT INTO "giftcards_order"')
     )
     begin = max(n for n, sql in enumerate(statements[:insert]) if sql.startswith("BEGIN"))
-    # Others are checks of constraints, which read no table.
+    # The other statements check constraints, without reading a table.
     assert [sql for sql in statements[begin:insert] if " FROM " in sql] == []
 
 

@@ -83,13 +83,13 @@ def section(html: str, name: str) -> str:
 
 
 def facts(html: str, name: str) -> dict[str, str]:
-    """The texts of a section of the page, by their labels."""
+    """Return the texts of a section of the page, by label."""
     pairs = re.findall(r"<dt>(.*?)</dt>\s*<dd.*?>(.*?)</dd>", section(html, name), re.DOTALL)
     return {text(label): plain(text(value)) for label, value in pairs}
 
 
 def table(html: str, name: str) -> list[list[str]]:
-    """The texts of the rows of a section's table."""
+    """Return the texts of the rows in a section's table."""
     found = re.findall(r"<tr>(.*?)</tr>", section(html, name), re.DOTALL)[1:]
     return [
         [plain(text(cell)) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in found
@@ -97,7 +97,7 @@ def table(html: str, name: str) -> list[list[str]]:
 
 
 def press(browser: Client, **form: str) -> list[str]:
-    """Press the button, as it is shown or with another ``form``; return what is said then."""
+    """Press the button with the shown form or another ``form``, and return the messages."""
     form = form or {"state_token": hidden(read(browser.get(PAGE)))["state_token"]}
     return messages(read(browser.post(RESUME, form, follow=True)))
 
@@ -171,7 +171,7 @@ class TestPage:
         assert f'href="{order_page(oldest)}"' in html
         assert 'href="/admin/giftcards/order/?status__exact=UNCONFIRMED"' in html
         StatusChange.objects.update(announce_at=None)
-        # Who may not look at orders sees numbers without names.
+        # A person who may not view orders sees numbers without references.
         html = read(viewer.get(PAGE))
         found = facts(html, "waiting")
         assert found["Given up"] == (
@@ -356,11 +356,11 @@ class TestKeys:
             "Newest card": "can be decrypted",
             "Oldest card": "can be decrypted",
         }
-        # A key cannot be told from its fingerprint.
+        # The fingerprint on the page does not reveal the key.
         [fingerprint] = Keyring([new]).key_fingerprints
         assert re.fullmatch("[0-9a-f]{16}", fingerprint)
         assert fingerprint not in {key_fingerprint(new)[:16], *Keyring([old]).key_fingerprints}
-        # Many cards are counted only if asked for.
+        # If there are many cards, they are counted only on request.
         monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 2)
         for query, counted in (({}, "more than 2"), ({"cards": "all"}, "3")):
             html = read(viewer.get(PAGE, query))
@@ -383,7 +383,7 @@ class TestKeys:
         assert "web-1042" not in html
         html = read(sign_in("view_providerstate", "resume_provider").get(PAGE))
         assert "Card 3 of order web-1042" in facts(html, "encryption")["Newest card"]
-        # Keys that are unusable are said to be so.
+        # The page reports unusable keys.
         set_conf(ENCRYPTION_KEYS=[])
         unusable = (
             "The encryption keys in the settings cannot be used, so cards cannot be decrypted."
@@ -406,7 +406,7 @@ class TestKeys:
 
 
 class TestAtStake:
-    """Requests are paused: how many orders wait, for how much, until when, and what then."""
+    """The pause notice: how many orders wait, the amount paid, the deadline, and what follows."""
 
     @pytest.fixture
     def boss(self) -> Client:
@@ -460,7 +460,7 @@ class TestAtStake:
         for _order in range(2):
             record_order(product_id=PSN, type_id="type_001", quantity=2)
         assert len(self.said(boss)) == 3
-        # Without a worker, nothing is rejected.
+        # Overdue orders are not rejected until a worker runs again.
         Order.objects.update(queued_at=ago(4000))
         assert self.said(boss)[:2] == [
             "2 orders are waiting to be sent.",
@@ -485,7 +485,10 @@ class TestAtStake:
 
 
 def in_minutes(minutes: int) -> str:
-    """Whole minutes: some of the first has passed since the clocks were moved."""
+    """Return the remaining time in whole minutes.
+
+    A part of the first minute has passed since the test moved the clocks.
+    """
     return f"in {minutes - 1} minutes"
 
 
@@ -515,7 +518,7 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("pause", "effect"),
         [
-            # Besides a key that was refused.
+            # These pauses apply in addition to a refused key.
             ("", "The app will test the refused key"),
             ("access", "The app will send a single request to the provider. If"),
             ("rate", "Requests will resume immediately. The provider"),
@@ -587,7 +590,7 @@ def test_a_shop_adds_a_section_of_its_own(viewer: Client) -> None:
             own = Section("shop", "Shop", [Fact("Till", "open")])
             return [own, *super().get_sections(request, state)]
 
-    # The addresses of the page are those of the first class.
+    # The page is rendered directly, because its addresses belong to the registered class.
     request = viewer.get(PAGE).wsgi_request
     html = read(ShopAdmin(ProviderState, admin.site).changelist_view(request).render())
     assert facts(html, "shop") == {"Till": "open"}

@@ -1,4 +1,4 @@
-"""A shop with a page of its own on which staff prove who they are, before a code is revealed."""
+"""A shop's own page on which staff confirm their identity before a code is revealed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODE, SERIAL = "CANARY-CODE-4711", "CANARY-SERIAL-8812"
 
 
 def prove(request: HttpRequest) -> HttpResponse:
-    """The shop's page: it asks for a token, and is content with 4711."""
+    """The shop's page, which asks for a token and accepts 4711."""
     if request.POST.get("token") == "4711":
         return record_proof(request)
     return HttpResponse("Your token?")
@@ -45,12 +45,12 @@ def card() -> Card:
 
 
 def test_the_question_and_a_reveal_lead_to_the_page_of_the_shop(card: Card) -> None:
-    # Signing in is no proof here: the shop asks for more than that.
+    # Signing in is not enough proof here, because the shop asks for more.
     browser = person()
     for response in (browser.get(ask_address(card)), reveal(browser, card, password=PASSWORD)):
         assert response.status_code == 302
         assert response["Location"] == f"/staff/prove/?next={quote(ask_address(card), safe='')}"
-    # The page of the shop is not content.
+    # The shop's page rejects this token.
     browser.post("/staff/prove/", {"token": "0815"})
     assert reveal(browser, card).status_code == 302
     assert Client().post("/staff/prove/", {"token": "4711"}).status_code == 403
@@ -64,7 +64,7 @@ def test_a_proof_leads_back_to_the_question_and_the_code_is_revealed(card: Card)
     response = browser.post(address, {"token": "4711"}, follow=True)
     assert response.redirect_chain == [(ask_address(card), 302)]
     assert 'name="password"' not in read(response)
-    # For ten minutes.
+    # The proof is valid for ten minutes.
     let_pass(browser, 590)
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)

@@ -1,4 +1,4 @@
-"""The pages on which staff write how a card is redeemed, where, and what a product is called."""
+"""The pages for redemption instructions, regions, and a shop's own product names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paying customers back in the admin: what is owed, once, with a trace; and the list of it."""
+"""Paying customers back in the admin: owed amounts, duplicates, records, and the list."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TYPED = {"amount": "550", "reference": "CCP 12", "method": "CCP", "comment": "",
 
 
 def sold(**values: Any) -> Order:
-    """Five cards were paid for with 550 each, and three came: 1,100 are owed."""
+    """Make an order for five cards at 550 each. Three were delivered, so 1,100 are owed."""
     named = {"reference": "web-1042", "sale_price": Decimal(550), "customer_name": "آمنة"}
     return make_guide_order(Status.PARTIALLY_FILLED, **named | values)
 
@@ -60,7 +60,7 @@ def refund_page(refund: CustomerRefund, name: str) -> str:
 
 
 def confirmed(browser: Client, order: Order, **typed: str) -> dict[str, str]:
-    """The form that the button of the confirmation sends."""
+    """Return the form that the button of the confirmation submits."""
     shown = hidden(read(browser.get(page(order))))
     form = hidden(read(browser.post(page(order), {**shown, **TYPED, **typed})))
     assert form["_confirmed"]
@@ -271,7 +271,7 @@ def test_other_permissions_show_amounts_at_most_and_decide_nothing(
 
 
 class TestOrdersPage:
-    """200 of 1,100 are paid, and 50 were taken back."""
+    """200 of 1,100 have been paid back. Another refund of 50 was cancelled."""
 
     def test_the_page_tells_what_was_paid_and_what_is_left_and_each_refund(
         self, staff: Client
@@ -317,7 +317,7 @@ def refund(order: Order, reference: str, **values: Any) -> CustomerRefund:
 
 
 def listed(browser: Client, **query: str) -> list[list[str]]:
-    """The texts of the list's rows, without the times."""
+    """Return the texts of the list's rows, without the times."""
     html = read(browser.get(LOG, query))
     if 'id="result_list"' not in html:
         return []

@@ -1,4 +1,4 @@
-"""Staff order the missing cards again: what they are told, may do, and leave behind."""
+"""Staff order the missing cards again: what they see, permissions and records."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_page_of_a_partly_delivered_order_leads_to_ordering_again(staff: Cli
 
 def test_costs_are_shown_only_to_who_may_see_them(staff: Client) -> None:
     order = partial()
-    # The text: the tokens in the page's source may hold any three digits.
+    # Only the text is checked, because tokens in the page's source can contain any three digits.
     shown = text(read(staff.get(page(order))))
     assert not any(cost in shown for cost in ("490", "980", "500"))
     boss = sign_in("view_order", "add_order", "view_cost")
@@ -141,7 +141,7 @@ def test_an_order_that_misses_nothing_has_no_button_and_is_not_ordered_again(
 ) -> None:
     order = make_guide_order(status) if status else partial()
     if status is None:
-        # A card that came late is not offered again.
+        # A card that arrived late is no longer missing, so only one card is offered.
         store_cards([Arrival(order, CARDS[:4])])
         html = read(staff.get(page(order)))
         assert "1 card of this order was not delivered." in plain(text(html))
@@ -198,8 +198,9 @@ def test_the_page_asks_few_questions_of_the_database(
     staff: Client, django_assert_max_num_queries: Any
 ) -> None:
     order = partial(environment="SANDBOX")
-    # Session, user and its permissions, the order, what repeats it, the API key; and the number of
-    # its cards, for whether it can be ordered again, twice for what would be; and the names of what
-    # it buys, without which it was recorded.
+    # Queries: the session; the user and the permissions; the order; the order that repeats it; the
+    # API key; the number of its cards, once to check whether it can be ordered again and twice for
+    # the new order; and the names of the product and type, because the order was recorded without
+    # them.
     with django_assert_max_num_queries(11):
         staff.get(page(order))

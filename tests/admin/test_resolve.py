@@ -1,4 +1,4 @@
-"""Staff say what became of a lost order, and end a pause: with a confirmation, and a trace."""
+"""Staff decide about a lost order or undo a wrong match, with a confirmation and a record."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tests.stage import PROVIDER, Wire, spend_budget
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-# An id that is not among the candidates, as the provider's dashboard shows it.
+# An ID from the provider's dashboard that is not among the candidates.
 TYPED = "6901616fe9e88196b4eb64b9"
 STAFF = StatusChange.Source.STAFF
 
 
 def candidates(**changes: Any) -> list[dict[str, Any]]:
-    """Two orders at the provider that may match ours."""
+    """Return two orders at the provider that may match ours."""
     row = {
         "created_at": timezone.now().isoformat(),
         "status": "FULFILLED",
@@ -73,14 +73,14 @@ def page(order: Order, name: str = "resolve") -> str:
 
 
 def choose(browser: Client, order: Order, outcome: str, typed: str = "", **more: str) -> Any:
-    """Open the page, make a choice, be sure, and confirm."""
+    """Open the page, submit a choice with the confirmation ticked, and return the response."""
     token = hidden(read(browser.get(page(order))))["state_token"]
     choice = {"outcome": outcome, "provider_order_id": typed, "is_sure": "on", "state_token": token}
     return browser.post(page(order), {**choice, **more})
 
 
 def tell(wire: Wire, name: str = TYPED, **changes: Any) -> None:
-    """The provider says that the id is an order like ours, except for ``changes``."""
+    """Let the provider describe the ID as an order like ours, except for ``changes``."""
     order = {
         "_id": name,
         "status": "HANDLING",
@@ -104,13 +104,13 @@ def compared(html: str) -> list[list[str]]:
 def confirm(
     browser: Client, order: Order, comparison: str, *, follow: bool = False, **more: str
 ) -> Any:
-    """Confirm on the page that compares."""
+    """Confirm on the comparison page."""
     form = {"seen": hidden(comparison)["seen"], **more}
     return browser.post(page(order, "adopt"), form, follow=follow)
 
 
 def decisions() -> QuerySet[LogEntry]:
-    """The entries of the admin's log, without those about questions to the provider."""
+    """Return the admin's log entries, except those about questions to the provider."""
     return LogEntry.objects.exclude(change_message__startswith="Asked what ")
 
 
@@ -128,7 +128,7 @@ def assert_adopted(order: Order, name: str, decision: Problem) -> None:
     [change] = order.changes.all()
     assert (change.source, details(change)) == ("staff", [decision])
     assert str(decision) in decisions().get().change_message
-    # The next check asks about it.
+    # The next check asks the provider about the order.
     assert claim(order) == [order]
 
 
@@ -210,11 +210,11 @@ class TestResolving:
 
 
 class TestPostedLate:
-    """A page that was open while the order went on decides about nothing any more."""
+    """A page that was opened before the order changed can no longer decide about it."""
 
     @staticmethod
     def lose_again(order: Order) -> None:
-        """Another attempt is made, and its answer is lost as well."""
+        """Let another attempt be made, whose answer is lost as well."""
         assert declare_absent(order, send_again=True, source=STAFF)
         assert order.move(Status.PLACING, source=StatusChange.Source.PLACING, claim="second")
         assert order.move(Status.UNCONFIRMED, source=StatusChange.Source.PLACING)
@@ -269,7 +269,7 @@ class TestPostedLate:
         rival = [Order.objects.get()]
 
         def deciding(execute: Any, sql: str, *arguments: Any) -> Any:
-            """The row is written: another process has decided since it was read."""
+            """Let another process decide about the order just before the row is written."""
             is_ours = sql.startswith("UPDATE") and "giftcards_order" in sql.partition(" SET ")[0]
             if is_ours and rival:
                 assert declare_absent(rival.pop(), send_again=False, source=STAFF)
@@ -283,7 +283,7 @@ class TestPostedLate:
 
 
 class TestAdopting:
-    """The provider is asked what an id is; a person compares, and confirms."""
+    """The app asks the provider about an ID; staff compare the answer and confirm."""
 
     def test_a_candidate_that_fits_is_adopted_after_one_confirmation(
         self, staff: Client, wire: Wire
@@ -322,7 +322,7 @@ class TestAdopting:
     def choose_unlike(
         self, staff: Client, wire: Wire, changes: dict[str, Any], how: str
     ) -> tuple[Order, str, str]:
-        """Choose an id that is not quite like the order; the order, the id and the page."""
+        """Choose an ID that differs from the order; return the order, the ID and the page."""
         named = {name: value or "" for name, value in changes.items()}
         order = lost_order(candidates=candidates(**named) if how == "candidate" else [])
         name = order.candidates[0]["id"] if how == "candidate" else TYPED
@@ -371,7 +371,7 @@ class TestAdopting:
         decision = Problem("staff_insisted", {"by": "user0", "provider_order_id": TYPED})
         assert_adopted(order, TYPED, decision)
         order.refresh_from_db()
-        # Its answers have to fit all the same.
+        # The provider's answers about the order still have to match it.
         assert not order.is_insisted
 
     @pytest.mark.parametrize("changes", [{"product": None}, {"quantity": None}])
@@ -385,7 +385,7 @@ class TestAdopting:
         self.adopt_at_the_second_yes(staff, order, html)
         decision = Problem("staff_adopted", {"by": "user0", "provider_order_id": name})
         assert_adopted(order, name, decision)
-        # Nobody has said that it may be of another product.
+        # The person has not confirmed that the product may be different.
         assert not order.is_insisted
 
     @pytest.mark.parametrize("how", ["typed", "candidate"])
@@ -442,7 +442,7 @@ class TestAdopting:
         self.refuse(wire, TYPED, status, code)
         html = read(choose(staff, order, "adopt-other", TYPED))
         assert messages(html) == [message]
-        # The page is the same again, with what was typed.
+        # The same page is shown again, with the typed ID.
         assert f'value="{TYPED}"' in html
         assert_nothing_happened(order)
 
@@ -502,7 +502,7 @@ class TestAdopting:
         html = read(choose(staff, order, "adopt-other", TYPED))
 
         def taking(execute: Any, sql: str, *arguments: Any) -> Any:
-            """The row is written: another process has just given the id to its own order."""
+            """Let another process give the ID to its own order just before the row is written."""
             is_ours = sql.startswith("UPDATE") and "giftcards_order" in sql.partition(" SET ")[0]
             if is_ours and Order.objects.count() == 1:
                 make_guide_order(reference="web-7", provider_order_id=TYPED)
@@ -510,7 +510,8 @@ class TestAdopting:
 
         with connection.execute_wrapper(taking):
             response = confirm(staff, order, html)
-        # The test's transaction has taken the other order back with the write that failed.
+        # In the test, both writes share one transaction, so the other order was rolled back as
+        # well.
         assert messages(read(staff.get(response.url))) == [LATE]
         assert_nothing_happened(order)
 
@@ -536,7 +537,7 @@ class TestAdopting:
 
 
 class TestTypingAnId:
-    """The provider's list does not show the order; its dashboard does."""
+    """Typing an ID: the provider's list lacks the order, but its dashboard shows it."""
 
     def test_the_id_field_has_no_length_limit_and_is_not_required(self, staff: Client) -> None:
         html = read(staff.get(page(lost_order())))
@@ -544,8 +545,8 @@ class TestTypingAnId:
         [field] = re.findall(r"<input[^>]*provider_order_id[^>]*>", html)
         for attribute in ('type="text"', 'dir="ltr"', 'autocomplete="off"', 'spellcheck="false"'):
             assert attribute in field
-        # Required with one of the choices only, and a browser knows no such thing. Nor may it cut
-        # what is pasted: the beginning of an id is another id.
+        # The field is required for only one of the choices, which HTML cannot express. A length
+        # limit could cut off a pasted ID, and the beginning of an ID is a different ID.
         assert "required" not in field
         assert "maxlength" not in field
 
@@ -624,7 +625,7 @@ class TestReleasing:
         assert address in read(staff.get(order_page(order)))
         html = read(staff.get(address))
         assert f"Your order was linked to the provider's order {TYPED}." in text(html)
-        # A check while the page is open does not prevent it.
+        # A check while the page is open does not prevent the release.
         claim(order)
         assert errors(read(staff.post(address, hidden(html)))) == ["This field is required."]
         order.refresh_from_db()

@@ -1,4 +1,4 @@
-"""Revealing a code: who may, who has to prove who they are, what is recorded, and what is shown."""
+"""Revealing a code: permissions, identity checks, records, and the response."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from tests.stage import failing, in_threads, use_keys
 from tests.stage import messages as logged
 
 pytest_plugins = ["tests.stage_fixtures"]
-# Django 6 wants addresses; before, it knows only pairs.
+# Django 6 expects addresses. Older versions accept only pairs.
 MANAGERS = ["samir@example.com" if django.VERSION >= (6,) else ("Samir", "samir@example.com")]
 
 pytestmark = pytest.mark.django_db
@@ -87,7 +87,7 @@ def asks_for(html: str) -> list[str]:
     return re.findall(r'<input type="(?:text|password)" name="(\w+)"', html)
 
 
-# Who may.
+# Permissions.
 
 
 def test_a_code_and_its_serial_are_revealed_to_who_may(card: Card) -> None:
@@ -126,7 +126,7 @@ def test_nothing_is_revealed_to_who_is_not_signed_in_by_a_forged_form_or_of_no_c
             assert response["Location"].startswith("/admin/login/?next=")
     assert reveal(person(enforce_csrf_checks=True), card).status_code == 403
     assert not CardReveal.objects.exists()
-    # One that does not exist looks like one that may not be revealed.
+    # A missing card gets the same response as one that the person may not reveal.
     card.pk += 1
     assert reveal(person(), card).status_code == 403
     assert person().get(ask_address(card)).status_code == 403
@@ -165,7 +165,7 @@ def test_the_page_of_the_order_leads_who_may_to_a_question_that_shows_no_code(
     assert not CardReveal.objects.exists()
 
 
-# The question.
+# The question before a reveal.
 
 
 ONE_LINE = (
@@ -193,7 +193,7 @@ def test_a_code_is_not_revealed_without_a_usable_reason(
     assert not CardReveal.objects.exists()
 
 
-# Proving who one is.
+# Proof of identity.
 
 
 def test_after_ten_minutes_the_password_is_asked_for(card: Card) -> None:
@@ -216,14 +216,14 @@ def test_the_right_password_reveals_and_holds_for_ten_minutes(card: Card) -> Non
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
     let_pass(browser, 601)
     assert codes_on(read(reveal(browser, card))) == []
-    # It counts although the reason is missing.
+    # The password counts even though the reason is missing.
     assert asks_for(read(reveal(browser, card, "", password=PASSWORD))) == ["reason"]
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
 @contextmanager
 def failures() -> Iterator[list[str]]:
-    """The names of who has failed to prove who they are."""
+    """Yield the names of the users who failed to prove their identity."""
     seen: list[str] = []
 
     def see(credentials: Any, request: Any, **_named: Any) -> None:
@@ -252,7 +252,7 @@ def test_a_wrong_password_reveals_nothing_and_is_told_to_the_site(
 
 
 class LockingBackend(ModelBackend):
-    """Locks people out like django-axes: after five wrong passwords, the right one fails too."""
+    """A lock-out like that of django-axes: after five wrong passwords, the right one fails, too."""
 
     failures = 0
 
@@ -273,7 +273,7 @@ class CountingBackend(ModelBackend):
 
 
 class ForeignBackend(ModelBackend):
-    """Lets in whoever types the password, as somebody else."""
+    """A backend that accepts the right password, but returns a different user."""
 
     def authenticate(self, request: Any, **credentials: Any) -> Any:
         user = super().authenticate(request, **credentials)
@@ -307,7 +307,7 @@ def test_after_a_few_wrong_passwords_a_session_takes_none_and_its_owner_goes_on_
     with failures() as seen:
         for password in ("wrong-5", PASSWORD):
             assert errors(read(reveal(stolen, card, password=password))) == [TOO_MANY_WRONG]
-    # The site does not count these.
+    # The app refuses these passwords, so the site does not count them.
     assert seen == []
     assert not CardReveal.objects.exists()
     warning = "amina typed a wrong password to prove who they are."
@@ -315,12 +315,12 @@ def test_after_a_few_wrong_passwords_a_session_takes_none_and_its_owner_goes_on_
     entries = LogEntry.objects.filter(object_repr="Wrong password")
     assert [entry.user.get_username() for entry in entries] == ["amina"] * 4
     assert not any("wrong-" in entry.change_message for entry in entries)
-    # A password that the session typed before counts no more, and elsewhere none of them do.
+    # The limit applies to one session. In another session, the right password works.
     elsewhere = Client()
     assert elsewhere.login(username="amina", password=PASSWORD)
     let_pass(elsewhere, 601)
     assert codes_on(read(reveal(elsewhere, card, password=PASSWORD))) == [CODE, SERIAL]
-    # So does this one, after signing in again, or a day later.
+    # The first session accepts the right password again a day later.
     entries.update(action_time=timezone.now() - timedelta(hours=25))
     assert codes_on(read(reveal(stolen, card, password=PASSWORD))) == [CODE, SERIAL]
 
@@ -356,14 +356,14 @@ def test_a_password_that_makes_one_somebody_else_proves_nothing(card: Card, sett
 
 
 class ByNetwork(ModelBackend):
-    """A single sign-on: the server names the person, and nobody types anything."""
+    """Single sign-on: the server identifies the person, and no password is typed."""
 
     def authenticate(self, request: Any, **credentials: Any) -> Any:  # type: ignore[override]
         return get_user_model().objects.get(username=request.headers["x-person"])
 
 
 class Directory(ModelBackend):
-    """Checks passwords in another place than the database, such as LDAP."""
+    """A backend that checks passwords outside the database, for example with LDAP."""
 
     def authenticate(self, request: Any, **credentials: Any) -> Any:  # type: ignore[override]
         if credentials.get("password") != IN_DIRECTORY:
@@ -380,7 +380,7 @@ def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
         *settings.MIDDLEWARE, "django.contrib.auth.middleware.RemoteUserMiddleware",
     ]  # fmt: skip
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
-    # A session begins with any request.
+    # Any request can start the session.
     getattr(browser, method)("/admin/")
     response = reveal(browser, card)
     assert browser.session["_auth_user_backend"].endswith("RemoteUserBackend")
@@ -389,14 +389,14 @@ def test_who_is_signed_in_by_the_web_server_has_proven_nothing(
 
 
 def sign_in_by_sso(request: HttpRequest, backend: str) -> HttpResponse:
-    """What SAML or OIDC with ``form_post`` end with; many log in by a backend of Django's."""
+    """Log in the way SAML and OIDC with ``form_post`` do, often with one of Django's backends."""
     user = get_user_model().objects.get(username=request.headers["x-person"])
     login(request, user, backend=BACKENDS[backend])
     return HttpResponse("Welcome.")
 
 
 def sign_in_by_password(request: HttpRequest) -> HttpResponse:
-    """A login form of the shop's own."""
+    """Log in with the shop's own form."""
     password = request.POST["login-password"]
     user = authenticate(request, username=request.headers["x-person"], password=password)
     if user is not None:
@@ -410,7 +410,7 @@ urlpatterns = [
     path("sign-in/", sign_in_by_password),
 ]
 OF_DJANGO = "django.contrib.auth.backends.ModelBackend"
-# In the order in which Django tries them.
+# The backends, in the sequence in which Django tries them.
 BACKENDS = {
     "ModelBackend": OF_DJANGO,
     "Directory": f"{__name__}.Directory",
@@ -540,7 +540,7 @@ def add_user(screen: Client, name: str) -> None:
 def test_a_password_that_was_set_without_the_old_one_is_no_proof_for_an_hour(
     card: Card, name: str, do: Callable[[Client, str], None]
 ) -> None:
-    """Whoever finds the screen of somebody who manages users unlocked can set one."""
+    """A person at a user manager's unlocked screen could set a password and then use it."""
     for each in ("karim", "lina"):
         get_user_model().objects.create_superuser(each, password=PASSWORD)
     screen, other = Client(), Client()
@@ -581,7 +581,7 @@ def test_the_proof_of_another_person_counts_for_nothing(card: Card) -> None:
     browser, other = person(), person()
     change_proof(browser, by=other.session["giftcards_proof"]["by"])
     assert codes_on(read(reveal(browser, card))) == []
-    # A session from before there were proofs has none.
+    # A session from a version of the app that did not record proofs has none.
     session = browser.session
     del session["giftcards_proof"]
     session.save()
@@ -654,7 +654,7 @@ def test_no_table_session_log_message_or_page_holds_the_code_or_password_afterwa
         assert "messagelist" not in html
 
 
-# What must not go wrong.
+# Errors and simultaneous changes.
 
 
 @pytest.mark.parametrize("table", ["giftcards_cardreveal", "django_admin_log"])
@@ -692,7 +692,7 @@ def test_a_card_that_cannot_be_opened_gives_a_sentence_and_staff_are_told(
 
 
 def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Order) -> None:
-    """The provider tells the serial at the moment of the reveal."""
+    """The provider may report the serial at the moment of the reveal."""
     card = receive("web-1", CardSecret(CODE, "")).cards.get()
     later = conf.keyring().seal(CardSecret(CODE, SERIAL), place=card.place)
     row = Card.objects.filter(pk=card.pk)
@@ -712,7 +712,7 @@ def test_a_card_that_changes_meanwhile_is_shown_as_it_was_or_as_it_is(order: Ord
     assert codes_on(read(reveal(browser, card))) == [CODE, SERIAL]
 
 
-# The limit.
+# The hourly limit.
 
 
 @pytest.fixture
@@ -822,7 +822,7 @@ def test_a_refusal_stands_though_the_mail_cannot_be_sent(
 def test_of_many_reveals_at_once_no_more_than_allowed_are_shown(
     set_conf: Callable[..., None], settings: Any
 ) -> None:
-    """In sessions of one person, as the second click, another window or a script would be."""
+    """The requests share one session, like a second click, another window or a script."""
     set_conf(REVEALS_PER_HOUR=3)
     settings.MANAGERS = MANAGERS
     card = receive("web-1042", CardSecret(CODE, SERIAL)).cards.get()
@@ -859,7 +859,7 @@ def test_the_trace_is_committed_before_the_code_is_shown_whatever_the_site_does(
     assert CardReveal.objects.count() == 1
 
 
-# The answer.
+# The response.
 
 
 def test_the_answer_isolates_the_code_is_not_kept_and_goes_away_after_a_minute(
@@ -901,7 +901,7 @@ def test_the_error_mail_about_a_page_that_cannot_be_rendered_holds_no_code_or_pa
     assert "Missing staticfiles manifest entry" in report
     assert "revealing.py" in report
     assert traces(report) == traces(html) == []
-    # Nor are there variables of the template in the error.
+    # The error has no template frames, whose variables could contain the code.
     with pytest.raises(ValueError, match="Missing") as caught:
         reveal(person(), card)
     frames = [frame.f_code.co_filename for frame, _line in traceback.walk_tb(caught.tb)]

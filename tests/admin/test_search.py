@@ -1,4 +1,4 @@
-"""The one search box: it forgives spellings, and keeps codes out of addresses and logs."""
+"""The search box: it tolerates spellings, and keeps codes out of addresses and logs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CUSTOMERS: dict[str, dict[str, str]] = {
 
 
 def references(html: str) -> list[str]:
-    """The orders in the list, without their groups."""
+    """Return the references of the listed orders, without their groups."""
     return [name.split()[0] for name, *_ in orders(html)] if "result_list" in html else []
 
 
@@ -74,7 +74,7 @@ def customers() -> None:
         make_order(reference=reference, **values)
 
 
-# The orders that are found, newest first, by all that may be typed for them.
+# The orders to find, newest first, and the texts that should find them.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "WEB-2002": (
         *("0550123456", "+213 550-123-456", "00213550123456", "213550123456", "550 12 34 56"),
@@ -100,7 +100,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "SUP-Q7": ("SUP Q7", "sup q", "sup-q7", "supq7", "commande SUP-Q7"),
     "WEB-41 shop_31 WEB-2002": ("12 34 56",),
     "WEB-41 WEB-2003 WEB-2002": ("web",),
-    # The middle of a word, and words of which one does not fit.
+    # Nothing is found for the middle of a word, or if one of the words does not match.
     "": ("dalmeida", "amina 2003", "karim ben ali"),
 }
 
@@ -116,7 +116,7 @@ def test_spellings_of_a_thing_find_each_other(boss: Client, typed: str, found: l
 
 
 def address_of(answer: Any) -> dict[str, list[str]] | None:
-    """The query of the list to which an answer leads; ``None`` if it leads nowhere."""
+    """Return the query of the list to which a response redirects, or ``None``."""
     if answer.status_code != 302:
         return None
     assert urlsplit(answer.url).path == LIST
@@ -139,7 +139,7 @@ def test_a_text_by_which_a_person_is_found_is_in_no_address(boss: Client, typed:
     assert typed in element(html, "giftcards-search", "form")
     addresses = [answer.url, *re.findall(r'(?:href|action)="([^"]*)"', html)]
     assert not [one for one in addresses if typed in unquote_plus(one)]
-    # Filters, sorting and further pages keep it.
+    # The links for filters, sorting and further pages keep the search.
     [sorting] = {one for one in addresses if one.startswith("?") and "o=" in one}
     found = set(references(html))
     assert 0 < len(found) < len(CUSTOMERS)
@@ -170,7 +170,7 @@ class TestCodes:
             answer = boss.post(SEARCH, {"secret": typed})
         html = read(answer)
         assert found(html) == "Found web-1042, card 2"
-        # An order whose words begin like a code stands beside its card.
+        # An order with a word that begins like the code is listed as well.
         beside = f'<a href="{order_page(other)}"><bdi>77881</bdi></a>, Waiting to be sent'
         assert (beside in html) == (typed in {"7788", "٧٧٨٨"})
         secrets = (typed, "CANARY", "canary")
@@ -200,7 +200,7 @@ class TestCodes:
             "Card codes were not searched because you do not have permission to search by code."
         ) in text(html)
         assert [query["sql"] for query in sent if "canary" in query["sql"].lower()] == []
-        # Nobody learns in this way whether a card has the code.
+        # The response must not reveal whether a card has the code.
         assert text(read(browser.post(SEARCH, {"secret": "CANARY-0000-0000"}))) == text(html)
         assert not LogEntry.objects.exists()
         assert CODE not in html
@@ -322,7 +322,8 @@ class TestNothingFound:
         make_order(reference="web-1")
         html = read(boss.get(LIST, {"q": "web-1", "status__exact": "FULFILLED"}))
         said = text(element(html, "giftcards-nothing", "div"))
-        # Whether the text looks like a code is not known here: somebody may have made the address.
+        # The list cannot tell whether the text looks like a code, because anyone could have made
+        # the address.
         assert said.startswith(
             f"No results were found for “web-1”. {self.HOW} Card codes were not searched. To search"
         )
@@ -359,7 +360,7 @@ class TestProducts:
         assert ("No results were found" in html) == (product is None)
         for address in addresses:
             assert references(read(boss.get(address))) == [bought.reference]
-        # The catalogue's own search.
+        # The catalogue's own search finds the same products.
         listed = read(boss.get("/admin/giftcards/product/", {"q": typed}))
         assert len(set(re.findall(r"/product/\d+/change/", listed))) == len(addresses)
 

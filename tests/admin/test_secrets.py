@@ -1,4 +1,4 @@
-"""No page of the admin holds a code, a serial or a key, and a card is found all the same."""
+"""No page of the admin contains a code, serial or key, but cards can still be found."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ EVIL = "<script>alert(1)</script>"
 
 @pytest.fixture
 def order() -> Order:
-    """An order with two cards, of which one is looked for."""
+    """An order with two cards, one of which the tests search for."""
     return receive("web-1042", CardSecret(CODE, SERIAL), OTHER)
 
 
@@ -54,12 +54,12 @@ def order() -> Order:
     [
         "/admin/", START, LIST, f"{LIST}?q=web-1042", f"{LIST}?status__exact=FULFILLED", ADD,
         SEARCH, "{page}", "{page}?_popup=1", f"{LIST}{{pk}}/history/",
-        # Refused.
+        # The admin refuses this.
         f"{LIST}{{pk}}/delete/",
     ],
 )  # fmt: skip
 def test_no_page_of_the_admin_holds_a_secret(boss: Client, order: Order, address: str) -> None:
-    # For the recent actions and the history.
+    # This adds an entry to the recent actions and the history.
     place(boss, {"product_id": PRODUCT, "type_id": TYPE, "quantity": 1, "reference": "web-2"})
     address = address.format(page=order_page(order), pk=order.pk)
     answers = (boss.get(address, follow=True), boss.post(address, {"post": "yes", "_save": "1"}))
@@ -178,7 +178,7 @@ def test_searches_for_cards_are_limited_to_30_per_person_and_hour(order: Order) 
     assert errors(html) == [TOO_MANY_SEARCHES]
     assert "aria-live" not in html
     assert secrets_on(html) == []
-    # That somebody goes on is traced as well, once an hour.
+    # Further searches are recorded as well, once an hour.
     read(browser.post(SEARCH, {"secret": CODE}), status=429)
     refused = LogEntry.objects.filter(object_repr="Search by card code, refused")
     assert refused.get().change_message == "Searched more than 30 times within an hour."

@@ -31,7 +31,7 @@ OWNER = ("view_product", "change_shelf", "view_cost")
 
 
 def page_of(row: Any) -> str:
-    """The page on which the values of a row are set."""
+    """Return the page on which the values of a row are set."""
     if isinstance(row, ProductType):
         return f"{PRODUCTS}{row.product_id}/change/"
     return (
@@ -46,7 +46,7 @@ def owner(**options: Any) -> Client:
 
 
 def fields(html: str) -> dict[str, str]:
-    """What the page's forms would post if nobody typed anything."""
+    """Return what the forms of the page would submit without any changes."""
     found = {}
     for tag in re.findall(r"<input\b[^>]*>", html):
         name, value = (re.search(rf' {key}="([^"]*)"', tag) for key in ("name", "value"))
@@ -217,13 +217,14 @@ def test_a_price_below_cost_is_saved_only_by_who_knows_it() -> None:
     assert told(save(browser, refused, accepts_loss="on")) == ["Saved. 1 price has changed."]
     kind = ProductType.objects.get()
     assert (kind.price, kind.accepted_loss) == (480, 10)
-    # To hide the card loses nothing; to price or sell it while it is hidden is asked about again.
+    # Hiding the card loses nothing. Pricing or selling it while it is hidden needs another
+    # confirmation.
     assert told(change(browser, kind, is_sold="false")) == ["Saved. 0 prices have changed."]
     for values in ({"fixed_price": "470"}, {"is_sold": "true"}):
         assert "Sold below cost" in facts_of(
             read(ask(browser, page_of(kind), typed(kind, **values))), "effects"
         )
-    # A larger loss is another decision.
+    # A larger loss needs a decision of its own.
     change_cost(kind.type_id, Decimal(500))
     assert ProductType.objects.get().price is None
     change(browser, kind, fixed_price="510")
@@ -260,7 +261,7 @@ def test_bad_input_gets_a_message_and_changes_nothing(values: dict[str, str], er
     assert error in plain(" ".join(errors(html)))
     assert bool(errors(html)) == bool(error)
     assert "Please correct" in text(html) or not error
-    # What was typed is still there.
+    # The typed values are still shown.
     if error:
         assert fields(html)[field(kind, next(iter(values)))] == next(iter(values.values()))
     assert not ShelfChange.objects.exclude(by="").exists()
@@ -336,7 +337,7 @@ def test_two_people_who_save_at_the_same_moment_do_not_overwrite_each_other(is_s
     assert in_threads(3, press) == [None] * 3
     [change] = ShelfChange.objects.exclude(by="").filter(what="margin_percent")
     assert Decimal(change.new) == Shelf.objects.get().margin_percent
-    # The others are told why not, or are shown the preview anew.
+    # The other people get an explanation, or the preview again.
     assert sorted(answer == "Saved. 1 price has changed." for answer in answers) == [
         False,
         False,
@@ -387,7 +388,7 @@ def test_a_rule_that_raises_does_not_disturb_the_owner_who_saves(set_conf: Conf)
 
 
 def fail(kind: ProductType) -> Decimal:
-    """A rule of a shop with a mistake."""
+    """A shop's price rule that contains a mistake."""
     raise ZeroDivisionError(kind)
 
 

@@ -1,4 +1,4 @@
-"""The page of an open order names no time at which nothing will be done: it says why, instead."""
+"""The page of an open order gives a reason instead of a time at which nothing will happen."""
 
 from __future__ import annotations
 

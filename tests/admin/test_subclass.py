@@ -1,4 +1,4 @@
-"""A shop's own page of orders: a subclass that hides some of them hides them everywhere."""
+"""A shop's subclass of the orders admin: orders that it hides are hidden everywhere."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_a_list_of_the_shop_shows_no_row_about_an_order_that_a_subclass_hides(
     listed = "/admin/api/reveal/"
     for query in ("", "?q=other", f"?q={HIDDEN}", "?q=web"):
         html = read(boss.get(listed + query))
-        # The box for searching repeats what was typed.
+        # The search box repeats the typed text.
         assert (HIDDEN in html) is (HIDDEN in query)
         assert order_page(hidden_one.order) not in html
         assert (order_page(shown.order) in html) is (query in {"", "?q=web"})
     assert "web-1" in read(boss.get(f"{listed}{shown.pk}/change/"))
     assert boss.get(f"{listed}{hidden_one.pk}/change/").status_code == 302
-    # To somebody who may not see orders, all of them are hidden.
+    # A person who may not view orders sees no rows about any order.
     clerk = sign_in(name="clerk")
     account = get_user_model().objects.get(username="clerk")
     account.user_permissions.add(Permission.objects.get(codename="view_reveal"))

@@ -20,14 +20,14 @@ from tests.pages import plain, text
 AT = datetime(2026, 11, 24, 22, 59, tzinfo=UTC)
 SOLD = {"sale_price": Decimal(550)}
 LOST = Problem("answer_lost")
-# A quarter of an hour after the pages are looked at.
+# This is a quarter of an hour after the time at which the pages are viewed.
 LATER = AT + timedelta(hours=1, minutes=15)
 PAID = "The customer paid 5 × 550 = 2,750 DA."
 
 
 @pytest.fixture(autouse=True)
 def _in_november(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentences leave the year out while it is this one."""
+    """Set the time to November 2026, because the sentences leave out the current year."""
     monkeypatch.setattr(timezone, "now", lambda: AT + timedelta(hours=1))
 
 
@@ -297,7 +297,7 @@ def test_an_order_names_no_time_while_nothing_is_done_automatically(status: Stat
     order = build_guide_order(status, due_at=LATER)
     assert standstill in tell(order, standstill=standstill)
     assert "01:14" not in tell(order, standstill=standstill)
-    # A person has to decide about these: nothing is awaited.
+    # Staff have to decide about these orders, so the app waits for nothing.
     order.due_at = None
     assert standstill not in tell(order, standstill=standstill)
 

@@ -17,10 +17,10 @@ pytest_plugins = ["tests.themes.processes"]
 
 Pages = dict[str, str]
 
-# A process for each theme, on a copy of the test database, which has to exist.
+# Each theme runs in its own process, with a copy of the test database, which has to exist.
 pytestmark = [pytest.mark.cluster, pytest.mark.django_db]
 
-# What has to be readable, wherever the theme puts it.
+# The texts that must be readable, wherever the theme puts them.
 SHOWN = {
     "list": "Requests to the provider are paused. The provider does not answer. Requests will",
     "provider": "The provider does not answer. Requests will resume automatically.",

@@ -1,4 +1,4 @@
-"""The provider's ledger, for tests of its readings."""
+"""The provider's ledger, as a fixture for the tests of its readings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A November of the books: entries of the ledger, and an order that settled within it."""
+"""A month of books: ledger entries, and an order that settled in November."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
 
 
 def partly_delivered(**values: Any) -> Order:
-    """Three of five cards at 490, sold for 550 each; it settled on 15 November."""
+    """Make an order of five cards, three of which came: cost 490 each, sold for 550 each.
+
+    It settled on 15 November.
+    """
     given = {"fulfilled_amount": 1470, "sale_price": Decimal(550), "finalized_at": NOON}
     return make_guide_order(
         Status.PARTIALLY_FILLED, **{**given, "sent_at": NOON, "created_at": NOON, **values}

@@ -1,7 +1,7 @@
-"""A shop's books: random histories of orders, and what their sums have to be.
+"""A shop's books: random histories of orders, and their expected sums.
 
-Everything happens as in a shop: answers are recorded, refunds are recorded and cancelled, missing
-cards are ordered again.
+The random orders go through the same functions as in a shop: answers are recorded, refunds are
+recorded and cancelled, and missing cards are ordered again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.builders import answer, build_guide_order, claim
 
 PRODUCTS = ("psn", "steam", "google-play")
 TYPES = ("type_001", "type_002")
-# A week is cut, a month ends, and nobody orders anything on some days.
+# The days end in the middle of a week, cross the end of a month, and leave one day out.
 DAYS = [date(2026, 10, 26) + timedelta(days=number) for number in range(12) if number != 5]
 _SOURCE = StatusChange.Source.STAFF
 
 
 def add_books(count: int, random: Random) -> None:
-    """Make ``count`` orders, and those that order missing cards again, and settle most of them."""
+    """Make ``count`` orders and orders for their missing cards, and settle most of them."""
     Order.objects.bulk_create(_placed(random) for _ in range(count))
     for _round in range(3):
         _settle(list(Order.objects.filter(finalized_at=None)), random)
@@ -69,13 +69,13 @@ def _amount(random: Random) -> Decimal:
 
 
 def _settle(orders: list[Order], random: Random) -> None:
-    """Most of ``orders``; some of the new ones are refused, and a few stay open."""
+    """Settle most of ``orders``. Some new ones are refused, and a few stay open."""
     for order in orders:
         if order.status == Status.PENDING:
             _send(order, is_accepted=random.random() < 0.8)
     followed = [order for order in orders if not order.is_final and random.random() < 0.95]
     answers = {order.pk: _answer(order, random) for order in followed}
-    # Figures that contradict themselves are believed the second time.
+    # The app accepts contradictory figures the second time that it receives them.
     for _check in range(2):
         left = list(Order.objects.filter(pk__in=answers, finalized_at=None))
         for start in range(0, len(left), 200):
@@ -144,7 +144,7 @@ def _pay_back(order: Order, random: Random) -> None:
 
 
 def _spread(random: Random) -> None:
-    """Let the orders have settled on many days, some at the very beginning or end of one."""
+    """Spread the settling times over many days, some at the very beginning or end of a day."""
     orders = list(Order.objects.filter(finalized_at__isnull=False))
     for order in orders:
         midnight = datetime.combine(random.choice(DAYS), time.min)
@@ -163,11 +163,11 @@ def _spread(random: Random) -> None:
     Order.objects.bulk_update(orders, ["finalized_at", "created_at"], batch_size=500)
 
 
-# What their sums have to be.
+# The expected sums.
 
 
 def figures_of(order: Order) -> Figures:
-    """The figures of one final order in a report, by the two breakdowns."""
+    """Return the figures of one final order in a report, computed from the two breakdowns."""
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     values: dict[str, Any] = {
         "orders": 1,

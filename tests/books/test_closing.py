@@ -143,7 +143,7 @@ def test_a_month_without_anything_needs_nothing_but_to_be_read() -> None:
     ("read_until", "state"),
     [
         (None, "todo"),
-        # The first moment of December in Algiers, and so long after that nothing is late.
+        # The first moment of December in Algiers, and the time from which no entry can be late.
         ("2026-11-30T23:00:00+00:00", "todo"),
         ("2026-11-30T23:14:59+00:00", "todo"),
         ("2026-11-30T23:15:00+00:00", "done"),
@@ -270,11 +270,11 @@ def test_of_two_who_close_at_once_one_is_first(shared_database: str) -> None:
     assert MonthClosing.objects.count() == 1
 
 
-# What has changed since.
+# Changes after the closing.
 
 
 def read_again() -> None:
-    """A reading ends, and the ticks after it look at each closed month."""
+    """Record the end of a reading, and run the checks of closed months that follow it."""
     note_ledger(read_until=timezone.now())
     for _tick in range(CHECKED + 1):
         check_closed_month(lambda: True)

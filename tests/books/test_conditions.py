@@ -1,4 +1,4 @@
-"""The findings of a night's reading: told to monitors, and gone once the entry comes."""
+"""Findings of the nightly reading: monitoring reports them until the missing entry appears."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LACKING = Problem("credit_differs", {"expected": "980.00", "amount": "0.00"})
 
 @pytest.fixture
 def books(books: Books) -> Books:
-    """The balance of 10,000 DA is known, and an order of 2,450 DA is in order."""
+    """A ledger with a known balance of 10,000 DA and an order of 2,450 DA without discrepancies."""
     ordered(Status.HANDLING, reference="web-1", provider_order_id="ab12")
     book(books, "DEPOSIT", 10_000, -60)
     book(books, "ORDER", 2450, 1, objid="ab12")
@@ -48,7 +48,7 @@ def books(books: Books) -> Books:
 
 
 def book(books: Books, kind: str, amount: int, seconds: float, **values: str) -> None:
-    """Book it with the balances that follow from what was booked before."""
+    """Book an entry whose balances continue those of the entry before it."""
     before = books.rows[-1][BALANCES[1]] if books.rows else 0
     after = before + (-amount if kind == "ORDER" else amount)
     balances = dict(zip(BALANCES, (before, after), strict=True))
@@ -112,7 +112,7 @@ def test_a_missing_refund_that_was_acknowledged_is_told_no_more(
         let_a_night_pass()
         order.refresh_from_db()
         assert order.is_credited is False
-    # Whatever else is wrong with the order is another matter.
+    # Another problem of the order is not reported as a missing refund.
     Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[Problem("watch_ended")]))
     assert told() == ""
 
@@ -177,7 +177,8 @@ def test_a_gap_is_told_until_the_entry_comes(books: Books, told: Callable[[], st
 def test_entries_missing_on_two_days_are_told_if_they_make_up_for_each_other(
     books: Books, told: Callable[[], str]
 ) -> None:
-    # 100 came in, and went out again before the day on which the balance is 0 at first.
+    # 100 came in, and went out again before the entries of the fixture, which begin with a balance
+    # of 0.
     for days, before in ((2, 20), (1, 110)):
         LedgerEntry.objects.create(
             provider_id=f"old{days}",

@@ -1,4 +1,4 @@
-"""The entries that the ledger should have of an order, and the orders that it can show."""
+"""The ledger entries that are expected for an order, and the orders that a ledger can show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.builders import PRICE, build_guide_order
 from tests.stage import own_key, prove_key
 
 EARLIER = timedelta(minutes=10)
-# Written down an hour before it was sent.
+# The app recorded the order an hour before it sent it.
 TIMES = {"created_at": at(-3600), "sent_at": NOON, "accepted_at": NOON}
 
 
@@ -25,11 +25,11 @@ TIMES = {"created_at": at(-3600), "sent_at": NOON, "accepted_at": NOON}
     ("values", "ordered"),
     [
         ({}, 2450),
-        # The final price goes before the price at placing.
+        # The final price takes precedence over the price at placing.
         ({"price_per_card": 500, "price_at_placing": 400}, 2500),
         ({"price_per_card": None, "price_at_placing": 400}, 2000),
         ({"price_per_card": None}, None),
-        # The sandbox.
+        # In the sandbox, cards cost 0.
         ({"price_per_card": 0, "price_at_placing": 400}, 0),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_settled_order_is_credited_its_refund_about_when_it_settled(
     assert refund_amount(order) == refund
     expected = Expected(7, Decimal(refund), at(60), NOON - EARLIER) if refund else None
     assert credit(order) == expected
-    # Without the moment of sending, it was not booked before it was written down.
+    # If the time of sending is unknown, the time of recording is the lower limit.
     order.sent_at = None
     expected = Expected(7, Decimal(refund), at(60), at(-3600) - EARLIER) if refund else None
     assert credit(order) == expected
@@ -75,7 +75,7 @@ def test_a_settled_order_is_credited_its_refund_about_when_it_settled(
 @pytest.mark.parametrize(
     ("account", "environment", "is_ours"),
     [
-        # Nothing is known of the key.
+        # The environment of the API key is unknown.
         (None, "", True),
         (None, "PRODUCTION", False),
         ("", "PRODUCTION", False),

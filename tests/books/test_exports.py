@@ -1,4 +1,4 @@
-"""Files for spreadsheets: the orders' numbers, harmless texts, and no more than asked for."""
+"""Spreadsheet files: the figures of the orders, harmless texts, and only the requested rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 DAY = date(2026, 11, 24)
 NOON = datetime(2026, 11, 24, 11, tzinfo=UTC)
-# The headings of columns that tell the provider's prices.
+# The headings of columns that reveal the provider's prices.
 COSTS = {"Ordered", "Cost", "Credited back", "Price per card", "Margin", "Margin lost"}
 
 
@@ -58,11 +58,11 @@ def text(rows: Iterable[Cells]) -> str:
 
 
 def lines(rows: Iterable[Cells]) -> list[dict[str, str]]:
-    """The file as a program reads it."""
+    """Return the rows of the file as a program reads them."""
     return list(csv.DictReader(io.StringIO(text(rows), newline=""), strict=True))
 
 
-# Texts of what matters to a spreadsheet, or of anything.
+# Texts made of characters that are special in spreadsheets, or of any characters.
 _TEXTS = st.text(st.sampled_from("a;\t,\"'=+-@ \r\n")) | st.text()
 
 
@@ -284,7 +284,7 @@ class TestOrders:
             rows = lines(order_rows(DAY, DAY))
         assert sorted(row["Reference"] for row in rows) == sorted(o.reference for o in orders)
         assert [row["Settled"] for row in rows] == sorted(row["Settled"] for row in rows)
-        # Among them, that of the products.
+        # One of these queries is for the names of the products.
         assert len(queries) == 4
 
 

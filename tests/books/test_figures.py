@@ -1,4 +1,4 @@
-"""Each figure of a report is computed twice, in SQL and of an order: both agree, in any shop."""
+"""Every figure of a report is computed in SQL and in Python, and both results agree."""
 
 from __future__ import annotations
 

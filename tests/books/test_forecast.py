@@ -1,4 +1,4 @@
-"""The forecast: the amount that open orders take of the balance, and the days it will last."""
+"""The forecast: the amount that open orders will use, and how long the balance will last."""
 
 from __future__ import annotations
 

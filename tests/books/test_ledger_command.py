@@ -1,4 +1,4 @@
-"""``giftcards_ledger``: reading the provider's ledger, and saying what does not fit."""
+"""``giftcards_ledger``: reading the provider's ledger, and reporting discrepancies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def today() -> str:
 
 
 def trade() -> None:
-    """Two of five cards are delivered: 2,450 DA are charged, and 1,470 DA come back."""
+    """Buy five cards, of which two are delivered: 2,450 DA are charged, and 1,470 DA come back."""
     with Gateway() as gateway:
         buy(gateway, type_id="TEST_PARTIAL", quantity=5, reference="cart-1042")
         sweep(gateway)
@@ -96,12 +96,13 @@ def test_the_summary_can_be_had_as_json(call: Call, simulator: Simulator, today:
 
 @pytest.fixture
 def unfitting(simulator: Simulator) -> tuple[str, str]:
-    """A refund that was not made, a charge and a refund of nobody, and one entry never shown.
+    """Create four discrepancies, and return the option that covers their days.
 
-    Returns the option for the days of all of them, which may be two.
+    A refund is not made, a charge and a refund belong to no order, and one entry is never shown.
+    The entries may be on two days.
     """
-    # All but the last a second ago: an entry that is missing within a moment leaves open which of
-    # its balances is the last.
+    # All entries but the last are a second old. If an entry is missing among entries of the same
+    # moment, it is unclear which of their balances is the last.
     clock = simulator.clock
     simulator.clock = lambda: clock() - 1
     simulator.ledger_oddities = ["uncredited"]
@@ -137,7 +138,7 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
         ),
     ):
         assert lines[lines.index(line) + 1].startswith(start)
-    # Nothing of it says that the command has failed.
+    # Discrepancies do not make the command fail.
     assert (err, code) == ("", 0)
     found = json.loads(call("giftcards_ledger", "--offline", "--json").out)
     breaks = [found[f"breaks{part}"] for part in ("", "_amount", "_references")]
@@ -211,7 +212,7 @@ def test_any_period_can_be_chosen(call: Call, simulator: Simulator) -> None:
     found = json.loads(out)
     assert (found["from"], found["to"], found["entries"]) == (yesterday, yesterday, 0)
     assert code == 0
-    # It was read all the same.
+    # Other days were read all the same.
     assert found["new"] == 3
     ever = ("--from", date.min.isoformat(), "--to", date.max.isoformat())
     out, _err, code = call("giftcards_ledger", "--offline", *ever, "--json")

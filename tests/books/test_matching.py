@@ -1,4 +1,4 @@
-"""Matching of entries and orders; and whether promised refunds were credited."""
+"""Matching entries with orders, and checking whether promised refunds were credited."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_credited(*orders: Order) -> list[bool | None]:
 
 
 def guess(order: Order, kind: str, amount: int, time: datetime) -> None:
-    """An entry that was taken for one of the order's."""
+    """Create an entry that was matched with the order by a guess."""
     LedgerEntry.objects.create(
         provider_id=f"{kind} of {order.reference}",
         type=kind,
@@ -91,7 +91,7 @@ class TestByName:
     def test_a_name_takes_no_guess_from_another_order_nor_of_another_type(
         self, books: Books
     ) -> None:
-        """Those of a month ago, which would not be guessed again."""
+        """The guesses are a month old, so the reading would not make them again."""
         long_ago = at(-30 * 86_400)
         named = ordered(reference="cart-1", provider_order_id="ab12", sent_at=long_ago)
         other = ordered(reference="cart-2", sent_at=long_ago)
@@ -108,7 +108,7 @@ class TestByName:
         }
 
     def test_a_refund_with_a_name_is_judged_beside_one_that_is_guessed(self, books: Books) -> None:
-        """Both settled before the days that are read."""
+        """Both orders settled before the days that are read."""
         before: dict[str, Any] = {"sent_at": at(-86_400), "finalized_at": at(-86_400)}
         orders = [
             partly_delivered(reference="cart-1", provider_order_id="ab12", **before),
@@ -154,7 +154,7 @@ class TestByAmount:
             entries = LedgerEntry.objects.filter(type=kind)
             assert entries.filter(is_guess=True).count() == min(count, 2)
             assert entries.filter(order=None).count() == max(count - 2, 0)
-        # One refund lacks, whichever it is.
+        # It is not known which of the refunds is missing.
         assert is_credited(*orders).count(False) == max(2 - refunds, 0)
         assert is_credited(*orders).count(True) == min(refunds, 2)
 
@@ -224,7 +224,7 @@ class TestByAmount:
 
 
 class TestClock:
-    """The provider's clock is not ours; what its entries say about it is believed."""
+    """The provider's clock may be wrong. Its entries show the difference from ours."""
 
     @pytest.mark.parametrize(
         ("behind", "is_found"), [(2400, True), (7200, True), (7201, False), (-2400, True)]
@@ -264,7 +264,8 @@ class TestClock:
         [
             (0, -301, False),
             (0, 301, False),
-            # Where most entries say that the clock is off, one of the right time is found as well.
+            # If most entries show that the clock is off, an entry with the correct time still
+            # matches.
             (-200, 300, True),
             (-200, 301, False),
             (200, -300, True),
@@ -276,7 +277,7 @@ class TestClock:
     def test_an_entry_is_found_up_to_five_minutes_off_by_either_clock(
         self, books: Books, ahead: float, seconds: float, is_found: bool
     ) -> None:
-        # With names that are no orders, entries are not paired with what is left over.
+        # The object IDs belong to no order, so the tolerance for late entries does not apply.
         for quantity in range(1, 4):
             ordered(reference=f"cart-{quantity}", quantity=quantity)
             objid = f"transaction-{quantity}"
@@ -303,7 +304,7 @@ class TestCredited:
         books.book("REFUND-ORDER", amount, finalized_at, name="r", objid=objid)
         read()
         if not objid and amount != 980:
-            # An amount that was not promised is no order's: nothing has come.
+            # An amount that was not promised is not matched, so nothing has been credited.
             credited, amount = (False if minutes > 15 else None), 0
         assert is_credited(order) == [credited]
         differs = {"expected": "980.00", "amount": f"{amount}.00"}

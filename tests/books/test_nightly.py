@@ -1,4 +1,4 @@
-"""The ledger is read by itself once a night, in parts, and never in the way of orders."""
+"""The ledger is read automatically once a night, in parts, without delaying orders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def never() -> bool:
 
 
 def is_put_off_to_the_night() -> bool:
-    """True if the next reading is between two and five in the morning, within a day."""
+    """Return True if the next reading is between two and five o'clock in the coming night."""
     due_at = timezone.localtime(ledger_state().due_at, timezone.get_default_timezone())
     return 2 <= due_at.hour < 5 and timedelta(0) < due_at - timezone.now() <= timedelta(days=1)
 
@@ -75,7 +75,7 @@ def test_the_ledger_comes_before_the_catalogue_of_which_something_is_always_due(
         ("2026-11-24T02:06+01:00", "2026-11-24T02:07+01:00"),
         ("2026-11-24T02:07+01:00", "2026-11-25T02:07+01:00"),
         ("2026-11-24T23:59+01:00", "2026-11-25T02:07+01:00"),
-        # Still the 24th in Algiers, and no more in Tokyo.
+        # This is still the 24th in Algiers, but the 25th in Tokyo.
         ("2026-11-25T06:00+09:00", "2026-11-25T02:07+01:00"),
     ],
 )

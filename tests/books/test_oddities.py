@@ -1,4 +1,4 @@
-"""Whatever the provider's ledger is like, the books close or the gap is named."""
+"""With any kind of provider ledger, the books close or the gap is reported."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.stage import buy, refill_budget
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-# What changes how the ledger looks, or adds to it; nothing of it is missing.
+# Oddities that change how entries look, or add entries. No entry is missing.
 LOOKS = ["signed", "unsigned", "repeated", "foreign"]
 
 
 def begin(simulator: Simulator) -> None:
-    """A new shop and a new account, for the next example."""
+    """Start a new shop and a new account for the next example."""
     for model in (LedgerEntry, Card, StatusChange, Order, ProviderState):
         model.objects.all().delete()
     simulator.reset()
@@ -46,14 +46,14 @@ def trade(simulator: Simulator, *lines: tuple[str, int]) -> None:
 
 
 def total() -> Summary:
-    """All that was read."""
+    """Return the summary of all entries."""
     first = LedgerEntry.objects.order_by("time").first()
     assert first is not None
     return ledger_summary(day_of(first.time), day_of(timezone.now()))
 
 
 def check_matches() -> None:
-    """No order has more than it may have, by guess or by name."""
+    """Check that no order has more than one guess of a type, and that charges fit their orders."""
     guessed = LedgerEntry.objects.filter(is_guess=True).values_list("order", "type")
     assert all(count == 1 for count in Counter(guessed).values())
     for entry in LedgerEntry.objects.filter(type=CHARGE, order__isnull=False):
@@ -145,11 +145,11 @@ def test_entries_that_name_no_order_are_guessed_or_left_open(
         read()
         refill_budget()
         check_matches()
-        # Equal rows without an id are as many as the provider shows.
+        # Equal rows without an ID are stored as often as the provider shows them.
         assert LedgerEntry.objects.count() == len(simulator.transactions)
         sums = LedgerEntry.objects.values_list("amount", flat=True)
         assert sum(sums, Decimal(0)) == simulator.balance
-    # What cannot be told apart is not missed.
+    # Refunds that cannot be told apart are not reported as missing.
     assert not Order.objects.filter(is_credited=False).exists()
 
 

@@ -1,4 +1,4 @@
-"""Pairing by amount and time: sets are judged, and only what is too much of one side is left."""
+"""Matching by amount and time: whole sets are compared, so only surplus items stay unmatched."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_nothing_is_booked_before_the_order_was_sent() -> None:
 
 
 def most_pairs(transactions: list[Transaction], orders: list[Expected], span: Span) -> int:
-    """The largest number of pairs, by trying all ways to make room (Kuhn's algorithm)."""
+    """Return the largest possible number of pairs (Kuhn's algorithm)."""
 
     def fits(one: Transaction, order: Expected) -> bool:
         first = max(order.at - span.before, order.earliest)
@@ -118,7 +118,7 @@ def test_no_way_to_pair_them_leaves_less_open(
             assert len(pair([one], [by_key[pairs[one.key]]], [WIDE])) == 1
 
 
-# Honest orders: when they were sent, and what they cost; and how long the provider took with each.
+# Honest orders: the time of sending, the cost, and the time that the provider took.
 SENT = st.lists(st.tuples(st.floats(0, 7200), AMOUNTS), min_size=1, max_size=30)
 LAGS = st.lists(st.floats(0, 20), min_size=30, max_size=30)
 AHEAD = st.integers(-270, 270)
@@ -176,7 +176,8 @@ def test_honest_orders_leave_nothing_open_and_what_lacks_or_is_foreign_is_counte
 def test_the_offset_of_the_provider_clock_is_learnt_from_entries_that_nothing_tells_apart(
     lags: list[float], ahead: int, chance: random.Random
 ) -> None:
-    # Equal orders, twelve seconds apart on average; the provider takes three at most.
+    # Equal orders, twelve seconds apart on average. The provider takes at most three seconds for
+    # each.
     times = sorted(chance.uniform(0, 360) for _order in range(30))
     sent = [(seconds, PRICE) for seconds in times]
     transactions, orders = honest(sent, [lag / 7 for lag in lags], ahead)
@@ -191,10 +192,10 @@ def test_the_offset_of_the_provider_clock_is_learnt_from_entries_that_nothing_te
         ([301], 0),
         ([90], 90),
         ([90, 91, 92], 91),
-        # Within two seconds of each other.
+        # These differences are within two seconds.
         ([-10, 90, 92], 90),
         ([-10, 90, 93], -10),
-        # Equally many: the nearest to 0.
+        # In a tie, the value nearest to 0 is used.
         ([-20, 50], -20),
         ([-50, 20], 20),
     ],
@@ -215,7 +216,7 @@ def test_the_clocks_differ_by_what_most_pairs_differ_by_or_not_at_all_without_a_
 )
 def test_pairing_takes_about_twice_as_many_steps_for_twice_as_many(apart: int) -> None:
     def steps(count: int) -> int:
-        """The lines of Python that are run."""
+        """Return the number of executed lines of Python."""
         orders = [expected(number, apart * number) for number in range(count)]
         transactions = [transaction(number, apart * number + 90) for number in range(count)]
         lines = 0

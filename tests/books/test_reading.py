@@ -1,4 +1,4 @@
-"""Reading the ledger, whatever its pages do, and however often it is interrupted."""
+"""Reading the ledger, with any changes to its pages and any number of interruptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY = day_of(NOON)
 
 
 def fill(books: Books, count: int, *, start: float = 0) -> None:
-    """So many top-ups, one a second, each with its own id and amount."""
+    """Book ``count`` top-ups, one per second, each with its own ID and amount."""
     for number in range(count):
         name = f"{start:g}-{number}"
         books.book("DEPOSIT", 100 + number, at(start + number), name=name)
@@ -54,7 +54,8 @@ class TestPages:
         self, books: Books
     ) -> None:
         fill(books, 250)
-        # Each page begins with the last three of the page before; the last ones fall out.
+        # Each page begins with the last three rows of the previous page, and loses its own last
+        # three.
         books.change_page = lambda page, rows: (
             [books.rows[250 - (page - 1) * 100 + number] for number in range(3)] + rows[:97]
             if page > 1
@@ -162,7 +163,7 @@ class TestRowsWithoutAnId:
     def test_a_row_that_comes_again_is_one(self, books: Books) -> None:
         for number in range(150):
             books.book("FLEXY", 100 + number, at(number))
-        # The last row of the first page is the first of the second as well.
+        # The last row of the first page also begins the second page.
         books.change_page = lambda page, rows: rows if page == 1 else [books.rows[50], *rows]
         read(DAY)
         assert read(DAY).new == 0

@@ -177,7 +177,7 @@ def test_csv_is_utf_8_whatever_the_terminal_is(order: Order) -> None:
 
 
 class _Closed(io.StringIO):
-    """Its reader has gone."""
+    """A stream whose reader has closed it."""
 
     @property
     def buffer(self) -> _Closed:

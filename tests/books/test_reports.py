@@ -1,4 +1,4 @@
-"""The numbers of a report: they are those of the orders, whatever has happened to these."""
+"""The figures of a report: they agree with the orders, whatever happened to these."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOON = datetime(2026, 11, 24, 11, tzinfo=UTC)
 
 
 def settled(status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
-    """The guide's order, 3 of 5 cards at 490, settled at noon of the day."""
+    """Make the guide's order, 3 of 5 cards at 490, settled at noon of the day."""
     charged = {Status.PARTIALLY_FILLED: 3 * PRICE, Status.FULFILLED: 5 * PRICE}.get(status)
     return make_guide_order(status, **{"finalized_at": NOON, "fulfilled_amount": charged, **values})
 
@@ -81,9 +81,9 @@ class TestFigures:
         assert found.unknown == 3
         expected = (2450, 1470 + 2450, 980)
         assert (found.ordered_amount, found.charged_amount, found.refunded_amount) == expected
-        # Of the second, what it cost is not known.
+        # The cost of the second order is unknown.
         assert found.margin_amount == 1650 - 1470 + 2750 - 2450
-        # Of the first, what was credited back is not known.
+        # The amount credited back for the first order is unknown.
         assert found.lost_margin_amount == 1100 - 980
 
     def test_figures_that_contradict_each_other_are_counted(self) -> None:
@@ -101,7 +101,7 @@ class TestFigures:
         order = settled(sale_amount=Decimal(2750))
         new = reorder_missing(order, by="amina")
         assert total().paid_amount == 1650
-        # The new order has not earned it yet; the old one has not lost it.
+        # The new order has not earned the amount yet, and the old order has not lost it.
         assert (total().owed_amount, total().lost_margin_amount) == (0, 0)
         named = {"provider_order_id": "B", "accepted_at": NOON, "finalized_at": NOON}
         Order.objects.filter(pk=new.pk).update(
@@ -158,7 +158,8 @@ class TestPeriod:
     @pytest.mark.parametrize(
         ("zone", "around"),
         [
-            # The clock is set at midnight, on and back; by half an hour; a day is left out.
+            # The clock changes at midnight, forwards or backwards; it changes by half an hour; or
+            # the zone skips a day.
             ("Africa/Cairo", date(2024, 4, 26)),
             ("Africa/Cairo", date(2024, 11, 1)),
             ("America/Havana", date(2024, 3, 10)),

@@ -56,7 +56,7 @@ def build(
 
 
 def build_chain(*amounts: Any, opening: Any = 0, times: Any = None) -> list[LedgerEntry]:
-    """Entries that follow from each other, a second apart if no times are given; not saved."""
+    """Return unsaved entries with consecutive balances, by default one second apart."""
     balance = Decimal(opening)
     entries = []
     for number, amount in enumerate(map(Decimal, amounts)):
@@ -69,7 +69,7 @@ def build_chain(*amounts: Any, opening: Any = 0, times: Any = None) -> list[Ledg
 
 
 def chain(*amounts: Any, **options: Any) -> list[LedgerEntry]:
-    """:func:`build_chain`, saved."""
+    """Save and return the entries of :func:`build_chain`."""
     entries = build_chain(*amounts, **options)
     for entry in entries:
         entry.save()
@@ -272,9 +272,9 @@ class TestBalances:
 
 
 def book_all(steps: list[tuple[float, Any, Any]]) -> None:
-    """Entries of so many seconds after noon, with the balances before and after them.
+    """Enter one entry for each step: seconds after noon, balance before, balance after.
 
-    Of an entry without the second balance, the provider tells neither, and its amount is -10.
+    If the balance after is ``None``, the provider reports neither balance, and the amount is -10.
     """
     for number, (seconds, before, after) in enumerate(steps):
         told = {} if after is None else {"before": before, "after": after}
@@ -283,9 +283,9 @@ def book_all(steps: list[tuple[float, Any, Any]]) -> None:
 
 
 class TestMoments:
-    """Entries of one moment, whose order is not known."""
+    """Entries that share one moment, so that their sequence is unknown."""
 
-    # What is booked, and what is found of it.
+    # The booked entries, and what the summary finds in them.
     TOLD: ClassVar = {
         "chain": ([(0, 70, 60), (0, 100, 70), (0, 60, 90)], (100, 90, 0, 0)),
         "first circle": ([(0, 150, 100), (0, 100, 150), (1, 100, 90)], (100, 90, 0, 0)),
@@ -343,13 +343,13 @@ class TestMoments:
         assert closing(ledger_summary(DAY, DAY)) == (100, 96, 0, 0)
         assert closing(ledger_summary(NEXT_DAY, NEXT_DAY)) == (96, 95, 0, 0)
 
-    # The entries of a second, so small that balances come back.
+    # The amounts within a second. They are so small that the same balance occurs more than once.
     AMOUNTS = st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=6)
-    # The seconds of three days.
+    # For each of three days, the amounts of its seconds.
     DAYS = st.lists(st.lists(AMOUNTS, min_size=2, max_size=4), min_size=3, max_size=3)
 
     def book_days(self, days: list[list[list[int]]], chance: random.Random) -> list[Decimal]:
-        """Book a day before these, and these, in any order; return the balances between days."""
+        """Book the day before and ``days`` in random order; return the balances between days."""
         amounts, times, left = [100], [-A_DAY], [Decimal(100)]
         for number, moments in enumerate(days):
             for second, moment in enumerate(moments):
@@ -394,7 +394,7 @@ class TestMoments:
         last = len(days[0])
         entries = LedgerEntry.objects.filter(time__lte=at(last))
         if is_end:
-            # All from one of the seconds on.
+            # All entries from a certain second onwards are missing.
             gone = list(entries.filter(time__gte=at(min(1 + min(lost), last))))
         else:
             middle = entries.filter(time__gt=at(0), time__lt=at(last)).order_by("pk")
@@ -408,7 +408,7 @@ class TestMoments:
 
 
 class TestRepeatedHour:
-    """The hour of autumn that is stored twice without ``USE_TZ``: 2 to 3 o'clock here."""
+    """The autumn hour that is stored twice without ``USE_TZ``: 2 to 3 o'clock in this zone."""
 
     BEGIN = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
     NIGHT = date(2026, 10, 25)
@@ -419,7 +419,10 @@ class TestRepeatedHour:
         settings.USE_TZ = False
 
     def chain(self, *minutes: int, but: int | None = None) -> None:
-        """Entries of 10, 20, 30 and so on that follow from each other, so long after 2 o'clock."""
+        """Save linked entries of 10, 20, 30 and so on, at these minutes after 2 o'clock.
+
+        The entry at minute ``but`` is left out.
+        """
         balance = Decimal(1_000)
         entries = []
         for number, after in enumerate(minutes, 1):

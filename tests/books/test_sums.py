@@ -1,4 +1,4 @@
-"""Every report of the same orders says the same, and every dinar is explained."""
+"""All reports of the same orders agree, and every dinar is accounted for."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ class TestIdentities:
         parts = (found.customer_paid_back_amount, found.open_amount)
         assert min(parts) > 0
         assert found.owed_amount == sum(parts)
-        # What customers paid, they paid once: the orders that order cards again are no sales.
+        # Customers paid only once, so orders that repeat missing cards are not sales.
         sales = Order.objects.filter(repeats=None, finalized_at__isnull=False)
         left_open = Order.objects.filter(finalized_at=None, repeats__isnull=False)
         paid = sum(order.sale_amount or 0 for order in sales)
         gone_along = sum(order.sale_amount or 0 for order in left_open)
         assert found.paid_amount == paid - gone_along
-        # Whatever the fixture made, it made some of everything.
+        # The random orders have to include every situation.
         assert found.rejected
         assert found.unknown
         assert found.contradictory
@@ -135,7 +135,7 @@ class TestIdentities:
             breakdown = customer_breakdown(order)
             assert breakdown is not None
             assert breakdown.open_amount == order.open_amount >= 0
-            # What went along to the order of the missing cards is not owed any more.
+            # The amount transferred to the order for the missing cards is no longer owed.
             if order.reordered_amount is None:
                 assert breakdown.owed_amount == order.paid_back_amount + order.open_amount
 

@@ -1,4 +1,4 @@
-"""A ledger whose entries name no order: honest trade leaves nothing to explain."""
+"""A ledger without references to orders: if all entries are correct, none is unexplained."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Trade = Callable[..., None]
 
 @pytest.fixture
 def trade(simulator: Simulator, wall: Wall) -> Trade:
-    """Buy so many equal orders an hour, at random moments, and follow them to their end."""
+    """Return a function that buys equal orders at random moments and follows them to the end."""
     wall.drive(simulator)
     simulator.ledger_oddities = ["no-objid"]
     clock = simulator.clock
@@ -79,7 +79,7 @@ def test_equal_honest_orders_leave_nothing_unknown_whatever_the_provider_clock_s
 
 
 def found_after(call: Call) -> dict[str, tuple[int, str]]:
-    """The count and the amount of each finding of the command, without the empty ones."""
+    """Run the command, and return the count and amount of each finding."""
     found = json.loads(call("giftcards_ledger", "--json").out)
     for name in FINDINGS:
         assert len(found[f"{name}_references"]) == min(found[name], 20)
@@ -106,7 +106,7 @@ def test_so_many_charges_as_lack_or_are_foreign_are_named_and_no_more(
         "charged_unknown": (foreign, f"{foreign * 490}.00"),
     }
     assert found_after(call) == {name: found for name, found in named.items() if found[0]}
-    # Reading it again says the same.
+    # A second reading gives the same result.
     refill_budget()
     assert found_after(call) == {name: found for name, found in named.items() if found[0]}
 
@@ -141,7 +141,7 @@ def test_a_refund_booked_days_late_is_found_if_nothing_else_is_open(
     late.refresh_from_db()
     assert late.is_credited
     assert late.ledger_entries.filter(type="REFUND-ORDER", is_guess=True).count() == 1
-    # It stays found.
+    # A later reading keeps the match.
     wall.let_pass(24 * HOUR)
     refill_budget()
     assert found_after(call) == {}
@@ -195,7 +195,8 @@ def test_whenever_orders_are_sent_exactly_what_lacks_or_is_foreign_is_named(
         booked = moment + timedelta(seconds=lag + ahead)
         books.book("ORDER", 490 * quantity, booked, name=f"c{len(books.rows)}")
     Order.objects.bulk_create(orders)
-    # Either some lack, or some are foreign: of one amount, the two cannot be told apart.
+    # Either entries are missing or there are foreign ones. With equal amounts, the two cannot be
+    # told apart.
     lacking = 0 if foreign else min(lacking, len(sent))
     gone = [books.rows.pop() for _entry in range(lacking)]
     for seconds, quantity in foreign:

@@ -1,4 +1,4 @@
-"""The provider's ledger on the wire, kept by the test, with pages as wrong as it wants."""
+"""A simulated provider ledger, whose pages can be wrong in any way that a test wants."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from tests.builders import make_guide_order
 from tests.stage import PROVIDER
 
 URL = f"{PROVIDER}/v3/account/transactions"
-# The moment about which most tests book: yesterday, well inside a day.
+# Most tests book around this moment: yesterday, far from the ends of the day.
 NOON = begin_of(today() - timedelta(days=1)).astimezone(UTC) + timedelta(hours=12)
 
 Row = dict[str, Any]
 
 
 def at(seconds: float) -> datetime:
-    """So many seconds after :data:`NOON`."""
+    """Return the moment ``seconds`` after :data:`NOON`."""
     return NOON + timedelta(seconds=seconds)
 
 
 def row(
     kind: str, amount: Any, time: datetime, *, name: str = "", objid: str = "", **more: Any
 ) -> Row:
-    """A row as the provider may show it, with nothing that was not given."""
+    """Return a row as the provider might show it, without values that were not given."""
     shown = {"_id": name, "objid": objid, **more}
     return {
         "type": kind,
@@ -47,24 +47,25 @@ def row(
 
 
 def ledger_state() -> LedgerState:
-    """The record of the reading of the ledger."""
+    """Return the state of the ledger's reading."""
     return LedgerState.objects.get()
 
 
 def note_ledger(**values: Any) -> None:
-    """Put this on record about the reading of the ledger."""
+    """Save these values in the state of the ledger's reading."""
     LedgerState.objects.update_or_create(pk=1, defaults=values)
 
 
 @dataclass
 class Books:
-    """The rows, newest first on the pages, and what is wrong with the pages."""
+    """The rows, which the pages show newest first, and hooks that make the pages wrong."""
 
     rows: list[Row] = field(default_factory=list)
-    # Change the rows of a page, which is given by its number, and the provider's count of all rows.
+    # Functions that change the rows of a page, given its number, and the provider's count of all
+    # rows.
     change_page: Callable[[int, list[Row]], list[Row]] = lambda _page, rows: rows
     change_count: Callable[[int], int | None] = lambda count: count
-    # Called with the number of each page before it is shown.
+    # A function that is called with the number of each page before the page is shown.
     on_page: Callable[[int], None] = lambda _page: None
     pages_shown: list[int] = field(default_factory=list)
 
@@ -94,7 +95,7 @@ class Books:
 
 
 def read(since: date | None = None, **options: Any) -> LedgerReading:
-    """Read the ledger to its end, without waiting for anything."""
+    """Read the whole ledger, and fail if the reading has to wait."""
 
     def fail(reading: LedgerReading) -> None:
         raise AssertionError(f"it waits: {reading}")
@@ -104,19 +105,22 @@ def read(since: date | None = None, **options: Any) -> LedgerReading:
 
 
 def ordered(status: Status = Status.HANDLING, **values: Any) -> Order:
-    """The guide's order, sent and accepted at :data:`NOON` if nothing else is given."""
+    """Make the guide's order, which is sent and accepted at :data:`NOON` by default."""
     times = {"created_at": NOON, "sent_at": NOON, "accepted_at": NOON}
     return make_guide_order(status, **{**times, **values})
 
 
 def partly_delivered(**values: Any) -> Order:
-    """3 of 5 cards at 490 DA, settled ten seconds after it was sent: 980 DA are promised back."""
+    """Make an order of which 3 of 5 cards at 490 DA came: 980 DA are promised back.
+
+    It settles ten seconds after it was sent.
+    """
     given = {"finalized_at": at(10), "fulfilled_amount": 1470}
     return ordered(Status.PARTIALLY_FILLED, **{**given, **values})
 
 
 def matches() -> dict[str, tuple[str | None, bool]]:
-    """The reference of the order of each entry, and whether it is a guess."""
+    """Return the reference of each entry's order, and whether the match is a guess."""
     entries = LedgerEntry.objects.select_related("order")
     return {
         entry.provider_id: (entry.order and entry.order.reference, entry.is_guess)

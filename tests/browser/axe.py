@@ -1,9 +1,9 @@
-"""axe-core in the browser: what of a page is out of reach for people with disabilities.
+"""axe-core in the browser, which finds barriers for people with disabilities.
 
-The driver runs the script, not an element of the page: a content security policy does not matter.
+The driver runs the script, so a content security policy does not block it.
 
-``axe.min.js`` is axe-core as its makers distribute it in their npm package. A newer one takes its
-place as it is.
+``axe.min.js`` is axe-core as its makers distribute it in their npm package. To update it, replace
+the file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from tests.browser.browser import Browser
 AXE = Path(__file__).with_name("axe.min.js")
 
 THEMES = ("light", "dark")
-# A desktop, and the narrowest window in which no page may have to be moved sideways.
+# A desktop, and the narrowest window in which pages must not scroll sideways.
 WIDE, NARROW = (1280, 900), (360, 740)
 Look = tuple[str, tuple[int, int]]
 # Light in a wide window, and dark in a narrow one.
 LOOKS: tuple[Look, ...] = (("light", WIDE), ("dark", NARROW))
 
-# What Django's own templates and styles do: the rule, the elements, and why it is not ours.
+# Violations in Django's own templates and styles: the rule, the elements, and the reason why they
+# are not ours.
 OF_DJANGO = (
     ("link-in-text-block", ".breadcrumbs a", "Django's style does not underline its breadcrumbs"),
     ("link-in-text-block", "#changelist-search a", "nor the link that ends a search"),
@@ -30,16 +31,16 @@ OF_DJANGO = (
     ("label-title-only", "#searchbar", "its label is an image, and its description is no label"),
 )
 
-# While a colour changes slowly, axe would measure one in between. The sheet is constructed, because
-# a policy may forbid elements.
+# During a transition, axe would measure an intermediate colour. The style sheet is constructed,
+# because a policy may forbid style elements.
 _AT_ONCE = """
 const sheet = new CSSStyleSheet();
 sheet.replaceSync("* { transition: none !important; animation: none !important; }");
 document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
 """
 
-# Without loading the style sheets again, which takes as long as the rest: only the rule about the
-# orientation of the screen needs them.
+# Style sheets are not loaded again (``preload``), because that doubles the time and only the rule
+# about the orientation of the screen needs it.
 _RUN = """
 const [known, done] = arguments;
 const isKnown = (rule, element) =>
@@ -66,12 +67,12 @@ class Violation(NamedTuple):
 
 
 def load(browser: Browser) -> None:
-    """Load axe-core into the current page, and end its transitions."""
+    """Load axe-core into the current page, and switch off transitions."""
     browser.run(_AT_ONCE)
     browser.run(AXE.read_text("utf-8"))
 
 
 def violations(browser: Browser) -> list[Violation]:
-    """The violations that axe-core finds in the current page as it looks now, except Django's."""
+    """Return the violations that axe-core finds in the current page, except Django's own."""
     known = [(rule, selector) for rule, selector, _why in OF_DJANGO]
     return [Violation(*found) for found in browser.driver.execute_async_script(_RUN, known)]

@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.browser.chromium import prefer, resize
 
-# How long a page is waited for, and how often it is looked at meanwhile (seconds).
+# The longest wait for a page, and the interval between checks (seconds).
 PATIENCE, INTERVAL = 60, 0.05
 
 
@@ -27,7 +27,7 @@ class Browser:
         self._wait = WebDriverWait(driver, PATIENCE, INTERVAL)
 
     def reset(self) -> None:
-        """Forget the previous test: its window, its cookies, its complaints."""
+        """Reset the window, the cookies and the console entries of the previous test."""
         self.look("light", (1280, 900))
         self.open("/static/giftcards/admin.css")
         self.driver.delete_all_cookies()
@@ -66,23 +66,23 @@ class Browser:
         self.driver.get(f"{self.site}{path}")
 
     def path(self) -> str:
-        """The path of the page, without its query."""
+        """Return the path of the page, without its query."""
         return self.driver.current_url.removeprefix(self.site).partition("?")[0]
 
     def find(self, selector: str) -> WebElement:
-        """The first visible element for the CSS selector; waits until it is there."""
+        """Wait for the first visible element that matches the CSS selector, and return it."""
         return self._wait.until(ec.visibility_of_element_located((By.CSS_SELECTOR, selector)))
 
     def find_all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """The visible texts of these elements, after the first has appeared."""
+        """Wait for the first of these elements, and return the visible texts of all of them."""
         self.find(selector)
         return [" ".join(element.text.split()) for element in self.find_all(selector)]
 
     def wait_for_text(self, selector: str, text: str) -> None:
-        """Wait until the first element says ``text``, on a page that may replace it meanwhile."""
+        """Wait until the first element contains ``text``, even if the page is replaced."""
         said = "return document.querySelector(arguments[0])?.innerText ?? ''"
         wait = WebDriverWait(self.driver, PATIENCE, INTERVAL, [WebDriverException])
         wait.until(lambda driver: text in driver.execute_script(said, selector))
@@ -101,10 +101,10 @@ class Browser:
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
-        """Wait at the end of the block for the page to which its actions lead."""
+        """At the end of the block, wait for the page that its actions open."""
         page = self.driver.find_element(By.TAG_NAME, "html")
         yield
-        # While the page is replaced, the driver may know neither the old one nor the new one.
+        # While a page is replaced, the driver may find neither the old one nor the new one.
         leaving = WebDriverWait(self.driver, PATIENCE, INTERVAL, [WebDriverException])
         leaving.until(ec.staleness_of(page))
         self._wait.until(
@@ -125,7 +125,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def overflow(self) -> int:
-        """By how many pixels the page is wider than its window."""
+        """Return by how many pixels the page is wider than its window."""
         return int(
             self.run(
                 "const page = document.documentElement;"
@@ -134,11 +134,11 @@ class Browser:
         )
 
     def left_of(self, selector: str) -> float:
-        """The element's distance from the left edge of the window, in pixels."""
+        """Return the element's distance from the left edge of the window, in pixels."""
         return float(self.find(selector).rect["x"])
 
     def complaints(self) -> list[str]:
-        """The severe entries of the browser's console since the last call."""
+        """Return the severe entries in the browser's console since the last call."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")

@@ -1,4 +1,4 @@
-"""A headless Chromium that keeps to itself: no network of its own, nothing of an earlier run."""
+"""A headless Chromium without background traffic or data from earlier runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAGS = (
 
 
 def missing() -> str:
-    """The reason to skip if the browser or its driver is not installed; "" if both are."""
+    """Return the reason for skipping if the browser or its driver is missing, or ""."""
     absent = [str(path) for path in (BROWSER, DRIVER) if not path.exists()]
     return f"Needs {' and '.join(absent)} (Debian: chromium, chromium-driver)." if absent else ""
 
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Chrome]:
 
 
 def resize(driver: Chrome, width: int, height: int) -> None:
-    """Give the page a window of this size: a real one cannot be as narrow as a phone."""
+    """Emulate a window of this size, because real windows cannot be as narrow as a phone."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -52,13 +52,16 @@ def resize(driver: Chrome, width: int, height: int) -> None:
 
 
 def prefer(driver: Chrome, theme: str, *, media: str = "") -> None:
-    """Let the person prefer the "light" or the "dark" theme, on a screen or in another medium."""
+    """Set the preferred theme, "light" or "dark", and the medium."""
     feature = {"name": "prefers-color-scheme", "value": theme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
 
 
 def photograph(driver: Chrome, path: Path, *, height: int | None = None) -> None:
-    """Write the page, as wide as the window, into a PNG file: all of it, or only its beginning."""
+    """Write the page, as wide as the window, into a PNG file.
+
+    With ``height``, only the top of the page is written.
+    """
     width, whole = driver.execute_script(
         "return [innerWidth, document.documentElement.scrollHeight]"
     )

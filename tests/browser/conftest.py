@@ -1,4 +1,4 @@
-"""One Chromium for all tests here, and a shop that it is shown."""
+"""One Chromium for all browser tests, and the shop that it shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.stage import fill_catalogue
 
 @pytest.fixture(scope="session")
 def driver(live_server: Any) -> Iterator[Chrome]:
-    """The browser; it ends before the site does, which could not close its connections later."""
+    """The browser, which stops before the site, so that the site can close its connections."""
     if reason := missing():
         pytest.skip(reason)
     with chromium() as started:
@@ -32,7 +32,7 @@ def driver(live_server: Any) -> Iterator[Chrome]:
 
 @pytest.fixture
 def tab(driver: Chrome, site: str) -> Iterator[Browser]:
-    """A tab on the site, in which there is nothing yet."""
+    """A tab on a site without any data."""
     opened = Browser(driver, site)
     opened.reset()
     yield opened
@@ -49,7 +49,7 @@ def browser(tab: Browser) -> Browser:
 
 @pytest.fixture
 def boss(browser: Browser) -> Browser:
-    """The same, and a superuser is logged in."""
+    """The window of ``browser``, with a superuser logged in."""
     client = Client()
     client.force_login(get_user_model().objects.get(username="amina"))
     browser.set_cookie("sessionid", client.cookies["sessionid"].value)
@@ -58,6 +58,6 @@ def boss(browser: Browser) -> Browser:
 
 @pytest.fixture
 def shop(boss: Browser, simulator: Simulator) -> Browser:
-    """The catalogue has been read."""
+    """The window of ``boss``, with a catalogue."""
     fill_catalogue()
     return boss

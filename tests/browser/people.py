@@ -1,4 +1,4 @@
-"""People who use the pages: the staff's roles, and those whose browser runs no script."""
+"""The users of the pages: the roles of staff, and people whose browser runs no scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.test import Client
 
 from tests.browser.browser import Browser
 
-# The groups that the app creates, and one of a shop's own, which may only look at orders.
+# The groups that the app creates, and a role without a group that may only view orders.
 ROLES = {
     "support": ("Gift card support",),
     "manager": ("Gift card manager",),
@@ -23,7 +23,7 @@ PASSWORD = "correct horse"
 
 
 def log_in_as(browser: Browser, role: str) -> None:
-    """Log in a person of the role, who bears its name; the window forgets who was there before."""
+    """Log in a user who has the role and its name, instead of the previous user."""
     users = get_user_model().objects
     person = users.filter(username=role).first()
     if person is None:
@@ -38,7 +38,7 @@ def log_in_as(browser: Browser, role: str) -> None:
 
 @contextmanager
 def without_script(browser: Browser) -> Iterator[None]:
-    """Pages run no script of theirs; the driver's own still run."""
+    """Stop pages from running their own scripts. The driver's scripts still run."""
     command = "Emulation.setScriptExecutionDisabled"
     browser.driver.execute_cdp_cmd(command, {"value": True})
     try:

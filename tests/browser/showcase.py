@@ -1,4 +1,4 @@
-"""The shop that the browser is shown: an order of each kind, made as the app itself makes them."""
+"""The shop for the browser tests: an order of each kind, made with the app's own functions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.delivery.staff import link, message, visit
 from tests.stage import record_order
 
 LARGE = tuple(CardSecret(f"CANARY-{number:04}", f"9{number:08}") for number in range(25))
-# From the oldest to the newest: age, quantity, and what the provider said at last.
+# Settled orders from the oldest to the newest: age, quantity, and the provider's last answer.
 _SETTLED: tuple[tuple[str, timedelta, int, OrderAnswer], ...] = (
     ("web-1036", timedelta(days=2, hours=3), 2, settled("FULFILLED", CARDS[3:], quantity=2)),
     ("web-1037", timedelta(days=1, hours=6), 25, settled("FULFILLED", LARGE, quantity=25)),
@@ -82,7 +82,7 @@ def fill() -> None:
 
 
 def tell() -> Order:
-    """A message in every condition, links, and digests; the order that they are about."""
+    """Create messages in several statuses, links and digests; return the order they are about."""
     order = Order.objects.get(reference="web-1042")
     later = timezone.now() + timedelta(minutes=5)
     for status in ("queued", "sending", "sent", "cancelled", "retrying", "failed"):
@@ -98,7 +98,7 @@ def tell() -> Order:
 
 
 def _pay_back(order: Order) -> None:
-    """A part is paid, in two payments, and one came back."""
+    """Pay back a part in two payments, and cancel another refund."""
     staff: dict[str, Any] = {"by": "amina", "source": CustomerRefund.Source.STAFF}
     transfer = {"method": "CCP", "comment": "حوالة بريدية"}
     back = record_refund(order, amount=550, reference="R-7F3A09B2C4D1", **transfer, **staff)
@@ -108,7 +108,7 @@ def _pay_back(order: Order) -> None:
 
 
 def _read_catalogue() -> None:
-    """Orders have the names of what they buy from it, and the shop a margin."""
+    """Add the catalogue, which gives orders their names, and set a margin for the shop."""
     set_shelf(margin_percent=12, round_to=5, by="amina")
     now = timezone.now()
     product = Product.objects.create(
@@ -128,13 +128,13 @@ def _read_catalogue() -> None:
         kind = product.types.create(
             type_id=type_id, name=name, cost=price, stock=stock, read_at=now
         )
-        # Both have become dearer.
+        # Both types have become more expensive.
         old, new = f"{price - 20:.2f}", f"{price:.2f}"
         kind.changes.create(what=OfferChange.What.PRICE, old=old, new=new, at=now)
 
 
 def _read_ledger() -> None:
-    """Add the provider's ledger. It has yet to credit back the order of which no card came."""
+    """Add the provider's ledger. The refund for the order without any cards is still missing."""
     now, start = timezone.now(), timezone.now() - timedelta(days=4)
     booked: list[tuple[Any, ...]] = [
         (start, "DEPOSIT", 50_000, None, False),
@@ -209,7 +209,7 @@ def _accepted(reference: str, quantity: int) -> Order:
 
 
 def _happened(order: Order, age: timedelta, *, seconds: float = 12) -> None:
-    """Let the order have been placed ``age`` ago, and have come to its status in ``seconds``."""
+    """Set the times of the order: placed ``age`` ago, in its status ``seconds`` later."""
     placed_at = timezone.now() - age
     reached_at = placed_at + timedelta(seconds=seconds)
     order.refresh_from_db()

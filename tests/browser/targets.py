@@ -1,13 +1,14 @@
-"""What a finger has to hit: the buttons of a page, and its links that act or lead on."""
+"""Touch targets: the buttons of a page, and links that act or lead to other pages."""
 
 from __future__ import annotations
 
 from tests.browser.browser import Browser
 
-# Pixels, of the WCAG (2.5.5) and of the makers of phones.
+# In pixels, as recommended by WCAG 2.5.5 and by phone makers.
 LEAST = 44
 
-# Links in a sentence or a table are as high as their line, and no buttons.
+# Links in sentences and tables are not included: they are as high as their line, and are no
+# buttons.
 _ACTING = (
     "button, [type=submit], [type=button], summary, .button, .giftcards-button, .gc-button,"
     " .giftcards-back, .gc-back a, .object-tools a, nav a,"
@@ -28,5 +29,5 @@ return content.flatMap(part => [...part.querySelectorAll(selector)]).flatMap(eac
 
 
 def small_targets(browser: Browser) -> list[str]:
-    """What of the current page is too small for a finger, with its size."""
+    """Return the touch targets in the current page that are too small, with their sizes."""
     return [str(found) for found in browser.run(_SMALL, _ACTING, LEAST)]

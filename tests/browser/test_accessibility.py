@@ -1,7 +1,7 @@
-"""WCAG 2.1 AA: what axe-core finds in every page, in two languages, themes and windows.
+"""WCAG 2.1 AA: axe-core checks every page in two languages, themes and windows.
 
-On a phone, no page may have to be moved sideways, and every button has the size of a finger. French
-has the longest words; that those of English fit is seen in what the roles see.
+On a phone, pages must not scroll sideways, and every button must be large enough for a finger.
+French has the longest words. The tests of the roles check that English fits.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def test_axe_finds_nothing_of_ours(
         names.add(resolve(boss.run("return location.pathname")).url_name)
         found.look_at(boss, name, [look])
     assert not found, str(found)
-    # A new page is listed above, or it is said why nobody sees it.
+    # A new page has to be listed in ``PAGES`` or in ``UNSEEN``.
     assert ours() - names == UNSEEN.keys()
 
 
 def ours() -> set[str]:
-    """The names of the addresses of the pages in the admin, without those about messages."""
+    """Return the names of the app's admin URLs, except those about messages."""
     return {
         pattern.name
         for model, pages in admin.site._registry.items()
@@ -88,7 +88,10 @@ def test_axe_finds_nothing_in_what_a_role_sees(browser: Browser) -> None:
 
 
 def test_axe_does_find_what_is_wrong(boss: Browser) -> None:
-    """The test above can fail: in each theme, for a mistake of ours, of markup and of size."""
+    """The test above can fail: in each theme, axe finds errors in markup and colour.
+
+    Targets that are too small are found as well.
+    """
     boss.open(LIST)
     boss.run(
         "const content = document.querySelector('#content');"

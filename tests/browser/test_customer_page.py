@@ -1,4 +1,4 @@
-"""The customer's page in a real browser: on a phone, without script, in two languages, for all."""
+"""The customer's page in a browser: on a phone, without scripts, in two languages, accessible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUTTON = ".gc-ask button"
 
 @pytest.fixture(autouse=True)
 def _shop(settings: Any, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The driver is quicker than a person.
+    # The driver presses the button faster than a person could.
     monkeypatch.setattr(tuning, "press_after", 0)
     settings.GIFTCARDS_DELIVERY = {
         "MODE": "off",
@@ -95,7 +95,7 @@ def test_the_page_works_without_script(browser: Browser) -> None:
         assert shown(browser) == CODES
         browser.find(".gc-card summary").click()
         assert browser.find(".gc-qr svg").size["width"] > 100
-        # Elements that need a script are not offered: nothing would keep a tick.
+        # Elements that need a script are hidden, because without scripts they would not work.
         needing = browser.find_all("[data-copies], [data-prints], .gc-used, [data-card]")
         assert len(needing) > len(CODES)
         assert not [element for element in needing if element.is_displayed()]
@@ -104,7 +104,7 @@ def test_the_page_works_without_script(browser: Browser) -> None:
 def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # However slow this machine is, the crawler is quicker.
+    # The crawler presses the button within this time, even on a slow machine.
     monkeypatch.setattr(tuning, "press_after", 60)
     address = new_address()
     browser.open(address)
@@ -127,7 +127,7 @@ def test_a_crawler_that_runs_scripts_and_follows_links_uses_nothing_up(
         " each.dispatchEvent(new Event(name, {bubbles: true}));"
     )
     browser.find(BUTTON)
-    # Scanners fill in and send every form: at once, and without values that they do not know.
+    # Scanners fill in and submit every form: at once, without the token, or with a wrong one.
     for prepare in ("", "form.token.remove();", "form.token.value = 'x';"):
         with browser.leaving():
             browser.run(f"const form = document.forms[0]; {prepare} form.requestSubmit();")
@@ -173,7 +173,7 @@ def test_pages_are_within_everybodys_reach(browser: Browser, language: str) -> N
     found = Findings()
     browser.open("/cards/nobody/")
     found.look_at(browser, "nobody", [("light", axe.NARROW)])
-    # The browser itself says that it was not found.
+    # The browser itself reports the missing page.
     [_not_found] = browser.complaints()
     for gift in ({}, GIFT):
         browser.open(new_address(customer_language=language, **gift))

@@ -1,7 +1,7 @@
-"""The day of each role: support in Arabic on a phone, a manager in French.
+"""A working day for each role: support in Arabic on a phone, a manager in French.
 
-Each is tried with scripts and without. Elements are found by what they are for, not by their words,
-which differ by language.
+Each test runs with and without scripts. Elements are found by their function instead of their
+words, which differ by language.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def order(reference: str) -> Order:
 
 
 def links_to(browser: Browser, page: str) -> list[str]:
-    """The page's links to one of the pages about an order, such as ``price``."""
+    """Return the links to an order's sub-page, such as ``price``."""
     found = browser.find_all(f"#content a[href$='/{page}/']")
     return [str(link.get_attribute("href")) for link in found]
 
 
 def listed(browser: Browser) -> list[str]:
-    """The references of the orders that the list shows."""
+    """Return the references of the orders in the list."""
     return [text.split()[0] for text in browser.texts("#result_list tbody th a")]
 
 
@@ -93,23 +93,23 @@ def test_support_answers_a_customer_in_arabic_on_a_phone(window: Browser) -> Non
     assert window.texts(".giftcards-secret")[0] == CODE
     assert CardReveal.objects.get().card == card
     assert window.overflow() == 0
-    # Support buys nothing and decides about no money.
+    # Support staff cannot buy anything or decide about money.
     assert links_to(window, "reorder") == []
     for page in ("reorder", "price", "resolve"):
         assert is_refused(window, page_of("web-1042", page)), page
 
 
 def test_a_manager_gets_the_shop_going_in_french(window: Browser) -> None:
-    """Calls are paused, an order is on hold, another came in part, and one is placed by hand."""
+    """Requests are paused, one order is on hold, one came in part, and one is placed by hand."""
     until = timezone.now() + timedelta(minutes=10)
     ProviderState.objects.pause("outage", detail="It is away.", until=until)
     log_in_as(window, "manager")
     window.speak("fr")
-    # What is there to do?
+    # The manager looks at what there is to do.
     window.open(f"{LIST}?attention=needed")
     window.find(".giftcards-pause")
     assert {"web-1035", "web-1040"} <= set(listed(window))
-    # A card that costs more than it may.
+    # A card costs more than its ceiling.
     follow_row(window, "web-1035")
     window.press("#content a[href$='/price/']")
     window.find("[name=outcome][value=approve]").click()

@@ -1,4 +1,4 @@
-"""From the order to the code, as the customer lives it: on a phone, in Arabic."""
+"""A customer's way from the order to the code: on a phone, in Arabic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def dinars(count: int) -> str:
 
 
 class Customer:
-    """Orders five cards at a time, reads the mails, and opens what they lead to."""
+    """A customer who orders five cards at a time, reads the mails and opens their links."""
 
     def __init__(self, window: Browser, mailbox: Mailbox, desk: Path) -> None:
         self.window = window
@@ -60,7 +60,7 @@ class Customer:
         return order
 
     def open_mail(self) -> EmailMessage:
-        """Open the mail that has just come in a program that shows HTML."""
+        """Open the latest mail as a mail program shows its HTML."""
         mail = self.mailbox.new()
         assert mail["To"] == ADDRESS
         self._desk.write_text(part(mail, "html"), encoding="utf-8")
@@ -69,12 +69,12 @@ class Customer:
         return mail
 
     def show_cards(self) -> list[str]:
-        """Press the button of the mail that is open, and that of the page; the codes there."""
+        """Press the button in the open mail and the one on the page, and return the codes."""
         self.window.press("a[href*='/cards/']")
         return self.press_button()
 
     def press_button(self) -> list[str]:
-        """Press the button of the page that is open; the codes that it then shows."""
+        """Press the button on the open page, and return the codes that it then shows."""
         self._look()
         assert self.window.find_all(".gc-secret") == []
         self.window.press(BUTTON)
@@ -82,11 +82,14 @@ class Customer:
         return self.window.texts(".gc-secret:not(.gc-serial)")
 
     def read(self) -> str:
-        """The visible text of the page in the window."""
+        """Return the visible text of the page in the window."""
         return plain(self.window.find("body").text)
 
     def was_told(self, order: Order) -> list[str]:
-        """The kinds of the messages about the order, all of which were sent and have been read."""
+        """Return the kinds of the messages about the order.
+
+        All of them must have been sent and read.
+        """
         assert self.mailbox.is_read()
         messages = Delivery.objects.order_by("kind")
         assert {(message.order, message.status) for message in messages} == {(order, "sent")}
@@ -96,7 +99,7 @@ class Customer:
         return list(LinkVisit.objects.order_by("pk").values_list("what", flat=True))
 
     def _look(self) -> None:
-        """The page is in the customer's language, and fits the phone."""
+        """Check that the page is in the customer's language and fits the phone."""
         page = self.window.find("html")
         assert (page.get_attribute("lang"), page.get_attribute("dir")) == ("ar", "rtl")
         assert self.window.overflow() == 0
@@ -111,7 +114,7 @@ def _shop(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
-    # The driver is quicker than a person.
+    # The driver presses the button faster than a person could.
     monkeypatch.setattr(tuning, "press_after", 0)
     settings.GIFTCARDS_DELIVERY = {
         "SHOP_URL": site,
@@ -161,7 +164,7 @@ def test_three_of_five_cards_come_and_the_customer_is_paid_back_the_rest(
         assert "تعذّر تسليم بطاقتين." in told
         promise = f"سنعيد إليك {owed}"
         assert promise in told
-        # Of the price that the shop pays, customers are told nothing.
+        # Customers must not learn the price that the shop pays.
         assert not {"490", "980"} & set(told.split())
         assert dinars(980) not in told
     codes = codes_bought(simulator, order)

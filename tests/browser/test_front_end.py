@@ -1,4 +1,4 @@
-"""The example's separate front end: a page on another origin, which has nothing but the API."""
+"""The example's separate front end: a page on another origin that uses only the API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Files(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def front_end(tab: Browser, tmp_path: Path) -> Iterator[str]:
-    """The address of the page, which asks the API of the site."""
+    """The address of the front end, which uses the API of the site."""
     folder = shutil.copytree(FRONT_END, tmp_path / "front_end")
     index = folder / "index.html"
     text = index.read_text()
@@ -73,7 +73,7 @@ def press(window: Browser, selector: str) -> None:
 
 
 def buy(window: Browser, type_id: str) -> Order:
-    """Buy five cards; the window follows the order then."""
+    """Buy five cards, and return the order. The window then follows it."""
     window.choose("offer", str(kind(type_id).pk))
     window.fill(quantity="5")
     count = Order.objects.count()
@@ -94,7 +94,8 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     window.wait_for_text("#trouble", "Unable to log in")
     window.fill(username="amina", password=PASSWORD)
     press(window, "#login button")
-    # After five minutes, the page asks the customer to wait; a click on the order asks at once.
+    # After five minutes, the page asks the customer to wait. A click on the order checks it at
+    # once.
     slow = buy(window, "SIM_SLOW")
     window.wait_for_text("#state", "We are working on it")
     work()
@@ -106,7 +107,7 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     work("--reference", slow.reference)
     press(window, "#orders button")
     window.wait_for_text("#state", "Your cards are here")
-    # Some of the cards come: what is missing is paid back.
+    # Some of the cards come, and the missing ones are paid back.
     partial = buy(window, "TEST_PARTIAL")
     window.wait_for_text("#state", "We are working on it")
     work()
@@ -121,7 +122,7 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     assert not any(code in window.driver.page_source for code in codes)
     assert not Reveal.objects.exists()
     found.look_at(window, "partly delivered", LOOKS)
-    # The codes are shown once, also if the page is loaded again.
+    # The codes are shown once, even if the page is reloaded.
     press(window, "#reveal")
     assert window.texts("#codes code") == codes
     assert Reveal.objects.get().order == partial
@@ -137,6 +138,6 @@ def test_a_customer_waits_is_told_of_the_delay_and_sees_the_codes_of_what_came_o
     window.find("#login")
     assert not window.find_all("#orders li")
     assert not found, str(found)
-    # The wrong password.
+    # This comes from the wrong password.
     [complaint] = window.complaints()
     assert "400" in complaint

@@ -1,4 +1,4 @@
-"""The staff's pages by keyboard alone: what is reached, in which order, and how that is seen."""
+"""The staff's pages by keyboard: which controls are reached, their sequence, and visible focus."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from tests.pages import LIST, page_of, plain
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-# Pages with controls that the others do not have, each as it comes after those before it.
+# Pages with controls that other pages lack, in the order in which they are visited.
 SEEN = (
     "list", "new order", "new order, before it is bought", "report", "search, several cards",
     "delayed", "reveal", "revealed", "what happened", "provider, paused",
     "product", "product, before it is saved", "many products", "shop", "categories",
 )  # fmt: skip
-# No page needs more presses of a key than this to get from one control to another.
+# On any page, this many key presses are enough to get from one control to another.
 FAR = 60
 
-# Notes each control's looks without the focus; then, which get it, and which look no different.
+# Records each control's look without focus, then which controls get the focus, and which of them
+# look the same with it.
 _WATCH = """
 // Only what can be seen: an outline that is not drawn has a colour, too.
 const look = element => {
@@ -60,7 +61,7 @@ return controls.filter(control =>
     && first(control) === control && control.checkVisibility({visibilityProperty: true}));
 """
 _TRAP = "addEventListener('keydown', event => {} && event.preventDefault())"
-# A moment has a stop for each of its seven parts, and for its calendar.
+# A date and time field has seven Tab stops for its parts and one for its calendar.
 _COUNT = """
 return document.querySelectorAll('a[href], button, input, select, textarea, summary').length
     + 7 * document.querySelectorAll('input[type="datetime-local"]').length;
@@ -68,7 +69,7 @@ return document.querySelectorAll('a[href], button, input, select, textarea, summ
 
 
 class Keyboard:
-    """Presses keys in the window; it never touches an element."""
+    """A keyboard that presses keys in the window, and never uses elements directly."""
 
     def __init__(self, window: Browser) -> None:
         self.window = window
@@ -84,7 +85,7 @@ class Keyboard:
         chain.send_keys(Keys.TAB * times).key_up(Keys.SHIFT).perform()
 
     def is_trapped(self, turn: Callable[[int], None]) -> bool:
-        """True if the focus stays on its element."""
+        """Return True if the focus stays on its element."""
         here = self.window.driver.switch_to.active_element
         turn(1)
         return here == self.window.driver.switch_to.active_element
@@ -127,7 +128,7 @@ def keyboard(shop: Browser) -> Keyboard:
 
 
 def nameless(window: Browser) -> list[str]:
-    """The roles of what can have the focus and has no accessible name."""
+    """Return the roles of focusable elements without an accessible name."""
     tree = window.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})
     return [
         node["role"]["value"]
@@ -135,16 +136,16 @@ def nameless(window: Browser) -> list[str]:
         if {"name": "focusable", "value": {"type": "booleanOrUndefined", "value": True}}
         in node.get("properties", [])
         and not node["name"]["value"]
-        # The target of Django's link to the content.
+        # Django's skip link leads to this element.
         and node["role"]["value"] != "main"
     ]
 
 
 def go_round(keyboard: Keyboard, turn: Callable[[int], None]) -> list[Any]:
-    """The page's controls as they get the focus, one after the other."""
+    """Return the controls of the page in the sequence in which they get the focus."""
     window = keyboard.window
     window.run("window.reached = []")
-    # The navigation stands before the content, and the browser itself behind it.
+    # The page's navigation precedes the content, and the browser's own controls follow it.
     turn(window.run(_COUNT) + 2)
     reached: list[Any] = window.run("return [...new Set(window.reached)]")
     assert not keyboard.is_trapped(turn), f"{window.path()}: a trap"
@@ -182,7 +183,7 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     keyboard.press("web-1042")
     keyboard.go()
     assert shop.texts("#result_list .field-name") == ["web-1042 invoice-42"]
-    # The address still leads to the content.
+    # The address still has the skip link's anchor, so Tab starts there.
     keyboard.tab_to("#result_list .field-name a")
     keyboard.go()
     assert shop.path() == page_of("web-1042")
@@ -207,7 +208,7 @@ def test_a_shops_work_is_done_by_keyboard(shop: Browser, keyboard: Keyboard) -> 
     assert keyboard.is_on(".giftcards-decide a")
     keyboard.go()
     assert shop.path() == page_of("web-1042")
-    # Decide about a lost order, up to the button.
+    # Decide about a lost order, without pressing the button.
     shop.open(page_of("web-1040"))
     keyboard.skip_to(".giftcards-decide a")
     keyboard.go()

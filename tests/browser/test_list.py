@@ -1,4 +1,4 @@
-"""The list of orders in a real browser: on a phone, and with figures that can be compared."""
+"""The list of orders in a browser: on a phone, and with figures that are easy to compare."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HEADINGS = [
     "name", "badge", "bought", "sold_to", "delivered", "cost", "credited_back", "owed", "when",
 ]  # fmt: skip
 
-# The amounts that are not whole on the screen, or not on one line. An ancestor may cut what does
-# not fit.
+# Returns the amounts that are partly off the screen, cut off by an ancestor, or broken into two
+# lines.
 _CUT = """
 return [...document.querySelectorAll('#result_list .giftcards-money')].filter(amount => {
     const box = amount.getBoundingClientRect();
@@ -34,7 +34,7 @@ return [...document.querySelectorAll('#result_list .giftcards-money')].filter(am
     return box.left < 0 || box.right > innerWidth;
 }).map(amount => amount.textContent);
 """
-# Where the whole part of each figure ends: what is left of it is as wide as its decimals.
+# Returns where the whole part of each figure ends. The rest is as wide as the decimals.
 _ENDS = """
 return [...document.querySelectorAll(`.field-${arguments[0]} > .giftcards-money > span`)]
 .map(figure => {
@@ -44,13 +44,13 @@ return [...document.querySelectorAll(`.field-${arguments[0]} > .giftcards-money 
     return range.getBoundingClientRect().right;
 });
 """
-# The width of the part of the list that is out of sight.
+# Returns the width of the hidden part of the list.
 _HIDDEN = """
 const box = document.querySelector('#changelist .results');
 return box.scrollWidth - box.clientWidth;
 """
 
-# The orders that are wholly within the first screen.
+# Returns the texts of the orders that fit completely into the first screen.
 _WHOLE_ROWS = """
 return [...document.querySelectorAll('#result_list tbody tr')]
 .filter(row => row.getBoundingClientRect().bottom <= innerHeight)
@@ -80,7 +80,7 @@ def test_large_amounts_are_whole_and_their_digits_stand_under_digits(boss: Brows
         for size in PHONES:
             boss.resize(*size)
             assert (boss.run(_CUT), boss.overflow()) == ([], 0), (language, size)
-    # One that is cut would be noticed.
+    # The check must detect an amount that is cut off.
     boss.run("document.querySelector('.results').style.width = '60px'")
     assert boss.run(_CUT) != []
 
@@ -146,7 +146,7 @@ def test_pages_are_mirrored_in_arabic(boss: Browser) -> None:
     assert label.rect["x"] > arithmetic.rect["x"] > amount.rect["x"]
     expected = ["2 450 دج", "1 470 دج", "980 دج"]
     assert boss.texts(".giftcards-breakdown td:last-child")[:3] == expected
-    # Digits stand under digits: the units of all amounts end at the same place.
+    # The digits are aligned: the units of all amounts end at the same horizontal position.
     edges = boss.run(
         "return [...document.querySelectorAll('.giftcards-breakdown td:last-child span')]"
         ".map(figure => Math.round(figure.getBoundingClientRect().right))"

@@ -1,4 +1,4 @@
-"""WCAG 2.1 AA in what staff see of messages and links: what axe-core finds in each page."""
+"""WCAG 2.1 AA checks by axe-core of the staff pages about messages and links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an order in a real browser: what its script does, and what works without it."""
+"""The page of an order in a real browser, with its script and without it."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_a_note_and_a_check_need_no_script(boss: Browser) -> None:
         )
 
 
-# A phone, and what a finger can press on it.
+# The window of a phone, and the least size of a target for a finger.
 PHONE, FINGER = (390, 844), 44
-# Links inside of a sentence are as high as its line; Django's own stand outside of the content.
+# Links inside sentences are as high as their line. Django's own links are outside the content.
 SMALL = """
     const inSentences = ":is(.giftcards-summary, .giftcards-what, .giftcards-detail) a,"
         + "p.giftcards-warning > a";

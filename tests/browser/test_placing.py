@@ -23,7 +23,7 @@ def test_a_card_can_be_chosen_looked_at_and_bought_on_a_phone(shop: Browser) -> 
     shop.resize(*PHONE)
     shop.open(f"{LIST}add/")
     shop.choose("card", f"{PRODUCT} {TYPE}")
-    # What is typed replaces the reference that stands there.
+    # Typing replaces the reference that the field already contains.
     shop.run("document.querySelector('[name=reference]').focus()")
     ActionChains(shop.driver).send_keys("web-1046").perform()
     shop.fill(quantity="3")
@@ -41,7 +41,7 @@ def test_a_card_can_be_chosen_looked_at_and_bought_on_a_phone(shop: Browser) -> 
     )
     assert len(amounts) == 4
     assert all(map(all, amounts))
-    # Back, and what was typed is still there.
+    # After going back, the form still contains what was typed.
     shop.press("[name=_change]")
     shop.fill(quantity="2")
     shop.press("[name=_save]")

@@ -1,4 +1,4 @@
-"""The report in a real browser: where its picture is drawn, on a phone and on paper."""
+"""The report in a real browser: the layout of its chart and table, on a phone and on paper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DESKTOP, PHONE = (1280, 800), (360, 740)
 
 @pytest.fixture
 def report(boss: Browser) -> Browser:
-    """A month with a large gain on its second day and a loss on its last but one."""
+    """Return a browser for a month with a large gain on day 2 and a loss at the end."""
     for day, price, quantity in ((2, "1234567.50", 5), (17, "550", 20), (29, "1.01", 300)):
         make_guide_order(
             Status.FULFILLED,
@@ -36,7 +36,7 @@ def report(boss: Browser) -> Browser:
 
 
 def boxes(browser: Browser, part: str) -> Any:
-    """The edges of the elements ``part`` of the picture, in the order in which they are written."""
+    """Return the edges of the chart's elements that match ``part``, in document order."""
     return browser.run(
         "const chart = document.querySelector('.giftcards-chart');"
         "return [...chart.querySelectorAll(arguments[0])].map(element => {"
@@ -72,7 +72,7 @@ def assert_columns_stand_in_their_box_from_left_to_right(report: Browser) -> Non
 
 
 def hidden_part(browser: Browser) -> Any:
-    """The width of the part of the table that is out of sight (pixels)."""
+    """Return the width in pixels of the part of the table that is out of sight."""
     return browser.run(
         "const region = document.querySelector('.giftcards-scroll');"
         "return region.scrollWidth - region.clientWidth;"
@@ -80,7 +80,7 @@ def hidden_part(browser: Browser) -> Any:
 
 
 def assert_only_the_table_scrolls(report: Browser) -> None:
-    """Nothing else is cut, and keys move the table."""
+    """Check that nothing else is cut off, and that the table can be focused and scrolled."""
     cut = report.run(
         "return [...document.querySelectorAll("
         " '.giftcards-key-figures dd, .giftcards-amounts, .giftcards-bar-amount')].filter("

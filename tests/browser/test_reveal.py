@@ -1,4 +1,4 @@
-"""A revealed code in a real browser: what its script does, and nothing left afterwards."""
+"""A revealed code in a real browser: its script works, and nothing is left afterwards."""
 
 from __future__ import annotations
 

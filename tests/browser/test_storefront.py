@@ -1,4 +1,4 @@
-"""The example's storefront in one window: from buying, over every outcome, to the money."""
+"""The example's storefront in one window: the purchase, every outcome, and the money."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def window(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Browser]:
-    """A window on the shop, whose shelf is full; nobody is logged in."""
-    # An order is late at once.
+    """Yield a window on the shop with a full shelf, in which nobody is logged in."""
+    # An order becomes late immediately.
     settings.GIFTCARDS = {**settings.GIFTCARDS, "POLL_TIMEOUT": 1, "POLL_INTERVAL": 0.1}
     fill_shelf()
     get_user_model().objects.create_superuser("admin", password=PASSWORD)
@@ -47,21 +47,21 @@ def window(
 
 
 def begin(window: Browser, type_id: str) -> None:
-    """Ask for five cards; the window shows the page on which they are paid then."""
+    """Order five cards; the window then shows the payment page."""
     window.open(f"/buy/{kind(type_id).pk}/")
     window.fill(quantity="5")
     window.press(BUTTON)
 
 
 def buy(window: Browser, type_id: str) -> Order:
-    """Buy five cards; the window shows the page of the order then."""
+    """Buy five cards and return the order; the window then shows the page of the order."""
     begin(window, type_id)
     window.press(BUTTON)
     return Order.objects.latest("pk")
 
 
 def open_mail(window: Browser) -> str:
-    """Open the newest mail of the page; what can be read of it."""
+    """Open the newest mail on the page and return its visible text."""
     window.press(MAILS)
     frame = window.find("iframe")
     window.driver.switch_to.frame(frame)
@@ -99,7 +99,7 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     window.press(".gc-ask button")
     order.refresh_from_db()
     assert window.texts(".gc-secret:not(.gc-serial)") == codes(order)
-    # The other outcomes.
+    # The other outcomes of orders.
     rejected = buy(window, "SIM_REJECT")
     refunded = buy(window, "TEST_REFUND")
     slow = buy(window, "SIM_SLOW")
@@ -130,10 +130,10 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     bought = [order.type for order in simulator.orders.values()]
     assert bought.count("SIM_LOST") == 1
     window.open("/mailbox/")
-    # The lost order may have been looked for so long that its customer was asked to wait.
+    # The search for the lost order may have taken so long that its customer was asked to wait.
     others = [text for text in window.texts(MAILS) if "أطول من المعتاد" not in text]
     assert len(others) == 5
-    # Some of the cards come: the customer is told what is missing.
+    # Only some of the cards arrive, and the customer reads what is missing.
     order = buy(window, "TEST_PARTIAL")
     page = window.path()
     work()
@@ -146,7 +146,8 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     window.press(".gc-back a")
     assert window.path() == f"{page}#gc-order-{order.pk}"
     assert not window.find_all(".gc-wait")
-    # Staff see the partial refund, and pay it back. What was bought here stays with the window.
+    # Staff see the partial refund and pay it back. The window keeps its purchases when somebody
+    # logs in.
     window.press("section a[href*='/admin/']")
     window.fill(username="admin", password=PASSWORD)
     window.press("[type=submit]")
@@ -157,7 +158,7 @@ def test_the_whole_story_in_one_window(window: Browser, simulator: Simulator) ->
     order.refresh_from_db()
     assert order.open_amount == 0
     work()
-    # The customer is told.
+    # The customer reads about the refund.
     window.open(page)
     assert len(window.texts(MAILS)) == 2
     assert "1650" in "".join(filter(str.isdecimal, open_mail(window)))
@@ -176,13 +177,13 @@ def test_the_time_for_the_payment_runs_out_and_the_shelf_changes_before_the_cust
     window.wait_for_text(".shop-item", "Sold out")
     Reservation.objects.update(until=ago(1))
     window.wait_for_text(".shop-item", "Buy")
-    # So does the page of the payment, when its clock has run out.
+    # The payment page also shows by itself that its time has run out.
     window.open(payment)
     window.find("[data-left]")
     Purchase.objects.update(reserved_until=ago(1))
     window.run("const now = Date.now; Date.now = () => now() + 600_000;")
     window.wait_for_text("main form", "no longer reserved")
-    # The cards are still there.
+    # The cards can still be bought.
     window.press(BUTTON)
     assert Order.objects.get().quantity == 5
     assert window.complaints() == []

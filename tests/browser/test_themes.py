@@ -1,4 +1,4 @@
-"""What a person sees of our pages under other themes of the admin."""
+"""How our pages look under other themes of the admin."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytest_plugins = ["tests.themes.processes"]
 pytestmark = pytest.mark.browser
 
 WINDOW = (1280, 2400)
-# Our own, on pages of which the rest is the theme's.
+# Our own elements on pages that otherwise belong to the theme.
 _OURS = (
     ":is(.giftcards-section, .giftcards-decide, .giftcards-page, .giftcards-find,"
     " .giftcards-summary) :is(a, button, [type=submit]), .giftcards-summary, .giftcards-warning"
 )
-# Text of less contrast than the WCAG ask for (4.5), and words that their button has no room for.
+# Find text with less contrast than WCAG requires (4.5), and buttons whose words do not fit.
 _LOOK = """
 const ink = colour => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d");
@@ -59,7 +59,7 @@ for (const element of document.querySelectorAll(arguments[0])) {
 }
 return {text: document.body.innerText, wrong: wrong};
 """
-# What has to be seen, first of all; of the pages about an order, which order it is.
+# The text that each page must show before the details; on pages about an order, its reference.
 SEEN = {
     "list": "web-1042",
     "order": "web-1042",
@@ -75,7 +75,7 @@ SEEN = {
 
 @pytest.fixture(scope="module", params=["unfold", "jazzmin", "grappelli", "simpleui"])
 def seen(request: pytest.FixtureRequest, driver: Chrome, start: Start) -> dict[str, Any]:
-    """Of each page the text that a person sees in it, and what of ours is faint or cut off."""
+    """Return the visible text of each page, and our texts on it that are faint or cut off."""
     if request.param == "simpleui" and django.VERSION >= (6, 1):
         pytest.skip("simpleui 2026.1 itself shows no list under Django 6.1.")
     found = {}
@@ -95,12 +95,15 @@ def seen(request: pytest.FixtureRequest, driver: Chrome, start: Start) -> dict[s
 
 
 def test_our_words_can_be_read_under_a_theme(seen: dict[str, Any]) -> None:
-    """Buttons and links of ours: none is of the colour of its ground, and none is cut off."""
+    """Our buttons and links stand out from their background and are not cut off."""
     assert {name: page["wrong"] for name, page in seen.items() if page["wrong"]} == {}
 
 
 def test_every_page_says_what_it_is_about_under_a_theme(seen: dict[str, Any]) -> None:
-    """Not further down among the details, and not hidden. A theme may capitalise headings."""
+    """The text is visible and comes before the details.
+
+    A theme may capitalise headings.
+    """
     shown = {name: page["text"].partition("Refund breakdown")[0] for name, page in seen.items()}
     assert shown.keys() == SEEN.keys()
     missing = [name for name, text in SEEN.items() if text.lower() not in shown[name].lower()]

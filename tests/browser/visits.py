@@ -32,7 +32,7 @@ def at(address: str) -> Visit:
 
 
 def about(reference: str, name: str = "change") -> Visit:
-    """A page about an order."""
+    """Return a visit to a page about an order."""
 
     def visit(browser: Browser) -> None:
         browser.open(page_of(reference, name))
@@ -41,23 +41,23 @@ def about(reference: str, name: str = "change") -> Visit:
 
 
 def unsold(browser: Browser) -> None:
-    """The page on which staff say what the customer of a final order paid."""
+    """Visit the page on which staff enter what the customer of a final order paid."""
     Order.objects.filter(reference="web-1039").update(sale_amount=None, open_amount=None)
     about("web-1039", "sale")(browser)
 
 
 def taking_back(browser: Browser) -> None:
-    """The page on which a refund is taken back."""
+    """Visit the page on which staff take back a refund."""
     refund = CustomerRefund.objects.get(reference="cart-38")
     browser.open(f"{LIST}refunds/{refund.pk}/take-back/")
 
 
 def here(_browser: Browser) -> None:
-    """The page before this one, as it is."""
+    """Stay on the page of the previous visit."""
 
 
 def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
-    """The page that answers the form of another one, filled in with these values."""
+    """Return a visit to the page that answers another page's form, filled in with ``values``."""
 
     def press(browser: Browser) -> None:
         visit(browser)
@@ -71,7 +71,7 @@ def sent(visit: Visit, button: str = SUBMIT, **values: str) -> Visit:
 
 
 def comparison(browser: Browser) -> None:
-    """A lost order beside one at the provider."""
+    """Visit the page that compares a lost order with an order at the provider."""
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
         other = client.place(product_id=PRODUCT, type_id=TYPE, quantity=3)
     about("web-1040", "resolve")(browser)
@@ -82,7 +82,7 @@ def comparison(browser: Browser) -> None:
 
 
 def adopted(name: str) -> Visit:
-    """A page about an order that staff have taken for one at the provider."""
+    """Return a visit to a lost order for which staff adopted one of the provider's orders."""
 
     def visit(browser: Browser) -> None:
         comparison(browser)
@@ -94,13 +94,13 @@ def adopted(name: str) -> Visit:
 
 
 def asking(browser: Browser) -> None:
-    """The page that asks for a reason before it reveals a code."""
+    """Visit the page that asks for a reason before it reveals a code."""
     about("web-1042")(browser)
     browser.press("a[href*='/cards/']")
 
 
 def with_catalogue(visit: Visit) -> Visit:
-    """A page once the provider's catalogue has been read."""
+    """Return a visit to a page after the provider's catalogue has been read."""
 
     def read(browser: Browser) -> None:
         fill_catalogue()
@@ -110,7 +110,7 @@ def with_catalogue(visit: Visit) -> Visit:
 
 
 def chosen(browser: Browser) -> None:
-    """The page that confirms a new order."""
+    """Visit the page that confirms a new order."""
     browser.open(f"{LIST}add/")
     browser.run(f"document.querySelector('[name=card]').value = '{PRODUCT} {TYPE}'")
     browser.fill(quantity="2")
@@ -122,7 +122,7 @@ def a_product(browser: Browser) -> None:
 
 
 def product_with(column: str, value: str) -> Visit:
-    """The page that answers the one of a product, with a value for the product or its types."""
+    """Return a visit to the answer after a value of a product or its types was changed."""
 
     def visit(browser: Browser) -> None:
         a_product(browser)
@@ -134,7 +134,7 @@ def product_with(column: str, value: str) -> Visit:
 
 
 def many_products(browser: Browser) -> None:
-    """The page that asks what to do with the selected products."""
+    """Visit the page that asks what to do with the selected products."""
     browser.open(PRODUCTS)
     browser.find(".action-select").click()
     browser.choose("action", "change_shelf")
@@ -142,13 +142,13 @@ def many_products(browser: Browser) -> None:
 
 
 def more_categories(browser: Browser) -> None:
-    """The second page of many categories."""
+    """Visit the second page of a long list of categories."""
     Category.objects.named([f"Games {number:03}" for number in range(201)])
     browser.open("/admin/giftcards/category/?p=2")
 
 
 def redemption_of(name: str) -> Visit:
-    """The page on which the shop writes how cards of the product, or the category, are redeemed."""
+    """Return a visit to the redemption instructions of the product or its category."""
 
     def visit(browser: Browser) -> None:
         product = Product.objects.get(product_id=PRODUCT)
@@ -175,7 +175,7 @@ def paused(browser: Browser) -> None:
 
 
 def on_hold_for_review(browser: Browser) -> None:
-    """The page on which a person approves an order or rejects it."""
+    """Visit the page on which staff approve or reject an order."""
     put_on_hold_for_review(Order.objects.get(reference="web-1044"), objection="Third order today")
     about("web-1044", "review")(browser)
 
@@ -186,7 +186,7 @@ def ticking_off(browser: Browser) -> None:
 
 
 def waiting(browser: Browser) -> None:
-    """The page on which a person ends the wait of an order."""
+    """Visit the page on which staff end the wait of an order."""
     soon = timezone.now() + timedelta(minutes=5)
     order = Order.objects.filter(reference="web-1044")
     order.update(due_at=None, send_after=soon, review="", **Order().problem_columns())
@@ -277,20 +277,21 @@ PAGES: dict[str, Visit] = {
 }
 
 
-# Django's table of who did what.
+# Django's table of past changes may be wider.
 WIDER = {"history"}
 
 
 class Findings:
-    """The mistakes that were found, with the pages that have them; empty if all is well."""
+    """The faults that were found, each with the pages that have it; empty if there are none."""
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = defaultdict(list)
 
     def look_at(self, browser: Browser, name: str, looks: Iterable[Look]) -> None:
-        """Add what is wrong with the current page in these themes and windows.
+        """Add the faults of the current page in these themes and windows.
 
-        Also what does not fit into a narrow window, or is too small there for a finger.
+        This includes content that does not fit into a narrow window, and targets too small for a
+        finger.
         """
         load(browser)
         for theme, window in looks:

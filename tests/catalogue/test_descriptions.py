@@ -1,4 +1,4 @@
-"""What customers are told about a card: its name, its region, and how it is redeemed."""
+"""What customers read about a card: its name, its region, and how to redeem it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(row: Product | Category, language: str, text: str = "", region: str = 
     RedemptionInstructions.objects.create(**of, language=language, text=text, region=region)
 
 
-# The texts of the product and of the category by language, the language asked for, what is told.
+# The texts of the product and of the category by language, the requested language, and the result.
 TEXTS: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
     "none": ({}, {}, "fr", ""),
     "its own language": ({"en": "enter", "fr": "entrez"}, {}, "fr", "entrez"),
@@ -52,7 +52,7 @@ def test_the_most_specific_text_in_the_best_language_is_told(
         assert redemption_instructions(kind) == told
 
 
-# The provider's region, the shop's by language, the language, what is told.
+# The provider's region, the shop's regions by language, the requested language, and the result.
 REGIONS: list[tuple[str, dict[str, str], str, str]] = [
     ("", {}, "en", ""),
     ("TR", {}, "en", "Turkey"),

@@ -1,4 +1,4 @@
-"""The worker keeps the catalogue true, and the shop is told what has changed of the offers."""
+"""The worker keeps the catalogue up to date and tells the shop which offers have changed."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def keep() -> None:
 
 @pytest.fixture
 def known(simulator: Simulator) -> None:
-    """The provider sells ONE, and the worker has read that."""
+    """Have the provider sell ``ONE``, and the worker read that."""
     simulator.catalogue = ONE
     keep()
 
 
 def pass_time(**span: float) -> None:
-    """Make all that was read, ordered or begun older, and the budget fresh."""
+    """Make everything that was read, ordered or started older, and free all request slots."""
     later = timedelta(**span)
     for table, columns in {
         Product: ("listed_at", "types_read_at", "asked_at", "missing_since"),
@@ -80,20 +80,20 @@ def keep_an_hour_later() -> None:
 
 
 def sell(product_id: str) -> None:
-    """An order that waits for nothing."""
+    """Place an order that no worker has to process."""
     order = place_order(product_id=product_id, type_id="a", quantity=1)
     Order.objects.filter(pk=order.pk).update(due_at=None)
 
 
 def asked(simulator: Simulator) -> list[str]:
-    """What was asked for since the last call: products, or the catalogue."""
+    """Return what was requested since the last call: product ids, or "catalog"."""
     paths = [request.path.rpartition("/")[2] for request in simulator.requests]
     simulator.forget_requests()
     return paths
 
 
 def changes() -> Told:
-    """The changes of the types of these tests since the last call."""
+    """Return the changes of the types of these tests since the last call."""
     found = OfferChange.objects.filter(type__type_id__in="ab").select_related("type")
     told = [(each.type.type_id, each.what, each.old_value, each.new_value) for each in found]
     OfferChange.objects.all().delete()
@@ -132,7 +132,8 @@ class TestReading:
         assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a", "b"]
         changes()
         hidden = hide("mobile & INTERNET")
-        # At once, although it sells; and who follows the offers is told.
+        # The type leaves the shelf at once, and the change is recorded for receivers of offer
+        # changes.
         assert [kind.type_id for kind in offers().filter(type_id__in="ab")] == ["a"]
         assert changes() == [("b", "gone", Decimal(490), None)]
         sell("q")
@@ -143,7 +144,7 @@ class TestReading:
         assert changes() == []
         product = Product.objects.get(product_id="q")
         assert (product.is_enabled, product.missing_since) == (True, None)
-        # When it is sold again, it is read first, and is then on the shelf.
+        # When the category is sold again, the product is read first and is then on the shelf.
         pass_time(hours=24)
         hidden.is_sold = True
         hidden.save()
@@ -194,7 +195,7 @@ class TestReading:
         for name in ("p3", "p4"):
             sell(name)
         pass_time(minutes=61)
-        # So few that not all can be asked for at once.
+        # The quota is too small to read all products at once.
         set_conf(REQUESTS_PER_MINUTE=40)
         asked(simulator)
         keep()
@@ -337,7 +338,7 @@ class TestChanges:
         simulator.catalogue = left
         keep_an_hour_later()
         assert (changes(), for_sale.count()) == (expected, 1)
-        # One that lists it in between: it was an odd answer.
+        # An answer in between lists it again, so the answer before that was an exception.
         simulator.catalogue = ONE | left if "q" in left else sold(a=CARD, b=CARD)
         keep_an_hour_later()
         for hours, count in ((1.1, 1), (0.9, 1), (0.2, 0)):
@@ -374,7 +375,8 @@ class TestChanges:
         changes()
         Product.objects.keep([{"product_id": "p", "is_enabled": False}], at=timezone.now())
         assert changes() == [("a", "gone", Decimal(490), None)]
-        # Its types are not read any more, but an order may have asked for them.
+        # The types of a disabled product are no longer read, but an order may still have requested
+        # them.
         kinds = [{"type_id": "a", "name": "A", "cost": Decimal(495), "stock": 5}]
         Product.objects.keep_types("p", kinds, at=timezone.now())
         assert changes() == []
@@ -430,7 +432,7 @@ class TestTelling:
             ("price", Decimal(490), Decimal(500)),
             ("price", Decimal(500), Decimal(495)),
         ]
-        # The first time, the receiver failed.
+        # The receiver failed the first time, so it is called again.
         assert told == [wanted[0], *wanted]
         assert {(each["product_id"], each["type_id"]) for each in heard} == {("p", "a")}
         assert not OfferChange.objects.filter(announced_at=None).exists()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 IDS = {"product_id": PRODUCT, "type_id": TYPE}
 ONE_WAY = "Pass the card as product_type, or as product_id and type_id."
 BOTH = "Pass either product_type, or product_id and type_id, but not both."
-# How a card is named, beside the type; the error.
+# The arguments that name the card (``True`` stands for the type itself), and the error.
 NAMED_WRONGLY: list[tuple[dict[str, Any], str]] = [
     ({}, ONE_WAY),
     ({"product_id": PRODUCT}, ONE_WAY),

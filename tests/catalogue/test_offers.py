@@ -1,4 +1,4 @@
-"""What can be sold now, and what is refused before the customer pays."""
+"""Which cards can be sold now, and which sales are refused before the customer pays."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def hourly(set_conf: Conf) -> None:
 
 
 def plain(text: str) -> str:
-    """The text without isolating characters and non-breaking spaces."""
+    """Return the text without isolating characters and with ordinary spaces."""
     return text.translate({0x2068: None, 0x2069: None, 0xA0: " "})
 
 
 def order(status: Status, **values: Any) -> Order:
-    """An order of two of ten cards; moments are in seconds from now."""
+    """Create an order for two of the ten cards; times are in seconds from now."""
     moments = {name: ago(-it) for name, it in values.items() if name.endswith("_at") and it}
     return make_order(status, **{**values, **moments})
 
@@ -61,7 +61,7 @@ def offer() -> None:
 
 
 def refusal(quantity: int = 2, **sale: Any) -> str:
-    """The code with which the sale is refused; "" if it is not."""
+    """Return the code with which the sale is refused, or "" if it is accepted."""
     try:
         check_offer(PRODUCT, TYPE, quantity, **sale)
     except NotForSale as error:
@@ -180,7 +180,8 @@ class TestOffers:
             (Status.PARTIALLY_FILLED, {"accepted_at": 8, "finalized_at": 9}, 9),
             (Status.REFUNDED, {"accepted_at": 8, "finalized_at": 9}, 10),
             (Status.REJECTED, {"finalized_at": 9}, 10),
-            # The stock was told after the provider had accepted it: its cards are missing there.
+            # The stock was reported after the provider had accepted the order, so it already
+            # excludes its cards.
             (Status.HANDLING, {}, 10),
             (Status.DELAYED, {}, 10),
             (Status.FULFILLED, {"finalized_at": 9}, 10),
@@ -252,7 +253,7 @@ class TestCheck:
             ({}, {"max_price": 490}, ""),
             ({}, {"max_price": Decimal("489.99")}, "above_ceiling"),
             ({}, {"sale_price": Decimal("489.99")}, "below_cost"),
-            # A voucher of 20 %, and one of all.
+            # A voucher of 20 %, and a voucher that covers the whole amount.
             ({}, {"sale_amount": 880}, "below_cost"),
             ({}, {"sale_amount": 0}, "below_cost"),
             ({}, {"sale_amount": 980}, ""),
@@ -287,7 +288,7 @@ class TestCheck:
         ("pricing", "sale", "code"),
         [
             ({"margin_percent": 1, "least_margin": 5}, {}, "below_cost"),
-            # The shop's own price counts.
+            # The sale price of the shop counts instead.
             ({"margin_percent": 1, "least_margin": 5}, {"sale_price": 500}, ""),
             ({"margin_percent": 10}, {}, ""),
         ],

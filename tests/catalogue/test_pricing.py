@@ -1,4 +1,4 @@
-"""The shop's prices: stored with each cost and margin, and by the shop's function."""
+"""The shop's prices, stored with each cost and margin or set by the shop's function."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Conf = Callable[..., None]
 
 
 def by_category(kind: ProductType) -> Decimal | None:
-    """A rule of a shop: no Steam, and 60 DA for the rest."""
+    """Return a price by a rule that does not sell Steam and adds 60 DA to other costs."""
     return None if kind.product.name == "Steam" else kind.cost + 60
 
 
@@ -57,7 +57,7 @@ def at_a_loss(kind: ProductType) -> int:
 
 
 class Rule:
-    """A rule of a shop: 60 DA for each card, and for ``ODD`` what a test says."""
+    """A rule that adds 60 DA to the cost of each card, and returns what a test sets for ``ODD``."""
 
     ODD = "type_005"
 
@@ -80,7 +80,7 @@ shop = Rule()
 
 @pytest.fixture
 def odd(set_conf: Conf) -> Rule:
-    """The rule of a shop with thirteen types."""
+    """Return the pricing rule of a shop with thirteen types."""
     shop.__init__()  # type: ignore[misc]
     set_conf(PRICING=f"{__name__}.shop")
     for number in range(13):
@@ -150,7 +150,8 @@ def test_offers_can_be_sorted_and_chosen_by_price() -> None:
     assert offers().filter(price__lte=440).count() == 2
 
 
-# For each edit of a shop with a margin of 10 %: the values, the price of 490 DA, and its source.
+# The edits of a shop with a margin of 10 %: the values, the price of a card that costs 490 DA, and
+# its source.
 EDITS: dict[str, tuple[dict[str, dict[str, Any]], Decimal | None, str]] = {
     "nothing": ({}, Decimal(539), "shelf"),
     "the shop": ({"shelf": {"margin_percent": 20}}, Decimal(588), "shelf"),
@@ -170,7 +171,7 @@ EDITS: dict[str, tuple[dict[str, dict[str, Any]], Decimal | None, str]] = {
         Decimal("499.90"),
         "fixed",
     ),
-    # Neither the rounding nor the least margin are for it.
+    # The rounding and the least margin do not apply to a fixed price.
     "a fixed price of the cost": (
         {"shelf": {"round_to": 50, "least_margin": 20}, "type": {"fixed_price": 490}},
         Decimal(490),
@@ -207,7 +208,7 @@ def rows_of(kind: ProductType) -> dict[str, Any]:
 
 
 def assert_priced_alike() -> None:
-    """The stored price of each type is the rule's, from what is stored of its cost and margins."""
+    """Check that each stored price follows from the stored cost and margins."""
     shelf = Shelf.objects.current().terms
     for kind in ProductType.objects.select_related("product__category"):
         found = find_price(kind.terms, shelf, function_price=kind.told_price)
@@ -253,7 +254,8 @@ WRONG: dict[str, dict[str, dict[str, Any]]] = {
     "a buffer below zero": {"shelf": {"stock_buffer": -1}},
     "three decimals": {"type": {"fixed_price": Decimal("500.001")}},
 }
-# The database would store these, or has types that do not hold them.
+# The database has no constraints for these values. It would store them, or its types cannot hold
+# them.
 NOT_CONSTRAINED = {"a huge price", "three decimals"}
 
 
@@ -282,7 +284,7 @@ def test_of_two_people_who_edit_the_same_margin_the_second_is_told() -> None:
     mine.margin_fixed = Decimal(30)
     with pytest.raises(ValidationError, match="Somebody else has changed this"):
         save_rows([kind.product.category, mine], by="amina")
-    # Another value of the same row is left as it was stored.
+    # Saving one value does not overwrite another value of the same row.
     again = Product.objects.get()
     Product.objects.update(name="Other")
     again.margin_fixed = Decimal(40)
@@ -297,7 +299,7 @@ def test_each_change_is_recorded_with_who_and_what() -> None:
     kind.save(by="amina")
     kind.fixed_price, kind.is_sold = Decimal(610), False
     kind.save(by="karim")
-    # A cost is the provider's.
+    # Costs are set by the provider and not recorded.
     kind.cost = Decimal(500)
     kind.save()
     set_shelf(stock_buffer=3)
@@ -363,10 +365,10 @@ def test_a_reservation_keeps_its_price() -> None:
         assert quote(**cart).price == price
         assert quote(**cart, reference="cart-1").price == 539
         check_offer(**cart, quantity=1, reference="cart-1")
-        # Longer, and still at this price.
+        # The reservation can be changed and still has this price.
         assert reserve(reference="cart-1", quantity=2, **cart).price == 539
         kind.save()
-    # Below the cost, nothing is sold.
+    # A sale below the cost is refused.
     kind.cost = Decimal(600)
     kind.save()
     with pytest.raises(NotForSale):
@@ -435,7 +437,8 @@ def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
     before, odd.says = ("type_004", Decimal(550)), 600
     assert not offers().exists()
     assert prices() == [before, (odd.ODD, 600)]
-    # It goes by more than the cost, and is asked again after a minute; later if it fails.
+    # The function may use more than the cost, so it is asked again after a minute, or later if it
+    # failed.
     for says, minutes, count, price in (
         (610, 0.5, 0, 600),
         (610, 0.6, 13, 610),
@@ -458,11 +461,11 @@ def test_offers_have_the_price_that_the_function_has_told_at_this_cost(
     ProductType.objects.filter(type_id=odd.ODD).update(cost=700)
     assert prices() == [before]
     ProductType.objects.filter(type_id=odd.ODD).update(cost=500)
-    # Another function is called when it is due.
+    # A different function is called when the next call is due.
     set_conf(PRICING=f"{__name__}.by_category")
     ProductType.objects.update(pricing_due_at=F("pricing_due_at") - timedelta(minutes=1.1))
     assert prices() == [before, (odd.ODD, 560)]
-    # A margin comes first, and afterwards the function is asked again.
+    # A margin comes first. When it is removed, the function is asked again.
     for margin, price in ((Decimal(1), 501), (None, None)):
         dearer.margin_fixed = margin
         dearer.save()
@@ -620,7 +623,7 @@ def test_whatever_was_edited_and_read_the_stored_price_follows_from_the_rule(edi
 
 
 def read(name: str, cost: Decimal | None) -> None:
-    """The provider's answer has this cost of one of the two types."""
+    """Record an answer of the provider with this cost for one of the two types."""
     at = timezone.now()
     types = [{"type_id": TYPE, "cost": Decimal(490)}, {"type_id": "other", "cost": Decimal(490)}]
     types[name == "other reading"]["cost"] = cost

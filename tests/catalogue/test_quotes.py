@@ -1,4 +1,4 @@
-"""Quotes: what a card costs now, with one question to the provider however many want to know."""
+"""Quotes: the current cost of a card, with one request to the provider for many callers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTION = f"/v3/gift-cards/checkProduct/{PRODUCT}"
 
 @pytest.fixture(autouse=True)
 def dearer(simulator: Simulator) -> None:
-    """The provider has raised the price from 490 to 530 DA, and has seven cards."""
+    """Raise the provider's price from 490 to 530 DA, with seven cards in stock."""
     simulator.catalogue = {PRODUCT: SoldProduct("PlayStation", "DZ", {TYPE: DEARER})}
 
 
@@ -78,7 +78,7 @@ class TestQuote:
         assert told.read_at is not None
         assert before <= told.read_at <= timezone.now()
         assert tuple(told.names) == ("PlayStation", "PSN 500 DA")
-        # Whoever looks next gets the same without a question.
+        # The next caller gets the same quote without a request.
         simulator.forget_requests()
         assert quote(PRODUCT, TYPE, 3) == told
         assert asked(simulator) == []
@@ -135,12 +135,12 @@ class TestQuote:
             case "no key":
                 set_conf(API_KEY="")
             case _:
-                # It is more than a second ago: nobody waits for a slow answer.
+                # The last request was more than a second ago, so nobody waits for its slow answer.
                 Product.objects.update(asked_at=ago(1.1))
                 monkeypatch.setattr(time, "sleep", pytest.fail)
         told = quote(PRODUCT, TYPE)
         assert (told.cost, told.stock, told.read_at, told.no_answer) == (490, 10, read_at, why)
-        # At most one, although the client would repeat most questions.
+        # There is at most one request, although the client would repeat most requests.
         assert len(asked(simulator)) == (trouble in {"silent", "unknown product"})
 
     def test_a_question_that_was_not_asked_can_be_asked_at_once(self, simulator: Simulator) -> None:
@@ -177,7 +177,7 @@ def test_a_quote_in_a_transaction_is_a_mistake(simulator: Simulator) -> None:
 
 @pytest.mark.usefixtures("shared_database")
 def test_many_callers_at_once_ask_once(simulator: Simulator, shorten: Callable[..., None]) -> None:
-    # However busy this machine is.
+    # The test passes even on a busy machine.
     shorten(quote_patience=60)
     make_offer(read_at=ago(120))
     Product.objects.update(types_read_at=ago(120), asked_at=ago(120))

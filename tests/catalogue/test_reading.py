@@ -1,4 +1,4 @@
-"""Reading the provider's catalogue, whatever shape its answers have, and what orders keep of it."""
+"""Reading the provider's catalogue in any shape, and the names that orders keep from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOBILIS = "507f1f77bcf86cd799439013"
 
 @pytest.fixture(autouse=True)
 def no_waiting(shorten: Callable[..., None]) -> None:
-    """A wait is over as soon as the test has changed what it is for."""
+    """End each wait as soon as the test has changed what the reading waits for."""
     shorten(background_wait=0.001)
     hide("Mobile & Internet")
 
@@ -83,7 +83,7 @@ class TestReading:
         assert known() == [
             (PSN, "PlayStation Network", True),
             (STEAM, "Steam", True),
-            # The shop does not sell its category.
+            # The shop does not sell the category of this product.
             (MOBILIS, "Mobilis", True),
         ]
         product = Product.objects.get(product_id=PSN)
@@ -114,7 +114,7 @@ class TestReading:
         xbox = SoldProduct("Xbox", "FR", {"x1": Denomination("Xbox 10", Decimal(2000))})
         simulator.catalogue = {PSN: psn, "xbox": xbox}
         run()
-        # What is missing may have been left out of one answer; an hour later, it is gone.
+        # Missing products may have been left out of one answer only. An hour later, they are gone.
         hour = timedelta(hours=1)
         Product.objects.update(
             listed_at=F("listed_at") - hour,
@@ -130,7 +130,7 @@ class TestReading:
             ("xbox", "Xbox", True),
         ]
         assert types()["type_001"] == ("PSN 500", Decimal(980), 7)
-        # Not sold any more, but orders were placed for it.
+        # The type is no longer sold, but orders were placed for it.
         assert types()["type_003"] == ("PSN 2000 DA", None, 0)
         assert types(STEAM)["type_101"][0] == "Steam 5 USD"
         for_sale = ProductType.objects.for_sale()
@@ -175,7 +175,7 @@ class TestReading:
 
 
 class TestTolerance:
-    """Every contradiction of the provider's pages is survived."""
+    """The reading tolerates every contradiction in the provider's documentation."""
 
     @pytest.fixture(autouse=True)
     def products(self, wire: Wire) -> None:
@@ -349,7 +349,7 @@ class TestTolerance:
 
 
 class TestSharing:
-    """It never slows orders: a tenth of the budget, and pauses are kept."""
+    """The reading never slows down orders: it uses a tenth of the quota and respects pauses."""
 
     def test_a_minute_has_a_tenth_of_the_requests_at_most(
         self, simulator: Simulator, set_conf: Callable[..., None]
@@ -360,7 +360,7 @@ class TestSharing:
         made: list[int] = []
 
         def wait(reading: CatalogueReading) -> None:
-            """Ten seconds pass."""
+            """Let ten seconds pass."""
             assert not reading.is_paused
             made.append(len(simulator.requests))
             simulator.forget_requests()
@@ -445,7 +445,7 @@ class TestSharing:
 
 
 class TestNames:
-    """Orders keep what the catalogue called their line."""
+    """Orders keep the names that the catalogue had for their product and type."""
 
     def test_an_order_keeps_the_names_of_the_time_when_it_was_recorded(
         self, simulator: Simulator
@@ -487,7 +487,8 @@ class TestNames:
         self, django_assert_num_queries: Any
     ) -> None:
         order = Order(product_id=PSN, type_id="type_001", quantity=1)
-        # The INSERTs with their savepoints, and the questions for names and for the product.
+        # The INSERT statements with their savepoints, and the queries for the names and the
+        # product.
         with django_assert_num_queries(8):
             Order.objects.record(order)
 
@@ -497,7 +498,7 @@ class TestNames:
             ("the id at the provider", 0, True),
             ("the number of the row", 0, False),
             ("the number of the row", 1.9, False),
-            # The product may be new.
+            # The product may be newer than the catalogue.
             ("the number of the row", 2.1, True),
         ],
     )
@@ -514,7 +515,7 @@ class TestNames:
             place_order(**line)
         assert is_accepted or list(caught.value.message_dict) == ["product_id"]
         assert Order.objects.count() == 1 + is_accepted
-        # An order that exists is the same as before.
+        # Placing an order that already exists still returns the same order.
         again = place_order(product_id="gone", type_id="type_001", quantity=1, reference="before")
         assert again == before
 

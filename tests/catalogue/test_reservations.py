@@ -1,4 +1,4 @@
-"""Cards are reserved for customers while they pay: the last one is sold once."""
+"""Cards are reserved for customers while they pay, so that the last card is sold only once."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ CARD = {"product_id": PRODUCT, "type_id": TYPE}
 
 @pytest.fixture
 def offer() -> None:
-    """Ten cards are for sale."""
+    """Offer ten cards for sale."""
     make_offer()
 
 
 def reserved(reference: str, quantity: int = 1, **values: Any) -> bool:
-    """True if the cards could be reserved."""
+    """Return True if the cards could be reserved."""
     try:
         reserve(reference=reference, quantity=quantity, **{**CARD, **values})
     except NotForSale:
@@ -51,7 +51,7 @@ def reserved(reference: str, quantity: int = 1, **values: Any) -> bool:
 
 
 def visit(address: str, *, user: Any = None) -> HttpRequest:
-    """A request of a guest with a new session, or of ``user``."""
+    """Return a request of a guest with a new session, or of ``user``."""
     request = RequestFactory().get("/", REMOTE_ADDR=address)
     request.user = user or AnonymousUser()
     request.session = SessionStore()
@@ -97,7 +97,7 @@ class TestReserving:
                 Reservation.objects.update(until=timezone.now() + timedelta(days=30))
             case _:
                 place_order(reference="cart-1", quantity=4, **CARD)
-        # The order takes them instead.
+        # The order takes the cards instead of the reservation.
         assert available() == [6 if how == "placed" else 10]
         keep_current(lambda: True)
         assert Reservation.objects.exists() is (how == "placed")
@@ -130,7 +130,7 @@ class TestReserving:
             assert Reservation.objects.get().until <= begin + timedelta(minutes=60, seconds=30)
             wall.let_pass(300)
             minutes += 5
-        # The customer has tried each five minutes.
+        # The customer has tried to extend it every five minutes.
         assert minutes == 60
         assert reserved("cart-2", 10)
         with pytest.raises(NotForSale) as refused:
@@ -168,19 +168,19 @@ class TestReserving:
         with nullcontext() if code is None else pytest.raises(NotForSale) as refused:
             reserve(reference="cart-9", quantity=wanted, customer="user 1", **CARD)
         assert code == (refused and refused.value.code)
-        # What others have, and what is over or placed, does not count.
+        # Reservations of other customers, expired reservations and placed orders do not count.
         assert reserved("cart-8", 5, customer="user 2")
         assert reserved("cart-7", 50)
         place_order(reference="cart-0", quantity=2, **CARD)
         Reservation.objects.exclude(reference="cart-0").update(until=ago(1))
         assert reserved("cart-9", 5, customer="user 1")
-        # Nobody reads there who it is.
+        # The stored value does not reveal who the customer is.
         assert not Reservation.objects.filter(customer__contains="user").exists()
 
     @pytest.mark.parametrize(
         ("address", "others", "code"),
         [
-            # One card for each guest.
+            # Each guest reserves one card.
             ("41.100.0.1", ["41.100.0.1"] * 29, None),
             ("41.100.0.1", ["41.100.0.1"] * 30, "network_busy"),
             ("41.100.0.1", ["41.100.0.2"] * 30, None),
@@ -215,9 +215,9 @@ class TestReserving:
                 " 31 reservations."
             )
             assert str(refused.value).endswith(text)
-        # An account is not a guest, wherever it is used.
+        # An account does not count as a guest, wherever it is used.
         assert reserved("cart-of-account", 9, customer=customer_of(visit(address, user=amina())))
-        # Nobody reads there from where they came.
+        # The stored value does not reveal the guest's network address.
         assert not Reservation.objects.filter(network__contains=".").exists()
 
     def test_guests_of_a_network_share_a_limit_of_cards(self, shorten: Callable[..., None]) -> None:
@@ -231,7 +231,7 @@ class TestReserving:
             except NotForSale as error:
                 codes.append((number, error.code))
         assert codes == [(10, "network_busy")]
-        # The same cart is reserved anew, or changed.
+        # A cart that is already reserved can be reserved again or changed.
         assert reserved("cart-0", 5, customer=customer_of(visit("41.100.0.1")))
 
     def test_one_guest_has_as_many_cards_as_an_account_and_is_known_by_the_session(
@@ -240,7 +240,7 @@ class TestReserving:
         shorten(cards_of_customer=3)
         request = visit("41.100.0.1")
         assert reserved("cart-1", 2, customer=customer_of(request))
-        # With the same browser at home.
+        # The customer uses the same browser at home.
         again = visit("41.200.0.9")
         again.session = request.session
         with pytest.raises(NotForSale) as refused:
@@ -309,7 +309,7 @@ REPEATABLE_READ = {
 class TestRace:
     @pytest.fixture(autouse=True)
     def patiently(self, shorten: Callable[..., None]) -> None:
-        """A busy machine may not be the reason for which somebody gets no card."""
+        """Wait long enough that a busy machine cannot be the reason why somebody gets no card."""
         shorten(reservation_patience=60.0)
 
     def test_a_locked_sqlite_is_waited_for_briefly_and_the_customer_reads_why(

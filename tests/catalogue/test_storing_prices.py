@@ -1,4 +1,4 @@
-"""Prices while a cost and a margin change at the same moment, and processes die in between."""
+"""Prices when a cost and a margin change at the same moment, and when a process dies meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Died(BaseException):
-    """A process dies."""
+    """The simulated death of a process."""
 
 
 def read(cost: Decimal) -> None:
@@ -47,7 +47,7 @@ def edit_type(margin: Decimal) -> None:
 
 
 def move(_margin: Decimal) -> None:
-    """The provider's list has the product in another category."""
+    """Record a list of the provider that has the product in a different category."""
     Product.objects.keep(
         [{"product_id": PRODUCT, "name": "P", "category": "Dear"}], at=timezone.now()
     )
@@ -93,7 +93,7 @@ def test_a_cost_and_a_margin_at_the_same_moment_end_in_the_price_of_both(name: s
     assert in_threads(4, change) == [None] * 4
     assert wrong_prices() == []
     kind = ProductType.objects.get(type_id=TYPE)
-    # No edit has written an older cost.
+    # No edit has replaced the cost with an older one.
     assert kind.cost in {Decimal(14), Decimal(214)}
 
 

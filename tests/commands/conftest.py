@@ -1,4 +1,4 @@
-"""Commands are run as a shell would; whatever they print, no secret is in it."""
+"""Run commands as a shell would, and check that no secret is in what they print."""
 
 from __future__ import annotations
 

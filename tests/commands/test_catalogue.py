@@ -1,4 +1,4 @@
-"""``giftcards_catalogue``: reading the provider's catalogue, and saying how far that went."""
+"""``giftcards_catalogue`` reads the provider's catalogue and reports how far it has come."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def top_ups(db: None) -> Category:
-    """The category that the shop does not sell."""
+    """Return the category that the shop does not sell."""
     return hide("Mobile & Internet")
 
 
@@ -64,7 +64,7 @@ def test_the_counts_can_be_had_as_json(call: Call, simulator: Simulator) -> None
 def test_a_product_that_cannot_be_read_fails_the_run_and_is_named(
     call: Call, simulator: Simulator
 ) -> None:
-    # A slash: the simulator has no such path.
+    # The simulator has no path for an id with a slash.
     simulator.catalogue = {**simulator.catalogue, "a/b": simulator.catalogue[PSN]}
     out, err, code = call("giftcards_catalogue")
     assert out.startswith("2 products read, 1 failed, 0 still to read.\n")

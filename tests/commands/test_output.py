@@ -1,4 +1,4 @@
-"""Things that all commands do alike: closed pipes, help, languages, times and progress."""
+"""What all commands have in common: closed pipes, help, languages, times and progress."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMANDS = sorted(APPS)
 
 
 class ClosedPipe(io.StringIO):
-    """Its reader has gone after ``lines`` lines."""
+    """A pipe whose reader closes it after ``lines`` lines."""
 
     def __init__(self, lines: int = 0) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class TestAPipeThatIsClosed:
             with child(*arguments, PYTHONUNBUFFERED="") as process:
                 assert process.stdout
                 process.stdout.close()
-                # Python itself exits with 120 if it cannot write what is left.
+                # Python itself exits with 120 if it cannot write the rest of the output.
                 assert process.wait(timeout=60) == 1
 
 
@@ -168,7 +168,7 @@ class TestLanguage:
         )
 
 
-# A site that keeps its times without a zone, in the one of Algiers.
+# A site that stores times without a time zone, in the time zone of Algiers.
 NAIVE = """
 from example_project.settings import *
 USE_TZ = False
@@ -235,7 +235,7 @@ class TestProgress:
                 progress.show("HANDLING", since=ago(second))
             progress.end("FULFILLED")
             progress.end("FULFILLED")
-        # With a date if it was yesterday.
+        # A time of yesterday is shown with its date.
         moment = r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
         lines = [re.sub(moment, "TIME", line) for line in output.getvalue().splitlines()]
         assert lines == [
@@ -261,8 +261,8 @@ class TestProgress:
                 since = now - timedelta(seconds=seconds)
                 progress.show("HANDLING, and much more than fits", since=since, unless_short=True)
             progress.end("FULFILLED")
-        # Drawn when it changes, it does not wrap, and leaves the cursor where a line of the log
-        # replaces it.
+        # The line is drawn when it changes and does not wrap. It leaves the cursor at its start, so
+        # that a line of the log replaces it.
         line = r"\rHANDLING, and muc \(since \d\d:\d\d:\d\d, \d s\)\x1b\[K\r"
         assert re.fullmatch(rf"({line}){{3}}\nFULFILLED\n", output.getvalue())
 
@@ -328,7 +328,7 @@ def test_missing_tables_of_an_optional_app_are_found_before_its_command_begins(
     call_command("migrate", app, "zero", verbosity=0)
     try:
         out, err, code = call("giftcards_ledger")
-        # The commands of the core go on without them.
+        # The commands of the core still work without these tables.
         assert call("giftcards_poll").code == 0
     finally:
         call_command("migrate", app, verbosity=0)

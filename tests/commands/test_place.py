@@ -1,4 +1,4 @@
-"""``giftcards_place``: one order, sent before the command returns."""
+"""``giftcards_place`` places one order and sends it before the command returns."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_place_with_wait_shows_progress_until_the_order_settles(
     assert order.accepted_at is not None
     waiting = f"waiting for the provider (since {clock_time(order.accepted_at)}, "
     lines = out.splitlines()
-    # A line per change, not one per look.
+    # There is one line per change, not one per check.
     assert lines[0].startswith(f"In progress: 0 of 2 cards delivered, {waiting}")
     assert lines[1].startswith(f"In progress: 1 of 2 cards delivered, {waiting}")
     assert lines[2] == "Delivered: 2 of 2 cards delivered"
@@ -344,7 +344,7 @@ class TestBadInput:
         assert simulator.requests == []
 
 
-# Nothing that any of these commands reads may be wrong once it has begun.
+# All settings that these commands read must be valid before a command begins.
 WRONG_SETTINGS: list[dict[str, Any]] = [
     {"API_KEY": ""},
     {"API_KEY": "two words"},
@@ -381,7 +381,7 @@ def test_commands_explain_a_database_without_tables(
     command: tuple[str, ...], call: Call, simulator: Simulator
 ) -> None:
     def fail(execute: Any, sql: str, *args: Any) -> Any:
-        # As in the database of a project that has not been migrated.
+        # This simulates the database of a project that has not been migrated.
         return execute(sql.replace("giftcards_", "not_there_yet_"), *args)
 
     with connection.execute_wrapper(fail):
@@ -394,7 +394,7 @@ def test_commands_explain_a_database_without_tables(
 
 @pytest.mark.django_db(transaction=True)
 class TestADatabaseThatGoesAway:
-    """A failing database: nobody may take that for "nothing happened" if something has begun."""
+    """If the database fails after something has begun, the message must say so."""
 
     @pytest.fixture(autouse=True)
     def impatiently(self, shorten: Callable[..., None]) -> None:
@@ -415,7 +415,8 @@ class TestADatabaseThatGoesAway:
             if sql.startswith("INSERT") and "giftcards_order" in sql:
                 inserted.append(sql)
             elif inserted and "giftcards_product" in sql and "MAX(" in sql:
-                # Whether the catalogue lacks the product is the last question of the transaction.
+                # The last query of the transaction checks whether the product is missing from the
+                # catalogue.
                 recorded.append(sql)
             return result
 
@@ -456,7 +457,7 @@ class TestADatabaseThatGoesAway:
 
 
 class TestCeiling:
-    """Above what a card may cost, the order is recorded and a person decides."""
+    """If a card costs more than the limit, the order is recorded and waits for staff."""
 
     @pytest.mark.parametrize("option", ["--sale-price", "--max-price"])
     @pytest.mark.parametrize("wait", [(), ("--wait",)], ids=["", "--wait"])

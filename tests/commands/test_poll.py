@@ -1,4 +1,4 @@
-"""``giftcards_poll``: one sweep, one order, or a worker's tick from cron."""
+"""``giftcards_poll`` runs one sweep, checks one order, or runs a worker's tick from cron."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``giftcards_reconcile``: lost orders explained, and what nobody here owns."""
+"""``giftcards_reconcile`` explains lost orders and reports unknown orders at the provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None
 
 
 def lose_one(call: Call) -> Order:
-    """An order that the provider accepted without our hearing of it."""
+    """Place an order that the provider accepts, but whose answer does not reach the app."""
     product = LINE["product_id"]
     assert call("giftcards_place", product, "SIM_LOST", "2", "-v0").code == 1
     return Order.objects.get(type_id="SIM_LOST")
@@ -113,7 +113,7 @@ def test_reconcile_shows_a_wait_for_the_provider(
     assert lines[2] == "1 lost order resolved, 0 left."
     assert lines[4:] == ["0 settled orders are different at the provider and need attention."]
     assert code == 0
-    # For machines, and with -v0, there is nothing but the result.
+    # The JSON output contains only the result, and with ``-v0`` nothing is printed.
     assert len(json.loads(call("giftcards_reconcile", "--json").out)) == 5
     assert call("giftcards_reconcile", "-v0") == ("", "", 0)
 

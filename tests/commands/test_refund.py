@@ -1,4 +1,4 @@
-"""``giftcards_refund``: what a customer was paid back, once, however often it is run."""
+"""``giftcards_refund`` records a refund to a customer only once, even if it is run again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CANCEL = ("giftcards_refund", "cart-1042", "--payment-reference", "VIR-88", "--c
 
 @pytest.fixture(autouse=True)
 def order() -> Order:
-    """Five cards were paid for with 550 each, and three came: 1,100 are owed."""
+    """Create an order with three of five cards, sold at 550 each, so that 1,100 are owed."""
     return make_guide_order(Status.PARTIALLY_FILLED, reference="cart-1042", sale_price=Decimal(550))
 
 

@@ -1,4 +1,4 @@
-"""``giftcards_reconcile --after-restore``: what was bought after the dump is not bought again."""
+"""``giftcards_reconcile --after-restore``: orders bought after the dump are not bought again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def quickly(set_conf: Callable[..., None], shorten: Callable[..., None]) -> None
 
 
 def work() -> None:
-    """Tick and follow once, as a worker does."""
+    """Run one tick and follow the orders once, as a worker does."""
     begin_tick()
     follow(seconds=20)
 
@@ -62,7 +62,7 @@ def after_restore(call: Call, *more: str) -> tuple[dict[str, Any], int]:
 
 
 def decide(order: Order, outcome: str) -> None:
-    """Say on the order's page what became of it."""
+    """Enter on the order's page what became of the order, as staff do."""
     boss = sign_in(superuser=True)
     url = order_page(order, "resolve")
     token = hidden(read(boss.get(url)))["state_token"]
@@ -109,7 +109,8 @@ class TestHolding:
         [problem] = problems(bought)
         assert (problem.code, problem.parameters) == ("restored", {"count": 1})
         assert history(bought) == ["PLACING", "UNCONFIRMED"]
-        # Neither the worker nor staff who have it checked send it, or search for it.
+        # The order is not sent or searched for, neither by the worker nor when staff have it
+        # checked.
         work()
         with Gateway() as gateway:
             check_now(bought, gateway)
@@ -398,7 +399,7 @@ class TestWorkers:
         assert lease(Lease.LOOP).until is None
 
     def test_it_stops_where_a_worker_has_taken_over(self, call: Call, simulator: Simulator) -> None:
-        """It stood still for longer than its lease: in a debugger, or with its machine."""
+        """The command was halted for longer than its lease, for example in a debugger."""
         orders = [record_order(**LINE) for _order in range(2)]
         with undone():
             work()

@@ -1,4 +1,4 @@
-"""``giftcards_selftest``: the provider's scenarios, against its stand-in."""
+"""``giftcards_selftest`` runs the provider's scenarios against the simulator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 @pytest.fixture(autouse=True)
 def _patiently(shorten: Callable[..., None]) -> None:
-    """A busy machine shows no wait."""
+    """Do not show a wait only because the machine is busy."""
     shorten(short_wait=60)
 
 
@@ -82,7 +82,7 @@ def test_selftest_shows_a_wait_for_the_provider(
     simulator.delay = (3, 3)
     out, _, code = call("giftcards_selftest")
     waiting = r"refund: In progress, waiting for the provider \(since \d\d:\d\d:\d\d, \d s\)\n"
-    # One line an order, not one a look.
+    # There is one line per order, not one per check.
     assert re.match(f"{waiting}ok      refund", out)
     assert out.count("In progress") <= 3
     assert code == 0
@@ -140,7 +140,6 @@ def test_selftest_passes_with_a_sale_price_in_a_sandbox_that_lists_no_type_for_t
     call: Call, simulator: Simulator
 ) -> None:
     simulator.lists_test_types = False
-    # With -v0, nothing is printed.
     assert call("giftcards_selftest", "-v0") == ("", "", 0)
     for order in Order.objects.filter(type_id__startswith="TEST_"):
         assert order.price_ceiling is not None
@@ -190,7 +189,7 @@ def test_selftest_with_json_names_the_complaints_of_failed_scenarios(
 def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
     call: Call, wire: responses.RequestsMock
 ) -> None:
-    """It refunds too little, and delivers less than its guide says and other than it announced."""
+    """The provider refunds too little, and does not deliver as its guide says."""
     cards = [{"value": f"CANARY-CODE-1234-{number}"} for number in range(2)]
     delivered = {"cards": cards[:1], "fulfilled_quantity": 1, "price_per_card": 490}
     answers = {
@@ -315,7 +314,7 @@ class TestIsNotRun:
     def test_selftest_is_not_run_with_a_wrong_key_and_tries_it_once(
         self, call: Call, simulator: Simulator
     ) -> None:
-        """Trying it again and again gets nobody blocked."""
+        """The key is tried only once, so that repeated runs do not get the server blocked."""
         simulator.keys = ["another"]
         refused = (
             "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"

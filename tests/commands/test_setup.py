@@ -1,4 +1,4 @@
-"""``giftcards_setup`` and ``giftcards_generate_key``: what comes first."""
+"""``giftcards_setup`` and ``giftcards_generate_key``, the first commands in a new project."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def groups(outcome: str) -> str:
 
 
 def held(name: str) -> set[str]:
-    """The permissions of a group."""
+    """Return the permissions of a group."""
     found = Group.objects.get(name=name).permissions.values_list("codename", flat=True)
     return set(found)
 
 
 def of_role(name: str) -> set[str]:
-    """The permissions that a role is to have, those of the optional apps among them."""
+    """Return the permissions that a role should have, including those of the optional apps."""
     return {codename for roles in BY_APP.values() for codename in roles.get(name, ())}
 
 
@@ -202,7 +202,7 @@ class TestGenerateKey:
         assert len(keys) == 5
 
     def test_generate_key_works_in_a_project_that_has_just_been_made(self, tmp_path: Path) -> None:
-        """No settings of ours, no database, nothing migrated."""
+        """The project has none of our settings, no database and no migrated tables."""
         (tmp_path / "bare.py").write_text(
             'SECRET_KEY = "x"\nINSTALLED_APPS = ["giftcards"]\nUSE_TZ = True\n'
         )

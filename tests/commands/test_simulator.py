@@ -28,7 +28,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 
 class Terminal(io.StringIO):
-    """Makes requests to the simulator as soon as it says where it listens, then stops it."""
+    """A terminal that sends requests to the simulator once it listens, and then stops it."""
 
     def __init__(self, stop_with: signal.Signals) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def test_simulator_command_in_its_own_process_stops_on_sigterm(tmp_path: Path) -
 def test_simulator_command_with_verbosity_0_prints_nothing(tmp_path: Path) -> None:
     port = unused_port()
     with own_process(tmp_path, f"--port={port}", "-v0") as process, requests.Session() as session:
-        # There is no line to wait for: ask until it answers.
+        # No line announces the start, so the request is repeated until the simulator answers.
         retries = Retry(total=100, backoff_factor=0.1, backoff_max=0.1)
         session.mount("http://", HTTPAdapter(max_retries=retries))
         session.get(f"http://127.0.0.1:{port}/v3/validate", timeout=30)

@@ -1,4 +1,4 @@
-"""``giftcards_status``: one order, or how things stand."""
+"""``giftcards_status`` shows one order or the state of the whole shop."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class TestOverview:
         assert "need attention                1" in lines
         assert f"  last sweep      {state.swept_at.isoformat()}" in lines
         assert lines[-4] == f"The last failure: {state.failure}"
-        # Nothing is wrong with the worker.
+        # There is no warning about the worker.
         assert [line.partition(":")[0] for line in lines[-3:]] == [
             "warning  attention",
             "warning  orders_unconfirmed",
@@ -217,7 +217,7 @@ class TestOverview:
     def test_status_does_not_count_many_cards(
         self, call: Call, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Counting reads the whole index."""
+        """An exact count would read the whole index."""
         make_order()
         call("giftcards_poll")
         monkeypatch.setattr("giftcards.watch.overview.MANY_CARDS", 1)
@@ -307,7 +307,7 @@ class TestOverview:
 
 
 class TestFailOn:
-    """For monitors: exit code 1 and a sentence if one of the conditions holds."""
+    """Monitors get exit code 1 and a sentence if one of the conditions holds."""
 
     EVERYTHING = "attention,paused,worker,provider_failing,queue,encryption_keys"
 
@@ -317,7 +317,7 @@ class TestFailOn:
         ProviderState.objects.note_tick()
 
     def asked(self, call: Call, conditions: str) -> tuple[str, int]:
-        """The errors and the exit code, which are the same for people and for machines."""
+        """Return the errors and the exit code, after checking that all formats have the same."""
         out, err, code = call("giftcards_status", "--fail-on", conditions)
         assert out.startswith("Waiting to be sent  ")
         shown, *ended = call("giftcards_status", "--fail-on", conditions, "--json")
@@ -404,7 +404,7 @@ class TestFailOn:
         assert self.asked(call, "paused") == (sentence, 1)
         ProviderState.objects.update(paused_until=ago(61))
         assert self.asked(call, "paused") == ("", 0)
-        # At once if a person ends the pause.
+        # The condition ends at once if staff end the pause.
         ProviderState.objects.update(paused_until=ago(-60))
         assert self.asked(call, "paused") == (sentence, 1)
         ProviderState.objects.resume()
@@ -444,7 +444,7 @@ class TestFailOn:
         [
             (310, 3, True, "for more than 5 minutes. It broke."),
             (310, 3, False, "yet. It broke."),
-            # A short disturbance; and a shop that has asked nothing for a long time.
+            # A short disturbance, and a shop that has made hardly any requests for a long time.
             (290, 9, True, ""),
             (310, 2, True, ""),
         ],
@@ -468,7 +468,7 @@ class TestFailOn:
         assert self.asked(call, "attention,paused,queue") == ("", 0)
 
     def test_fail_on_worker_needs_a_schedule_only_if_no_loop_ticks(self, call: Call) -> None:
-        """A loop ticks by itself; sweeps alone come from a cluster that nothing watches."""
+        """A loop ticks by itself; sweeps without ticks come from a cluster that nothing watches."""
         Schedule.objects.all().delete()
         assert self.asked(call, "worker") == ("", 0)
         ProviderState.objects.update(last_tick_at=ago(200), swept_at=ago(1))
@@ -477,7 +477,7 @@ class TestFailOn:
     @pytest.mark.parametrize(
         ("status", "late"),
         [
-            # Also while sending it is tried again and again.
+            # The condition also holds while the app tries to send the order again and again.
             (Status.PENDING, {"queued_at": 310, "due_at": -60}),
             (Status.PLACING, {"claimed_until": 310}),
             (Status.UNCONFIRMED, {"due_at": 310}),

@@ -1,4 +1,4 @@
-"""``giftcards_worker``: the worker without a queue of tasks."""
+"""``giftcards_worker`` runs the worker without a task queue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop without other work, whose threads need a database that they can share."""
+    """Run the loop without other work, whose threads need a database that they can share."""
     monkeypatch.setattr("giftcards.engine.background.WORK", {})
 
 
@@ -66,7 +66,7 @@ def test_the_worker_goes_on_until_it_is_stopped(
 def test_the_worker_ticks_as_the_schedule_would(
     handlers: None, call: Call, simulator: Simulator, shorten: Callable[..., None]
 ) -> None:
-    """Without a cluster, nothing else shows a monitor that orders are followed."""
+    """Without a cluster, only these ticks show a monitor that a worker follows the orders."""
     shorten(loop_tick=0.2)
     buy(type_id="SIM_NEVER")
     ticks = []
@@ -188,7 +188,7 @@ def test_the_worker_does_not_start_in_a_database_that_works_for_nobody(
 def test_the_worker_settles_orders_beside_one_whose_key_is_refused(
     simulator: Simulator, child: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """A rolling restart brings a wrong new key, and its process begins first."""
+    """A rolling restart brings a wrong new key, and the process with this key starts first."""
     simulator.keys = ["good"]
     record_order(**LINE, reference=None)
     child("giftcards_worker", GIFTCARDS_API_KEY="wrong")

@@ -1,4 +1,4 @@
-"""An app that has its process die at one step, and that writes down what the shop is told."""
+"""An app that kills its process at one step, and that writes down what the shop is told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CrashConfig(AppConfig):
 
 
 def write_down(told: Path) -> Callable[..., None]:
-    """Connect a receiver that adds a line to the file ``told`` for each change it is told of."""
+    """Connect a receiver that adds a line to the file ``told`` for each status change."""
     from giftcards.signals import order_status_changed
 
     def a_shops_receiver(order: Any, change: Any, **named: object) -> None:
@@ -45,9 +45,10 @@ def write_line(told: Path, line: str) -> None:
 
 
 def die_at(step: str, how: signal.Signals) -> None:
-    """Die, like a machine without power, ``before`` or ``after`` the n-th call of a function.
+    """Kill this process ``before`` or ``after`` the n-th call of a function, like a power cut.
 
-    As in ``after giftcards.models.orders:Order.move 2``. ``SIGSTOP`` only halts the process.
+    An example is ``after giftcards.models.orders:Order.move 2``. ``SIGSTOP`` only halts the
+    process.
     """
     when, place, number = step.split()
     module, _, path = place.partition(":")

@@ -1,4 +1,4 @@
-"""The settings of the processes that the crash tests start, and that die where they are told to."""
+"""Settings of the processes that the crash tests start, and that die at a given step."""
 
 from __future__ import annotations
 

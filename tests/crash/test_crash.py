@@ -1,7 +1,7 @@
-"""Whatever dies, whenever: nothing is bought twice, nothing paid for is lost, the shop is told.
+"""Killed processes do not buy twice, lose paid orders, or keep changes from the shop.
 
-Real processes on a real database are killed at one step after the other; then time passes, and the
-engine goes on in the test's process.
+Real processes on a real database are killed at one step after another. Then time passes, and the
+engine continues in the test's process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def told(tmp_path: Path) -> Iterator[Path]:
-    """The file in which the receivers of all processes note the changes they are told of."""
+    """Yield the file in which the receivers of all processes write down status changes."""
     path = tmp_path / "told"
     path.touch()
     receiver = write_down(path)
@@ -59,7 +59,7 @@ def start(
     shorten: Callable[..., None],
     settings: Any,
 ) -> Start:
-    """Start a command that dies at the given step, if any; it writes down what it is told."""
+    """Start a command that dies at the given step, if any, and writes down status changes."""
     set_conf(**CONF)
     shorten(**TUNING)
 
@@ -85,9 +85,9 @@ def ends_killed(process: subprocess.Popen[str]) -> None:
 
 
 def let_leases_end() -> None:
-    """Let the claims, leases and pauses end that killed processes have left behind."""
+    """End the claims, leases and pauses that killed processes have left behind."""
     Order.objects.exclude(claimed_until=None).update(claimed_until=timezone.now())
-    # By then, no request of theirs can be on its way.
+    # Let enough time pass that no request of a killed process can still be on its way.
     Order.objects.exclude(sent_at=None).update(sent_at=F("sent_at") - timedelta(seconds=10))
     StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
     Lease.objects.update(until=None)
@@ -112,17 +112,17 @@ def run_to_the_end() -> None:
 def check_promises(simulator: Simulator, told: Path) -> None:
     theirs = simulator.orders
     ours = list(Order.objects.all())
-    # Bought once, and known.
+    # Each order was bought once, and its id is known.
     assert Counter(order.provider_order_id for order in ours) == Counter(theirs.keys())
     assert {order.status for order in ours} <= set(SETTLED)
-    # Sent once, and again only where it was proven that it had not been bought.
+    # Each order was sent once, and again only after it was proven that it had not been bought.
     proven = StatusChange.objects.filter(from_status="UNCONFIRMED", to_status="PENDING").count()
     assert posts(simulator) <= len(ours) + proven
-    # Every card once.
+    # Each card is stored exactly once.
     stored = [(card.value, card.serial) for card in Card.objects.select_related("order")]
     delivered = [(card.value, card.serial) for order in theirs.values() for card in order.cards]
     assert Counter(stored) == Counter(delivered)
-    # Every dinar.
+    # Amounts and statuses are the same.
     for order in ours:
         twin = theirs[str(order.provider_order_id)]
         assert (order.fulfilled_amount, order.status) == (twin.charged, twin.status)
@@ -172,7 +172,7 @@ def test_killing_a_placing_process_at_any_step_keeps_the_promises(
     ends_killed(start(*command, dies=step))
     run_to_the_end()
     check_promises(simulator, told)
-    # Whoever ran it runs it again: that is the same order.
+    # If the command is run again, it finds the same order.
     again = record_order(**LINE, reference="order-1")
     assert again.status == "FULFILLED"
     assert Order.objects.count() == 1
@@ -208,15 +208,15 @@ def test_killing_a_worker_twice_at_any_step_keeps_the_promises(
     ends_killed(start("giftcards_worker", dies=step))
     let_leases_end()
     second = start("giftcards_worker", dies=step)
-    # It does not come to the step if the first one had done it for all orders.
+    # The second worker does not reach the step if the first one had passed it for all orders.
     wait_until(lambda: second.poll() is not None or is_all_done())
     stop(second)
     run_to_the_end()
     check_promises(simulator, told)
 
 
-# Where a process that sends an order is halted, and how many orders it has bought when it goes on.
-# Up to the last byte of the request it can still be kept from sending it; after that, it is found.
+# The steps at which a process that sends an order is halted. Up to the last byte of the request,
+# the process can still be kept from sending it. After that, the order is found at the provider.
 HALTS = [
     "before giftcards.engine.placing:claim 1",
     "after giftcards.engine.placing:claim 1",
@@ -246,7 +246,7 @@ def test_a_process_halted_anywhere_while_it_sends_does_not_buy_what_another_has_
     wait_until(lambda: is_halted(halted))
     since = time.monotonic()
     run_to_the_end()
-    # Longer than it may take to start, by a clock that goes on meanwhile.
+    # The halt is longer than ``start_within``, by a clock that continues meanwhile.
     wait_until(lambda: time.monotonic() - since > 1)
     halted.send_signal(signal.SIGCONT)
     halted.wait(60)
@@ -256,7 +256,7 @@ def test_a_process_halted_anywhere_while_it_sends_does_not_buy_what_another_has_
 
 def is_halted(process: subprocess.Popen[str]) -> bool:
     assert process.poll() is None, stop(process)
-    # The name before the state may hold anything, brackets too.
+    # The process name before the state may contain any character, including brackets.
     _, _, rest = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")
     return rest.startswith("T")
 
@@ -269,7 +269,8 @@ class TestStop:
         hung, ended = [], []
 
         def hang(request: Request) -> None:
-            # The first answer of the orders is on its way, the second never comes.
+            # The answer about the first order is on its way, but the answer about the second never
+            # comes.
             if "/check-order/" in request.path and checks(simulator)[0] not in request.path:
                 hung.append(request)
                 wait_until(lambda: ended)
@@ -313,8 +314,8 @@ class TestStop:
         wait_until(lambda: len(checks(simulator)) > 2)
         assert lease(Lease.LOOP).until is not None
         cluster.terminate()
-        # Long before its time (LOOP_SECONDS) is over. That the cluster itself does not always end
-        # is issue 346 of django-q2.
+        # The lease ends long before its time (LOOP_SECONDS) is over. The cluster itself does not
+        # always end; see issue 346 of django-q2.
         wait_until(lambda: lease(Lease.LOOP).until is None, seconds=30)
         count = len(checks(simulator))
         time.sleep(1)

@@ -35,9 +35,9 @@ YEAR = timedelta(days=365)
 Codes = dict[tuple[int, int], str]
 Start = Callable[..., subprocess.Popen[str]]
 
-# Called for each card, in transactions of 200: most calls are in the middle of one.
+# This is called for each card, in transactions of 200, so most calls are in the middle of one.
 SEALING = "giftcards.privacy.rotation:_sealed_under_first"
-# Called for each 200 orders.
+# These are called for each 200 orders.
 PURGING = [
     "after giftcards.models.cards:CardQuerySet.destroy 2",
     "after giftcards.privacy.retention:_purge_batch 1",
@@ -45,7 +45,7 @@ PURGING = [
 
 
 class Shop:
-    """A shop that receives and reveals cards meanwhile, and knows what every code has to be."""
+    """A shop that receives and reveals cards meanwhile, and remembers each code."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -82,13 +82,14 @@ class Shop:
         return CardSecret(f"CODE-{number:012}", f"{number:09}")
 
     def work(self) -> None:
-        """Cards come, of processes with new and with old settings, and one is revealed."""
+        """Store new cards with the new or the old settings, and reveal one card."""
         self.use(self.old, self.new) if self.random.random() < 0.3 else self.use(self.new, self.old)
         come: Codes = {}
-        # The database may undo it in favour of the rotation: the next sweep would try again.
+        # The database may roll this back in favour of the rotation; a real sweep would try again
+        # next time.
         with contextlib.suppress(OperationalError), transaction.atomic():
             come = self._stored(1, days_ago=0)
-        # Only what was committed.
+        # Only committed codes are expected later.
         self.codes |= come
         self.use(self.new, self.old)
         order, position = self.random.choice(list(self.codes))
@@ -125,7 +126,7 @@ def destroyed() -> int:
 
 
 def assert_whole(shop: Shop) -> None:
-    """Every code that was not destroyed opens and is the right one; no order is half done."""
+    """Check that each code that was not destroyed can be opened, and that no order is half done."""
     keyring = conf.keyring()
     for card in Card.objects.select_related("order"):
         assert card.is_destroyed == (card.order.codes_destroyed_at is not None)

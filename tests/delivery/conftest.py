@@ -1,4 +1,4 @@
-"""The app at work: elsewhere, it is installed and switched off."""
+"""Fixtures that switch the app on; for other tests, it is installed but switched off."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture
 def amina() -> Client:
-    """A browser of somebody from support."""
+    """Return a browser with a signed-in member of support."""
     return person(*SUPPORT)
 
 
 @pytest.fixture
 def server(settings: Any) -> Iterator[MailServer]:
-    """The mail server of the shop, which takes everything unless a test gives it another plan."""
+    """Yield the shop's mail server, which accepts everything unless a test sets another plan."""
     with MailServer() as running:
         _configure(settings, smtp_settings(running.port))
         yield running
@@ -56,7 +56,7 @@ def server(settings: Any) -> Iterator[MailServer]:
 
 @pytest.fixture
 def send_through(settings: Any) -> Callable[..., None]:
-    """Have mails sent through the backend at a path, with the options of Django 6.1's MAILERS."""
+    """Return a function that chooses the mail backend, with options as in MAILERS."""
     return lambda path, **options: _configure(settings, backend_settings(path, **options))
 
 

@@ -1,4 +1,4 @@
-"""What the app does when it is ready, and the opposite."""
+"""Connect what the app connects when it is ready, and disconnect it again."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from giftcards.delivery.revealing import Code
 from giftcards.models import Order
 from giftcards.settlement import promised_day
 
-# The example is the provider's own: five cards at 490.
+# The example is the provider's own order of five cards at 490.
 _PRICE = Decimal(490)
 _QUANTITY = 5
-# The cards that came, where the order is final.
+# The number of delivered cards, for the kinds that concern a final order.
 _DELIVERED = {
     Kind.DELIVERED: 5,
     Kind.PARTLY_DELIVERED: 3,
@@ -36,7 +36,7 @@ _GIFT = Gift("lina@example.com", "Lina", "Happy birthday!\nYours, Amina")
 
 
 def example(kind: str, mode: str) -> Content:
-    """The content of a message of this kind about an invented order."""
+    """Return the content of a message of this kind about an invented order."""
     now = timezone.now()
     facts = _facts(kind, now)
     is_gift = kind in {Kind.GIFT, Kind.RECEIPT}

@@ -24,7 +24,7 @@ WORDS = "Happy birthday, dear sister!\n\nعيد ميلاد سعيد"
 
 
 def make_gift(answer: OrderAnswer = PARTIAL, **values: Any) -> Order:
-    """A gift whose cards have come; five at 600 DA were paid."""
+    """Create a gift of five cards sold at 600 DA, whose cards have come."""
     gift = {
         "customer_email": BUYER,
         "customer_name": "Amina",
@@ -40,7 +40,7 @@ def make_gift(answer: OrderAnswer = PARTIAL, **values: Any) -> Order:
 
 
 def told(answer: OrderAnswer = PARTIAL, **values: Any) -> Order:
-    """A gift of which both people are to be told."""
+    """Create a gift and queue the messages to its customer and its recipient."""
     order = make_gift(answer, **values)
     outbox.announce()
     return order
@@ -51,7 +51,7 @@ def in_days(days: float) -> datetime:
 
 
 def pass_days(days: float) -> None:
-    """Time passes: whatever was to happen within these days is due."""
+    """Let time pass, so that everything planned within these days is due."""
     past = timedelta(days=days)
     for order in Order.objects.exclude(deliver_at=None):
         Order.objects.filter(pk=order.pk).update(deliver_at=order.deliver_at - past)
@@ -68,7 +68,7 @@ def mails_to(address: str) -> list[Any]:
 
 
 def visible_in(sent: Any) -> str:
-    """What a mail shows, in its subject and both of its texts, without marks of direction."""
+    """Return what a mail shows in its subject and both of its texts, without direction marks."""
     [(html, _kind)] = sent.alternatives
     rich = unescape(strip_tags(html.partition("</style>")[2]))
     return re.sub("[\u2066-\u2069]", "", f"{sent.subject}\n{sent.body}\n{rich}")

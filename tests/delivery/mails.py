@@ -25,7 +25,7 @@ ADDRESS = "lina@example.com"
 def make_message(
     status: Status = Status.FULFILLED, *, order: Order | None = None, **values: Any
 ) -> Delivery:
-    """A message that is due, by default about an order that was delivered just now."""
+    """Create a message that is due, by default about an order that was delivered just now."""
     address = values.setdefault("address", ADDRESS)
     order = order or make_guide_order(status, customer_email=address)
     values = {"kind": KIND_OF_STATUS[status], "language": "en", "key": uuid.uuid4().hex} | values
@@ -33,19 +33,19 @@ def make_message(
 
 
 def send(*, seconds: float = 30) -> SendingTally:
-    """A pass over what is due, which may take so long."""
+    """Send the messages that are due, for at most ``seconds`` seconds."""
     return send_due(Limits(end_at=time.monotonic() + seconds))
 
 
 def is_due() -> None:
-    """Time passes until every open message is due."""
+    """Let time pass until every open message is due."""
     Delivery.objects.filter(next_attempt_at__isnull=False).update(
         next_attempt_at=timezone.now() - timedelta(seconds=1)
     )
 
 
 def give_up(message: Delivery, seconds: float = 60) -> None:
-    """The message was given up so many seconds ago."""
+    """Mark the message as given up this many seconds ago."""
     failed_at = timezone.now() - timedelta(seconds=seconds)
     Delivery.objects.filter(pk=message.pk).update(
         status="failed", next_attempt_at=None, failed_at=failed_at
@@ -53,18 +53,18 @@ def give_up(message: Delivery, seconds: float = 60) -> None:
 
 
 def again(message: Delivery) -> Delivery:
-    """The message as its row says now."""
+    """Return the message with the current values of its row."""
     return Delivery.objects.get(pk=message.pk)
 
 
 def pause(message: Delivery) -> float:
-    """Seconds until the next attempt."""
+    """Return the seconds until the next attempt."""
     due_at = again(message).next_attempt_at
     assert due_at is not None
     return (due_at - timezone.now()).total_seconds()
 
 
-# In the three languages.
+# Words for codes in the three languages.
 WORDS_FOR_CODES = re.compile(r"code|serial|série|رمز|رموز|تسلسلي", re.IGNORECASE)
 UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
@@ -79,7 +79,7 @@ def note_tick() -> None:
 
 
 def let_pass(**span: float) -> None:
-    """Move what has been recorded into the past."""
+    """Move recorded times into the past."""
     moments = [(Order, "finalized_at"), (Delivery, "failed_at"), (LinkVisit, "at")]
     for model, name in [*moments, (Lease, "until")]:
         rows = model.objects.filter(**{f"{name}__isnull": False})  # type: ignore[attr-defined]

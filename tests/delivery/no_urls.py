@@ -1,4 +1,4 @@
-"""Addresses of a shop that has forgotten the customer's pages."""
+"""URLs of a shop that has forgotten to include the customer's pages."""
 
 from __future__ import annotations
 

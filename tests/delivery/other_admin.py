@@ -1,4 +1,4 @@
-"""The addresses of a shop with an admin of its own, in which only orders are registered."""
+"""URLs of a shop with its own admin, in which only orders are registered."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def make_settled(
 
 
 def make_old(reference: str = "web-1042", **values: Any) -> Order:
-    """An order that settled long ago, of which no message is queued."""
+    """Create an order that settled long ago and has no queued message."""
     order = make_settled(reference, **values)
     order.deliveries.all().delete()
     order.changes.update(announced_at=timezone.now(), announce_at=None)
@@ -42,7 +42,7 @@ def make_old(reference: str = "web-1042", **values: Any) -> Order:
 
 
 def purge_old() -> Purge:
-    """Destroy the codes of such orders."""
+    """Destroy the codes of the orders that settled long ago."""
     return purge(settled_before=timezone.now() - timedelta(days=365))
 
 
@@ -52,7 +52,7 @@ def address_of_new_link(order: Order) -> str:
 
 
 def fetch(address: str, browser: Client | None = None, *, ago: float = 5.0, **headers: Any) -> Any:
-    """GET the page, as it was ``ago`` seconds ago."""
+    """Request the page as if it were ``ago`` seconds ago."""
     now = time.time()
     with mock.patch.object(time, "time", return_value=now - ago):
         return (browser or Client()).get(address, **headers)
@@ -68,13 +68,13 @@ def press(address: str, *, ago: float = 5.0, browser: Client | None = None, **po
     now = time.time()
     if "token" not in posted:
         posted["token"] = page_token(fetch(address, ago=ago))
-    # Whatever time the two requests take.
+    # The time that the two requests take must not matter.
     with mock.patch.object(time, "time", return_value=now):
         return (browser or Client()).post(address, posted)
 
 
 def words(response: Any) -> str:
-    """The visible text of the page."""
+    """Return the visible text of the page."""
     markup = re.sub(r"<(head|script).*?</\1>", "", response.content.decode(), flags=re.DOTALL)
     return " ".join(unescape(strip_tags(markup)).split())
 

@@ -1,4 +1,4 @@
-"""Orders that customers were told of, and who looks at them in the admin."""
+"""Orders with messages to customers, and staff who look at them in the admin."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CODES = ("CANARY-CODE-4711", "CANARY-CODE-8822")
 SERIALS = ("CANARY-SERIAL-1", "CANARY-SERIAL-2")
 EMAIL = "lina@example.com"
 PASSWORD = "correct horse"
-#: What support and managers may do here.
+#: The permissions that support and managers have here.
 SUPPORT = ("view_delivery", "view_cardlink", "view_linkvisit", "resend_delivery")
 
 
 def delivered(reference: str = "web-1042", **values: Any) -> Order:
-    """An order whose two cards have come."""
+    """Create an order whose two cards have come."""
     order = receive(reference, *map(CardSecret, CODES, SERIALS))
     values = {"customer_email": EMAIL, "customer_language": "ar", **values}
     Order.objects.filter(pk=order.pk).update(**values)
@@ -36,7 +36,7 @@ def delivered(reference: str = "web-1042", **values: Any) -> Order:
 
 
 def message(order: Order, **values: Any) -> Delivery:
-    """A message about the order, waiting unless something else is given."""
+    """Create a message about the order, which waits unless ``values`` say something else."""
     values = {"kind": "delivered", "address": EMAIL, "language": "en", **values}
     key = key_of(str(Delivery.objects.count()), "mail", values["address"])
     if values.get("status") in {"sent", "failed", "cancelled"}:
@@ -58,12 +58,12 @@ def visit(visited: CardLink, *what: str, **values: Any) -> None:
 
 
 def person(*permissions: str, name: str = "amina", **options: Any) -> Client:
-    """A browser of a member of staff, who has just signed in; ``view_order`` is theirs as well."""
+    """Return a browser in which a member of staff with ``view_order`` has just signed in."""
     return sign_in("view_order", *permissions, name=name, password=PASSWORD, **options)
 
 
 def messages_section(browser: Client, order: Order) -> str:
-    """What the page of the order says about its messages."""
+    """Return what the page of the order says about its messages."""
     html = read(browser.get(order_page(order)))
     return plain(text(element(html, 'aria-labelledby="giftcards-messages"', "section")))
 
@@ -73,7 +73,7 @@ def to(page: str, key: int) -> str:
 
 
 def filled_in(browser: Client, order: Order, **values: Any) -> dict[str, str]:
-    """The form as the browser would send it."""
+    """Return the form as the browser would send it."""
     html = read(browser.get(to("send_again", order.pk)))
     typed = {
         "kind": "delivered",
@@ -103,7 +103,7 @@ def make_link(browser: Client, order: Order, **values: str) -> Any:
 
 
 def link_on(answer: Any) -> str:
-    """The address on the page."""
+    """Return the address that the page shows."""
     found = re.search(r'<bdi dir="ltr" class="giftcards-secret"[^>]*>(.*?)</bdi>', read(answer))
     assert found
     return unescape(found[1])

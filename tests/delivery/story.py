@@ -1,4 +1,4 @@
-"""The story of a customer's order: bought, decided by the provider, and told by mail."""
+"""The story of a customer's order: the purchase, the provider's decision, and the mails."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from giftcards.statuses import Status
 from tests.builders import PRODUCT, TYPE
 
 ADDRESS = "lina@example.com"
-#: How many cards of each type the provider delivers of five; of others, none before it is told to.
+#: How many of five cards of each type the provider delivers. Orders of other types stay open until
+#: a test settles them.
 DELIVERED = {TYPE: 5, "TEST_PARTIAL": 3, "TEST_REFUND": 0}
-# Of the file backend, after each mail.
+# The file backend writes this after each mail.
 _SEPARATOR = b"\n" + b"-" * 79 + b"\n"
 
 
@@ -39,11 +40,11 @@ class Mailbox:
         self._known: set[str] = set()
 
     def files(self) -> list[bytes]:
-        """The files as they are."""
+        """Return the contents of the files."""
         return [path.read_bytes() for path in sorted(self.folder.iterdir())]
 
     def mails(self) -> list[EmailMessage]:
-        """All mails, in no order."""
+        """Return all mails, in no particular order."""
         return [
             email.message_from_bytes(raw, policy=email.policy.default)
             for content in self.files()
@@ -52,30 +53,33 @@ class Mailbox:
         ]
 
     def new(self) -> EmailMessage:
-        """The one mail that has come since the last call."""
+        """Return the one mail that has arrived since the last call."""
         [mail] = [mail for mail in self.mails() if mail["Message-ID"] not in self._known]
         self._known.add(mail["Message-ID"])
         return mail
 
     def is_read(self) -> bool:
-        """True if :meth:`new` has returned every mail."""
+        """Return True if :meth:`new` has returned every mail."""
         return {mail["Message-ID"] for mail in self.mails()} == self._known
 
 
 def part(mail: EmailMessage, kind: str) -> str:
-    """The text of the mail as ``kind``, "html" or "plain"."""
+    """Return the text of the mail as ``kind``, "html" or "plain"."""
     body = mail.get_body((kind,))
     assert body is not None
     return str(body.get_content())
 
 
 def subject(mail: EmailMessage) -> str:
-    """The subject; Django 5.2 begins a long one on a line of its own, which leaves a space."""
+    """Return the subject.
+
+    Django 5.2 begins a long subject on a line of its own, which leaves a space.
+    """
     return str(mail["Subject"]).strip()
 
 
 def links(mail: EmailMessage) -> list[str]:
-    """The addresses of the links in the HTML of the mail."""
+    """Return the addresses of the links in the HTML of the mail."""
     found: list[str] = []
 
     class Reader(HTMLParser):
@@ -87,7 +91,7 @@ def links(mail: EmailMessage) -> list[str]:
 
 
 def buy(reference: str, type_id: str = TYPE, *, quantity: int = 5, **values: Any) -> Order:
-    """The customer pays 550 for each card, which costs the shop 490."""
+    """Place an order for which the customer pays 550 for each card, which costs the shop 490."""
     return place_order(
         product_id=PRODUCT,
         type_id=type_id,
@@ -102,7 +106,7 @@ def buy(reference: str, type_id: str = TYPE, *, quantity: int = 5, **values: Any
 
 @contextmanager
 def deciding(simulator: Simulator) -> Iterator[None]:
-    """The provider decides about each order as soon as it has accepted it, see ``DELIVERED``."""
+    """Make the provider settle each order as soon as it has accepted it; see ``DELIVERED``."""
     simulator.delay = (3600, 3600)
 
     def decide(*, order: Order, **_: Any) -> None:
@@ -115,7 +119,7 @@ def deciding(simulator: Simulator) -> Iterator[None]:
 
 
 def work() -> list[str]:
-    """Run tasks as a worker does until none is queued; return what django-q2 knows of each."""
+    """Run django-q2's tasks as a worker does until none is queued; return each as text."""
     known = []
     while (queued := OrmQ.objects.order_by("pk").first()) is not None:
         task = queued.task
@@ -126,9 +130,9 @@ def work() -> list[str]:
 
 
 def settle_late(simulator: Simulator, order: Order) -> list[str]:
-    """The provider settles a delayed order after all, and the schedule comes round.
+    """Let the provider settle a delayed order after all, and run the scheduled task.
 
-    Returns the same as :func:`work`.
+    Return the same as :func:`work`.
     """
     order.refresh_from_db()
     simulator.settle(order.provider_order_id)
@@ -139,7 +143,7 @@ def settle_late(simulator: Simulator, order: Order) -> list[str]:
 
 
 def codes_bought(simulator: Simulator, order: Order) -> list[str]:
-    """The codes that the provider has delivered for the order."""
+    """Return the codes that the provider has delivered for the order."""
     order.refresh_from_db()
     return [card.value for card in simulator.orders[order.provider_order_id].cards]
 

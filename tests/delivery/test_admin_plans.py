@@ -1,4 +1,4 @@
-"""Query plans of the staff's pages about messages, on tables with a past: by an index."""
+"""Query plans of the staff's pages about messages: they use indexes, even on large tables."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
 INDEX = "/admin/giftcards_delivery/"
 _OURS = [model._meta.db_table for model in OF_MESSAGES]
-# More than a server may expect to read; the plans of SQLite are the same with fewer.
+# A database server may prefer to read smaller tables as a whole. SQLite chooses the same plans with
+# fewer rows.
 _COUNT = 1_000 if connection.vendor == "sqlite" else 4_000
 
 
 @pytest.fixture(scope="module")
 def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Messages about many orders, each with a link that was opened; few failed or were delayed."""
+    """Create messages about many orders, each with an opened link; few failed or were delayed."""
     with django_db_blocker.unblock():
         compact()
         Order.objects.bulk_create(
@@ -73,7 +74,7 @@ def boss() -> Client:
 
 
 def scans(statements: list[Statement]) -> list[Statement]:
-    """Those of the statements that read all of one of our tables; those of the core are small."""
+    """Return the statements that read a whole table of ours; the tables of the core are small."""
     ours = [each for each in statements if any(table in each.sql for table in _OURS)]
     assert ours
     return [statement for statement in ours if statement.scans]

@@ -1,4 +1,4 @@
-"""The documented channels of a shop, run as they stand there: from a move to the service."""
+"""The documented channels of a shop, run as documented, from a status change to the service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db
 
 GATEWAY = "https://sms.example/v1/messages"
 TELEGRAM = "https://api.telegram.org/botCANARY-TOKEN/sendMessage"
-# Who is reached by what, and how the service names the message.
+# The values by which each channel reaches a customer, and the URL of each service.
 BY_SMS = {"customer_phone": "0550 00-00-00"}
 BY_TELEGRAM = {"metadata": {"telegram_chat": 664743441}}
 SERVICES = {"sms": (GATEWAY, BY_SMS), "telegram": (TELEGRAM, BY_TELEGRAM)}
@@ -42,7 +42,7 @@ SERVICES = {"sms": (GATEWAY, BY_SMS), "telegram": (TELEGRAM, BY_TELEGRAM)}
 
 @pytest.fixture(autouse=True)
 def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[None]:
-    """The shop of the recipe: its channels, and the settings that name them."""
+    """Set up the shop of the recipe, with its channels and the settings that name them."""
     configured, channels = blocks(page("recipes/messengers"), "python")
     package = tmp_path / "shop"
     package.mkdir()
@@ -87,11 +87,11 @@ def test_a_customer_gets_one_message_on_each_channel(wire: responses.RequestsMoc
     assert re.fullmatch(r"\w{32}", by_url[GATEWAY].headers["Idempotency-Key"])
     assert by_sms["to"] == "+213550000000"
     assert by_telegram["chat_id"] == "664743441"
-    # Whoever loads the link in advance would be taken for the customer.
+    # A service that loads the link in advance would be taken for the customer.
     assert by_telegram["link_preview_options"] == {"is_disabled": True}
     texts = [str(mail.outbox[0].body), by_sms["text"], by_telegram["text"]]
     links = [re.findall(r"https://shop\.example/cards/[\w-]{32}/", text) for text in texts]
-    # Each has a link of its own.
+    # Each message has its own link.
     assert [len(found) for found in links] == [1, 1, 1]
     assert len({found[0] for found in links}) == 3
 
@@ -122,9 +122,9 @@ def test_a_chat_of_staff_is_told_what_is_wrong(wire: responses.RequestsMock) -> 
         *((name, {"status": 429}, "retrying", False) for name in SERVICES),
         *((name, {"status": 503}, "retrying", False) for name in SERVICES),
         *((name, {"body": requests.ConnectTimeout()}, "retrying", False) for name in SERVICES),
-        # With something else, it has taken the message.
+        # A successful answer with other content means that the service has accepted the message.
         *((name, {"json": {"status": "queued"}}, "sent", False) for name in SERVICES),
-        # These leave open whether the service has sent the message.
+        # After these answers, it is unknown whether the service has sent the message.
         *((name, {"status": 500}, "retrying", True) for name in SERVICES),
         *((name, {"body": requests.ReadTimeout()}, "retrying", True) for name in SERVICES),
     ],
@@ -152,7 +152,7 @@ def test_an_answer_of_the_service_decides_whether_the_message_is_tried_again(
     ("channel", "answer", "seconds"),
     [
         ("sms", {"headers": {"Retry-After": "40"}}, 40),
-        # A date, as HTTP allows it; and less than the usual pause.
+        # The usual pause applies to a date, which HTTP allows, and to values below the usual pause.
         ("sms", {"headers": {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}}, 10),
         ("telegram", {"json": {"ok": False, "parameters": {"retry_after": 40}}}, 40),
         ("telegram", {"json": {"ok": False, "parameters": {"retry_after": 3}}}, 10),

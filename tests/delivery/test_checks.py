@@ -1,4 +1,4 @@
-"""Settings with which customers would not be told."""
+"""Checks for settings with which messages would not reach customers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from giftcards.delivery.channels import Mail
 from tests.delivery.conftest import SHOP
 from tests.fakes.mail import SMTP, backend_settings, smtp_settings
 
-# Django 6.1 has all checks look at the database.
+# In Django 6.1, all checks access the database.
 pytestmark = pytest.mark.django_db
 
 MAIL = "giftcards.delivery.channels.Mail"
@@ -105,10 +105,10 @@ class TestLinks:
     def test_the_site_has_to_answer_at_the_address_of_the_shop(
         self, hosts: list[str], expected: list[str], mode: str, settings: Any, client: Client
     ) -> None:
-        """Otherwise every click of a customer is an error mail with the link's token."""
+        """Otherwise, each click of a customer causes an error mail with the link's token."""
         settings.ALLOWED_HOSTS = hosts
         assert ids(settings, MODE=mode) == (expected if mode != "off" else [])
-        # What the check foresees is what happens.
+        # The site really answers as the check predicts.
         answer = client.get("/cards/nobody/", headers={"host": "shop.example"})
         assert (answer.status_code == 400) is bool(expected)
 
@@ -160,7 +160,7 @@ class TestLinks:
             (29, {}, ["W003"]),
             (30, {}, []),
             (30, {"LINK_DAYS": 31}, ["W003"]),
-            # Long messages, and staff, hand over links all the same.
+            # Long messages and staff still hand over links.
             (29, {"MODE": "codes"}, ["W003"]),
             (29, {"MODE": "off"}, []),
             (None, {"LINK_DAYS": 3_650}, []),
@@ -175,7 +175,7 @@ class TestLinks:
 
     def test_links_that_outlive_the_codes_are_told_with_both_numbers(self, settings: Any) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 14}
-        # Where there are no links, none outlives the codes.
+        # Without links, no link can outlive the codes.
         settings.GIFTCARDS_DELIVERY = {"MODE": "codes"}
         assert not [found for found in run_checks(tags=["giftcards"]) if "Links" in found.msg]
         [message] = found(settings)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db
 
 
 def asked(call: Call, condition: str) -> tuple[str, int]:
-    """The errors of the command, and its exit code."""
+    """Return the errors and the exit code of the command."""
     out, err, code = call("giftcards_status", "--fail-on", condition, "-v0")
     assert ADDRESS not in out + err
     return err, code
@@ -48,7 +48,7 @@ def test_fail_on_mail_counts_messages_that_wait_for_more_than_five_minutes(
     make_message(created_at=ago(290))
     assert asked(call, "messages_late") == ("", 0)
     for _number in range(messages):
-        # Also while they are tried again later.
+        # These messages also count while another attempt is planned.
         make_message(created_at=ago(310), next_attempt_at=ago(-600))
     assert asked(call, "messages_late") == (sentence, 1)
     assert asked(call, "messages_failed") == ("", 0)

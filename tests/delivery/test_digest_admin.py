@@ -1,4 +1,4 @@
-"""The digests in the admin: who was told what, and above the orders, that one cannot be sent."""
+"""The digests in the admin: their list, and a notice above the orders if one cannot be sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _listed(settings: Any) -> None:
 
 @pytest.fixture
 def browser() -> Client:
-    """Of a person who may see orders and digests."""
+    """Return a browser of a person who may see orders and digests."""
     return person("view_staffdigest")
 
 
@@ -81,7 +81,7 @@ def test_a_failing_digest_is_told_above_the_list_of_orders(browser: Client) -> N
     assert NOTICE in text(html)
     assert f'href="{DIGESTS}"' in html
     assert count_queries(browser, LIST) == before
-    # Who may not see digests sees neither the notice nor their list.
+    # A person without permission to see digests sees neither the notice nor the list.
     other = sign_in("view_order")
     assert NOTICE not in text(read(other.get(LIST)))
     read(other.get(DIGESTS), status=403)
@@ -91,7 +91,7 @@ NO_DIGESTS = 'aria-labelledby="giftcards-unreached"'
 
 
 class TestProviderPage:
-    """The addresses that get no digests, on the provider's page."""
+    """The provider page shows the addresses that get no digests."""
 
     @pytest.fixture
     def books(self) -> Any:
@@ -144,7 +144,7 @@ class TestProviderPage:
         self, permissions: tuple[str, ...], is_active: bool
     ) -> None:
         get_user_model().objects.update(is_active=is_active)
-        # A customer's account changes nothing.
+        # The account of a customer with this address changes nothing.
         get_user_model().objects.create(username="stranger", email="boss@shop.example")
         assert NO_DIGESTS not in read(person(*permissions).get(PROVIDER_PAGE))
 

@@ -1,6 +1,6 @@
-"""Query plans of a digest in a shop with a past: answered from indexes.
+"""Query plans of a digest in a shop with a long history: indexes answer the queries.
 
-The digests are looked at once a minute.
+The app looks for due digests once a minute.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _statistics(request: pytest.FixtureRequest, _past: None, django_db_blocker: 
 
 
 def add_entries() -> Any:
-    """Many entries in the admin's log, and whose they are."""
+    """Create many entries in the admin's log, and return their user."""
     user = get_user_model().objects.create(username="past")
     of_orders = ContentType.objects.get_for_model(Order)
     LogEntry.objects.bulk_create(
@@ -75,7 +75,7 @@ def add_entries() -> Any:
 
 @pytest.fixture
 def _news() -> None:
-    """Something of each kind."""
+    """Create something of each reported kind."""
     now = timezone.now()
     lately = now - timedelta(minutes=1)
     for status in (Status.PARTIALLY_FILLED, Status.REFUNDED, Status.REJECTED, Status.FULFILLED):

@@ -51,7 +51,7 @@ ADMIN = "https://shop.example/admin/giftcards"
 
 @pytest.fixture
 def listed(settings: Any) -> Listed:
-    """Have these people get digests, since an hour ago."""
+    """Return a function that makes people recipients of digests since an hour ago."""
 
     def listed(*people: Any, **others: Any) -> None:
         configured = {"STAFF_EMAILS": list(people), **others}
@@ -78,7 +78,7 @@ def settled(status: Status, reference: str, **values: Any) -> Order:
 
 
 def sent() -> list[EmailMultiAlternatives]:
-    """The digests that one look sends."""
+    """Send the digests that are due, and return them."""
     mail.outbox.clear()
     count = digests.send_due(Limits())
     assert count == len(mail.outbox)
@@ -171,7 +171,7 @@ def test_somebody_who_is_new_is_told_what_is_wrong_now(listed: Listed) -> None:
     settled(Status.REFUNDED, "web-1")
     settled(Status.REFUNDED, "web-2", reordered_amount=0)
     listed(BOSS, SUPPORT)
-    # Listed again, they are new again.
+    # A person who is listed again counts as new.
     listed(BOSS)
     assert [row.address for row in StaffDigest.objects.all()] == [BOSS]
     make_guide_order(Status.DELAYED, reference="web-3")
@@ -337,7 +337,7 @@ class TestStates:
             "The balance has changed by -100 DA without an entry that explains it.",
         ):
             assert text in plain
-        # Support is told of the order, and not of the money.
+        # Support is told about the order, but not about the money.
         assert by_address[SUPPORT["address"]].subject == "The Shop: 1 order with a problem"
         unknown.delete()
         Order.objects.filter(pk=lacking.pk).update(is_credited=True)
@@ -466,7 +466,7 @@ def sign_up(email: str, *, name: str = "stranger", **values: Any) -> Any:
 
 
 class TestPermissions:
-    """What a person may is asked of the database when a digest is sent."""
+    """The app reads a person's permissions from the database each time it sends a digest."""
 
     @pytest.fixture
     def account(self) -> Any:
@@ -577,7 +577,8 @@ class TestFailures:
     ) -> None:
         send_through(backend)
         with caplog.at_level(logging.INFO):
-            # Once for each person: after a failure, the others wait for the next time.
+            # There is one call for each person, because after a failure the others wait for the
+            # next call.
             assert [digests.send_due(Limits()) for _person in range(2)] == [0, 0]
         digest = StaffDigest.objects.get(address=BOSS)
         assert (digest.failures, digest.is_failing) == (1, True)
@@ -632,7 +633,7 @@ class TestFailures:
 
 
 def waits(attempt: Callable[[], object]) -> list[float]:
-    """The seconds from each of six attempts to the next one."""
+    """Return the seconds from each of six attempts to the next one."""
     found = []
     for _attempt in range(6):
         let_pass(hours=1)
@@ -643,7 +644,7 @@ def waits(attempt: Callable[[], object]) -> list[float]:
 
 
 class TestAfterAnOutageOfMail:
-    """The mail server is away when there is something to tell."""
+    """The mail server is down when there is something to report."""
 
     @pytest.fixture(autouse=True)
     def _outage(self, listed: Listed, server: MailServer) -> None:
@@ -682,7 +683,7 @@ class TestAfterAnOutageOfMail:
         refuse_key()
         let_pass(minutes=1)
         look()
-        # What comes and goes waits for its turn.
+        # A problem that ends and begins again waits for its turn.
         assert len(server.received) == 3
 
     @pytest.mark.parametrize(
@@ -732,14 +733,14 @@ class TestAfterAnOutageOfMail:
         text = story.part(received.mail, "plain")
         assert "web-1" in text
         assert "1 message that a customer did not receive" in text
-        # Once it is told, it is over.
+        # Once it has been reported, it is over.
         let_pass(minutes=31)
         look()
         assert StaffDigest.objects.get().told == {}
 
 
 def look() -> None:
-    """A worker sends what is due."""
+    """Send what is due, as a worker does."""
     tasks.deliver()
 
 
@@ -750,7 +751,7 @@ def refuse_key() -> None:
 
 
 class TestCause:
-    """The provider is silent since a moment ago: not long enough to be told for itself."""
+    """The provider stopped answering a moment ago, too recently to be reported by itself."""
 
     @pytest.fixture(autouse=True)
     def _silence(self, listed: Listed) -> None:
@@ -770,7 +771,7 @@ class TestCause:
             title = "The Shop: requests to the provider are failing, 1 unconfirmed order"
             assert digest.subject == title
             assert "The provider does not answer." in digest.body
-        # It is not told again once it has lasted for minutes.
+        # The outage is not reported again when it has lasted for minutes.
         ProviderState.objects.update(succeeded_at=ago(minutes=6), paused_until=ago(seconds=-10))
         let_pass(minutes=5)
         note_sign()
@@ -789,12 +790,12 @@ class TestCause:
 
 
 def note_sign() -> None:
-    """A worker has shown that it is there."""
+    """Record that a worker has run just now."""
     ProviderState.objects.update(last_tick_at=timezone.now(), swept_at=timezone.now())
 
 
 def test_a_row_that_another_process_has_claimed_is_left_to_it(listed: Listed) -> None:
-    """Both read the row before either claims it."""
+    """Both processes read the row before either of them claims it."""
     listed(BOSS)
     settled(Status.REJECTED, "web-1")
     inner: list[int] = []
@@ -840,7 +841,7 @@ CHAT = f"{__name__}.Chat"
 
 
 class Chat(Channel):
-    """A channel of the shop that only staff use."""
+    """A channel of the shop for staff only."""
 
     name = "chat"
     heard: ClassVar[list[Message]] = []
@@ -852,7 +853,7 @@ class Chat(Channel):
 
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """The messages that the chat has got."""
+    """Return the messages that the chat has received."""
     heard: list[Message] = []
     monkeypatch.setattr(Chat, "heard", heard)
     return heard

@@ -1,4 +1,4 @@
-"""The examples of the pages about messages, run as they stand there."""
+"""The examples on the pages about messages, run as documented."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 
 def run(heading: str, **names: Any) -> dict[str, Any]:
-    """Run the blocks under a heading; the names that they define."""
+    """Run the code blocks under a heading, and return the names that they define."""
     for block in blocks(section(page("delivery"), heading), "python"):
         exec(block, names)
     return names

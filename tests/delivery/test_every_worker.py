@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def run_queue(_call: Call) -> None:
-    """The schedule's task queues another one, which a worker takes from the queue."""
+    """Run the scheduled task, and then the task that it queues for a worker."""
     tick()
     deliver()
 

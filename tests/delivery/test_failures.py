@@ -1,4 +1,4 @@
-"""The meanings of errors: real ones, of real clients that talk to servers that fail."""
+"""What errors mean, tested with real errors of real clients of failing servers."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class TestHttp:
             error = raised(lambda: post("https://sms.invalid/"))
         assert failure_of(error).meaning is UNANSWERED
         assert "CANARY" not in failure_of(error).error
-        # An address that is none concerns this message only.
+        # An invalid address is a problem of this message only.
         assert failure_of(raised(lambda: post("no-address"))).meaning is NOT_SENT
 
 
@@ -208,5 +208,5 @@ def test_errors_that_were_raised_from_each_other_in_a_ring_have_a_meaning() -> N
     first, second = RuntimeError(), RuntimeError()
     first.__cause__, second.__cause__ = second, first
     assert failure_of(first).meaning is SERVER_AWAY
-    # One that was never raised has no place.
+    # An error that was never raised has no file and line.
     assert describe(RuntimeError("CANARY")) == "RuntimeError"

@@ -64,7 +64,7 @@ def again(browser: Client, order: Order, **values: Any) -> Any:
 class TestSendingAgain:
     def test_each_message_goes_to_whom_it_concerns_in_their_language(self, amina: Client) -> None:
         order = told()
-        # The form suggests no address to which the other message would go.
+        # The form does not suggest an address, because the other message goes to a different one.
         html = read(amina.get(to("send_again", order.pk)))
         assert BUYER not in html
         assert "The recipient&#x27;s language" in html

@@ -94,7 +94,7 @@ def user_of(address: str) -> Any:
 
 
 def make_bought(*args: Any, **values: Any) -> Order:
-    """A gift that Amina has bought with her account."""
+    """Create a gift that Amina has bought with her account."""
     return make_gift(*args, user=user_of(BUYER), **values)
 
 

@@ -1,4 +1,4 @@
-"""A gift: the cards reach its recipient at their time, and the customer gets a receipt."""
+"""Gifts: the recipient gets the cards at the chosen time, and the customer gets a receipt."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ from tests.stage import run_sweep
 pytestmark = pytest.mark.django_db
 
 LANGUAGES = ("en", "fr", "ar")
-# Over the words of a gift: the customer's own, and another's, of whom a name is known or not.
+# The headings above a gift's message: the customer's own message, and that of another person whose
+# name is known or not.
 HEADINGS = {
     "en": ("Your message:", "Karim writes:", "Message for you:"),
     "fr": ("Votre message\u00a0:", "Karim vous écrit\u00a0:", "Le message pour vous\u00a0:"),
     "ar": ("رسالتك:", "رسالة من Karim:", "رسالة إليك:"),
 }
-# Of five at 600, three come; a card costs 490.
+# Three of five cards sold at 600 come; a card costs 490.
 AMOUNTS = ("3000", "1800", "1200", "600", "490", "2450")
 
 
@@ -58,7 +59,7 @@ def queued() -> set[tuple[str, str, str]]:
 
 
 def joined(text: str) -> str:
-    """The text with its amounts in figures alone, and without links, which have digits, too."""
+    """Return the text without links, and with amounts in plain digits."""
     text = re.sub(r"https://\S+", "", text)
     return re.sub(r"(?<=\d)[,\u00a0\u202f](?=\d)", "", text)
 
@@ -94,14 +95,14 @@ class TestWhoIsTold:
     @pytest.mark.parametrize(
         ("values", "mode", "expected"),
         [
-            # Whose language is not known has the customer's.
+            # If the recipient's language is unknown, the customer's language is used.
             (
                 {"recipient_language": "", "customer_language": "ar"},
                 "link",
                 {("gift", RECIPIENT, "ar"), ("receipt", BUYER, "ar")},
             ),
             ({"customer_email": ""}, "link", {("gift", RECIPIENT, "en")}),
-            # A shop that hands cards over itself does so with gifts.
+            # A shop that hands over cards itself also hands over gifts itself.
             ({}, {"delivered": "off"}, {("receipt", BUYER, "fr")}),
         ],
         ids=["no language", "no customer", "no cards"],
@@ -238,7 +239,7 @@ class TestTime:
     def test_the_cards_are_bought_at_once_and_the_recipient_is_told_at_the_time(
         self, simulator: Simulator
     ) -> None:
-        """The whole way, at the wire."""
+        """This covers the whole way, with real requests."""
         place_order(
             product_id=PRODUCT,
             type_id=TYPE,
@@ -268,7 +269,7 @@ class TestTime:
         send()
         assert not Delivery.objects.late(timezone.now())
         assert not Delivery.objects.waiting(timezone.now())
-        # A worker that was off at the time sends late, and once.
+        # A worker that was off at that time sends the message late, but only once.
         pass_days(5)
         assert Delivery.objects.late(timezone.now()).count() == 1
         assert send().sent == 1
@@ -289,15 +290,15 @@ class TestTime:
             assert send().sent == 1
             assert [sent.to for sent in mail.outbox] == [[BUYER], [RECIPIENT]]
         else:
-            # A time that has passed means at once.
+            # A time in the past means that the message is sent at once.
             assert send().sent == 2
-        # The link works for its days from the delivery on.
+        # The link is valid for its full period from the delivery on.
         [link] = CardLink.objects.all()
         assert link.expires_at is not None
         assert link.expires_at - timezone.now() > timedelta(days=29)
 
     def test_a_server_that_is_away_at_the_time_is_tried_for_a_day(self, send_through: Any) -> None:
-        """The day begins at the time, not when the cards came."""
+        """The day begins at the chosen time, not when the cards came."""
         told(deliver_at=in_days(30), customer_email="")
         pass_days(30)
         send_through("tests.fakes.mail.Away")

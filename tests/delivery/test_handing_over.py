@@ -1,4 +1,4 @@
-"""Links that staff hand over themselves, and the end of all links of an order."""
+"""Links that staff hand over themselves, and the withdrawal of all links of an order."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_locked_link_is_replaced_and_the_second_press_shows_a_link_that_works_
 ) -> None:
     link(order, wrong_pins=5)
     form = ask_for_link(amina, order)
-    # A look at the question makes no link.
+    # Opening the form does not create a link.
     assert CardLink.objects.count() == 1
     html = read(amina.get(to("new_link", order.pk)))
     assert not [secret for secret in (*CODES, *SERIALS) if secret in html]
@@ -141,7 +141,7 @@ def send_again(browser: Client, order: Order, address: str = "x@y.example", **mo
 
 
 class TestTooMany:
-    """Ways to codes that a person hands out in an hour: as many as codes, whichever way."""
+    """In an hour, a person may hand out as many links and messages as they may reveal codes."""
 
     @pytest.fixture(autouse=True)
     def _limit(self, set_conf: Any) -> None:
@@ -165,7 +165,7 @@ class TestTooMany:
             answer = send_again(amina, order)
             assert TOO_MANY in plain(messages(read(answer))[0])
         assert Delivery.objects.count() == 1
-        # Once an hour.
+        # The refusal is logged once an hour.
         assert caplog.text.count("amina wanted to hand out more than 2 links or messages") == 1
         assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
 
@@ -173,7 +173,7 @@ class TestTooMany:
         for _again in range(3):
             send_again(amina, order, EMAIL)
         assert Delivery.objects.count() == 3
-        # Nor does it after a correction.
+        # The address still does not count after a correction.
         change_customer(order, email="lina@else.example")
         assert link_on(make_link(amina, order))
 
@@ -188,7 +188,7 @@ class TestTooMany:
     def test_messages_without_cards_to_other_addresses_count_as_well(
         self, amina: Client, kind: str, status: Status
     ) -> None:
-        """Whoever gets them learns what was bought, and of a shop that writes to strangers."""
+        """The recipient would learn what was bought, and that the shop writes to strangers."""
         other = make_guide_order(status, customer_email=EMAIL, sale_price=600)
         if kind == "paid_back":
             record_refund(other, amount=5, reference="R1")
@@ -197,7 +197,7 @@ class TestTooMany:
         answer = send_again(amina, other, kind=kind)
         assert TOO_MANY in plain(messages(read(answer))[0])
         assert Delivery.objects.filter(is_elsewhere=True).count() == 2
-        # To the customer, it is still sent.
+        # The message to the customer is still sent.
         send_again(amina, other, EMAIL, kind=kind)
         assert Delivery.objects.latest("pk").address == EMAIL
 
@@ -219,7 +219,7 @@ class TestTooMany:
 
 
 class TestOneOrder:
-    """Whoever asks and whichever way: nobody is written to without end."""
+    """All requests for an order count together, so its customer cannot be flooded."""
 
     def test_messages_and_links_of_all_persons_count_together(
         self, amina: Client, order: Order, caplog: pytest.LogCaptureFixture
@@ -237,9 +237,9 @@ class TestOneOrder:
             ):
                 assert told in plain(messages(read(answer))[0])
         assert Delivery.objects.count() + CardLink.objects.count() == 10
-        # That is no sign of a person who hands out codes.
+        # These requests do not suggest that a person hands out codes.
         assert not LogEntry.objects.filter(object_repr=REFUSED_REVEAL).exists()
-        # Another order, and another hour, count anew.
+        # Requests for a different order or in a different hour are counted separately.
         send_again(amina, delivered("web-2"), EMAIL)
         for model in (Delivery, CardLink):
             model.objects.update(created_at=timezone.now() - timedelta(hours=1))
@@ -290,12 +290,12 @@ class TestWithdrawing:
         assert find(other)
         statuses = Delivery.objects.order_by("pk").values_list("status", flat=True)
         assert list(statuses) == ["cancelled", "sent"]
-        # What a customer sees in their account is not withdrawn.
+        # The link of the customer's account is not withdrawn.
         links = CardLink.objects.filter(order=order).exclude(pk=account.pk)
         assert set(links.values_list("revoked_by")) == {("amina",)}
         account.refresh_from_db()
         assert account.revoked_at is None
-        # The second press of the button finds it done.
+        # The second press of the button finds that the links are already withdrawn.
         answer = amina.post(to("withdraw", order.pk), follow=True)
         assert messages(read(answer)) == ["There is no working link."]
         assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [

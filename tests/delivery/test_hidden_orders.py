@@ -1,4 +1,4 @@
-"""Orders that a shop hides from a person: to them, no page, number, action or file has these."""
+"""Orders that a shop hides from a person: no page, number, action or file reveals them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tests.stage import undone
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
 
-# What is told of a hidden order begins like this.
+# The texts of a hidden order begin with this.
 HIDDEN = "hidden-"
 CODE = "CANARY-HIDDEN-4711"
 GROUP = "cart-7"
@@ -80,7 +80,7 @@ class World(NamedTuple):
 
 
 def make_world(prefix: str, code: str) -> World:
-    """Something of everything about an order whose reference begins like this, and others."""
+    """Create rows of every kind about an order whose reference begins with ``prefix``."""
     order = receive(f"{prefix}1", CardSecret(code, f"{code}-S"))
     Order.objects.filter(pk=order.pk).update(
         customer_email=EMAIL, customer_name=f"{prefix}Lina", group=GROUP
@@ -110,7 +110,7 @@ LACKS = Problem("credit_differs", {"expected": "490.00", "amount": "0.00"})
 
 
 def make_trouble(prefix: str) -> None:
-    """Orders for which each condition about orders holds, and each status."""
+    """Create orders for each condition about orders, and for each status."""
     make = partial(make_guide_order, customer_email=EMAIL, group=GROUP, sale_amount=500)
     for number, status in enumerate(Status):
         make(status, reference=f"{prefix}s{number}")
@@ -135,7 +135,8 @@ def make_trouble(prefix: str) -> None:
     MonthClosing.objects.create(month=date(2025, 1, 1), number=1, figures={}, has_changed=True)
 
 
-# The pages without a key, and how each is asked: by GET with these queries, or by POST with these.
+# The pages without a key, and how each is requested: by GET with these queries, or by POST with
+# these values.
 _OF_LISTS = ("", f"?q={HIDDEN}1", "?q=lina")
 PAGES: dict[str, tuple[Any, ...]] = {
     "order_changelist": (
@@ -169,7 +170,7 @@ PAGES: dict[str, tuple[Any, ...]] = {
     "delivery_cardlink_changelist": _OF_LISTS,
     "delivery_staffdigest_changelist": ("",),
 }
-# The pages about an order, or about a row of it: the field of the world.
+# The pages about an order or one of its rows, with the field of ``World`` that has it.
 KEYS = {
     **dict.fromkeys(
         (
@@ -186,7 +187,7 @@ KEYS = {
     **dict.fromkeys(("refund_cancel",), "refund"),
     **dict.fromkeys(("delivery_try_now", "delivery_send_now", "delivery_cancel"), "message"),
 }
-# The same for Django's pages about a row; those of other models are about no order.
+# The same for Django's pages about a row. Other models are not about orders.
 ROWS = {
     "order": "order",
     "customerrefund": "refund",
@@ -223,7 +224,7 @@ def _visible() -> None:
     StaffDigest.objects.create(address="boss@shop.example", said=said)
     ProviderState.objects.current()
     ProviderState.objects.update(balance=1, balance_read_at=timezone.now())
-    # Of the price that orders to be sent will cost.
+    # This is the price that the orders to be sent will cost.
     ProductPrices.objects.keep(PRODUCT, {TYPE: Decimal(490)}, key="k", asked_at=timezone.now())
 
 
@@ -242,7 +243,10 @@ def ask(browser: Client, page: str, asked: Any) -> Any:
 
 
 def shown(browser: Client, world: World) -> dict[Any, Any]:
-    """All that the pages say, but for the time; of those about a row, about that of ``world``."""
+    """Return everything that the pages show, except for times.
+
+    Pages about a row are requested for the row of ``world``.
+    """
     pages = {(page, str(each)): ask(browser, page, each) for page in PAGES for each in PAGES[page]}
     for page, field in KEYS.items():
         pages[page] = browser.get(to(page, getattr(world, field).pk))
@@ -263,12 +267,12 @@ def test_pages_say_the_same_as_if_there_were_no_hidden_orders(boss: Client) -> N
         with_hidden = shown(boss, world)
     without = shown(boss, world)
     assert {page: it for page, it in with_hidden.items() if it != without[page]} == {}
-    # What was typed is told again.
+    # Pages only repeat what was typed.
     told = [page for page, (_status, said) in with_hidden.items() if HIDDEN in said]
     assert [page for page in told if f"{HIDDEN}1" not in str(page)] == []
-    # The last digest counted all orders.
+    # The last digest counted all orders, so its count is not shown.
     assert "orders with problems" not in without["delivery_staffdigest_changelist", ""][1]
-    # The pages were there.
+    # None of the pages failed.
     assert [page for page, (status, _said) in without.items() if status == 500] == []
 
 
@@ -290,7 +294,7 @@ def test_nothing_is_shown_of_a_hidden_order_and_nothing_done_about_it(boss: Clie
     for page, field in KEYS.items():
         address = to(page, getattr(world, field).pk)
         for answer in (boss.get(address), boss.post(address, FORM)):
-            # Django leads from rows that there are not to its index.
+            # For rows that do not exist, Django redirects to its index.
             refused = answer.status_code in {403, 404, 405} or answer.get("Location") == "/admin/"
             assert refused, (page, answer.status_code)
             assert HIDDEN not in said(answer)
@@ -305,7 +309,7 @@ def test_there_are_no_files_and_no_sums_over_all_orders(boss: Client, page: str)
         assert ask(boss, page, asked).status_code == 403
 
 
-# The conditions that tell of the shop, and of no order.
+# Conditions about the shop and not about orders.
 OF_THE_SHOP = {
     *(
         "paused",
@@ -371,7 +375,7 @@ class Broken(OrderAdmin):
         (BranchOrderAdmin, "boss@shop.example", "mine"),
         (Broken, "boss@shop.example", "none"),
         (OrderAdmin, "boss@shop.example", "all"),
-        # Nobody's: the address of an office.
+        # The address of an office belongs to no account.
         (BranchOrderAdmin, "office@shop.example", "all"),
     ],
 )

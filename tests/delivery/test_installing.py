@@ -1,4 +1,4 @@
-"""A shop that does without the app for years, installs it, and takes it out again."""
+"""A shop that runs without the app for years, installs it, and removes it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Live = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    """Live a chapter of the shop's life, see :mod:`tests.delivery.shop`; what it left."""
+    """Yield a function that runs a chapter of the shop's life; see :mod:`tests.delivery.shop`."""
     with Simulator(delay=(0, 0), rate_limit=0) as provider:
 
         def live(chapter: str, *, has_app: bool, **environment: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_the_app_comes_to_a_shop_with_a_past_and_goes_again(live: Live) -> None:
     assert installed["mails"] == ["lina@example.com"] * 3
     assert all(installed[name] for name in traces)
     tables = installed["tables"]
-    # Its rows refer to orders that the core migrates and changes.
+    # The app's rows refer to orders that the core migrates and changes.
     gone = live("take_out", has_app=False)
     assert {name: gone[name] for name in traces} == traces | {"tables": tables}
     assert set(gone["pages"].values()) == {200}

@@ -1,4 +1,4 @@
-"""The lists of messages and links in the admin, and the page of one."""
+"""The lists of messages and links in the admin, and the pages of single rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_row_tells_what_became_of_a_message(amina: Client) -> None:
     assert row[1:4] == ["Cards delivered", "Waiting for another attempt", "web-1042"]
     assert row[4] == f"{EMAIL} en"
     assert plain(row[5]).startswith("3 attempts next attempt on ")
-    # The program's words are for developers.
+    # Technical errors are for developers, so support does not see them.
     assert len(row) == 6
     [row] = listed(person("view_delivery", "resume_provider", name="karim"), MESSAGES)
     assert row[6] == "For your developerTimeoutError"
@@ -50,7 +50,7 @@ def test_a_row_tells_what_became_of_a_message(amina: Client) -> None:
         ({"kind__exact": "delayed"}, "d"),
         ({"status__exact": "failed", "kind__exact": "delivered"}, "ea"),
         ({"status__exact": "failed", "kind__exact": "delayed"}, ""),
-        # The customer of "a" was told by "b", and that of "e" by nobody.
+        # The customer of "a" was told by "b"; the customer of "e" was not told.
         ({"customers": "untold"}, "e"),
         ({"q": "web-1"}, "cba"),
         # The search of orders finds addresses, because it posts what is typed.
@@ -144,7 +144,7 @@ class TestLinks:
         ]
         assert token not in html
         assert one.token_hash not in html
-        # Visits take their own permission.
+        # Seeing visits requires a permission of its own.
         browser = person("view_cardlink", name="karim")
         assert "41.200.1.2" not in read(browser.get(to("cardlink_change", one.pk)))
 

@@ -1,4 +1,4 @@
-"""The channel for mail: what is on the wire, and what the backend says of it."""
+"""The channel for mail: what it sends, and how it treats the results of the backend."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def message(**values: str) -> Message:
 
 
 def test_a_mail_says_who_sends_it_and_that_no_program_should_answer(server: MailServer) -> None:
-    # Its texts are not in its repr.
+    # The repr of a message does not contain its texts.
     shown = repr(message(link="https://shop.example/cards/token/"))
     assert not any(text in shown for text in (CODE, "lina", "token", "وصلت"))
     named = Mail().send(message())

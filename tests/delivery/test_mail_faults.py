@@ -1,7 +1,7 @@
 """A mail server that fails at random and hangs, and workers that are killed.
 
-Every customer is told, and nobody more often than the attempts of which nobody knows how they
-ended explain.
+Every customer gets the message. It only arrives more than once if the outcome of an attempt was
+unknown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.django_db(transaction=True)]
 logger = logging.getLogger(__name__)
 
 CUSTOMERS = 16
-# The number of times all workers are killed, and of connections between two of them.
+# How often all workers are killed, and the number of connections between two of these times.
 DEATHS, CONNECTIONS = 2, 14
 # Seconds after which a client gives up on a server that hangs.
 PATIENCE = 0.3
@@ -44,14 +44,14 @@ FAULTS = [
 
 
 def random_faults(seed: int) -> Callable[[int], Fault | None]:
-    """Every second connection fails, each time in another way."""
+    """Return a plan by which about half of the connections fail, each in a random way."""
     dice = random.Random(seed)
     return lambda _number: dice.choice(FAULTS) if dice.random() < 0.5 else None
 
 
 @contextmanager
 def workers(database: str, port: int) -> Iterator[None]:
-    """Two processes that send messages, and that are killed in the end."""
+    """Run two processes that send messages, and kill them in the end."""
     environment = {
         **os.environ,
         "DATABASE_URL": database,
@@ -71,7 +71,7 @@ def workers(database: str, port: int) -> Iterator[None]:
 
 
 def time_passes() -> None:
-    """Make messages due that wait for another try; claims of living processes stay."""
+    """Make messages due that wait for another attempt, but keep the claims of living processes."""
     Delivery.objects.filter(status="retrying").update(
         next_attempt_at=timezone.now() - timedelta(seconds=1)
     )
@@ -92,7 +92,7 @@ def test_every_customer_is_told_and_nobody_more_often_than_the_row_explains(
 
             with workers(shared_database, server.port):
                 wait_until(has_worked)
-            # Their claims run out.
+            # The claims of the killed workers expire.
             is_due()
         server.plan = lambda _number: None
         for name, value in smtp_settings(server.port).items():
@@ -106,7 +106,7 @@ def test_every_customer_is_told_and_nobody_more_often_than_the_row_explains(
         assert row.status == "sent", row.error
         assert told[row.address] >= 1
         assert mails[row.address] <= 1 + row.unanswered <= MOST_UNANSWERED
-        # Each mail that may have arrived has its link, and attempts that failed left none.
+        # Each mail that may have arrived has its own link, and failed attempts left no link.
         assert mails[row.address] <= row.links.count() <= 1 + row.unanswered
     assert len(mails) == CUSTOMERS
     assert CardLink.objects.exclude(delivery__in=rows).count() == 0

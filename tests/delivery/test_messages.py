@@ -93,7 +93,7 @@ def write(
 
 
 class _Reader(HTMLParser):
-    """The texts of an HTML document, and its elements."""
+    """A parser that collects the texts and the elements of an HTML document."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def read(html: str) -> _Reader:
 
 
 def seen(html: str) -> str:
-    """The visible text of the HTML."""
+    """Return the visible text of the HTML."""
     return " ".join("".join(read(html).texts).split())
 
 
@@ -134,7 +134,7 @@ def money(amount: int) -> str:
 
 
 def segments(text: str) -> int:
-    """The number of SMS parts that the text takes."""
+    """Return the number of SMS parts that the text takes."""
     gsm = (
         "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
         "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
@@ -221,7 +221,7 @@ class TestLinks:
     ) -> None:
         message = write(settle("web-1042", answer, **LINE), language=language)
         assert message.link == LINK
-        # On a line of its own, with nothing that would be copied along.
+        # The link is on a line of its own, so that nothing else is copied with it.
         assert LINK in message.text.split("\n")
         assert LINK in message.short.split("\n")
         hrefs = [dict(attributes).get("href") for _, attributes in read(message.html).elements]
@@ -255,7 +255,7 @@ class TestLimitsOfLinks:
         link, token = links.issue(order, origin=CardLink.Origin.MESSAGE)
         assert link.expires_at is not None
         text = write(order, token=token).text
-        # The minute may turn over between the two.
+        # A new minute may begin between the two.
         ends = (link.expires_at, link.expires_at + timedelta(minutes=1))
         assert any(timezone.localtime(end).strftime("%Y %H:%M") in text for end in ends)
 
@@ -288,7 +288,7 @@ class TestCodes:
         assert ltr.search(message.html)
         assert message.link == ""
         assert str(TOKEN) not in message.text + message.html + message.short
-        # What it says is not in its repr.
+        # The repr of a message contains no codes.
         parts = [message, *(getattr(message, name) for name in ("text", "html", "short"))]
         assert not [code for code in CODES if code in "".join(map(repr, parts))]
 
@@ -325,7 +325,7 @@ class TestCodes:
 
     def test_surplus_cards_are_not_handed_over(self) -> None:
         order = settle("web-1042", FULFILLED, **LINE)
-        # Not saved: what belongs to such an order is not of interest here.
+        # The order is not saved, because its other rows are not of interest here.
         order.status, order.fulfilled_quantity = Status.PARTIALLY_FILLED, 4
         message = write(order)
         assert [code for code in CODES if code in message.text + message.html] == CODES[:4]
@@ -338,7 +338,7 @@ class TestCodes:
         message = write(order)
         assert message.link == LINK
         assert "CODE-" not in message.text + message.html + message.short
-        # A shop without pages has no other way.
+        # A shop without pages can only send the codes.
         settings.GIFTCARDS_DELIVERY = {"MODE": "codes"}
         assert not needs_link(order, Kind.DELIVERED)
         lines = write(order, token=None).text.split("\n")
@@ -473,7 +473,7 @@ class TestMoney:
             ("en", 3, "You will receive the money by 3 Dec 2026 at the latest."),
             ("fr", 3, "Le remboursement vous parviendra au plus tard le 3 déc. 2026."),
             ("ar", 3, "يصلك المبلغ في أجل أقصاه 3 ديسمبر 2026."),
-            # A day that has passed is promised to nobody.
+            # A day that has passed is not promised.
             ("en", 1, "We are sorry that your refund is late. We are working on it."),
         ],
     )
@@ -522,7 +522,7 @@ def test_delayed_asks_to_wait_and_says_that_nothing_is_lost() -> None:
 def test_a_customer_reads_no_name_of_the_insides_of_the_shop_or_the_provider(
     values: dict[str, str], subject: str, shown: list[str]
 ) -> None:
-    # Recorded before the catalogue was read.
+    # The order was recorded before the catalogue was read.
     order = make_guide_order(Status.FULFILLED, reference="line-13", **values)
     make_offer("known", product_id="read", name="325 UC")
     message = write(order)
@@ -548,7 +548,8 @@ def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None
     content = example(Kind.NOT_DELIVERED, Mode.LINK)
     message = render(content, language="ar", address="")
     assert "2\u00a0450\u00a0دج" in message.short
-    # A name in Latin letters stands first, and would turn the whole to the other side.
+    # The text begins with a name in Latin letters, which would otherwise reverse the direction of
+    # all of it.
     assert message.short.startswith("\u200fThe Shop")
 
 
@@ -561,7 +562,7 @@ def test_the_currency_of_amounts_in_arabic_does_not_tear_figures_apart() -> None
     ],
 )
 def test_no_line_breaks_inside_an_amount(language: str, shown: str, short: str) -> None:
-    """Neither in the heading of a mail nor in its subject, which lists of mails show."""
+    """This includes the heading and the subject of a mail, which lists of mails show."""
     content = example(Kind.PAID_BACK, Mode.LINK)
     assert content.refund
     refund = replace(content.refund, amount=Decimal("1000.50"))
@@ -572,7 +573,7 @@ def test_no_line_breaks_inside_an_amount(language: str, shown: str, short: str) 
     Mail().send(message)
     for text in (heading, title, mail.outbox[0].subject, UNSEEN.sub("", message.text)):
         assert shown in text
-    # Telephones have no such space in their alphabet.
+    # The alphabet of SMS has no non-breaking space.
     assert short in message.short
 
 
@@ -592,7 +593,7 @@ def test_the_contact_can_be_clicked_if_it_is_an_address(
 
 
 def shape(message: Message) -> Any:
-    """The structure of a message, without its words."""
+    """Return the structure of a message, without its words."""
     elements = [tag for tag, _ in read(message.html).elements]
     return elements, len(message.text.split("\n")), len(message.short.split("\n"))
 
@@ -616,7 +617,7 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     kind: str, product: str, kind_of_card: str, reference: str, name: str, method: str
 ) -> None:
     usual = example(kind, Mode.LINK)
-    # Names that are unknown are left out.
+    # Unknown names are left out, so each begins with a letter.
     names = {"product": f"L{product}", "type": f"L{kind_of_card}"}
     facts = replace(usual.facts, **names, reference=reference)
     refund = usual.refund and replace(usual.refund, method=f"CCP{method}")
@@ -626,7 +627,7 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     message = render(content, language="ar", address="lina@example.com")
     assert shape(message) == shape(render(usual, language="ar", address=""))
     assert len(message.subject.split("\n")) == 1
-    # As it is shown: accents stand above letters.
+    # The letters are counted as they are shown: accents stand above letters.
     assert sum(not combining(letter) for letter in message.subject) < 200
     for text in (message.subject, message.text, message.short):
         assert not re.search(
@@ -637,7 +638,7 @@ def test_texts_of_others_change_neither_headers_nor_shape_nor_direction(
     mail.attach_alternative(message.html, "text/html")
     sent = mail.message()
     assert sent["Bcc"] is None
-    # In the body, a line may be broken anywhere.
+    # Lines in the body may break anywhere, so only the headers are searched.
     headers, _, _body = sent.as_bytes().partition(b"\n\n")
     assert b"\nBcc:" not in headers
 
@@ -697,7 +698,7 @@ class TestTemplatesOfTheShop:
     ) -> None:
         order = settle("web-1042", FULFILLED, **LINE)
         templates[f"giftcards_delivery/messages/{name}"] = (
-            # What is rendered so far is in a variable of the loop.
+            # The text that is rendered so far is in a variable of the loop.
             "{% for code in codes %}{{ code.value }}{{ code.serial }}{{ code.nothing.there }}"
             '{% include "not/there.html" %}{% endfor %}'
         )
@@ -705,7 +706,7 @@ class TestTemplatesOfTheShop:
             write(order)
         report = mailed(caught.value)
         assert "not/there.html" in report
-        # Django logs the names that templates look for in vain, with all that they get.
+        # Django logs the names that templates cannot resolve, together with their whole context.
         assert "Exception while resolving variable" in "".join(logged(caplog))
         for text in (report, *logged(caplog)):
             assert not [c for c in CARDS if c.value in text or c.serial in text]

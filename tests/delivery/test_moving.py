@@ -39,7 +39,7 @@ WRONG, RIGHT = "lina@exmaple.com", "lina@example.com"
 
 
 def bought(**values: Any) -> Order:
-    """An order whose cards have come, of a customer whose address was typed wrong."""
+    """Create an order whose cards have come, and whose customer's address was typed wrong."""
     return make_settled(**{"customer_email": WRONG, **values})
 
 
@@ -68,7 +68,7 @@ def is_dead(address: str) -> bool:
 
 def test_cards_that_come_after_the_correction_go_to_the_right_address() -> None:
     order = make_guide_order(customer_email=WRONG)
-    # The first thing that a worker would do.
+    # A worker claims the order before it does anything else.
     [claimed] = claim(order)
     change_customer(Order.objects.get(), email=RIGHT, language="fr")
     record_answers([(claimed, PARTIAL)], now=timezone.now())
@@ -80,7 +80,7 @@ def test_cards_that_come_after_the_correction_go_to_the_right_address() -> None:
 
 
 def test_an_announcement_that_has_read_the_order_before_tells_the_right_address() -> None:
-    """A worker reads a hundred moves at once, and announces them one after the other."""
+    """A worker reads a hundred status changes at once and announces them one after the other."""
     stale = StatusChange.objects.select_related("order").get(order=bought(), to_status__in=FINAL)
     change_customer(Order.objects.get(), email=RIGHT)
     assert stale.order.customer_email == WRONG
@@ -97,7 +97,7 @@ def test_a_move_that_is_announced_again_after_the_correction_is_told_once(
 ) -> None:
     order = bought()
     announced(order)
-    # It is not true any more: nobody is told.
+    # This message is no longer true, so it is not sent.
     make_message(order=order, kind="delayed", address=WRONG)
     for address in corrections:
         change_customer(order, email=address)
@@ -147,7 +147,7 @@ def test_news_without_cards_follow_as_well(kind: str) -> None:
 
 
 class TestSent:
-    """The message went to the wrong address, and nothing takes it back."""
+    """The message went to the wrong address and cannot be taken back."""
 
     @pytest.fixture
     def order(self) -> Order:
@@ -197,7 +197,7 @@ class TestSent:
         friend = make_message(order=order, kind="partly_delivered", address="friend@example.com")
         kept = [
             issue(order, origin=CardLink.Origin.MESSAGE, delivery=friend)[1],
-            # Handed over by staff, to whom it concerns.
+            # Staff have handed this link to the right person.
             issue(order, origin=CardLink.Origin.STAFF)[1],
         ]
         account = CardLink.objects.of_account(order)
@@ -212,7 +212,7 @@ def test_what_waits_is_written_in_the_language_of_the_correction() -> None:
     order = bought(customer_language="ar", customer_phone="0550123456")
     announced(order)
     chosen = make_message(order=order, kind="partly_delivered", address=WRONG, language="en")
-    # Nothing happens if only the name or the number is corrected.
+    # A correction of only the name or the number changes nothing.
     change_customer(order, name="Lina", phone="0550123457")
     assert addresses("queued") == [WRONG, WRONG]
     change_customer(order, language="fr")
@@ -233,7 +233,7 @@ def test_links_of_before_are_withdrawn_while_no_messages_are_sent(settings: Any)
 
 
 class Phone(Channel):
-    """Writes numbers in its own way, and may not know one."""
+    """A channel that writes numbers in its own way, and fails for one number."""
 
     name = "phone"
     sent: ClassVar[list[str]] = []
@@ -259,7 +259,7 @@ class TestChannels:
         announced(order)
         change_customer(order, phone="0550222222")
         assert addresses("queued") == [WRONG, "+213550222222"]
-        # An address that is taken away is told nothing more.
+        # An address that was removed receives no more messages.
         change_customer(order, email="")
         assert send().sent == 1
         assert Phone.sent == ["+213550222222"]
@@ -277,7 +277,7 @@ class TestChannels:
 
 @contextmanager
 def just_before(statement: str, act: Callable[[], object]) -> Iterator[None]:
-    """``act`` once, right before the first statement of this kind."""
+    """Call ``act`` once, right before the first statement of this kind."""
     acts = [act]
 
     def run(execute: Any, sql: str, *args: Any) -> Any:
@@ -297,7 +297,7 @@ def test_a_message_that_was_claimed_goes_nowhere_if_it_is_not_being_handed_over_
     def correct() -> None:
         change_customer(Order.objects.get(), email=RIGHT)
 
-    # The claim is taken; the order was read with the old address.
+    # At this point, the message is claimed, and the order was read with the old address.
     with just_before("UPDATE giftcards_order SET group", correct):
         tally = send()
     assert (tally.sent, tally.cancelled) == (1, 1)
@@ -307,7 +307,7 @@ def test_a_message_that_was_claimed_goes_nowhere_if_it_is_not_being_handed_over_
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("shared_database")
 def test_a_message_that_is_being_handed_over_arrives_with_a_dead_link(server: MailServer) -> None:
-    # An emptied table does not know that the app was there before.
+    # The tables were emptied, so the time when messages were set up has to be recorded again.
     Installation.begin()
     order = bought()
     announced(order)
@@ -344,7 +344,7 @@ def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards(
     waiting, roles = list(Order.objects.order_by("-pk")), ["send", "correct"] * 2
 
     def work() -> str:
-        # Taking something from the end of a list is one step.
+        # Taking an item from the end of a list is atomic, so the threads need no lock.
         if (role := roles.pop()) == "send":
             send()
         else:
@@ -363,7 +363,7 @@ def test_sending_and_correcting_at_the_same_moment_leave_one_way_to_the_cards(
 
 
 class TestStaff:
-    """On the page that corrects the address, and on that of the order afterwards."""
+    """What staff read on the page that corrects the address, and later on the page of the order."""
 
     @pytest.fixture
     def amina(self) -> Client:
@@ -380,7 +380,7 @@ class TestStaff:
 
     def test_what_is_on_its_way_is_told_before(self, amina: Client, order: Order) -> None:
         assert "1 message will be sent to the new address." in self.told(amina, order)
-        # Who may not see messages is told nothing of them.
+        # A person who may not see messages reads nothing about them.
         other = person("correct_customer", name="karim")
         assert "message will be sent to the new" not in self.told(other, order)
         Delivery.objects.update(status="sending", claim="x")
@@ -407,7 +407,7 @@ class TestStaff:
         change_customer(order, email=RIGHT)
         assert warning in messages_section(amina, order)
         assert "This cannot be undone." in messages_section(amina, order)
-        # The wrong address is not the customer's any more: nothing else is on its way there.
+        # The wrong address is no longer the customer's, and nothing else is on its way there.
         assert "codes were sent to" not in self.told(amina, order)
 
     def test_sending_again_leads_to_the_correction(self, amina: Client, order: Order) -> None:

@@ -1,4 +1,4 @@
-"""The orders of a customer who is logged in: listed for their owner, shown to their owner."""
+"""The orders of a customer who is logged in: only their owner can list and open them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db
 PAGE = "/cards/"
 
 
-# What a customer reads who waits.
+# What a customer reads while waiting.
 SOON = "The cards usually arrive within a minute."
 LATE = "Your order is taking longer than usual. We are still working on it."
 TOLD = "You can close this page. We will write to you."
@@ -167,7 +167,7 @@ class TestReveal:
         response = show(sami, order, token=token)
         assert response.status_code == 404
         assert codes_in(response) == []
-        # Ownership is asked for again when the button is pressed.
+        # The app checks the owner again when the button is pressed.
         Order.objects.update(user=user_of("sami"))
         assert show(lina, order, token=token).status_code == 404
         assert not LinkVisit.objects.exists()
@@ -177,7 +177,7 @@ class TestReveal:
         response = lina.post(PAGE, {"order": key})
         assert response.status_code == 404
         assert codes_in(response) == []
-        # Nor does an order without cards, and neither leaves a trace.
+        # An order without cards shows nothing either, and neither request leaves a trace.
         other = make_guide_order(Status.REFUNDED, user=user_of("lina"))
         assert show(lina, other).status_code == 404
         assert not CardLink.objects.exists()
@@ -306,7 +306,7 @@ class TestTags:
 
 
 class TestOwner:
-    """Whose an order is: the account that ``place_order`` was given, and nobody else's."""
+    """An order belongs only to the account that was passed to ``place_order``."""
 
     def sees(self, browser: Client, order: Order) -> bool:
         is_listed = order.reference in words(browser.get(PAGE))
@@ -332,7 +332,7 @@ class TestOwner:
     def test_a_deactivated_user_is_shown_nothing(
         self, lina: Client, order: Order, settings: Any
     ) -> None:
-        # Some sites let such users log in.
+        # Some sites let deactivated users log in.
         backend = "django.contrib.auth.backends.AllowAllUsersModelBackend"
         settings.AUTHENTICATION_BACKENDS = [backend]
         lina.force_login(user_of("lina"), backend=backend)
@@ -348,7 +348,7 @@ class TestOwner:
         order.refresh_from_db()
         assert order.user is None
         assert order.cards.count() == 3
-        # An account made later is another one, even under the same name.
+        # An account that is created later is a different one, even with the same name.
         assert not self.sees(log_in("lina"), order)
 
     def test_an_erased_order_is_in_no_account(self, lina: Client, order: Order) -> None:

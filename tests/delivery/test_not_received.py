@@ -1,4 +1,4 @@
-"""Cards that were delivered to the shop, and did not get to whom they are for."""
+"""Cards that were delivered to the shop, but did not reach the person for whom they are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RECIPIENT = CUSTOMER.replace("customer", "recipient")
 
 
 def refused(server: MailServer, make: Callable[..., Order] = make_settled, **values: Any) -> Order:
-    """An order whose mail with the cards was refused for good; a receipt arrives."""
+    """Return an order whose mail with the cards was refused for good, while a receipt arrives."""
     order = make(**{"customer_email": BUYER, "customer_language": "en", **values})
     refusal = Fault("rcpt", "550 5.1.1 No such user")
     server.plan = lambda number: refusal if number == 1 else None
@@ -49,7 +49,7 @@ def summary(browser: Client, order: Order) -> str:
 
 
 def row(browser: Client) -> str:
-    """The cell of the list with the status of its only order."""
+    """Return the cell of the list that contains the status of its only order."""
     [cell] = re.findall(r'<td class="field-badge">.*?</td>', read(browser.get(LIST)), re.DOTALL)
     return str(cell)
 

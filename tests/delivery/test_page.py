@@ -1,4 +1,4 @@
-"""The customer's page: what it shows to whom, what it counts, what it lets nobody see."""
+"""The customer's page: what it shows, what it counts, and what it keeps secret."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TestBeforeTheButtonIsPressed:
             {"data": {"token": "x"}},
             {"data": {"token": "☃" * 5_000}},
             {"data": {"token": ["a", "b"], "csrfmiddlewaretoken": "x"}},
-            # Bodies that are no form, or too large.
+            # These bodies are not a form, or they are too large.
             {"data": b"x", "content_type": "multipart/form-data; boundary="},
             {"data": {"token": "x" * 3_000_000}, "HTTP_X": ""},
         ],
@@ -203,7 +203,7 @@ class TestReveal:
         assert "PlayStation · 500 DA" in text
         assert "I have used this code" in text
         assert "Shown before" not in text
-        # A QR code of each.
+        # Each card has a QR code.
         assert html.count("<svg") == html.count("<details") == 3
         assert "style=" not in html
         [visit] = visits("revealed")
@@ -233,7 +233,7 @@ class TestReveal:
         LinkVisit.objects.update(at=timezone.now() - timedelta(minutes=11))
         response = press(address, token=token)
         assert codes_in(response) == []
-        # It asks again, unless the link has ended.
+        # The page asks again, unless the link has ended.
         assert response.status_code == (404 if most == 1 else 200)
         assert ("again" in words(response)) == (most > 1)
         assert CardLink.objects.get().reveals == 1
@@ -266,7 +266,7 @@ class TestReveal:
         "card",
         [
             CardSecret("</bdi><script>alert(1)</script>&amp;", '"=1+1"'),
-            # Too long for a QR code.
+            # This code is too long for a QR code.
             CardSecret("é" * 9_000, ""),
         ],
         ids=["markup", "long"],
@@ -283,7 +283,7 @@ class TestReveal:
     def test_the_page_needs_and_sets_no_cookie(self, address: str) -> None:
         browser = Client(enforce_csrf_checks=True)
         first = fetch(address, browser)
-        # As a browser sends it from a page with the policy no-referrer.
+        # A browser sends this origin from a page with the policy no-referrer.
         second = browser.post(address, {"token": page_token(first)}, HTTP_ORIGIN="null")
         assert codes_in(second) == CODES[:3]
         for response in (first, second):
@@ -311,7 +311,7 @@ class TestAtOnce:
         seen: list[str] = []
 
         def interfere(execute: Any, sql: str, *args: Any) -> Any:
-            """The other request commits after this one has looked whether it was shown."""
+            """Let the other request commit after this one has checked for a reveal."""
             result = execute(sql, *args)
             if sql.startswith("SELECT") and "linkvisit" in sql.partition("WHERE")[0]:
                 seen.append(sql)
@@ -532,7 +532,7 @@ class TestDeadLinks:
     ENDS = (expired, revoked, used_up, not_final, without_cards, with_surplus_only)
 
     def answers(self, address: str, **headers: Any) -> list[tuple[Any, ...]]:
-        """The answers that a stranger gets from the address, and the kinds of queries they took."""
+        """Return the answers of the address to a stranger, and the kinds of queries they took."""
         found = []
         for method, data in (("get", {}), ("head", {}), ("post", {}), ("post", {"token": "x"})):
             with CaptureQueriesContext(connection) as queries:
@@ -640,7 +640,7 @@ class TestPin:
         assert "<form" not in response.content.decode()
         assert len(visits("locked")) == 1
         assert "This link is locked" in words(fetch(address))
-        # It does not take the right PIN.
+        # The locked link rejects the right PIN too.
         response = press(address, password="3456", token=self.token_of(address))
         assert codes_in(response) == []
         assert "This link is locked" in words(response)
@@ -648,7 +648,7 @@ class TestPin:
         assert codes_in(press(other, password="3456")) == CODES[:3]
 
     def token_of(self, address: str) -> str:
-        """A token of the page, also after it has stopped to offer one."""
+        """Return a token of the page, even if the page no longer offers one."""
         now = time.time()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: now - 5)
@@ -798,7 +798,7 @@ class TestSecrets:
     def test_an_error_while_the_cards_are_rendered_shows_none_of_them(
         self, order: Order, address: str, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The error gets out as the site is debugged, and is read as a crash reporter reads it."""
+        """In debug mode, the error is raised, and the test reads it as a crash reporter does."""
         settings.DEBUG = True
         token = page_token(fetch(address))
 
@@ -812,7 +812,7 @@ class TestSecrets:
         assert not any(card.value in shown or card.serial in shown for card in CARDS)
 
     def test_an_interruption_at_any_moment_shows_no_code(self, order: Order) -> None:
-        """Every so many calls of functions, from opening the cards to the finished page."""
+        """The interruptions are spread over all function calls between decryption and the page."""
         Order.objects.filter(pk=order.pk).update(fulfilled_quantity=1)
         order.refresh_from_db()
 

@@ -1,4 +1,4 @@
-"""Query plans of the customer's pages in a shop with a past: by an index, no table as a whole."""
+"""Query plans of the customer's pages in a shop with many orders: no whole table is read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _statistics(request: pytest.FixtureRequest, _history: None, django_db_blocke
 
 
 def _add_links() -> None:
-    """A link for each order, opened by the same program a moment ago, revealed; and the rest."""
+    """Add a link that was opened and revealed to each order, with messages, notes and refunds."""
     now = timezone.now()
     boss = get_user_model().objects.create_user("boss")
     orders = Order.objects.values_list("pk", "customer_email")

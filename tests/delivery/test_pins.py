@@ -1,4 +1,4 @@
-"""The PIN of a link: what a shop's function may return, and what counts as the same."""
+"""The PIN of a link: what a shop's function may return, and which inputs count as equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Query plans of the engine of messages on tables with a past: no table is read as a whole."""
+"""Query plans of the message engine on tables with many rows: no table is read as a whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.stage import ago
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
-# A year, so that a month is not all of it.
+# The orders span a year, so that a month is only a part of them.
 MINUTES_APART = 365 * 24 * 60 // ORDERS
 
 

@@ -1,4 +1,4 @@
-"""The proof of delivery: all that is known of an order, without a code, in the same few queries."""
+"""The proof of delivery: everything known about an order except the codes, in a few queries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.pages import count_queries, element, plain, read, text
 
 pytestmark = pytest.mark.django_db
 
-# Of a manager.
+# The permissions of a manager.
 ALL = (*SUPPORT, "view_cardreveal", "find_card", "reveal_card")
 
 
@@ -48,7 +48,7 @@ def section(html: str, name: str) -> str:
 
 
 def whole() -> Order:
-    """An order about which there is something of everything."""
+    """Return an order with data of every kind."""
     order = delivered(
         sale_amount=1_300,
         product_name="Big <b>Game</b>",
@@ -101,7 +101,7 @@ def test_no_code_stands_on_the_page_and_the_ends_only_for_who_may_see_them() -> 
     assert "Lost the mail" not in other
     assert "711" not in section(other, "cards")
     assert "The codes end" not in other
-    # After a complaint, the text for the provider names its cards only.
+    # After a complaint, the text for the provider names only the cards concerned.
     assert order.dispute(by="amina", cards=[2])
     html = read(person(*ALL, name="lamia").get(to("dispute", order.pk)))
     assert "The codes end in 822." in section(html, "quotes")

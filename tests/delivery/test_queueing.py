@@ -1,4 +1,4 @@
-"""From an announcement of the core to messages that wait to be sent."""
+"""Queueing messages after the core has announced a change."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ AGAIN = {"reordered_amount": 1100}
         (Status.REJECTED, SOUGHT | AGAIN, 0),
         # Cards have come.
         (Status.PARTIALLY_FILLED, SOUGHT | AGAIN, 1),
-        # No other order follows: the customer is owed.
+        # No other order follows, so the customer is owed money.
         (Status.REFUNDED, SOUGHT, 1),
         (Status.REJECTED, SOUGHT, 1),
         # The first order of a chain.
@@ -170,7 +170,7 @@ def test_a_lost_refund_that_cannot_be_told_of_stops_no_message(
 def test_a_kind_that_is_off_is_not_queued_and_the_others_are(settings: Any) -> None:
     settings.GIFTCARDS_DELIVERY = {**settings.GIFTCARDS_DELIVERY, "MODE": {"delayed": "off"}}
     moved(Status.DELAYED)
-    # A language that the site does not have becomes that of the site.
+    # If the site does not have the language, it uses its own language.
     moved(Status.FULFILLED, customer_language="tlh")
     outbox.announce()
     queued = Delivery.objects.values_list("kind", "language")
@@ -244,7 +244,7 @@ def test_the_message_fits_until_the_order_is_final() -> None:
 
 
 def cancel_waiting(order: Order) -> list[str]:
-    """The statuses of the messages once the order is refunded."""
+    """Refund the order, and return the statuses of its messages."""
     order.changes.create(
         from_status=Status.HANDLING, to_status=Status.REFUNDED, source=StatusChange.Source.CHECK
     )

@@ -1,4 +1,4 @@
-"""How a card is redeemed, and where, in everything that a customer or a recipient reads."""
+"""Redemption instructions in everything that a customer or a recipient reads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def product() -> Product:
 
 
 def assert_tells(html: str, language: str) -> None:
-    """The page has the texts in this language, with a link, and runs nothing."""
+    """Check that the page has the texts in this language, with a link, and runs no script."""
     assert HEADINGS[language] in html
     assert REGIONS[language] in html
     assert LINK in html

@@ -1,4 +1,4 @@
-"""Codes that their customer could not be told of are not destroyed because they are old."""
+"""Old codes are kept if the app could not notify the customer about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def order() -> Order:
 
 
 def tell(order: Order, status: str, **values: Any) -> Delivery:
-    """A message about the cards, and how it ended."""
+    """Create a message about the cards that has ended with the given status."""
     message = make_message(Status.PARTIALLY_FILLED, order=order, **values)
     message.status, message.next_attempt_at = status, None
     message.save()
@@ -32,7 +32,7 @@ def tell(order: Order, status: str, **values: Any) -> Delivery:
 
 
 def reasons() -> dict[str, int]:
-    """The number of orders that were left alone, by the reason."""
+    """Return the number of orders that were left alone, by reason."""
     return dict(purge_old().left_alone)
 
 
@@ -45,13 +45,13 @@ UNTOLD = {"untold": 1}
         (["failed"], UNTOLD),
         (["failed", "failed"], UNTOLD),
         (["failed", "cancelled"], UNTOLD),
-        # Asked for again, because the first one did not arrive.
+        # The message was requested again because the first one did not arrive.
         (["sent", "failed"], UNTOLD),
         (["failed", "sent"], {}),
         (["sent"], {}),
         (["cancelled"], {}),
         ([], {}),
-        # Messages that are still to be sent, such as while the mail server is away.
+        # These messages are still to be sent, for example because the mail server is down.
         (["queued"], UNTOLD),
         (["sending"], UNTOLD),
         (["retrying"], UNTOLD),

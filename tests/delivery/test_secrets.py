@@ -1,4 +1,4 @@
-"""No code, serial or link is kept or written anywhere, whatever became of the orders."""
+"""No code, serial or link is readable in the database or logs, whatever became of the orders."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PERMISSIONS = (*SUPPORT, "reveal_card", "find_card", "check_order", "view_cardre
 
 @pytest.fixture
 def mailbox(settings: Any, site: str, tmp_path: Path, tune: Callable[..., None]) -> Mailbox:
-    # The test is quicker than a person.
+    # The test presses the button faster than a person.
     tune(press_after=0)
     settings.GIFTCARDS_DELIVERY = {
         "SHOP_URL": site,
@@ -62,7 +62,7 @@ def mailbox(settings: Any, site: str, tmp_path: Path, tune: Callable[..., None])
 def access_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[io.StringIO]:
-    """The site's own log of requests, as ``runserver`` writes it; other logs do not have it."""
+    """The site's own request log, as ``runserver`` writes it. It is kept out of other logs."""
     monkeypatch.setattr(QuietWSGIRequestHandler, "log_message", WSGIRequestHandler.log_message)
     written = io.StringIO()
     handler = logging.StreamHandler(written)
@@ -82,7 +82,7 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
     set_conf: Callable[..., None],
 ) -> None:
     Installation.begin()
-    # From now on, staff are told of what happens.
+    # From now on, the app notifies staff of what happens.
     deliver()
     with every_log(caplog), deciding(simulator):
         set_conf(POLL_INTERVAL=0.1)
@@ -123,7 +123,7 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
     for model in (CardReveal, LinkVisit, LogEntry, Session, StaffDigest):
         assert model.objects.exists()
     codes, tokens = canaries(simulator), tokens_in([*mailed, *sent, made])
-    # They are what is shown and mailed.
+    # The pages show the codes, and the mails contain the tokens.
     assert all(traces(page, codes) for page in shown)
     assert len(set(traces(b"".join(mailbox.files()), tokens))) == len(mailed + sent) == 4
     assert traces(access_log.getvalue(), tokens)
@@ -141,13 +141,13 @@ def test_no_code_and_no_link_is_left_anywhere_after_orders_of_every_outcome(
 
 
 def pages_in(mailbox: Mailbox) -> list[str]:
-    """The customer's pages that mails lead to."""
+    """Return the addresses of the customer's pages in the mails."""
     found = {link for mail in mailbox.mails() for link in links(mail) if "/cards/" in link}
     return sorted(found)
 
 
 def use(address: str) -> str:
-    """The page that a link reveals to the customer after programs have tried it; "" if none."""
+    """Return the page that a link reveals after programs have tried it, or "" if there is none."""
     for method, data in (("HEAD", None), ("POST", b"token=x"), ("OPTIONS", None)):
         fetch(address, method, data)
     token = re.search(r'name="token" value="([^"]+)"', fetch(address))
@@ -168,7 +168,7 @@ def fetch(address: str, method: str = "GET", data: bytes | None = None) -> str:
 
 
 def open_account(order: Order) -> str:
-    """The page that reveals the order to a customer who is logged in."""
+    """Return the page that reveals the order to a customer who is logged in."""
     browser, user = Client(), get_user_model().objects.create_user("lina")
     Order.objects.filter(pk=order.pk).update(user=user)
     browser.force_login(user)
@@ -179,9 +179,9 @@ def open_account(order: Order) -> str:
 
 
 def help_out(amina: Client, order: Order) -> tuple[str, str]:
-    """Staff reveal a card, find it, hand over a link, and have the message sent again.
+    """Let staff reveal a card, find it, hand over a link, and send the message again.
 
-    Returns the link, which that message has withdrawn, and the page that shows the card.
+    Return the link, which the new message has withdrawn, and the page that shows the card.
     """
     card = order.cards.get(position=1)
     revealed = read(reveal(amina, card))
@@ -205,11 +205,11 @@ def pages_of_staff(order: Order) -> list[str]:
 
 
 def canaries(simulator: Simulator) -> re.Pattern[bytes]:
-    """The codes, as they are and as they are normalised for searching, and the serials."""
+    """Return a pattern for the codes, their normalised forms for searching, and the serials."""
     cards = [card for order in simulator.orders.values() for card in order.cards]
     assert len(cards) == 13
     codes = [card.value for card in cards]
-    # Not a part of a longer number, such as a time.
+    # A serial that is part of a longer number, such as a time, does not count.
     serials = [rf"{card.serial}(?!\d)" for card in cards]
     return re.compile("|".join([*codes, *map(normalised, codes), *serials]).encode())
 

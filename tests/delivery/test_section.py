@@ -23,7 +23,7 @@ START = 'aria-labelledby="giftcards-messages"'
 
 
 def section(order: Order, *permissions: str) -> str:
-    """The section as HTML; "" if there is none."""
+    """Return the section as HTML, or "" if there is none."""
     html = read(person(*permissions).get(order_page(order)))
     return element(html, START, "section") if START in html else ""
 
@@ -94,7 +94,7 @@ def test_a_message_that_was_sent_says_to_whom_and_how_its_link_was_used(
 )
 def test_each_status_is_told_in_plain_words(values: dict[str, Any], words: str) -> None:
     order, now = delivered(), timezone.now()
-    # A time is one from now, not from when the tests were collected.
+    # The times are relative to now, not to the moment when the tests were collected.
     times = {name: now + value for name, value in values.items() if isinstance(value, timedelta)}
     message(order, **values | times)
     shown = said(order)

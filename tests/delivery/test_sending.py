@@ -1,4 +1,4 @@
-"""From a message that waits to one that was sent, or never will be."""
+"""Sending messages, from waiting to be sent to the final outcome."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DAY = 86_400
 
 
 class Telling(Channel):
-    """A channel of a shop; what it raises is up to the test."""
+    """A channel of a shop that raises the error chosen by the test."""
 
     name: ClassVar[str] = "telling"
     error: ClassVar[BaseException | None] = None
@@ -233,7 +233,7 @@ class TestStopped:
         begin = Channel.__init__
 
         def stop_first(channel: Channel) -> None:
-            # Made for an attempt before its link is.
+            # The channel is created before the link of the attempt.
             if is_erased:
                 Messages().erase(message.order, Traces(Person.of(ADDRESS), []))
             else:
@@ -288,7 +288,7 @@ class TestRetries:
         waited = 0.0
         while send().retrying:
             waited += pause(message)
-            # As much time passes as the message has to wait.
+            # The message becomes as old as the time that it has waited in total.
             Delivery.objects.update(created_at=timezone.now() - timedelta(seconds=waited))
             is_due()
         row = again(message)
@@ -321,7 +321,7 @@ class TestRetries:
         ("error", "tally", "unanswered"),
         [
             *((kind("CANARY"), "retrying", 0) for kind in (RuntimeError, SystemExit, KeyError)),
-            # A channel can refuse an address, and say that it does not know.
+            # A channel can refuse an address, or report that the outcome is unknown.
             (AddressRefused("CANARY does not exist"), "failed", 0),
             (OutcomeUnknown(), "retrying", 1),
         ],
@@ -363,7 +363,7 @@ class TestUnanswered:
         is_due()
         assert send() == SendingTally()
         assert len(server.received) == 6
-        # Whichever of them arrives: its link works, and mail servers can tell a repetition.
+        # Each copy has a link that works, and mail servers can recognise the repetition.
         assert CardLink.objects.count() == 6
         assert len({received.mail["Message-ID"] for received in server.received}) == 1
 
@@ -407,7 +407,7 @@ class TestUnanswered:
         assert send() == SendingTally(sent=1)
         row = again(message)
         assert (row.status, row.attempts, row.unanswered) == ("sent", 2, 1)
-        # The one that was taken for dead has nothing to say any more.
+        # The process that was taken for dead can no longer record an outcome.
         assert not Delivery.objects.conclude(claimed, status="failed")
 
     def test_a_message_that_kills_its_process_is_given_up(self, server: MailServer) -> None:
@@ -510,7 +510,7 @@ class TestSideBySide:
         assert send() == SendingTally(sent=1)
         assert orders == list(Order.objects.all())
         assert used[0] is not connections["default"]
-        # Once the thread has closed it.
+        # Wait until the thread has closed the connection.
         wait_until(lambda: used[0].connection is None)
 
     def test_a_message_that_goes_out_late_is_not_sent_again(

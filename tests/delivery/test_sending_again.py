@@ -1,4 +1,4 @@
-"""Sending a message again, cancelling one that waits, and having one tried at once."""
+"""Sending a message again, cancelling a waiting message, and retrying a message at once."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_second_press_of_the_button_sends_nothing_and_withdraws_nothing(amin
     assert [each.status for each in Delivery.objects.all()] == ["queued"]
     assert CardLink.objects.get(pk=made.pk).revoked_at is None
     assert len(logged()) == 1
-    # A form that is opened again sends another message.
+    # If staff open the form again, it sends another message.
     send_again(amina, order)
     assert Delivery.objects.count() == 2
 
@@ -160,7 +160,7 @@ def test_clicks_at_the_same_moment_send_one_message() -> None:
         ({"language": "tlh"}, "Select a valid choice."),
         ({"links": "some"}, "Select a valid choice."),
         ({"address": '"><script>x</script>'}, "Enter a valid email address."),
-        # Of the one-time value, the page says nothing.
+        # The page does not explain what is wrong with the one-time value.
         *(({"once": once}, "") for once in ("", "7", "'; DROP TABLE")),
     ],
     ids=str,
@@ -209,7 +209,7 @@ class TestWhatFits:
         if kinds:
             html = read(answer)
             assert f'<option value="{kinds[0]}">' in html
-            # It hands over nothing, so there are no links to ask about.
+            # This message hands over no cards, so the form has no choice for links.
             assert 'name="links"' not in html
         else:
             assert answer.status_code == 302

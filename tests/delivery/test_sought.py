@@ -1,4 +1,4 @@
-"""What the customer is told while missing cards are ordered again by rule, and in the end."""
+"""Messages to the customer while a rule reorders missing cards, and after the last attempt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rule(set_conf: Callable[..., None]) -> None:
 
 
 def work() -> list[str]:
-    """All that waits for its turn is sent, and settles; the bodies of the new mails."""
+    """Send and settle everything that waits, and return the bodies of the new mails."""
     Order.objects.exclude(send_after=None).update(send_after=ago(1))
     for _sweep in range(2):
         run_sweep()

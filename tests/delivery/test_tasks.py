@@ -44,11 +44,11 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture(autouse=True)
 def _workers(workers: Callable[[int], None]) -> None:
-    """Two, unless a test says something else: with more, the task waits for what is due soon."""
+    """Run two workers by default. With more, the task waits for messages that are due soon."""
 
 
 class Cluster(Sentinel):  # type: ignore[misc]
-    """Runs a task as a cluster of django-q2 does."""
+    """A cluster that runs a task as django-q2 does."""
 
     def __init__(self) -> None:
         self.stop_event = threading.Event()
@@ -147,7 +147,7 @@ class TestWorkers:
         assert deliver().startswith("1 sent")
 
     def test_a_message_queued_as_the_task_ends_wakes_a_worker(self, server: MailServer) -> None:
-        """Whoever was woken for it has found the slots taken, and has ended."""
+        """The worker that was woken for the message found no free slot and has ended."""
 
         def queue(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
             done = execute(sql, params, many, context)
@@ -171,7 +171,7 @@ class TestWorkers:
         assert deliver().startswith("0 sent, 1 to be tried again")
         assert time.monotonic() - began < 20
         assert [again(row).status for row in rows] == ["retrying", "queued"]
-        # The next minute is soon enough for what is left.
+        # The next minute is soon enough for the remaining message.
         assert queued() == []
 
     def test_a_server_that_is_away_is_left_alone_until_the_next_minute(
@@ -234,7 +234,7 @@ class TestTrouble:
 class TestLostRefunds:
     @pytest.fixture
     def refund(self) -> CustomerRefund:
-        """One whose process died between the commit and the signal."""
+        """A refund whose process died between the commit and the signal."""
         Installation.objects.update_or_create(pk=1, defaults={"at": ago(90 * 86_400)})
         order = make_guide_order(Status.REFUNDED, sale_price=600, customer_email="lina@example.com")
         refund = record_refund(order, amount=500, reference="R1")

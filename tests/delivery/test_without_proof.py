@@ -1,4 +1,4 @@
-"""A session whose proof has run out: no code reaches an address that it sets without a password."""
+"""A session with an expired proof needs the password to send codes to a new address."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def opened() -> Order:
 
 
 def paid_back() -> Order:
-    # Its cards may be ordered again.
+    # The cards of this order may be ordered again.
     return make_guide_order(Status.REFUNDED, customer_email="lina@example.com")
 
 
@@ -58,7 +58,7 @@ def nothing() -> None:
     return None
 
 
-# By the name of the page: what it is about, and what is typed.
+# The name of each page, what it is about, and the values that are typed.
 WITH_PROOF: list[tuple[str, Any, dict[str, str]]] = [
     ("order_customer", opened, {}),
     ("order_customer", delivered, {}),
@@ -74,7 +74,7 @@ WITH_PROOF: list[tuple[str, Any, dict[str, str]]] = [
     ("order_add", nothing, {"customer_email": "", "customer_phone": "0550 12 34 56"}),
     ("order_add", nothing, {"customer_email": "", "recipient_email": THIEF}),
 ]
-# These set no address. A new page has to be in one of the tables.
+# These pages set no address. Every new page must be added to one of the tables.
 WITHOUT_ADDRESS = {
     *("order_resolve", "order_price", "order_review", "order_wait", "order_cancel"),
     *("order_pay_back", "order_reorder", "order_sale", "order_dispute"),
@@ -92,7 +92,7 @@ ABOUT_NO_ORDER = {
 
 @pytest.fixture
 def thief() -> Client:
-    """A browser of somebody with every permission, who signed in eleven minutes ago."""
+    """The browser of a user with every permission, whose proof of identity has expired."""
     browser = sign_in(superuser=True, name="amina", password=PASSWORD)
     let_pass(browser, 601)
     return browser
@@ -113,14 +113,14 @@ def address_of(name: str, order: Order | None) -> str:
 
 
 def asked(answer: Any) -> dict[str, str]:
-    """What the page's forms are about."""
+    """Return the hidden values of the forms on the page."""
     html = answer.content.decode()
     once = re.search(r'name="once" value="([^"]+)"', html)
     return {**hidden(html), **({"once": once[1]} if once else {})}
 
 
 def use(browser: Client, name: str, order: Order | None, typed: dict[str, str]) -> Any:
-    """Fill in the page and press its button, and that of the page that asks, if there is one."""
+    """Fill in the page and submit it, as well as the page that asks for confirmation, if any."""
     address = address_of(name, order)
     asking = address.replace("/reveal/", "/")
     form = {**EVERYTHING, **asked(browser.get(asking)), **typed}
@@ -151,7 +151,7 @@ def test_what_hands_cards_to_an_address_is_done_with_the_password_only(
         assert not [code for code in CODES if code in html]
         assert done() == before
         assert not Order.objects.filter(customer_email=THIEF).exists()
-    # The same with the password, so that nothing else was in the way.
+    # The same form works with the password, so only the password was missing.
     use(thief, name, order, {**typed, "password": PASSWORD})
     assert done() != before
 
@@ -216,13 +216,13 @@ def test_an_order_by_hand_without_an_address_or_after_a_password_asks_for_none(
     form = {**FORM, "reference": "web-2"}
     html = read(thief.post(ADD, form))
     assert 'name="password"' in html
-    # A person can go back from the question.
+    # The user can go back from the question for the password.
     assert "formnovalidate" in element(html, 'name="_change"', "button")
     html = read(thief.post(ADD, {**hidden(html), "password": "", "_change": "1"}))
     assert f'value="{FORM["customer_email"]}"' in html
     use(thief, "order_add", None, {"reference": "web-2", "password": PASSWORD})
     assert Order.objects.count() == 2
-    # The password holds for the next.
+    # The password is still valid for the next order.
     html = read(thief.post(ADD, {**FORM, "reference": "web-3"}))
     assert 'name="password"' not in html
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and reading their headings, tables and blocks."""
+"""The pages of the documentation, and functions that read headings, tables and blocks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PAGES = {
     for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
     if "_build" not in path.parts
 }
-# The apps of the package, by label.
+# The labels of the apps in the package.
 APPS = ("giftcards", "giftcards_books", "giftcards_delivery", "giftcards_oscar")
 INSTALLED = [label for label in APPS if label in apps.app_configs]
-# The label of its app, by command.
+# The label of the app that each command belongs to.
 COMMANDS = {
     name: label
     for name, app in sorted(get_commands().items())
@@ -41,13 +41,13 @@ FENCED = re.compile(r"^(```|:::).*?^\1$", re.DOTALL | re.MULTILINE)
 
 
 def page(name: str) -> str:
-    """The text of a page; its name is its path in ``docs`` without ``.md``."""
+    """Return the text of a page. Its name is its path in ``docs`` without ``.md``."""
     return PAGES[f"docs/{name}.md"]
 
 
 def section(text: str, heading: str) -> str:
-    """The text under a heading, with the texts under its subheadings."""
-    # In code, such a line is a comment.
+    """Return the text under a heading, including the texts under its subheadings."""
+    # In a code block, a line of this form is a comment.
     prose = FENCED.sub(lambda block: re.sub(r"\S", " ", block[0]), text)
     found = re.search(rf"^(#+) {re.escape(heading)}\n", prose, re.MULTILINE)
     assert found, f"There is no heading {heading!r}."
@@ -56,7 +56,7 @@ def section(text: str, heading: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of all tables in the text, without headings."""
+    """Return the cells of all tables in the text, without the header rows."""
     lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     rules = [number for number, row in enumerate(cells) if set("".join(row)) <= set("-:")]
@@ -64,7 +64,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def code(text: str) -> list[str]:
-    """The texts between backticks in running text."""
+    """Return the texts between backticks, except those in code blocks."""
     return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
 
 
@@ -80,23 +80,23 @@ class Block(NamedTuple):
     heading: str
     language: str
     text: str
-    #: The number of its first line.
+    #: The number of the block's first line.
     line: int
 
     @property
     def named(self) -> re.Match[str] | None:
-        """The file that the first line names, and whether the block is for its end."""
+        """The file that the first line names, and whether the block is appended to that file."""
         return re.match(r"(?:# |\{# )([\w/]+\.\w+)(, at its end)?", self.text)
 
     def commands(self) -> Iterator[tuple[int, str, str]]:
-        """The shell lines: their number, what is typed, and what is shown below."""
+        """Yield the shell lines: the line number, what is typed, and the output that is shown."""
         lines = r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)"
         for found in re.finditer(lines, self.text, re.MULTILINE):
             yield self.line + self.text.count("\n", 0, found.start()), found[1], found[2]
 
 
 def all_blocks(name: str) -> Iterator[Block]:
-    """The blocks of code of a page, in its order; also those in lists."""
+    """Yield the code blocks of a page in sequence, including those in lists."""
     fences = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```$|^#+ ([^\n]*)$", re.DOTALL | re.MULTILINE)
     heading = ""
     text = (ROOT / name).read_text()
@@ -108,7 +108,7 @@ def all_blocks(name: str) -> Iterator[Block]:
             yield Block(name, heading, found[2], textwrap.dedent(found[3]), line)
 
 
-# What is different each time: moments, how long something takes, and ids that are made up.
+# The values that differ in each run: times, durations, and generated ids.
 _CHANGING = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:\d\d)"
     r"|\(since [^)\n]*\)"
@@ -117,19 +117,22 @@ _CHANGING = re.compile(
 
 
 def is_shown(expected: str, printed: str) -> bool:
-    """True if it was printed as shown, at another time; a line that is "…" stands for any lines."""
+    """Return True if the output is as shown, apart from values that change with each run.
+
+    A line "…" stands for any number of lines.
+    """
     parts = []
     for line in _CHANGING.sub("~", expected).splitlines():
         text = re.escape(line).replace("…", ".*")
         parts.append(r"(?:.*\n)*?" if line.strip() == "…" else f"{text}\n")
-    # A page that shows nothing promises nothing.
+    # A page that shows no output does not promise any.
     return not expected or re.fullmatch("".join(parts), _CHANGING.sub("~", printed)) is not None
 
 
 def resolve(name: str) -> Any:
-    """Import what the dotted name stands for.
+    """Import and return the object with the dotted name.
 
-    What needs django-oscar is imported where that is: see ``tests/oscar/test_docs.py``.
+    Objects that need django-oscar are checked in ``tests/oscar/test_docs.py``.
     """
     if name.startswith("giftcards.oscar.") and "giftcards_oscar" not in INSTALLED:
         return None
@@ -146,7 +149,7 @@ def resolve(name: str) -> Any:
 
 
 def slugs(text: str) -> set[str]:
-    """The anchors of a page: those of headings, as GitHub and MyST make them, and named ones."""
+    """Return the anchors of a page: those of headings, as in GitHub and MyST, and named ones."""
     headings = re.findall(
         r"^#+ (.*)$",
         re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE),
@@ -157,7 +160,7 @@ def slugs(text: str) -> set[str]:
 
 
 def options_of(command: str) -> set[str]:
-    """The options that are the command's own."""
+    """Return the options that the command itself defines."""
     app = apps.get_app_config(COMMANDS[command]).name
     parser = load_command_class(app, command).create_parser("manage.py", command)
     common = BaseCommand().create_parser("manage.py", command)
@@ -177,7 +180,7 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
-# A word of each check: in its row of the reference, and wherever it is named.
+# A word for each check. It appears in its row of the reference and wherever the check is named.
 CHECKS = {
     "giftcards.E001": "API_KEY",
     "giftcards.E002": "API_KEY",

@@ -1,4 +1,4 @@
-"""Running the blocks of a page in their order, as its reader would."""
+"""Run the blocks of a page in sequence, as a reader would."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from giftcards.simulator import Simulator
 from tests.docs import scenes
 from tests.docs.pages import Block, all_blocks, is_shown
 
-# In seconds, with a block.
+# The time limit for a block in seconds.
 _PATIENCE = 60
 _SIGNATURE = re.compile(r"# giftcards[.\w]*\n")
 _IMPORT = re.compile(r"^(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
@@ -46,7 +46,7 @@ _MANAGE = re.compile(r"(?:\w+=\S+ )*(?:\S+/)?python3? manage\.py ")
 
 
 def run(page: str, answer: Connection) -> None:
-    """Run a page in a process that does nothing else; answer with what differs from it."""
+    """Run a page in a process of its own, and send what differs from the page to ``answer``."""
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
@@ -64,14 +64,14 @@ def give_up(*_: object) -> None:
 
 
 def names_in_functions(code: CodeType) -> set[str]:
-    """The names that functions take from the module or from Python itself."""
+    """Return the names that functions take from the module or from the built-ins."""
     inner = [it for it in code.co_consts if isinstance(it, CodeType)]
     own = {it.argval for it in dis.get_instructions(code) if it.opname == "LOAD_GLOBAL"}
     return own.union(*map(names_in_functions, inner))
 
 
 def modules(found: tuple[str, str]) -> set[str]:
-    """What an import names that may be a module."""
+    """Return the names in an import that may be modules."""
     module, names = found
     parents = [module.rsplit(".", depth)[0] for depth in range(module.count(".") + 1)]
     return {*parents, *(f"{module}.{name}" for name in names.split(", "))}
@@ -82,20 +82,20 @@ def module_of(file: str) -> str:
 
 
 class Reader:
-    """Somebody with a shop who follows a page: writes its files, types its lines."""
+    """A reader with a shop who follows a page, writes its files and types its lines."""
 
     def __init__(self, page: str, folder: Path, simulator: Simulator) -> None:
         self.page = page
         self.folder = folder
         self.simulator = simulator
         self.complaints: list[str] = []
-        #: What the Python of the page sees; names in capitals are settings.
+        #: The names that are available to the page's Python code. Names in capitals are settings.
         self.names: dict[str, Any] = {"__name__": "shop"}
         self.blocks = scenes.blocks_to_run(page)
-        #: The texts that each file has in turn, by the line of the block that begins it; 0: it is
-        #: there already.
+        #: The successive texts of each file, by the line of the block that begins them. The text at
+        #: line 0 is there already.
         self.versions: dict[str, dict[int, str]] = {}
-        #: Files that a line of a console has to run, by the line of their blocks.
+        #: The files that a console line has to run, by the line of their blocks.
         self.scripts: dict[str, int] = {}
         #: Modules of the shop that cannot be imported here; see :data:`scenes.ABSENT`.
         self.absent: set[str] = set()
@@ -128,7 +128,7 @@ class Reader:
 
     @contextlib.contextmanager
     def at(self, line: int) -> Iterator[None]:
-        """Make a complaint of an exception, with the line of the page if it is one of its own."""
+        """Turn an exception into a complaint, with its line if the page's own code failed."""
         signal.signal(signal.SIGALRM, give_up)
         signal.alarm(_PATIENCE)
         try:
@@ -160,7 +160,7 @@ class Reader:
         self.names |= copy.deepcopy(values)
 
     def take_settings(self) -> None:
-        """Make what the page has assigned to names in capitals the settings of this process."""
+        """Use the values that the page has assigned to names in capitals as settings."""
         changed = {}
         for name, value in self.names.items():
             if name.isupper() and name != "DATABASES" and value != getattr(settings, name, None):
@@ -171,7 +171,7 @@ class Reader:
             logging.config.dictConfig(settings.LOGGING)
 
     def check_settings(self) -> None:
-        """Have Django check what the page has led to."""
+        """Run Django's system checks with the settings of the page."""
         for message in checks.run_checks():
             is_absent = any(f"{module}." in message.msg for module in self.absent)
             if message.level >= checks.ERROR and not is_absent:
@@ -179,10 +179,10 @@ class Reader:
 
     def as_setting(self, name: str, value: Any) -> Any:
         if name == "INSTALLED_APPS":
-            # What the page adds may be there already.
+            # The apps that the page adds may be there already.
             return list(dict.fromkeys(value))
         if name.startswith("GIFTCARDS"):
-            # Beside what is there already; "…" is for the reader to fill in.
+            # The values that are there already are kept. The reader has to fill in values with "…".
             given = {key: told for key, told in value.items() if "…" not in str(told)}
             kept = {**getattr(settings, name, {}), **given}
             return {**kept, "BASE_URL": self.simulator.url} if name == "GIFTCARDS" else kept
@@ -191,7 +191,7 @@ class Reader:
     # Files
 
     def write_files(self) -> None:
-        """Write the files of the shop in their first version, and install it if there are any."""
+        """Write the first version of the shop's files, and install the shop if it has any."""
         self.gather_files()
         for name, versions in self.versions.items():
             self.write(name, next(iter(versions.values())))
@@ -211,7 +211,7 @@ class Reader:
             self.take_version(block, number=block.line)
 
     def builds_on_the_shop(self) -> bool:
-        """True if the page adds to a file, or imports one, that it does not write itself."""
+        """Return True if the page extends or imports a file that it does not write itself."""
         written: set[str] = set()
         used: set[str] = set()
         for block in self.blocks:
@@ -226,7 +226,7 @@ class Reader:
         return not used <= written
 
     def is_file(self, block: Block) -> bool:
-        """True if the block is a file, and not about settings."""
+        """Return True if the block is a file that is not the settings module."""
         return bool(
             block.language in {"python", "html"}
             and block.named
@@ -234,7 +234,7 @@ class Reader:
         )
 
     def is_absent(self, block: Block) -> bool:
-        """True if the block imports a library that is not installed, or a file that does so."""
+        """Return True if the block imports a missing library, or a file that does so."""
         imported = set().union(*map(modules, re.findall(_IMPORT, block.text)))
         libraries = imported & scenes.ABSENT.keys()
         return bool(imported & self.absent) or not all(map(importlib.util.find_spec, libraries))
@@ -273,7 +273,7 @@ class Reader:
         if self.is_file(block):
             self.use_file(block)
             return
-        # The same lines as on the page, for what goes wrong in it.
+        # The code has the same line numbers as the page, for error messages.
         source = "\n" * (block.line - 1) + block.text
         before = dict(self.names)
         code = compile(source, self.page, "exec")
@@ -287,7 +287,7 @@ class Reader:
                 self.run_test(value)
 
     def look_for_names(self, block: Block, code: CodeType, names: dict[str, Any]) -> None:
-        """Complain of names that functions use and that nothing has given: they were not called."""
+        """Complain about undefined names in functions, which fail only when they are called."""
         for name in sorted(names_in_functions(code) - names.keys() - vars(builtins).keys()):
             self.complain(block.line, f"There is no {name!r}.")
 
@@ -295,12 +295,12 @@ class Reader:
         """Run a test for pytest-django, with its fixtures."""
         fixtures = {"db": None, "settings": settings}
         words = test.__code__.co_varnames[: test.__code__.co_argcount]
-        # It changes the settings until it ends.
+        # The test may change the settings until it ends.
         with override_settings():
             test(**{word: fixtures[word] for word in words})
 
     def use_file(self, block: Block) -> None:
-        """Import what is a module of the shop; a script is run by a line of a console."""
+        """Import the file if it is a module of the shop. A console line runs scripts later."""
         assert block.named
         name = block.named[1]
         if block.line not in self.versions[name]:
@@ -326,7 +326,7 @@ class Reader:
         self.names |= test.globs
 
     def run_script(self, block: Block) -> None:
-        """Run a block of lines that shows nothing of what they print."""
+        """Run a block of shell lines that shows no output."""
         text = re.sub(r"^(?!#|$)", "$ ", block.text, flags=re.MULTILINE)
         self.run_console(block._replace(text=re.sub(r"^#.*\n", "\n", text, flags=re.MULTILINE)))
 
@@ -348,7 +348,7 @@ class Reader:
                 self.complain(line, f"{typed}\n  failed:\n{indent(printed)}")
 
     def type(self, typed: str) -> tuple[str, int]:
-        """Run a line of ``manage.py``: what it prints, and its exit code."""
+        """Run a line of ``manage.py``, and return its output and its exit code."""
         words = shlex.split(_MANAGE.sub("", typed, count=1), comments=True)
         source = target = None
         if "<" in words:
@@ -378,7 +378,7 @@ class Reader:
 
 
 class Examples(doctest.DocTestRunner):
-    """Tells a reader of the examples that print something else."""
+    """A runner that tells a reader which examples have different output."""
 
     def __init__(self, reader: Reader) -> None:
         super().__init__(verbose=False)
@@ -393,7 +393,10 @@ class Examples(doctest.DocTestRunner):
 
 
 def may_fail(typed: str, shown: str, code: int) -> bool:
-    """True if the page says so, or leaves it open; a monitor's command may find something."""
+    """Return True if the page shows an error or leaves the output open.
+
+    A monitoring command may also fail, because it may find a problem.
+    """
     is_open = shown != "…\n" and shown.endswith("…\n")
     return "CommandError" in shown or is_open or (code == 1 and "--fail-on" in typed)
 
@@ -408,7 +411,7 @@ def read_ini(reader: Reader, block: Block) -> None:
 
 
 def read_text(reader: Reader, block: Block) -> None:
-    """Run the commands in the lines for cron or systemd; whether they fail is up to the shop."""
+    """Run the commands in lines for cron or systemd. They may fail, depending on the shop."""
     for typed in re.findall(r"\S*python manage\.py [^&|>\n]*", block.text):
         if not scenes.line_elsewhere(typed):
             printed, code = reader.type(typed)
@@ -417,7 +420,7 @@ def read_text(reader: Reader, block: Block) -> None:
 
 
 def read_nothing(_reader: Reader, _block: Block) -> None:
-    """There is nothing here that reads this."""
+    """Do nothing, because nothing here reads this language."""
 
 
 _RUNS: dict[str, Callable[[Reader, Block], None]] = {

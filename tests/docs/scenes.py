@@ -1,6 +1,6 @@
-"""What is around the blocks of some pages, and who runs those that cannot be run here.
+"""The situation before the blocks of some pages, and what runs blocks that cannot run here.
 
-A page whose blocks need nothing but the names that every page has is in none of these tables.
+Pages whose blocks need only the names that every page has are in none of these tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from giftcards.simulator import Simulator
 from tests.builders import LINE, PRODUCT, make_guide_order, make_offer
 from tests.docs.pages import PAGES, Block, all_blocks
 
-# What Python on any page may begin with; each is made when a page first uses it.
+# Names that Python code on any page may use. Each is made when a page first uses it.
 NAMES: dict[str, Callable[[Simulator], Any]] = {
     "app": lambda _simulator: SimpleNamespace(autodiscover_tasks=lambda **_options: None),
     "cart": lambda _simulator: SimpleNamespace(
@@ -46,7 +46,7 @@ def _request_of_guest() -> HttpRequest:
 
 
 def bought(reference: str, *arguments: str) -> Callable[[Simulator], None]:
-    """Four cards were ordered for 550 DA each, and two have come."""
+    """Return a scene with an order of four cards for 550 DA each, of which two have come."""
 
     def place(_simulator: Simulator) -> None:
         line = (PRODUCT, "TEST_PARTIAL", "4", "--sale-price", "550")
@@ -56,7 +56,7 @@ def bought(reference: str, *arguments: str) -> Callable[[Simulator], None]:
 
 
 def restored(simulator: Simulator) -> None:
-    """The database lacks three orders that the provider has; three of its own are not sent."""
+    """Make a database that lacks three of the provider's orders and has three unsent orders."""
     for type_id in ("type_001", "type_101", "type_101"):
         product = PRODUCT if type_id == "type_001" else "507f1f77bcf86cd799439012"
         answer = requests.post(
@@ -76,7 +76,7 @@ def customer_of_two_orders(simulator: Simulator) -> None:
 
 
 def ticked(_simulator: Simulator) -> None:
-    """A worker runs."""
+    """Record that a worker runs."""
     ProviderState.objects.note_tick()
 
 
@@ -89,7 +89,7 @@ def with_a_mail_server(_simulator: Simulator) -> None:
     settings.MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}
 
 
-# What has happened before what stands under a heading of a page.
+# What has happened before the reader comes to a heading of a page.
 SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
     ("docs/going-live.md", "Before you go live"): with_a_mail_server,
     ("docs/installation.md", "8. Test the installation"): ticked,
@@ -103,16 +103,17 @@ SCENES: dict[tuple[str, str], Callable[[Simulator], None]] = {
 # The page with the shop that others build on: they add to its files, or import them.
 SHOP = "docs/recipes/plain-cart.md"
 
-# Who runs what is not run with the pages: a test, a session of nox, or else why nobody does.
+# Where code is run that is not run with the pages: in a test, in a session of nox, or nowhere, with
+# the reason.
 
 # Pages that are followed as a whole.
 PAGES_ELSEWHERE = {
     "docs/oscar.md": "tests/oscar/test_settings.py",
     "docs/tutorial.md": "tests/docs/test_tutorial.py",
 }
-# Blocks that import a library, where that is not installed.
+# Libraries that may not be installed, and the test that runs the blocks that import them.
 ABSENT = {"celery": "tests/test_packaging.py", "django.tasks": "tests/test_packaging.py"}
-# Lines of a shell, by how they begin.
+# Shell lines, by the pattern with which they begin.
 LINES_ELSEWHERE = {
     r"make demo": ".ci/readme: make demo",
     r"make test( |$)": ".ci/readme: make test",
@@ -134,7 +135,7 @@ LINES_ELSEWHERE = {
 
 
 def line_elsewhere(typed: str) -> str | None:
-    """The row of :data:`LINES_ELSEWHERE` for a line."""
+    """Return the row of :data:`LINES_ELSEWHERE` that matches a line."""
     return next((row for row in LINES_ELSEWHERE if re.match(row, typed)), None)
 
 

@@ -1,4 +1,4 @@
-"""The settings of a shop that has done what the installation says, for running the pages."""
+"""The settings of a shop after following the installation page, for running the pages."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ GIFTCARDS_DELIVERY = {
     "SHOP_NAME": "The Shop",
 }
 ALLOWED_HOSTS = ["shop.example"]
-# Of the shop itself.
+# This is a setting of the shop itself.
 CELERY_BEAT_SCHEDULE: dict[str, object] = {}

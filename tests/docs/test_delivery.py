@@ -1,4 +1,4 @@
-"""The pages about messages to customers, against the code."""
+"""Compare the pages about messages to customers with the code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_everything_that_staff_are_told_is_documented_with_whom_it_concerns() ->
 
 
 def _told(permission: str) -> str:
-    """The groups with the permission, in the order and words of the page."""
+    """Return the groups with the permission, in the sequence and words of the page."""
     held = [
         name.removeprefix("Gift card ")
         for name, codenames in ROLES.items()
@@ -83,7 +83,7 @@ def test_every_name_in_a_message_is_documented() -> None:
 def test_the_table_of_permissions_has_each_that_allows_something() -> None:
     table = [row for row in rows(section(page("admin"), "Permissions")) if len(row) == 3]
     known = {f"{label}.{codename}" for label, codename in role_permissions()}
-    # It adds nothing to the one of products.
+    # This permission adds nothing to the one for products.
     assert {row[0].strip("`") for row in table} == known - {"giftcards.view_producttype"}
     needed = {name for row in table for name in code(row[2])}
     assert needed <= {name.partition(".")[2] for name in known}

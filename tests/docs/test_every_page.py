@@ -1,4 +1,4 @@
-"""What holds for every page: what it names exists, and its links lead somewhere."""
+"""On every page, the names exist and the links lead somewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def found(pattern: str, text: str) -> set[str]:
 
 
 def strange(known: Container[str], named: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
-    """By page, the names on it that are not known."""
+    """Return the unknown names on each page."""
     strangers = {
         page: [name for name in named(text) if name not in known] for page, text in PAGES.items()
     }
@@ -54,7 +54,7 @@ def test_every_command_that_is_named_exists() -> None:
     models = [model for label in INSTALLED for model in apps.get_app_config(label).get_models()]
     tables = {model._meta.db_table for model in models}
     commands = {path.stem for path in MODULES if path.parts[-2] == "commands"}
-    # A tag with its library.
+    # A template tag and its library.
     others = {"giftcards_desk", "giftcards_admin"}
     known = {*commands, *tables, *APPS, *others, *(family.name for family in FAMILIES)}
     assert strange(known, partial(found, r"(?<!admin:)\bgiftcards_[a-z_]+\b")) == {}
@@ -69,7 +69,7 @@ def test_every_command_line_has_options_that_exist() -> None:
     for page, text in PAGES.items():
         for command, rest in re.findall(r"\b(giftcards_[a-z_]+)((?: [^`\n]*)?)", text):
             if command in COMMANDS and rest.strip().startswith("-"):
-                # The first words after the name; what follows them is a sentence.
+                # Only the first words after the name are options. The rest is a sentence.
                 words = re.match(r"(?: -[\w-]+)*", rest)
                 assert options_in(words[0] if words else "") <= options_of(command), page
         for line in re.findall(r"^\$ .*manage\.py (.*)$", text, re.MULTILINE):

@@ -13,7 +13,7 @@ GLOSSARY = "docs/glossary.md"
 
 
 def linked(*parts: nodes.Node) -> str:
-    """A paragraph after the links were made, with each link as ``[text](address)``."""
+    """Return a paragraph with its links to the glossary, each as ``[text](address)``."""
     page = nodes.paragraph("", "", *parts)
     link_words(page, "glossary.html")
     shown = [

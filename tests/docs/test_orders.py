@@ -1,4 +1,4 @@
-"""The pages about orders, against the code."""
+"""Compare the pages about orders with the code."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_every_other_code_stands_in_the_timeline_only() -> None:
     assert sorted(code(named)) == sorted(WORDINGS.keys() - IN_SHORT.keys())
 
 
-# What the column "ends" says of a kind. Those of the final answer stay until they are acknowledged.
+# The content of the column "ends" for each kind of problem. Problems of the final answer stay until
+# they are acknowledged.
 ENDS = {
     Kind.SENDING: "sent|decided|known",
     Kind.SEARCH: "known",

@@ -1,4 +1,4 @@
-"""The README's example, run as it stands there: from the order to the codes in the shop's hands."""
+"""The README's example, run unchanged from the order to the codes that the shop receives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def namespace() -> Iterator[dict[str, Any]]:
-    """The names that the example defines; its receiver is disconnected afterwards."""
+    """Yield the names that the example defines, and disconnect its receiver afterwards."""
     names: dict[str, Any] = {}
     yield names
     order_finalized.disconnect(names["deliver"])
@@ -38,13 +38,13 @@ def test_the_example_of_the_readme_leads_to_a_settled_order(
 ) -> None:
     [example] = blocks("python")
     exec(compile(example, "README.md", "exec"), namespace)
-    # Nothing but a row and a wake-up call so far.
+    # Only the row and a wake-up call exist at this point.
     order = Order.objects.get()
     assert order.status == "PENDING"
     assert not simulator.requests
     [queued] = OrmQ.objects.all()
     assert queued.func() == SWEEP_TASK
-    # What the worker does with it.
+    # Do the work of the worker.
     assert tasks.sweep() == "1 sent, 1 checked, 1 settled, 0 failed"
     order.refresh_from_db()
     assert order.status == "PARTIALLY_FILLED"
@@ -54,7 +54,7 @@ def test_the_example_of_the_readme_leads_to_a_settled_order(
 
 
 def test_the_example_of_the_readme_has_five_lines() -> None:
-    """Two imports and two blank lines aside, five lines are all that a shop needs to add."""
+    """Besides two imports and two blank lines, a shop has to add only five lines."""
     [example] = blocks("python")
     lines = [line for line in example.splitlines() if line and "import" not in line]
     assert len(lines) == 5

@@ -1,4 +1,4 @@
-"""The code of the documentation, run as it stands there."""
+"""The code of the documentation, run unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from giftcards.statuses import Status
 from tests.builders import CARDS, make_guide_order
 from tests.docs.pages import ROOT, blocks, page, section
 
-# The pages that build one shop, each on those before it.
+# The pages that build one shop. Each page builds on the pages before it.
 RECIPES = ("plain-cart", "own-mail", "chargily", "navio", "review")
 PAGES = (*(f"recipes/{name}" for name in RECIPES), "shelf")
 
@@ -70,7 +70,10 @@ def test_surplus_cards_are_told_apart_by_their_position() -> None:
 
 
 class Wallet:
-    """Accepts each deposit once, by its reference; the power fails before some of them."""
+    """A wallet that accepts each deposit once, by its reference.
+
+    The power may fail before a deposit.
+    """
 
     def __init__(self) -> None:
         self.deposits: dict[str, Decimal] = {}

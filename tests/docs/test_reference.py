@@ -1,4 +1,4 @@
-"""The reference against the code: pages written from it, public names, and tables kept by hand."""
+"""Compare the reference with the code: generated pages, public names, and tables kept by hand."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_the_public_names_are_those_of_the_release() -> None:
 
 
 def test_every_function_for_placing_is_public() -> None:
-    # The details are parameters in the list.
+    # The details of an order are listed as parameters instead.
     for name in set(fulfilment.__all__) - {"OrderDetails"}:
         assert f"giftcards.fulfilment.{name}" in FILE.read_text(), name
 
 
-# Apps, and modules of URLs, that a shop names as a whole.
+# Apps and URL modules that a shop refers to as a whole.
 WHOLE = {
     "giftcards",
     "giftcards.books",
@@ -71,14 +71,14 @@ TEACHING = [name for name in PAGES_OF_DOCS if name == "README.md" or name.starts
 @pytest.mark.parametrize("name", TEACHING)
 def test_every_name_that_a_block_of_code_uses_is_promised(name: str) -> None:
     paths = {re.split(r"[( ]", line)[0] for line in promised()}
-    # A model is promised with its attributes, and a module with its functions.
+    # If an attribute or a function is promised, so is its model or module.
     known = paths | {path.rpartition(".")[0] for path in paths} | WHOLE
     used = {each for block in all_blocks(name) for each in names_in(block)}
     assert used <= known
 
 
 def names_in(block: Block) -> Iterator[str]:
-    """What the block imports from the app, or names in quotation marks."""
+    """Yield the names that the block imports from the app or has in quotation marks."""
     imports = r"^\s*(?:>>> )?from (giftcards[\w.]*) import (\([^)]*\)|[^\n#]+)"
     for module, imported in re.findall(imports, block.text, re.MULTILINE):
         for each in imported.strip("()").split(","):
@@ -171,7 +171,7 @@ def keys_of(printed: dict[str, Any]) -> Iterator[str]:
 
 @pytest.fixture
 def shop(simulator: Simulator) -> None:
-    """A catalogue, and an order with everything that can be printed of one."""
+    """A catalogue, and an order with every value that the commands can print."""
     call_command("giftcards_catalogue", verbosity=0)
     settle("web-1041", PARTIAL)
     order = make_guide_order(
@@ -184,7 +184,7 @@ def shop(simulator: Simulator) -> None:
     record_refund(order, amount=550, reference="R1")
 
 
-# By the section of the page, or by the command: what prints the keys.
+# The command that prints the keys, for each section of the page or documented command.
 PRINTED = {
     "An order": ("giftcards_status", "web-1042"),
     "giftcards_status": ("giftcards_status",),
@@ -210,7 +210,7 @@ def test_the_documented_json_has_the_keys_that_are_printed(title: str, call: Cal
     documented = set(json_keys()[title])
     if not any("." in name for name in documented):
         printed = {name for name in printed if "." not in name}
-    # A row of the report has the keys of the total, which the page names once.
+    # The rows of the report have the same keys as the total, so the page names these keys once.
     printed -= {name.replace("total.", "rows.") for name in printed if name.startswith("total.")}
     assert documented - {"opened"} == printed
 

@@ -1,4 +1,4 @@
-"""Every block of every page runs, and prints what is shown."""
+"""Every block of every page runs, and prints the output that the page shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = [block for page in PAGES for block in all_blocks(page)]
 
 def complaints(page: str) -> list[str]:
     context = multiprocessing.get_context("forkserver")
-    # Prepared once; each page is run in a fork of it, which leaves nothing behind.
+    # The server is prepared once. Each page is run in a fork of it, which leaves nothing behind.
     context.set_forkserver_preload(["tests.docs.prepared"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=run, args=(page, theirs))
@@ -36,7 +36,7 @@ def test_every_block_of_a_page_runs_and_prints_what_is_shown(page: str) -> None:
     assert not found, "\n".join(found)
 
 
-# By the line.
+# The expected complaint for each line.
 WRONG = {
     5: "IndexError: list index out of range",
     9: "AttributeError: module 'giftcards.fulfilment' has no attribute 'place'",

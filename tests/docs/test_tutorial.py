@@ -20,19 +20,19 @@ from tests.stage import ROOT, unused_port
 pytestmark = pytest.mark.cluster
 
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Makes an environment that has the package: tests/test_packaging.py does that.
+# These lines install the package in an environment. tests/test_packaging.py does that.
 INSTALLING = """\
 $ python3 -m venv venv
 $ . venv/bin/activate
 $ pip install "../django-giftcards[q2]"
 """
 LASTING = ("giftcards_simulator", "qcluster", "runserver")
-# As long as a slow machine needs for what the tutorial says happens within some seconds.
+# The tutorial says that some things happen within some seconds. A slow machine may take this long.
 PATIENCE = 60
 
 
 class Reader:
-    """Somebody with an empty folder, a shell, and further terminals."""
+    """A reader with an empty folder, a shell, and further terminals."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Reader:
                 self.run(line, expected)
 
     def run(self, line: str, expected: str) -> None:
-        """Run it until it prints what is shown: the text says when that takes some seconds."""
+        """Run the line until it prints what is shown, because some results take a few seconds."""
         ends = time.monotonic() + PATIENCE
         while True:
             done = subprocess.run(
@@ -107,7 +107,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 def test_the_tutorial_leads_from_an_empty_folder_to_a_customer_with_codes(
     reader: Reader, tmp_path: Path
 ) -> None:
-    # The ports of the tutorial may be taken here.
+    # The ports of the tutorial may be in use on this machine.
     provider, site = unused_port(), unused_port()
     text = page("tutorial").replace(":8378", f":{provider}").replace(":8000", f":{site}")
     text = text.replace("giftcards_simulator ", f"giftcards_simulator --port {provider} ")
@@ -126,12 +126,12 @@ def test_the_tutorial_leads_from_an_empty_folder_to_a_customer_with_codes(
 
 
 def codes_for_the_customer_of(mail: str) -> list[str]:
-    """The codes on the page that the mail links to, once its button is pressed."""
+    """Press the button of the page that the mail links to, and return the codes."""
     found = re.search(r"http://127\.0\.0\.1:\d+/cards/[^ <\"\n]+", mail)
     assert found
     asking = requests.get(found[0], timeout=30).text
     [token] = re.findall(r'name="token" value="([^"]+)"', asking)
-    # Who presses within a second is a program.
+    # The page ignores a press within the first second, as from a program.
     time.sleep(1.1)
     shown = requests.post(found[0], data={"token": token}, timeout=30).text
     codes: list[str] = re.findall(r'id="gc-code-\d+">([^<]+)<', shown)

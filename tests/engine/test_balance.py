@@ -1,4 +1,4 @@
-"""The account's balance: when it is read, and whom a fall is told."""
+"""The balance of the account: when it is read, and who is notified when it falls."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ MINUTE = 60
 
 
 def falls(caplog: Log) -> list[str]:
-    """The falls of the balance that are in the log."""
+    """Return the messages in the log that say that the balance is low."""
     return [text for text in messages(caplog) if "below LOW_BALANCE" in text]
 
 
 def run_loop() -> None:
-    """A run of the loop, which ends at once while no order is open."""
+    """Run the loop, which ends at once if no order is open."""
     assert follow(seconds=20) is not None
 
 
@@ -65,7 +65,7 @@ def known() -> Decimal | None:
 
 
 def let_turn_come() -> None:
-    """Five minutes have passed since the balance was asked for."""
+    """Make the balance due, as if five minutes had passed since the last request."""
     ProviderState.objects.update(balance_due_at=ago(0.001))
 
 
@@ -104,7 +104,7 @@ class TestReading:
         assert provider_state().spent_lately == Decimal("5390.20")
 
     def test_no_order_waits_for_the_answer(self, simulator: Simulator) -> None:
-        """Its turn comes when an order is followed; the answer takes longer than the order."""
+        """The balance becomes due while an order is followed, and its answer outlasts the order."""
         buy_many(simulator, 1)
         settled, waits = threading.Event(), []
         simulator.on_request = lambda request: (
@@ -116,7 +116,7 @@ class TestReading:
         with connection.execute_wrapper(_noting_settled(settled)):
             run_loop()
         assert waits == [True]
-        # It was waited for all the same, when nothing else was left, and without the lease.
+        # When nothing else was left, the loop did wait for the answer, without holding the lease.
         assert known() is not None
 
     def test_a_failure_leaves_what_is_known_and_waits_for_the_next_turn(
@@ -130,10 +130,10 @@ class TestReading:
             run_loop()
         state = provider_state()
         assert state.balance == Decimal("12.50")
-        # One turn: a question is repeated once.
+        # The three runs share one turn and one request.
         assert len(wire.calls) == 1
         assert not state.is_balance_due(timezone.now())
-        # No order has failed, and none has to wait.
+        # The failure is not stored as an outage, so no order has to wait.
         assert (state.pause, state.outages, state.failure) == ("", 0, "")
         assert messages(caplog) == []
 
@@ -152,7 +152,7 @@ class TestReading:
         for _tick in range(2):
             run_loop()
         assert reads(simulator) == 0
-        # Its turn was not used up.
+        # The turn was not used up.
         assert provider_state().is_balance_due(timezone.now())
 
     @pytest.mark.parametrize("is_refused", [True, False])
@@ -255,7 +255,8 @@ class TestRefusal:
         [
             ("INSUFFICIENT_BALANCE", 2, 100),
             ("NO_BALANCE", 2, 100),
-            # What it does not cover anyway tells nothing new, and another refusal nothing at all.
+            # It is no news if the known balance is too low, and a different refusal says nothing
+            # about it.
             ("INSUFFICIENT_BALANCE", 3, 980),
             ("OUT_OF_STOCK", 2, 980),
         ],

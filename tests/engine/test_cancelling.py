@@ -1,4 +1,4 @@
-"""Cancelling orders that wait, until the moment in which a process claims them."""
+"""Cancelling waiting orders, which is possible until a process claims them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def on_hold_for_review() -> Order:
 
 
 def absent() -> Order:
-    """An order that was sent, was lost, and is proven absent: it is to be sent again."""
+    """Return an order that was sent, was lost, is proven absent, and will be sent again."""
     order = make_order(**SOLD)
     assert claim_to_send(order)
     mark_unconfirmed(order)
@@ -90,7 +90,7 @@ BOUGHT = [status for status in Status if status != Status.PENDING]
 def test_it_is_too_late_once_an_order_is_claimed_or_final(status: Status) -> None:
     order = make_order(status)
     as_read = {**Order.objects.filter(pk=order.pk).values()[0]}
-    # The caller has read the order while it was waiting.
+    # The caller read the order while it was still waiting.
     order.status = Status.PENDING
     assert not cancel_order(order, by="amina")
     assert order.status == status
@@ -128,7 +128,7 @@ def test_an_order_that_is_cancelled_while_a_worker_prepares_to_send_it_is_not_se
 
 
 def cancel_meanwhile(order: Order) -> None:
-    """A rule during which somebody cancels the order."""
+    """Cancel the order, as if staff did so while the shop's rule runs."""
     assert cancel_order(Order.objects.get(pk=order.pk), by="amina")
 
 

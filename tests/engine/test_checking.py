@@ -1,4 +1,4 @@
-"""Asking about many orders with few requests: the list, and one by one what it does not tell."""
+"""Checking many orders with few requests: with the list, and one by one for the rest."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_sweeps(count: int) -> None:
 
 
 def tell(wire: Wire, *orders: Order) -> None:
-    """The provider answers that each of the orders is fulfilled."""
+    """Let the provider answer that each of the orders is fulfilled."""
     for order in orders:
         wire.get(check_url(order), json=settled_answer(order))
 
@@ -107,11 +107,11 @@ class TestList:
         orders = [make_order(Status.HANDLING, sent_at=ago(5)) for _order in range(5)]
         rows = list(map(list_row, orders))
         total = {"totalResults": 5} | told
-        # The size that was asked for is ignored.
+        # The provider ignores the requested page size.
         for number, shown in enumerate([rows[:2], rows[2:4], rows[4:], []], 1):
             query = matchers.query_param_matcher({"page": number}, strict_match=False)
             wire.get(LIST, json=list_page(*shown, **total), match=[query])
-        # For one order a page saves nothing.
+        # For a single order, a page would save no request.
         tell(wire, orders[4])
         assert run_sweep() == Swept(checked=5, settled=5)
 
@@ -150,17 +150,20 @@ class TestList:
 
 
 class TestPages:
-    """The first page is read every interval; the others take slots that single checks may take."""
+    """The first page is read in every interval.
+
+    Further pages take slots that single checks may use.
+    """
 
     @pytest.fixture(autouse=True)
     def few_slots(self, shorten: Setter, set_conf: Setter) -> None:
-        """Of 40 slots the list has 10, late orders one; 29 are common."""
+        """Of 40 slots, the list has 10 and late orders have one. The other 29 are common."""
         shorten(page_size=20)
         set_conf(REQUESTS_PER_MINUTE=40, POLL_INTERVAL=5)
 
     @pytest.fixture
     def read(self, wire: Wire) -> list[int]:
-        """The numbers of the pages that were requested; they show the orders, newest first."""
+        """The numbers of the requested pages, which show the orders, newest first."""
         read: list[int] = []
         self.rows: list[dict[str, Any]] = []
 
@@ -182,9 +185,9 @@ class TestPages:
             self.rows.append(list_row(order, **HANDLING))
 
     def spend(self, *, but: int = 0) -> None:
-        """The budget has what the list has of its own, and so many further pages.
+        """Use up the budget, except for the slots of the list itself and ``but`` further pages.
 
-        If placing leaves slots to them, they have to leave two to placing.
+        If placing leaves slots to these pages, the pages have to leave two slots to placing.
         """
         spend_budget(but=but + 2)
         own = Shares.of(limit=40, poll_interval=5).listing
@@ -196,8 +199,8 @@ class TestPages:
         self.make_orders(46)
         self.spend()
         assert run_sweep() == Swept(checked=20, postponed=26)
-        # Nor does another sweep spend them: the others wait for the next turn of the list. They are
-        # not checked by themselves, because a page tells of all of them.
+        # A second sweep does not use these slots either. The other orders wait for the next turn of
+        # the list. They are not checked one by one, because one page contains all of them.
         assert run_sweep() == Swept()
         assert read == [1]
         with Gateway() as gateway:
@@ -222,7 +225,7 @@ class TestPages:
         self.make_orders(18)
         oldest = Order.objects.earliest("sent_at")
         Order.objects.filter(pk=oldest.pk).update(accepted_at=ago(100), checked_at=ago(10))
-        # Of others, so that there is a second page.
+        # These rows belong to other orders and fill a second page.
         self.rows += [list_row(oldest, _id=f"other-{number}") for number in range(9)]
         tell(wire, oldest)
         assert run_sweep() == Swept(checked=18, settled=1)
@@ -238,7 +241,7 @@ class TestPages:
         refill_budget()
         with Gateway() as gateway:
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 107 - 24
-            # As long as the list is in use.
+            # This applies as long as the list is in use.
             ProviderState.objects.update(list_read_at=ago(11))
             assert gateway.try_open()
             assert sum(1 for _ in iter(partial(gateway.begin, Purpose.PLACING), None)) == 24
@@ -273,7 +276,10 @@ class TestPages:
     def test_a_page_that_is_nearly_full_has_slots_left_for_the_next_one_while_orders_wait(
         self, set_conf: Setter
     ) -> None:
-        """Also once all slots are taken: they come back while the orders are on their way."""
+        """Slots are left even if all are taken.
+
+        They become free while orders are being sent.
+        """
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         for waiting, room, left in ((100, 20, 12), (100, 30, 0), (0, 20, 0)):
             refill_budget()
@@ -289,7 +295,7 @@ class TestPages:
     def test_slots_are_left_to_pages_for_a_minute_after_a_reading_took_some(
         self, set_conf: Setter
     ) -> None:
-        """One that is left only then is not free yet when the next reading wants it."""
+        """A slot that is left only then would not be free in time for the next reading."""
         set_conf(REQUESTS_PER_MINUTE=120, POLL_INTERVAL=5)
         with Gateway() as gateway:
             gateway.note_list_read()
@@ -302,7 +308,7 @@ class TestPages:
 
 
 class TestLateOrders:
-    """Late orders, of which there may be as many as of fresh ones after an outage."""
+    """Late orders. After an outage, there may be as many of them as fresh orders."""
 
     def make_late(self) -> None:
         Order.objects.update(status=Status.DELAYED, due_at=ago(1))
@@ -319,13 +325,13 @@ class TestLateOrders:
     def test_late_orders_that_the_list_shows_as_open_are_checked_one_by_one(
         self, simulator: Simulator
     ) -> None:
-        """A list that is out of date would keep them late."""
+        """If the app relied on an outdated list, these orders would stay late."""
         orders = buy_many(simulator, 6, type_id="SIM_NEVER")
         self.make_late()
         assert run_sweep() == Swept(checked=6)
         assert lists(simulator) == 1
         assert sorted(checks(simulator)) == sorted(o.provider_order_id or "" for o in orders)
-        # The list has shown them, so it is of use.
+        # The list has shown the orders, so it counts as usable.
         assert provider_state().list_usable_at is None
 
     def test_old_late_orders_do_not_widen_the_list_read_for_fresh_ones(self, wire: Wire) -> None:
@@ -340,7 +346,7 @@ class TestLateOrders:
 
 
 def near(seconds_ago: dict[str, float]) -> Callable[[Any], tuple[bool, str]]:
-    """Matches requests whose parameters name these moments, give or take what a test takes."""
+    """Return a matcher for requests with these times, allowing for the duration of a test."""
 
     def match(request: Any) -> tuple[bool, str]:
         for name, seconds in seconds_ago.items():
@@ -362,7 +368,7 @@ def test_the_list_is_read_for_a_longer_time_if_the_providers_clock_is_off(wire: 
 
 
 class TestListThatIsNoHelp:
-    """Everything still settles, by asking about each order."""
+    """All orders still settle, because the app checks each of them."""
 
     def test_orders_are_checked_one_by_one_if_the_list_is_not_routed(
         self, simulator: Simulator
@@ -372,7 +378,7 @@ class TestListThatIsNoHelp:
         began = timezone.now()
         assert run_sweep() == Swept(checked=12, settled=12)
         assert (lists(simulator), len(checks(simulator))) == (1, 12)
-        # Nor is it asked for again soon.
+        # The list is not requested again soon.
         assert timedelta(minutes=1) < provider_state().list_usable_at - began < timedelta(minutes=3)
         buy_many(simulator, 12)
         assert run_sweep() == Swept(checked=12, settled=12)
@@ -415,7 +421,7 @@ class TestListThatIsNoHelp:
     @pytest.mark.parametrize(
         ("trouble", "age", "minutes"),
         [
-            # It shows none of our orders.
+            # The list shows none of our orders.
             ({"json": list_page()}, 5, 0.5),
             ({"json": list_page()}, 90, 2),
             ({"status": 500, "body": "<html>"}, 5, 0.5),

@@ -1,4 +1,4 @@
-"""Clocks that are set, ahead or back: nothing is given up, bought again or held up for it."""
+"""Changes of the clock do not make the app give up, buy twice or delay any order."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _settings(set_conf: Setter, shorten: Setter) -> None:
 
 
 class Looks:
-    """Looks at the orders, by one process after another or by one that goes on."""
+    """A callable that looks at the orders, in one process or in a new process each time."""
 
     def __init__(self, *, is_one_process: bool) -> None:
         self._is_one_process = is_one_process
@@ -142,12 +142,12 @@ class TestLostOrders:
             wall.let_pass(60)
             make_due()
             look()
-        # After a step back nobody can tell which of two times the order was sent at.
+        # After a step back, the order may have been sent at either of two times.
         assert posts(simulator) == (2 if seconds > 0 else 1)
 
 
 class TestWrongClock:
-    """Orders that were sent while the clock was wrong: the search looks in the wrong place."""
+    """Orders that were sent while the clock was wrong, so the search looks at the wrong time."""
 
     @pytest.mark.parametrize("seconds", [HOUR, DAY, -HOUR, -DAY])
     @pytest.mark.parametrize("is_corrected", [False, True], ids=["still wrong", "corrected"])
@@ -177,7 +177,7 @@ class TestWrongClock:
     def test_a_lost_order_at_the_same_wall_time_as_another_is_not_taken_for_absent(
         self, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
-        """The list shows the other one, which was sent an hour before by the same clock."""
+        """The list shows the other order, which was sent an hour before, at the same clock time."""
         wall.drive(simulator)
         buy(type_id="SIM_NEVER")
         look()
@@ -239,7 +239,7 @@ class TestGivingUp:
 
 
 class TestRealTime:
-    """Time that has passed by both clocks counts, as if all processes were down."""
+    """Time counts if it has passed on both clocks, as it does while all processes are down."""
 
     def test_an_order_that_could_not_be_sent_for_a_real_hour_is_given_up(
         self, look: Looks, wall: Wall, simulator: Simulator
@@ -279,7 +279,7 @@ class TestRealTime:
     def test_the_clock_after_a_reboot_is_believed(
         self, wall: Wall, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """There is nothing to compare the clock with."""
+        """After a reboot, there is nothing to compare the clock with."""
         with Gateway() as gateway:
             gateway.flush()
         wall.step(DAY)
@@ -297,7 +297,7 @@ class TestRealTime:
         wall.step(-600)
         monkeypatch.setattr("giftcards.engine.clock._MACHINE", "after the reboot")
         run_sweep()
-        # By how much the clock was set is known but for the time since the last sweep.
+        # The size of the step is uncertain by the time that has passed since the last sweep.
         wall.let_pass(MINUTE)
         run_sweep()
         assert fresh(order).status == "FULFILLED"
@@ -305,7 +305,7 @@ class TestRealTime:
 
 @pytest.mark.parametrize("seconds", BACK)
 class TestSetBack:
-    """After a step back, nothing waits for the clock to reach a time that it has shown before."""
+    """After the clock was set back, nothing waits until it shows the old time again."""
 
     def test_requests_go_on_within_one_window_after_the_clock_was_set_back(
         self, seconds: float, look: Looks, wall: Wall, simulator: Simulator, set_conf: Setter
@@ -445,7 +445,7 @@ class TestSetBack:
 
 @pytest.mark.parametrize("seconds", [-HOUR, -DAY])
 class TestSetBackUnnoticed:
-    """There is nothing to compare the clock with: no worker has run before."""
+    """No worker has run before, so there is nothing to compare the clock with."""
 
     @pytest.fixture(autouse=True)
     def _settings(self, set_conf: Setter) -> None:
@@ -537,7 +537,7 @@ class TestSetAhead:
 
 @pytest.fixture
 def look_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Compare the clock of a machine."""
+    """A function that checks the clock of a machine."""
 
     def look_at(name: str) -> None:
         monkeypatch.setattr("giftcards.engine.clock._MACHINE", name)
@@ -662,7 +662,7 @@ STEPS_BETWEEN = st.sampled_from([0, 0, 3, -3, 4_000, -4_000, 90_000])
 
 
 class Stored(NamedTuple):
-    """A time that was written, and what was true then (in seconds)."""
+    """A stored time, with the time lived and the change of the clock until then (in seconds)."""
 
     shown: datetime
     lived: float
@@ -670,7 +670,7 @@ class Stored(NamedTuple):
 
 
 class TestAnyHistory:
-    """However often the clock is set: times that were written in between."""
+    """Times that were stored between any number of changes of the clock."""
 
     @given(
         events=st.lists(st.tuples(PASSES, STEPS_BETWEEN), max_size=12),

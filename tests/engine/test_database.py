@@ -1,4 +1,4 @@
-"""A database that fails for one order, or for all: the others, and the loop, go on."""
+"""If the database fails for one order or for all, the other orders and the loop continue."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ FAILURES = (
     DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, NotSupportedError,
     OperationalError, ProgrammingError,
 )  # fmt: skip
-# As PostgreSQL puts it.
+# This is the wording of PostgreSQL.
 TEXT = "null value violates not-null constraint. Failing row contains (CANARY)."
-# No other number is like it.
+# No other number in the queries equals this key.
 BROKEN = 987_654
 
 
 def concerns(pk: int, params: Any) -> bool:
-    """True if the order's key is among the parameters; PostgreSQL may get lists of them."""
+    """Return True if the parameters contain the order's key, for PostgreSQL also in a list."""
     return any(pk in param if isinstance(param, list) else pk == param for param in params or ())
 
 
 def refusing(
     pk: int = BROKEN, *, error: type[Error] = IntegrityError, column: str = ""
 ) -> Callable[..., Any]:
-    """The database refuses every write of this order; of ``column`` only if one is given."""
+    """Make the database refuse every write of this order, or only of ``column`` if given."""
 
     def wrapper(execute: Any, sql: str, params: Any, *args: Any) -> Any:
         is_write = sql.startswith(("UPDATE", "INSERT")) and "giftcards_request" not in sql
@@ -92,7 +92,7 @@ class TestLoop:
     def test_the_loop_goes_on_after_any_failure_of_the_database(
         self, error: type[Error], simulator: Simulator, caplog: Log
     ) -> None:
-        """Such a failure comes, for example, of a new column that may not be NULL."""
+        """Such a failure can come, for example, from a new column that may not be NULL."""
         buy_many(simulator, 1)
         caplog.clear()
         with failing("UPDATE", "giftcards_providerstate", error=error(TEXT), most=2):
@@ -112,18 +112,19 @@ class TestLoop:
             follow(seconds=3)
         seconds = time.monotonic() - began
         assert sorted(statuses()) == ["FULFILLED"] * 3 + ["PENDING"]
-        # Not as fast as it can: there is a pause of 0.05 s after each try, and one between sweeps.
+        # The loop does not retry as fast as it can: it pauses for 0.05 s after each try and between
+        # sweeps.
         assert 1 <= len(messages(caplog)) <= seconds / 0.05
         assert posts(simulator) == 3
 
 
 class TestOneOrder:
-    """Each step of a sweep leaves out the one that the database refuses to write."""
+    """Each step of a sweep leaves out the order that the database refuses to write."""
 
     @pytest.fixture(autouse=True)
     def _others(self, simulator: Simulator) -> None:
         simulator.delay = (0, 0)
-        # SQLite and MariaDB go on counting from here, so that no key is another number as well.
+        # SQLite and MariaDB continue to count from here, so that a key never equals another number.
         make_order(pk=BROKEN).delete()
 
     def test_a_sweep_postpones_an_order_to_send_that_cannot_be_written(
@@ -136,7 +137,7 @@ class TestOneOrder:
             assert run_sweep().sent == 0
         assert posts(simulator) == 1
         assert messages(caplog) == ["Order broken cannot be written: IntegrityError"]
-        # It could be postponed, so it is not tried with every sweep.
+        # The order could be postponed, so it is not retried in every sweep.
         due_at = Order.objects.get(pk=BROKEN).due_at
         assert ago(-20) < due_at <= ago(-30)
         Order.objects.filter(pk=BROKEN).update(due_at=ago(1))
@@ -222,7 +223,7 @@ class TestOneOrder:
 
     @pytest.mark.usefixtures("simulator")
     def test_a_sweep_recovers_the_other_orders_if_one_cannot_be_written(self) -> None:
-        """Orders that were sent at different times are looked for apart."""
+        """Orders that were sent at different times are searched for separately."""
         make_order(Status.UNCONFIRMED, pk=BROKEN, sent_at=ago(9000), due_at=ago(9))
         other = make_order(Status.UNCONFIRMED, sent_at=ago(300), due_at=ago(1))
         with connection.execute_wrapper(refusing()):
@@ -232,7 +233,7 @@ class TestOneOrder:
 
 
 def refuse_claim(pk: int) -> Callable[..., Any]:
-    """The database refuses to claim the order, together with others or alone."""
+    """Make the database refuse to claim the order, together with others or alone."""
     return refusing(pk, column='"claim" =' if connection.vendor != "mysql" else "`claim` =")
 
 
@@ -251,7 +252,7 @@ class TestContained:
             raise ZeroDivisionError
 
     def test_a_database_that_refuses_every_write_fails_at_once(self, shorten: Setter) -> None:
-        """It is no matter of the order, so the others need not be tried one by one."""
+        """The failure has nothing to do with the order, so the others are not tried one by one."""
         shorten(database_pause=120)
         ProviderState.objects.current()
         order = make_order()

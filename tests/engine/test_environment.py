@@ -1,4 +1,4 @@
-"""In which environment an order was bought: learned from the key, written down by the claim."""
+"""The environment in which an order was bought: the key determines it, and the claim stores it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VALIDATE = "/v3/validate"
 
 
 def questions(simulator: Simulator) -> int:
-    """The number of requests that asked the provider for the key's environment."""
+    """Return the number of requests for the environment of the key."""
     return [request.path for request in simulator.requests].count(VALIDATE)
 
 
@@ -73,7 +73,7 @@ def test_another_key_is_asked_about_and_may_be_of_another_environment(
 
 
 def test_the_environment_is_written_down_before_the_order_is_sent(wire: Wire) -> None:
-    """A process that dies while it sends leaves an order that the list can filter."""
+    """If the process dies while it sends, the search of the list can use the environment."""
     found: list[tuple[str, str]] = []
 
     def place(_request: Any) -> tuple[int, dict[str, str], str]:
@@ -112,7 +112,7 @@ def test_a_provider_that_does_not_tell_is_asked_every_two_minutes_at_most(
 
 
 def test_an_order_is_sent_although_nobody_answers_what_the_key_is_for(wire: Wire) -> None:
-    """Not every proxy routes that path."""
+    """A proxy may not route the path of this request."""
     wire.get(f"{PROVIDER}{VALIDATE}", status=404)
     wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
     order = buy()

@@ -1,4 +1,4 @@
-"""The shared way to the provider: calls, pauses, the memory of trouble, and the list."""
+"""The shared connection to the provider: calls, pauses, recorded failures, and the list."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ STOPPED = (
 
 
 def once(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    """The wrapper of queries without those that it makes itself."""
+    """Return the wrapper, which then ignores the queries that it makes itself."""
     is_inside = False
 
     def run(execute: Any, *arguments: Any) -> Any:
@@ -72,7 +72,7 @@ def once(wrapper: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_a_gateway_cannot_be_made_without_encryption_keys(set_conf: Setter) -> None:
-    """It could buy cards that nobody can store."""
+    """Without these keys, the app could buy cards that it cannot store."""
     set_conf(ENCRYPTION_KEYS=[])
     with pytest.raises(ConfigurationError):
         Gateway()
@@ -89,7 +89,7 @@ class TestRefusedKey:
             assert not gateway.reopens_by_itself()
             assert other.begin(Purpose.CHECKING) is None
             assert not other.try_open()
-            # It is told once.
+            # The refusal is reported once.
             other.record_outcome(AccessDenied("No.", status=401))
         assert (own_key().is_refused, own_key().refusal) == (True, "No.")
         assert provider_state().paused_because == "access"
@@ -127,7 +127,7 @@ class TestRefusedKey:
             assert ProviderState.objects.resume() is False
 
     def test_the_refusal_of_a_key_outlives_successes_that_came_just_before(self) -> None:
-        """With four requests under way, some may have been answered with the key still good."""
+        """Of four requests under way, some may have been answered while the key was still good."""
         with Gateway() as gateway, Gateway() as other:
             gateway.record_outcome(None)
             other.record_outcome(None)
@@ -219,7 +219,7 @@ class TestBlockedAddress:
         self, of_another: str, seconds: float, error: ProviderError
     ) -> None:
         def pause(execute: Any, sql: str, *arguments: Any) -> Any:
-            """Another process writes down its pause while this one is about to."""
+            """Let another process store its pause while this process is about to store one."""
             if sql.startswith("UPDATE") and provider_state().pause == "":
                 until = ago(-seconds)
                 values = {"pause": of_another, "paused_at": ago(0), "paused_until": until}
@@ -249,7 +249,7 @@ class TestTooManyRequests:
             assert gateway.reopens_by_itself()
         assert provider_state().pause == "rate"
         assert messages(caplog) == [f"Slower. Calls go on in {seconds} s."]
-        # It holds for every key.
+        # The pause applies to every key.
         set_conf(API_KEY="another")
         with Gateway() as renewed:
             assert not renewed.try_open()
@@ -273,7 +273,7 @@ class TestTooManyRequests:
                 gateway.record_outcome(RateLimited("Slower.", retry_after=seconds))
         until = provider_state().paused_until
         assert began <= until - timedelta(seconds=40) <= timezone.now()
-        # Said once: it is one and the same trouble.
+        # The pause is reported once, because the problem is the same.
         assert messages(caplog) == ["Slower. Calls go on in 20 s."]
 
 
@@ -283,7 +283,7 @@ def test_a_request_that_is_refused_or_not_found_stops_no_other_calls(
 ) -> None:
     with Gateway() as gateway:
         gateway.record_outcome(error("Failed."))
-        # The provider is there and knows the key.
+        # The provider is available and accepts the key.
         assert gateway.is_proven
         gateway.flush()
         assert gateway.try_open()
@@ -316,7 +316,8 @@ class TestOutage:
             gateway.flush()
             for number, seconds in enumerate([1, 2, 4, 8, 15, 15], start=1):
                 began = timezone.now()
-                # One call's failure alone does not pause: the sweep goes on to its end.
+                # The failure of one call alone does not cause a pause, so the sweep continues to
+                # its end.
                 gateway.record_outcome(error("Failed."))
                 assert gateway.try_open()
                 gateway.flush()
@@ -352,10 +353,10 @@ class TestOutage:
         [
             (["web-1 fails"], {"web-1"}, True),
             (["web-1 fails", "web-2 is answered"], {"web-1"}, False),
-            # Confirmed: the provider is away.
+            # The outage is confirmed: the provider is down.
             (["web-1 fails", "web-2 fails"], {"web-1", "web-2", "web-3"}, True),
             (["web-1 fails", "web-1 fails", "web-2 fails"], {"web-1", "web-2", "web-3"}, True),
-            # Not confirmed: the provider has answered between the two.
+            # The outage is not confirmed, because the provider answered between the two failures.
             (["web-1 fails", "web-3 is answered", "web-2 fails"], {"web-2"}, True),
         ],
     )
@@ -418,7 +419,7 @@ class TestOutage:
 
 
 class TestCalls:
-    """Each takes a slot of the request quota, and what it brings is noted."""
+    """Each call takes a slot of the request quota, and the app records its outcome."""
 
     def test_a_call_that_succeeds_returns_its_result_and_proves_the_key(
         self, simulator: Simulator
@@ -576,7 +577,7 @@ class TestNote:
     def test_a_spelling_that_has_answered_before_is_kept_after_a_routing_failure(
         self, simulator: Simulator
     ) -> None:
-        """A router may lose its path for a moment; the other spelling is no better for that."""
+        """A router may lose the path for a moment, which does not make the other spelling right."""
         with Gateway() as gateway:
             with pytest.raises(NotFound):
                 gateway.client.check("A1")

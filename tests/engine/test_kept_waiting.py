@@ -1,4 +1,4 @@
-"""Noting, once, that a customer waits for longer than POLL_TIMEOUT before an order is accepted."""
+"""A wait of more than POLL_TIMEOUT before an order is accepted is noted once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.stage import ago, fresh, in_threads, out_of_service, receiving, run_s
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-# From now on; a test may run long after this module was read.
+# These are relative to now, because a test may run long after the import of this module.
 LATE, EARLY, SOON, LATER = (timedelta(seconds=seconds) for seconds in (-301, -280, 60, 240))
 ON_HOLD = {"due_at": None}
 OUTAGE = {"due_at": LATER}
@@ -44,7 +44,7 @@ def moments(values: dict[str, Any]) -> dict[str, Any]:
     [
         (Status.PENDING, ON_HOLD),
         (Status.PENDING, OUTAGE),
-        # Sent, lost, proven absent, and to be sent again.
+        # The order was sent, lost and proven absent, and will be sent again.
         (Status.PENDING, OUTAGE | {"sent_at": LATE, "claim": "a", "queued_at": LATER}),
         (Status.UNCONFIRMED, ON_HOLD),
     ],
@@ -65,7 +65,7 @@ def test_a_long_wait_is_noted_once_and_the_status_stays(
     ("status", "values"),
     [
         (Status.PENDING, {"created_at": EARLY, **ON_HOLD}),
-        # It replaces missing cards by rule, and the customer knows.
+        # The order replaces missing cards by rule, and the customer has been informed.
         (Status.PENDING, {"created_at": LATE, "send_before": LATER, **ON_HOLD}),
         (Status.PLACING, {"created_at": LATE, "claimed_until": SOON}),
         (Status.HANDLING, {"created_at": LATE, **OUTAGE}),

@@ -1,4 +1,4 @@
-"""Answers about orders that have settled: noticed, shown once, and their cards kept."""
+"""Later answers about settled orders: differences are shown once, and cards are kept."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ MORE = [
 
 
 def settle(given_answer: OrderAnswer = PARTIAL, **values: Any) -> Order:
-    """An order that has settled by this answer."""
+    """Return an order that this answer has settled."""
     [held] = claim(make_guide_order(reference="order-1", **values))
     assert record_answers([(held, given_answer)], now=NOW) == 1
     return Order.objects.get(pk=held.pk)
 
 
 def see(order: Order, told: OrderAnswer, *, times: int = 1, **options: bool) -> Order:
-    """Record an answer about a settled order; return it fresh."""
+    """Record an answer about a settled order, and return the order as stored."""
     for _ in range(times):
         record_changes([(Order.objects.get(pk=order.pk), told)], now=NOW, **options)
     return Order.objects.get(pk=order.pk)
@@ -92,7 +92,7 @@ class TestDifferences:
         assert problems(after) == MORE
         assert codes(after) == [card.value for card in CARDS]
         assert not [row for row in Card.objects.all() if CARDS[4].value in row.sealed]
-        # Once, however often it is seen.
+        # Each difference is logged once.
         assert messages(caplog) == [f"Order order-1 is PARTIALLY_FILLED: {text}" for text in MORE]
 
     def test_staff_are_told_of_cards_that_come_after_the_customer_was_paid_back(self) -> None:
@@ -142,7 +142,7 @@ class TestDifferences:
             (PARTIAL, PARTIAL),
             (PARTIAL, answer("HANDLING")),
             (PARTIAL, answer("PARTIALLY_FILLED")),
-            # A difference that was seen before.
+            # This difference was recorded before.
             (FULFILLED, FULFILLED),
         ],
     )
@@ -169,7 +169,7 @@ class TestDifferences:
 
 
 def follow_three() -> list[Order]:
-    """Orders for which the list is worth reading."""
+    """Return three orders, for which reading the list is worthwhile."""
     return [make_order(Status.HANDLING, sent_at=ago(9), due_at=ago(1)) for _ in range(3)]
 
 
@@ -177,7 +177,7 @@ OPEN = {"status": "HANDLING", "cards": [], "fulfilled_quantity": 0, "fulfilled_a
 
 
 class TestInPassing:
-    """Rows of settled orders on pages that are read for others."""
+    """Rows of settled orders on pages that are read for other orders."""
 
     def test_a_change_of_a_settled_order_is_seen_without_another_request(self, wire: Wire) -> None:
         done = make_order(
@@ -211,7 +211,7 @@ class TestInPassing:
             wire.replace("GET", LIST, json=list_page(*rows))
             for _ in range(2):
                 Order.objects.filter(finalized_at=None).update(due_at=ago(1))
-                # At the second time, what is different is on record.
+                # In the second run, the difference is already on record.
                 with Gateway() as gateway, CaptureQueriesContext(connection) as queries:
                     sweep(gateway)
             return len(queries)
@@ -253,12 +253,13 @@ class TestOnRequest:
         rows[str(order.provider_order_id)] = FULFILLED
         assert compare_rows(rows) == [order]
         assert problems(order) == MORE
-        # Until it is acknowledged.
+        # Differences count until they are acknowledged.
         assert compare_rows(rows) == [order]
         for problem in MORE:
             order.acknowledge(problem, by="amina")
         assert compare_rows(rows) == []
-        # Nor for another problem, which has nothing to do with the rows.
+        # The order is not returned for a different problem either, which has nothing to do with the
+        # rows.
         Order.objects.filter(pk=order.pk).update(
             **order.problem_columns(new=[Problem("price_unknown")])
         )

@@ -1,4 +1,4 @@
-"""A claim whose COMMIT is answered so late that another process has bought the order meanwhile."""
+"""A claim whose COMMIT is answered so late that another process has already bought the order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("shared_database")
 
 @contextlib.contextmanager
 def sent_by_another(order: Order) -> Iterator[None]:
-    """Meanwhile, a process has claimed the order and waits for the answer to its COMMIT."""
+    """Run the block while another process has claimed the order and waits for its COMMIT."""
     answer = Answer()
 
     def send() -> None:
@@ -41,7 +41,7 @@ def sent_by_another(order: Order) -> Iterator[None]:
     sender.start()
     try:
         assert answer.is_due.wait(60)
-        # Longer than it may take to start.
+        # This is longer than the start may take.
         sender.join(0.6)
         yield
     finally:
@@ -50,7 +50,7 @@ def sent_by_another(order: Order) -> Iterator[None]:
 
 
 def let_pass(seconds: float) -> None:
-    """Time goes by for the orders."""
+    """Let time pass for the orders."""
     passed = timedelta(seconds=seconds)
     Order.objects.update(
         sent_at=F("sent_at") - passed,
@@ -69,7 +69,7 @@ def test_a_sender_whose_commit_is_answered_minutes_later_does_not_buy_what_anoth
         for _look in range(4):
             let_pass(240)
             sweep(gateway)
-        # Taken for lost, proven absent, sent again.
+        # The order was taken for lost, proven absent, and sent again.
         assert history(order)[:5] == ["PLACING", "UNCONFIRMED", "PENDING", "PLACING", "HANDLING"]
     assert posts(simulator) == 1
     with Gateway() as gateway:

@@ -61,12 +61,12 @@ NEVER = timedelta(days=365)
 
 
 def intervals(began: float) -> float:
-    """The number of poll intervals that have passed since; a busy machine only makes it more."""
+    """Return the number of poll intervals since then, which is higher on a busy machine."""
     return (time.monotonic() - began) / conf.poll_interval
 
 
 class TestStart:
-    """A worker whose keys do not open the cards that are there says so, once per process."""
+    """A worker whose keys cannot decrypt the stored cards reports this once per process."""
 
     @pytest.fixture
     def order(self) -> Order:
@@ -181,7 +181,8 @@ class TestLoop:
         other = threading.Thread(target=_follow, args=[stop, seconds], name="barred")
         other.start()
         try:
-            # By then, it has read its settings; its lease is still a living process's for a while.
+            # At this point, the other process has read its settings. It is alive and keeps its
+            # lease for a while.
             wait_until(ProviderState.objects.exclude(failed_at=None).exists)
             settings.GIFTCARDS = well
             runs = (follow(seconds=20, max_wait=timedelta(seconds=30)) for _try in range(100))
@@ -222,7 +223,7 @@ class TestLoop:
     @pytest.mark.parametrize(
         ("status", "free"),
         [
-            # Without a list, each kind of check may take one half of its slots.
+            # Without a list, each kind of check may use one half of the list's slots.
             (Status.HANDLING, "first half"),
             (Status.DELAYED, "second half"),
         ],
@@ -232,7 +233,7 @@ class TestLoop:
     ) -> None:
         set_conf(POLL_INTERVAL=2)
         make_order(status, due_at=ago(1))
-        # A fresh order, so that the loop runs for late ones as well.
+        # A fresh order keeps the loop running, for late orders as well.
         make_order(Status.HANDLING, due_at=ago(-60))
         without_list()
         spend_budget()
@@ -302,7 +303,7 @@ class TestLoop:
         with connection.execute_wrapper(_after(12, _take_over)):
             follow(seconds=20)
         assert time.monotonic() - began < 10
-        # The other's lease is not released along with its own.
+        # The process does not release the lease of the other process.
         assert lease(Lease.LOOP).token == "other"
         assert lease(Lease.LOOP).until is not None
 
@@ -322,7 +323,7 @@ class TestLoop:
         began = time.monotonic()
         with connection.execute_wrapper(record):
             follow(seconds=60, stop=stop)
-        # Taken, renewed once a heartbeat, released.
+        # The lease is taken, renewed once per heartbeat, and released.
         assert len(seen) == 7
         assert time.monotonic() - began > 5 * 0.2
 
@@ -346,7 +347,7 @@ class TestLoop:
     def test_the_loop_goes_on_whichever_of_its_first_statements_fails(
         self, at: int, simulator: Simulator, shorten: Setter
     ) -> None:
-        """Taking the lease and opening the gateway are five or six."""
+        """Taking the lease and opening the gateway take five or six statements."""
         shorten(database_pause=0.1)
         buy_many(simulator, 1)
         began = time.monotonic()
@@ -374,7 +375,7 @@ class TestLoop:
     def test_the_loop_ends_normally_if_its_gateway_cannot_be_closed(
         self, simulator: Simulator, shorten: Setter
     ) -> None:
-        """It would give its try of the key back, which runs out by itself."""
+        """The gateway would give back its try of the key, which expires by itself."""
         shorten(database_pause=0.1)
         buy_many(simulator, 1, type_id="SIM_NEVER")
         ApiKey.objects.doubt()
@@ -445,7 +446,7 @@ def _take_over() -> None:
 
 
 def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:
-    """Do ``work`` once, before the statement that follows the first ``count``."""
+    """Do ``work`` once, before the statement with the number ``count``."""
     left = [count]
 
     def wrapper(execute: Any, *args: Any) -> Any:
@@ -458,6 +459,6 @@ def _after(count: int, work: Callable[[], object]) -> Callable[..., Any]:
 
 
 def _failing(*, count: int, after: int) -> AbstractContextManager[list[str]]:
-    """The database fails ``count`` statements, after the first ``after``."""
+    """Make ``count`` statements fail, after the first ``after`` statements."""
     numbers = itertools.count(1)
     return failing(when=lambda *_: next(numbers) > after, most=count)

@@ -1,4 +1,4 @@
-"""Receivers are told of every change at least once, in order, and never disturb an order."""
+"""Receivers are notified of every change at least once, in sequence, and never affect an order."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def listen() -> Iterator[Listen]:
 
 @pytest.fixture
 def heard(listen: Listen) -> Heard:
-    """The signals that were sent, each with its order and its change, in the order of sending."""
+    """The signals that were sent, in sequence, each with its order and its change."""
     calls: Heard = []
     listen(
         order_status_changed,
@@ -114,7 +114,7 @@ class Trouble:
             raise ConnectionError("AAAA-AAAA-AAAA-AAAA")
 
     def hears(self) -> list[str]:
-        """Announce; return the changes of which the receivers are told by that."""
+        """Announce, and return the changes of which this notifies the receivers."""
         self.told.clear()
         announce()
         return self.told
@@ -128,7 +128,7 @@ def trouble(connected: Callable[..., None]) -> Trouble:
 
 
 def pass_time(span: timedelta) -> None:
-    """Let everything that is to come be nearer by ``span``."""
+    """Move all stored times back by ``span``, as if this much time had passed."""
     StatusChange.objects.update(at=F("at") - span, announce_at=F("announce_at") - span)
     Lease.objects.filter(name=Lease.OUTBOX).update(until=F("until") - span)
 
@@ -257,7 +257,7 @@ class TestReceiverThatFails:
         trouble.hears()
         order.move(Status.REFUNDED, source=StatusChange.Source.CLOCK)
         moved("order-2", Status.DELAYED)
-        # Another order is nothing to it.
+        # The failure does not affect a different order.
         assert trouble.hears() == ["B REFUNDED", "A DELAYED", "B DELAYED"]
         assert trouble.hears() == []
         trouble.failing.clear()
@@ -316,7 +316,7 @@ class TestReceiverThatFails:
         trouble.hears()
         StatusChange.objects.filter(pk=first.pk).update(announce_failures=31)
         pass_time(timedelta(seconds=11))
-        # What was held back is told now, however old it is.
+        # The change that was held back is announced now, however old it is.
         assert trouble.hears() == ["A DELAYED", "A REFUNDED"]
         assert list(StatusChange.objects.given_up()) == [first]
         first.refresh_from_db()
@@ -351,7 +351,7 @@ class TestReceiverThatFails:
             heard.clear()
             pass_time(timedelta(seconds=11))
             assert trouble.hears() == []
-            # It has the name of the other receiver that `listen` made.
+            # Both receivers were made by `listen` and have the same name, so both are called again.
             assert heard == [("settled", "order-1", "HANDLING → REFUNDED")]
         assert waiting() == 0
 
@@ -383,7 +383,7 @@ class TestReceiverThatFails:
     def test_a_receiver_hears_order_settled_though_it_failed_at_an_earlier_change(
         self, trouble: Trouble, heard: Heard
     ) -> None:
-        """Each signal is an order of its own."""
+        """Each signal has its own sequence."""
         with receiving(order_finalized, trouble.a):
             moved("order-1", Status.DELAYED)
             trouble.failing = {"A"}
@@ -405,13 +405,13 @@ class TestNextTry:
         ("failures", "has_failed", "held_until", "expected"),
         [
             (3, False, None, (3, None)),
-            # Held back: due right after the earlier change.
+            # The change is held back, so it is due right after the earlier change.
             (3, False, SOON, (3, SOON)),
             (0, True, None, (1, NOW + timedelta(seconds=10))),
             (30, True, SOON, (31, HOUR)),
             (31, True, None, (32, None)),
             (99, True, None, (100, None)),
-            # For receivers that are held back.
+            # The change stays due for receivers that are held back.
             (31, True, SOON, (32, HOUR)),
         ],
     )
@@ -423,7 +423,10 @@ class TestNextTry:
 
 
 class TestDeployBetweenTwoTries:
-    """The names of the receivers are others then: nobody may be taken for having heard."""
+    """The receivers have new names then.
+
+    A receiver must not count as notified by mistake.
+    """
 
     @pytest.fixture(autouse=True)
     def _first_try(self, trouble: Trouble) -> None:
@@ -529,7 +532,7 @@ def test_a_receiver_that_no_longer_exists_holds_no_change_back() -> None:
 
 
 class Shop:
-    """A receiver that is an object, with a repr() that tells too much."""
+    """A receiver that is an object and has a repr() with secret content."""
 
     def __call__(self, **named: object) -> None:
         pass
@@ -607,7 +610,7 @@ def test_two_receivers_of_one_name_are_told_again_together(
     with suppress(SystemExit):
         announce()
     assert StatusChange.objects.get().announced_to == []
-    # One that always fails does not keep its namesake from being told.
+    # A receiver that always fails does not prevent the call of a receiver with the same name.
     assert told == (["first"] if (error, fails) == (SystemExit, "first") else ["first", "second"])
     failing.clear()
     told.clear()
@@ -654,7 +657,7 @@ class TestLease:
     def test_a_receiver_that_announces_starts_no_announcing_within_the_first(
         self, heard: Heard, listen: Listen
     ) -> None:
-        """Receivers that place an order in a worker do that."""
+        """Receivers in a worker do this when they place an order."""
         moved("order-1", Status.DELAYED)
         found: list[int] = []
         listen(order_status_changed, lambda order, change: found.append(announce()))
@@ -668,7 +671,7 @@ class TestLease:
         found: list[int] = []
 
         def receive(**_: object) -> None:
-            # What another process does meanwhile.
+            # Another process announces at the same time.
             found.append(announce())
 
         with receiving(offer_changed, receive):
@@ -726,11 +729,11 @@ class TestLease:
                 wait_until(lambda before=before: lease(Lease.OUTBOX).until != before)
 
         listen(order_status_changed, wait_for_renewals)
-        # Renewals have a connection of their own.
+        # Renewals use a separate connection.
         with receiving(connection_created, fail_once):
             assert announce() == 1
         assert failed.is_set()
-        # Not renewed again by the thread.
+        # The thread does not renew the released lease.
         assert lease(Lease.OUTBOX).until is None
 
     @pytest.mark.django_db(transaction=True)
@@ -749,7 +752,7 @@ class TestLease:
 
 
 class TestSuccessor:
-    """Another process goes on although the first one is not dead: its receiver took too long."""
+    """Another process takes over from a living process whose receiver took too long."""
 
     def take_over(self) -> int:
         pass_time(timedelta(seconds=11))
@@ -792,11 +795,11 @@ class TestSuccessor:
 
 
 class TestDatabase:
-    """It fails for one change: the others are announced."""
+    """If the database fails for one change, the others are announced."""
 
     @staticmethod
     def refuse(reference: str, *, column: str) -> AbstractContextManager[list[str]]:
-        """The database refuses to write ``column`` of the order's change."""
+        """Make the database refuse to write ``column`` of the order's change."""
         [pk] = StatusChange.objects.filter(order__reference=reference).values_list("pk", flat=True)
         return failing(
             "UPDATE",
@@ -853,7 +856,7 @@ class TestProcessThatDies:
     def test_changes_told_but_not_recorded_before_a_crash_are_told_again(
         self, trouble: Trouble, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """At least once: a change is marked only after the receivers have returned."""
+        """A change is marked only after the receivers have returned, so it is never missed."""
         moved("order-1", Status.DELAYED)
         moved("order-2", Status.DELAYED)
 
@@ -861,7 +864,7 @@ class TestProcessThatDies:
             pass
 
         def die(execute: Any, sql: str, *args: Any) -> Any:
-            # From the record on, nothing reaches the database.
+            # Once the change is to be recorded, nothing reaches the database.
             is_write = sql.startswith("UPDATE") and "giftcards_statuschange" in sql
             if is_write and "announced_to" in sql:
                 monkeypatch.setattr(Lease.objects, "release", lambda *_: None)
@@ -880,7 +883,10 @@ class TestProcessThatDies:
     def test_a_receiver_that_ends_the_process_holds_up_no_other_order(
         self, trouble: Trouble, connected: Callable[..., None]
     ) -> None:
-        """django-q2 raises SystemExit in a task then. It must not be told first for ever."""
+        """If a receiver hangs, django-q2 raises SystemExit in its task.
+
+        The change must not be announced first every time.
+        """
         moved("order-1", Status.DELAYED)
         moved("order-2", Status.DELAYED)
         told: list[str] = []
@@ -921,7 +927,7 @@ class TestProcessThatDies:
             (SystemExit(), SystemExit(None)),
             (SystemExit("A-CODE"), SystemExit(TOLD)),
             (KeyboardInterrupt("A-CODE"), KeyboardInterrupt(TOLD)),
-            # It takes other arguments.
+            # An exception group takes different arguments.
             (BaseExceptionGroup("A-CODE", [KeyboardInterrupt("A-CODE")]), SystemExit(TOLD)),
         ],
         ids=repr,

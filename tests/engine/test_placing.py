@@ -1,4 +1,4 @@
-"""Placing orders: recorded first, sent once, every ending on record."""
+"""Placing orders: an order is recorded first and sent once, and every outcome is recorded."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class TestRecording:
             place_order(**LINE)
 
     def test_references_and_ids_that_differ_in_letter_case_are_different(self) -> None:
-        """Some databases would take one for the other."""
+        """Some databases would treat these values as equal."""
         place_order(**LINE, reference="cart-a")
         assert place_order(**LINE, reference="CART-A").reference == "CART-A"
         assert Order.objects.count() == 2
@@ -254,7 +254,7 @@ class TestWaking:
     def test_in_the_synchronous_mode_of_django_q_no_task_is_queued_or_run(
         self, monkeypatch: pytest.MonkeyPatch, simulator: Simulator
     ) -> None:
-        """There the task would run in the web request, and follow the order."""
+        """In this mode, the task would run in the web request and follow the order."""
         monkeypatch.setattr(Conf, "SYNC", True)
         order = place_order(**LINE)
         assert fresh(order).status == "PENDING"
@@ -300,7 +300,8 @@ class TestIntentFirst:
     @pytest.mark.usefixtures("shared_database")
     def test_concurrent_processes_send_one_order_once(self, simulator: Simulator) -> None:
         pk = record_order(**LINE, reference=None).pk
-        # MariaDB may call it a deadlock if several insert a row that the test before has deleted.
+        # MariaDB may report a deadlock if several processes insert a row that the test before has
+        # deleted.
         ProviderState.objects.current()
 
         def attempt() -> str:
@@ -338,7 +339,10 @@ def page(status: int, **headers: str) -> dict[str, Any]:
 @pytest.mark.django_db
 class TestEndings:
     def check(self, order: Order, status: str, *told: Problem, is_over: bool = False) -> None:
-        """The order in the database and its history say the same; ``is_over``: only the latter."""
+        """Check that the order in the database and its history agree.
+
+        If ``is_over`` is True, only the history has the problems.
+        """
         stored = Order.objects.get(pk=order.pk)
         assert stored.status == order.status == status
         assert history(stored) == ["PLACING", status]
@@ -497,7 +501,7 @@ class TestEndings:
     @pytest.mark.parametrize(
         ("answer", "detail"),
         [
-            # Each way in which an answer says too little; all others are rows of tests/faults.
+            # Each answer lacks something different. All other answers are rows of tests/faults.
             ({"body": '{"success": true, "da'}, "the answer is not a JSON object"),
             ({"json": {"success": True}}, "the answer has no data"),
             ({"json": {"success": True, "data": {}}}, "the answer names no usable order id"),
@@ -517,7 +521,7 @@ class TestEndings:
         assert problem.code == "answer_lost"
         assert detail in str(problem)
         self.check(order, "UNCONFIRMED", problem)
-        # It is looked for at the provider soon, not sent again.
+        # The app will soon look for the order at the provider, and does not send it again.
         assert ago(-5) < fresh(order).due_at < ago(-11)
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {problem}"]
         self.sweep_on()
@@ -535,14 +539,14 @@ class TestEndings:
         why = {"detail": "no complete answer within 1 s"}
         self.check(order, "UNCONFIRMED", Problem("answer_lost", why))
         assert len(simulator.orders) == 1
-        # What it costs if it was bought.
+        # This is what a card costs if the order was bought.
         assert order.price_per_card == 490
 
     @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
     def test_an_order_answered_with_an_id_of_another_order_is_unconfirmed(
         self, name: str, wire: Wire, caplog: Log
     ) -> None:
-        """Both would be handed the same cards."""
+        """Otherwise, both orders would get the same cards."""
         ids = {"provider_order_id": "B1", "provider_alias": "", name: "A1"}
         other = make_order(Status.HANDLING, **ids)
         wire.post(PLACE, json={"success": True, "data": {"orderId": "A1"}})
@@ -566,7 +570,7 @@ class TestEndings:
             f"The provider refused the API key (INVALID_ACCESS_TOKEN, {left} attempt{plural} left)."
             " Correct GIFTCARDS['API_KEY'] first: further tries will block this server."
         )
-        # It is as it was: the pause keeps it back.
+        # The order is unchanged, and only the refused key keeps it back.
         assert (fresh(order).status, problems(order), history(order)) == ("PENDING", [], [])
         assert order.due_at <= timezone.now()
         assert [request.path.split("/")[3] for request in simulator.requests] == ["checkProduct"]
@@ -594,7 +598,7 @@ class TestEndings:
         def posted() -> int:
             return [call.request.method for call in wire.calls].count("POST")
 
-        # From the moment of the request on, no change of an order can be recorded.
+        # Once the request is made, no change of an order can be recorded.
         error = IntegrityError("Failing row contains (CANARY).")
         failure = failing("INSERT", "statuschange", error=error, when=lambda *_: posted())
         orders = [record_order(**LINE, reference=None) for _order in range(2)]
@@ -606,7 +610,7 @@ class TestEndings:
         assert posted() == 1
 
     def test_an_order_that_was_put_off_is_sent_at_last(self, simulator: Simulator) -> None:
-        # The price and what the key is for are asked before.
+        # The price and the environment of the key are requested before.
         simulator.rate_limit = 2
         simulator.keys = []
         order = buy()
@@ -633,7 +637,7 @@ class TestLateAnswers:
         answer: tuple[int, str] = ACCEPTED,
         **kwargs: Any,
     ) -> Order:
-        """Buy; before the answer comes, the order is taken for lost, and something ``happens``."""
+        """Buy an order that is taken for lost before its answer, and call ``happens`` then."""
 
         def reply(request: object) -> tuple[int, dict[str, str], str]:
             lost = Order.objects.get()
@@ -691,7 +695,7 @@ class TestLateAnswers:
         assert problems(order) == [AFTER_ALL]
 
     def test_a_late_acceptance_keeps_an_absent_order_from_being_resent(self, wire: Wire) -> None:
-        """It waits to be sent again, which would buy it twice."""
+        """The order waits to be sent again, which would buy it twice."""
         source = StatusChange.Source.RECOVERY
         order = self.buy_while(wire, declare_absent, send_again=True, source=source)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
@@ -701,7 +705,7 @@ class TestLateAnswers:
     def test_a_late_acceptance_keeps_an_absent_order_that_is_on_hold_from_being_resent(
         self, decision: str, wire: Wire
     ) -> None:
-        """Approving the price, or having approved it, would buy it twice."""
+        """Otherwise, an approval of the price, before or after, would buy the order twice."""
 
         def queue_and_hold(lost: Order) -> bool:
             assert declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
@@ -734,7 +738,7 @@ class TestLateAnswers:
             return declare_absent(lost, send_again=True, source=StatusChange.Source.RECOVERY)
 
         order = self.buy_while(wire, declare, answer=(500, ""))
-        # It is searched for at the time at which it was sent.
+        # The app searches for the order at the time at which it was sent.
         assert (order.status, [order.sent_at]) == ("UNCONFIRMED", sent_at)
 
     def test_a_new_attempt_knows_nothing_of_an_earlier_one(self, wire: Wire) -> None:
@@ -758,7 +762,7 @@ class TestLateAnswers:
         order = self.buy_while(wire, adopt, "A1", source=StatusChange.Source.RECOVERY)
         assert (order.status, order.provider_order_id) == ("HANDLING", "A1")
         assert problems(order) == []
-        # That it was lost, and nothing after that.
+        # The log says that the order was lost, and nothing after that.
         assert messages(caplog) == [f"Order {order.reference} is UNCONFIRMED. {DIED}"]
 
     def test_a_late_acceptance_of_a_rejected_order_is_shown_as_a_problem(self, wire: Wire) -> None:
@@ -770,7 +774,7 @@ class TestLateAnswers:
     def test_a_process_delayed_before_its_claim_does_not_send_the_order_again(
         self, set_conf: Setter
     ) -> None:
-        """The order was sent by another one while it asked for the price."""
+        """While this process asked for the price, another process sent the order."""
         set_conf(BASE_URL=PROVIDER)
         prove_key()  # otherwise the other one waits until this one's probe of the key has expired
         asked = []
@@ -824,7 +828,7 @@ class TestSendNow:
 
 
 def send_waiting(should_continue: Callable[[], bool] = lambda: True) -> tuple[int, int]:
-    """Send all orders that wait, oldest first; the numbers of those accepted and failed."""
+    """Send all waiting orders, oldest first, and return the numbers of accepted and failed ones."""
     waiting = list(Order.objects.filter(status=Status.PENDING).order_by("due_at", "pk"))
     with Gateway() as gateway:
         return send_due(waiting, gateway, should_continue=should_continue)
@@ -859,7 +863,7 @@ class TestSendDue:
         ("type_ids", "counts", "expected"),
         [
             (["SIM_REJECT", "type_001"] * 2, (2, 2), ["REJECTED", "HANDLING"] * 2),
-            # In an outage, each of them would be lost as well.
+            # In an outage, each further order would be lost as well.
             *(
                 (["type_001", lost, "type_001"], (1, 1), ["HANDLING", "UNCONFIRMED", "PENDING"])
                 for lost in ("SIM_LOST", "SIM_ERROR", "SIM_DROP")
@@ -881,7 +885,7 @@ class TestSendDue:
     def test_sending_due_orders_stops_when_calls_have_to_stop(
         self, trouble: dict[str, Any], failed: int, simulator: Simulator
     ) -> None:
-        """The price is asked first: a wrong key is found out before an order is touched."""
+        """The price is requested first, so a wrong key is found out before an order is touched."""
         vars(simulator).update(trouble)
         for _order in range(3):
             make_order()
@@ -899,7 +903,7 @@ class TestGivingUp:
         run_sweep()
         assert fresh(of_a_living_process).status == "PLACING"
         assert (fresh(order).status, problems(order)) == ("UNCONFIRMED", [DIED])
-        # It was looked for at once, and is never sent by itself.
+        # The app looked for the order at once, and never sends it again by itself.
         assert (lists(simulator), posts(simulator)) == (1, 0)
         change = order.changes.get()
         assert (change.source, details(change)) == ("recovery", [DIED])
@@ -934,7 +938,7 @@ class TestGivingUp:
 
 @pytest.mark.django_db
 class TestSendTimeout:
-    """An order that could not be sent for too long is rejected: the customer has gone."""
+    """An order that could not be sent for too long is rejected, because the customer has left."""
 
     def test_an_order_that_could_not_be_sent_for_an_hour_is_rejected(
         self, simulator: Simulator, caplog: Log

@@ -1,4 +1,4 @@
-"""The pool of requests: how many at once, what is repeated, and when calls have to stop."""
+"""The pool of requests: how many run at once, which are repeated, and when calls have to stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.django_db
 
 
 def take_questions() -> int:
-    """Use up the checks that the budget has left; return their number."""
+    """Use up the checks that the request quota has left, and return their number."""
     with Gateway() as gateway:
         return sum(1 for _slot in iter(partial(gateway.begin, Purpose.CHECKING), None))
 
@@ -52,7 +52,7 @@ def take_questions() -> int:
 def test_at_most_four_requests_are_under_way_at_a_time(
     simulator: Simulator, shorten: Setter
 ) -> None:
-    """With a key that is wrong from one moment to the next, the fifth would block the address."""
+    """If the key suddenly becomes wrong, a fifth request would block the IP address."""
     shorten(sweep_renewal=0)
     buy_many(simulator, 20, type_id="SIM_NEVER")
     without_list()
@@ -64,7 +64,7 @@ def test_at_most_four_requests_are_under_way_at_a_time(
             seen += 1
             most = max(most, seen)
             changed.notify_all()
-            # The first of all is alone, and the others come as soon as the machine has time.
+            # The very first request is alone. The others follow as soon as the machine has time.
             changed.wait_for(lambda: most >= 3, 1)
         time.sleep(0.05)
         with changed:
@@ -82,7 +82,7 @@ def test_at_most_four_requests_are_under_way_at_a_time(
 
 
 class TestRepetition:
-    """One more request, which has to be afforded like any other."""
+    """A repeated request needs a free slot of the request quota, like any other request."""
 
     @pytest.fixture(autouse=True)
     def _four_questions(self, small_budget: None) -> None:
@@ -102,7 +102,7 @@ class TestRepetition:
         assert run_sweep() == Swept(checked=2, settled=2)
         assert (len(wire.calls), take_questions()) == (4, 0)
         state = ProviderState.objects.get()
-        # Nobody's failure.
+        # The repeated checks are not failures.
         assert (state.pause, state.failure) == ("", "")
 
     def test_a_check_whose_connection_broke_is_repeated_only_once(self, wire: Wire) -> None:
@@ -117,7 +117,7 @@ class TestRepetition:
         orders = [make_order(Status.HANDLING) for _order in range(3)]
         for order in orders:
             self.drop(wire, order, times=1)
-        # Three are under way, which leaves one.
+        # Three checks are under way, which leaves one slot.
         done = run_sweep()
         assert (done.checked, done.settled, done.failed) == (3, 1, 2)
         assert (len(wire.calls), take_questions()) == (4, 0)
@@ -128,7 +128,7 @@ class TestRepetition:
         self.drop(wire, orders[0], times=1)
         for order in orders[1:]:
             self.drop(wire, order, times=0)
-        # One at a time.
+        # The unproven key allows one request at a time.
         ApiKey.objects.doubt()
         assert run_sweep().settled == 5
         first, second, *_others = [call.request.url for call in wire.calls]
@@ -143,7 +143,7 @@ class TestRepetition:
         assert (len(wire.calls), provider_state().list_usable_at) == (2, None)
 
     def test_a_dropped_check_is_not_repeated_once_calls_have_to_stop(self, wire: Wire) -> None:
-        """Then the order was not asked about: it is due as before."""
+        """In this case, the check does not count as made, so the order is due as before."""
         order = make_order(Status.HANDLING)
         self.drop(wire, order, times=1)
         assert run_sweep(should_continue=lambda: not wire.calls).postponed == 1
@@ -154,7 +154,7 @@ class TestRepetition:
     def test_a_check_is_repeated_under_the_other_spelling_of_the_path(
         self, spelling: Any, simulator: Simulator
     ) -> None:
-        """For the very first order, too."""
+        """This also works for the very first order."""
         buy_many(simulator, 1)
         leave_questions(4)
         simulator.spelling = spelling
@@ -187,7 +187,7 @@ class TestRepetition:
     def test_the_other_spelling_is_tried_in_the_next_sweep_if_the_budget_is_short(
         self, simulator: Simulator
     ) -> None:
-        """The budget never affords two requests at once here."""
+        """In this test, the budget never has slots for two requests at once."""
         buy_many(simulator, 1)
         simulator.spelling = "checkOrder"
         settled = []
@@ -203,7 +203,7 @@ class TestWaitingForAnotherProcess:
 
     @pytest.fixture
     def hear(self, simulator: Simulator) -> Iterator[Callable[[ProviderError | None], None]]:
-        """The call of the other process ends."""
+        """End the call of the other process."""
         buy_many(simulator, 5)
         ApiKey.objects.doubt()
         with Gateway() as other:

@@ -1,4 +1,4 @@
-"""Current prices: asked for rarely, and required only where there is a ceiling."""
+"""Current prices are requested rarely, and required only if there is a price limit."""
 
 from __future__ import annotations
 
@@ -105,18 +105,18 @@ class TestUnknown:
 
 
 class TestBudget:
-    """A price is asked for only while half of the requests are there."""
+    """A price is requested only while half of the request slots are free."""
 
     def test_a_price_is_done_without_while_the_budget_is_short(
         self, simulator: Simulator, set_conf: Setter
     ) -> None:
         set_conf(REQUESTS_PER_MINUTE=8, POLL_INTERVAL=60)
         with Gateway() as gateway:
-            # The list has one of its own; of seven, three have to be left.
+            # The list has one slot of its own. Of the other seven, three have to be left.
             spend_budget(but=3)
             assert gateway.prices.price(PSN, "type_001") is None
             assert simulator.requests == []
-            # A while later: otherwise the pace would be too high.
+            # The requests become older, because otherwise the pace would be too high.
             spend_budget(but=4)
             RequestSlot.objects.filter(until__gt=timezone.now()).update(until=ago(-30))
             assert gateway.prices.price(PSN, "type_001") == Decimal(490)
@@ -143,7 +143,7 @@ class TestBudget:
 
 
 class TestCallsHaveToStop:
-    """Then nothing else may be asked either, and whoever wanted the price is told."""
+    """After such an error, other calls have to stop too, and the caller gets the exception."""
 
     @pytest.mark.parametrize("read", [PriceCache.price, PriceCache.required_price])
     def test_a_price_request_with_a_wrong_key_closes_the_gateway(
@@ -167,7 +167,7 @@ class TestCallsHaveToStop:
 
 
 class TestRequired:
-    """The price of an order that may cost only so much."""
+    """The price of a card in an order that has a price limit."""
 
     @pytest.mark.parametrize("max_age", [60, 600])
     def test_a_required_price_is_never_older_than_the_setting_allows(
@@ -202,7 +202,8 @@ class TestRequired:
             pass_time(seconds)
             assert prices.price(PSN, "type_001") == Decimal(490)
             assert len(asked) == made
-            # The same holds for the stored time, by which required prices are judged.
+            # The same is true of the stored time, which decides whether a required price is too
+            # old.
             assert ProductPrices.objects.get().asked_at <= asked[-1]
 
     def test_a_required_price_is_unknown_if_it_is_too_old_and_no_slot_is_free(
@@ -262,7 +263,7 @@ class TestRequired:
 
 
 class TestAskedSince:
-    """The price of an order at which a person has decided on the price known until then."""
+    """The price for an order after staff have decided on the price that was known until then."""
 
     @pytest.mark.parametrize(
         ("seconds", "made"),
@@ -300,7 +301,7 @@ class TestAskedSince:
 
 
 class TestShared:
-    """A price that one process was told is known to the others."""
+    """A price that one process has received is available to the others."""
 
     def test_a_price_that_one_process_asked_for_is_used_by_the_next(
         self, simulator: Simulator

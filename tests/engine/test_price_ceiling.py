@@ -1,4 +1,4 @@
-"""Ceilings of prices: above them, nothing is bought before a person has decided."""
+"""Price limits: if a card costs more, nothing is bought before staff have decided."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ABOVE = Problem("price_above", {"price": "49000.00", "ceiling": "550.00"})
 
 
 def held(simulator: Simulator, **values: Any) -> Order:
-    """An order that costs a hundred times what the customer pays."""
+    """Return an order on hold whose cards cost a hundred times as much as usual."""
     simulator.price_factor = 100
     order = place_order(**{**LINE, "sale_price": 550, **values})
     run_sweep()
@@ -136,7 +136,7 @@ class TestSending:
         wire.replace("GET", URL, json=prices_of(cost))
         wire.post(PLACE, json=ACCEPTED)
         order = place_order(**{**LINE, "quantity": 2}, **sold)
-        # What the owner accepts later is for later orders.
+        # A loss that the owner accepts later applies only to later orders.
         ProductType.objects.update(accepted_loss=1_000)
         run_sweep()
         assert fresh(order).status == ("HANDLING" if is_sent else "PENDING")
@@ -219,7 +219,7 @@ class TestSending:
         place_order(**LINE, sale_price=550)
         slow = Order.objects.get()
         with Gateway() as gateway:
-            # It knows the price from before the rise.
+            # The slow process has the price from before the rise.
             assert gateway.prices.required_price(PSN, "type_001") == 490
             ProductPrices.objects.all().delete()
             simulator.price_factor = 100
@@ -242,12 +242,12 @@ class TestSending:
 
 
 def questions(simulator: Simulator) -> int:
-    """The number of requests for the price of a product."""
+    """Return the number of requests for the price of a product."""
     return sum("checkProduct" in request.path for request in simulator.requests)
 
 
 def know_price(simulator: Simulator, *, seconds: float, factor: int = 100) -> None:
-    """So many seconds ago, the provider gave a price that is ``factor`` times what it says now."""
+    """Store a price from ``seconds`` ago that is ``factor`` times what the provider says now."""
     simulator.price_factor = factor
     with Gateway() as gateway:
         gateway.prices.required_price(PSN, "type_001")
@@ -257,7 +257,7 @@ def know_price(simulator: Simulator, *, seconds: float, factor: int = 100) -> No
 
 
 class TestCurrentPrice:
-    """An order is put on hold by a price of this moment, not by one that is known from before."""
+    """Only the current price can put an order on hold, not a price that is known from before."""
 
     @pytest.mark.parametrize("seconds", [11, 590])
     @pytest.mark.parametrize("ceiling", ["sale_price", "max_price", "approved"])
@@ -306,13 +306,13 @@ def make_product(simulator: Simulator, product_id: str) -> None:
 
 
 def forget_turn() -> None:
-    """It is time again to ask for the prices of orders on hold."""
+    """Make it time again to request the prices of orders on hold."""
     Lease.objects.filter(name=Lease.ON_HOLD_PRICES).delete()
     ProductPrices.objects.update(asked_at=ago(61))
 
 
 class TestFallenPrice:
-    """An order on hold goes on once its price is known to be at its ceiling, or below."""
+    """An order on hold continues once its price is known to be at its price limit, or below."""
 
     FELL = Problem("price_fell", {"price": "490.00", "ceiling": "550.00"})
 
@@ -390,7 +390,7 @@ class TestFallenPrice:
         for _tick in range(3):
             tick()
         assert questions(simulator) == 5
-        # In the end, each gets its turn.
+        # In the end, each order gets its turn.
         simulator.price_factor = 1
         for _tick in range(100):
             if not Order.objects.on_hold().exists():
@@ -456,7 +456,7 @@ class TestFallenPrice:
 
 
 class TestUnknownPrice:
-    """With a ceiling, nothing is sent before the price is known; the order is tried again."""
+    """An order with a price limit is not sent before the price is known. The app tries again."""
 
     @pytest.fixture(
         params=["no such product", "not listed", "unreadable", "negative", "outage", "no answer"]
@@ -530,7 +530,7 @@ class TestUnknownPrice:
 
 
 class TestAway:
-    """Outages: a provider that does not answer at all is one condition, and no order's problem."""
+    """An outage of the provider is one condition, not a problem of each order."""
 
     def place_many(self, simulator: Simulator) -> list[Order]:
         for number in range(3):
@@ -544,7 +544,7 @@ class TestAway:
     def test_in_an_outage_no_order_needs_a_person_because_its_price_is_unknown(
         self, is_listening: bool, simulator: Simulator, call: Call
     ) -> None:
-        # It was there until a moment ago.
+        # The provider was available until a moment ago.
         buy_many(simulator, 1)
         run_sweep()
         orders = self.place_many(simulator)
@@ -557,7 +557,7 @@ class TestAway:
             end_pause()
             run_sweep()
             assert not Order.objects.needing_attention().exists()
-            # As time passes; other processes know of no success, either.
+            # Time passes, and other processes have not recorded a success either.
             ProviderState.objects.update(succeeded_at=F("succeeded_at") - timedelta(seconds=60))
         assert call("giftcards_status", "--fail-on", "attention", "-v0").code == 0
         away = call("giftcards_status", "--fail-on", "paused,provider_failing", "-v0")

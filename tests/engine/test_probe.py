@@ -1,4 +1,4 @@
-"""Trying an API key with one call of all processes together, so that a wrong one costs little."""
+"""Trying an API key with one call of all processes together, to limit the harm of a wrong key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.django_db
 
 
 def begin(gateway: Gateway, purpose: Purpose = Purpose.CHECKING) -> Slot:
-    """Begin a call, which must be possible."""
+    """Begin a call that must be possible, and return its slot."""
     slot = gateway.begin(purpose)
     assert slot is not None
     return slot
@@ -82,7 +82,7 @@ class TestHolding:
 
 
 class TestAfterARefusal:
-    """The end of a pause: one careful call finds out whether the key is good now."""
+    """At the end of a pause, one careful call finds out whether the key is good now."""
 
     @pytest.fixture(autouse=True)
     def _blocked(self, simulator: Simulator) -> None:
@@ -130,7 +130,7 @@ class TestAfterARefusal:
 
 
 class TestUnprovenKey:
-    """All processes together make one call with it, and the others wait for what it brings."""
+    """All processes together make one call with the key, and the others wait for its outcome."""
 
     @pytest.mark.parametrize(
         ("error", "is_proven"),
@@ -143,7 +143,7 @@ class TestUnprovenKey:
             price = begin(one)
             assert other.begin(Purpose.CHECKING) is None
             assert 0 < other.wait_for(Purpose.CHECKING) < 1
-            # Its own calls follow each other: the price, then the order.
+            # A process makes its own calls one after the other: the price, then the order.
             order = begin(one, Purpose.PLACING)
             one.release(price)
             assert other.begin(Purpose.CHECKING) is None
@@ -196,14 +196,15 @@ class TestUnprovenKey:
             Lease.objects.update(until=ago(0))
             assert heir.wait_for(Purpose.CHECKING) == 0
             begin(heir)
-            # If the first process was only slow, it does not begin another call beside the heir's.
+            # If the first process was only slow, it does not begin a call in parallel to its
+            # successor.
             assert dead.begin(Purpose.CHECKING) is None
             dead.finish(slot, OutcomeUnknown("Late."))
             assert lease(Lease.KEY_PROBE).until is not None
 
 
 class TestProvenKey:
-    """An accepted key is good for a while, and then every process makes calls."""
+    """An accepted key counts as good for a while, during which every process makes calls."""
 
     def test_a_proven_key_stays_proven_for_two_minutes(self) -> None:
         prove_key()
@@ -303,7 +304,7 @@ class TestSeveralKeys:
 
     @pytest.fixture
     def use(self, set_conf: Setter) -> Callable[..., str]:
-        """A process with an API key sends an order; the order's status then."""
+        """Return a function that sends an order with an API key and returns the order's status."""
 
         def send(api_key: str, **values: object) -> str:
             set_conf(API_KEY=api_key, **values)

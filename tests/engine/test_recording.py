@@ -1,4 +1,4 @@
-"""From answers to rows: each card once, each move with its history, nobody's failure another's."""
+"""Recording answers: each card is stored once, and a failure affects only its own order."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ CHARGED_MORE = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal(1960))
 
 
 def record(order: Order, *answers: OrderAnswer, now: datetime = NOW) -> Order:
-    """Claim ``order`` and record one answer after the other, as sweeps do; return it fresh."""
+    """Claim ``order`` and record the answers one by one, as sweeps do. Return it as stored."""
     for given_answer in answers:
         [held] = claim(order)
         record_answers([(held, given_answer)], now=now)
@@ -71,21 +71,21 @@ def record(order: Order, *answers: OrderAnswer, now: datetime = NOW) -> Order:
 
 
 def claim_after(held: Order) -> Order:
-    """The order as another process claims it once the claim of this one has run out."""
+    """Return the order with the claim of another process, after the first claim has expired."""
     Order.objects.filter(pk=held.pk).update(claimed_until=None)
     [theirs] = claim(held)
     return theirs
 
 
 def cards_of(order: Order) -> list[CardSecret]:
-    """The stored cards, opened, in their order."""
+    """Return the stored cards in sequence, decrypted."""
     cards = list(order.cards.order_by("position"))
     assert [card.position for card in cards] == list(range(1, len(cards) + 1))
     return [CardSecret(card.value, card.serial) for card in cards]
 
 
 def troubles(caplog: Log) -> list[str]:
-    """The log's messages without those at the level INFO."""
+    """Return the messages in the log, except those at the level INFO."""
     return [entry.getMessage() for entry in caplog.records if entry.levelname != "INFO"]
 
 
@@ -103,7 +103,10 @@ def with_cards(given_answer: OrderAnswer, *cards: CardSecret) -> OrderAnswer:
 
 
 def short_cards(text: str) -> tuple[CardSecret, ...]:
-    """``"a1 b"`` are a card with the code a and the serial 1, and one with the code b only."""
+    """Return the cards in a short text.
+
+    ``"a1 b"`` are a card with the code a and the serial 1, and one with the code b only.
+    """
     return tuple(CardSecret(word[0], word[1:]) for word in text.split())
 
 
@@ -219,7 +222,7 @@ class TestStayingOpen:
     ) -> None:
         order = make_guide_order(reference="order-1")
         incomplete = with_cards(FULFILLED, A, B, C)
-        # Said once, however often it is answered.
+        # The problem is reported once, even if several answers contain it.
         order = record(order, incomplete, incomplete)
         problem = not_whole("FULFILLED", 5, 3)
         assert (order.status, problems(order)) == ("HANDLING", [problem])
@@ -254,12 +257,12 @@ OTHER_TYPE = Problem("line_differs", {"field": "type"})
 
 
 def foreign(given_answer: OrderAnswer) -> OrderAnswer:
-    """The answer, but about an order of another type, under another id."""
+    """Return the answer with a different product type and a different id."""
     return dataclasses.replace(given_answer, type_id="type_002", provider_id="S1")
 
 
 class TestIdentity:
-    """The id in a placing answer is believed once an answer about it has fitted the line."""
+    """The id in a placing answer is trusted once an answer about it has matched the line."""
 
     @pytest.mark.parametrize("status", [Status.HANDLING, Status.DELAYED])
     @pytest.mark.parametrize("given_answer", [answer("HANDLING", cards=(A,)), FULFILLED, PARTIAL])
@@ -284,7 +287,7 @@ class TestIdentity:
         assert (change.from_status, change.to_status) == (status, "UNCONFIRMED")
         assert details(change) == [of_other, OTHER_TYPE]
         assert cards_of(order) == []
-        # The owner of the id can have it.
+        # The order that owns the id can use it now.
         make_guide_order(provider_order_id="P1")
         assert troubles(caplog) == [
             "Order order-1 is UNCONFIRMED: the id P1, under which it was accepted, is not its own.",
@@ -295,7 +298,7 @@ class TestIdentity:
         "first",
         [
             answer("HANDLING", **NAMED),
-            # Cards are delivered once only: it can't be another's any more.
+            # Cards are delivered only once, so the id can no longer belong to another order.
             answer("HANDLING", cards=(A,)),
         ],
     )
@@ -309,7 +312,7 @@ class TestIdentity:
         assert (after.provider_alias, after.due_at) == ("R1", NOW + 5 * SECOND)
         assert problems(after) == [OTHER_TYPE]
         assert cards_of(after) == list(first.cards)
-        # The next answer is ours again.
+        # The next answer is about this order again.
         settled_order = record(after, FULFILLED)
         assert (settled_order.status, problems(settled_order)) == ("FULFILLED", [])
         assert ended(settled_order.changes.get()) == [OTHER_TYPE]
@@ -343,7 +346,7 @@ class TestIdentity:
         assert cards_of(order) == []
 
     def test_the_second_of_two_answers_with_one_new_id_is_not_taken(self) -> None:
-        """Both orders are asked about at once, and the provider speaks of one of them."""
+        """The app asks about both orders at once, and the provider answers about one of them."""
         orders = [make_guide_order(reference=f"web-{number}") for number in (7, 8)]
         same = dataclasses.replace(FULFILLED, provider_id="R1")
         assert record_answers([(held, same) for held in claim(*orders)], now=NOW) == 1
@@ -354,7 +357,7 @@ class TestIdentity:
         assert cards_of(second) == []
 
     def test_an_unconfirmed_id_unknown_to_the_provider_is_given_back_after_120_s(self) -> None:
-        """It may not know a new order for a moment."""
+        """The provider may not know a new order for a moment."""
         sent_at = NOW - 119 * SECOND
         [held] = claim(make_guide_order(sent_at=sent_at, provider_order_id="P1"))
         record_failures([(held, NotFound("gone"))], now=NOW)
@@ -388,7 +391,7 @@ class TestEndOfWatch:
             (answer("HANDLING"), "DELAYED", [WATCH_ENDED]),
             (answer("LOST"), "DELAYED", [WATCH_ENDED, LOST]),
             (FULFILLED, "FULFILLED", []),
-            # A contradiction is believed: nobody asks again.
+            # The contradictory answer is accepted, because the app does not ask again.
             (CHARGED_MORE, "PARTIALLY_FILLED", [CONTRADICTING]),
         ],
     )
@@ -429,7 +432,7 @@ class TestAlias:
 
 
 class TestOfAnotherOrder:
-    """The answer bears the id of another order of ours: its cards would be handed out twice."""
+    """The answer contains the id of another order, whose cards would be handed out twice."""
 
     @pytest.mark.parametrize("name", ["provider_order_id", "provider_alias"])
     def test_an_answer_with_the_id_of_another_order_is_not_taken(self, name: str) -> None:
@@ -450,23 +453,23 @@ class TestEachCardOnce:
     @pytest.mark.parametrize(
         ("answers", "stored"),
         [
-            # The serial comes later, or does not come again.
+            # The serial comes later, or is missing later.
             (["a", "a1 b2"], "a1 b2"),
             (["a1 b2", "a b", "b a"], "a1 b2"),
             (["a", "a1", "a", "a1"], "a1"),
-            # The same code twice in one answer is one card, if it does not have two serials.
+            # A code that occurs twice in one answer is one card, unless it has two serials.
             (["a1 a2", "a a"], "a1 a2"),
             (["a1", "a a", "a a2"], "a1 a2"),
-            # New ones stay in the order of the answer.
+            # New cards keep the sequence of the answer.
             (["a c b1"], "a c b1"),
-            # An answer may leave out cards, repeat them, and have them in any order.
+            # An answer may leave out cards, repeat them, and list them in any sequence.
             (["a1 b2", "b2 a1"], "a1 b2"),
             (["b2", "a1 b2"], "b2 a1"),
             (["a1 b2 c3", "c3", ""], "a1 b2 c3"),
             (["a1", "a1 a1", "a1"], "a1"),
             (["a1 b2", "b2 b2 a1"], "a1 b2"),
             (["a a"], "a"),
-            # These look alike to a person, and are paid for one by one.
+            # These codes look alike to a person, but each is a card that was paid for.
             (["a1 A1"], "a1 A1"),
             (["a", "A1"], "a A1"),
             (["A1", "a"], "A1 a"),
@@ -488,7 +491,7 @@ class TestEachCardOnce:
     def test_never_more_cards_are_stored_than_were_bought(
         self, bought: list[CardSecret], data: st.DataObject
     ) -> None:
-        """Whichever of them an answer shows, in whatever order and with whichever serials."""
+        """The answers show any of the cards in any sequence, with or without serials."""
         order, known = make_guide_order(quantity=max(len(bought), 1)), 0
         for _answer in range(data.draw(st.integers(0, 4))):
             shown = [
@@ -503,7 +506,7 @@ class TestEachCardOnce:
         if bought:
             whole = settled("FULFILLED", bought, quantity=len(bought))
             order = record(order, whole)
-            # Asked for once more, if it repeats a card.
+            # The answer is requested once more if it repeats a card.
             order = order if order.is_final else record(order, whole)
         assert Counter(cards_of(order)) == Counter(bought)
 
@@ -516,7 +519,7 @@ class TestEachCardOnce:
         use_keys(settings, new_key, old_key)
         order = record(order, answer("HANDLING", cards=short_cards("a1 b")))
         assert cards_of(order) == list(short_cards("a1 b1"))
-        # The row is the new key's altogether.
+        # The whole row now belongs to the new key.
         use_keys(settings, new_key)
         row = order.cards.get(position=1)
         assert (row.value, row.serial) == ("a", "1")
@@ -557,7 +560,7 @@ class TestEachCardOnce:
 
 
 class TestSurplus:
-    """More cards than were announced: paid or not, staff have to see it."""
+    """The provider sent more cards than announced. Staff have to see them, paid or not."""
 
     def test_cards_beyond_those_of_the_final_answer_are_kept_as_surplus(self, caplog: Log) -> None:
         order = record(
@@ -583,7 +586,7 @@ class TestSurplus:
 
 
 class TestFarTooMany:
-    """An order of five: 60 cards are stored at most, and staff hear of the others."""
+    """For an order of five, at most 60 cards are stored, and staff are told about the others."""
 
     MANY = tuple(CardSecret(f"CODE-{number:06}", "") for number in range(20_000))
 
@@ -623,14 +626,14 @@ class TestFarTooMany:
 
 
 class TestNumbering:
-    """The cards of a settling answer come first: so the customer is handed those."""
+    """The cards of a settling answer come first, so that the customer receives these."""
 
     @settings(max_examples=examples(40))
     @given(st.integers(1, 3), st.data())
     def test_exactly_the_cards_of_the_settling_answer_are_handed_over(
         self, count: int, data: st.DataObject
     ) -> None:
-        """Earlier answers may repeat cards, have others, any order, and serials or none."""
+        """Earlier answers may have other cards, repetitions, any sequence, and serials or none."""
         own = [*CARDS[: count - 1], CardSecret(CARDS[count].value, "")]
         shown = st.lists(st.sampled_from([*CARDS, *own, CardSecret(A.value, "")]), max_size=7)
         earlier = data.draw(st.lists(shown, max_size=4))
@@ -645,7 +648,7 @@ class TestNumbering:
         stored = cards_of(order)
         codes = [card.value for card in stored]
         assert sorted(codes[:count]) == sorted(card.value for card in own)
-        # Nothing is lost, and of all that there is the order stays as it came.
+        # No card is lost, and cards that were known before keep their sequence.
         assert len(codes) == len(set(codes))
         assert {card.value for cards in earlier for card in cards} <= set(codes)
         assert {card for card in before if card.serial} <= set(stored)
@@ -653,7 +656,7 @@ class TestNumbering:
         for part in (codes[:count], codes[count:]):
             known = [code for code in part if code in kept]
             assert known == [code for code in kept if code in part]
-        # Answers that come later move nothing.
+        # Later answers do not move any card.
         for later in (whole, answer("HANDLING", cards=(E, *whole.cards, *whole.cards))):
             record_changes([(order, later)], now=NOW, is_thorough=True)
             assert cards_of(order)[: len(stored)] == stored
@@ -675,7 +678,7 @@ class TestNumbering:
         assert order.status == "FULFILLED"
         handed = Counter(cards_of(order)[: len(told)])
         assert set(handed) >= set(told)
-        # A repetition comes after every other card that is known.
+        # A repeated card comes after all other known cards.
         others = len(set(earlier) - set(told))
         assert len(handed) == min(len(set(told)) + others, len(told))
         assert Counter(cards_of(order)) == Counter(told) | Counter(set(earlier))
@@ -683,7 +686,7 @@ class TestNumbering:
     @pytest.mark.parametrize(
         "damage",
         [
-            # It is no token; the key is not in the settings.
+            # The first value is no token. The second key is not in the settings.
             {"sealed": "damaged"},
             {"key_fingerprint": "0123456789abcdef"},
         ],
@@ -803,7 +806,7 @@ class TestOvertaken:
         assert Order.objects.get(pk=held.pk).claimed_until == theirs.claimed_until
 
 
-# Cannot even be compared with 0; the parser lets no such thing through.
+# This value cannot even be compared with 0. The parser never returns it.
 POISON = dataclasses.replace(PARTIAL, fulfilled_amount=Decimal("NaN"))
 
 
@@ -930,7 +933,7 @@ class TestFailures:
         ("error", "late_for", "failures", "pause"),
         [
             (OutcomeUnknown("no answer"), 0 * MINUTE, 9, MINUTE),
-            # About the order itself.
+            # These errors are about the order itself.
             (NotFound("unknown"), 2 * HOUR, 0, HOUR),
             (Refused("no"), 2 * HOUR, 0, HOUR),
             (KeyError("odd"), 2 * HOUR, 0, HOUR),
@@ -992,7 +995,7 @@ class TestQueries:
         self, django_assert_num_queries: Any, final: OrderAnswer
     ) -> None:
         held = claim(*[make_guide_order() for _ in range(20)])
-        # Beginning, the orders, cards there are, cards that came, history, end.
+        # The queries: beginning, the orders, the stored cards, the new cards, history, end.
         with django_assert_num_queries(6 if final.cards else 5):
             assert record_answers([(order, final) for order in held], now=NOW) == 20
 
@@ -1003,7 +1006,8 @@ class TestQueries:
         early = answer("HANDLING", cards=tuple(CardSecret(card.value, "") for card in (A, B)))
         record_answers([(order, early) for order in claim(*orders)], now=NOW)
         held = claim(*orders)
-        # Beginning, the orders, cards there are, serials, the third card of each, history, end.
+        # The queries: beginning, the orders, the stored cards, serials, the third card of each,
+        # history, end.
         with django_assert_num_queries(7):
             assert record_answers([(order, PARTIAL) for order in held], now=NOW) == 20
         assert [cards_of(order) for order in orders] == [[A, B, C]] * 20

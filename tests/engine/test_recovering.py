@@ -59,13 +59,13 @@ def _settings(set_conf: Setter, shorten: Setter) -> None:
 
 
 def buy_elsewhere(type_id: str, quantity: int = 2) -> str:
-    """Another system of the shop buys on the same account; the order's id."""
+    """Buy on the same account with another system of the shop, and return the order's id."""
     with Client(base_url=conf.base_url, api_key=conf.api_key, timeout=5) as client:
         return client.place(product_id=PSN, type_id=type_id, quantity=quantity)
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, *type_ids: str) -> None:
-    """From now on the special types are like any other."""
+    """Make the special types behave like any other type from now on."""
     for type_id in type_ids:
         monkeypatch.setitem(SPECIAL_TYPES, type_id, Special(summary=""))
 
@@ -75,7 +75,7 @@ def codes(order: Order) -> list[str]:
 
 
 def row(order: Order | None = None, **changes: Any) -> dict[str, Any]:
-    """A row of the list that may be ``order``."""
+    """Return a row of the list that may belong to ``order``."""
     made = {"_id": "B1", "status": "HANDLING", "quantity": 2, "product": PSN, "type": "type_001"}
     at = timezone.now() if order is None or order.sent_at is None else order.sent_at
     return made | {"time": at.isoformat()} | changes
@@ -91,7 +91,7 @@ def lose(**values: Any) -> Order:
 
 
 def refusing_adoption() -> AbstractContextManager[None]:
-    """Another order has taken the row."""
+    """Make adoptions fail because another order has taken the row."""
     return failing("UPDATE", "provider_alias", error=IntegrityError("taken"))
 
 
@@ -140,7 +140,10 @@ class TestFound:
 
     @pytest.mark.usefixtures("simulator")
     def test_looking_for_one_of_two_identical_lost_orders_finds_both(self) -> None:
-        """Both are explained: with one alone, there would seem to be one row too many."""
+        """Both orders explain a row.
+
+        With one order alone, there would seem to be one row too many.
+        """
         _first, second = (buy(type_id="SIM_LOST") for _ in range(2))
         Order.objects.update(due_at=ago(1))
         with Gateway() as gateway:
@@ -167,7 +170,7 @@ class TestFound:
 
 
 class TestOnlyListed:
-    """Found in the list under an id by which the provider does not know it otherwise."""
+    """Orders that are in the list under an id that the provider does not know otherwise."""
 
     CHECK = f"{PROVIDER}/v3/gift-cards/check-order/B1"
 
@@ -182,7 +185,7 @@ class TestOnlyListed:
         look(3)
         if is_late:
             Order.objects.update(status=Status.DELAYED, accepted_at=ago(400))
-            # The list's failing is no reason not to ask it: nothing else tells.
+            # The list is read although it has failed, because there is no other source.
             ProviderState.objects.update(list_usable_at=ago(-99))
             look(2)
         assert (fresh(lost).status, problems(lost)) == ("DELAYED" if is_late else "HANDLING", [])
@@ -226,7 +229,7 @@ class TestMisnamed:
         first_answer_is_about(wire, "S1", type="type_009", quantity=7)
         look()
         assert history(order) == ["UNCONFIRMED", "HANDLING"]
-        # That it was accepted is known even if staff release it again.
+        # The acceptance stays on record, even if staff release the order again.
         assert (fresh(order).provider_order_id, order.answered_id) == ("B1", "S1")
         assert order.identified_at is not None
         assert problems(order) == []
@@ -254,7 +257,7 @@ class TestMisnamed:
     def test_an_order_with_a_wrong_id_is_never_absent_nor_are_its_neighbours(
         self, values: dict[str, Any], wire: Wire
     ) -> None:
-        """The provider said that it had placed it; so the list lacks a row."""
+        """The provider said that it had placed the order, so the list must lack a row."""
         lose(sent_at=ago(301), **values)
         near, far = lose(type_id="type_002"), lose(type_id="type_002", sent_at=ago(300 + 700))
         wire.get(LIST, json=list_page())
@@ -267,7 +270,7 @@ class TestMisnamed:
         ("shown", "is_sent_again"),
         [
             ({}, True),
-            # Its row, or no row at all, may be the lost order's.
+            # The neighbour's id is unconfirmed, and may be the lost order's.
             ({"type": "type_009"}, False),
             ({"product": None}, False),
             (None, False),
@@ -284,7 +287,7 @@ class TestMisnamed:
         wire.post(PLACE, status=502)
         look()
         assert ("PENDING" in history(lost)) is is_sent_again
-        # By an answer about it.
+        # An answer about the neighbour confirms its id.
         if not is_sent_again:
             Order.objects.filter(pk=other.pk).update(identified_at=ago(1))
             Order.objects.filter(pk=lost.pk).update(absent_since=ago(100))
@@ -295,7 +298,7 @@ class TestMisnamed:
     def test_an_order_accepted_just_now_keeps_no_lost_order_from_being_resent(
         self, wire: Wire
     ) -> None:
-        """In a busy shop there is one at any time."""
+        """A busy shop has an order of this kind at any time."""
         self.accept("B1", type_id="type_002", sent_at=ago(3), accepted_at=ago(2), due_at=None)
         lost = lose()
         wire.get(LIST, json=list_page())
@@ -306,7 +309,7 @@ class TestMisnamed:
     def test_a_row_that_an_order_of_another_line_has_is_offered_not_adopted(
         self, wire: Wire
     ) -> None:
-        """It stays with the order that has its id until a person has looked, and is not lost."""
+        """The row stays with the order that has its id until staff have looked at it."""
         self.accept("B1", type_id="type_002", due_at=None)
         lost = lose()
         wire.get(LIST, json=list_page(row(lost, _id="B1")))
@@ -317,7 +320,7 @@ class TestMisnamed:
     def test_a_lost_order_does_not_take_the_row_of_an_order_with_a_wrong_id(
         self, wire: Wire
     ) -> None:
-        """It may be the purchase of the order whose id is another's."""
+        """The row may be the purchase of the order that has the wrong id."""
         self.accept("S1", due_at=None)
         lost = lose()
         rows = [row(lost, _id="S1", type="type_009", quantity=7), row(lost, _id="B1")]
@@ -329,7 +332,7 @@ class TestMisnamed:
         ("is_insisted", "about", "shown"),
         [
             (False, {"type": "type_009"}, [Problem("line_differs", {"field": "type"})]),
-            # Staff may insist on another product and type, and not on another quantity.
+            # Staff may insist on a different product and type, but not on a different quantity.
             (True, {"type": "type_009", "product": "another"}, []),
             (True, {"quantity": 7}, [Problem("quantity_differs", {"told": 7, "ordered": 2})]),
         ],
@@ -347,7 +350,7 @@ class TestMisnamed:
 
 
 class TestRivals:
-    """Orders whose row may be the one that seems to be nobody's: ``R1``."""
+    """Orders that may own the row ``R1``, which seems to belong to no order."""
 
     def test_a_row_is_not_adopted_while_an_order_of_its_line_was_never_checked(
         self, wire: Wire
@@ -357,9 +360,9 @@ class TestRivals:
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
         look()
         assert fresh(lost).status == "UNCONFIRMED"
-        # A person may know.
+        # Staff may know who owns the row.
         assert [candidate["id"] for candidate in lost.candidates] == ["R1"]
-        # It is asked about, and called something else.
+        # The other order is checked, and its row has a different id.
         Order.objects.filter(pk=other.pk).update(checked_at=ago(1), provider_alias="R2")
         look()
         assert (fresh(lost).status, lost.provider_order_id) == ("HANDLING", "R1")
@@ -388,7 +391,7 @@ class TestRivals:
         lost = lose()
         values = {"sent_at": ago(400), "accepted_at": ago(399), "due_at": None} | known
         make_order(Status.FULFILLED, **values)
-        # A row that is the other order's names the line of that order.
+        # A row that belongs to the other order has the line of that order.
         shown = row(_id="R3", type="type_001" if "provider_order_id" in known else "type_003")
         wire.get(LIST, json=list_page(row(lost, _id="R1"), shown))
         look()
@@ -409,7 +412,7 @@ class TestRivals:
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
 
         def move(execute: Any, sql: str, *arguments: Any) -> Any:
-            """The list has been read: whose are its rows?"""
+            """Move the other order between reading the list and finding the owners of its rows."""
             if "BETWEEN" in sql:
                 Order.objects.filter(pk=other.pk).update(**moved)
             return execute(sql, *arguments)
@@ -420,7 +423,7 @@ class TestRivals:
         assert (lost.status, fresh(other).status) == ("UNCONFIRMED", moved["status"])
 
     def test_a_row_is_adopted_if_the_row_of_another_order_would_be_newer(self, wire: Wire) -> None:
-        """A line that is sold all the time always has an order that is being sent."""
+        """If a line is sold all the time, there is always an order of it that is being sent."""
         lost = lose(sent_at=ago(700))
         make_order(Status.PLACING, claimed_until=ago(-60))
         wire.get(LIST, json=list_page(row(lost, _id="R1")))
@@ -431,7 +434,7 @@ class TestRivals:
     def test_a_row_without_an_id_settles_no_doubt_about_an_order_never_checked_or_of_a_typed_id(
         self, has_typed_id: bool, wire: Wire
     ) -> None:
-        """A typed id may be the one that placing answers, and its row called something else."""
+        """The typed id may be that of the placing answer, while the row has a different id."""
         lost, other = lose(), lose()
         assert adopt(other, "A7", source=StatusChange.Source.STAFF if has_typed_id else SOURCE)
         Order.objects.filter(pk=other.pk).update(due_at=None)
@@ -476,7 +479,7 @@ class TestAbsent:
         ("answer", "expected"),
         [
             ({"status": 502}, [30, 30, 60, 120, 240]),
-            # It is only too soon after sending.
+            # The list is usable, but the order was sent too recently.
             ({"json": {"items": []}}, [30] * 5),
         ],
     )
@@ -589,7 +592,7 @@ class TestAbsent:
     def test_only_a_person_who_resends_an_order_restarts_its_send_timeout(
         self, source: StatusChange.Source
     ) -> None:
-        """Or what is lost again and again would be bought when nobody wants it any more."""
+        """Otherwise a repeatedly lost order could be bought long after the customer has left."""
         lost = lose(queued_at=ago(900))
         assert declare_absent(lost, send_again=True, source=source)
         assert (fresh(lost).queued_at > ago(60)) == (source == StatusChange.Source.STAFF)
@@ -688,7 +691,7 @@ class TestAdopting:
         assert (fresh(order).status, order.provider_order_id) == ("HANDLING", "B1")
 
     def test_a_stale_look_at_an_earlier_attempt_decides_nothing(self) -> None:
-        """It was proven absent, sent again and lost again: the earlier look says nothing of it."""
+        """The order was sent again and lost again, so the earlier look is out of date."""
         order = lose()
         stale = Order.objects.get(pk=order.pk)
         assert declare_absent(order, send_again=True, source=SOURCE)
@@ -724,7 +727,7 @@ class TestAdopting:
                 return recover(Order.objects.all(), gateway, Pulse())
 
         assert sum(in_threads(2, work)) <= 3
-        # InnoDB may have ended a transaction of one of them, because of a deadlock.
+        # InnoDB may have ended a transaction of one of the processes because of a deadlock.
         Order.objects.filter(status=Status.UNCONFIRMED).update(due_at=ago(1))
         look(2)
         assert statuses() == ["FULFILLED"] * 3

@@ -1,4 +1,4 @@
-"""Purchases with our reference: what each kind of provider makes of them."""
+"""Purchases with our reference, and how each kind of provider treats them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _settings(set_conf: Setter, shorten: Setter) -> None:
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, the answers about the type SIM_LOST arrive."""
+    """Return a function that makes the answers about the type SIM_LOST arrive from then on."""
     return lambda: monkeypatch.setitem(SPECIAL_TYPES, "SIM_LOST", Special(summary=""))
 
 
@@ -57,7 +57,7 @@ def buy_elsewhere(reference: str) -> None:
 
 
 def buy_twice(simulator: Simulator, answered: Callable[[], None]) -> tuple[Order, str, str]:
-    """An order that was sent again because the list was blind, and the ids of both purchases."""
+    """Return an order that was bought twice because the list was blind, and both purchase ids."""
     simulator.references = "told"
     simulator.list_delay = 10**9
     order = buy(type_id="SIM_LOST", reference="cart-1")
@@ -94,7 +94,8 @@ def look_until_settled() -> None:
     look(3)
 
 
-# The provider; the situation; the order's way; how often the order was bought, and requested.
+# The provider, the situation, the order's statuses, how often it was bought, and how often it was
+# requested.
 CASES: list[tuple[str, str, list[str], int, int]] = [
     ("told", "", FOUND, 1, 1),
     ("told", "others", FOUND, 1, 1),
@@ -105,7 +106,7 @@ CASES: list[tuple[str, str, list[str], int, int]] = [
     ("ignored", "", FOUND, 1, 1),
     ("cut", "", FOUND, 1, 1),
     ("cut", "told before", FOUND, 1, 1),
-    # A person decides.
+    # Staff decide in these cases.
     ("ignored", "others", ["PLACING", "UNCONFIRMED"], 1, 1),
     ("cut", "others", ["PLACING", "UNCONFIRMED"], 1, 1),
     ("refused", "", [*WITHOUT, "UNCONFIRMED", "HANDLING", "FULFILLED"], 1, 2),
@@ -301,7 +302,7 @@ def test_a_provider_that_refuses_the_field_gets_it_once_until_the_settings_chang
     set_conf(SEND_REFERENCE=True)
     assert "reference_refused" not in conditions()
     assert buy().status == "PENDING"
-    # Another key.
+    # The API key changes.
     look()
     assert "reference_refused" in conditions()
     set_conf(API_KEY="another-key")
@@ -376,7 +377,7 @@ def test_rows_with_other_references_are_candidates_unless_these_belong_to_an_ord
 def test_a_purchase_older_than_the_order_is_not_the_order_although_the_references_are_equal(
     minutes: int, expected: tuple[str, int], simulator: Simulator, answered: Callable[[], None]
 ) -> None:
-    """Another shop with the same account and the same encryption keys has bought it."""
+    """Another shop with the same account and the same encryption keys made the purchase."""
     simulator.references = "unique"
     answered()
     buy_elsewhere(conf.keyring().sent_references("cart-1")[0])
@@ -407,7 +408,7 @@ def test_an_order_stays_sought_while_the_provider_says_that_it_was_bought(
     look_until_settled()
     look(10)
     assert (fresh(order).status, posts(simulator), len(simulator.orders)) == ("UNCONFIRMED", 2, 1)
-    # The first attempt was made hours before the last one, and the list shows it at last.
+    # The first attempt was made hours before the last one, and the list now shows it.
     hours = timedelta(hours=5)
     first = order.changes.filter(to_status=Status.PLACING).earliest("pk")
     StatusChange.objects.filter(pk=first.pk).update(at=first.at - hours)

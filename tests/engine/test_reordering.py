@@ -1,4 +1,4 @@
-"""``REORDER_MISSING``: missing cards are ordered again by rule, and then owed as ever."""
+"""``REORDER_MISSING``: a rule reorders missing cards, which are owed if they do not come."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def rule(set_conf: Callable[..., None]) -> None:
 
 
 def again(order: Order) -> Order:
-    """The order that repeats ``order``."""
+    """Return the reorder of ``order``."""
     found = reorder_of(order)
     assert found is not None
     return found
 
 
 def short(**values: Any) -> Order:
-    """The waiting order for the missing cards of one of which 3 of 5 came."""
+    """Return the waiting reorder of an order of which 3 of 5 cards came."""
     return again(settle("web-1042", PARTIAL, **{**SOLD, **values}))
 
 
@@ -74,7 +74,7 @@ def buy(kind: str, quantity: int = 5, **values: Any) -> Order:
 
 
 def its_turn(order: Order, **values: Any) -> Order:
-    """The time to wait is over; a worker looks at the order, and it settles if it can."""
+    """End the waiting time. A worker looks at the order, which settles if it can."""
     Order.objects.filter(pk=order.pk).update(**{"send_after": ago(1), **values})
     for _sweep in range(2):
         run_sweep()
@@ -83,7 +83,7 @@ def its_turn(order: Order, **values: Any) -> Order:
 
 
 def ahead(moment: Any) -> timedelta:
-    """The time until ``moment``, in whole minutes."""
+    """Return the time until ``moment``, in whole minutes."""
     return timedelta(minutes=round((moment - timezone.now()) / MINUTE))
 
 
@@ -105,7 +105,7 @@ class TestOrdering:
         assert (new.customer_email, new.group) == ("amina@example.com", "cart-7")
         assert (new.status, new.is_waiting, problems(new)) == ("PENDING", True, [])
         assert (new.sale_amount, new.price_ceiling) == (missing * 550, 550)
-        # Nothing is owed here any more.
+        # No money is owed for this order any more.
         assert (order.reordered_amount, order.open_amount) == (missing * 550, 0)
         trace = order.acknowledgements.get()
         expected = ("reordered_by_rule", {"order": new.reference}, "")
@@ -190,7 +190,7 @@ class TestOrdering:
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("simulator")
     def test_an_order_is_not_final_before_the_database_has_kept_both(self) -> None:
-        """As after a deadlock in MariaDB, which undoes the whole transaction."""
+        """A deadlock in MariaDB also rolls back the whole transaction."""
         order = place_order(product_id=PRODUCT, type_id="TEST_REFUND", quantity=2, **SOLD)
         with failing("INSERT", "giftcards_acknowledgement"), failing("ROLLBACK TO"):
             for _sweep in range(2):
@@ -205,7 +205,7 @@ class TestTurns:
     @pytest.mark.parametrize(
         ("times", "hours", "waits"),
         [
-            # The first soon, the others spread over the hours.
+            # The first reorder comes soon, and the others are spread over the hours.
             (1, 6, [10]),
             (2, 6, [10, 180]),
             (3, 6, [10, 120, 180]),
@@ -260,7 +260,7 @@ class TestTurns:
     )
     @pytest.mark.usefixtures("simulator")
     def test_a_time_that_no_order_waits_for_counts_as_past(self, column: str, status: str) -> None:
-        """It was written while the clock was wrong, before all processes stopped."""
+        """The time was written while the clock was wrong, before all processes stopped."""
         new = again(buy("TEST_PARTIAL"))
         values = {"send_after": ago(-60), column: ago(-73 * 3600)}
         assert its_turn(new, **values).status == status
@@ -284,7 +284,7 @@ class TestCeiling:
         assert again(order).price_ceiling == expected
 
     def test_nothing_is_ordered_at_any_price(self, simulator: Simulator) -> None:
-        """Of a refused order, nobody knows what a card would have cost."""
+        """If the provider refused the order, the cost of a card is unknown."""
         order = buy("SIM_REJECT", sale_price=None)
         assert (order.status, reorder_of(order)) == ("REJECTED", None)
 
@@ -397,12 +397,12 @@ class TestNotByRule:
 
 
 def object_to(_order: Order) -> str:
-    """A rule of the shop."""
+    """A rule of the shop that objects."""
     return "Third order today"
 
 
 def tell_late(new: Order, cards: int) -> Order:
-    """The provider has sent so many cards in all for the order that ``new`` repeats."""
+    """Let the provider send ``cards`` cards in total for the order that ``new`` repeats."""
     old = Order.objects.get(pk=new.repeats_id)
     told = answer("FULFILLED", fulfilled_quantity=cards, cards=CARDS[:cards])
     record_changes([(old, told)], now=timezone.now())
@@ -422,7 +422,7 @@ class TestCardsThatCameAfterAll:
             assert (new.is_waiting, ahead(new.send_after), posts(simulator)) == expected
         for problem in problems(old):
             old.acknowledge(problem, by="amina")
-        # One of two has come.
+        # One of the two missing cards has come.
         new = its_turn(new)
         assert (new.is_waiting, posts(simulator)) == (True, 0)
         new = its_turn(new, send_before=ago(1))
@@ -495,7 +495,7 @@ class TestStaff:
         in_threads(4, lambda: work.pop()())
         assert not fresh(new).is_on_hold
         changes = list(StatusChange.objects.filter(order=new).values_list("source", flat=True))
-        # A worker may have released the order first, which does not keep a person from cancelling.
+        # Even if a worker released the order first, staff could still cancel it.
         assert changes in ([["staff"]] if not is_over else [["clock"], ["staff"]])
         assert (new.status == "REJECTED") == bool(changes)
 

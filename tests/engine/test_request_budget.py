@@ -1,4 +1,4 @@
-"""The request budget: never more than the limit in a minute of the provider's, and hardly less."""
+"""The request quota: never more than the limit in a minute of the provider, and hardly less."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 LIMITS = st.integers(1, 2_000)
 INTERVALS = st.floats(0.1, 300)
-# How many requests a reading of the list takes beside its first page.
+# The number of requests that a reading of the list makes after its first page.
 FURTHER = st.integers(0, 20)
 QUESTIONS = [
     Purpose.LISTING,
@@ -93,7 +93,7 @@ class TestShares:
         assert [*wanted, *placing] == list(parts.common)
         assert len(wanted) == min(further * len(parts.listing), len(parts.common) // 4)
         assert (left, none_left, rest) == (0, 0, placing)
-        # And the others leave an eighth of the rest to placing, as before.
+        # The other purposes leave an eighth of the rest to placing, as before.
         assert kept >= len(placing) // 8
         for purpose in QUESTIONS:
             assert (placing, 0) not in parts.pools(purpose, has_list=True, questions=further) or (
@@ -165,7 +165,8 @@ class TestShares:
     @pytest.mark.parametrize(
         ("limit", "purpose", "has_list", "questions", "pools"),
         [
-            # Of 40 slots the list has 10, late orders one; 29 are common, 7 of them for readings.
+            # Of 40 slots, the list has 10 and late orders have one. The other 29 are common, and 7
+            # of these are for readings.
             (40, Purpose.PLACING, True, 0, [(11, 40, 0)]),
             (40, Purpose.PLACING, True, 1, [(18, 40, 0)]),
             (40, Purpose.LISTING, True, 1, [(0, 10, 0), (18, 40, 2)]),
@@ -178,8 +179,8 @@ class TestShares:
             (40, Purpose.PRICING, True, 0, [(11, 40, 14)]),
             (40, Purpose.PAYING, True, 0, [(11, 40, 14), (10, 11, 0)]),
             (40, Purpose.BACKGROUND, True, 1, [(36, 40, 0)]),
-            # Single checks leave half to pages only if readings need more than is reserved: of 120
-            # slots, 26 are.
+            # Single checks leave half of the reserved slots to pages only if readings need more
+            # than these. Of 120 slots, 26 are reserved.
             (120, Purpose.CHECKING, True, 1, [(13, 25, 0), (25, 120, 11)]),
             (120, Purpose.CHECKING, True, 3, [(13, 39, 13), (39, 120, 10)]),
             (108, Purpose.CHECKING, True, 2, [(13, 36, 11), (36, 108, 9)]),
@@ -202,7 +203,7 @@ class TestTaking:
     @pytest.mark.parametrize(
         ("purpose", "has_list", "count"),
         [
-            # Of 40 slots the list has 10, late orders one; 29 are common.
+            # Of 40 slots, the list has 10 and late orders have one. The other 29 are common.
             (Purpose.PLACING, True, 29),
             (Purpose.PLACING, False, 29),
             (Purpose.LISTING, True, 10 + 26),
@@ -260,14 +261,14 @@ class TestTaking:
     @pytest.mark.parametrize(
         ("limit", "poll_interval", "questions", "fresh", "spent"),
         [
-            # The share of one reading, and the common slots but for an eighth.
+            # The numbers are the share of one reading, and the common slots except an eighth.
             (120, 5, 0, 1 + 107 - 13, 1),
             (120, 5, 1, 1 + 95 - 11, 1),
             (120, 5, 2, 2 + 83 - 10, 2),
             (120, 5, 3, 2 + 81 - 10, 2),
-            # One reading a minute has all that is reserved for it.
+            # If there is one reading a minute, it has all slots that are reserved for readings.
             (12, 60, 2, 2 + 9 - 1, 2),
-            # A list without slots of its own.
+            # The list has no slots of its own here.
             (3, 5, 1, 1 + 3 - 1, 1),
         ],
     )
@@ -300,7 +301,8 @@ class TestTaking:
 
         taken = [slot.number for slots in in_threads(4, take) for slot in slots if slot]
         assert len(taken) == len(set(taken)) == slots_in_use() <= 19
-        # A thread that lost all the slots that it looked at to others comes back for the rest.
+        # A thread may lose all the slots that it looked at to other threads. The rest stay free for
+        # it.
         assert len(taken) + free_for(Budget(), Purpose.PLACING) == 19
 
 
@@ -333,7 +335,7 @@ class TestGivingWay:
             (40, 0, 15, False, True),
             (40, 0, 16, False, False),
             (40, 0, 14, True, True),
-            # Of 41 slots 30 are common: three requests in ten seconds are 18 a minute.
+            # Of 41 slots, 30 are common. Three requests in ten seconds are a pace of 18 a minute.
             (41, 3, 0, True, True),
             (41, 4, 0, False, False),
             (41, 3, 13, False, False),
@@ -454,7 +456,7 @@ class TestWaiting:
         for slot in RequestSlot.objects.all():
             slot.until = clock.now() + timedelta(seconds=data.draw(st.integers(-5, 60)))
             slot.save()
-        # The two left out depend on the pace as well.
+        # The two purposes that are left out also depend on the pace.
         for purpose in set(Purpose) - {Purpose.PRICING, Purpose.BACKGROUND}:
             clock.seconds = 0
             wait = budget.wait_for(purpose, has_list=has_list)
@@ -482,11 +484,11 @@ class Shop:
         self._death = death
         self._random = random.Random(seed)
         self._questions = questions
-        # When each request was counted.
+        # The times at which requests were counted.
         self.counted: list[float] = []
 
     def run(self, *purposes: Purpose, seconds: float, pause: float = 0) -> None:
-        """A process for each of ``purposes`` makes requests, with up to ``pause`` after each."""
+        """Run a process for each of ``purposes``, with pauses of up to ``pause`` after requests."""
         self.run_all([self._process(purpose, pause) for purpose in purposes], seconds=seconds)
 
     def run_all(self, processes: Sequence[Iterator[float]], *, seconds: float) -> None:
@@ -496,12 +498,12 @@ class Shop:
             heapq.heapreplace(agenda, (self._clock.seconds + next(process), number, process))
 
     def _process(self, purpose: Purpose, pause: float) -> Iterator[float]:
-        """Yields how long each step takes, in seconds."""
+        """Yield how long each step takes, in seconds."""
         budget = Budget()
         while True:
             slot = budget.take(purpose, has_list=True, questions=self._questions)
             if slot is None:
-                # These are refused while the pace is high, which no waiting time foretells.
+                # These are refused while the pace is high, which the waiting time does not include.
                 least = 1.0 if purpose in {Purpose.PRICING, Purpose.BACKGROUND} else 0.001
                 wait = budget.wait_for(purpose, has_list=True, questions=self._questions)
                 yield max(wait, least)
@@ -516,11 +518,11 @@ class Shop:
                 yield self._random.uniform(0, pause)
 
     def place(self) -> Iterator[float]:
-        """A process that sends an order whenever the budget allows it."""
+        """Return a process that sends an order whenever the budget allows it."""
         return self._process(Purpose.PLACING, 0)
 
     def read_list(self, read: list[tuple[float, int]]) -> Iterator[float]:
-        """A process that reads the list every interval; notes when, and how many pages it got."""
+        """Read the list in every interval, and note the times and the numbers of pages."""
         budget = Budget()
         for number in itertools.count():
             yield max(number * conf.poll_interval - self._clock.seconds, 0)
@@ -537,7 +539,7 @@ class Shop:
         self.counted.append(self._clock.seconds + self._random.uniform(0, within))
 
     def most_in_a_minute(self) -> int:
-        # Moments on record are rounded to microseconds.
+        # Stored times are rounded to microseconds.
         minute, times = 60 - 1e-5, sorted(self.counted)
         return max(bisect_left(times, at + minute) - first for first, at in enumerate(times))
 
@@ -582,7 +584,7 @@ class TestWindow:
         shop = Shop(clock, latency=0.15)
         demand = [Purpose.PLACING, Purpose.LISTING, Purpose.CHECKING_LATE]
         shop.run(*demand, seconds=185)
-        # After the first minute, in which the shop begins.
+        # The first minute, in which the shop starts, does not count.
         used = len([at for at in shop.counted if 60 <= at < 180]) / 2
         assert 0.95 * limit <= used <= limit
 
@@ -600,7 +602,7 @@ class TestWindow:
         shop.run_all([shop.place(), shop.place(), shop.read_list(read)], seconds=185)
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(read)]
         assert max(gaps) < 6
-        # A quarter of the common slots at most: 11 of 47, for 12 readings.
+        # Readings get at most a quarter of the common slots, for example 11 of 47 for 12 readings.
         missed = sum(pages < 1 + further for _at, pages in read)
         assert missed <= len(read) * max(0, 1 - (limit - 13) // 4 / (12 * further or 1)) + 1
         sent = (len(shop.counted) - sum(pages for _at, pages in read)) / 3

@@ -68,7 +68,7 @@ def lose(**values: Any) -> Order:
 
 
 def adopted(name: str = "B1", **values: Any) -> Order:
-    """A lost order that a person has taken for the provider's order ``name``."""
+    """Return a lost order to which staff have assigned the provider's order ``name``."""
     order = lose(**values)
     assert adopt(order, name, source=STAFF)
     return order
@@ -94,7 +94,7 @@ class TestLookingUp:
             "type": "t",
             "is_same_key": True,
         }
-        # It counts in the budget that all share, and is no sign of a worker.
+        # The request uses the shared request quota, and does not count as the work of a worker.
         assert slots_in_use() == 1
         assert provider_state().swept_at is None
 
@@ -143,7 +143,7 @@ class TestComparing:
             ({"product": "other"}, {"product"}, Fit.DIFFERS),
             ({"type": TYPE.upper()}, {"type"}, Fit.DIFFERS),
             ({"quantity": 5}, {"quantity"}, Fit.DIFFERS),
-            # What is not told does not differ, but is no proof either.
+            # If a value is missing, it does not differ, but it proves nothing either.
             ({"product": ""}, set(), Fit.NOT_TOLD),
             ({"quantity": None}, set(), Fit.NOT_TOLD),
             ({"hours": None}, set(), Fit.FITS),
@@ -210,7 +210,7 @@ class TestReleasing:
         assert order.status == Status.HANDLING
         assert not may_release(order)
         assert not release(order, by="amina")
-        # Nor one whose process was only slow: that knows the id from the answer.
+        # This also applies if the process was only slow, because the id is from the answer.
         late = lose()
         values = {"provider_order_id": "B2", "accepted_at": timezone.now()}
         late.move(Status.HANDLING, source=StatusChange.Source.PLACING, **values)
@@ -257,5 +257,5 @@ class TestReleasing:
         run_sweep()
         assert fresh(order).status == Status.UNCONFIRMED
         assert [row["id"] for row in order.candidates] == [bought]
-        # A person may.
+        # Staff may adopt the id again.
         assert adopt(order, bought, source=STAFF)

@@ -1,4 +1,4 @@
-"""``REVIEW_ORDER``: an order that the shop's own rule objects to waits for a person."""
+"""``REVIEW_ORDER``: an order that the shop's own rule objects to waits for staff."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WANTED = Problem("review_wanted", {"objection": REASON})
 
 
 class Rule:
-    """The shop's rule: what it says next, what happens meanwhile, and whom it was asked about."""
+    """The shop's rule: its next answer, a hook, and the orders that it was asked about."""
 
     def __init__(self) -> None:
         self.says: Any = None
@@ -59,7 +59,7 @@ rule = Rule()
 
 
 async def slowly(_order: Order) -> None:
-    """A rule that nobody awaits."""
+    """A coroutine function as a rule, which the app does not await."""
 
 
 def doubled(order: Order) -> None:
@@ -75,7 +75,7 @@ def shop(set_conf: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Rule
 
 
 def held(**values: Any) -> Order:
-    """An order that the rule has objected to."""
+    """Place an order that the rule objects to, and return it."""
     rule.says = REASON
     order = place_order(**LINE, **values)
     run_sweep()
@@ -150,7 +150,7 @@ class TestAsking:
 
 
 class TestFailing:
-    """A rule that fails lets nothing through: the order is tried again, and then held."""
+    """If the rule fails, the order is not sent; it is retried, and later put on hold."""
 
     @pytest.fixture(
         params=["raises", "", " \n", 5, True, b"no", ["no"], "not there", "no function", "async"]
@@ -158,7 +158,7 @@ class TestFailing:
     def failure(
         self, request: pytest.FixtureRequest, shop: Rule, set_conf: Callable[..., None]
     ) -> str:
-        """What the rule does, and what is told of it."""
+        """Make the rule fail in one way, and return the text that reports the failure."""
         match request.param:
             case "raises":
                 shop.says = ValueError(f"no such customer: {CODE}")
@@ -229,7 +229,7 @@ class TestFailing:
     def test_a_rule_that_takes_all_the_time_of_a_task_does_not_hold_up_the_next_one(
         self, simulator: Simulator, shop: Rule
     ) -> None:
-        """django-q2 ends a task that takes too long in this way."""
+        """This is how django-q2 ends a task that exceeds its time limit."""
         shop.says = SystemExit("Task exceeded maximum timeout value (90 seconds)")
         order = place_order(**LINE)
         with pytest.raises(SystemExit):

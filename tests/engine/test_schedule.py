@@ -1,4 +1,4 @@
-"""When an order is checked next."""
+"""The time of an order's next check."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Matching of an answer's cards with the stored ones: by itself, on plain values.
+"""Matching of the cards in an answer with the stored cards, on plain values.
 
-``"a1"`` is a card with the code a and the serial 1, ``"a"`` one with the code a and no serial.
+``"a1"`` is a card with the code a and the serial 1. ``"a"`` is a card with the code a and no
+serial.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from giftcards.engine.storing_cards import Fingerprints, match_cards
 
-# Few enough that the same code, and the same card, come up again and again.
+# The values are few, so that the same codes and the same cards come up repeatedly.
 cards = st.lists(st.sampled_from(["a", "a1", "a2", "A", "A1", "b", "b1"]), max_size=4)
 cards_with_serial = st.lists(st.sampled_from(["a1", "a2", "A1", "b1"]), max_size=8)
 
@@ -29,7 +30,7 @@ def match(told: Sequence[str], stored: Sequence[str]) -> list[int | None]:
 
 
 def store(told: Sequence[str], stored: Sequence[str]) -> list[str]:
-    """The cards stored afterwards: those of before, with new serials, and the new cards."""
+    """Return the cards stored afterwards: the old ones with new serials, then the new cards."""
     result = list(stored)
     for card, index in zip(told, match(told, stored), strict=True):
         if index is None:
@@ -67,7 +68,7 @@ def test_cards_with_serials_are_stored_as_a_multiset(told: list[str], stored: li
 @given(cards, cards)
 def test_no_card_is_lost_or_stored_twice(told: list[str], stored: list[str]) -> None:
     after = store(told, stored)
-    # What was stored keeps its place, and at the most gets the serial it lacked.
+    # A stored card keeps its position, and gains at most the serial that it lacked.
     for before, now in zip(stored, after, strict=False):
         assert now == before or (before == now[0] and now in told)
     codes = Counter(card[0] for card in after)
@@ -102,10 +103,10 @@ def test_serials_that_come_later_complete_the_stored_cards(bought: list[str]) ->
         ("a2", "a1", [None]),
         ("a a", "a", [0, None]),
         ("a a", "a1 a2", [0, 1]),
-        # The exact card comes before another with its code.
+        # An exact match has priority over a card with only the same code.
         ("a1", "a a1", [1]),
         ("a", "a1 a", [1]),
-        # The one with a serial chooses first, wherever it stands.
+        # A card with a serial is matched first, regardless of its position.
         ("a a1", "a", [None, 0]),
         ("a a2", "a a1", [1, 0]),
     ],

@@ -1,4 +1,4 @@
-"""Following: sweeps over what is due, one order's trouble kept to itself, and the loop."""
+"""Sweeps over due orders, the isolation of one order's problems, and the loop."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class TestSweep:
     def test_an_overdue_order_that_could_not_be_checked_is_not_late_yet(
         self, simulator: Simulator
     ) -> None:
-        """The sweep was cut short: the next one asks first."""
+        """The sweep was cut short, so the next sweep checks the order first."""
         buy_many(simulator, 1)
         Order.objects.update(accepted_at=ago(301))
         assert run_sweep(should_continue=lambda: False) == Swept(postponed=1)
@@ -174,7 +174,7 @@ class TestSweep:
             return True
 
         assert run_sweep(should_continue=should_continue) == Swept(checked=12)
-        # Each time that it was asked, what is still claimed had its full time before it.
+        # At each call, the remaining claims had been renewed and had their full time left.
         assert len(left) >= 2 * 12
         assert min(left) > 10
 
@@ -246,7 +246,7 @@ class TestSweep:
         done = run_sweep(should_continue=lambda: next(deadline, False))
         assert 0 < done.checked < 12
         assert done.settled == done.checked == len(checks(simulator))
-        # The others are free for whoever comes next.
+        # The other orders are free for the next sweep.
         assert Order.objects.filter(status="HANDLING", claimed_until=None).count() == (
             len(orders) - done.checked
         )
@@ -268,7 +268,7 @@ class TestSweep:
         record_order(**LINE | {"type_id": "SIM_NEVER"}, reference=None)
         assert run_sweep() == Swept(sent=1, checked=6)
         asked = [request.method for request in simulator.requests]
-        # Its price, itself, and only then the six that are left.
+        # The price is read and the order is sent before the six remaining checks.
         assert asked.index("POST") == BATCH + 1
 
     @pytest.mark.django_db(transaction=True)
@@ -298,17 +298,17 @@ GARBAGE: list[tuple[dict[str, Any], str]] = [
     ),
     ({"json": {"success": False, "error": {"code": "NOT_FOUND"}}, "status": 404}, "not_known"),
     ({"json": {"success": False, "error": {"code": "GONE"}}, "status": 410}, "answer_refused"),
-    # Nothing about the order itself: an outage is everybody's.
+    # These are no problems of the order itself, because an outage affects all orders.
     ({"body": f"<html>{CODE}</html>", "status": 404}, ""),
     ({"body": f'{{"success": true, "data": {{"status": "FULFILLED", "cards": ["{CODE}'}, ""),
     ({"body": ConnectionResetError(104, "reset")}, ""),
-    # Not even an error of HTTP: a client that is broken.
+    # This is not an HTTP error, but an error in the client.
     ({"body": AssertionError(CODE)}, "answer_unprocessable"),
 ]
 
 
 class TestFiguresThatNoColumnHolds:
-    """The cards are stored and the order settles; the amount is unknown, and a person is asked."""
+    """The order settles with its cards; the amount is unknown, and staff are asked about it."""
 
     @pytest.mark.parametrize("field", ["price_per_card", "fulfilled_amount"])
     @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ class TestFiguresThatNoColumnHolds:
     def test_the_largest_amounts_that_are_read_disturb_nothing_when_they_are_added_up(
         self, wire: Wire
     ) -> None:
-        """A price of a wrong moment times 2,000 cards, and the spending of a day of them."""
+        """The amounts come from a wrong price of 2,000 cards and from a day with many orders."""
         huge = 9_999_999_999.98
         prices = [{"id": "type_001", "price": huge}]
         answer = {"success": True, "data": {"types": prices}}
@@ -361,7 +361,10 @@ class TestFiguresThatNoColumnHolds:
 
 
 class TestManyOpenOrders:
-    """More than a sweep claims; what is counted is requests and orders, whatever time they take."""
+    """More orders than one sweep claims.
+
+    The tests count requests and orders, not time.
+    """
 
     @pytest.mark.parametrize("type_id", ["type_001", "SIM_NEVER"])
     def test_every_order_that_a_page_shows_is_checked_by_it(
@@ -416,7 +419,7 @@ class TestOneOrdersTrouble:
         self, answer: dict[str, Any], problem: str, wire: Wire, caplog: Log
     ) -> None:
         before, poor, after = (make_order(Status.HANDLING) for _order in range(3))
-        # Under both spellings: the poor one's 404 makes the client try the other one.
+        # Both spellings are answered, because a 404 for `poor` makes the client try the other one.
         for order in (before, poor, after):
             told = answer if order == poor else {"json": settled_answer(order)}
             for spelling in ("check-order", "checkOrder"):
@@ -452,7 +455,7 @@ class TestRefusedKey:
             "Every call to the provider is stopped until the key in the settings changes or you"
             " run `manage.py giftcards_poll --resume`."
         )
-        # Nobody is worse off than late, and the order that was asked about is not to blame.
+        # The orders only have to wait. The order that was being checked has no problem.
         assert set(statuses()) == {"HANDLING"}
         assert not Order.objects.needing_attention().exists()
         assert not Order.objects.exclude(claimed_until=None).exists()
@@ -472,12 +475,12 @@ class TestRefusedKey:
     def test_a_sweep_makes_no_request_after_placing_with_a_refused_key(
         self, simulator: Simulator
     ) -> None:
-        """The price has cost no request here."""
+        """No price is requested here, because too little of the quota is left."""
         buy_many(simulator, 5)
         for _order in range(3):
             make_order()
         simulator.keys = ["another"]
-        # Prices leave half of the budget, which placing may use.
+        # Price requests leave half of the quota for placing orders.
         spend_budget(but=2)
         assert run_sweep() == Swept(failed=1, postponed=5, is_paused=True)
         assert (posts(simulator), len(simulator.requests)) == (1, 1)
@@ -522,7 +525,7 @@ class TestRefusedKey:
         assert not Order.objects.exclude(claimed_until=None).exists()
 
     def test_an_unproven_key_is_tried_by_one_thread_alone(self, simulator: Simulator) -> None:
-        """Several at a time only once the key is known to be good."""
+        """The app checks several orders at a time only after the key is known to be valid."""
         buy_many(simulator, 12, type_id="SIM_NEVER")
         without_list()
         ApiKey.objects.doubt()
@@ -703,7 +706,7 @@ class TestWatch:
     def test_watching_lasts_no_longer_than_the_timeout(
         self, simulator: Simulator, set_conf: Setter
     ) -> None:
-        """Here another process has the order and does not let go of it."""
+        """Another process holds the claim on the order during the whole test."""
         set_conf(POLL_INTERVAL=0.1, POLL_TIMEOUT=1)
         [order] = buy_many(simulator, 1)
         Order.objects.update(claim="x", claimed_until=ago(-60))
@@ -716,7 +719,7 @@ class TestWatch:
 class TestSwept:
     def test_results_of_sweeps_add_up(self) -> None:
         first = Swept(sent=1, checked=2, settled=3, failed=4, postponed=5, is_paused=True)
-        # Orders that were postponed are postponed still, or were done later.
+        # Postponed orders are not added up: they are still postponed, or were handled later.
         twice = Swept(sent=2, checked=4, settled=6, failed=8, postponed=5, is_paused=True)
         assert first + first == twice
         assert (first + Swept()).postponed == 0

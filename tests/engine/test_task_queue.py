@@ -1,4 +1,4 @@
-"""The schedule of the watchdog: one row, whatever happens. Queues that are down or too fast."""
+"""The schedule of the watchdog, and task queues that are down or run tasks at once."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_missing_or_paused_schedule_is_explained() -> None:
 
 @pytest.fixture(params=["not installed", "not used"])
 def without_django_q(request: pytest.FixtureRequest) -> Iterator[None]:
-    """django-q2 does not run the tasks: it is not installed, or the shop has another queue."""
+    """Run the test without django-q2: it is not installed, or the shop uses a different queue."""
     if request.param == "not installed":
         change: Any = modify_settings(INSTALLED_APPS={"remove": "django_q"})
     else:
@@ -244,7 +244,7 @@ class TestQueueOfTheShop:
         caplog: Log,
         shared_database: str,
     ) -> None:
-        """A web request would wait for it."""
+        """Otherwise, a web request would wait until the task has ended."""
         order = make_order()
         own("run_at_once")
         queue_task(path)
@@ -343,7 +343,7 @@ class TestBrokers:
     def test_the_database_broker_uses_the_connection_of_the_caller(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """So tests of a shop see the task, and no second connection is opened."""
+        """Tests of a shop can therefore see the task, and no second connection is opened."""
         started: list[threading.Thread] = []
         monkeypatch.setattr(threading.Thread, "start", started.append)
         place_order(**LINE)
@@ -357,6 +357,6 @@ class TestBrokers:
         monkeypatch.setattr(Conf, "REDIS", {"host": "127.0.0.1", "port": closed_port})
         place_order(**LINE)
         [message] = messages(caplog)
-        # Or it is not installed.
+        # The error depends on whether the redis package is installed.
         assert message.startswith("Queueing a task failed: ")
         assert not OrmQ.objects.exists()

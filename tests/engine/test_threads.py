@@ -1,4 +1,4 @@
-"""A machine without another thread: workers do the work themselves, or later, and do not end."""
+"""A machine without free threads: workers do the work themselves or later, and keep running."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 NONE_LEFT = "The machine has no thread left: can't start new thread."
-#: How many threads cannot be started, if the machine has none left for long.
+#: The number of failing starts that stands for a machine that stays without threads.
 MANY = 10**6
 
 
 @pytest.fixture
 def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the next starts of a thread fail, each of a thread whose work is of these modules."""
+    """Return a function that makes the next thread starts fail.
+
+    Only threads whose work is in one of the given modules fail.
+    """
 
     def refuse(*modules: str, times: int = MANY) -> None:
         start, left = threading.Thread.start, times
@@ -73,7 +76,7 @@ class TestBesideTheLoop:
     def test_each_piece_of_work_is_begun_as_soon_as_threads_can_be_started(
         self, times: int, refuse_threads: Callable[..., None]
     ) -> None:
-        """If only the first two threads can be started, these work without further ones."""
+        """If only the first two threads can be started, they work without further threads."""
         begun: list[str] = []
         for name in ("messages", "reports"):
             work = Work(name=name, do=lambda _may, name=name: begun.append(name), is_prompt=True)

@@ -1,4 +1,4 @@
-"""Orders that were sent with one API key, and processes that have another one."""
+"""Orders that were sent with one API key, and processes that have a different key."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ CHECK = ("--database", "default", "--tag", "database", "--fail-level", "WARNING"
 
 @pytest.fixture
 def accounts(simulator: Simulator, set_conf: Setter) -> Any:
-    """Switch to the ``PRODUCTION`` or the ``SANDBOX`` account, each with a key and orders."""
+    """Yield a function that switches to the ``PRODUCTION`` or the ``SANDBOX`` account.
+
+    Each account has a different key and different orders.
+    """
     with Simulator(delay=(0, 0), rate_limit=0, key_type="PRODUCTION") as production:
         both = {"SANDBOX": simulator, "PRODUCTION": production}
 
         def switch(kind: str) -> Simulator:
-            # Two addresses stand for the one that serves both: the key decides.
+            # These two addresses stand for a single real one, at which the key decides.
             set_conf(API_KEY=f"key-for-{kind}", BASE_URL=both[kind].url)
             return both[kind]
 
@@ -39,7 +42,10 @@ def accounts(simulator: Simulator, set_conf: Setter) -> Any:
 
 
 def lose(provider: Simulator, *, is_bought: bool) -> Order:
-    """An order whose answer was lost; the provider has bought it, or not."""
+    """Return an order whose answer was lost.
+
+    The provider has bought it only if ``is_bought`` is true.
+    """
     order = buy(type_id="SIM_LOST" if is_bought else "SIM_DROP")
     assert order.status == "UNCONFIRMED"
     assert len(provider.orders) == is_bought
@@ -47,7 +53,7 @@ def lose(provider: Simulator, *, is_bought: bool) -> Order:
 
 
 def look() -> None:
-    """A worker looks for what is lost, three times, minutes after it was sent."""
+    """Run three sweeps that look for lost orders, as if minutes had passed since the sending."""
     for _time in range(3):
         passed = timedelta(seconds=90)
         Order.objects.exclude(sent_at=None).update(
@@ -86,7 +92,7 @@ def test_the_list_of_another_account_proves_nothing_about_a_lost_order(
 def test_an_order_of_another_account_is_no_candidate(accounts: Any) -> None:
     order = lose(accounts("PRODUCTION"), is_bought=True)
     Order.objects.filter(pk=order.pk).update(type_id="type_001")
-    # Somebody buys the same in the sandbox.
+    # Somebody buys the same cards in the sandbox.
     sandbox = accounts("SANDBOX")
     with Gateway() as gateway:
         gateway.client.place(product_id=order.product_id, type_id="type_001", quantity=2)

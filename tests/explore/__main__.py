@@ -12,7 +12,7 @@ def start() -> int:
         os.execve(sys.executable, command, {**os.environ, "PYTHONHASHSEED": "0"})
     from tests.explore import simulation
 
-    # Before anything else is imported: some of it keeps the functions that are replaced.
+    # Call this before all other imports, because some modules keep the original functions.
     simulation.install()
     from tests.explore.command import main
 

@@ -1,7 +1,7 @@
-"""Random histories of a shop, until the time is over or some have ended badly.
+"""Run random histories of a shop until the time is over or a few have ended badly.
 
-With --deaths, processes die at each statement of chosen scenarios instead; with --planted, bugs are
-put into copies of the project, and have to be found.
+With --deaths, processes die at each statement of chosen scenarios instead. With --planted, bugs are
+put into copies of the project and have to be found.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     Live = Callable[..., histories.Report]
 
-# So many bad histories are enough.
+# The search stops after this many bad histories.
 _MOST_BAD = 3
 
 
 def main() -> int:
-    """Do what the arguments say; return 1 if something is wrong."""
+    """Run what the arguments ask for; return 1 if something is wrong."""
     options = _parse()
     if options.planted is not None:
         how = {name: getattr(options, name) for name in ("seconds", "seed", "jobs", "database")}
@@ -92,7 +92,7 @@ def _exit(lane: Callable[[int], bool], number: int) -> None:
 
 
 def _explore(number: int, *, first: int, options: argparse.Namespace) -> bool:
-    """One history after the other, beside other lanes; False if one ended badly."""
+    """Run one history after the other in one lane; return False if one ended badly."""
     from tests.explore import histories
 
     database = histories.Database(number)

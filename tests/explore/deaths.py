@@ -1,7 +1,8 @@
-"""Death at each statement: a scenario is told again and again, and dies one step later each time.
+"""Death at each statement: a scenario is repeated, and dies one step later each time.
 
-A step is the time before a statement, around a COMMIT, and around a request. What a scenario needs
-is prepared first, without deaths; afterwards a new worker has to bring everything to its end.
+A step is the time before a statement, around a COMMIT, or around a request. The preconditions of a
+scenario are prepared first, without deaths. Afterwards, a new worker has to bring everything to its
+end.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from tests.explore.provider import (
 from tests.explore.shop import Shop
 from tests.explore.simulation import Trouble
 
-# No scenario takes longer to prepare, and none to be carried out (seconds of its clock).
+# The longest times for preparing a scenario and for carrying it out (seconds of its clock).
 _PREPARED, _DONE = 60.0, 200.0
 _MOST_STEPS = 1_000
-# When the provider settles an order (seconds): it is checked twice before that, and once after.
-# Later, the same statements would only come more often.
+# When the provider settles an order (seconds). The order is checked twice before that and once
+# after. With a later time, the same statements would only be repeated more often.
 _SETTLED = 7.0
 
 Step = Callable[[Shop], object]
@@ -50,7 +51,11 @@ Step = Callable[[Shop], object]
 
 @dataclass(frozen=True)
 class Scenario:
-    """``act`` dies; ``needs`` come before, with a worker, and then ``waiting``, without one."""
+    """A scenario in which the process dies during ``act``.
+
+    Before that, the steps in ``needs`` run with a worker, and then those in ``waiting`` without
+    one.
+    """
 
     act: Step
     needs: tuple[Step, ...] = ()
@@ -67,12 +72,12 @@ def buying(kind: str = "type_001", quantity: int = 2, **details: Any) -> Step:
 
 
 def task(name: str) -> Step:
-    """A task of django-q2."""
+    """Return a step that runs a task of django-q2."""
     return lambda _shop: import_string(name)()
 
 
 def lying(step: str, lie: Lie, *, times: int = 1, is_early: bool = False) -> Step:
-    """The provider lies the next time."""
+    """Return a step that makes the provider lie in its next answers."""
 
     def begin(shop: Shop) -> None:
         now = shop.simulation.now
@@ -95,17 +100,20 @@ def approve(_shop: Shop) -> None:
 
 
 def order_by_rule(_shop: Shop) -> None:
-    """From now on, missing cards are ordered again by rule."""
+    """Order missing cards again by rule from now on."""
     rule = {"REORDER_MISSING": {"times": 1, "hours": 0.1}}
     settings.GIFTCARDS = {**settings.GIFTCARDS, **rule}
 
 
 def wait(_shop: Shop) -> None:
-    """Let the time go by that each step takes."""
+    """Do nothing, while the time that each step takes passes."""
 
 
 def sending_references(provider: Literal["told", "unique"]) -> Step:
-    """From now on, the provider gets our references, and tells them or refuses repeated ones."""
+    """Return a step that makes the shop send its references to the provider.
+
+    From then on, the provider shows them in answers or refuses repeated ones.
+    """
 
     def begin(shop: Shop) -> None:
         settings.GIFTCARDS = {**settings.GIFTCARDS, "SEND_REFERENCE": True}
@@ -120,10 +128,10 @@ SWEEP, TICK, DELIVER = map(
 
 
 def again_with_references(provider: Literal["told", "unique"]) -> Scenario:
-    """The second attempt to buy, after an absence that a blind list has proven."""
+    """Return the second attempt to buy, after a blind list has seemed to prove an absence."""
     lies = lying("place", close), lying("list", be_blind, times=9)
     needs = sending_references(provider), *lies, buying(), wait
-    # Without a worker, until the second look is due.
+    # The time passes without a worker, until the second search is due.
     return Scenario(SWEEP, needs, waiting=(wait,))
 
 
@@ -167,7 +175,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def try_all(name: str, lane: int, say: Callable[[str], object]) -> bool:
-    """Die at each step of the scenario; False if an invariant was violated."""
+    """Let the scenario die at each of its steps; return False if an invariant was violated."""
     database = Database(lane)
     database.prepare()
     bad = step = 0
@@ -185,7 +193,7 @@ def try_all(name: str, lane: int, say: Callable[[str], object]) -> bool:
 
 
 def die(name: str, step: int) -> Report:
-    """Live through the scenario with a death at its ``step``, in this process."""
+    """Run the scenario in this process, with a death at its ``step``."""
     scenario, report = SCENARIOS[name], Report(step, None)
     with open_shop(name, connection.vendor) as shop:
         history = shop.simulation

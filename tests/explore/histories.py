@@ -1,4 +1,4 @@
-"""Histories: drawn from a seed, lived in a process of their own, and reduced if they end badly."""
+"""Histories: drawn from a seed, run in a separate process, and reduced if they end badly."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ from tests.explore.shop import (
     use_key,
 )
 
-# How long people act, and things go wrong, and how long it then takes to settle at most (seconds).
-# What an order that waits for a person may still become by itself shows sooner.
+# How long people act, how long things go wrong, how long settling then takes at most, and how long
+# an order that waits for a person may still settle by itself (seconds).
 _BUSY, _LENGTH, _QUIET, _HOPE = 150.0, 330.0, 5_400.0, 1_200.0
-# How long the key of another account is put back, for orders that were sent with it (seconds).
+# How long the shop uses the other account's key again, for orders sent with it (seconds).
 _OTHER_KEY = 300.0
-# Both together show one order in the place of another, and nobody could tell.
+# Together, they show one order in the place of another, and the shop could not notice it.
 _SWAP = ("placing: the id of another", "check: the answer about another")
 # What providers may do with references.
 _WAYS = ["ignored", "told", "cut", "cut", "unique", "refused"]
-# The most a history may take (real seconds).
+# The longest duration of a history (real seconds).
 _PATIENCE = 300.0
-# How often, at most, a history is made shorter.
+# The highest number of rounds in which a history is made shorter.
 _MOST_TRIES = 12
 
 
 class Event(NamedTuple):
-    """Something that happens at a moment, in a way that its own seed decides."""
+    """An event at a given moment, whose own seed decides its details."""
 
     number: int
     moment: float
@@ -92,23 +92,24 @@ class Report:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What is violated, without the particulars."""
+        """The names of the violated invariants, without details."""
         return frozenset(each.partition(":")[0] for each in self.violations)
 
 
 def draw(seed: int) -> list[Event]:
-    """The events of a history."""
+    """Return the events of a history."""
     chance = Random(f"history {seed}")
     kinds = {**ACTIONS, **EVENTS}
     theme = _choose_theme(seed)
-    # Other ones often, or never, in each history; customers buy and the provider lies in each.
+    # In each history, other events are frequent, rare or absent. Customers always buy, and the
+    # provider always lies.
     weights = {name: of * chance.choice([0, 1, 1, 6]) for name, (of, _do) in kinds.items()}
     if theme:
         weights = {
             name: 6 if name.startswith(theme) else chance.choice([0, 0, 0.5]) for name in weights
         }
     weights |= {"buy": sum(weights.values()) / 2, "lie": weights["lie"] or 3}
-    # In a quiet shop, nothing else gives a mistake away.
+    # Some shops are quiet, because other events can hide a mistake.
     count = chance.choice([8, 8, 20, 60])
     moments = [chance.uniform(0, _BUSY) for _event in range(count)]
     # Some things happen at the same moment.
@@ -122,7 +123,7 @@ def draw(seed: int) -> list[Event]:
 
 @contextmanager
 def open_shop(seed: object, vendor: str) -> Iterator[Shop]:
-    """A new shop beside a new provider; its processes end with the context."""
+    """Open a new shop beside a new provider, and end its processes with the context."""
     random.seed(str(seed))
     history = simulation.begin(seed, vendor=vendor)
     shop = Shop(history, Provider(history, (settings.GIFTCARDS["API_KEY"], OTHER_KEY)))
@@ -140,11 +141,11 @@ def open_shop(seed: object, vendor: str) -> Iterator[Shop]:
 
 
 def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
-    """Live through a history, in this process, to its end."""
+    """Run a history to its end in this process."""
     report = Report(seed, None if only is None else tuple(only))
     with open_shop(seed, connection.vendor) as shop:
         history = shop.simulation
-        # Few of them in each history: what goes wrong may take several of a kind.
+        # Each history has few kinds of orders, because a failure may need several of the same kind.
         chance = Random(f"shop {seed}")
         shop.lines = chance.sample(LINES, chance.randint(1, 3))
         shop.lies = _choose_lies(chance, _choose_theme(seed))
@@ -172,7 +173,7 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
         try:
             history.run(until=_LENGTH)
             settle(shop)
-            # Whether codes are there or, in the end, destroyed.
+            # The invariants must hold both before and after the codes are destroyed.
             report.violations = violations(shop)
             purge(settled_before=timezone.now())
             report.violations = report.violations or violations(shop)
@@ -195,9 +196,9 @@ def live(seed: int, only: Sequence[int] | None, workers: int) -> Report:
 
 
 def _begin_troubles(shop: Shop, seed: int) -> None:
-    """What goes wrong in most histories, whatever else does."""
+    """Set up the troubles that most histories have, whatever else happens."""
     chance = Random(f"troubles {seed}")
-    # Otherwise, no shop here would have a second page.
+    # Pages are small in some shops, because otherwise no shop here would have a second page.
     shop.provider.usual_page_size = chance.choice([100, 3, 2])
     shop.provider.page_size = shop.provider.usual_page_size
     shop.digests_fail = chance.choice([0, 1, 2])
@@ -206,7 +207,7 @@ def _begin_troubles(shop: Shop, seed: int) -> None:
     if chance.random() < 0.6:
         shop.simulation.at(chance.uniform(10, 140), partial(people.rush, shop, chance))
     if chance.random() < 0.7:
-        # Gifts for later, and codes that are destroyed before then.
+        # Buy gifts for later, and destroy codes before their delivery.
         give = partial(people.buy, line=("type_001", 1), seconds=_LENGTH + 60)
         for _gift in range(2):
             _plan(shop, chance.uniform(0, 20), give, chance)
@@ -224,13 +225,13 @@ def _begin_troubles(shop: Shop, seed: int) -> None:
 def _plan(
     shop: Shop, moment: float, action: Callable[[Shop, Random], object], chance: Random
 ) -> None:
-    """Have somebody do something at a moment of each such history."""
+    """Plan an action of somebody at a given moment of the history."""
     what = partial(shop.act, f"plan at {moment:.0f}", action, Random(chance.random()))
     shop.simulation.at(moment, what)
 
 
 def _choose_rules(seed: int) -> dict[str, Any]:
-    """The shop's rules about what staff have to look at, and about missing cards."""
+    """Return the shop's rules for reviews and for missing cards."""
     chance = Random(f"rules {seed}")
     again = {"times": chance.choice([1, 2, 3]), "hours": chance.choice([0.1, 0.2])}
     return {
@@ -241,13 +242,16 @@ def _choose_rules(seed: int) -> dict[str, Any]:
 
 
 def _choose_theme(seed: int) -> tuple[str, ...]:
-    """How the lies and events begin of which the history has many; any, in some histories."""
+    """Return the prefixes of the lies and events that are frequent in the history.
+
+    In some histories there is no theme, and all are possible.
+    """
     chance = Random(f"theme {seed}")
     return chance.choice(THEMES) if chance.random() < 0.8 else ()
 
 
 def _choose_lies(chance: Random, theme: tuple[str, ...]) -> list[str]:
-    """For each step a failure, and two that look like answers; only of the theme, if any."""
+    """Choose one failure and two false answers for each step, within the theme if there is one."""
     chosen = []
     for step in ("place", "check", "list", "price", "ledger"):
         for is_early, count in ((True, 1), (False, 2)):
@@ -275,9 +279,9 @@ def _happen(shop: Shop, event: Event) -> None:
 
 
 def settle(shop: Shop) -> None:
-    """Nothing goes wrong any more, and a new worker brings everything to its end.
+    """Stop all troubles, and let a new worker bring everything to its end.
 
-    A machine without a route to the provider stays without it, and has a worker, too.
+    A machine without a route to the provider stays without one, and also has a worker.
     """
     history = shop.simulation
     history.note("nothing goes wrong any more")
@@ -287,7 +291,7 @@ def settle(shop: Shop) -> None:
     shop.rest = 10
     for process in history.processes:
         process.trouble = None
-        # One worker does it all, in less time; what is halted comes back later.
+        # One worker per machine is enough, and takes less time. Halted processes come back later.
         if process.name.startswith("worker") and not process.is_halted:
             history.kill(process)
     for machine in sorted({simulation.FIRST_MACHINE, *history.without_route}):
@@ -296,13 +300,13 @@ def settle(shop: Shop) -> None:
     for key in others:
         if shop.provider.accounts[key].orders:
             use_key(shop, key)
-            # The next search for such an order may be later than that.
+            # Without this comparison, the next search could come after the key was changed back.
             history.start("comparison", partial(_compare_list, shop))
             _run_until_settled(shop, _OTHER_KEY)
     use_key(shop, first)
     shop.well_since = shop.provider.account._now()
     _run_until_settled(shop, _QUIET)
-    # What was stopped for minutes comes back to a shop in which all is done.
+    # Processes that were halted for minutes return to a shop in which everything is done.
     history.wake()
     _run_until_settled(shop, _QUIET)
     books, end = history.start("books", partial(_close_books, shop)), history.now + 600
@@ -313,7 +317,7 @@ def settle(shop: Shop) -> None:
 
 
 def _close_books(shop: Shop) -> None:
-    """Compare the list, read the ledger and look at closed months, as each night."""
+    """Compare the list, read the ledger and check closed months, as every night."""
     _compare_list(shop)
     people.read_ledger(shop, shop.simulation.random)
     for _month in range(CHECKED):
@@ -337,7 +341,7 @@ def _is_settled(*, is_hopeless: bool) -> bool:
     still_open = Order.objects.exclude(status__in=FINAL)
     if is_hopeless:
         still_open = still_open.filter(needs_attention=False)
-    # An order by rule waits for its turn, or until its time is over.
+    # An order by rule counts as open, because it waits for its turn or until its time is over.
     is_open = still_open.exclude(due_at=None, send_before=None).exists()
     is_waiting = Delivery.objects.filter(status__in=OPEN).exists()
     is_untold = StatusChange.objects.filter(announced_at=None).exists()
@@ -357,7 +361,7 @@ class _Lines(logging.Handler):
 
 
 class Database:
-    """A database with the tables and the staff of a new shop, as often as one is needed."""
+    """A database with the tables and the staff of a new shop, renewed as often as needed."""
 
     def __init__(self, number: int) -> None:
         """Use a database of its own for each ``number``."""
@@ -366,7 +370,7 @@ class Database:
         _use(name)
 
     def prepare(self) -> None:
-        """Make the tables."""
+        """Create the database and its tables."""
         name = connection.settings_dict["NAME"]
         if connection.vendor == "sqlite":
             _remove(name)
@@ -438,14 +442,14 @@ def _fill() -> None:
 def run(
     seed: int, only: Sequence[int] | None = None, *, workers: int = 2, database: Database
 ) -> Report:
-    """Live through a history in a child process."""
+    """Run a history in a child process."""
     report = in_child(lambda: live(seed, only, workers), database)
     report.seed, report.only = seed, None if only is None else tuple(only)
     return report
 
 
 def in_child(tell: Callable[[], Report], database: Database) -> Report:
-    """The report of ``tell``, which a child process calls on a new database."""
+    """Return the report of ``tell``, which a child process calls on a new database."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 
@@ -473,7 +477,7 @@ def in_child(tell: Callable[[], Report], database: Database) -> Report:
 
 
 def reduce(report: Report, again: Callable[[Sequence[int]], Report]) -> Report:
-    """The shortest history with the same violation that leaving out events has led to."""
+    """Return the shortest history with the same violation that leaving out events has found."""
     left = [event.number for event in draw(report.seed)]
     size = len(left) // 2
     for _try in range(_MOST_TRIES):

@@ -1,4 +1,4 @@
-"""What holds whatever happened, once everything has settled: a sentence and a function each.
+"""Invariants: what holds once everything has settled, whatever happened before.
 
 Each function compares the shop's rows and what people have seen with the provider's own records,
 and yields a sentence for each violation.
@@ -42,25 +42,25 @@ from tests.explore.simulation import EPOCH
 from tests.leaks import raw_database, traces
 
 Invariant = Callable[[Shop], Iterator[str]]
-# The most requests that others may have begun when the provider asks for a pause.
+# How many requests may already be on their way when the provider asks for a pause.
 _ON_THEIR_WAY = 2
-# No secret is as short.
+# All secrets are longer than this.
 _SHORT = 8
-# What a new worker needs to look at everything.
+# The time that a new worker needs to look at all orders.
 _LEEWAY = timedelta(minutes=3)
-# What a press on "Refresh" takes at most if nothing holds it up (seconds).
+# How long a press on "Refresh" takes at most if nothing delays it (seconds).
 _AT_ONCE = 0.5
-# What an order may lose to another one, in whichever turn workers come to them.
+# How much later than a newer order an order may be sent, depending on the workers' turns.
 _A_WHILE = timedelta(seconds=20)
-# Types whose stock was read before that are not for sale.
+# Types whose stock was last read before this time are not for sale.
 _DAY = timedelta(days=1)
 
 
 def bought_once_or_never(shop: Shop) -> Iterator[str]:
-    """Each order of the shop is one at the provider or none, and each of the provider's is ours."""
+    """Each order is at most one purchase at the provider, and each purchase belongs to an order."""
     theirs = shop.provider.orders
     owners: dict[str, list[str]] = defaultdict(list)
-    # Somebody looks for the orders that these are.
+    # Staff look for the purchases of these orders.
     sought: Counter[tuple[str, int]] = Counter()
     for order in Order.objects.exclude(provider_order_id=None):
         if _has_wrong_id(order):
@@ -90,7 +90,7 @@ def bought_once_or_never(shop: Shop) -> Iterator[str]:
 
 
 def what_was_bought_twice_is_told(shop: Shop) -> Iterator[str]:
-    """Staff are told of each further purchase with the reference of an order, and of no other."""
+    """Staff are told about every further purchase with an order's reference, and about no other."""
     account = shop.provider.account.orders
     owned = {known.id for order, known in _pairs(shop)}
     for order in Order.objects.filter(status__in=SETTLED).exclude(provider_reference=""):
@@ -109,10 +109,10 @@ def what_was_bought_twice_is_told(shop: Shop) -> Iterator[str]:
 
 
 def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
-    """The cards that the provider delivered are stored once each, and open, unless destroyed.
+    """The delivered cards are stored once each, and can be decrypted unless they were destroyed.
 
     An order whose codes were destroyed may get further cards. A card may be left out if the
-    provider has shown too many that it did not deliver, and staff are told.
+    provider has shown too many cards that it did not deliver, and if staff are told.
     """
     for order, theirs in _pairs(shop):
         cards = list(Card.objects.filter(order=order).select_related("order"))
@@ -138,17 +138,18 @@ def every_paid_card_is_stored_and_opens(shop: Shop) -> Iterator[str]:
 
 
 def disputed_codes_are_kept(shop: Shop) -> Iterator[str]:
-    """A code about which a customer complains is not destroyed before somebody ticks that off."""
+    """A disputed code is not destroyed before staff acknowledge the complaint."""
     for order in Order.objects.filter(pk__in=shop.complaints, codes_destroyed_at__isnull=False):
         if any(problem.code == "disputed" for problem in order.open_problems):
             yield f"the codes of {order} were destroyed, and the customer waits for an answer"
 
 
 def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
-    """Status, cards and amounts of a settled order are the provider's, or staff were told.
+    """Status, cards and amounts of a settled order match the provider's, or staff were told.
 
-    The number of cards is the one that answers tell, even beside more cards. If a single answer
-    lacks those, nobody could know of them: such a refund is whole, and is not read a second time.
+    The number of cards is the one that answers report, even if they show more cards. If a single
+    answer lacks the additional cards, the shop cannot know about them: the refund looks complete,
+    and is not read a second time.
     """
     for order, theirs in _pairs(shop):
         if order.status not in SETTLED:
@@ -167,7 +168,7 @@ def sums_are_equal_on_both_sides(shop: Shop) -> Iterator[str]:
 
 
 def cards_beyond_the_figures_are_told(shop: Shop) -> Iterator[str]:
-    """Staff are told of cards that a settled order has beyond its figures, paid back or not."""
+    """Staff are told if a settled order has more cards than its figures, paid back or not."""
     for order in Order.objects.filter(status__in=SETTLED):
         count = order.cards.count()
         if count > order.fulfilled_quantity and not _is_told_of_cards(order):
@@ -175,7 +176,7 @@ def cards_beyond_the_figures_are_told(shop: Shop) -> Iterator[str]:
 
 
 def stored_figures_are_those_of_the_order(shop: Shop) -> Iterator[str]:
-    """The columns that sums are made of are what is computed from the final order now."""
+    """The stored figures equal those that are computed from the final order now."""
     for order in Order.objects.filter(status__in=FINAL):
         customer, provider = customer_breakdown(order), refund_breakdown(order)
         for name, now in (
@@ -187,9 +188,9 @@ def stored_figures_are_those_of_the_order(shop: Shop) -> Iterator[str]:
 
 
 def no_more_cards_are_held_than_are_left(shop: Shop) -> Iterator[str]:
-    """At no moment were more cards on hold, or in orders after a hold and not sent, than there are.
+    """Cards in reservations, and in unsent orders after a reservation, never exceed the stock.
 
-    Cards of an order that was sent are the provider's to count.
+    Once an order was sent, the provider counts its cards.
     """
     if shop.is_clock_set:
         return
@@ -215,9 +216,10 @@ def no_more_cards_are_held_than_are_left(shop: Shop) -> Iterator[str]:
 
 
 def the_shelf_has_what_nobody_else_gets(shop: Shop) -> Iterator[str]:
-    """Of each type, what can be sold is its stock less open, delivered and held cards.
+    """The available cards of a type: stock less buffer, open, delivered and reserved cards.
 
-    Cards of an order that the provider accepted before it told the stock are not in that stock.
+    The stock does not include cards of orders that the provider accepted before it reported the
+    stock.
     """
     if shop.is_clock_set:
         return
@@ -234,7 +236,7 @@ def the_shelf_has_what_nobody_else_gets(shop: Shop) -> Iterator[str]:
 
 
 def each_price_follows_from_its_cost(shop: Shop) -> Iterator[str]:
-    """The stored price is the rule's, whatever was edited, updated and read, and who died."""
+    """Each stored price is the rule's, whatever was edited or read and whichever process died."""
     terms = Shelf.objects.current().terms
     for kind in ProductType.objects.select_related("product__category"):
         price = find_price(kind.terms, terms).price
@@ -243,7 +245,7 @@ def each_price_follows_from_its_cost(shop: Shop) -> Iterator[str]:
 
 
 def nothing_hidden_is_offered(shop: Shop) -> Iterator[str]:
-    """What the owner does not sell is not on the shelf, and whoever follows the offers knows it."""
+    """Types that the owner does not sell are not offered, and their last change says so."""
     for kind in offers():
         if not kind.is_sold_here:
             yield f"{kind.type_id} is hidden, and offered"
@@ -254,7 +256,7 @@ def nothing_hidden_is_offered(shop: Shop) -> Iterator[str]:
 
 
 def orders_are_sent_in_sequence(shop: Shop) -> Iterator[str]:
-    """No order is sent long after another that was placed long after it, if nothing holds it.
+    """If nothing holds them, orders are sent roughly in the sequence in which they were placed.
 
     An order that could not be reviewed, or whose price was unknown, is postponed for up to five
     minutes, and the log says so.
@@ -274,7 +276,7 @@ def orders_are_sent_in_sequence(shop: Shop) -> Iterator[str]:
 
 
 def a_month_is_the_sum_of_its_orders(shop: Shop) -> Iterator[str]:
-    """The figures of a closed month are those of its orders, and a change since is told."""
+    """A closed month has the sums of its orders, and later changes are reported."""
     for closing in MonthClosing.objects.valid():
         figures = month_figures(closing.month)
         orders = Order.objects.filter(
@@ -315,7 +317,7 @@ def never_paid_back_above_what_is_owed(shop: Shop) -> Iterator[str]:
 
 
 def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
-    """An order whose missing cards were ordered again was not paid back, and only once repeated."""
+    """If missing cards were ordered again, it was done once and the order was not paid back."""
     for order in Order.objects.filter(repeats__isnull=False).select_related("repeats"):
         if order.repeats and order.repeats.refunds.exclude(state="cancelled").exists():
             yield f"{order.repeats} was paid back, and ordered again as {order}"
@@ -326,7 +328,7 @@ def never_paid_back_and_ordered_again(shop: Shop) -> Iterator[str]:
 
 
 def missing_cards_are_ordered_again_for_what_was_paid(shop: Shop) -> Iterator[str]:
-    """An order that repeats another one is for its missing cards, and is paid with their money."""
+    """A repeat order contains only missing cards, and is paid with the money for them."""
     for order in Order.objects.exclude(repeats=None).select_related("repeats"):
         old = order.repeats
         assert old is not None
@@ -337,9 +339,9 @@ def missing_cards_are_ordered_again_for_what_was_paid(shop: Shop) -> Iterator[st
 
 
 def no_chain_brings_more_cards_than_were_ordered(shop: Shop) -> Iterator[str]:
-    """An order and those by rule that repeat it have no more cards than it is for.
+    """An order and its repetitions by rule have no more cards than were ordered.
 
-    Unless a card came after its order had settled, of which staff were told.
+    An exception is a card that came after its order had settled, and about which staff were told.
     """
     for order in Order.objects.filter(repeats=None):
         chain = list(_chain(order))
@@ -350,7 +352,7 @@ def no_chain_brings_more_cards_than_were_ordered(shop: Shop) -> Iterator[str]:
 
 
 def no_rule_orders_more_often_than_it_may(shop: Shop) -> Iterator[str]:
-    """Missing cards are ordered again by rule only so often in a row."""
+    """A rule orders missing cards again only a limited number of times in a row."""
     rule = conf.reorder_missing
     for order in Order.objects.filter(repeats=None):
         times = 0
@@ -361,7 +363,7 @@ def no_rule_orders_more_often_than_it_may(shop: Shop) -> Iterator[str]:
 
 
 def what_the_rule_objects_to_is_approved_before_it_is_bought(shop: Shop) -> Iterator[str]:
-    """No order to which the shop's own rule objects is bought unless a person has approved it."""
+    """If the shop's own rule objects to an order, it is bought only after a person approved it."""
     if conf.review_order is None:
         return
     for order, _theirs in _pairs(shop):
@@ -370,10 +372,10 @@ def what_the_rule_objects_to_is_approved_before_it_is_bought(shop: Shop) -> Iter
 
 
 def no_card_is_bought_above_its_ceiling(shop: Shop) -> Iterator[str]:
-    """Orders were sent only if, as far as the shop could know, a card cost no more than allowed."""
+    """As far as the shop could know, no order was sent above its price limit."""
     for order, theirs in _pairs(shop):
         ceiling = order.price_ceiling
-        # What somebody else chose, or found, may be the order of another customer.
+        # An order that staff chose, or that a search found, may belong to another customer.
         was_lost = order.changes.filter(to_status=Status.UNCONFIRMED).exists()
         if ceiling is None or was_lost or shop.is_clock_set:
             continue
@@ -385,7 +387,7 @@ def no_card_is_bought_above_its_ceiling(shop: Shop) -> Iterator[str]:
 
 
 def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
-    """In no minute were there more requests than the limit, no key was wrong, and pauses were kept.
+    """The shop kept the request limit and the pauses, and never used a wrong key.
 
     A few requests may be on their way when the provider asks for a pause.
     """
@@ -402,9 +404,9 @@ def the_limit_of_requests_is_kept(shop: Shop) -> Iterator[str]:
 
 
 def no_order_is_wanted_checked_more_often_than_it_may(shop: Shop) -> Iterator[str]:
-    """However often customers press "Refresh", an order gets a check for it once in five seconds.
+    """Pressing "Refresh" causes at most one check of an order in five seconds.
 
-    A press that was held up does not count.
+    A press that was delayed does not count.
     """
     if shop.is_clock_set:
         return
@@ -422,7 +424,7 @@ def no_order_is_wanted_checked_more_often_than_it_may(shop: Shop) -> Iterator[st
 
 
 def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
-    """The shop was told of every change of an order, the first time in the order they happened."""
+    """Each change of an order was announced, and the first announcements were in sequence."""
     if count := StatusChange.objects.filter(announced_at=None).count():
         yield f"{count} changes were not announced"
     heard: dict[str, list[int]] = defaultdict(list)
@@ -430,7 +432,7 @@ def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
         heard[each.reference].append(each.change)
     for order in Order.objects.all():
         told = list(dict.fromkeys(heard[order.reference]))
-        # A wait is told by a signal of its own, whose receivers do not wait for those of moves.
+        # A wait has a separate signal, whose receivers do not wait for those of status changes.
         for is_move in (True, False):
             made = [each.pk for each in order.changes.order_by("pk") if each.is_move == is_move]
             if (found := [key for key in told if key in made]) != made:
@@ -438,7 +440,7 @@ def each_change_is_announced_in_order(shop: Shop) -> Iterator[str]:
 
 
 def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
-    """The changes of an order are a chain from PENDING to its status, and what is final stays."""
+    """The changes of an order lead from PENDING to its status, and a final status stays."""
     for order in Order.objects.all():
         status: str = Status.PENDING
         for change in order.changes.order_by("pk"):
@@ -450,7 +452,7 @@ def statuses_follow_one_way(shop: Shop) -> Iterator[str]:
 
 
 def a_cancelled_order_is_never_sent(shop: Shop) -> Iterator[str]:
-    """What staff were told to be cancelled was waiting then, and is not claimed afterwards."""
+    """An order reported to staff as cancelled was waiting then, and is not claimed later."""
     for order in Order.objects.filter(pk__in=shop.cancelled):
         last = order.changes.order_by("pk").last()
         moved = last and (last.from_status, last.to_status)
@@ -465,9 +467,9 @@ def nothing_is_open_that_nobody_looks_at(shop: Shop) -> Iterator[str]:
 
 
 def what_settles_while_it_is_watched_is_settled(shop: Shop) -> Iterator[str]:
-    """An order that the provider settles when nothing goes wrong any more is settled here, too.
+    """An order that the provider settles while it is watched is settled in the shop, too.
 
-    Unless the provider contradicts itself about it.
+    Orders about which the provider contradicts itself are left out.
     """
     if shop.well_since is None or shop.is_clock_set:
         return
@@ -484,7 +486,10 @@ def what_settles_while_it_is_watched_is_settled(shop: Shop) -> Iterator[str]:
 
 
 def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
-    """Conditions, which digests and monitors tell, name each order and message that needs one."""
+    """Each order and message that needs a person is covered by a condition.
+
+    Digests and monitors report these conditions.
+    """
     standing = Standing()
     found = {code: each.judge(standing) for code, each in CONDITIONS.items()}
     told = found["attention"].orders if found["attention"] else {}
@@ -495,9 +500,9 @@ def whatever_needs_a_person_is_told(shop: Shop) -> Iterator[str]:
 
 
 def each_customer_is_told(shop: Shop) -> Iterator[str]:
-    """No message waits any more, and there was one about each settled order.
+    """No message is still waiting, and there was a message about each settled order.
 
-    One by rule that brought no card, and that another one follows, is no news.
+    An order by rule needs no message if it brought no card and a further order follows it.
     """
     if waiting := Delivery.objects.filter(status__in=OPEN):
         yield f"{waiting.count()} messages wait"
@@ -509,7 +514,7 @@ def each_customer_is_told(shop: Shop) -> Iterator[str]:
 
 
 def who_is_kept_waiting_is_told_once(shop: Shop) -> Iterator[str]:
-    """The customer of an order that still waits, or waited for long, was asked to wait, once."""
+    """If an order waits or waited for long, its customer was asked once to wait."""
     asked = Counter(Delivery.objects.filter(kind=Kind.DELAYED).values_list("order", flat=True))
     for order in Order.objects.all():
         noted = [each for each in order.changes.all() if not each.is_move]
@@ -527,7 +532,7 @@ def who_is_kept_waiting_is_told_once(shop: Shop) -> Iterator[str]:
 
 
 def cards_of_gifts_go_to_their_recipients(shop: Shop) -> Iterator[str]:
-    """No link to the cards of a gift is in a mail to somebody else than a recipient."""
+    """Links to the cards of a gift are mailed only to recipients."""
     gifts = {*shop.gifts, *(order.reference for order in Order.objects.all() if order.is_gift)}
     for mail in shop.mails:
         text, (address, *_others) = str(mail.body), mail.to
@@ -538,9 +543,9 @@ def cards_of_gifts_go_to_their_recipients(shop: Shop) -> Iterator[str]:
 
 
 def no_gift_is_destroyed_before_its_delivery(shop: Shop) -> Iterator[str]:
-    """The codes of a gift are not destroyed before its time.
+    """The codes of a gift are not destroyed before its delivery time.
 
-    If the app sends gifts, a message or a page has to have handed them over.
+    If the app sends gifts, a message or a page must have delivered the cards before.
     """
     gone = Order.objects.exclude(codes_destroyed_at=None).filter(fulfilled_quantity__gt=0)
     for order in gone:
@@ -556,9 +561,10 @@ def no_gift_is_destroyed_before_its_delivery(shop: Shop) -> Iterator[str]:
 
 
 def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
-    """The last digest names each order that counts as told. Orders that still lack cards count.
+    """The last digest names each order that counts as told.
 
-    If a process stops between its decision and its COMMIT, the digest may not wait for it.
+    Orders that still lack cards must count as told. If a process stops between its decision and its
+    COMMIT, its order may be left out, because the digest may not wait for it.
     """
     digest = StaffDigest.objects.get(address=STAFF)
     mails = [str(mail.body) for mail in shop.mails if mail.to == [STAFF]]
@@ -575,7 +581,7 @@ def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
     if finding and not (
         shop.is_clock_set or any("halt: " in note for note in shop.simulation.trace)
     ):
-        # An order is not news again if a refund for it was taken back.
+        # A cancelled refund does not make the order news again.
         lacking = Order.objects.filter(pk__in=finding.orders, refunds=None)
         known = lacking.filter(finalized_at__lte=digest.covers_until)
         for order in known.exclude(pk__in=told):
@@ -583,9 +589,9 @@ def what_counts_as_told_is_in_a_digest(shop: Shop) -> Iterator[str]:
 
 
 def what_is_marked_as_sent_was_sent(shop: Shop) -> Iterator[str]:
-    """The mail server has got each message that counts as sent, to the same address."""
+    """The mail server got each message that is marked as sent, at the same address."""
     got = Counter(address for mail in shop.mails for address in mail.to)
-    # Without an address: the customer was erased.
+    # A message without an address belongs to an erased customer.
     sent = Delivery.objects.filter(status=DeliveryStatus.SENT).exclude(address="")
     missing = Counter(sent.values_list("address", flat=True)) - got
     if missing:
@@ -593,7 +599,7 @@ def what_is_marked_as_sent_was_sent(shop: Shop) -> Iterator[str]:
 
 
 def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
-    """No code, serial or key is in a row, a log, a page before the reveal, or a mail.
+    """Codes, serials and keys are in no row, log or mail, and on no page before a reveal.
 
     The token of a link is in no row and no log.
     """
@@ -611,7 +617,7 @@ def no_secret_is_outside_its_place(shop: Shop) -> Iterator[str]:
         ("a mail", [str(mail.message()) for mail in shop.mails], set()),
     ):
         searched = re.compile("|".join(map(re.escape, {*codes, *shop.keys, *secrets})).encode())
-        # Packed ones too.
+        # Packed secrets are found, too.
         if found := {secret for text in texts for secret in traces(text, searched)}:
             yield f"{len(found)} secrets are in {name}"
 
@@ -656,7 +662,7 @@ INVARIANTS: tuple[Invariant, ...] = (
 
 
 def violations(shop: Shop) -> list[str]:
-    """A line for each violation of each of the :data:`INVARIANTS`."""
+    """Return a line for each violation of the :data:`INVARIANTS`."""
     return [
         f"{invariant.__name__}: {violation}"
         for invariant in INVARIANTS
@@ -665,7 +671,7 @@ def violations(shop: Shop) -> list[str]:
 
 
 def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
-    """Orders with their counterparts at the provider."""
+    """Yield each order with its counterpart at the provider."""
     for order in Order.objects.exclude(provider_order_id=None):
         theirs = shop.provider.find(order.provider_order_id)
         if theirs is not None and not _has_wrong_id(order):
@@ -673,9 +679,10 @@ def _pairs(shop: Shop) -> Iterator[tuple[Order, Bought]]:
 
 
 def _told_as_repeated(shop: Shop, order: Order) -> set[str]:
-    """The provider's orders that staff are told, or were, to be purchases beside the order's own.
+    """Return the order's further purchases that staff are, or were, told about.
 
-    A rejected order has no purchase of its own, if an earlier attempt was a purchase after all.
+    If an earlier attempt of a rejected order was a purchase after all, the order has no purchase of
+    its own.
     """
     problems = [Problem.of(entry) for entry in order.problems]
     names = [
@@ -687,13 +694,13 @@ def _told_as_repeated(shop: Shop, order: Order) -> set[str]:
 
 
 def _first_claims() -> dict[int, datetime]:
-    """The first claim of each order to be sent, by the order's key."""
+    """Return the time of each order's first claim for sending, by the order's primary key."""
     claims = StatusChange.objects.filter(to_status=Status.PLACING).order_by("-pk")
     return dict(claims.values_list("order", "at"))
 
 
 def _chain(order: Order) -> Iterator[Order]:
-    """The order, and those that repeat it, each the one before."""
+    """Yield the order, then the order that repeats it, and so on."""
     following: Order | None = order
     while following is not None:
         yield following
@@ -701,23 +708,26 @@ def _chain(order: Order) -> Iterator[Order]:
 
 
 def _is_told(order: Order) -> bool:
-    """Whether staff are told that something about it is odd, or have ticked that off."""
+    """Return whether staff are told about a problem of the order, or have acknowledged one."""
     return order.needs_attention or order.acknowledgements.exists()
 
 
 def _is_told_of_cards(order: Order) -> bool:
-    """Whether staff are told, or were, that there may be other cards than was said at first."""
+    """Return whether staff are, or were, told that the cards may differ from the first answer."""
     codes = {"late_cards", "surplus_cards", "accepted_after_all", "contradicted"}
     return not codes.isdisjoint(_told_codes(order))
 
 
 def _told_codes(order: Order) -> set[str]:
-    """The codes of the problems that staff are told of, or have acknowledged."""
+    """Return the codes of the problems that staff are told about, or have acknowledged."""
     codes = {problem.code for problem in order.open_problems}
     return codes | set(order.acknowledgements.values_list("code", flat=True))
 
 
 def _has_wrong_id(order: Order) -> bool:
-    """Whether it is still open, and staff are told that its id is another order's, or nobody's."""
+    """Return whether the order is open, and staff are told that its id is wrong.
+
+    The id may be that of another order, or unknown to the provider.
+    """
     codes = {problem.code for problem in order.open_problems}
     return not codes.isdisjoint({"answer_of_other", "not_known"}) and order.status not in FINAL

@@ -1,7 +1,8 @@
-"""Planted bugs: each patch in ``planted`` is put into a copy of the project, to be found there.
+"""Planted bugs: each patch in ``planted`` is put into a copy of the project and must be found.
 
-By histories, or by the tests that the patch names in a line ``Found by: pytest …``. With a line
-``Database: postgresql``, it shows on that database only, whose address ``--database`` gives.
+Histories find the bug, or the tests that the patch names in a line ``Found by: pytest …``. With a
+line ``Database: postgresql``, the bug shows only on that database, whose address ``--database``
+gives.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _COPIED = ("giftcards", "example_project", "tests", "pyproject.toml")
 def run(
     names: Collection[str], *, seconds: float, seed: int | None, jobs: int, database: str | None
 ) -> int:
-    """Look for each bug, or for these, for so long; return 1 if one is not found."""
+    """Look for the named bugs, or all, for a limited time each; return 1 if one is not found."""
     options = ["--first", f"--seconds={seconds}", f"--jobs={jobs}"]
     options += [] if seed is None else [f"--seed={seed}"]
     options += [] if database is None else [f"--database={database}"]
@@ -51,7 +52,7 @@ def run(
 
 
 def _find(patch: Path, tests: str, options: Sequence[str], database: str | None) -> str:
-    """The finding of the bug in a copy that has it; "" if there is none."""
+    """Return how the bug was found in a copy of the project, or "" if it was not."""
     with tempfile.TemporaryDirectory(prefix="giftcards-planted-") as folder:
         for name in _COPIED:
             source, target = ROOT / name, Path(folder, name)
@@ -69,7 +70,7 @@ def _find(patch: Path, tests: str, options: Sequence[str], database: str | None)
 
 
 def _test(command: str, folder: str, environment: dict[str, str]) -> str:
-    """The test that fails; "" if none does."""
+    """Return the name of the first failing test, or "" if none fails."""
     _pytest, *tests = shlex.split(command)
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
@@ -84,7 +85,7 @@ def _test(command: str, folder: str, environment: dict[str, str]) -> str:
 
 
 def _explore(folder: str, environment: dict[str, str], options: Sequence[str]) -> str:
-    """The first violation in a history, and its seed; "" if there is none."""
+    """Return the first violation in a history and its seed, or "" if there is none."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.explore", *options],
         cwd=folder,

@@ -1,7 +1,7 @@
-"""A provider that misbehaves by a script: two accounts of the simulator behind a server that lies.
+"""A provider that misbehaves by a script: two simulated accounts behind a server that lies.
 
-The accounts are the truth: what was bought, charged and delivered. Everything that reaches the shop
-may be wrong for as long as a :class:`Spell` lasts.
+The accounts hold the truth: which orders were bought, charged and delivered. Everything that
+reaches the shop may be wrong while a :class:`Spell` lasts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from giftcards.simulator.server import Call
 from tests.explore.simulation import EPOCH, SILENT, Simulation
 from tests.fakes.provider import Handler
 
-#: What customers hold while they pay, and the provider's stock of it, which orders do not reduce.
+#: The type that customers reserve, and its stock at the provider, which orders do not reduce.
 SCARCE = {"product_id": "507f1f77bcf86cd799439012", "type_id": "type_101"}
 STOCK = 5
 
@@ -43,7 +43,7 @@ HTML = b"<html><body>Bad Gateway</body></html>"
 
 @dataclass
 class Answer:
-    """An answer on its way; without a ``body``, the connection is closed instead."""
+    """An answer before it is sent; without a ``body``, the connection is closed instead."""
 
     status: int
     headers: dict[str, str]
@@ -54,28 +54,28 @@ class Answer:
 
     @property
     def data(self) -> Any:
-        """What it says; ``None`` if it says nothing."""
+        """The data in the answer, or ``None`` if there is none."""
         if self.status != 200 or self.body is None:
             return None
         return json.loads(self.body, parse_float=Decimal)["data"]
 
     def say(self, data: Any) -> None:
-        """Say something else."""
+        """Replace the data."""
         assert self.body is not None
         envelope = json.loads(self.body) | {"data": data}
         self.body = json.dumps(envelope, default=float).encode()
 
 
-#: Changes an answer; the provider has done by then what it was asked for.
+#: Changes an answer. The provider has already carried out the request, unless the lie is early.
 Lie = Callable[["Provider", Random, Answer], None]
 
 
 @dataclass
 class Spell:
-    """From ``begins`` to ``ends``, ``lie`` is told ``times`` times, in answers to ``step``.
+    """From ``begins`` to ``ends``, ``lie`` changes at most ``times`` answers to ``step``.
 
-    Each time with the probability ``odds``, and only where it changes the answer. With
-    ``is_early``, the provider does not do what it is asked for.
+    It is tried with the probability ``odds``, and counts only if it changes the answer. With
+    ``is_early``, the provider does not carry out the request.
     """
 
     step: str
@@ -97,7 +97,7 @@ def reset(_provider: Provider, _random: Random, answer: Answer) -> None:
 
 
 def be_silent(_provider: Provider, _random: Random, answer: Answer) -> None:
-    """Send nothing until whoever has asked gives up."""
+    """Send nothing until the client gives up."""
     answer.status, answer.headers, answer.body = 200, {SILENT: "yes"}, b""
 
 
@@ -120,7 +120,7 @@ def halve(_provider: Provider, _random: Random, answer: Answer) -> None:
 
 
 def name_another(provider: Provider, random: Random, answer: Answer) -> None:
-    """Name an order that was placed before, by either of its ids, or nobody's."""
+    """Name a different order by either of its ids, or an id that does not exist."""
     if answer.data is None:
         return
     placed = provider.find(answer.data["orderId"])
@@ -130,7 +130,7 @@ def name_another(provider: Provider, random: Random, answer: Answer) -> None:
 
 
 def show_another(provider: Provider, random: Random, answer: Answer) -> None:
-    """Show an order of another type or quantity, of this shop or of nobody."""
+    """Show an order of a different type or quantity, which may be invented."""
     asked = provider.find(answer.order_id)
     if answer.data is None or asked is None:
         return
@@ -146,7 +146,7 @@ def _any_id(random: Random) -> str:
 
 
 def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:
-    """Say that an order was refunded, of which the shop knows another end."""
+    """Report an order as refunded, although the shop knows a different end of it."""
     data = deepcopy(answer.data)
     if data is None:
         return
@@ -158,7 +158,7 @@ def end_otherwise(provider: Provider, _random: Random, answer: Answer) -> None:
 
 
 def about_orders(edit: Callable[[Random, Data], None]) -> Lie:
-    """Say something else about an order, or about each of a list."""
+    """Return a lie that changes an order, or each order in a list."""
 
     def lie(_provider: Provider, random: Random, answer: Answer) -> None:
         data = deepcopy(answer.data)
@@ -172,7 +172,7 @@ def about_orders(edit: Callable[[Random, Data], None]) -> Lie:
 
 
 def go_back(_random: Random, order: Data) -> None:
-    """Say that it is still at work."""
+    """Report the order as still in progress."""
     order["status"] = "HANDLING"
 
 
@@ -191,13 +191,13 @@ def add_card(random: Random, order: Data) -> None:
 
 
 def contradict(random: Random, order: Data) -> None:
-    """Say another amount than the cards cost."""
+    """Report an amount that differs from the cost of the cards."""
     if "fulfilled_amount" in order:
         order["fulfilled_amount"] = float(order["fulfilled_amount"]) + random.choice([-490, 1, 490])
 
 
 def about_list(edit: Callable[[Random, list[Data]], list[Data]]) -> Lie:
-    """Show other rows of the list."""
+    """Return a lie that changes the rows of the list."""
 
     def lie(_provider: Provider, random: Random, answer: Answer) -> None:
         data = deepcopy(answer.data)
@@ -209,7 +209,7 @@ def about_list(edit: Callable[[Random, list[Data]], list[Data]]) -> Lie:
 
 
 def omit(_random: Random, rows: list[Data]) -> list[Data]:
-    """Leave out some rows, the same ones each time."""
+    """Leave out some rows, always the same ones."""
     return [row for row in rows if zlib.crc32(repr(row.get("_id")).encode()) % 3]
 
 
@@ -218,7 +218,7 @@ def repeat(random: Random, rows: list[Data]) -> list[Data]:
 
 
 def shift(random: Random, rows: list[Data]) -> list[Data]:
-    """Show rows as if others had come before them since: the last ones are on the next page."""
+    """Leave out the last rows, as if newer orders had moved them to the next page."""
     return rows[: -random.randint(1, 2)]
 
 
@@ -227,17 +227,20 @@ def empty(_random: Random, _rows: list[Data]) -> list[Data]:
 
 
 def be_blind(provider: Provider, _random: Random, answer: Answer) -> None:
-    """Show no rows, even for longer than an absence takes to prove, if references tell of it."""
+    """Show an empty list if the provider supports references, which reveal a repeated order.
+
+    The list may stay empty for longer than it takes to prove an absence.
+    """
     if provider.account.references in {"told", "unique"} and conf.send_reference:
         data = deepcopy(answer.data)
         if data is not None:
-            # Nobody would believe a list that counts rows without showing them.
+            # The app would not believe a list that counts rows without showing them.
             pages = data["pagination"] | {"totalResults": 0, "totalPages": 0}
             answer.say(data | {"items": [], "pagination": pages})
 
 
 def name_otherwise(random: Random, order: Data) -> None:
-    """Tell no reference, one that the provider has made up, or the right one changed."""
+    """Report no reference, an invented one, or the right one changed."""
     told = order.pop("orderRef", "")
     made_up = f"OCL-{random.getrandbits(32)}"
     reference = random.choice(["", made_up, told[:20], told.upper()])
@@ -246,7 +249,7 @@ def name_otherwise(random: Random, order: Data) -> None:
 
 
 def lag(seconds: float) -> Lie:
-    """Show the list as it was a while ago."""
+    """Return a lie that shows the list as it was some time ago."""
 
     def lie(provider: Provider, _random: Random, answer: Answer) -> None:
         data = deepcopy(answer.data)
@@ -273,7 +276,7 @@ def first_page(provider: Provider, _random: Random, answer: Answer) -> None:
         answer.say(data | {"items": provider.first_rows})
 
 
-#: What may happen to a request of each step, by name.
+#: The possible failures and lies of each step, by name.
 LIES: dict[str, tuple[str, Lie, bool]] = {
     "placing: no answer, bought": ("place", close, False),
     "placing: no answer, not bought": ("place", close, True),
@@ -308,7 +311,7 @@ LIES: dict[str, tuple[str, Lie, bool]] = {
     "list: 500": ("list", refuse(500, "INTERNAL_ERROR"), True),
     "list: rows left out": ("list", about_list(omit), False),
     "list: that of 45 s ago": ("list", lag(45), False),
-    # Not as long as an absence has to be proven.
+    # This is shorter than the time that proves an absence.
     "list: that of 100 s ago": ("list", lag(100), False),
     "list: rows twice": ("list", about_list(repeat), False),
     "list: pages shift": ("list", about_list(shift), False),
@@ -339,9 +342,9 @@ _STEPS = {
 class Provider:
     """The provider, on a port of this machine while it runs.
 
-    ``accounts`` are the truth, by their API keys; the first is the shop's. A page has at most
-    ``page_size`` rows, and ``usual_page_size`` when nothing goes wrong. ``ends_known`` has the ids
-    of the orders whose end the shop has announced.
+    ``accounts`` maps API keys to the true accounts; the first key is the shop's. A page has at most
+    ``page_size`` rows, and ``usual_page_size`` when nothing goes wrong. ``ends_known`` contains the
+    ids of the orders whose end the shop has announced.
     """
 
     simulation: Simulation
@@ -351,7 +354,7 @@ class Provider:
     usual_page_size: int = 100
     page_size: int = 100
     ends_known: set[str] = field(default_factory=set)
-    #: How many cards answers say were delivered, by the ids of orders that have more.
+    #: How many delivered cards answers report, by the ids of orders that have more.
     understated: dict[str, int] = field(default_factory=dict)
     first_rows: list[Data] = field(default_factory=list)
     #: When the shop was told to wait, and until when.
@@ -387,7 +390,7 @@ class Provider:
         return [request for each in self.accounts.values() for request in each.requests]
 
     def refund_with_card(self, order_id: str) -> None:
-        """Refund all of an order of the shop's account, and show a card of it for ever."""
+        """Refund an order of the shop's account in full, but keep showing one of its cards."""
         account = self.account
         account.settle(order_id, delivered=max(1, len(account.orders[order_id].cards)))
         order = account._orders[order_id]
@@ -397,25 +400,25 @@ class Provider:
         self.understated[order_id] = 0
 
     def deliver_late(self, order_id: str) -> None:
-        """Show one card more of a settled order that lacks some; its figures stay."""
+        """Show one more card of a settled order that lacks some, without changing its figures."""
         order = self.account._orders[order_id]
         self.understated.setdefault(order_id, len(order.cards))
         self.account._deliver(order, len(order.cards) + 1)
 
     def delivered(self, order: Order) -> int:
-        """The number of delivered cards that answers tell."""
+        """Return the number of delivered cards that answers report."""
         return self.understated.get(order.id, len(order.cards))
 
     def show(self, order: Order) -> Data:
-        """The order as an answer shows it."""
+        """Return the order as an answer shows it."""
         return self.account._show_order(order)
 
     def names(self, order: Order) -> set[str]:
-        """The id that placing has told, and the one that other answers tell."""
+        """Return the id from the placing answer, and the id from all other answers."""
         return {order.id, self.show(order)["_id"]}
 
     def find(self, name: str | None) -> Order | None:
-        """The order with either of these ids."""
+        """Return the order with this id, which may be either of its two ids."""
         return next((each for each in self.orders.values() if name in self.names(each)), None)
 
     @contextmanager
@@ -431,14 +434,14 @@ class Provider:
             server.server_close()
 
     def be_well(self) -> None:
-        """Lie no more."""
+        """Stop all lies."""
         self.spells.clear()
         self.page_size = self.usual_page_size
         for account in self.accounts.values():
             account.ledger_oddities, account.delay = (), (2, 40)
 
     def be_odd(self, random: Random) -> None:
-        """Keep the ledger in another way from now on."""
+        """Keep the ledger in a different way from now on."""
         self.account.ledger_oddities = random.sample(sorted(LEDGER_ODDITIES), 2)
 
     def answer(self, handler: Handler, body: bytes) -> None:
@@ -453,7 +456,7 @@ class Provider:
                 at_once = struct.pack("ii", 1, 0)
                 handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             return
-        # Without the date of this machine: the answer has its own.
+        # The date of this machine is not sent, because the answer contains its own date.
         handler.send_response_only(answer.status)
         for name, value in answer.headers.items():
             handler.send_header(name, value)
@@ -483,7 +486,7 @@ class Provider:
         return answer
 
     def _tell(self, step: str, call: Call) -> Answer:
-        """The truth."""
+        """Return the true answer."""
         if step in ("list", "ledger"):
             call = self._with_small_pages(call)
         path, _, order_id = call.path.rpartition("/")
@@ -500,7 +503,7 @@ class Provider:
         return answer
 
     def _understate(self, answer: Answer) -> None:
-        """Say of orders with more cards than are counted how many are, beside all of them."""
+        """For orders with more cards than are counted, report the lower number beside all cards."""
         data = deepcopy(answer.data) if answer.data else None
         if not isinstance(data, dict):
             return
@@ -533,6 +536,6 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Processes die while they are answered.
+        # Processes may die while they wait for an answer.
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)

@@ -1,4 +1,4 @@
-"""The settings of a shop that is explored: the example's, in a hurry, with mails kept in memory."""
+"""The settings of an explored shop: the example's, with short times and mails kept in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEBUG = False
 ALLOWED_HOSTS = ["*"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 if "sqlite" in DATABASES["default"]["ENGINE"]:
-    # The simulation lets others go on while a process waits for a lock.
+    # While a process waits for a lock, the simulation lets other processes run.
     DATABASES["default"]["OPTIONS"] = {
         "timeout": 0,
         "transaction_mode": "IMMEDIATE",

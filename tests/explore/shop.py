@@ -1,4 +1,4 @@
-"""A shop that is explored: its workers, what staff and customers do, and what they are told."""
+"""An explored shop: its workers, the actions of staff and customers, and their messages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from tests.explore.simulation import (
 )
 from tests.pages import hidden, order_page
 
-#: What customers buy: a type and a quantity. Few, so that many orders are alike.
+#: The types and quantities that customers buy. There are few, so that many orders are alike.
 LINES = (
     *(("type_001", 1), ("type_001", 2), ("TEST_PARTIAL", 3)),
     *(("TEST_REFUND", 1), ("SIM_SLOW", 1), ("SIM_GROW", 3)),
@@ -77,11 +77,11 @@ TOKEN = re.compile(r"/cards/([A-Za-z0-9_-]{20,})/")
 
 
 class Busy(Exception):
-    """A receiver of the shop that fails."""
+    """Raised by a function of the shop that fails."""
 
 
 class Mailbox(BaseEmailBackend):
-    """A mail server that keeps what it gets, unless it is told to fail."""
+    """A mail backend that keeps its mails, unless it is told to fail."""
 
     def send_messages(self, messages: Any) -> int:
         shop = the_shop()
@@ -100,7 +100,7 @@ class Mailbox(BaseEmailBackend):
 
 @dataclass(frozen=True)
 class Heard:
-    """A change that a receiver was told of."""
+    """A change that was announced to a receiver."""
 
     reference: str
     change: int
@@ -108,9 +108,9 @@ class Heard:
 
 @dataclass
 class Reserved:
-    """Cards that were certainly on hold, from ``since`` to ``until`` on the steady clock.
+    """Cards that were certainly reserved, from ``since`` to ``until`` on the steady clock.
 
-    With ``is_ordered``, until then and on to the sending of their order.
+    With ``is_ordered``, they stay reserved until their order is sent.
     """
 
     reference: str
@@ -122,7 +122,7 @@ class Reserved:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """A press on "Refresh" that has an order checked, from ``began`` to ``ended``."""
+    """A press on "Refresh" that requested a check, from ``began`` to ``ended``."""
 
     reference: str
     began: float
@@ -142,40 +142,40 @@ class Shop:
     refused: set[str] = field(default_factory=set)
     receivers_fail: int = 0
     heard: list[Heard] = field(default_factory=list)
-    #: What was logged and printed, and what pages have shown before a reveal: without secrets.
+    #: Logs and output, and the pages shown before a reveal. They must not contain secrets.
     logged: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
     #: Encryption keys and API keys that were ever in use.
     keys: set[str] = field(default_factory=set)
     workers: int = 0
-    #: The orders about whose codes customers complained before these were destroyed.
+    #: The orders whose codes customers disputed before the codes were destroyed.
     complaints: set[int] = field(default_factory=set)
-    #: The orders that staff were told to be cancelled.
+    #: The orders that were reported to staff as cancelled.
     cancelled: set[int] = field(default_factory=set)
-    #: Since when nothing goes wrong any more; ``None`` if it still does.
+    #: The time since which nothing goes wrong, or ``None`` before that.
     well_since: datetime | None = None
     is_clock_set: bool = False
     #: What its customers buy, and how the provider lies to it.
     lines: Sequence[tuple[str, int]] = LINES
     lies: Sequence[str] = tuple(LIES)
-    #: When the gifts that were bought are to be delivered, by reference.
+    #: The delivery times of gifts, by reference.
     gifts: dict[str, datetime] = field(default_factory=dict)
     reservations: list[Reserved] = field(default_factory=list)
     refreshed: list[Refreshed] = field(default_factory=list)
-    #: The factors of the provider's prices, and since when.
+    #: The factors of the provider's prices, each with its start time.
     factors: list[tuple[datetime, Decimal]] = field(default_factory=list)
     #: How often a worker looks for tasks (seconds).
     rest: float = 2
 
     def open(self) -> None:
-        """Begin to listen to the app."""
+        """Start listening to the app's signals."""
         _shops[:] = [self]
         for signal in (order_status_changed, order_kept_waiting):
             signal.connect(self._hear, weak=False, dispatch_uid="explore")
         self.keys = {*self.provider.keys, *settings.GIFTCARDS["ENCRYPTION_KEYS"]}
 
     def lowest_factor(self, since: datetime, until: datetime) -> Decimal:
-        """The lowest factor of prices at any time of a period."""
+        """Return the lowest price factor at any time of the period."""
         before = [factor for at, factor in self.factors if at <= since]
         during = [factor for at, factor in self.factors if since < at <= until]
         return min([before[-1] if before else Decimal(1), *during])
@@ -192,9 +192,9 @@ class Shop:
     # Workers.
 
     def start_worker(self, machine: str = "") -> Process:
-        """A worker of django-q2: it runs what is queued, and the schedule once a minute.
+        """Start a worker of django-q2, which runs queued tasks and, once a minute, the schedule.
 
-        Without a ``machine``, it runs on each of the two in turn.
+        Without a ``machine``, workers run on the two machines in turn.
         """
         self.workers += 1
         machine = machine or (FIRST_MACHINE, SECOND_MACHINE)[self.workers % 2]
@@ -234,7 +234,7 @@ class Shop:
         self.simulation.start(name, work)
 
     def staff(self) -> Client:
-        """The browser of somebody who may do everything."""
+        """Return the browser of a staff member with all permissions."""
         from django.contrib.auth import get_user_model
 
         client = Client()
@@ -244,12 +244,12 @@ class Shop:
 
 @contextmanager
 def surviving_cuts() -> Iterator[None]:
-    """Connect anew if the connection was cut, as django-q2 and web servers do."""
+    """Reconnect after the connection was cut, as django-q2 and web servers do."""
     try:
         yield
     except (OperationalError, InterfaceError, TransactionManagementError, UpdateError):
-        # Without its COMMIT, a session is not there either. A savepoint that cannot be undone
-        # spoils its transaction.
+        # If its COMMIT is lost, a session does not exist. A savepoint that cannot be rolled back
+        # breaks its transaction.
         with suppress(Error):
             connection.close()
 
@@ -262,7 +262,7 @@ def the_shop() -> Shop:
 
 
 def pick(random: Random, **where: Any) -> Order | None:
-    """One of the orders, often one of the last; ``None`` if there is none."""
+    """Return one of the orders, often a recent one, or ``None`` if there is none."""
     keys = list(Order.objects.filter(**where).order_by("pk").values_list("pk", flat=True))
     some = random.choice([keys, keys[-2:]])
     return Order.objects.get(pk=random.choice(some)) if some else None
@@ -275,7 +275,10 @@ def buy(
     line: tuple[str, int] | None = None,
     seconds: float | None = None,
 ) -> None:
-    """A customer has paid; for a gift if it is to be delivered after so many ``seconds``."""
+    """A customer has paid, and the order is placed.
+
+    With ``seconds``, the order is a gift that is delivered after that time.
+    """
     kind, quantity = line or random.choice(shop.lines)
     number = random.randrange(10**6)
     details: dict[str, Any] = {
@@ -291,7 +294,7 @@ def buy(
     if seconds is not None:
         details |= {"recipient_email": f"r{number % 40}@example.com", "gift_message": "Bravo"}
         at = timezone.now() + timedelta(seconds=seconds)
-        # Who repeats a call has kept what was promised.
+        # A caller who repeats a call passes the delivery time that was promised at first.
         details["deliver_at"] = shop.gifts.setdefault(details["reference"], at)
     with transaction.atomic():
         place_order(product_id=PRODUCT, type_id=kind, quantity=quantity, **details)
@@ -326,7 +329,10 @@ def hold_and_pay(shop: Shop, random: Random) -> None:
 
 
 def end_reservations(shop: Shop, reference: str, moment: float) -> None:
-    """From this moment on, they are not certain: another one with their reference is made."""
+    """Treat the reservations of this reference as uncertain from ``moment`` on.
+
+    They are replaced or released at about that time.
+    """
     for each in shop.reservations:
         if each.reference == reference:
             each.until = min(each.until, moment)
@@ -346,7 +352,7 @@ def refresh(shop: Shop, random: Random) -> None:
 
 
 def close_last_month(shop: Shop, random: Random) -> None:
-    """Somebody closes the month that is over, whatever is to do."""
+    """Somebody closes the month that has ended, even if work is left."""
     month = Month.now(last_finished_month())
     shop.simulation.pause("thinks", random.choice([1, 20]))
     close_month(month, by="amina", note="explored")
@@ -355,9 +361,9 @@ def close_last_month(shop: Shop, random: Random) -> None:
 def pay_back(shop: Shop, random: Random) -> None:
     order = pick(random, open_amount__gt=0)
     if order is not None and order.open_amount:
-        # People mistype, too.
+        # People sometimes mistype amounts.
         amount = random.choice([order.open_amount, Decimal(random.randint(1, 1200))])
-        # A colleague who does the same has another receipt.
+        # A colleague who does the same has a different receipt.
         name = f"r-{shop.simulation.random.randrange(6)}"
         record_refund(order, amount=amount, reference=name, by="amina")
 
@@ -454,7 +460,7 @@ def resolve(shop: Shop, random: Random) -> None:
     else:
         choice["outcome"] = random.choice(["send-again", "reject"])
     answer = client.post(page, choice).content.decode()
-    # Nobody insists on an order that does not match.
+    # Staff do not insist on an order that does not match.
     if "seen" in hidden(answer) and "giftcards-warning" not in answer:
         seen = {"seen": hidden(answer)["seen"], "is_sure": "on"}
         client.post(order_page(order, "adopt"), seen)
@@ -501,7 +507,7 @@ def rotate(shop: Shop, random: Random) -> None:
 
 
 def destroy(shop: Shop, random: Random) -> None:
-    """Old codes are destroyed; old is a matter of seconds here."""
+    """Old codes are destroyed; here, codes are old after seconds."""
     purge(settled_before=timezone.now() - timedelta(seconds=random.choice([0, 30])))
 
 
@@ -519,7 +525,7 @@ def read_ledger(shop: Shop, random: Random) -> None:
 
 
 def edit_the_shelf(shop: Shop, random: Random) -> None:
-    """The owner changes a margin, or what is sold; or a developer does it without ``save()``."""
+    """The owner changes a margin or what is sold, or a developer does so without ``save()``."""
     models = [*([Shelf, Category, Product] if random.random() < 0.5 else []), ProductType]
     rows = list(random.choice(models).objects.order_by("pk"))
     if not rows:
@@ -545,13 +551,13 @@ def edit_the_shelf(shop: Shop, random: Random) -> None:
 
 
 def run(shop: Shop, command: str, *args: str) -> None:
-    """Run a command; what it prints may hold no secret."""
+    """Run a command and keep its output, which must not contain secrets."""
     output = _Output(shop)
     call_command(command, *args, stdout=output, stderr=output)
 
 
 class _Output:
-    """What a command prints."""
+    """The output of a command, kept with the logs."""
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
@@ -600,10 +606,10 @@ def lie(shop: Shop, random: Random) -> None:
 
 
 def lie_now_and_then(shop: Shop, random: Random, *, odds: Sequence[float] = (0.2, 0.5, 1)) -> None:
-    """Each of the lies may be told at any time, with one of ``odds``."""
+    """Each of the lies may be told at any time, with one of the ``odds``."""
     for name in shop.lies:
         _step, _lie, is_early = LIES[name]
-        # Who fails each time sells nothing.
+        # A shop whose requests fail every time sells nothing.
         chosen = 0.2 if is_early else random.choice(odds)
         cast(shop, name, random, sys.maxsize, math.inf, odds=chosen)
 
@@ -622,7 +628,7 @@ def cast(
 def trouble(
     kind: Any, seconds: Sequence[float] = (0,), *, places: Sequence[str] = ("",)
 ) -> Callable[[Shop, Random], None]:
-    """A process is in trouble, soon, at one of these places."""
+    """Return an event that soon brings a process into trouble at one of the places."""
 
     def happen(shop: Shop, random: Random) -> None:
         alive = [each for each in shop.simulation.processes if not (each.is_dead or each.is_over)]
@@ -728,9 +734,9 @@ def refund_with_cards(shop: Shop, random: Random) -> None:
 
 
 def deliver_late(shop: Shop, random: Random) -> None:
-    """The provider shows a card of an order that it and the shop have settled without.
+    """The provider shows a further card of an order that has settled without it.
 
-    It is one whose customer was paid back, if there is any.
+    If possible, it is an order whose customer was paid back.
     """
     orders = shop.provider.account.orders.values()
     short = [
@@ -757,7 +763,7 @@ def fail_receivers(shop: Shop, random: Random) -> None:
     shop.receivers_fail += random.choice([1, 3])
 
 
-#: Where processes die and stop: anywhere, and where it matters most.
+#: Where processes die or stop: anywhere, and more often at critical places.
 PLACES = ("", "", "COMMIT", "committed", "purchase", "purchase", "request", "answered")
 
 EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
@@ -783,43 +789,44 @@ EVENTS: dict[str, tuple[float, Callable[[Shop, Random], object]]] = {
     "receivers fail": (1, fail_receivers),
 }
 
-#: Orders that the provider has, and does not show for long.
+#: Orders that the provider has, but does not show for a long time.
 UNSEEN = ("placing: no answer, bought", "placing: half", "list: blind", "list: other references")
-#: How lies and events begin that belong together.
+#: Prefixes of lies and events that belong together.
 THEMES: tuple[tuple[str, ...], ...] = (
-    # Orders that are lost, and looked for in a list that is old or odd.
+    # Lost orders, which are searched for in a list that is old or wrong.
     ("placing: no answer, bought", "placing: silence, bought", "list: that of"),
     ("placing: no answer, bought", "placing: half", "list: rows", "list: pages", "list: empty"),
-    # Twice: what goes wrong takes an order that is lost, and no other of its time that is not.
+    # This theme is listed twice, because its faults need a lost order and no visible order of the
+    # same time.
     *(UNSEEN, UNSEEN),
     # Ids that are mixed up.
     ("placing: the id", "placing: no answer, bought", "check: unknown"),
     # Processes that stop, and that come back.
     ("halt", "late commit", "lost commit", "cut"),
-    # Machines of which one cannot reach the provider.
+    # Two machines, one of which cannot reach the provider.
     ("lose the route", "kill", "halt"),
     # Statuses that contradict each other.
     ("check:", "list: another end", "settle oddly", "slow down"),
-    # What customers get back.
+    # Refunds to customers.
     ("pay back", "finish a refund", "order again", "acknowledge", "check: another amount"),
-    # What comes after the customer was paid back.
+    # Cards that arrive after the customer was paid back.
     ("pay back", "finish a refund", "deliver late"),
-    # What is complained about, and what is destroyed.
+    # Disputed codes, and destroyed codes.
     ("complain", "destroy", "erase", "rotate", "reveal", "pay back", "acknowledge"),
-    # What people are told.
+    # Messages to people.
     ("mails fail", "refuse", "receivers fail", "correct", "open a link", "erase", "kill"),
-    # What staff are told, and not at once.
+    # Delayed messages to staff.
     ("digests fail", "mails fail", "decide", "placing: no stock"),
-    # What is cancelled while workers are about to send it.
+    # Orders that are cancelled while workers are about to send them.
     ("cancel", "halt", "late commit", "placing: 429", "placing: no answer"),
-    # Cards that are scarce, and processes that stop while they hold them.
+    # Scarce cards, and processes that stop while they reserve them.
     ("hold and pay", "halt", "late commit"),
-    # A month that is closed while its orders and entries still come.
+    # A month that is closed while its orders and ledger entries still arrive.
     ("close the month", "read the ledger", "pay back", "settle oddly", "refund with", "ledger:"),
-    # Customers who cannot wait, and a provider that answers late or not.
+    # Impatient customers, and a provider that answers late or not at all.
     ("refresh", "check:", "slow down", "small pages", "halt"),
     # Margins that are edited while costs change.
     ("edit the shelf", "move a price", "price:", "halt", "kill"),
-    # What things cost.
+    # Costs and prices.
     ("move a price", "decide", "price:", "ledger:", "odd books", "read the ledger"),
 )

@@ -1,13 +1,13 @@
-"""Processes of a shop on a clock of their own: which goes on, and when, a seed decides.
+"""Processes of a shop on a simulated clock, scheduled by a seed.
 
-Each process is a thread, and only one of them runs. It hands over before each statement, around
-each COMMIT and request, and when it waits; then another may go on, or the same one, or nobody for
-a while, because time is a number that moves on when nobody has anything to do. There a process can
-be killed or halted, lose its connection, or get the answer to its COMMIT late or never. So a seed
-is a history: it can be told again.
+Each process is a thread, and only one of them runs at a time. A process hands over before each
+statement, around each COMMIT and request, and when it waits. Then the same process, another one or
+none may continue: time is a number that advances when no process has anything to do. At these
+points, a process can be killed or halted, lose its connection, or get the answer to its COMMIT late
+or never. Each seed therefore stands for one history, which can be repeated.
 
-:func:`install` replaces the clocks and the waits of Python and the sources of randomness. Call it
-before Django is imported, in a process of its own.
+:func:`install` replaces Python's clocks, waits and sources of randomness. Call it before Django is
+imported, in a separate process.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, Literal
 
-#: The wall clock at the beginning of each history, in seconds since 1970: 2027-05-31 22:58:30 UTC,
-#: when May is over in 90 seconds in Algiers.
+#: The wall clock at the beginning of each history, in seconds since 1970: 2027-05-31 22:58:30 UTC.
+#: In Algiers, May ends 90 seconds later.
 EPOCH = 1_811_804_310.0
-#: An answer with this header never comes: whoever waits for it waits on the clock of the history.
+#: An answer with this header never arrives. The client waits for it on the clock of the history.
 SILENT = "X-Silent"
-# What a statement takes at most (seconds).
+# The longest duration of a statement (seconds).
 _STATEMENT = 0.004
 # How long a process waits for a lock of SQLite, as in the example's settings (seconds).
 _LOCK_PATIENCE = 20.0
-# The real seconds after which a process counts as waiting for another's lock, and as lost.
+# The real seconds after which a process counts as blocked by a lock, and as lost.
 _BLOCKED, _LOST = 0.5, 60.0
-# The real seconds within which a process goes on once the lock that it waits for is free.
+# The real seconds within which a process continues after its lock was released.
 _UNBLOCKED = 0.02
 
-# The clock and the waits of the real world.
+# The real clock and waits.
 monotonic = time.monotonic
 _sleep, _wait = time.sleep, threading.Event.wait
 
 
 class Killed(BaseException):
-    """Raised in a process that is dead: nothing that it still does is seen by anybody."""
+    """Raised in a dead process, whose further actions have no effect."""
 
 
 class Lost(Exception):
-    """A process does not come back: it waits for something that the simulation does not know."""
+    """A process does not return, because it waits for something outside the simulation."""
 
 
 Kind = Literal["kill", "halt", "cut", "late commit", "lost commit"]
 
-#: The machine of the site, and of every second worker.
+#: The machine of the site, and a second one for every other worker.
 FIRST_MACHINE, SECOND_MACHINE = "web-1", "web-2"
 
 
 @dataclass
 class Trouble:
-    """What happens to a process once it has handed over ``steps`` more times; ``seconds`` long.
+    """Trouble for a process after it has handed over ``steps`` more times, for ``seconds``.
 
-    With a ``place``, such as "purchase" or "committed", only those at this place count.
+    With a ``place``, such as "purchase" or "committed", only hand-overs at this place count.
     """
 
     kind: Kind
@@ -92,7 +92,7 @@ class Process:
     #: Threads that it has started and that run in real time.
     helpers: set[threading.Thread] = field(default_factory=set)
     idle_helpers: int = 0
-    #: What its helpers have waited for an answer (seconds); it has waited for them.
+    #: How long its helpers have waited for an answer (seconds). The process waits as long.
     waited: float = 0.0
     gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     connection: Any = None
@@ -103,9 +103,9 @@ class Process:
 
 
 class Simulation:
-    """A clock, and processes in the order that a seed gives them.
+    """A clock, and processes that run in an order given by a seed.
 
-    ``now`` is a steady clock (seconds); the wall clock is ``set_by`` seconds ahead of it.
+    ``now`` is a steady clock (seconds). The wall clock is ``set_by`` seconds ahead of it.
     """
 
     def __init__(self, seed: object, *, vendor: str = "sqlite") -> None:
@@ -123,7 +123,7 @@ class Simulation:
         self._turn = threading.Semaphore(0)
         self._lock = threading.Lock()
 
-    # What a history is made of.
+    # The parts of a history.
 
     def start(
         self,
@@ -145,19 +145,19 @@ class Simulation:
         heapq.heappush(self._events, (moment, next(self._number), happen))
 
     def kill(self, process: Process) -> None:
-        """End a process as a machine without power does; the database undoes what is open."""
+        """End a process as a power cut would; the database rolls back its open transaction."""
         process.is_dead = True
         process.wakes_at = float("inf")
         _disconnect(process.connection)
 
     def wake(self) -> None:
-        """Let halted processes go on at once."""
+        """Let halted processes continue at once."""
         for process in self.processes:
             if process.is_halted and not process.is_dead:
                 process.wakes_at = self.now
 
     def run(self, *, until: float) -> None:
-        """Let the processes go on until that moment of the steady clock."""
+        """Let the processes run until that moment of the steady clock."""
         is_awaited = False
         while True:
             while self._events and self._events[0][0] <= self.now:
@@ -170,7 +170,7 @@ class Simulation:
                 is_awaited = False
                 continue
             if not is_awaited and any(each.is_blocked for each in self.processes):
-                # Unless the holder of the lock is halted, somebody goes on soon.
+                # Unless the holder of the lock is halted, a process continues soon.
                 _sleep(_UNBLOCKED)
                 is_awaited = True
                 continue
@@ -189,16 +189,19 @@ class Simulation:
                 self.kill(process)
                 process.gate.release()
 
-    # What runs in the thread of a process.
+    # Functions that run in the thread of a process.
 
     def pause(self, place: str, seconds: float = 0.0, *, is_database: bool = False) -> None:
-        """Hand over, in a process; do nothing elsewhere. The connection may break at a database."""
+        """Hand over, if called in a process; otherwise do nothing.
+
+        At a database, the connection may break here.
+        """
         process: Process | None = getattr(_local, "process", None)
         if process is None:
             return
         if process.is_dead:
             raise Killed
-        # What a helper does at the same time is done at once, so that no two runs differ.
+        # The process waits for the work of its helpers, so that all runs are the same.
         while process.has_busy_helpers:
             _sleep(0.0002)
         trouble = self._due_trouble(process, place, is_database=is_database)
@@ -296,7 +299,7 @@ class Simulation:
             try:
                 return execute(sql, params, many, context)
             except OperationalError as error:
-                # Of SQLite, which lets nobody wait here.
+                # This is an error of SQLite, which does not wait for locks here.
                 if "locked" not in str(error) or self.now > gives_up_at:
                     raise
             self.pause("lock", 0.1)
@@ -312,14 +315,14 @@ class Simulation:
         connection._commit = watched
 
     def await_answer(self, seconds: float) -> None:
-        """Wait so long for an answer that does not come, in a process or in one of its helpers."""
+        """Wait for an answer that does not come, in a process or in one of its helpers."""
         owner: Process | None = getattr(_local, "owner", None)
         if owner is None:
             self.pause("silence", seconds)
         else:
             owner.waited = max(owner.waited, seconds)
 
-    # The replaced functions of Python.
+    # Replacements of Python's functions.
 
     def sleep(self, seconds: float) -> None:
         if getattr(_local, "process", None) is None:
@@ -342,7 +345,7 @@ class Simulation:
 
 
 def _wait_idly(event: threading.Event, owner: Any) -> bool:
-    """Wait in a helper, for which time stands still."""
+    """Wait in a helper, for which time does not pass."""
     owner.idle_helpers += 1
     try:
         while not (_wait(event, 0.2) or owner.is_over or owner.is_dead):
@@ -353,7 +356,7 @@ def _wait_idly(event: threading.Event, owner: Any) -> bool:
 
 
 class _Queue(queue.SimpleQueue):  # type: ignore[type-arg]
-    """A queue that a process fills from its helpers."""
+    """A queue that helpers fill and their process reads."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         process: Process | None = getattr(_local, "process", None)
@@ -369,7 +372,7 @@ class _Queue(queue.SimpleQueue):  # type: ignore[type-arg]
 
 
 def _disconnect(connection: Any) -> None:
-    """Break a connection from outside: the database undoes what is open."""
+    """Break a connection from outside, so that the database rolls back its open transaction."""
     if connection is None or connection.connection is None:
         return
     with suppress(Exception):
@@ -387,7 +390,7 @@ _current: list[Simulation] = []
 
 
 def current() -> Simulation:
-    """The history that is going on."""
+    """Return the current history."""
     return _current[-1]
 
 
@@ -456,7 +459,7 @@ def _this_machine() -> str:
 
 
 def _start_helper(thread: threading.Thread) -> None:
-    """Start a thread; note it if a process starts it."""
+    """Start a thread, and record it as a helper if a process starts it."""
     owner = getattr(_local, "process", None) or getattr(_local, "owner", None)
     if owner is not None:
         run = thread.run

@@ -1,4 +1,4 @@
-"""Histories and deaths with fixed seeds: exploring works, finds bugs, and repeats itself."""
+"""Histories and deaths with fixed seeds: exploring runs, finds bugs, and is repeatable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brokers of django-q2 that are not the database, as ``broker_class`` names them."""
+"""Brokers of django-q2 other than the database, for use as ``broker_class``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PASSWORD = "CANARY-BROKER-PASSWORD"
 
 
 class Down(Broker):
-    """Refuses every connection."""
+    """A broker that refuses every connection."""
 
     def enqueue(self, task: str) -> None:
         raise ConnectionError(f"redis://:{PASSWORD}@10.0.0.9 refused")
 
 
 class Unreachable(Broker):
-    """Refuses when it is connected to, as some do."""
+    """A broker that fails when the connection is made, as some brokers do."""
 
     @staticmethod
     def get_connection(list_key: str | None = None) -> Any:
@@ -32,7 +32,7 @@ class Unreachable(Broker):
 
 
 class Hanging(Broker):
-    """Answers once :attr:`answers` is set."""
+    """A broker that answers only once :attr:`answers` is set."""
 
     answers: ClassVar[threading.Event] = threading.Event()
 
@@ -41,7 +41,7 @@ class Hanging(Broker):
 
 
 class AtOnce(Broker):
-    """A worker takes the task before the caller goes on, and looks for orders."""
+    """A broker whose worker takes the task before the caller continues, and looks for orders."""
 
     seen: ClassVar[list[set[str]]] = []
 
@@ -51,7 +51,7 @@ class AtOnce(Broker):
 
 @contextmanager
 def broker(kind: type[Broker]) -> Iterator[None]:
-    """django-q2 uses this one."""
+    """Make django-q2 use this broker."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Conf, "BROKER_CLASS", f"{kind.__module__}.{kind.__qualname__}")
         yield

@@ -1,7 +1,7 @@
 """Chargily Pay as a shop sees it: the answers of its API, and the events that it signs.
 
-As https://dev.chargily.com/pay-v2 documents it; what is in it beside the fields that a shop reads
-is there to be ignored.
+It follows https://dev.chargily.com/pay-v2, and includes fields that a shop does not read and has to
+ignore.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _KNOWN = {"amount", "currency", "locale", *_TEXTS}
 
 
 class Chargily:
-    """Answers the requests that ``mock`` catches, and keeps the checkouts by their ids."""
+    """A fake that answers the requests that ``mock`` catches, and keeps checkouts by id."""
 
     def __init__(self, mock: responses.RequestsMock, *, url: str, secret: str) -> None:
         self.checkouts: dict[str, Data] = {}
         #: The bodies of the requests that have opened a checkout.
         self.asked: list[Data] = []
-        #: The ids of checkouts about which it does not answer; "" is that of one to be opened.
+        #: The ids of checkouts that get no answer; "" stands for a checkout that is to be opened.
         self.is_silent_about: set[str] = set()
         self._secret = secret
         self._numbers = itertools.count(1)
@@ -87,7 +87,7 @@ class Chargily:
         return 401, {}, json.dumps({"message": "Unauthenticated."})
 
     def event(self, checkout_id: str, status: str, **changes: Any) -> tuple[bytes, str]:
-        """The checkout comes to ``status``: the body and the signature of what the shop is sent."""
+        """Set the ``status`` of the checkout; return the body and the signature of the event."""
         checkout = self.checkouts.setdefault(checkout_id, {"id": checkout_id, "amount": 1100})
         checkout["status"] = status
         shown = {name: value for name, value in checkout.items() if name != "currency"}

@@ -1,4 +1,4 @@
-"""A database that commits a claim on an order, and lets its answer to the COMMIT wait."""
+"""A database that commits a claim on an order, but delays its answer to the COMMIT."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from django.db import connection, connections
 
 
 class Answer:
-    """The answer to the COMMIT: ``is_due`` once the database has committed, then held back."""
+    """The answer to the COMMIT, which is held back.
+
+    ``is_due`` is set once the database has committed.
+    """
 
     def __init__(self) -> None:
         self.is_due = threading.Event()
@@ -29,7 +32,7 @@ class Answer:
 
 @contextlib.contextmanager
 def through_a_slow_pooler(answer: Answer) -> Iterator[None]:
-    """In this thread, use the database through something that holds back ``answer``."""
+    """Use the database in this thread through a connection that holds back ``answer``."""
     settings = {**connection.settings_dict, "OPTIONS": dict(connection.settings_dict["OPTIONS"])}
     with contextlib.ExitStack() as stack:
         if connection.vendor == "sqlite":
@@ -39,7 +42,7 @@ def through_a_slow_pooler(answer: Answer) -> Iterator[None]:
             port = int(settings["PORT"] or (5432 if is_postgresql else 3306))
             there = (settings["HOST"] or "127.0.0.1", port)
             settings |= {"HOST": "127.0.0.1", "PORT": stack.enter_context(_proxy(there, answer))}
-            # What is encrypted cannot be read on its way.
+            # Encrypted data could not be read on its way.
             settings["OPTIONS"] |= (
                 {"sslmode": "disable"} if is_postgresql else {"ssl_disabled": True}
             )
@@ -64,7 +67,7 @@ def _holding(answer: Answer) -> type[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def _proxy(there: tuple[str, int], answer: Answer) -> Iterator[int]:
-    """A port that leads to the server ``there``."""
+    """Yield a port that leads to the server ``there``."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_serve, args=(listener, there, answer), daemon=True)
         thread.start()
@@ -73,7 +76,7 @@ def _proxy(there: tuple[str, int], answer: Answer) -> Iterator[int]:
 
 
 def _serve(listener: socket.socket, there: tuple[str, int], answer: Answer) -> None:
-    """Pass on what comes, for one client; hold back the answer to the COMMIT after a claim."""
+    """Pass on one client's data; hold back the answer to the COMMIT after a claim."""
     client, _ = listener.accept()
     with client, socket.create_connection(there) as server:
         is_claim = is_commit = False

@@ -1,4 +1,4 @@
-"""A mail server of raw sockets that fails where it is told to, and backends of Django that fail."""
+"""A mail server of raw sockets that fails at a chosen phase, and Django backends that fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 FILES = "django.core.mail.backends.filebased.EmailBackend"
-# What it does instead of answering.
+# What the server does instead of answering.
 DROP, HANG = "drop", "hang"
 _REPLIES = {
     "connect": "220 fake",
@@ -32,14 +32,14 @@ _REPLIES = {
 
 
 class Fault(NamedTuple):
-    """In ``phase``, the server drops the connection, hangs, or gives another reply."""
+    """A failure in ``phase``: the server drops the connection, hangs, or gives another reply."""
 
     phase: str
     action: str
 
 
 class Received(NamedTuple):
-    """A mail that the server got as a whole, and whether it told the sender so."""
+    """A mail that the server got completely, and whether it confirmed this to the sender."""
 
     recipient: str
     raw: bytes
@@ -51,7 +51,10 @@ class Received(NamedTuple):
 
 
 class MailServer:
-    """On a port of this machine; ``plan`` is asked about each connection, counted from 1."""
+    """A mail server on a port of this machine.
+
+    ``plan`` returns the fault of each connection, counted from 1.
+    """
 
     def __init__(self, plan: Callable[[int], Fault | None] = lambda _number: None) -> None:
         self.plan = plan
@@ -146,21 +149,21 @@ class _Conversation:
 
 
 class Silent(BaseEmailBackend):
-    """Says that it has sent nothing, and not why."""
+    """A backend that reports that it has sent nothing, without a reason."""
 
     def send_messages(self, email_messages: Any) -> int:
         return 0
 
 
 class Uncounting(BaseEmailBackend):
-    """Does not say how many messages it has sent."""
+    """A backend that does not report how many messages it has sent."""
 
     def send_messages(self, email_messages: Any) -> None:
         pass
 
 
 class Refusing(BaseEmailBackend):
-    """Its server is away; the error has what was to be sent."""
+    """A backend whose server is away, and whose error contains the message."""
 
     def send_messages(self, email_messages: Any) -> int:
         raise ConnectionRefusedError(f"CANARY-WORDS {email_messages[0].body}")
@@ -172,7 +175,7 @@ SILENT, UNCOUNTING, REFUSING = (
 
 
 def smtp_settings(port: int, *, timeout: float = 5) -> dict[str, Any]:
-    """The settings with which Django sends through this server."""
+    """Return the settings with which Django sends through this server."""
     if django.VERSION >= (6, 1):
         options = {"host": "127.0.0.1", "port": port, "timeout": timeout}
         return {"MAILERS": {"default": {"BACKEND": SMTP, "OPTIONS": options}}}
@@ -185,7 +188,7 @@ def smtp_settings(port: int, *, timeout: float = 5) -> dict[str, Any]:
 
 
 def file_settings(folder: Path) -> dict[str, Any]:
-    """The settings with which Django writes mails into files."""
+    """Return the settings with which Django writes mails into files."""
     if django.VERSION >= (6, 1):
         options = {"file_path": folder}
         return {"MAILERS": {"default": {"BACKEND": FILES, "OPTIONS": options}}}
@@ -193,7 +196,7 @@ def file_settings(folder: Path) -> dict[str, Any]:
 
 
 def backend_settings(path: str, **options: Any) -> dict[str, Any]:
-    """The settings with which Django sends through the backend at ``path``."""
+    """Return the settings with which Django sends through the backend at ``path``."""
     if django.VERSION >= (6, 1):
         return {"MAILERS": {"default": {"BACKEND": path, "OPTIONS": options}}}
     return {"EMAIL_BACKEND": path}

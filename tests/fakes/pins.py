@@ -1,4 +1,4 @@
-"""Code of a shop that runs on the customer's page: functions for the PIN, and middleware."""
+"""Shop code that runs on the customer's page: functions for the PIN, and middleware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 
 from giftcards.models import Order
 
-# Not in one piece in a line of this file: Sentry shows lines, too.
+# No line of this file contains the canary in one piece, because Sentry also shows lines.
 CANARY = "CANARY"
 
 
@@ -19,13 +19,13 @@ def canary(_order: Order) -> str:
 
 
 def complaining(order: Order) -> str:
-    """A function of a shop that says what it does, while the request is answered."""
+    """A PIN function of a shop that logs what it does, while the request is answered."""
     logging.getLogger("shop").error("The PIN of an order was looked up.")
     return canary(order)
 
 
 class FailingMiddleware:
-    """Middleware of a shop that fails when a form is posted; it knows the link in several ways."""
+    """Shop middleware that fails when a form is posted, with the link in several variables."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response

@@ -68,11 +68,11 @@ class Exchange:
         self._body = body
 
     def good(self) -> tuple[int, Any]:
-        """Carry the request out, and return the answer of a provider in good health."""
+        """Carry out the request, and return the answer of a working provider."""
         return self.provider.carry_out(self._step, self._handler.path, self._body)
 
     def reply(self, status: int, body: Any, *headers: tuple[str, str]) -> None:
-        """Answer; a ``body`` that is not made of bytes goes out as JSON."""
+        """Send an answer; a ``body`` that is not bytes is sent as JSON."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.begin(status, len(raw), *headers)
         self.send(raw)
@@ -89,7 +89,7 @@ class Exchange:
         self._handler.wfile.flush()
 
     def close(self) -> None:
-        """Close without another word; over TLS without a close_notify."""
+        """Close the connection without an answer, and over TLS without a close_notify."""
         self._handler.close_connection = True
 
     def reset(self) -> None:
@@ -101,7 +101,7 @@ class Exchange:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def garble(self) -> None:
-        """Break the TLS layer with something that is no record of it."""
+        """Break the TLS layer with bytes that are not a valid TLS record."""
         self.close()
         with socket.socket(fileno=self._handler.connection.detach()) as plain:
             plain.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
@@ -116,20 +116,20 @@ Fault = Callable[[Exchange], object]
 class Provider:
     """The provider on a port of this machine, as a context manager.
 
-    ``script`` says how the next requests of a step fail. The steps are ``price``, ``place``,
-    ``check``, ``list`` and ``validate``; those of orders fail for one type only, if it is given.
+    ``script`` sets how the next requests of a step fail. The steps are ``price``, ``place``,
+    ``check``, ``list`` and ``validate``. Faults of orders can be limited to one type.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.skew = timedelta()
-        #: What an order's `_id` in answers has before its id.
+        #: The prefix that answers put before an order's id in `_id`.
         self.prefix = ""
-        #: By type: how many cards of an order arrive, where that is not all of them.
+        #: By type: how many cards of an order arrive, if not all of them do.
         self.delivers: dict[str, int] = {}
-        #: By type: changes what is delivered.
+        #: By type: a function that changes the delivered cards.
         self.stock: dict[str, Callable[[list[Data]], list[Data]]] = {}
         self.orders: dict[str, Bought] = {}
-        #: How many placing requests came, by type: refused and failed ones too.
+        #: The number of placing requests by type, including refused and failed ones.
         self.posts: Counter[str] = Counter()
         self.requests: list[str] = []
         self.stopping = threading.Event()
@@ -153,7 +153,7 @@ class Provider:
         self._scripts.setdefault(step, deque()).extend([(type_id, fault)] * times)
 
     def recover(self) -> None:
-        """Fail no more."""
+        """Stop failing."""
         self._scripts.clear()
 
     def answer(self, handler: Handler, body: bytes) -> None:
@@ -303,7 +303,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def reply(status: int, body: Any, *headers: tuple[str, str], carried_out: bool = False) -> Fault:
-    """Answer this instead; with ``carried_out`` after doing what was asked."""
+    """Return a fault that gives this answer; with ``carried_out``, the request is done first."""
 
     def fault(exchange: Exchange) -> None:
         if carried_out:
@@ -322,7 +322,10 @@ def refuse(
 
 
 def change(edit: Callable[[Data], Data | None]) -> Fault:
-    """Answer as usual, with other data: what ``edit`` returns, or has made of what it got."""
+    """Return a fault that answers as usual, with data changed by ``edit``.
+
+    ``edit`` returns new data, or changes its argument.
+    """
 
     def fault(exchange: Exchange) -> None:
         status, envelope = exchange.good()
@@ -334,7 +337,7 @@ def change(edit: Callable[[Data], Data | None]) -> Fault:
 
 
 def give(**values: Any) -> Fault:
-    """Answer as usual, with some values changed."""
+    """Return a fault that answers as usual, with some values changed."""
     return change(lambda data: data | values)
 
 
@@ -343,7 +346,7 @@ def leave_out(*names: str) -> Fault:
 
 
 def rewrite(edit: Callable[[bytes], bytes]) -> Fault:
-    """Answer as usual, with the text of the answer changed."""
+    """Return a fault that answers as usual, with the text of the answer changed."""
 
     def fault(exchange: Exchange) -> None:
         status, envelope = exchange.good()
@@ -353,7 +356,7 @@ def rewrite(edit: Callable[[bytes], bytes]) -> Fault:
 
 
 def say(action: Callable[[Exchange], object], *, carried_out: bool) -> Fault:
-    """Do ``action`` instead of answering."""
+    """Return a fault that performs ``action`` instead of answering."""
 
     def fault(exchange: Exchange) -> None:
         if carried_out:
@@ -369,7 +372,7 @@ def silence(exchange: Exchange) -> None:
 
 
 def drip(exchange: Exchange) -> None:
-    """Answer a byte at a time, and never come to the end."""
+    """Answer one byte at a time, and never complete the answer."""
     exchange.begin(200, 10_000)
     for byte in _bytes_for_ever():
         if exchange.wait(0.05):
@@ -384,7 +387,7 @@ def _bytes_for_ever() -> Iterator[bytes]:
 
 
 def break_off(exchange: Exchange) -> None:
-    """Answer half of what was announced."""
+    """Send only a part of the announced answer."""
     exchange.begin(200, 100)
     exchange.send(b'{"success": true, "data": {"_id": "')
     exchange.close()

@@ -1,4 +1,4 @@
-"""Queues of a shop, as ``QUEUE_TASK`` names them."""
+"""Queues of a shop, for use as ``QUEUE_TASK``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from django.utils.module_loading import import_string
 from giftcards.models import Order
 
 PASSWORD = "CANARY-QUEUE-PASSWORD"
-#: The paths that :func:`record` was given.
+#: The paths that were passed to :func:`record`.
 recorded: list[str] = []
-#: What the tasks that :func:`run_at_once` ran have returned.
+#: The results of the tasks that :func:`run_at_once` ran.
 returned: list[str] = []
-#: Set to have :func:`hang` answer.
+#: Set this event to make :func:`hang` return.
 answers = threading.Event()
 
 
 def record(path: str) -> None:
-    # A worker that is quick finds the order.
+    # Even a quick worker finds the order.
     assert Order.objects.exists()
     recorded.append(path)
 
 
 def run_at_once(path: str) -> None:
-    """As Celery does with ``task_always_eager``, and django.tasks with its default backend."""
+    """Run the task at once.
+
+    Celery does this with ``task_always_eager``, and django.tasks with its default backend.
+    """
     returned.append(import_string(path)())
 
 

@@ -1,4 +1,4 @@
-"""A server of raw sockets that does with every connection what its script says, and scripts."""
+"""A server of raw sockets that handles each connection by a script, and some scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Script = Callable[["Server", socket.socket], object]
 
 
 class Server:
-    """A server on a port of this machine that does with every connection what its script says."""
+    """A server on a port of this machine that handles each connection by its script."""
 
     def __init__(
         self, script: Script, context: ssl.SSLContext | None = None, *, port: int = 0
@@ -69,7 +69,7 @@ class Server:
             connection.close()
 
     def read(self, connection: socket.socket) -> bytes:
-        """Receive one request; ``b""`` if the client has hung up."""
+        """Return one request, or ``b""`` if the client has hung up."""
         request = b""
         while b"\r\n\r\n" not in request:
             received = connection.recv(65536)
@@ -94,7 +94,7 @@ def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
 
 
 def answer(*pieces: bytes, pause: float = 0.0) -> Script:
-    """Answer every request of a connection with ``pieces``, with a pause before each but one."""
+    """Return a script that answers each request with ``pieces``, with a pause between them."""
 
     def script(server: Server, connection: socket.socket) -> None:
         while server.read(connection):
@@ -107,7 +107,10 @@ def answer(*pieces: bytes, pause: float = 0.0) -> Script:
 
 
 def drip(head: bytes, byte: bytes) -> Script:
-    """Answer with ``head`` and then one byte every 20 ms, for 3 s or until the client hangs up."""
+    """Return a script that answers with ``head``, and then with one byte every 20 ms.
+
+    It ends after 3 s, or when the client hangs up.
+    """
 
     def script(server: Server, connection: socket.socket) -> None:
         server.requests.append(connection.recv(65536))
@@ -121,7 +124,7 @@ def drip(head: bytes, byte: bytes) -> Script:
 
 
 def pass_on(connect: Callable[[], socket.socket]) -> Script:
-    """Pass on everything to and from another server, however long it takes."""
+    """Return a script that passes on all data to and from another server, however long it takes."""
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -142,7 +145,7 @@ def pass_on(connect: Callable[[], socket.socket]) -> Script:
 
 
 def tunnel_to(port: int) -> Script:
-    """Answer CONNECT, and then pass on everything to and from ``port``."""
+    """Return a script that answers CONNECT, and then passes on all data to and from ``port``."""
     onward = pass_on(lambda: socket.create_connection(("127.0.0.1", port)))
 
     def script(server: Server, connection: socket.socket) -> None:
@@ -178,7 +181,7 @@ def break_off(server: Server, connection: socket.socket) -> None:
 
 
 def garble(server: Server, connection: socket.socket) -> None:
-    """Answer over TLS with something that is no TLS record."""
+    """Answer over TLS with bytes that are not a valid TLS record."""
     server.read(connection)
     with socket.socket(fileno=connection.detach()) as plain:
         plain.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)

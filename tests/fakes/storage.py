@@ -1,4 +1,4 @@
-"""Static files of a site where somebody forgot to collect them."""
+"""Static files of a site whose owner forgot to collect them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WITHOUT_SCRIPT = f"{__name__}.WithoutScript"
 
 
 class WithoutScript(StaticFilesStorage):
-    """The page of a revealed code breaks at its script, which stands below the code."""
+    """Storage with which the page of a revealed code breaks at its script, below the code."""
 
     def url(self, name: str | None) -> str:
         if str(name).endswith("reveal.js"):

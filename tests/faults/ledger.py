@@ -1,4 +1,4 @@
-"""Comparing the shop's rows with the provider's ledger: what must hold whatever happened."""
+"""A comparison of the shop's rows with the provider's ledger, whatever happened before."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.leaks import raw_database, traces
 def audit(
     provider: Provider, *, unpriced: Collection[int] = (), strangers: Collection[str] = ()
 ) -> None:
-    """Every order and every card of the provider is explained, and no secret is on record.
+    """Check the shop's orders and cards against the provider's, and search for stored secrets.
 
     The amounts of the orders with the keys ``unpriced`` are not compared. Orders of the types
-    ``strangers`` are somebody else's: none may be ours.
+    ``strangers`` belong to others, so the shop must not have them.
     """
     linked: dict[str, Order] = {}
     shown: set[str] = set()
@@ -48,7 +48,10 @@ def audit(
 
 
 def _audit_line(order: Order) -> None:
-    """The history is one chain, and each sending but the last is proven to have bought nothing."""
+    """Check that the changes form a chain.
+
+    All sendings except the last must be proven to have bought nothing.
+    """
     moves = list(order.changes.order_by("pk").values_list("from_status", "to_status"))
     status = str(Status.PENDING)
     for origin, target in moves:

@@ -1,6 +1,7 @@
-"""One row a fault: what goes wrong, at which step, and how it must end, over real HTTP.
+"""One row per fault: what goes wrong, at which step, and how it must end, over real HTTP.
 
-Each order is struck among others. At the end of each row the rows are held against the ledger.
+Each order with a fault is among other orders. At the end of each row, the database is compared with
+the provider's ledger.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ PAUSED_FOR = timedelta(minutes=15)
 class Row:
     """``step`` fails ``times`` times with ``fault``; the order then ends as ``end``.
 
-    ``posts``: how often it may be sent. ``lost``: it is UNCONFIRMED on the way. ``also`` fails in
-    the same way. ``stops``: calls stop at once, until a person resumes them. ``over``: the ways to
-    the provider on which it is tried.
+    ``posts`` is how often it may be sent. ``lost`` means that it is UNCONFIRMED for a while.
+    ``also`` lists further faults. ``stops`` means that calls stop at once, until a person resumes
+    them. ``over`` lists the ways to the provider on which the row is tried.
     """
 
     name: str
@@ -87,7 +88,7 @@ def _close(exchange: Exchange) -> None:
 
 
 def _accept(**values: Any) -> Fault:
-    """Buy, and answer something that is not the order's id."""
+    """Return a fault that buys, and answers something other than the order's id."""
     return reply(200, {"success": True, **values}, carried_out=True)
 
 
@@ -103,7 +104,7 @@ BOTH = ("http", "https")
 
 
 def placing_is_answered_with_nothing_usable() -> Iterator[Row]:
-    """The order was bought: it is found in the list, and never sent again."""
+    """The order was bought, so it is found in the list and never sent again."""
     actions: dict[str, tuple[Callable[[Exchange], object], tuple[str, ...]]] = {
         "silence": (silence, BOTH),
         "drip": (drip, BOTH),
@@ -167,7 +168,7 @@ def placing_is_answered_with_nothing_usable() -> Iterator[Row]:
 
 
 def placing_bought_nothing_and_says_nothing() -> Iterator[Row]:
-    """Proven absent, then sent again, once."""
+    """The order is proven absent after each attempt, and then sent again."""
     for name, action in {"silence": silence, "close": _close, "reset": _reset}.items():
         fault = say(action, carried_out=False)
         yield Row(name, "place", fault, posts=2, lost=True, over=BOTH)
@@ -203,7 +204,7 @@ def placing_is_refused() -> Iterator[Row]:
 
 
 def placing_is_put_off() -> Iterator[Row]:
-    """Nothing was done, says the provider: it is sent again, when it is time."""
+    """The provider says that it did nothing, so the order is sent again later."""
     waits = ("0", "7", "3600", "1e9", "999999999", "-5", "soon", "", "9" * 400, "nan")
     dates = ("Tue, 01 Jan 2099 00:00:00 GMT", "Mon, 01 Jan 1990 00:00:00 GMT", "Tue, 99 Foo")
     for wait in (*waits, *dates):
@@ -219,7 +220,7 @@ def placing_is_put_off() -> Iterator[Row]:
 
 
 def the_key_is_refused() -> Iterator[Row]:
-    """One answer stops everything, until a person resumes."""
+    """One answer stops all calls until a person resumes them."""
     refusals = {
         "wrong": refuse(401, "INVALID_ACCESS_TOKEN", details={"attemptsLeft": 4}),
         "wrong, last attempt": refuse(401, "INVALID_ACCESS_TOKEN", details={"attemptsLeft": 1}),
@@ -254,7 +255,7 @@ def the_price_is_not_told() -> Iterator[Row]:
     }
     for name, fault in faults.items():
         yield Row(name, "price", fault)
-    # Then it was not sent, and is, later.
+    # In this case, the order is not sent at first, but later.
     yield Row("429", "price", reply(429, b""))
 
 
@@ -290,7 +291,7 @@ def a_check_fails() -> Iterator[Row]:
     }
     for name, fault in faults.items():
         yield Row(name, "check", fault, posts=1)
-    # Every card is there, so the customer does not wait.
+    # All cards are there, so the customer does not have to wait.
     yield Row("1e999", "check", OUT_OF_RANGE, problem="figure_unreadable", is_unpriced=True)
     yield Row("404 of a router", "check", reply(404, {"message": "no", "statusCode": 404}))
     twice = {"close": _close, "reset": _reset, "half an answer": break_off}
@@ -300,7 +301,7 @@ def a_check_fails() -> Iterator[Row]:
 
 
 def a_check_is_answered_oddly() -> Iterator[Row]:
-    """Not believed, or only as far as it is whole; the next answer is."""
+    """The app uses an odd answer only as far as it is complete, and then the next answer."""
     edits: dict[str, Fault] = {
         "still at it": give(status="HANDLING", cards=[], fulfilled_quantity=0),
         "still at it, a card": change(lambda data: data | _part(data, "HANDLING", 1)),
@@ -341,14 +342,14 @@ def a_check_is_answered_oddly() -> Iterator[Row]:
         edits[f"status {str(status)[:12]!r}"] = give(status=status)
     for name, fault in edits.items():
         yield Row(name, "check", fault)
-    # Nobody waits for an amount: it is unknown, and a person is asked.
+    # The order does not wait for an amount: it is unknown, and staff are asked.
     amounts = {
         "amount nonsense": give(fulfilled_amount="980 DA"),
         "price of three decimals": give(price_per_card=490.005),
     }
     for name, fault in amounts.items():
         yield Row(name, "check", fault, problem="figure_unreadable", is_unpriced=True)
-    # About another order: the first answer about a new id. The order's own purchase is found.
+    # The first answer about a new id concerns a different order. The order's own purchase is found.
     foreign: dict[str, Fault] = {
         "other quantity": give(quantity=3),
         "quantity negative": give(quantity=-2),
@@ -379,16 +380,16 @@ def a_check_never_succeeds() -> Iterator[Row]:
     }
     for name, (fault, problem) in faults.items():
         yield Row(name, "check", fault, times=FOR_EVER, end="DELAYED", problem=problem)
-    # Found in the list, then asked about under that id with the same result.
+    # The order is found in the list, and then checked under that id with the same result.
     differs = give(quantity=3)
     late: dict[str, Any] = {"times": FOR_EVER, "end": "DELAYED", "lost": True}
     yield Row("other quantity", "check", differs, problem="quantity_differs", **late)
-    # Found in the list, and followed there.
+    # The order is found in the list, and followed there.
     yield Row("404", "check", refuse(404, "NOT_FOUND"), times=FOR_EVER, lost=True)
 
 
 def the_list_fails() -> Iterator[Row]:
-    """The list fails while orders are followed: they are asked about one by one."""
+    """The list fails while orders are followed, so each order is checked separately."""
 
     def rows(edit: Callable[[list[Data]], list[Any]]) -> Fault:
         return change(lambda data: data | {"items": edit(data["items"])})
@@ -439,7 +440,7 @@ def the_list_fails() -> Iterator[Row]:
 
 
 def the_list_fails_a_lost_order() -> Iterator[Row]:
-    """It was bought. What the list does not show is not proven absent by that."""
+    """The order was bought, and an incomplete list does not prove that it is absent."""
     lost = say(_close, carried_out=True)
 
     def looked_for(name: str, fault: Fault, times: int = 2, **values: Any) -> Row:
@@ -477,7 +478,7 @@ def _repeat(provider: Provider) -> None:
 
 
 def odd_deliveries() -> Iterator[Row]:
-    """The provider's ledger has the same cards: it really delivers them like this."""
+    """The provider really delivers odd cards: its ledger contains the same ones."""
 
     def stock(edit: Callable[[list[Data]], list[Data]]) -> Callable[[Provider], object]:
         return lambda provider: provider.stock.update(struck=edit)
@@ -565,7 +566,7 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
         type_id = "struck" if step in ("place", "check") else ""
         running.script(step, fault, times, type_id=type_id)
     if row.step == "check":
-        # Or they would be asked about with one request, by the list.
+        # Otherwise, one request for the list would check all orders.
         ProviderState.objects.current()
         ProviderState.objects.update(list_usable_at=ago(-3600))
     struck = _record("struck")
@@ -589,9 +590,12 @@ def test_an_order_struck_by_a_fault_ends_as_its_row_says(
 
 
 def _open_logs(caplog: Log) -> None:
-    """All but that of SQL: its texts hold what the database holds, which is looked through."""
+    """Capture all logs except those of SQL.
+
+    They contain the values of the database, which is searched separately.
+    """
     caplog.set_level(logging.INFO, "django.db.backends")
-    # The last one sets the level of what catches them as well.
+    # The last call also sets the level of the capturing handler.
     for name in ("giftcards", "urllib3", ""):
         caplog.set_level(logging.DEBUG, name or None)
 
@@ -621,13 +625,13 @@ def _pass_time() -> None:
     Order.objects.exclude(due_at=None).update(due_at=timezone.now())
     waiting = [ProviderState.Pause.RATE, ProviderState.Pause.OUTAGE]
     ProviderState.objects.filter(pause__in=waiting).update(paused_until=timezone.now())
-    # The list is tried again; not in the rows that do without it from the beginning.
+    # The list is tried again, except in the rows that start without it.
     soon = timezone.now() + timedelta(minutes=30)
     ProviderState.objects.filter(list_usable_at__lte=soon).update(list_usable_at=timezone.now())
 
 
 def _stop(running: Provider) -> None:
-    """Sweep until calls stop; not one more request is made then, until a person resumes them."""
+    """Sweep until calls stop; check that no request is made until a person resumes them."""
     while ProviderState.objects.current().paused_because != ProviderState.Pause.ACCESS:
         assert Order.objects.exclude(status__in=FINAL).exists()
         _run(rounds=1)
@@ -644,7 +648,10 @@ def test_a_code_in_the_logs_would_be_found(caplog: Log) -> None:
 
 
 def _drift() -> Fault:
-    """An order of somebody else came between two pages: a row slips out, the one before is back."""
+    """Return a fault as if somebody else's order came in between two pages.
+
+    The last row of a page is missing, and the row before the page appears again.
+    """
     seen: list[Data] = []
 
     def edit(data: Data) -> Data:

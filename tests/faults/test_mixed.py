@@ -1,7 +1,7 @@
-"""Many faults at once, in an order drawn by chance: at the end each row is held against the ledger.
+"""Many random faults at once; at the end, each row is compared with the provider's ledger.
 
-A placing answer may name a stranger's id, one that an order of ours has, or one that the next order
-is about to get. It may be lost, and processes may die before and after sending.
+A placing answer may contain the id of somebody else's order, of another order of ours, or of the
+next order. It may be lost, and processes may die before and after sending.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.stage import PSN, Setter, claim_to_send, record_order, refill_budget,
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-# A product, a type and a quantity of ours; few, so that many orders are alike.
+# The types and quantities of our orders, few enough that many orders are alike.
 LINES = [("one", 1), ("two", 2), ("two", 1), ("three", 3)]
 STRANGER = "stranger"
 SEEDS = range(12)
@@ -44,12 +44,12 @@ def provider(set_conf: Setter, shorten: Setter) -> Iterator[Provider]:
 
 
 def name_next() -> Fault:
-    """Buy, and answer the id that the next order is about to get."""
+    """Return a fault that buys, and answers the id that the next order will get."""
     return change(lambda data: {"orderId": f"P{int(data['orderId'][1:]) + 1}"})
 
 
 def name_known(chance: random.Random) -> Fault:
-    """Buy, and answer the id of any order before it."""
+    """Return a fault that buys, and answers the id of this order or of a recent one."""
 
     def edit(data: dict[str, Any]) -> dict[str, Any]:
         number = int(data["orderId"][1:])
@@ -59,7 +59,7 @@ def name_known(chance: random.Random) -> Fault:
 
 
 def name_stranger(line: tuple[str, int]) -> Fault:
-    """Buy, and answer the id of an order that somebody else placed just before."""
+    """Return a fault that buys, and answers the id of an order that somebody else just placed."""
 
     def fault(exchange: Exchange) -> None:
         theirs = exchange.provider.buy(PSN, *line)
@@ -73,7 +73,7 @@ def lose(*, carried_out: bool) -> Fault:
 
 
 def draw_fault(chance: random.Random) -> Fault | None:
-    """The fault of a placing answer; mostly none."""
+    """Return a fault for a placing answer, or ``None`` for a normal answer."""
     stranger = chance.choice([(STRANGER, 2), (STRANGER, 7)])
     faults: list[Fault | None] = [
         name_next(),
@@ -100,7 +100,7 @@ def die_while_placing(order: Order, *, has_sent: bool) -> None:
 
 
 def pass_time(seconds: float = 2) -> None:
-    """Everything is due, and what dead processes held has ended."""
+    """Make all orders due, and end the claims of dead processes."""
     waited = timedelta(seconds=seconds)
     names = ("sent_at", "accepted_at", "absent_since")
     Order.objects.update(**{name: F(name) - waited for name in names})
@@ -115,7 +115,10 @@ Answers = list[tuple[Order, OrderAnswer]]
 
 
 def be_slow_while_asking() -> Answers:
-    """Ask about what is due; others may take it over before the answers are recorded."""
+    """Check due orders, and return the answers without recording them.
+
+    Meanwhile, other processes may take over the orders.
+    """
     now = timezone.now()
     wanted = Order.objects.to_check(now=now, due_by=now)
     held = Order.objects.claim(wanted, now=now, due_by=now, until=now) if wanted else []
@@ -154,11 +157,11 @@ def live(provider: Provider, chance: random.Random) -> None:
 def test_no_order_is_lost_or_bought_twice_whatever_placing_answers(
     seed: int, provider: Provider
 ) -> None:
-    # Every other provider calls an order something else than its placing answer does.
+    # In every second run, the provider shows a different id than in its placing answer.
     provider.prefix = "X" * (seed % 2)
     live(provider, random.Random(seed))
     audit(provider, strangers={STRANGER})
     left = Order.objects.exclude(status__in=FINAL)
-    # Orders that are left wait for a person, who sees why.
+    # The remaining orders wait for a person, who sees why.
     assert set(left.values_list("status", flat=True)) <= {Status.UNCONFIRMED}
     assert set(left.values_list("needs_attention", flat=True)) <= {True}

@@ -1,4 +1,4 @@
-"""Answers that repeat, omit or reorder cards: each paid card is handed over, and none twice."""
+"""Answers that repeat, omit or reorder cards: each paid card is handed over exactly once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ REPEATED = Problem("cards_repeated", {"repeated": 1, "total": 3})
 
 
 def told(order: Order, text: str) -> dict[str, Any]:
-    """``"FULFILLED a a b"`` is that status with these codes; only final ones have figures."""
+    """Return an answer: ``"FULFILLED a a b"`` is this status with these codes.
+
+    Only final statuses have figures.
+    """
     status, *codes = text.split()
     cards = [{"value": f"CODE-{code}", "serial": f"SERIAL-{code}"} for code in codes]
     if status == "HANDLING":
@@ -34,7 +37,7 @@ def told(order: Order, text: str) -> dict[str, Any]:
 
 
 def follow(wire: Wire, answers: Sequence[str]) -> Order:
-    """An order of three cards that is checked until the last of ``answers`` was read."""
+    """Return an order of three cards that was checked until the last of ``answers`` was read."""
     order = make_order(Status.HANDLING, quantity=3)
     for text in answers:
         wire.upsert(responses.GET, check_url(order), json=told(order, text))
@@ -54,13 +57,14 @@ def codes(order: Order) -> str:
         (["HANDLING a a b c", "FULFILLED a b c"], "a b c", "", []),
         (["FULFILLED a a b c", "FULFILLED a b c"], "a b c", "", []),
         (["HANDLING a a", "HANDLING b b a", "FULFILLED c a b"], "a b c", "", []),
-        # It repeats one instead of another, or shows one that is not the order's.
+        # An answer repeats a card instead of another one, or shows a card of a different order.
         (["FULFILLED a a b", "FULFILLED a b c"], "a b c", "", []),
         (["HANDLING d a", "FULFILLED a b c"], "a b c", "d", [surplus(4, 3)]),
         (["HANDLING d e f a", "FULFILLED c b a"], "a c b", "d e f", [surplus(6, 3)]),
         (["HANDLING d a", "PARTIALLY_FILLED a b"], "a b", "d", [surplus(3, 2)]),
         (["HANDLING a", "REFUNDED"], "", "a", [surplus(1, 0)]),
-        # It keeps to it: those are two cards, unless another one is known.
+        # If the answer stays the same, the repeated card counts as two, unless another card is
+        # known.
         (["FULFILLED a a b"] * 2, "a b a", "", [REPEATED]),
         (["HANDLING a b c", *["FULFILLED a a b"] * 2], "a b c", "a", [REPEATED, surplus(4, 3)]),
     ],

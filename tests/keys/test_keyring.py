@@ -1,4 +1,4 @@
-"""Sealing, opening, and the fingerprints by which a card is found without opening it."""
+"""Sealing and opening of cards, and the fingerprints that find a card without opening it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def failure_of(keyring: Keyring, row: Sealed, place: Place = PLACE) -> Decryptio
 
 
 def row_of(token: Any) -> Sealed:
-    """A row whose token was replaced."""
+    """Return a row whose token was replaced."""
     return Keyring([KEY]).seal(SECRET, place=PLACE)._replace(sealed=token)
 
 
@@ -149,7 +149,7 @@ class TestNotOpening:
         token = keyring.seal(SECRET, place=PLACE).sealed
         position %= len(token)
         damaged = token[:position] + replacement + token[position + 1 :]
-        # The bits of the last characters that base64 has to spare change nothing.
+        # Base64 does not use some bits of the last characters, so changing them has no effect.
         if urlsafe_b64decode(token) != _decoded(damaged):
             assert str(failure_of(keyring, row_of(damaged))) == DOES_NOT_OPEN
 
@@ -223,10 +223,10 @@ class TestRotation:
         ("sealing", "opening"),
         [
             ([OLD], [KEY, OLD]),
-            # A new key that is rolled out in two steps: first everybody can open it ...
+            # A new key is rolled out in two steps: first, every process can open with it ...
             ([OLD, KEY], [OLD]),
             ([OLD, KEY], [KEY, OLD]),
-            # ... and then the first ones begin to seal with it.
+            # ... and then the first processes begin to seal with it.
             ([KEY, OLD], [OLD, KEY]),
         ],
     )
@@ -244,13 +244,13 @@ class TestRotation:
 
 
 def hkdf(key: str) -> bytes:
-    """RFC 5869 for one block, by hand: no salt, the label of the fingerprints."""
+    """Return the fingerprint key: RFC 5869 by hand, for one block and without a salt."""
     pseudorandom = hmac.new(bytes(32), urlsafe_b64decode(key), hashlib.sha256).digest()
     return hmac.new(pseudorandom, b"giftcards fingerprints v1\1", hashlib.sha256).digest()
 
 
 class TestFingerprints:
-    """They are stored, so a change of how they are made would make every card unfindable."""
+    """Fingerprints are stored, so a change in their computation would make all cards unfindable."""
 
     @pytest.mark.parametrize(
         ("made", "message"),

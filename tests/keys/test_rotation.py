@@ -28,7 +28,7 @@ NEW = Fernet.generate_key().decode()
 
 @pytest.fixture
 def old(settings: Any) -> str:
-    """The key of the settings, by which three cards are sealed; then a new one is put in front."""
+    """Seal three cards, put a new key in front, and return the old key."""
     key: str = settings.GIFTCARDS["ENCRYPTION_KEYS"][0]
     store_cards([Arrival(make_guide_order(Status.PARTIALLY_FILLED), CARDS[:3])])
     use_keys(settings, NEW, key)

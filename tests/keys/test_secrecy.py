@@ -1,4 +1,4 @@
-"""Masked texts are texts like any other, and what is contained keeps its frames to itself."""
+"""Masked texts behave like any text, and contained functions do not expose their frames."""
 
 from __future__ import annotations
 

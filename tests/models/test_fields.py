@@ -18,7 +18,7 @@ from tests.builders import LINE
         "Amina Ben Saïd",
         "أمينة بن سعيد",
         "مُسلَّم",
-        # Joiners spell Persian words, and make a family of several emoji.
+        # Persian words and the emoji of a family need joiners.
         "می\u200cخواهم",
         "👨\u200d👩\u200d👧",
         "O'Neil & Sons, 12/3 (Alger)",

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, for a while; and the slots of the request quota."""
+"""Leases, which one holder has at a time, and the slots of the request quota."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows: what the database refuses, who wins a move or a claim, and how cards are found."""
+"""Rows of orders: what the database refuses, which process wins, and how cards are found."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ Pause = ProviderState.Pause
 
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
-    """A test of the admin may have left another language behind."""
+    """Use English, because a test of the admin may have left another language active."""
     with translation.override("en"):
         yield
 
 
 def delivered(order: Order | None = None, answered: OrderAnswer = PARTIAL) -> Order:
-    """An order with the three cards of the guide, recorded as a sweep records them."""
+    """Return an order with the three cards of the guide, recorded as in a sweep."""
     [held] = claim(order or make_guide_order())
     assert record_answers([(held, answered)], now=timezone.now()) == 1
     return Order.objects.get(pk=held.pk)
@@ -83,11 +83,12 @@ class TestConstraints:
             ("PENDING", {"quantity": 0}, "quantity"),
             ("PENDING", {"quantity": 2001}, "quantity"),
             ("HANDLING", {"fulfilled_quantity": 6}, "fulfilled_quantity"),
-            # Final and finalized_at go together.
+            # A row has finalized_at exactly if its status is final.
             ("HANDLING", {"finalized_at": NOW}, "final_is_settled"),
             ("REFUNDED", {"finalized_at": None}, "final_is_settled"),
             ("REJECTED", {"finalized_at": None}, "final_is_settled"),
-            # So do accepted and named: what has a name is never sent again.
+            # accepted_at and provider_order_id go together, because an order with an id is never
+            # sent again.
             ("HANDLING", {"provider_order_id": None}, "accepted_is_named"),
             ("HANDLING", {"accepted_at": None}, "accepted_is_named"),
             ("REFUNDED", {"provider_order_id": None}, "accepted_is_named"),
@@ -96,7 +97,7 @@ class TestConstraints:
             ("UNCONFIRMED", {"provider_order_id": "A1"}, "accepted_is_named"),
             ("REJECTED", {"provider_order_id": "A1"}, "accepted_is_named"),
             ("PENDING", {"accepted_at": NOW}, "accepted_is_named"),
-            # A final status says how many cards there are.
+            # The number of cards has to fit the final status.
             ("FULFILLED", {"fulfilled_quantity": 4}, "settled_is_whole"),
             ("PARTIALLY_FILLED", {"fulfilled_quantity": 0}, "settled_is_whole"),
             ("PARTIALLY_FILLED", {"fulfilled_quantity": 5}, "settled_is_whole"),
@@ -113,7 +114,7 @@ class TestConstraints:
         self, status: str, values: dict[str, Any], constraint: str
     ) -> None:
         order = make_guide_order(Status(status))
-        # MariaDB calls a violated check an OperationalError.
+        # MariaDB reports a violated check constraint as an OperationalError.
         with pytest.raises(DatabaseError) as caught, transaction.atomic():
             Order.objects.filter(pk=order.pk).update(**values)
         assert f"giftcards_order_{constraint}" in str(caught.value)
@@ -245,7 +246,7 @@ class TestMove:
     def test_a_move_that_is_not_in_the_table_is_refused(
         self, origin: Status, target: Status
     ) -> None:
-        """All pairs are those of ``check_move`` in tests/rules/test_states.py."""
+        """All pairs are tested for ``check_move`` in tests/rules/test_states.py."""
         order = make_guide_order(origin)
         with pytest.raises(
             ValueError, match=rf"\AAn order does not move from {origin} to {target}\.\Z"
@@ -286,7 +287,7 @@ class TestMove:
 
 
 class TestProblems:
-    """Several hold at once; each ends with its cause, or is acknowledged."""
+    """An order can have several problems; each ends with its cause, or is acknowledged."""
 
     def test_problems_about_sending_end_with_the_move_after_sending(self) -> None:
         unsent, choice = Problem("not_sent"), Problem("choose", {"count": 2})
@@ -326,7 +327,7 @@ class TestProblems:
         assert order.acknowledge(ENDED, by="amina")
         assert not order.needs_attention
         assert not Order.objects.needing_attention().exists()
-        # There is nothing to announce.
+        # An acknowledgement is not a change that has to be announced.
         assert not order.changes.exists()
 
     def test_a_problem_is_acknowledged_once(self) -> None:
@@ -348,7 +349,7 @@ class TestProblems:
         [
             ([answer("LOST"), answer("LOST", cards=CARDS[:1])], []),
             ([answer("OTHER")], [OTHER]),
-            # It ended, and is back.
+            # The problem ended with the first answer and is back.
             ([answer("HANDLING"), answer("LOST")], [LOST]),
         ],
         ids=["the same", "another", "the same after its end"],
@@ -645,13 +646,16 @@ class TestQuestions:
 
 
 def stays_shut(card: Card, because: str, *, name: str = "value") -> None:
-    """The card does not open; the texts of all reasons are in tests/keys/test_keyring.py."""
+    """Check that the card does not open.
+
+    The texts of all reasons are tested in tests/keys/test_keyring.py.
+    """
     with pytest.raises(DecryptionError, match=because):
         getattr(card, name)
 
 
 def _columns(order: Order) -> dict[str, Any]:
-    """The columns of the row of an order's first card, without the order."""
+    """Return the columns of an order's first card, without the order."""
     card = order.cards.get(position=1)
     return {"position": card.position, **card.row._asdict()}
 
@@ -738,7 +742,8 @@ class TestTryingTheKeys:
         delivered()
         use_keys(settings, generate_key(), *settings.GIFTCARDS["ENCRYPTION_KEYS"])
         delivered()
-        # The cards at the ends, whatever their keys, then these cards.
+        # One query finds the oldest and the newest card for all keys; the other one loads these two
+        # cards.
         with django_assert_num_queries(2):
             assert Card.objects.all().try_keys() == {"newest": "", "oldest": ""}
 
@@ -861,7 +866,7 @@ class TestProviderState:
             # A worse pause does not shorten the one that it replaces.
             ((Pause.OUTAGE, 60), (Pause.RATE, 5), True, 30),
             ((Pause.ACCESS, 180), (Pause.RATE, 60), False, 120),
-            # The first one is over.
+            # The first pause is over.
             ((Pause.RATE, -60), (Pause.RATE, 60), True, 30),
         ],
     )

@@ -75,7 +75,7 @@ class TestOrdersOfOneCustomer:
             ({"customer_name": "Amina"}, False),
             ({"customer_email": "amina@example.com.dz"}, False),
             ({"customer_phone": "0550 12 34 57"}, False),
-            # Of another country, with the same digits.
+            # This number has the same digits, but belongs to another country.
             ({"customer_phone": "+550123456"}, False),
             ({"customer_phone": "12"}, False),
             ({"reference": "550123456"}, False),

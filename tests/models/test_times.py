@@ -1,4 +1,4 @@
-"""Stored times that lie ahead: by how much they may, and what they count as if it is more."""
+"""Stored times in the future: how far ahead they may be. Times beyond this limit count as past."""
 
 from __future__ import annotations
 

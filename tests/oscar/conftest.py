@@ -1,4 +1,4 @@
-"""Fixtures of the tests of django-oscar, which have settings and an environment of their own."""
+"""Fixtures for the tests of django-oscar, which use their own settings and environment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from giftcards.simulator import Simulator
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Oscar calls what later versions of treebeard will have moved.
+    # Oscar still calls functions that a later version of treebeard will move.
     moved = "ignore::treebeard.deprecation.RemovedInTreebeard8Warning"
     config.addinivalue_line("filterwarnings", moved)
 
 
 @pytest.fixture
 def shop(db: None, simulator: Simulator) -> Simulator:
-    """The provider of a shop that is open."""
+    """The provider of an open shop that has not sent any requests yet."""
     from tests.oscar.shop import open_shop
 
     open_shop()
@@ -28,7 +28,7 @@ def shop(db: None, simulator: Simulator) -> Simulator:
 
 @pytest.fixture
 def till(monkeypatch: pytest.MonkeyPatch) -> list[Decimal]:
-    """What customers have paid; the shop takes the payment where oscar says that shops do."""
+    """The amounts that customers have paid; oscar's ``handle_payment`` takes the payments."""
     from tests.oscar.shop import payment_view
 
     taken: list[Decimal] = []

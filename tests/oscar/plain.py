@@ -1,4 +1,4 @@
-"""A shop of django-oscar as its documentation builds one, before it sells gift cards."""
+"""A shop as django-oscar's documentation builds it, before it sells gift cards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SITE_ID = 1
 STATIC_URL = "/static/"
 MEDIA_URL = "/media/"
-# There is no picture of anything, of which sorl would complain.
+# The shop has no pictures, and sorl would log errors about that.
 LOGGING = {"version": 1, "incremental": True, "loggers": {"sorl": {"level": "CRITICAL"}}}
 ROOT_URLCONF = "tests.oscar.plain_urls"
-# As in the sandbox of oscar.
+# The sandbox of oscar also allows guests to check out.
 OSCAR_ALLOW_ANON_CHECKOUT = True
 
 INSTALLED_APPS = [
@@ -102,11 +102,11 @@ TEMPLATES = [
     }
 ]
 HAYSTACK_CONNECTIONS = {"default": {"ENGINE": "haystack.backends.simple_backend.SimpleEngine"}}
-# This engine has no index to keep.
+# This search engine has no index that needs updates.
 HAYSTACK_SIGNAL_PROCESSOR = "haystack.signals.BaseSignalProcessor"
 pymysql.install_as_MySQLdb()
 DATABASES = {
     "default": dj_database_url.parse(os.environ.get("DATABASE_URL", "sqlite://:memory:"))
-    # As oscar recommends.
+    # Oscar recommends this option.
     | {"ATOMIC_REQUESTS": True}
 }

@@ -1,4 +1,4 @@
-"""The pages of the plain shop, as the documentation of django-oscar has them."""
+"""The URLs of the plain shop, as in the documentation of django-oscar."""
 
 from __future__ import annotations
 

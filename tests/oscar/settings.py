@@ -1,6 +1,7 @@
-"""The shop that sells gift cards: the plain one, and what the pages of the documentation add to it.
+"""The settings of the shop that sells gift cards: the plain shop and what the documentation adds.
 
-Their settings are run as they stand there, and their files are written into a new folder.
+The code blocks with settings are executed as they are printed. The blocks for other files are
+written to a new folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What customers, staff and the worker do in the shop of the tests, and what they read there."""
+"""Helpers that act as customers, staff and the worker in the test shop and read its pages."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Product = get_model("catalogue", "Product")
 ProductClass = get_model("catalogue", "ProductClass")
 StockRecord = get_model("partner", "StockRecord")
 
-# A card costs 490 DA: 8 % more, rounded up to 10 DA.
+# A card costs 490 DA. The shelf adds 8 % and rounds up to 10 DA.
 PRICE = Decimal(530)
 _numbers = itertools.count(1)
 
 
 def open_shop() -> None:
-    """The cards of the provider as read just now, 100 of each, and products of oscar for them."""
+    """Put 100 cards of each type on the shelf, just read, and create oscar products for them."""
     set_shelf(margin_percent=8, round_to=10)
     for type_id in (TYPE, "TEST_PARTIAL", "TEST_REFUND", "SIM_REJECT"):
         make_offer(type_id, name=type_id, stock=100)
@@ -45,24 +45,24 @@ def open_shop() -> None:
 
 
 def age(seconds: float) -> None:
-    """Time passes since the catalogue was read."""
+    """Pretend that the catalogue was read ``seconds`` ago."""
     then = ago(seconds)
     ProductType.objects.update(read_at=then)
     ProviderProduct.objects.update(types_read_at=then, asked_at=then)
 
 
 def record_of(type_id: str = TYPE) -> Any:
-    """The stock record of a card, as it is now."""
+    """Return the current stock record of a card."""
     return stock_records().get(partner_sku=sku_of(PRODUCT, type_id))
 
 
 def card(type_id: str = TYPE) -> Any:
-    """The product of oscar that is a card."""
+    """Return the oscar product of a card."""
     return record_of(type_id).product
 
 
 def book(price: int = 900) -> Any:
-    """Something that another partner sells."""
+    """Create and return a product that another partner sells."""
     product_class, _ = ProductClass.objects.get_or_create(
         name="Book", defaults={"requires_shipping": False, "track_stock": True}
     )
@@ -76,7 +76,7 @@ def book(price: int = 900) -> Any:
 
 
 def give_voucher(percent: int) -> str:
-    """The code of a voucher for so much off everything."""
+    """Create a voucher for ``percent`` off everything, and return its code."""
     number = next(_numbers)
     everything = get_model("offer", "Range").objects.create(
         name=f"All {number}", includes_all_products=True
@@ -103,13 +103,13 @@ def give_voucher(percent: int) -> str:
 
 
 class Customer:
-    """Somebody with a browser, who is logged in unless they are a guest."""
+    """A customer with a browser, who is logged in unless ``is_guest`` is true."""
 
     def __init__(self, *, language: str = "en", is_guest: bool = False) -> None:
         self.browser = Client(headers={"accept-language": language})
         self.email = f"customer-{next(_numbers)}@example.com"
         self.is_guest = is_guest
-        #: What the last page told them.
+        #: The messages on the last page.
         self.told: list[str] = []
         if not is_guest:
             self.user = get_user_model().objects.create_user(self.email, self.email, "secret")
@@ -118,14 +118,14 @@ class Customer:
             )
 
     def put(self, product: Any, quantity: int = 1) -> None:
-        """Put something into the basket."""
+        """Put a product into the basket."""
         self._go("post", reverse("basket:add", args=[product.pk]), {"quantity": quantity})
 
     def use_voucher(self, code: str) -> None:
         self._go("post", reverse("basket:vouchers-add"), {"code": code})
 
     def go_to_pay(self) -> str:
-        """Go through the steps of the checkout; the address where they end."""
+        """Go through the steps of the checkout, and return the address where they end."""
         if self.is_guest:
             self._go(
                 "post", reverse("checkout:index"), {"username": self.email, "options": "anonymous"}
@@ -133,19 +133,19 @@ class Customer:
         return self._go("get", reverse("checkout:index"))
 
     def pay(self) -> Any | None:
-        """Go to pay, and press the button; the order of oscar, or ``None``."""
+        """Go through the checkout and pay; return the oscar order, or ``None`` if there is none."""
         self.go_to_pay()
         return self.press()
 
     def press(self) -> Any | None:
-        """Press the button that pays; the order of oscar, or ``None`` if there is none."""
+        """Press the button that pays; return the oscar order, or ``None`` if there is none."""
         end = self._go("post", reverse("checkout:preview"), {"action": "place_order"})
         if end != reverse("checkout:thank-you"):
             return None
         return OscarOrder.objects.get(pk=self.browser.session["checkout_order_id"])
 
     def buy(self, product: Any, quantity: int = 1, *, voucher: str = "") -> Any | None:
-        """Buy something; the order of oscar, or ``None``."""
+        """Buy a product; return the oscar order, or ``None`` if there is none."""
         self.put(product, quantity)
         if voucher:
             self.use_voucher(voucher)
@@ -159,14 +159,14 @@ class Customer:
 
 
 def bought(product: Any, quantity: int = 1) -> Any:
-    """The line of an order that a customer has paid."""
+    """Have a new customer buy the product, and return the line of the paid order."""
     order = Customer().buy(product, quantity)
     assert order is not None
     return order.lines.get()
 
 
 def work() -> None:
-    """Do what the worker does in a minute or two."""
+    """Run what the worker does within a minute or two."""
     run_sweep()
     daily = max(background.lanes(), key=len)
     background.give_turns(daily, threading.Event(), lambda: True)
@@ -181,18 +181,18 @@ def status_of(line: Any) -> str:
 
 
 def notes(line: Any) -> list[str]:
-    """The notes in the order of the line, the oldest first."""
+    """Return the notes on the order of the line, the oldest first."""
     found = line.order.notes.order_by("pk").values_list("message", flat=True)
     return list(map(plain, found))
 
 
 def plain(text: str) -> str:
-    """The text without marks of direction, and with ordinary spaces."""
+    """Return the text without directional marks, and with ordinary spaces."""
     return text.translate({0x2068: None, 0x2069: None, 0xA0: " "})
 
 
 def paths(simulator: Any) -> Sequence[str]:
-    """The last parts of the paths that the provider was asked for, in order."""
+    """Return the paths of the requests to the provider, in order, without their common prefix."""
     return [request.path.removeprefix("/v3/gift-cards/") for request in simulator.requests]
 
 

@@ -1,4 +1,4 @@
-"""Lines become orders when they are paid: once, and even if something fails in between."""
+"""Paid lines become orders exactly once, even if something fails in between."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shop is told later that the customer has paid."""
+    """A shop that learns only after the checkout that the customer has paid."""
     handle = PaymentDetailsView.handle_successful_order
     monkeypatch.setattr(payment_view(), "handle_successful_order", handle)
 
@@ -88,7 +88,7 @@ def test_every_status_that_means_paid_buys_once(
     line = bought(card())
     for status in ("Paid", "Complete"):
         line.order.set_status(status)
-        # Somebody corrects the account in between.
+        # The customer's address is corrected between the two statuses.
         line.order.user.email = "other@example.com"
         line.order.user.save()
     work()
@@ -161,7 +161,7 @@ def test_a_line_that_cannot_be_ordered_is_noted_once_and_bought_when_it_can(
     assert orders() == []
     assert notes(line) == [f"“PlayStation – {TYPE}” could not be ordered. {why}"]
     rows.update(**right)
-    # As soon as its turn comes, or somebody says anew that it is paid.
+    # The line is retried only when its turn comes, or when its order is marked as paid again.
     work()
     assert orders() == []
     wall.let_pass(76)

@@ -54,13 +54,13 @@ QUESTION = f"checkProduct/{PRODUCT}"
 
 
 def sell(simulator: Simulator, price: int = 490, *, stock: int = 100) -> None:
-    """From now on, the provider sells the card at this price, and so many of them."""
+    """Make the provider sell the card at ``price`` from now on, with ``stock`` cards left."""
     kinds = {TYPE: Denomination(TYPE, Decimal(price), stock)}
     simulator.catalogue = {PRODUCT: Product("PlayStation", "DZ", kinds)}
 
 
 def basket_of(customer: Customer) -> Any:
-    """The basket with its discounts, as the shop computes them for a page."""
+    """Return the basket with its discounts, as the shop computes them for a page."""
     return customer.browser.get(BASKET).context["basket"]
 
 
@@ -129,7 +129,7 @@ def test_what_has_changed_between_basket_and_payment_is_noticed(
     if told:
         assert order is None
         assert_nothing_is_sold(till)
-        # The basket that they are back in says what is true.
+        # The stock record is up to date, so the basket now shows the right price and stock.
         assert (record_of().price, record_of().net_stock_level) == (price, left)
     else:
         assert order is not None
@@ -175,7 +175,7 @@ def test_cards_are_reserved_while_the_customer_pays_on_another_site(
     work()
     assert record_of().net_stock_level == 1
     other.put(card())
-    # What is in the basket already is not known to be sold.
+    # Simulate a basket that was filled before the other customer reserved the cards.
     StockRecord.objects.update(num_in_stock=100)
     Basket.open.get(owner=other.user).lines.update(quantity=2)
     assert other.pay() is None
@@ -252,7 +252,7 @@ def test_a_payment_that_fails_ends_the_reservation(
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         assert Reservation.objects.get().quantity == 2
-        # The worker has a look meanwhile.
+        # The worker runs during the payment.
         work()
         assert record_of().net_stock_level == 98
         raise UnableToTakePayment("The bank says no.")
@@ -311,10 +311,10 @@ def test_a_basket_in_another_currency_is_refused(shop: Simulator, till: list[Dec
     [
         ("Default", 490, ""),
         ("Default", None, NOT_FOR_SALE),
-        # Adds a fifth for taxes.
+        # This strategy adds a fifth for taxes.
         ("UK", 409, ""),
         ("UK", 408, NOT_AT_THIS_PRICE),
-        # Does not know the taxes yet.
+        # This strategy does not know the taxes yet.
         ("US", 490, ""),
         ("US", 489, NOT_AT_THIS_PRICE),
     ],

@@ -1,4 +1,4 @@
-"""The page about django-oscar against the code, where that can be imported."""
+"""Checks of the documentation page about django-oscar, which need django-oscar to be installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fifty customers who press the button at once, for the last ten cards."""
+"""Fifty customers press the button for the last ten cards at the same moment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.stage import in_threads, sharing_database
 
 
 def ready_to_pay(count: int) -> list[Client]:
-    """Browsers of customers with a card in their basket, on the last page before the payment."""
+    """Return browsers of customers who have a card in their basket and only have to pay."""
     strategy = get_class("partner.strategy", "Selector")().strategy()
     browsers = []
     for _customer in range(count):

@@ -1,4 +1,4 @@
-"""The customer's cards, among the other pages of their account."""
+"""The customer's cards, as one of the pages of their account."""
 
 from __future__ import annotations
 

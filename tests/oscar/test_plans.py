@@ -1,4 +1,4 @@
-"""Query plans in a shop with a past: no table that grows is read as a whole."""
+"""Query plans in a shop with a long history: growing tables are never read as a whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Note = get_model("order", "OrderNote")
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("_history")]
 
-# So that neither a month nor a customer has many.
+# With these numbers, neither a month nor a customer has many orders.
 COUNT, DAYS_APART, CUSTOMERS = 3_000, 4, 1_000
 
 
@@ -81,7 +81,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
             )
             for line in lines
         )
-        # The missing cards of some were ordered again.
+        # The missing cards of some orders were ordered again.
         Order.objects.bulk_create(
             build_guide_order(
                 Status.REFUNDED, quantity=2, repeats=order, finalized_at=order.finalized_at
@@ -99,7 +99,7 @@ def _history(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 
 
 def missed() -> Any:
-    """The line of the newest order, which was not bought."""
+    """Delete the order of the newest line, so that the line was not bought, and return the line."""
     line = Line.objects.latest("order__date_placed")
     order_for(line).delete()
     return line

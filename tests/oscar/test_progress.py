@@ -1,4 +1,4 @@
-"""What oscar's order tells of its cards: the status of the line, and notes for staff."""
+"""What an oscar order shows about its cards: the status of the line, and notes for staff."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_line_and_a_note_say_what_became_of_the_cards(
     work()
     assert status_of(line) == status
     assert notes(line) == ([due(amount, missing, line)] if amount else [])
-    # Announced twice, for instance because the worker was killed.
+    # The change is announced twice, for example because the worker was killed.
     follow_order(order_for(line))
     assert len(notes(line)) == bool(amount)
 
@@ -64,7 +64,7 @@ def test_what_is_due_is_what_was_paid_after_discounts(shop: Simulator) -> None:
     line = order.lines.get()
     assert line.line_price_incl_tax == Decimal("1510.50")
     work()
-    # One of three came: 503.50 DA are kept.
+    # One of three cards was delivered, so the shop keeps 503.50 DA.
     assert notes(line) == [due("1,007", 2, line, quantity=3)]
 
 

@@ -1,4 +1,4 @@
-"""What a shop has to write, and what the system checks say about it."""
+"""The settings that a shop has to write, and what the system checks report about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCKS = (
 
 
 def found() -> list[str]:
-    """The ids of what the checks of this app complain about."""
+    """Return the ids of the messages from this app's system checks."""
     return [message.id or "" for message in [*check_settings(), *check_shop()]]
 
 
@@ -32,7 +32,7 @@ def test_a_shop_writes_thirty_lines_at_most() -> None:
     blocks = [block_of("oscar", begin) for begin in BLOCKS]
     written = [line for block in blocks for line in block.splitlines() if line.strip()]
     assert len(written) <= 30
-    # The page has no other code that a shop would need.
+    # The section contains no other code that a shop would need.
     page = (ROOT / "docs" / "oscar.md").read_text()
     setting_up = page[page.index("## Setting it up") : page.index("## Prices and stock")]
     assert re.findall(r"^```python\n(.*)$", setting_up, re.MULTILINE) == list(BLOCKS)

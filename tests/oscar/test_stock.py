@@ -39,7 +39,7 @@ OTHER = "507f1f77bcf86cd799439012"
 
 
 def offered(**values: Any) -> None:
-    """The provider's offer changes to these values, and the shop is told."""
+    """Change the provider's offer to these values, and announce the change to the shop."""
     kind = ProductType.objects.get(type_id=TYPE)
     before = kind.offer
     for name, value in values.items():
@@ -50,7 +50,7 @@ def offered(**values: Any) -> None:
 
 
 def can_buy(type_id: str = TYPE) -> bool:
-    """True if the page of the card has a form that puts it into the basket."""
+    """Return True if the page of the card has a form that puts it into the basket."""
     product = card(type_id)
     page = Customer().browser.get(product.get_absolute_url())
     return f"/basket/add/{product.pk}/" in page.content.decode()
@@ -62,7 +62,7 @@ class TestCreating:
         make_offer(stock=7)
         make_offer("type_101", product_id=OTHER, name="Steam 5 USD")
         make_offer("sold_out", stock=0)
-        # Everybody could buy these.
+        # Test types are not created, because every customer could buy them.
         make_offer("TEST_PARTIAL")
         make_offer("SIM_SLOW")
         assert (
@@ -128,7 +128,7 @@ def test_a_stock_record_follows_a_change_of_the_offer(shop: Simulator, change: s
     offered(**values)
     assert (record_of().price, record_of().net_stock_level) == (price, left)
     assert can_buy() == bool(left)
-    # Other cards and other partners are left alone.
+    # The stock records of other cards and of other partners are not changed.
     assert record_of("TEST_PARTIAL").net_stock_level == 100
     assert product.stockrecords.get().net_stock_level == 99
     offered(cost=Decimal(490), stock=100)
@@ -149,11 +149,11 @@ def test_reservations_and_orders_take_from_the_stock_and_give_back(shop: Simulat
     release("cart-1")
     work()
     assert record_of().net_stock_level == 100
-    # Oscar allocates them, too, until the worker looks.
+    # Oscar also counts these cards as allocated until the worker updates the record.
     bought(card(), 4)
     assert record_of().net_stock_level == 96
     work()
-    # It has asked the provider for the price, and so for the stock.
+    # The worker has asked the provider for the price, and the answer also told the stock.
     assert record_of().net_stock_level == ProductType.objects.get(type_id=TYPE).stock - 4
     assert record_of().num_allocated == 0
 
@@ -168,12 +168,12 @@ def test_a_new_margin_reaches_the_stock_records(shop: Simulator) -> None:
 
 
 def start_from(*, minutes: float) -> None:
-    """The chore has run so long ago, and nothing has happened since."""
+    """Pretend that the chore last ran ``minutes`` ago and that nothing has changed since then."""
     follow_changes(lambda: True)
     Lease.objects.filter(name="oscar's stock").update(until=ago(60 * minutes))
     StockRecord.objects.update(date_updated=ago(7_200))
     ProductType.objects.update(read_at=ago(7_200), priced_at=ago(7_200))
-    # Nobody knows that this is wrong.
+    # This stock is wrong, but no recorded change points to it.
     StockRecord.objects.filter(partner_sku=f"{PRODUCT}/TEST_PARTIAL").update(num_in_stock=1)
 
 
@@ -220,8 +220,8 @@ def test_the_worker_looks_at_the_records_of_which_something_has_changed(
     assert record_of("TEST_PARTIAL").net_stock_level == 1
 
 
-# A change by other means than save(), or a day later; and what it makes of the price and of the
-# trial's stock.
+# Changes that bypass save(), or a day that passes; each with the resulting price and the resulting
+# stock of TEST_PARTIAL.
 TURNS: dict[str, tuple[Callable[[], object], Decimal | int, int]] = {
     "another day": (lambda: None, PRICE, 100),
     "another buffer": (lambda: Shelf.objects.update(stock_buffer=60), PRICE, 40),
@@ -236,7 +236,7 @@ def test_all_records_get_their_turn(shop: Simulator, why: str) -> None:
     start_from(minutes=1_441 if why == "another day" else 2)
     change, price, left = TURNS[why]
     change()
-    # There is time for none of them, and then for all.
+    # The first run has time for no record, the second run for all of them.
     follow_changes(lambda: False)
     assert record_of("TEST_PARTIAL").net_stock_level == 1
     follow_changes(lambda: True)

@@ -1,4 +1,4 @@
-"""A user model of a shop: with a UUID as its key, an address as its name, a proxy and an heir."""
+"""A shop's user model with a UUID as key, an address as name, a proxy and a subclass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gift has two people: each is exported and erased without the other."""
+"""A gift concerns two people: each of them is exported and erased without the other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OF_BOTH = ("your aunt",)
 
 
 def make_gift(reference: str = "web-1", **values: Any) -> Order:
-    """A gift that was paid, delivered, partly paid back, and corrected; both people were told."""
+    """Return a paid, delivered, partly refunded and corrected gift. Both people were notified."""
     order = make_guide_order(
         Status.PARTIALLY_FILLED,
         **{"reference": reference, "sale_price": 600, **CUSTOMER, **GIFT, **values},
@@ -93,11 +93,11 @@ class TestFinding:
         order = make_gift()
         make_guide_order(Status.FULFILLED, recipient_email="sami@example.com")
         assert find_orders(Person.of(address)) == ([order], [])
-        # Who had the address before is named and left alone.
+        # The order that had this address before the correction is only listed as doubtful.
         assert find_orders(Person.of(TYPO)) == ([], [order])
 
     def test_the_recipients_of_one_buyer_are_not_told_to_be_one_person(self) -> None:
-        """Nor is the other order of the buyer said to be perhaps the recipient's."""
+        """The search for a recipient does not list the buyer's other order as a doubtful one."""
         mine = make_gift()
         other = make_guide_order(Status.FULFILLED, recipient_email="sami@example.com", **CUSTOMER)
         assert find_orders(Person.of(RECIPIENT)) == ([mine], [])
@@ -119,7 +119,7 @@ class TestExport:
         text, said = export(BUYER)
         for part in (*OF_BUYER, *OF_BOTH, "600.00", "to her ccp", "receipt for a gift"):
             assert part in text
-        # But for the notes of staff, who read these before.
+        # Only the notes of staff name the recipient, and staff check these before.
         shown = text.replace("kaci called", "").replace("kaci's address", "")
         assert not [part for part in OF_RECIPIENT if part in shown]
         assert said.startswith("1 order of this customer.\n")
@@ -133,7 +133,7 @@ class TestExport:
         for part in (*OF_BUYER, "1200.00", "600.00", "credited", "r1", "called"):
             assert part not in shown
         assert said.startswith("1 order of this person, including 1 gift.\n")
-        # Neither file has a code.
+        # Neither file contains a code.
         text += export(BUYER)[0]
         assert not [card for card in CARDS if card.value.casefold() in text or card.serial in text]
 
@@ -153,7 +153,7 @@ class TestErasing:
         assert traces_of(*OF_BUYER, *OF_BOTH) == set()
         order.refresh_from_db()
         assert (order.recipient_email, order.recipient_name) == (RECIPIENT, "Lina Kaci")
-        # That of the customer until then.
+        # The customer's language was used for the recipient until then.
         assert order.recipient_language == "fr"
         assert order.codes_destroyed_at is None
         assert not any(card.is_destroyed for card in order.cards.all())
@@ -201,7 +201,7 @@ class TestErasing:
     def test_nobody_is_erased_while_the_gift_waits_for_its_time(
         self, call: Call, address: str
     ) -> None:
-        """The one could not be told any more, or the other get what was paid for."""
+        """An erased customer cannot be notified, and an erased recipient cannot get the gift."""
         order = make_gift(deliver_at=timezone.now() + timedelta(hours=1))
         outcome = call("giftcards_customer", address, "--erase", "--yes")
         assert outcome.code == 1
@@ -229,7 +229,7 @@ class TestErasing:
         assert Order.objects.get().recipient_email == "sami@example.com"
 
     def test_missing_cards_of_an_erased_recipient_are_the_customers(self) -> None:
-        """Who has paid for them; the recipient has asked for nothing any more."""
+        """The customer has paid for these cards, and the erased recipient does not expect them."""
         order = make_guide_order(
             Status.PARTIALLY_FILLED,
             recipient_email=RECIPIENT,

@@ -1,4 +1,4 @@
-"""A customer's data: exported in words, and erased without a trace. The books stay."""
+"""A customer's data is exported in readable words and erased without a trace. The books stay."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tests.pages import order_page, read, sign_in
 pytestmark = pytest.mark.django_db
 
 EMAIL, NAME, PHONE = "Amina.B@example.dz", "Amina Benkhelifa", "0555 12-34 56"
-# How the person is written in different rows.
+# The spellings of the person's details in different rows.
 SPELLINGS = (EMAIL, EMAIL.lower(), NAME, PHONE, "0555123456", "555123456", "+213555123456")
 PERSON = {"customer_email": EMAIL, "customer_name": NAME, "customer_phone": PHONE}
 OTHER = {
@@ -70,7 +70,7 @@ WITH_PEOPLE = (
 
 
 def make_bought(**values: Any) -> Order:
-    """A settled order of the person, paid back, with her details wherever they can get."""
+    """Return a settled and refunded order, with the person's details in every possible place."""
     user = get_user_model().objects.get_or_create(username="staff")[0]
     order = make_guide_order(
         Status.PARTIALLY_FILLED,
@@ -161,7 +161,7 @@ class TestErasing:
     def test_no_trace_of_the_person_is_left_in_any_table_or_log(self) -> None:
         order = make_bought()
         places = traces_of(*SPELLINGS)
-        # The test looks where there is something to find.
+        # Before the erasure, each of these tables contains the person's details.
         assert {place.partition(".")[0] for place in places} == set(WITH_PEOPLE)
         assert run_erasure() == [order.reference]
         assert traces_of(*SPELLINGS, "amina", "192.0.2.7") == set()
@@ -212,7 +212,7 @@ class TestErasing:
         assert list(Order.objects.filter(pk=other.pk).values()) == kept
         assert list(Card.objects.filter(order=other).values()) == cards
         assert all(traces_of(text) for text in texts)
-        # So is what does not name the person.
+        # Values that do not identify the person are kept as well.
         own.refresh_from_db()
         refund = own.refunds.get()
         assert (own.group, refund.reference, refund.method) == ("cart 7", "VIR-1", "transfer")
@@ -226,7 +226,7 @@ class TestErasing:
         assert CardLink.objects.get().revoked_at is not None
         message = Delivery.objects.get()
         assert (message.status, message.next_attempt_at) == ("cancelled", None)
-        # How the person was written to is theirs as well.
+        # The address, the language and the id of a message are personal data as well.
         assert (message.address, message.language, message.message_id) == ("", "", "")
 
     def test_a_message_that_is_being_sent_is_not_sent_again(self) -> None:
@@ -385,7 +385,7 @@ class TestErasing:
         person = Person.of(EMAIL)
 
         def die(order: Order, _roles: Any) -> None:
-            # What is recorded of an order is rolled back together with its erasure.
+            # What is recorded about an order is rolled back together with its erasure.
             if order != orders[0]:
                 raise KeyboardInterrupt
 
@@ -422,7 +422,7 @@ class TestErasing:
 
 
 class TestAccount:
-    """A customer who is known by an account."""
+    """A customer who is identified by an account."""
 
     @pytest.fixture
     def amina(self) -> Any:
@@ -449,7 +449,7 @@ class TestAccount:
         others = [
             make_guide_order(Status.FULFILLED, user=amina, **values) for values in (OTHER, {})
         ]
-        # For staff to decide about.
+        # Staff have to decide about these orders.
         assert find_orders(Person.of(EMAIL)) == ([mine], others)
 
     def test_an_order_that_names_only_an_account_belongs_to_nobody_else(self, amina: Any) -> None:
@@ -569,13 +569,14 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("stored", "typed"),
         [
-            # A foreign number with nine digits and its code is not an Algerian one without a zero.
+            # A foreign number of nine digits with its country code is not an Algerian number
+            # without the zero.
             ("+672312345", "0672312345"),
             ("00672312345", "0672312345"),
             ("455123456", "0455123456"),
             ("55512345", "055512345"),
             ("5551234567", "05551234567"),
-            # What stands around a sign inside one number is not a number.
+            # The digits around a separator inside one number are not a number of their own.
             ("+49 8031/12345678", "12345678"),
             ("0555/123456", "123456"),
             ("0555 12 34 56, 16000 Algiers 123456", "123456"),
@@ -600,12 +601,14 @@ class TestFinding:
     @pytest.mark.parametrize(
         ("typed", "orders"),
         [
-            # A number with one address finds all its orders, also those without one.
+            # A number that occurs with one address only finds all its orders, including those
+            # without an address.
             *(
                 (typed, [PERSON, {"customer_email": f" {EMAIL.upper()}"}, {"customer_email": ""}])
                 for typed in (PHONE, "0555 12 34 56 / 0661 22 33 44")
             ),
-            # An address with several numbers does, too, and an order with two is found by each.
+            # An address with several numbers also finds all its orders, and an order with two
+            # numbers is found by each of them.
             (EMAIL, [PERSON, {"customer_phone": "0661 22 33 44"}, {"customer_phone": ""}]),
             *(
                 (typed, [{"customer_email": "", "customer_phone": "0555 123456 / 0661 22 33 44"}])
@@ -640,12 +643,12 @@ class TestFinding:
         assert family.customer_email == "said@example.dz"
 
     def test_an_order_that_was_corrected_is_told_to_who_asks_with_the_address_before(self) -> None:
-        """That may be a stranger, whose address was typed by mistake: the codes are not theirs."""
+        """The earlier address may belong to a stranger, who has no right to the codes."""
         own = make_guide_order(Status.FULFILLED, customer_email="typo@else.dz")
         order = make_guide_order(Status.FULFILLED, customer_email="Typo@else.dz")
         change_customer(order, email=EMAIL)
         assert find_orders(Person.of("typo@else.dz")) == ([own], [order])
-        # With both addresses, it is one person.
+        # The corrected order has had both addresses, so the other order may be the same person's.
         assert find_orders(Person.of(EMAIL)) == ([order], [own])
 
     def test_an_order_without_addresses_and_messages_is_doubtful_after_a_correction(self) -> None:
@@ -665,11 +668,11 @@ class TestFinding:
 
     def test_an_order_that_names_nobody_is_of_whom_all_its_messages_went_to(self) -> None:
         order = make_guide_order(Status.FULFILLED)
-        # Of an erased message, nothing tells any more where it went.
+        # An erased message no longer shows where it was sent.
         for address in (EMAIL, EMAIL.upper(), ""):
             Delivery.objects.create(order=order, kind="delivered", address=address, key=uuid4().hex)
         assert find_orders(Person.of(EMAIL)) == ([order], [])
-        # It is of nobody if they went to several.
+        # If the messages went to several addresses, the order belongs to none of them.
         other = "friend@example.dz"
         Delivery.objects.create(order=order, kind="delivered", address=other, key=uuid4().hex)
         for address in (EMAIL, other):
@@ -753,7 +756,7 @@ class TestExport:
 class TestCommand:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        """The file for the data of a customer who has bought something."""
+        """The path for the exported data of a customer who has bought something."""
         make_bought()
         return tmp_path / "amina.json"
 

@@ -1,4 +1,4 @@
-"""Retention: the codes of old orders are destroyed, and nothing else."""
+"""Retention: only the codes of old orders are destroyed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_codes_of_old_orders_are_destroyed_and_younger_ones_are_kept() -> No
 
 
 def test_the_codes_of_a_gift_are_kept_until_it_was_delivered_as_long_ago_as_others() -> None:
-    """A gift may be bought, and settle, up to a year before."""
+    """A gift may be bought and settled up to a year before its delivery."""
     person = {"recipient_email": PERSON}
     ahead, young, old = (
         make_old(reference=f"gift {days}", deliver_at=in_days(days), **person)
@@ -92,10 +92,10 @@ def test_nothing_of_a_destroyed_code_is_left_but_the_fingerprint_for_recognising
     for text in CARDS[0].value, CARDS[0].serial:
         assert not Card.objects.with_code(text).exists()
         assert Card.objects.newest_with_code(text, 20) == []
-    # A later answer does not bring them back.
+    # A later answer does not restore the codes.
     assert store_cards([Arrival(old, [*reversed(CARDS[:3])])]).cards[old.pk] == 3
     assert is_destroyed(old)
-    # The same code bought again is a repeat.
+    # If a card with the same code is bought later, it is recognised as repeated.
     again = make_old(days=1, cards=1)
     assert [card.is_repeated for card in again.cards.with_repeats()] == [True]
 
@@ -215,11 +215,11 @@ class TestBySchedule:
     ) -> None:
         ProviderState.objects.current()
         old, young = make_old(days=91), make_old(days=89)
-        # Nothing is destroyed unless the settings say so.
+        # By default, codes are never destroyed.
         purge_if_due(lambda: True)
         assert not is_destroyed(old)
         settings.GIFTCARDS = {**settings.GIFTCARDS, "CODES_KEPT_DAYS": 90}
-        # A part that has no time is taken up by the next tick.
+        # If a tick has no time left for the purge, the next tick does it.
         purge_if_due(lambda: False)
         assert not is_destroyed(old)
         purge_if_due(lambda: True)
@@ -299,7 +299,7 @@ class TestCommand:
 if connection.vendor == "sqlite":
 
     class TestFiles:
-        """Nothing that was destroyed is left in the files of SQLite."""
+        """Destroyed data does not remain in the files of SQLite."""
 
         pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -310,23 +310,23 @@ if connection.vendor == "sqlite":
             shared_database: str,
             monkeypatch: pytest.MonkeyPatch,
         ) -> Iterator[None]:
-            # As most builds of SQLite have it, and not those of Debian.
+            # Most builds of SQLite have this default, but those of Debian do not.
             settings = f"PRAGMA secure_delete = OFF; PRAGMA journal_mode = {request.param};"
             connection = connections["default"]
             monkeypatch.setitem(connection.settings_dict["OPTIONS"], "init_command", settings)
             connection.close()
             connection.ensure_connection()
-            # Tests before this one have moved rows about, with the same fingerprints.
+            # Earlier tests have moved rows with the same fingerprints around in the file.
             connection.connection.execute("VACUUM")
             self.path = Path(shared_database.removeprefix("sqlite:///"))
-            # A process that is there all the time, as the web server is: without it, the log would
-            # go with the last connection.
+            # This connection stands for a process that is always running, such as the web server.
+            # Without it, the log would be deleted with the last connection.
             with contextlib.closing(sqlite3.connect(self.path)) as other:
                 other.execute("SELECT count(*) FROM giftcards_card").fetchall()
                 yield
 
         def held(self, texts: Iterable[str]) -> list[str]:
-            """Those of the texts that are in a file of the database."""
+            """Return those of the texts that a file of the database contains."""
             files = self.path.parent.glob(f"{self.path.name}*")
             content = b"".join(path.read_bytes() for path in files)
             return [each for each in texts if each.encode()[-60:] in content]
@@ -361,7 +361,7 @@ if connection.vendor == "sqlite":
             [mode] = connections["default"].connection.execute("PRAGMA journal_mode").fetchone()
             with contextlib.closing(sqlite3.connect(self.path)) as reader:
                 if mode == "wal":
-                    # Otherwise, it would keep the purge from writing.
+                    # In the other modes, this reader would prevent the purge from writing.
                     reader.execute("BEGIN")
                     reader.execute("SELECT count(*) FROM giftcards_card").fetchall()
                 assert run().cards == 90

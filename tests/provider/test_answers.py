@@ -1,4 +1,4 @@
-"""Reading single fields and cards; whole answers are in test_provider."""
+"""Reading single fields and cards; the tests of whole answers are in test_client."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def order(**fields: Any) -> OrderAnswer:
 
 
 def written(text: str) -> OrderAnswer:
-    """Read an order whose further fields are given as JSON text."""
+    """Read an order whose other fields are given as JSON text."""
     return read_order(parse(f'{{"status": "HANDLING", {text}}}'.encode()))
 
 
@@ -102,7 +102,7 @@ class TestNumbers:
             ("0", "0.00", ()),
             ("-0.0", "0.00", ()),
             ("9999999999.99", "9999999999.99", ()),
-            # Remainders of binary fractions: a backend in JavaScript sends 3 × 490.10 like this.
+            # Rounding errors of binary fractions: a JavaScript backend sends 3 × 490.10 like this.
             ("1470.3000000000002", "1470.30", ()),
             ("0.30000000000000004", "0.30", ()),
             ("489.99999999999994", "490.00", ()),
@@ -124,7 +124,7 @@ class TestNumbers:
                 (negative(**AMOUNT), unreadable("more_than_two_decimals", **AMOUNT)),
             ),
             ("9999999999.999", None, (unreadable("more_than_two_decimals", **AMOUNT),)),
-            # It would be rounded to more than the column holds.
+            # Rounded, this amount would be larger than the column can hold.
             ("9999999999.9999999", None, (unreadable("out_of_range", **AMOUNT),)),
             ("true", None, (unreadable("not_a_number", **AMOUNT),)),
             ('"1,5"', None, (unreadable("not_a_number", **AMOUNT),)),
@@ -248,7 +248,7 @@ class TestWords:
         [
             ({"status": "FULFILLED"}, "FULFILLED"),
             ({"status": "Some_new_one"}, "Some_new_one"),
-            # The words of the provider's other endpoints.
+            # The provider's other endpoints use these words.
             ({"status": "PENDING"}, "HANDLING"),
             ({"status": "QUEUED"}, "HANDLING"),
             ({"status": "UNKNOWN_ERROR"}, "UNKNOWN_ERROR"),
@@ -290,7 +290,7 @@ class TestWords:
     def test_unusable_identifiers_are_read_as_empty(self, name: str, value: object) -> None:
         answer = order(**{name: value})
         assert (answer.provider_id, answer.product_id, answer.type_id) == ("", "", "")
-        # No row keeps them, so nobody has to look into it.
+        # The app does not store these identifiers, so staff do not have to look into them.
         assert answer.flaws == ()
 
     @pytest.mark.parametrize("value", ["a/b", "é", "a b"])
@@ -396,7 +396,7 @@ class TestTransactions:
         [
             *(({"type": told}, "OCPAY") for told in ("DEPOSIT", "RECEIVE", "NAVIO", "ocpay")),
             ({"type": "NEW", "oldBalance": 0, "newBalance": 490}, "OCPAY"),
-            # What leaves the account may be the provider's fee.
+            # An amount that leaves the account may be the provider's fee.
             ({"type": "SERVICE"}, "SERVICE"),
             ({"type": "NEW", "oldBalance": 490, "newBalance": 0}, "NEW"),
             ({"type": "DEPOSIT", "objid": "6901616fe9e88196b4eb64b3"}, "DEPOSIT"),
@@ -486,7 +486,7 @@ class TestTransactions:
                 st.sampled_from([*BOOKED, "_id", "objid", "operation", "oldBalance", "newBalance"]),
                 st.sampled_from(list(BOOKED.values()))
                 | st.text(max_size=9)
-                # Others cannot come: the parser refuses the whole answer.
+                # Other numbers cannot occur, because the parser refuses the whole answer.
                 | st.floats(allow_nan=False, allow_infinity=False)
                 | st.integers()
                 | st.none(),

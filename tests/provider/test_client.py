@@ -1,4 +1,4 @@
-"""The client's reading of the provider's answers; the transport itself is in test_transport."""
+"""How the client reads the provider's answers; the transport is tested in test_transport."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 def answers(wire: Wire) -> Answers:
-    """Make the provider answer everything with one body, which may be an object or text."""
+    """Make the provider answer every request with the same body, which may be an object or text."""
 
     def answers(body: object, status: int = 200, **headers: str) -> None:
         text = body if isinstance(body, str | bytes) else json.dumps(body)
@@ -436,7 +436,7 @@ class TestAnswers:
     def test_a_catalogue_lacks_what_it_counts_and_does_not_list(
         self, answer: dict[str, Any], absent: int, client: Client, answers: Answers
     ) -> None:
-        # It lists two, one of them in two categories.
+        # The catalogue lists two products. In the second case, one of them is in two categories.
         listed = [{"id": "p1"}, {"id": "p2"}]
         for more, fewer in (([], 0), ([{"id": "p1"}], 1), ([{"title": "no id"}], 0)):
             categories = [{"title": "A", "products": listed}, {"title": "B", "products": more}]
@@ -814,7 +814,8 @@ class TestErrors:
         for body in (error("X"), "<html>"):
             answers(body, status)
             for name, call in CALLS.items():
-                # Except a router's, after which the other spelling is used.
+                # After a router's 404, the client uses the other spelling, so the call is worth
+                # repeating.
                 is_router = name == "check" and status == 404 and body == "<html>"
                 assert raised(call, client).is_worth_repeating is is_router
 
@@ -823,7 +824,7 @@ ROUTER = {"message": "Route not found", "error": "Not Found", "statusCode": 404}
 
 
 class TestClock:
-    """The lead of the provider's clock, by the date of its last answer to a question."""
+    """The lead of the provider's clock, according to the date of its last answer to a question."""
 
     def ask(self, client: Client, wire: Wire, **answer: Any) -> float:
         body = {"success": True, "data": {"balance": 1}}
@@ -839,7 +840,7 @@ class TestClock:
         date = datetime.datetime.now(UTC) + datetime.timedelta(seconds=ahead)
         headers = {"Date": format_datetime(date, usegmt=True)}
         assert self.ask(client, wire, headers=headers) == pytest.approx(ahead, abs=3)
-        # An error may come from something that stands between.
+        # An error may come from a server in between, so it does not change the known difference.
         assert self.ask(client, wire, status=502) == pytest.approx(ahead, abs=3)
 
     @pytest.mark.parametrize("headers", [{}, {"Date": "soon"}, {"Date": ""}])
@@ -859,7 +860,7 @@ class TestSpellings:
         wire.get(OTHER_CHECK, json={"success": True, "data": FULFILLED})
         failure = raised(check, client)
         assert (type(failure), failure.is_worth_repeating) == (OutcomeUnknown, True)
-        # It has not answered yet.
+        # The other spelling is not confirmed yet.
         assert (client.check_path, client.known_check_path) == ("checkOrder", "")
         for _question in range(2):
             check(client)
@@ -896,7 +897,7 @@ class TestSpellings:
         assert (client.check_path, client.known_check_path) == ("check-order", "")
 
     def test_of_several_threads_one_changes_the_spelling(self, client: Client, wire: Wire) -> None:
-        """Two that change it would change it back."""
+        """If two threads changed the spelling, the second would change it back."""
         under_way = threading.Barrier(3)
 
         def nothing(request: object) -> tuple[int, dict[str, str], str]:
@@ -1020,7 +1021,7 @@ class TestSecrets:
         assert repr(client) == f"<Client of {HOST}>"
 
 
-# Any JSON, as often as not in the place of something that has a meaning.
+# Any JSON, which often replaces a value that has a meaning.
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -1054,7 +1055,7 @@ ENVELOPES = {
 
 @st.composite
 def mutated(draw: st.DrawFn, value: Any) -> Any:
-    """``value`` with some part of it, or all of it, replaced."""
+    """Return ``value`` with some part of it, or all of it, replaced."""
     if not isinstance(value, dict | list) or not value or draw(st.integers(0, 4)) == 0:
         return draw(JSON)
     copy = dict(value) if isinstance(value, dict) else list(value)

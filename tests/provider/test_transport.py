@@ -1,4 +1,4 @@
-"""The provider's client over real sockets, plain and TLS: what no fake of ``requests`` can show."""
+"""The client over real sockets, plain and TLS: behaviour that no fake of ``requests`` can show."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ CALLS = pytest.mark.parametrize("call", [place, check])
 
 
 def ask(script: Script) -> OrderAnswer:
-    """The answer to a question, of a server that does this."""
+    """Return the answer to a check from a server that runs this script."""
     with Server(script) as server, client_of(server.url) as client:
         return client.check("A1")
 
 
 def fail_to_send(url: str, timeout: float = 5) -> TryLater:
-    """Send an order there, which is known not to have left."""
+    """Send an order to ``url``, and return the error, which says that the order was not sent."""
     with (
         client_of(url, timeout) as client,
         pytest.raises(TryLater, match="it could not be reached") as caught,
@@ -94,14 +94,14 @@ def fail_to_send(url: str, timeout: float = 5) -> TryLater:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """Every name means these ports of this machine."""
+    """Resolve every host name to these ports of this machine."""
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in ports]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
 
 
 @contextlib.contextmanager
 def lasting(least: float = 0) -> Iterator[None]:
-    """It ends at its deadline, whatever the server does."""
+    """Assert that the block ends at its deadline, whatever the server does."""
     began = time.monotonic()
     yield
     assert least < time.monotonic() - began < 5
@@ -158,7 +158,7 @@ class TestOnTheWire:
     ) -> None:
         with Server(answer(response(ORDER))) as elsewhere:
             location = f"Location: {elsewhere.url}/"
-            # Left to itself, requests reads the body of a redirect whole, whatever its size.
+            # By default, requests would read the whole body of a redirect, whatever its size.
             moved = response(b"", location, status=status).replace(b"th: 0", b"th: 1048577")
             with (
                 Server(answer(moved)) as server,
@@ -291,7 +291,7 @@ class TestBrokenConnections:
     def test_an_order_over_a_broken_tls_connection_is_sent_once(
         self, fault: Script, tls: ssl.SSLContext
     ) -> None:
-        """urllib3 sends a POST again over TLS whatever the method, if it may retry at all."""
+        """urllib3 would repeat even a POST over TLS if it were allowed to retry at all."""
         with Server(fault, tls) as server, client_of(server.url) as client:
             for sent in range(1, 21):
                 with pytest.raises(OutcomeUnknown, match="the connection broke"):
@@ -313,7 +313,7 @@ class TestBrokenConnections:
     def test_a_question_over_a_broken_connection_is_worth_repeating(
         self, fault: Script, context: ssl.SSLContext | None
     ) -> None:
-        """The caller repeats it, not the client: each request has to be afforded."""
+        """The caller repeats it, not the client, because each request counts against the quota."""
         script = first(fault, answer(response(ORDER)))
         with Server(script, context) as server, client_of(server.url) as client:
             with pytest.raises(OutcomeUnknown, match="the connection broke") as caught:
@@ -367,7 +367,7 @@ class TestDebugOutput:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        """The documentation of requests advises to switch it on to see what is sent."""
+        """Developers may switch it on, because the documentation of requests recommends it."""
         monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
         script = answer(response(ORDER.replace(b'"_id"', b'"orderId": "A1", "_id"')))
         with Server(script, context) as server, client_of(server.url) as client:
@@ -388,7 +388,7 @@ class TestUnsent:
     def test_an_order_is_withheld_if_it_may_no_longer_be_sent(
         self, parts: int, context: ssl.SSLContext | None
     ) -> None:
-        """Neither before its first part, the headers, nor before the second one, the body."""
+        """An order is sent in two parts, headers and body, and can be withheld before each."""
         allowed = iter([True] * parts)
         script = answer(response(PLACED))
         with Server(script, context) as server, client_of(server.url) as client:
@@ -492,7 +492,7 @@ class TestUnsent:
     def test_the_outcome_of_an_order_is_unknown_if_the_proxy_breaks_off(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """urllib3 reports a ``ProxyError`` here too, though the order was on its way."""
+        """urllib3 also reports a ``ProxyError`` here, although the order was on its way."""
         with Server(read_and_reset) as proxy:
             monkeypatch.setenv("HTTP_PROXY", proxy.url)
             with (
@@ -511,7 +511,7 @@ class TestUnsent:
                 fail_to_send("https://provider.invalid", 0.3)
             wait_for_threads()
 
-    # The first needs PySocks, which may be missing; the second is no address.
+    # The first proxy needs PySocks, which may be missing; the second one is not a valid address.
     @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://[:9", "nonsense://x"])
     def test_an_order_is_unsent_if_the_proxy_is_unusable(
         self, proxy: str, monkeypatch: pytest.MonkeyPatch
@@ -536,7 +536,7 @@ class TestUnsent:
     ) -> None:
         path = tmp_path / "bundle.pem"
         if bundle == "unreadable":
-            # Permissions do not keep root from reading a file.
+            # Root can read any file despite its permissions, so this file is a special one.
             path.symlink_to("/proc/self/mem")
         elif bundle != "missing":
             path.write_text("nonsense" if bundle == "of nonsense" else "")

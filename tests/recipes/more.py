@@ -1,4 +1,4 @@
-"""Tests of the recipes' promises beside their own; becomes the shop's ``test_more.py``."""
+"""Further tests of what the recipes promise; used as the shop's ``test_more.py``."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def provider() -> Iterator[Simulator]:
 
 
 def type_called(type_id: str) -> ProductType:
-    """The type with this id, also if the catalogue has not been read."""
+    """Return the type with this id, even if the catalogue has not been read."""
     return ProductType.objects.filter(type_id=type_id).first() or make_offer(type_id, stock=None)
 
 
 class ShopTestCase(TestCase):
-    """A provider, a customer who is logged in, and the worker's work."""
+    """A test case with a provider, a customer who is logged in, and the work of the worker."""
 
     def setUp(self) -> None:
         self.provider = self.enterContext(provider())
@@ -66,7 +66,7 @@ class ShopTestCase(TestCase):
         return cart
 
     def work(self) -> None:
-        """Do what the worker does."""
+        """Run the work of the worker."""
         is_refused = Order.objects.filter(status="PENDING", type_id="SIM_REJECT").exists()
         raised = pytest.raises(CommandError, match="OUT_OF_STOCK") if is_refused else nullcontext()
         with self.captureOnCommitCallbacks(execute=True), raised:
@@ -88,7 +88,7 @@ class ShopTestCase(TestCase):
 
 
 class PaymentTestCase(ShopTestCase):
-    """The catalogue has been read: cards can be reserved for those who pay."""
+    """A test case with a catalogue, so that cards can be reserved for customers who pay."""
 
     @classmethod
     def setUpTestData(cls) -> None:
@@ -96,11 +96,11 @@ class PaymentTestCase(ShopTestCase):
             call_command("giftcards_catalogue", verbosity=0)
 
     def leave(self, stock: int) -> None:
-        """The provider has only so many cards left."""
+        """Leave only ``stock`` cards at the provider."""
         ProductType.objects.filter(type_id="type_001").update(stock=stock)
 
     def outcome(self, payment: Any) -> tuple[str, int, int]:
-        """The status of the payment; the numbers of the cart's orders, and of its cards on hold."""
+        """Return the payment's status, and the numbers of the cart's orders and reserved cards."""
         references = [line.reference for line in payment.cart.lines.all()]
         payment.refresh_from_db()
         current = Reservation.objects.current(timezone.now()).filter(reference__in=references)
@@ -109,7 +109,7 @@ class PaymentTestCase(ShopTestCase):
 
 
 def assert_is_mailed(message: Any, text: list[str], order: Order) -> None:
-    """The message has these lines, those with a number with the cards of the order."""
+    """Assert that the message has these lines, and the card's code and serial after each number."""
     numbered = {f"{card.position}.": f"{card.value} {card.serial}" for card in order.cards.all()}
     expected = [f"{line} {numbered.pop(line)}" if line in numbered else line for line in text]
     assert message.body.splitlines() == expected
@@ -117,7 +117,7 @@ def assert_is_mailed(message: Any, text: list[str], order: Order) -> None:
 
 
 class Overtaken(EmailBackend):
-    """A second task begins to send the mails before this one has."""
+    """A mail backend that lets a second task send the mails before the first task has sent them."""
 
     def send_messages(self, messages: Any) -> int:
         for delivery in Delivery.objects.all():
@@ -206,7 +206,7 @@ class HandingOver(ShopTestCase):
         OrmQ.objects.all().delete()
         with self.captureOnCommitCallbacks(execute=True):
             deliver(order, order.changes.get(to_status="FULFILLED"))
-            # A worker that is quick must not find the task before the row.
+            # A fast worker must not find the task before the row is committed.
             assert not OrmQ.objects.exists()
         [queued] = OrmQ.objects.all()
         assert queued.func() == "shop.tasks.send"
@@ -312,9 +312,9 @@ class Coupons(PaymentTestCase):
         cart = self.make_cart_of_two()
         for coupon, amounts in {
             100: ["1033.34", "516.66"],
-            # The cards cost more than that.
+            # The cards cost more than the customer would pay.
             300: ["900.00", "450.00"],
-            # Nobody is paid for taking cards.
+            # A coupon never reduces the price below zero.
             1651: ["0.00", "0.00"],
             0: ["1100.00", "550.00"],
         }.items():
@@ -340,14 +340,14 @@ class Coupons(PaymentTestCase):
 
 class Rules(ShopTestCase):
     def buy(self, *quantities: int) -> list[str]:
-        """Buy so many cards in each of several orders; return the reasons why any are on hold."""
+        """Buy these quantities in one order each; return the reasons why orders are on hold."""
         carts = [self.make_cart(quantity=quantity) for quantity in quantities]
         for cart in carts:
             checkout.mark_as_paid(cart)
         return list(self.review().values())
 
     def review(self) -> dict[str, str]:
-        """Do what the worker does; return the orders on hold, and why each of them is."""
+        """Run the worker; return the orders on hold, each with the reason."""
         configured = {**settings.GIFTCARDS, "REVIEW_ORDER": "shop.rules.review"}
         with self.settings(GIFTCARDS=configured):
             self.work()
@@ -368,7 +368,8 @@ class Rules(ShopTestCase):
     def test_orders_that_are_too_much_within_a_day_are_on_hold(self) -> None:
         reason = "More than 50000 DA within 24 hours"
         assert self.buy(1) == []
-        # The first of these would be too much with the others, which are not too much without it.
+        # Together with the others, the first of these orders exceeds the limit. Without it, the
+        # others do not.
         assert self.buy(45, 44, 2) == [reason]
         assert self.buy(43) == [reason]
         assert self.buy(1) == [reason, reason]
@@ -403,13 +404,13 @@ class Rules(ShopTestCase):
 
 class MissingCards(ShopTestCase):
     def order_some(self, provider_type: str = "TEST_PARTIAL", **configured: Any) -> Order:
-        """Order five cards of which some are missing; return the order."""
+        """Order five cards, some of which are not delivered, and return the order."""
         cart = self.make_cart(quantity=5, provider_type=provider_type)
         checkout.mark_as_paid(cart)
         with self.settings(GIFTCARDS={**settings.GIFTCARDS, **configured}):
             self.work()
         order = Order.objects.get(repeats=None)
-        # When these are ordered again, all of them come.
+        # When the missing cards are ordered again, all of them are delivered.
         Order.objects.update(type_id="type_001")
         return order
 

@@ -1,4 +1,4 @@
-"""Tests of paying into the provider's account; becomes the shop's ``test_navio.py``."""
+"""Tests of payments into the provider's account; used as the shop's ``test_navio.py``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from giftcards.payments import PaymentAnswer
 DAY = timedelta(days=1)
 CONFIRMED = PaymentAnswer("CONFIRMED", Decimal(1100), "DZD", True)
 
-# What becomes of a payment, one after the other ("late": the cards are not held any more by then);
-# and what comes of it: the payment's status, the number of orders, and of cards on hold.
+# The events of a payment, one after the other ("late": the reservation has ended by then), and the
+# outcome: the payment's status, the number of orders, and the number of reserved cards.
 ENDS: dict[tuple[str, ...], tuple[str, int, int]] = {
     (): ("open", 0, 2),
     ("paid",): ("paid", 1, 0),
@@ -37,14 +37,14 @@ class NavioTestCase(PaymentTestCase):
         return (client or self.client).post(f"/navio/{cart.pk}/")
 
     def begun(self, quantity: int = 2) -> NavioPayment:
-        """A payment whose link the customer has, and whose cards are reserved."""
+        """Return a payment whose link the customer has received, and whose cards are reserved."""
         answer = self.begin(self.make_cart(quantity=quantity))
         payment = NavioPayment.objects.latest("pk")
         self.assertRedirects(answer, payment.url, fetch_redirect_response=False)
         return payment
 
     def pass_time(self, **span: float) -> None:
-        """Time has passed since all that has happened."""
+        """Pretend that this much time has passed since everything that has happened."""
         for payment in NavioPayment.objects.all():
             payment.created_at -= timedelta(**span)
             payment.answered_at -= timedelta(**span)
@@ -57,12 +57,12 @@ class NavioTestCase(PaymentTestCase):
         RequestSlot.objects.update(until=timezone.now() - timedelta(seconds=1))
 
     def come_back(self, payment: NavioPayment) -> Any:
-        """The customer is back some seconds later."""
+        """Let the customer come back some seconds later, and return the response."""
         self.pass_time(seconds=6)
         return self.client.get(f"/navio/{payment.cart_id}/")
 
     def questions(self) -> list[str]:
-        """The references of the payments about which the provider was asked."""
+        """Return the references of the payments about which the provider was asked."""
         paths = [request.path for request in self.provider.requests]
         return [path.rpartition("/")[2] for path in paths if "checkPayment" in path]
 
@@ -386,7 +386,7 @@ class Asking(NavioTestCase):
         with self.assertLogs("shop", "WARNING"):
             navio.catch_up()
         assert len(self.questions()) == 1
-        # The others have their turn before it.
+        # The other payments have their turn before this one.
         self.provider.outage = False
         logging.disable()
         self.addCleanup(logging.disable, logging.NOTSET)

@@ -1,4 +1,4 @@
-"""Tests of paying with Chargily, as the recipes say it; becomes the shop's ``test_paying.py``."""
+"""Tests of payments with Chargily as in the recipes; used as the shop's ``test_paying.py``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from shop.test_more import PaymentTestCase, type_called
 from giftcards.models import Order, ProductType, Reservation
 from tests.fakes.chargily import Chargily
 
-# What Chargily tells of a checkout, one after the other ("late": the cards are not held any more
-# by then); and what comes of it: the payment's status, the number of orders, and of cards on hold.
+# What Chargily reports about a checkout, one event after the other ("late": the reservation has
+# ended by then), and the outcome: the payment's status, the number of orders, and the number of
+# reserved cards.
 EVENTS: dict[tuple[str, ...], tuple[str, int, int]] = {
     (): ("open", 0, 2),
     ("pending", "processing"): ("open", 0, 2),
@@ -50,7 +51,7 @@ class PayingTestCase(PaymentTestCase):
         return (client or self.client).post(f"/pay/{cart.pk}/")
 
     def begun(self, quantity: int = 2) -> Payment:
-        """A payment of which Chargily has said nothing yet, and whose cards are reserved."""
+        """Return a payment about which Chargily has not reported anything, with reserved cards."""
         cart = self.make_cart(quantity=quantity)
         answer = self.begin(cart)
         payment = Payment.objects.latest("pk")
@@ -58,7 +59,7 @@ class PayingTestCase(PaymentTestCase):
         return payment
 
     def questions(self) -> list[str]:
-        """The ids of the checkouts about which Chargily was asked."""
+        """Return the ids of the checkouts about which Chargily was asked."""
         asked = [call.request for call in self.calls if call.request.method == "GET"]
         return [
             str(request.url).rpartition("/")[2]
@@ -67,7 +68,7 @@ class PayingTestCase(PaymentTestCase):
         ]
 
     def pass_time(self, **span: float) -> None:
-        """Time has passed since all that has happened."""
+        """Pretend that this much time has passed since everything that has happened."""
         for payment in Payment.objects.all():
             for name in ("created_at", "answered_at", "due_at"):
                 if (moment := getattr(payment, name)) is not None:
@@ -75,12 +76,12 @@ class PayingTestCase(PaymentTestCase):
             payment.save()
 
     def tell(self, payment: Payment, status: str, **changes: Any) -> int:
-        """Send the shop an event, as Chargily does; the status of the answer."""
+        """Send the shop an event as Chargily does, and return the status code of the response."""
         body, signature = self.chargily.event(payment.checkout_id, status, **changes)
         return self.send(body, signature)
 
     def send(self, body: bytes, signature: str | None) -> int:
-        # Chargily has no cookies and no token of the site.
+        # Chargily sends neither cookies nor a CSRF token of the site.
         stranger = Client(enforce_csrf_checks=True, raise_request_exception=False)
         headers = {} if signature is None else {"signature": signature}
         sent = stranger.post("/chargily/", body, content_type="application/json", headers=headers)
@@ -251,7 +252,7 @@ class Events(PayingTestCase):
                     assert self.tell(payment, "paid", amount=amount) == 200
                 assert self.outcome(payment)[:2] == ("unclear", 0)
                 assert f"{amount} of 1100 DA were paid" in logs.output[0]
-                # It stays a person's, whatever is told then.
+                # Staff still have to decide about the payment, whatever Chargily reports later.
                 for status in ("paid", "expired"):
                     self.tell(payment, status)
                 assert self.outcome(payment)[:2] == ("unclear", 0)
@@ -341,7 +342,7 @@ class Events(PayingTestCase):
 
 class CatchingUp(PayingTestCase):
     def catch_up(self) -> None:
-        """Ask about payments of which nothing was heard, some minutes later."""
+        """Let some minutes pass, and ask about the payments for which no event has arrived."""
         self.pass_time(minutes=6)
         payments.catch_up()
 

@@ -20,10 +20,11 @@ MIDDLEWARE = [
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 ROOT_URLCONF = "tests.recipes.urls"
-# Tables without migrations: the recipe has none, and those of others take longer than the tests.
+# The tables are created without migrations: the recipe has none, and those of other apps would take
+# longer than the tests.
 MIGRATION_MODULES = dict.fromkeys(app.rpartition(".")[2] for app in INSTALLED_APPS)
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-# The name of Django 6.1 and later, as in the settings of the other tests.
+# ``MAILERS`` is the name in Django 6.1 and later, as in the settings of the other tests.
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 SHOP_URL = "https://shop.example"
 NAVIO_SANDBOX = True

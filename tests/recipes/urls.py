@@ -1,4 +1,4 @@
-"""The pages of the shop that the recipes build."""
+"""The URLs of the shop that the recipes build."""
 
 from __future__ import annotations
 

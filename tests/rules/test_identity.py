@@ -1,4 +1,4 @@
-"""The check that an answer is about our order: everything that it names of the line must fit."""
+"""The check that an answer is about our order: everything it says about the line must match."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_answer_with_another_product_type_or_quantity_is_of_another_order(
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_an_answer_more_than_two_hours_off_the_sending_is_of_another_order(sign: int) -> None:
-    """Up to two hours are forgiven: a time without its zone is off by whole hours."""
+    """Up to two hours are accepted, because a time without a time zone is off by whole hours."""
     near = answer(**NAMED, created_at=SENT_AT + sign * timedelta(hours=2))
     far = answer(**NAMED, created_at=SENT_AT + sign * (timedelta(hours=2) + SECOND))
     assert find_difference(near, LINE, sent_at=SENT_AT) is None

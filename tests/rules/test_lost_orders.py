@@ -1,4 +1,4 @@
-"""The plan for lost orders, by itself: what is decided, given what a look at the list has shown."""
+"""The plan for lost orders: what is decided after a search of the provider's list."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def at(minutes: float) -> datetime:
 
 
 def sent(key: int = 1, minutes: float = 0, line: Line = LINE, **values: Any) -> SentOrder:
-    """A lost order that a look has not found long ago, unless ``absent_since`` says otherwise."""
+    """Return a lost order that a search missed long ago, unless ``absent_since`` says otherwise."""
     return SentOrder(key, line, at(minutes), **{"absent_since": at(minutes + 1), **values})
 
 
@@ -62,7 +62,7 @@ def named(
 
 
 def survey(lost: Sequence[SentOrder], *rows: OrderAnswer, **values: Any) -> Survey:
-    """A look, hours later, at a list that shows all there is: nothing but ``rows``."""
+    """Return a search, hours later, of a complete list that contains only ``rows``."""
     values = {"rivals": (), "unseen": (), "doubts": (), "is_whole": True, **values}
     now = values.pop("now", at(600))
     return Survey(
@@ -125,31 +125,32 @@ class TestNamed:
     @pytest.mark.parametrize(
         ("order", "rows", "decision"),
         [
-            # Among equal rows, and whatever the time.
+            # The row with our reference is found among equal rows, whatever its time.
             (OURS, [named("A", "x"), named("B", "ours"), named("C", "")], "adopt B"),
             (OURS, [named("B", "ours", minutes=300)], "adopt B"),
             (replace(OURS, is_elsewhere=True), [named("A"), named("B", "ours")], "adopt B"),
-            # Created before the order was recorded: by another shop with the same account.
+            # A row from before the order was recorded was bought by another shop with the same
+            # account.
             (OURS, [named("B", "ours", minutes=-2)], "adopt B"),
             (OURS, [named("B", "ours", minutes=-3)], "ask B"),
             (OURS, [named("A", "ours"), named("B", "ours", minutes=-3)], "ask A B"),
             (OURS, [named("B", "", minutes=-2)], "adopt B"),
             (OURS, [named("B", "", minutes=-3)], "ask B"),
-            # A row that cannot be the order.
+            # One row has our reference but cannot be the order.
             (OURS, [named("B", "ours", line=LINES[1])], "ask B"),
             (OURS, [named("A", "ours"), named("B", "ours", line=LINES[1])], "ask A B"),
-            # Bought several times: the first is the order.
+            # The order was bought several times: the first purchase is the order.
             (OURS, [named("A", "ours", minutes=5), named("B", "ours")], "adopt B A"),
             (OURS, [named("A", "ours", minutes=None), named("B", "ours")], "adopt B A"),
             (OURS, [named(name, "ours") for name in "CAB"], "adopt A B C"),
-            # Other references prove nothing: the provider may have changed ours.
+            # Different references prove nothing, because the provider may have changed ours.
             (OURS, [named("A", "our")], "adopt A"),
             (OURS, [named("A", "x"), named("B", "y")], "ask A B"),
             (OURS, [named("A", "x"), named("B", "")], "ask A B"),
             (replace(OURS, reference=""), [named("A", "x")], "adopt A"),
-            # Another account.
+            # The order was sent from a different account.
             (replace(OURS, is_elsewhere=True), [named("A", "")], "elsewhere"),
-            # Bought by one of several attempts.
+            # One of several attempts has bought the order.
             (replace(OURS, was_accepted=True), [], "wait"),
             (replace(OURS, was_accepted=True), [named("A", "", minutes=100)], "ask A"),
             (
@@ -265,7 +266,7 @@ class TestAbsent:
     def test_a_doubt_about_an_order_of_that_time_prevents_evidence_of_absence(
         self, minutes: float, is_near: bool
     ) -> None:
-        """Its id may be this order's, whatever its line."""
+        """The row in doubt may belong to this order, whatever its line."""
         decisions = plan(survey([sent()], doubts=[sent(9, minutes, LINES[2])]))
         assert decisions == [Wait(sent(), is_evidence=False) if is_near else Absent(sent())]
 
@@ -276,7 +277,7 @@ class TestAbsent:
         assert plan(survey([accepted, near, far])) == expected
 
     def test_the_doubt_about_neighbours_ends_with_the_row_of_an_accepted_order(self) -> None:
-        """The only row is the accepted order's: the other one may not have been placed."""
+        """The only row belongs to the accepted order; the other order may not have been placed."""
         other, accepted = sent(1), sent(2, 1, was_accepted=True)
         found = row("R1", 1)
         assert plan(survey([other, accepted], found))[0] == Adopt(accepted, found)
@@ -311,7 +312,7 @@ class TestConceding:
         ]
 
 
-# Properties. Times are whole minutes: the bounds are hit often.
+# Properties. Times are whole minutes, so that the bounds are hit often.
 
 some = settings(max_examples=40)
 LINE_CHOICES = st.sampled_from(LINES)
@@ -437,7 +438,7 @@ def test_which_of_two_identical_orders_is_which_does_not_matter_to_the_plan(look
     keys: defaultdict[SentOrder, list[int]] = defaultdict(list)
     for order in look.lost:
         keys[anonymous(order)].append(order.key)
-    # Those of identical orders change places: the last takes the first.
+    # Identical orders swap their keys: the first order gets the last key.
     renamed = replace(
         look, lost=[replace(order, key=keys[anonymous(order)].pop()) for order in look.lost]
     )
@@ -472,17 +473,18 @@ def test_failed_adoptions_never_lead_to_absence_in_their_line(
     ]
 
 
-# How many minutes the provider's clock may be off: its list shows orders where they are looked for,
-# or far from there and within two hours of everything that was sent.
+# The minutes by which the provider's clock may be off. With a right clock, the list shows orders
+# where the app looks for them. With a wrong clock, it shows them far from there, but within two
+# hours of everything that was sent.
 RIGHT_CLOCKS = (0, 0, 9, -10)
 WRONG_CLOCKS = (11, -11, 40, -40)
 
 
 @st.composite
 def ledgers(draw: st.DrawFn, clocks: Sequence[int]) -> tuple[Survey, list[SentOrder]]:
-    """A look at a provider that has carried out some of what was sent, and which lost orders.
+    """Draw a search of the provider's list, and the lost orders that the provider has placed.
 
-    Rows ``P…`` are those of the orders with these keys, rows ``E…`` were bought elsewhere.
+    Rows ``P…`` belong to the orders with these keys; rows ``E…`` were bought elsewhere.
     """
     lost, rivals = draw(orders(1, min_size=1)), draw(st.just([]) | orders(100))
     clock = draw(st.sampled_from(clocks))
@@ -502,7 +504,7 @@ def ledgers(draw: st.DrawFn, clocks: Sequence[int]) -> tuple[Survey, list[SentOr
 def test_an_order_that_was_placed_is_never_bought_again(
     ledger: tuple[Survey, list[SentOrder]],
 ) -> None:
-    """Identical orders count together: each may have the other's row."""
+    """Identical orders are counted together, because each may have the row of the other."""
     look, placed = ledger
     absent = Counter(d.order.line for d in plan(look) if isinstance(d, Absent))
     unplaced = Counter(order.line for order in look.lost if order not in placed)

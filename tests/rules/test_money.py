@@ -1,4 +1,4 @@
-"""Both sides' money against the provider's guide, and against integers of centimes."""
+"""The money of both sides, compared with the provider's guide and with integers of centimes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def figures(
     price: Decimal | int | None = PRICE,
     quantity: int = 5,
 ) -> dict[str, Any]:
-    """The arguments of :func:`purchase_breakdown`; nothing is computed before a test runs."""
+    """Return arguments for :func:`purchase_breakdown`, which is only called when a test runs."""
     return {
         "status": status,
         "quantity": quantity,
@@ -65,10 +65,10 @@ def test_the_breakdown_of_the_guides_example_is_that_of_the_guide() -> None:
         (figures(Status.REFUNDED, 0, 0), 2450, 0, 5, 2450),
         (figures(Status.PARTIALLY_FILLED, 1, 490, quantity=2), 980, 490, 1, 490),
         (figures(Status.PARTIALLY_FILLED, 2, 980, quantity=4), 1960, 980, 2, 980),
-        # The sandbox: everything is free.
+        # In the sandbox, everything is free.
         (figures(Status.FULFILLED, 5, 0, price=0), 0, 0, 0, 0),
         (figures(Status.REFUNDED, 0, 0, price=0), 0, 0, 5, 0),
-        # Centimes, where binary fractions would go wrong.
+        # Amounts in centimes, for which binary fractions would be inexact.
         (
             figures(Status.PARTIALLY_FILLED, 1, Decimal("0.10"), price=Decimal("0.10")),
             Decimal("0.50"),
@@ -76,15 +76,15 @@ def test_the_breakdown_of_the_guides_example_is_that_of_the_guide() -> None:
             4,
             Decimal("0.40"),
         ),
-        # A refunded order cost nothing, also where the provider does not say so.
+        # A refunded order cost nothing, even if the provider does not say so.
         (figures(Status.REFUNDED, 0, None), 2450, 0, 5, 2450),
-        # What is not known is None, which is not 0.
+        # An unknown amount is None, which is different from 0.
         (figures(Status.REFUNDED, 0, None, price=None), None, 0, 5, None),
         (figures(Status.PARTIALLY_FILLED, 3, 1470, price=None), None, 1470, 2, None),
         (figures(Status.PARTIALLY_FILLED, 1, 490, price=None), None, 490, 4, None),
         (figures(Status.PARTIALLY_FILLED, 3, None), 2450, None, 2, 980),
         (figures(Status.FULFILLED, 5, None), 2450, None, 0, 0),
-        # Nothing is refunded, whatever a card cost.
+        # Nothing is refunded, even if the price of a card is unknown.
         (figures(Status.FULFILLED, 5, 2450, price=None), None, 2450, 0, 0),
         (figures(Status.FULFILLED, 5, None, price=None), None, None, 0, 0),
     ],
@@ -103,7 +103,7 @@ def test_the_breakdown_of_figures_that_fit_is_consistent(
 @pytest.mark.parametrize(
     "given_figures",
     [
-        # Charged for more, or for fewer, than were delivered.
+        # The charge is for more or for fewer cards than were delivered.
         figures(Status.PARTIALLY_FILLED, 3, 1960),
         figures(Status.PARTIALLY_FILLED, 3, 980),
         figures(Status.PARTIALLY_FILLED, 3, Decimal("1470.01")),
@@ -116,7 +116,7 @@ def test_the_breakdown_of_figures_that_fit_is_consistent(
         figures(Status.FULFILLED, 3, 1470),
         figures(Status.FULFILLED, 3, None, price=None),
         figures(Status.REFUNDED, 3, 1470),
-        # Refunds that cannot be: of more than was ordered, of less than nothing.
+        # Impossible refunds: for more than was ordered, or of a negative amount.
         figures(Status.PARTIALLY_FILLED, 6, 2940),
         figures(Status.PARTIALLY_FILLED, -1, -490),
         figures(Status.PARTIALLY_FILLED, 3, -1470, price=-490),
@@ -241,7 +241,7 @@ CENTIME = Decimal("0.01")
         ("1000", 3, 1, "333.33", "666.67"),
         ("3850", 7, 7, "3850.00", "0"),
         ("1000", 3, 0, "0", "1000"),
-        # Half a centime is kept.
+        # Half a centime is rounded in favour of the shop.
         ("0.01", 2, 1, "0.01", "0"),
     ],
 )
@@ -286,14 +286,14 @@ class TestOrder:
         ("status", "values", "amounts"),
         [
             (Status.REJECTED, {"sale_amount": 2750}, (2750, 0, 2750, 0, 2750)),
-            # The price of one card; three of five came.
+            # The price of one card is given, and three of five cards were delivered.
             (Status.PARTIALLY_FILLED, {"sale_price": 550}, (2750, 1650, 1100, 0, 1100)),
             (
                 Status.PARTIALLY_FILLED,
                 {"sale_price": 550, "paid_back_amount": 500},
                 (2750, 1650, 1100, 500, 600),
             ),
-            # The missing cards were ordered again.
+            # The missing cards were ordered again, so the customer is owed nothing.
             (
                 Status.PARTIALLY_FILLED,
                 {"sale_price": 550, "reordered_amount": 1100},

@@ -1,4 +1,4 @@
-"""The codes: each has its texts in every language, and no other is used anywhere."""
+"""Problem codes: each has its texts in every language, and the code uses no others."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LANGUAGES = ("en", "fr", "ar")
 LOST = Problem("status_unknown", {"status": "LOST"})
 ENDED = Problem("watch_ended")
 SURPLUS = Problem("surplus_cards", {"received": 4, "announced": 3})
-# What staff have no use for.
+# Words that do not help staff.
 JARGON = re.compile(r"\b(worker|sweep|calls?|claim|receiver|manage\.py|API|process|lease)\b")
 
 
 def example(code: str, **more: str) -> Problem:
-    """A problem with a value for each parameter of its texts."""
+    """Return a problem with a value for each parameter of its texts."""
     return Problem(code, {name: f"<{name}>" for name in WORDINGS[code].parameters} | more)
 
 
@@ -47,7 +47,7 @@ def placeholders(*texts: Any) -> set[str]:
 
 
 def strings_passed(*names: str) -> Iterator[str]:
-    """The literal first arguments, or those named so, of these calls anywhere in the package."""
+    """Yield the texts in the first arguments of all calls with these names in the package."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
@@ -81,7 +81,7 @@ class TestEachCode:
             found = explained(example(code, message="<b>no</b>"), shows_costs=True)
         for name in WORDINGS[code].parameters:
             assert f"<bdi>&lt;{name}&gt;</bdi>" in found.text
-        # The provider's own English is for developers.
+        # The provider's own English message is only for developers.
         assert "&lt;b&gt;no" not in found.text + found.remedy
         assert "<bdi>&lt;b&gt;no&lt;/b&gt;</bdi>" in found.hint
 

@@ -29,8 +29,8 @@ from giftcards.rules.states import (
 
 SENDING, SEARCH, ANSWER = Kind.SENDING, Kind.SEARCH, Kind.ANSWER
 
-# The moves from each status, the problems that a move to it ends, whom it is told to, how a
-# purchase that ends there is logged, and what the next request is for.
+# For each status: the moves from it, the problems that a move to it ends, the news for the
+# customer, the log level of a purchase that ends there, and the purpose of the next request.
 TABLE = {
     "PENDING": ("PLACING REJECTED", {SENDING, SEARCH}, "", logging.INFO, Purpose.PLACING),
     "PLACING": ("PENDING UNCONFIRMED REJECTED HANDLING", set(), "", logging.NOTSET, None),
@@ -73,7 +73,7 @@ def test_a_status_has_the_facts_of_the_table(status: Status) -> None:
     assert (state.log_level, state.request) == (log_level, request)
 
 
-# Constraints in migrations have the groups in this order.
+# Constraints in migrations list the statuses of each group in this order.
 @pytest.mark.parametrize(
     ("group", "expected"),
     [

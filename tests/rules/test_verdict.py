@@ -1,4 +1,4 @@
-"""The verdict on an answer about an order of five cards: only a whole one settles it."""
+"""The verdict on an answer about an order of five cards: only a complete answer settles it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ LOST_CARD = Problem("cards_unreadable", {"lost": 1, "total": 3})
             Settlement(Status.PARTIALLY_FILLED, 1, PRICE, PRICE),
         ),
         (REFUNDED, Settlement(Status.REFUNDED, 0, Decimal(0), PRICE)),
-        # The sandbox.
+        # In the sandbox, cards are free.
         (
             settled("FULFILLED", CARDS, price_per_card=Decimal(0), fulfilled_amount=Decimal(0)),
             Settlement(Status.FULFILLED, 5, Decimal(0), Decimal(0)),
@@ -96,10 +96,10 @@ def test_a_complete_answer_settles_an_order(
     [
         (answer("HANDLING"), ()),
         (answer("HANDLING", quantity=5, cards=CARDS[:2]), ()),
-        # A status that is not known.
+        # The status is unknown.
         (settled("CANCELLED", CARDS), (unknown("CANCELLED"),)),
         (settled("fulfilled", CARDS), (unknown("fulfilled"),)),
-        # Ours, not the provider's.
+        # This is a status of the app and not of the provider.
         (settled("DELAYED", CARDS), (unknown("DELAYED"),)),
         (settled(None, CARDS), (Problem("status_missing"),)),
         # FULFILLED with too few or too many cards.
@@ -112,7 +112,7 @@ def test_a_complete_answer_settles_an_order(
         ),
         (settled("FULFILLED", [*CARDS, CARDS[0]]), (not_whole("FULFILLED", 6, 6),)),
         (answer("FULFILLED"), (not_whole("FULFILLED", 0, 0),)),
-        # PARTIALLY_FILLED that is none.
+        # PARTIALLY_FILLED that is not a partial delivery.
         (settled("PARTIALLY_FILLED", ()), (not_whole("PARTIALLY_FILLED", 0, 0),)),
         (settled("PARTIALLY_FILLED", CARDS), (not_whole("PARTIALLY_FILLED", 5, 5),)),
         (
@@ -132,7 +132,7 @@ def test_a_complete_answer_settles_an_order(
             settled("PARTIALLY_FILLED", CARDS[:3], fulfilled_quantity=4),
             (not_whole("PARTIALLY_FILLED", 4, 3),),
         ),
-        # One of three could not be read, and nothing says that there were three.
+        # One of three cards could not be read, and the answer does not say that there were three.
         (
             answer("PARTIALLY_FILLED", cards=CARDS[:2], problems=(LOST_CARD,)),
             (LOST_CARD, UNCOUNTED),
@@ -149,7 +149,7 @@ def test_a_complete_answer_settles_an_order(
         # REFUNDED with cards.
         (settled("REFUNDED", CARDS[:1]), (not_whole("REFUNDED", 1, 1),)),
         (settled("REFUNDED", CARDS[:1], fulfilled_quantity=0), (not_whole("REFUNDED", 0, 1),)),
-        # Negative money.
+        # Negative amounts.
         (
             settled(
                 "FULFILLED",
@@ -203,7 +203,7 @@ def test_an_order_settles_by_its_cards_if_no_amount_can_be_read(status: str) -> 
     "unread",
     [
         "quantity",
-        # The status alone tells the number of cards.
+        # Without this figure, the number of cards follows only from the status.
         "fulfilled_quantity",
     ],
 )
@@ -252,7 +252,7 @@ def clock_was_wrong(moment: datetime) -> bool:
     ("given_answer", "record", "options", "settles", "problem"),
     [
         (FULFILLED, {}, {}, True, None),
-        # The price when the order was placed counts.
+        # The price at the time of placing counts.
         (
             replace(FULFILLED, price_per_card=None),
             {"price_per_card": 500},
@@ -260,17 +260,17 @@ def clock_was_wrong(moment: datetime) -> bool:
             False,
             CONTRADICTING,
         ),
-        # An order is late as soon as it is no longer fresh.
+        # An order that is no longer HANDLING counts as late.
         (UNREADABLE, {}, {}, False, unreadable("quantity")),
         (UNREADABLE, {"status": Status.DELAYED}, {}, True, unreadable("quantity")),
-        # A doubt is believed the second time, or if the answer is the last one.
+        # A doubtful answer is accepted if the doubt is repeated, or if the answer is the last one.
         (DOUBTFUL, {}, {}, False, CONTRADICTING),
         (DOUBTFUL, {"problems": [LOST_CARD]}, {}, False, CONTRADICTING),
         (DOUBTFUL, {"problems": [LOST_CARD, CONTRADICTING]}, {}, True, CONTRADICTING),
         (DOUBTFUL, {}, {"is_last": True}, True, CONTRADICTING),
         (REPEATED, {}, {}, False, CARDS_REPEATED),
         (REPEATED, {"problems": [CARDS_REPEATED]}, {}, True, CARDS_REPEATED),
-        # Until the id is confirmed, the time has to fit, if the clock was right.
+        # Until the provider's id is confirmed, the time has to match, unless the clock was wrong.
         (OF_ANOTHER_DAY, {}, {}, False, OTHER_TIME),
         (OF_ANOTHER_DAY, {}, {"was_clock_right": clock_was_right}, False, OTHER_TIME),
         (OF_ANOTHER_DAY, {}, {"was_clock_right": clock_was_wrong}, True, None),
@@ -334,7 +334,7 @@ def unknown_figures(*names: str) -> tuple[Problem, ...]:
             Settlement(Status.PARTIALLY_FILLED, 3, 3 * PRICE, None),
             ("price_per_card",),
         ),
-        # A refunded order is known to be charged nothing.
+        # The charge for a refunded order is known to be zero, so only its price is missing.
         (answer("REFUNDED"), Settlement(Status.REFUNDED, 0, None, None), ("price_per_card",)),
     ],
 )
@@ -366,9 +366,9 @@ def test_a_complete_answer_about_another_line_is_not_ours(
     ("told", "changes"),
     [
         (PARTIAL, []),
-        # A figure that is not named is no difference; and a list may leave out the cards.
+        # A missing figure is not a difference, and a list may leave out the cards.
         (answer("PARTIALLY_FILLED"), []),
-        # A list may lag.
+        # The list may be out of date.
         (answer("HANDLING", fulfilled_quantity=0), []),
         (
             settled("FULFILLED", CARDS),
@@ -458,7 +458,8 @@ def _is_negative(given_answer: OrderAnswer) -> bool:
     return any(amount is not None and amount < 0 for amount in amounts)
 
 
-# They begin with a character that is in no text of ours: hypothesis knows those, and tries them.
+# The codes begin with a character that is in no text of this project, because hypothesis collects
+# these texts and tries them.
 codes = st.text(st.characters(exclude_categories=()), min_size=12).map("\ue000".__add__)
 
 

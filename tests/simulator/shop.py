@@ -17,7 +17,7 @@ LOST = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only when a test changes it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -76,7 +76,7 @@ class Shop:
 
 
 def error(answer: requests.Response) -> tuple[int, dict[str, Any]]:
-    """Return status and error of an answer in the provider's envelope."""
+    """Return the status code and the error of a response in the provider's envelope."""
     body = answer.json()
     assert body.keys() == {"success", "error", "requestId"}
     assert body["success"] is False

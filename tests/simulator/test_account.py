@@ -1,4 +1,4 @@
-"""Orders, cards and money, and the types that misbehave."""
+"""Orders, cards and money in the simulator, and the types that misbehave."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_prices_and_stocks_change_at_their_times() -> None:
         }
         assert shown("SIM_SLOW") == (500, 100_000)
         assert shown("type_003") == (1960, 0)
-        # Orders see the same prices and stocks.
+        # Orders use the same prices and stocks.
         assert error(shop.place("type_001", 8))[1]["code"] == "OUT_OF_STOCK"
         assert shop.check(shop.order("type_001", 7))["price_per_card"] == 510
-        # Another product has the types for tests, too, and not the others.
+        # Another product also has the test types, but not the other types that change.
         shop.get(f"/v3/gift-cards/checkProduct/{STEAM}")
 
 
@@ -251,7 +251,7 @@ def test_a_growing_order_delivers_card_by_card() -> None:
 
 @pytest.mark.parametrize("delay", [10.5, 11.5])
 def test_a_growing_order_never_shows_more_cards_than_it_has(delay: float) -> None:
-    """Even if the clock passes its end while it is being looked at."""
+    """This is true even if the order's time ends while it is being read."""
     with Shop(delay=(delay, delay)) as shop:
         shop.order("SIM_GROW", 100)
         shop.simulator.clock = itertools.count(shop.clock.now).__next__
@@ -370,7 +370,8 @@ def test_the_ledger_explains_the_balance_whatever_happens(
     data: st.DataObject, oddities: set[str]
 ) -> None:
     clock = Clock()
-    # Hypothesis repeats what it drew, so nothing here may be left to the simulator's own dice.
+    # Hypothesis repeats only what it drew itself, so the simulator must not use its own random
+    # values.
     simulator = Simulator(delay=(4, 4), clock=clock, ledger_oddities=oddities, rate_limit=0)
 
     def ask(path: str, *, body: object = None, query: str = "") -> Any:
@@ -393,7 +394,7 @@ def test_the_ledger_explains_the_balance_whatever_happens(
                 clock.now += data.draw(st.integers(0, 30))
             case "hide":
                 simulator.hide(data.draw(st.sampled_from(simulator.transactions)).id)
-    # Until all orders have settled, and what was booked late then is shown.
+    # Wait until all orders have settled and the late entries of the ledger are shown.
     clock.now += simulator.delay[1] + simulator.ledger_delay
     booked = simulator.transactions
     assert sum(entry.change for entry in booked) == simulator.balance

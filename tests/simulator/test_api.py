@@ -1,4 +1,4 @@
-"""Paths and envelopes, keys and limits, the log."""
+"""The simulator's paths and envelopes, keys and limits, and log."""
 
 from __future__ import annotations
 
@@ -144,13 +144,13 @@ def test_transactions_add_up_to_the_balance(shop: Shop) -> None:
     assert shop.simulator.balance == 999_020
 
 
-# What the provider's ledger may be like.
+# Variants of the provider's ledger.
 
 LEDGER = "/v3/account/transactions"
 
 
 def shown(shop: Shop) -> list[dict[str, Any]]:
-    """The entries that the ledger shows, oldest first."""
+    """Return the entries that the ledger shows, oldest first."""
     entries: list[dict[str, Any]] = shop.get(f"{LEDGER}?pageSize=100")["items"][::-1]
     return entries
 
@@ -595,7 +595,7 @@ def open_link(shop: Shop, **more: Any) -> Any:
 
 
 def press(shop: Shop, ref: str, button: str) -> requests.Response:
-    """Press a button of the page as a browser does, which has no key."""
+    """Press a button of the payment page as a browser does, without an API key."""
     return shop.ask(f"/pay/{ref}/{button}", method="POST", key=None, allow_redirects=False)
 
 

@@ -1,4 +1,4 @@
-"""Connections, bodies and TLS."""
+"""Connections, request bodies and TLS of the simulator."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_simulator_speaks_tls(certificate: Path) -> None:
     with Shop(ssl_context=context) as shop:
         shop.session.verify = str(certificate)
         assert shop.simulator.url.startswith("https://127.0.0.1:")
-        # A client that connects and says nothing holds up nobody.
+        # A client that connects and sends nothing does not block the others.
         with socket.create_connection(("127.0.0.1", shop.simulator.port)):
             assert shop.check(shop.order())["status"] == "FULFILLED"
             with pytest.raises(LOST):

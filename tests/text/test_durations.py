@@ -1,4 +1,4 @@
-"""Lengths of time in words: each language's plural forms, and the unit."""
+"""Durations in words: the plural forms of each language, and the unit."""
 
 from __future__ import annotations
 

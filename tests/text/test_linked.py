@@ -1,4 +1,4 @@
-"""Addresses in texts of the shop become links, and nothing else does."""
+"""Addresses in texts of the shop become links, and other text does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spellings of one thing count as the same, whoever types them; other things stay apart."""
+"""Different spellings of the same thing match, and different things do not."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_people_tell_apart_is_different(one: str, other: str) -> None:
 
 
 def spelled(number: str, style: int) -> str:
-    """A national number in one of the ways that people write it."""
+    """Return a national number in one of the ways that people write it."""
     spaced = " ".join(number[start : start + 2] for start in range(0, len(number), 2))
     arabic = number.translate({ord("0") + digit: chr(0x660 + digit) for digit in range(10)})
     return (
@@ -146,12 +146,12 @@ def test_an_international_form_is_its_own_and_has_the_digits_that_were_typed(tex
         ("+213 (0) 21 23 45 67", "+21321234567"),
         ("Tél : 021.23.45.67", "+21321234567"),
         ("+33 (0) 6 12 34 56 78", "+33612345678"),
-        # Two numbers, and a number with something else.
+        # Two numbers, and numbers with other text.
         ("0550123456 / 0661123456", ""),
         ("+33612345678/9", ""),
         ("0550123456 Amina", ""),
         ("0550+123456", ""),
-        # Too long, too short, and of no operator of this country.
+        # Numbers that are too short, too long, or of no operator of this country.
         ("055012345", ""),
         ("05501234567", ""),
         ("0850123456", ""),
@@ -159,7 +159,7 @@ def test_an_international_form_is_its_own_and_has_the_digits_that_were_typed(tex
         ("021 23 45 6", ""),
         ("+1234567890123456", ""),
         ("+0550123456", ""),
-        # A landline number without its zero, and a foreign one without its code, may be any other.
+        # A landline number without its zero and a foreign number without its code are ambiguous.
         ("21 23 45 67", ""),
         ("33612345678", ""),
         ("", ""),
@@ -171,7 +171,7 @@ def test_what_is_no_whole_number_has_no_international_form(typed: str, form: str
 
 
 def finds(column: str, value: str, typed: str) -> bool:
-    """True if a search for ``typed`` finds an order with this value, by whole words or not."""
+    """Return True if a search for ``typed`` finds an order with this value."""
     terms = {term for _kind, term in terms_of({column: value})}
     return any(
         all(any(term.startswith(start) for term in terms for start in word.starts) for word in way)

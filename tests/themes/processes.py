@@ -1,4 +1,4 @@
-"""Starting a process with a theme for the admin: a pytest plugin."""
+"""A pytest plugin that starts a process with a theme for the admin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Start = Callable[..., subprocess.Popen[str]]
 def tables(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A copy of the test database, if that is SQLite's: making one takes longer than the rest."""
+    """A copy of the test database, if it is SQLite; creating a new one would be slow."""
     path = tmp_path_factory.mktemp("themes") / "tables.sqlite3"
     with django_db_blocker.unblock(), sharing_database(path):
         return path
@@ -30,7 +30,7 @@ def tables(
 
 @pytest.fixture(scope="session")
 def start(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Start a module of this folder with a theme; without the theme, the test is skipped."""
+    """Start a module of this folder with a theme; skip the test if the theme is missing."""
 
     def begin(module: str, theme: str, *arguments: str) -> subprocess.Popen[str]:
         if importlib.util.find_spec(theme) is None:

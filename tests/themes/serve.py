@@ -1,7 +1,7 @@
 """Serve pages of the admin under a theme: ``python -m tests.themes.serve THEME``.
 
-Prints a line of JSON, with the address of the site, the cookie of a superuser's session, and the
-paths of the pages; ends when its input does.
+Prints a line of JSON with the address of the site, the cookie of a superuser's session, and the
+paths of the pages. Ends when its standard input is closed.
 """
 
 from __future__ import annotations

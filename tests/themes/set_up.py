@@ -1,4 +1,4 @@
-"""How a process begins whose admin has a theme: an app of settings of its own."""
+"""Setting up a process whose admin has a theme: an app that needs its own settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def set_up(theme: str) -> None:
-    """Django with the theme, and what has been put into its database so far: tables at least."""
+    """Set up Django with the theme, and create the tables that its database does not have yet."""
     os.environ["GIFTCARDS_TESTS_THEME"] = theme
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.themes.settings"
     import django
@@ -17,6 +17,6 @@ def set_up(theme: str) -> None:
 
     from tests.stage import apps_of_others
 
-    # As in the test database, which may have been copied for this process.
+    # The tables are those of the test database, which may have been copied for this process.
     settings.MIGRATION_MODULES = {app.label: None for app in apps_of_others()}
     call_command("migrate", run_syncdb=True, verbosity=0)

@@ -20,5 +20,5 @@ DATABASES = {
         "NAME": os.environ.get("GIFTCARDS_TESTS_THEME_DB", ":memory:"),
     }
 }
-# Grappelli has no default for it.
+# Grappelli has no default for this setting.
 GRAPPELLI_ADMIN_TITLE = "Site"

@@ -1,4 +1,4 @@
-"""The admin, what a theme needs beside it, and the customers' pages, to which links lead."""
+"""The URLs of the admin, of the themes, and of the customers' pages to which links lead."""
 
 from __future__ import annotations
 

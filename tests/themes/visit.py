@@ -1,7 +1,7 @@
 """Open every page of the admin under a theme: ``python -m tests.themes.visit THEME [subclass]``.
 
-Prints a JSON object: for each page its HTML, or "HTTP " and the status if that is not 200. It runs
-in a process of its own, because a theme is an app of its own settings.
+Prints a JSON object that maps each page to its HTML, or to "HTTP " and the status if that is not
+200. The module runs in a process of its own, because a theme is an app and needs its own settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(theme: str, how: str = "") -> None:
 
 
 def _register_subclass() -> None:
-    """Register the subclass that the documentation tells a shop with this theme to write."""
+    """Register the subclass that the documentation describes for shops with this theme."""
     import unfold.admin
     from django.contrib import admin
 
@@ -122,7 +122,7 @@ def _visit() -> Iterator[tuple[str, str]]:
     yield "refunds", seen(browser.get("/admin/giftcards/customerrefund/"))
     yield "found", seen(browser.post(SEARCH, {"secret": CARDS[0].value}))
     checked = {"action": "check_now", "_selected_action": [page("web-1043").split("/")[-3]]}
-    # An order that is due is checked anyway, and nobody's asking is recorded.
+    # An order that is due is checked anyway, and the page would not record the request.
     Order.objects.filter(reference="web-1043").update(due_at=None)
     card = Order.objects.get(reference="web-1042").cards.get(position=1)
     ask, reveal = (
@@ -171,7 +171,7 @@ def _visit_messages(browser: Any) -> Iterator[tuple[str, str]]:
 
 
 def seen(response: Any) -> str:
-    """The page, or which error there is instead."""
+    """Return the page, or "HTTP " and the status if there is an error."""
     from tests.pages import read
 
     if response.status_code != 200:
@@ -180,7 +180,7 @@ def seen(response: Any) -> str:
 
 
 def _take_for(name: str) -> None:
-    """A lost order that staff have taken for the provider's order ``name``."""
+    """Create a lost order that staff have matched with the provider's order ``name``."""
     from giftcards.engine.recovering import adopt
     from giftcards.models import Order, StatusChange
     from giftcards.statuses import Status

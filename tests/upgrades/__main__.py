@@ -1,7 +1,7 @@
 """Record the shop of :mod:`tests.upgrades.shop` under this version.
 
-``python -m tests.upgrades 0.1.0`` records it for good, under the name of the release. RELEASE.md
-says when. The tests record the present state, into a folder of theirs.
+``python -m tests.upgrades 0.1.0`` stores the recording permanently, under the name of the release;
+see RELEASE.md for when to do this. The tests record the present state into a folder of their own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Recordings: the rows of a shop under a version, and the provider's account beside them.
+"""Recordings: the rows of a shop under one version, and the provider's account.
 
-A recording is data: the names of the migrations that its version had, and rows as the columns of
-that version hold them. So one serves every database.
+A recording is plain data: the names of the version's migrations, and rows with the version's
+columns. So it can be restored into any database.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from giftcards.simulator import Simulator
 from giftcards.simulator.account import SPECIAL_TYPES, Card, Order, Transaction
 
 FOLDER = Path(__file__).parent / "recorded"
-# The name of the recording that is none of a release.
+# The name of the recording that does not belong to a release.
 PRESENT = "present"
 ROOT = Path(__file__).parents[2]
 LABELS = ("giftcards", "giftcards_books", "giftcards_delivery")
-# Made anew by any worker.
+# Any worker creates these rows again.
 _LEFT_OUT = {"giftcards.RequestSlot"}
-# What a worker needs.
+# The files that a worker needs.
 _PROJECT = ("giftcards", "example_project", "manage.py")
 
 Recording = dict[str, Any]
@@ -70,9 +70,9 @@ def load(name: str, folder: Path) -> Recording:
 
 
 def restore(recording: Recording, simulator: Simulator) -> None:
-    """Bring the database and the account back to what was recorded, as if it was a moment ago.
+    """Restore the database and the account as if they had been recorded a moment ago.
 
-    Then the database is migrated to the newest version, with these rows in it.
+    The database is then migrated to the newest version, with these rows in it.
     """
     since = timezone.now() - datetime.fromisoformat(recording["recorded_at"])
     states = [tuple(state) for state in recording["migrations"]]
@@ -124,7 +124,7 @@ def _later(value: Any, since: timedelta) -> Any:
 
 
 def _order_as_data(order: Order) -> dict[str, Any]:
-    """The order, without what its type says anyway."""
+    """Return the order's data, without the field that follows from its type."""
     return {name: value for name, value in asdict(order).items() if name != "special"}
 
 
@@ -144,7 +144,7 @@ def _order(row: dict[str, Any], since: timedelta) -> Order:
 
 
 def _of(kind: Any, row: dict[str, Any], since: timedelta) -> Any:
-    """An object of the simulator's from its data."""
+    """Return an object of the simulator from its data."""
     values: dict[str, Any] = {}
     for field in fields(kind):
         if field.name not in row:
@@ -159,7 +159,7 @@ def _of(kind: Any, row: dict[str, Any], since: timedelta) -> Any:
 
 
 def unpack(name: str, folder: Path) -> bool:
-    """Put the project of the recording into ``folder``; False if its tag is not known here."""
+    """Copy the recording's project into ``folder``; return False if its tag is unknown here."""
     if name == PRESENT:
         for part in _PROJECT:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy

@@ -1,4 +1,4 @@
-"""The shop that is recorded: an order in each status, as the app itself brings it there."""
+"""The shop to be recorded: an order in each status, reached through the app itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SALE_PRICE = 550
 
 
 def fill(simulator: Simulator) -> None:
-    """Fill each table: orders, cards, messages, refunds, the ledger, and what is still to be done.
+    """Fill each table: orders, cards, messages, refunds, the ledger, and work not done yet.
 
     The provider settles at once; GIFTCARDS points at it.
     """
@@ -62,8 +62,8 @@ def fill(simulator: Simulator) -> None:
     run_sweep()
     Order.objects.filter(pk=late.pk).update(accepted_at=F("accepted_at") - timedelta(minutes=10))
     _work()
-    # What the next worker finds: changes that nobody was told of, messages that wait, and orders
-    # that are lost, at work, held, and not yet sent.
+    # Work for the next worker: changes without a notification, messages that wait, and orders that
+    # are lost, being delivered, on hold, and not yet sent.
     _place("untold", "type_001", 1)
     _work(but_deliver=True)
     _place("unannounced", "TEST_PARTIAL", 4)
@@ -89,7 +89,7 @@ def _place(reference: str, kind: str, quantity: int, **more: Any) -> Order:
 
 
 def _work(*, but_deliver: bool = False) -> None:
-    """All that is due is done, and customers are told."""
+    """Do all work that is due, and notify receivers and customers."""
     for _round in range(4):
         Order.objects.exclude(due_at=None).update(due_at=timezone.now())
         run_sweep()

@@ -1,8 +1,8 @@
-"""From each released version to this one: nothing is lost, and what was open goes on.
+"""Upgrades from each released version: no data is lost, and open orders continue.
 
 A recording is restored under the migrations of its version, and migrated. Then this version's
-engine goes on with it, alone or beside a worker of that version. The present state is recorded and
-restored as well, which tries the recorder.
+engine continues the work, alone or beside a worker of that version. The present state is recorded
+and restored as well, which tests the recorder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 RELEASES = sorted(path.stem for path in FOLDER.glob("*.json"))
-# Those that need neither the requests before the recording nor what its receivers were told.
+# The invariants that need neither earlier requests nor earlier notifications of receivers.
 HOLD = (
     invariants.bought_once_or_never,
     invariants.every_paid_card_is_stored_and_opens,
@@ -77,7 +77,7 @@ def recording(name: str, request: pytest.FixtureRequest) -> Recording:
 def provider(
     recording: Recording, settings: Any, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Simulator]:
-    """The provider, who settles what is open at once; the database is that of the recording."""
+    """The provider, which settles open orders at once; the database is that of the recording."""
     settings.GIFTCARDS = {
         **settings.GIFTCARDS,
         "API_KEY": recording["api_key"],
@@ -102,7 +102,7 @@ def recorded(recording: Recording, model: str) -> list[dict[str, Any]]:
 
 
 def make_due() -> None:
-    """Nobody waits for the hour at which a delayed order is asked about."""
+    """Make all orders due, because a delayed order would otherwise wait for an hour."""
     Order.objects.exclude(due_at=None).update(due_at=timezone.now())
 
 
@@ -114,7 +114,7 @@ def is_all_done() -> bool:
 
 
 def check(recording: Recording, provider: Simulator) -> None:
-    """What was there is there, what was open is settled, and the two sides agree."""
+    """Check that no data was lost, that open orders have settled, and that both sides agree."""
     shop: Any = SimpleNamespace(
         provider=SimpleNamespace(
             orders=provider.orders,
@@ -139,7 +139,7 @@ def check(recording: Recording, provider: Simulator) -> None:
     ):
         keys = {row["id"] for row in recorded(recording, label)}
         assert keys <= set(model.objects.values_list("pk", flat=True))
-    # Of the two that had not been sent, one waits for a person.
+    # Two orders had not been sent, and one of these waits for staff.
     assert posts(provider) == 1
 
 
@@ -150,7 +150,7 @@ def test_every_released_version_is_recorded() -> None:
 
 def test_each_table_is_recorded(present: Path) -> None:
     rows = load(PRESENT, present)["rows"]
-    # Users are not recorded.
+    # Users are not recorded, so nobody has revealed a card.
     assert [label for label in rows if not rows[label]] == ["giftcards.CardReveal"]
 
 

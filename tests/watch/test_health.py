@@ -1,4 +1,4 @@
-"""The check for django-health-check, over its own view, as the documentation sets it up."""
+"""The check for django-health-check, through its own view, set up as documented."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ CHECK = "giftcards.watch.health.GiftcardsCondition"
 
 @pytest.fixture
 def monitor(settings: Any) -> Monitor:
-    """Fetch the documented page, or one of other conditions: its status, and what each says."""
+    """Return a function that fetches the documented page, or one with other conditions.
+
+    It returns the status and each text.
+    """
     from health_check.views import HealthCheckView
 
     urls = ModuleType("shop_urls")
@@ -56,7 +59,7 @@ def monitor(settings: Any) -> Monitor:
             of_conditions = [(CHECK, {"condition": code}) for code in checks]
             view = HealthCheckView.as_view(checks=of_conditions)
             vars(urls)["urlpatterns"] = [path("health/", view)]
-        # A new name each time: Django remembers the URLs of a module.
+        # This assignment clears Django's cache of the URLs of the module.
         settings.ROOT_URLCONF = urls
         answer = Client(headers={"accept-language": "ar"}).get("/health/?format=json")
         return answer.status_code, {
@@ -148,7 +151,7 @@ def change_closed_month() -> None:
     )
 
 
-# By condition, how it comes to hold, and how what the check says then begins.
+# By condition: how to cause it, and the beginning of the text of the check.
 TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
     "worker": (stop_worker, "Background work has stopped. "),
     "daily_work_overdue": (
@@ -187,10 +190,10 @@ TROUBLES: dict[str, tuple[Callable[[], None], str]] = {
 }
 
 
-# What fails along with another: an order that lacks its refund needs a person.
-# The limit of a low balance is above that of the order.
+# Conditions that fail along with another one: an order without its refund needs a person, and the
+# limit of a low balance is above that of the order.
 ALONG = {"credits_missing": {"attention"}, "insufficient_funds": {"balance"}}
-# The most queries of those that make more than two.
+# The highest number of queries of checks that make more than two.
 QUERIES = {
     "queue": 8,
     "encryption_keys": 5,
@@ -214,7 +217,7 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
     set_conf(LOW_BALANCE=5000)
     make_trouble, sentence = TROUBLES[name]
     make_trouble()
-    # It reads little, and asks nobody.
+    # The check makes few queries and no requests.
     with CaptureQueriesContext(connection) as queries:
         monitor(name)
     assert 1 <= len(queries) <= QUERIES.get(name, 2), queries.captured_queries
@@ -225,7 +228,7 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
     failure = "Unavailable" if CONDITIONS[name].severity == Severity.URGENT else "Warning"
     assert said[name].startswith(f"{failure}: {sentence}")
     assert status == 500
-    # The command judges alike.
+    # The command comes to the same result.
     told = call("giftcards_status", "--fail-on", ",".join(CONDITIONS), "-v0")
     assert all(said[key].partition(": ")[2] in told.err for key in failing)
     assert told.code == 1
@@ -239,7 +242,7 @@ def test_a_check_fails_with_the_sentence_of_its_condition_and_no_other_does(
 
 
 def test_every_condition_to_be_alarmed_by_is_tried() -> None:
-    # Another condition covers these, or staff read them on the start page alone.
+    # Other conditions cover these, or staff see them on the start page only.
     without = {
         "access_refused",
         "order_problems",
@@ -250,7 +253,7 @@ def test_every_condition_to_be_alarmed_by_is_tried() -> None:
     }
     without |= {"costs_changed", "products_new", "orders_delayed", "customers_owed"}
     without |= {"reference_refused"}
-    # Digests tell these to staff.
+    # Digests report these to staff.
     without |= {"cards_missing", "links_locked", "cards_not_shown", "reveals_refused"}
     assert TROUBLES.keys() == CONDITIONS.keys() - without
 

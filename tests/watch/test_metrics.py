@@ -50,7 +50,7 @@ LABELS = {family.name: family.label for family in FAMILIES}
 
 
 def parsed(text: str) -> Metrics:
-    """The metrics by name and value of the label, as both of Prometheus's formats have them."""
+    """Return the metrics by name and label value; both formats of Prometheus must agree."""
     both = [
         {
             (sample.name, *sample.labels.values()): sample.value
@@ -65,7 +65,7 @@ def parsed(text: str) -> Metrics:
 
 @pytest.fixture
 def metrics(call: Call) -> Callable[[], Metrics]:
-    """What the command prints, whatever has happened, after ten queries at most."""
+    """Return a function that reads the command's output with ten queries at most."""
 
     def read() -> Metrics:
         with CaptureQueriesContext(connection) as queries:
@@ -80,7 +80,7 @@ def metrics(call: Call) -> Callable[[], Metrics]:
 
 @pytest.fixture
 def scrape(settings: Any, set_conf: Callable[..., None]) -> Scrape:
-    """Fetch the documented page: its status and its text."""
+    """Return a function that fetches the documented page and returns its status and text."""
     urls = ModuleType("shop_urls")
     vars(urls).update(path=path, urlpatterns=[])
     exec(blocks(TEXT, "python")[0], vars(urls))
@@ -139,7 +139,7 @@ def test_a_busy_shop_tells_the_numbers_that_the_status_tells(
     make_message()
     found, status = metrics(), json.loads(call("giftcards_status", "--json").out)
     assert of(found, "giftcards_orders") == status["orders"]
-    # With that of the message.
+    # This includes the order of the message.
     assert status["orders"]["FULFILLED"] == 4
     assert of(found, "giftcards_requests_last_minute") == {"": status["requests"]["used"]}
     assert of(found, "giftcards_requests_limit") == {"": status["requests"]["limit"]}
@@ -223,7 +223,7 @@ def test_the_conditions_that_hold_are_1(
 
 
 def test_only_summaries_have_quantiles(call: Call) -> None:
-    """``promtool check metrics`` asks for this."""
+    """``promtool check metrics`` requires this."""
     times = {"queued_at": ago(9), "sent_at": ago(7), "accepted_at": ago(6), "finalized_at": ago(3)}
     make_guide_order(Status.FULFILLED, **times)
     families = list(openmetrics(call("giftcards_metrics").out))
@@ -414,9 +414,9 @@ def test_the_alerts_cover_each_condition_that_a_person_has_to_act_on() -> None:
         if "code=" in rule["expr"]
     }
     urgent = {code for code, each in CONDITIONS.items() if each.severity is Severity.URGENT}
-    # A pause that a person has to end is "access_refused", others end by themselves.
+    # A pause that a person has to end is "access_refused"; other pauses end by themselves.
     assert told["GiftcardsUrgent"] == urgent - {"paused"}
-    # "attention" covers what is wrong with orders; money owed is every shop's daily work.
+    # "attention" covers problems with orders; owing money to customers is daily work in every shop.
     without = {
         "order_problems",
         "orders_unconfirmed",
@@ -425,7 +425,7 @@ def test_the_alerts_cover_each_condition_that_a_person_has_to_act_on() -> None:
         "customers_owed",
         "cards_missing",
     }
-    # Digests tell these to staff: nothing is wrong with the shop's software.
+    # Digests report these to staff, because the shop's software works correctly.
     without |= {"links_locked", "reveals_refused"}
     warnings = {code for code, each in CONDITIONS.items() if each.severity is Severity.WARNING}
     assert told["GiftcardsToDo"] == warnings - without
@@ -445,6 +445,6 @@ def test_the_rules_are_what_prometheus_reads() -> None:
         assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[mh]", rule["for"])
         assert rule["labels"]["severity"] in {"critical", "warning"}
-    # Prometheus itself says more, where it is installed.
+    # If Prometheus is installed, its own tool checks the rules, too.
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "rules", str(RULES)], check=True)

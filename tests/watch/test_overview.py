@@ -1,4 +1,4 @@
-"""The number of orders in each status, of which a worker has counted most."""
+"""The number of orders in each status, most of which a worker has counted in advance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stage import ago
 
 pytestmark = pytest.mark.django_db
 
-# Two orders of long ago, an order that has just become final, and open orders.
+# Two old orders, an order that has just become final, and open orders.
 EXPECTED = {
     "PENDING": 2,
     "PLACING": 0,
@@ -70,7 +70,7 @@ def test_a_worker_counts_once_an_hour_and_leaves_out_what_may_not_be_committed_y
     make_guide_order(Status.REFUNDED, finalized_at=ago(3_700))
     work()
     assert ProviderState.objects.current().final_orders == {"REFUNDED": 1}
-    # It is committed an hour late, and counted at the next time.
+    # This order is committed an hour late, and included in the next count.
     make_guide_order(Status.REFUNDED, finalized_at=ago(3_700))
     with CaptureQueriesContext(connection) as queries:
         work()

@@ -1,4 +1,4 @@
-"""The head of the list of orders: how the account at the provider stands, for who may see costs."""
+"""The top of the list of orders: the account balance, for people who may view costs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def accountant() -> Client:
 
 
 def hold(balance: str, *, read_at: float = 200) -> None:
-    """The account holds this much, as was read so many seconds ago."""
+    """Set the balance of the account, as it was read ``read_at`` seconds ago."""
     ProviderState.objects.current()
     ProviderState.objects.update(balance=Decimal(balance), balance_read_at=ago(read_at))
 
 
 def head(html: str) -> dict[str, str]:
-    """The texts above the list, by their labels."""
+    """Return the texts above the list, by label."""
     section = element(html, 'class="giftcards-funds"', "section")
     pairs = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", section, re.DOTALL)
     return {text(label): plain(text(value)).replace("\xa0", " ") for label, value in pairs}

@@ -1,4 +1,4 @@
-"""The page "Closing a month": steps that lead to their rows, and a record that nobody changes."""
+"""The page "Closing a month": steps with links to their rows, and a permanent record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def amina() -> Client:
 
 
 def steps(html: str) -> list[tuple[str, dict[str, str]]]:
-    """The state of each step, and the addresses of its rows by what is said of them."""
+    """Return the state of each step, and the addresses of its rows by link text."""
     found = []
     for part in re.split(r"<h3>", element(html, "giftcards-steps", "ol"))[1:]:
         [state] = re.findall(r">[✓!–]</span> ([\w ]+)</span></h3>", part)
@@ -91,7 +91,7 @@ def differences(html: str) -> list[list[str]]:
 
 
 def listed(html: str, address: str) -> int:
-    """The number of rows on the page of a list, or in the group above it that is linked to."""
+    """Return the number of rows on a linked page of a list, or in the linked group above it."""
     place = address.partition("#")[2]
     if place:
         group = re.search(rf'\((\S+)\)</summary>\s*<ul id="{place}">(.*?)</ul>', html, re.DOTALL)
@@ -101,11 +101,14 @@ def listed(html: str, address: str) -> int:
     return len(rows(html, 'id="result_list"')) - 1 if 'id="result_list"' in html else 0
 
 
-# Planted mistakes.
+# Planted discrepancies.
 
 
 def book(kind: str, amount: int, **values: Any) -> LedgerEntry:
-    """An entry whose balances follow from those before it, in the middle of the month."""
+    """Book an entry that continues the balances of the entries before it.
+
+    The first entry is in the middle of the month.
+    """
     last = LedgerEntry.objects.order_by("-time").first()
     before = last.balance_after if last and last.balance_after is not None else Decimal(100_000)
     time = last.time + timedelta(minutes=1) if last else NOON
@@ -114,8 +117,10 @@ def book(kind: str, amount: int, **values: Any) -> LedgerEntry:
 
 
 def plant() -> dict[str, Order]:
-    """One of each: a refund not credited, no sale amount, still owed; and beside them as many of
-    October and December, and a charge of nobody's order."""
+    """Plant one order of each kind: refund not credited, no sale amount, and still owed.
+
+    Also add similar orders in October and December, and a charge without an order.
+    """
     planted = {name: partly_delivered(reference=name) for name in ("uncredited", "unsold", "owed")}
     for order in planted.values():
         book("ORDER", -2450, order=order)
@@ -150,7 +155,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
         html = read(amina.get(address))
         assert listed(html, address) == int(words.rpartition(" ")[2]), address
         assert name in html
-    # It is not closed without a reason, nor before the person says to have looked.
+    # Closing requires a reason and the person's confirmation.
     for values in ({}, {"note": "All the same.", "is_sure": ""}):
         assert errors(read(close(amina, **values))) == ["This field is required."]
     assert not MonthClosing.objects.exists()
@@ -178,7 +183,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     assert "by amina" in text(html)
     assert differences(html) == []
     assert "Close November 2026" not in html
-    # A late entry, and the ledger is read again.
+    # A late entry appears, and the ledger is read again.
     book("FLEXY", -500)
     assert credited.pk
     html = read(amina.get(IN_NOVEMBER))
@@ -194,7 +199,7 @@ def test_planted_mistakes_are_shown_each_with_its_rows_and_mended_one_by_one(ami
     finding = condition.judge(Standing())
     assert finding is not None
     assert (finding.count, plain(finding.explain())) == (1, "November 2026")
-    # Its page begins with that month.
+    # The link opens the page at that month.
     assert differences(read(amina.get(CLOSING + condition.query))) != []
     assert told(close(amina)) == ["November 2026 is closed."]
     assert condition.judge(Standing()) is None
@@ -223,7 +228,8 @@ def test_each_count_is_that_of_the_linked_page(amina: Client) -> None:
             reference=f"web-{number}",
             is_credited=False if number % 2 else None,
             sale_price=None if number % 3 == 0 else Decimal(550),
-            # In Algiers, the first and the last moment of the month, and the first after it.
+            # In Algiers, these are the first and last moments of the month, and the first one after
+            # it.
             finalized_at=[
                 datetime(2026, 10, 31, 23, tzinfo=UTC),
                 datetime(2026, 11, 30, 22, 59, 59, 999_999, tzinfo=UTC),
@@ -242,7 +248,7 @@ def test_each_count_is_that_of_the_linked_page(amina: Client) -> None:
     assert counts == [(10, 10), (2, 2), (5, 5), (5, 5), (7, 7), (3, 3), (2, 2)]
 
 
-# Who may.
+# Permissions.
 
 
 @pytest.mark.parametrize(
@@ -267,7 +273,7 @@ def test_the_page_is_for_those_who_see_the_report_and_costs(
         if (answer := browser.get(page)).status_code == 200
     ]
     assert any(shown) == (status == 200)
-    # Only with a permission of its own is it closed.
+    # Closing requires a permission of its own.
     assert browser.post(IN_NOVEMBER, {"is_sure": "on"}).status_code == 403
     assert "state_token" not in browser.get(IN_NOVEMBER).content.decode()
 
@@ -318,7 +324,7 @@ def test_figures_that_have_changed_since_they_were_shown_close_nothing(amina: Cl
     entry = enter("FLEXY", -5)
     given = {**seen, "is_sure": "on", "note": "All the same."}
     assert told(amina.post(IN_NOVEMBER, given, follow=True)) == [LATE]
-    # What was shown of one month closes no other.
+    # The figures of one month cannot close another one.
     assert told(amina.post(f"{CLOSING}?month=2026-10", given, follow=True)) == [LATE]
     assert not MonthClosing.objects.exists()
     entry.delete()

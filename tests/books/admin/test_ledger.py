@@ -28,7 +28,7 @@ _numbers = count(1)
 
 
 def book(kind: str = "ORDER", amount: Decimal | int = -2450, **values: Any) -> LedgerEntry:
-    """An entry as it is after it was read."""
+    """Create an entry as it is stored after a reading."""
     values = {"provider_id": f"entry-{next(_numbers)}", "time": timezone.now(), **values}
     return LedgerEntry.objects.create(type=kind, amount=amount, **values)
 
@@ -46,7 +46,7 @@ def order() -> Order:
 
 
 def shown(browser: Client, **query: str) -> list[list[str]]:
-    """The rows of the list without their times."""
+    """Return the rows of the list without their times."""
     html = read(browser.get(LEDGER, query))
     html = re.sub(r'<span class="giftcards-label">.*?</span>', "", html)
     found = rows(html, 'id="result_list"')[1:] if "result_list" in html else []
@@ -54,7 +54,7 @@ def shown(browser: Client, **query: str) -> list[list[str]]:
 
 
 def fields(html: str) -> dict[str, str]:
-    """The texts of the page of an entry, by their labels."""
+    """Return the texts of the page of an entry, by label."""
     html = re.sub(r'<span class="giftcards-label">.*?</span>', "", html.replace("\xa0", " "))
     found = re.findall(
         r'<label>(.*?):?</label>\s*<div class="readonly">(.*?)</div>', html, re.DOTALL
@@ -164,7 +164,7 @@ def test_entries_of_an_order_that_the_person_may_not_see_are_not_in_the_list(
         monkeypatch.setattr(OrderAdmin, "get_queryset", lambda *_anything: Order.objects.none())
     assert kinds(browser) == ["Account top-up DEPOSIT"]
     assert browser.get(f"{LEDGER}{entry.pk}/change/").status_code == 302
-    # Nor can it be found out that there is such an order.
+    # The search must not reveal that the order exists.
     assert shown(browser, q="web-1042") == []
 
 
@@ -278,11 +278,11 @@ def test_amounts_and_foreign_words_are_isolated_in_arabic(accountant: Client) ->
     assert 'dir="ltr">−2' in html
 
 
-# What a period adds up to.
+# The totals of a period.
 
 
 def books(browser: Client, **query: str) -> dict[str, Any]:
-    """The texts of the section about a period."""
+    """Return the texts of the section about a period."""
     html = read(browser.get(LEDGER, query)).replace("\xa0", " ")
     if "giftcards-ledger" not in html:
         return {}
@@ -356,7 +356,8 @@ def test_above_a_period_stands_whether_its_entries_explain_the_balance(
         ],
         "unfit": [],
     }
-    # It reads all entries of the period, so it stands above the first page only.
+    # The section reads all entries of the period, so it is shown only above the unfiltered first
+    # page.
     assert books(accountant, period="2026-11", type="ORDER") == {}
     assert books(accountant, period="2026-11", q="x") == {}
     assert books(accountant, period="2026-11", p="1") == {}
@@ -417,7 +418,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
     html = read(accountant.get(LEDGER, {"period": "2026-11"}))
     for address in (order_page(order), f"{LEDGER}{charged.pk}/change/"):
         assert f'<li><a href="{address}">' in html
-    # Who may not see the order is told how much lacks.
+    # A person who may not view the order sees only the missing amount.
     stranger = sign_in("view_cost", "view_ledgerentry")
     unfit = books(stranger, period="2026-11")["unfit"]
     assert unfit[:2] == ["Promised but not credited back 980 DA (1)", "an order · 980 DA · TIME"]
@@ -425,7 +426,7 @@ def test_what_does_not_fit_is_named_with_a_way_to_it(accountant: Client, order: 
 
 def test_missing_entries_that_add_up_to_nothing_are_told_of(accountant: Client) -> None:
     noon = datetime(2026, 11, 15, 12, tzinfo=UTC)
-    # 100 came in and went out again on the next day, without an entry.
+    # 100 came in and went out again on the next day. Both entries are missing.
     for day, before in enumerate([1000, 1090, 980]):
         time = noon + timedelta(days=day)
         book("FLEXY", -10, balance_before=before, balance_after=before - 10, time=time)
@@ -465,7 +466,7 @@ def test_without_balances_it_is_not_known_whether_entries_explain_them(accountan
 
 
 def booked(browser: Client, order: Order) -> list[str]:
-    """The sentences about the ledger in the section on money."""
+    """Return the sentences about the ledger in the section about money."""
     html = element(read(browser.get(order_page(order))), "giftcards-money", "section")
     html = re.sub(r"<time.*?</time>", "TIME", html, flags=re.DOTALL).replace("\xa0", " ")
     paragraphs = [text(part) for part in re.findall(r"<p\b.*?</p>", html, re.DOTALL)]

@@ -1,4 +1,4 @@
-"""The geometry of the pictures: what is drawn stays in its box, and is as long as its amount."""
+"""The geometry of the charts: shapes stay inside the box and are as long as their amounts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = st.integers(1, 3).flatmap(
         st.lists(AMOUNTS, min_size=series, max_size=series), min_size=1, max_size=40
     )
 )
-# Places are rounded to this, in percent.
+# Positions are rounded to this value, in percent.
 EXACT = Decimal("0.001")
 
 

@@ -1,4 +1,4 @@
-"""The page of the report: whom it shows which figures, for which period, and what is downloaded."""
+"""The report page: which figures people see, the period, and the downloads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ HEADINGS = [
 
 
 def settled(day: int, status: Status = Status.PARTIALLY_FILLED, **values: Any) -> Order:
-    """An order of five cards, sold for 550 each, that settled on this day of November at noon."""
+    """Make an order for five cards at 550 each, which settled at noon on this day of November."""
     delivered = {Status.FULFILLED: 5, Status.PARTIALLY_FILLED: 3}.get(status, 0)
     at = datetime(2026, 11, day, 12, tzinfo=UTC)
     return make_guide_order(
@@ -82,11 +82,11 @@ def key_figures(html: str) -> dict[str, str]:
 
 
 def drawn(html: str) -> bool:
-    """True if there is a picture."""
+    """Return True if the page contains a chart."""
     return '<figure class="giftcards-chart">' in html
 
 
-# What it shows.
+# The figures.
 
 
 def test_the_guides_order_is_counted_on_both_sides(boss: Client) -> None:
@@ -191,7 +191,8 @@ def test_one_product_can_be_looked_at_by_its_name_in_the_catalogue_if_it_has_one
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        # A part of the name of one, an id, and what nothing in the catalogue is called.
+        # The typed text is a part of a name, an ID, or something that the catalogue does not
+        # contain.
         ("steam", "1"),
         ("p-7", "1"),
         ("other", "No order reached a final status in this period."),
@@ -232,7 +233,7 @@ def test_what_is_not_known_is_not_0_and_what_is_left_out_is_marked(boss: Client)
     html = read(boss.get(REPORT, NOVEMBER))
     _headings, unpriced, unsold, mixed, _total = table(html)
     assert unpriced[4:6] == ["⚠ 0", "⚠ 0"]
-    # The mark for those who see, and the word for those who listen.
+    # The mark is for sighted readers, and the word is for screen readers.
     assert unsold[6:] == ["?unknown"] * 5
     assert mixed[6] == "⚠ 2,750"
     assert (
@@ -345,7 +346,7 @@ def test_a_leap_year_by_day_is_not_too_long(boss: Client) -> None:
     assert errors(html) == []
 
 
-# Who sees what.
+# Permissions.
 
 
 @pytest.mark.parametrize(
@@ -376,7 +377,7 @@ def test_every_role_is_tried_above() -> None:
 
 @pytest.fixture
 def seller() -> Client:
-    """May see and export orders, and no costs."""
+    """A person who may view and export orders, but not view costs."""
     return sign_in("view_order", "export_order")
 
 
@@ -498,7 +499,7 @@ def test_an_xlsx_file_has_the_same_rows(boss: Client) -> None:
 def test_the_form_proposes_xlsx_if_it_can_be_written_and_offers_csv(
     boss: Client, monkeypatch: pytest.MonkeyPatch, has_xlsx: bool, offered: list[str]
 ) -> None:
-    # As if openpyxl was installed, or was not: Python is asked.
+    # The page asks Python whether openpyxl is installed, so the test replaces the answer.
     find = importlib.util.find_spec
     instead = {"openpyxl": "json" if has_xlsx else "no_such_module"}
     monkeypatch.setattr(

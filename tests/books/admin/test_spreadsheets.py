@@ -1,4 +1,4 @@
-"""The downloads as a real LibreOffice reads them: amounts add up, and texts do nothing."""
+"""The downloads opened in LibreOffice: amounts can be added, and texts are not executed."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ pytestmark = [
     pytest.mark.skipif(OFFICE is None, reason="Needs LibreOffice Calc."),
 ]
 
-# How a CSV file is imported: the separator, double quote, UTF-8, from the first line; numbers and
-# dates as in English (1033 for Windows); with formulas.
+# The options for importing a CSV file: separator, double quote, UTF-8, starting at the first line;
+# numbers and dates as in English (1033 is the Windows code for it); with formulas.
 CSV_IMPORT = "{},34,76,1,,1033,false,true,false,false,false,0,true"
 _NAMES = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
 _TABLE, _OFFICE = _NAMES % "table", _NAMES % "office"
 
 
 class Cell(NamedTuple):
-    """A cell as the spreadsheet holds it: its type, its value, and its formula if it has one."""
+    """A cell in the spreadsheet: its type, its value, and its formula (or "")."""
 
     type: str
     value: str
@@ -50,7 +50,10 @@ Reader = Callable[..., list[list[Cell]]]
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    """Open a file in a spreadsheet; its form is ``csv``, with a ``separator``, or ``xlsx``."""
+    """Return a function that opens a file in LibreOffice and returns its cells.
+
+    The form is ``csv``, with a ``separator``, or ``xlsx``.
+    """
     folder = tmp_path_factory.mktemp("office")
 
     def convert(content: bytes, form: str, separator: str = ",") -> list[list[Cell]]:
@@ -87,13 +90,17 @@ def _rows(file: Path) -> Iterator[list[Cell]]:
                 cell.get(f"{_TABLE}formula", ""),
             )
             for cell in row.iter(f"{_TABLE}table-cell")
-            # Equal cells beside each other are one: to the end of the sheet, empty ones.
+            # LibreOffice stores equal neighbouring cells as one, including the empty cells up to
+            # the end of the sheet.
             for _time in range(min(int(cell.get(f"{_TABLE}number-columns-repeated", 1)), 30))
         ]
 
 
 def download(form: str, language: str) -> bytes:
-    """The orders of November: one at a loss, by a customer whose name looks like a formula."""
+    """Download the orders of November.
+
+    The second one was sold at a loss. The name of the customer looks like a formula.
+    """
     for number, price in enumerate((550, 400)):
         make_guide_order(
             Status.PARTIALLY_FILLED,
@@ -113,7 +120,7 @@ def download(form: str, language: str) -> bytes:
 
 
 def headings_in(language: str) -> list[str]:
-    """Of a text, a date, another text and two amounts."""
+    """Return the headings of a text, a date, another text, and two amounts."""
     names = ("reference", "settled", "customer", "paid by the customer", "Margin")
     with translation.override(language):
         return [capfirst(gettext(name)) for name in names]
@@ -144,7 +151,7 @@ def test_a_csv_file_adds_up_in_a_spreadsheet_that_is_told_its_marks(
         ]
         for number, (paid, margin) in enumerate((("2751.25", "180.75"), ("2001.25", "-269.25")))
     ]
-    # Counted by the spreadsheet itself.
+    # The spreadsheet itself has computed these sums.
     assert [totals[place].value for place in at[3:]] == ["4752.5", "-88.5"]
 
 
@@ -152,7 +159,8 @@ def test_a_csv_file_adds_up_in_a_spreadsheet_that_is_told_its_marks(
 def test_no_text_becomes_a_formula_at_another_separator(read: Reader, separator: str) -> None:
     parts = ("=1+1", " +1+1", '"=1+1"', '""=1+1', "\n=1+1", "\r\n=1+1", "@SUM(1)")
     texts = [f"Amina{separator}{part}" for part in parts]
-    # The first cell of a line and the others differ in what the spreadsheet makes of their quotes.
+    # Spreadsheets treat quotes in the first cell of a line differently from quotes in the other
+    # cells.
     lines = [[first, second] for first in ("web-1", *texts) for second in ("Lina", *texts)]
     found = read(b"".join(as_csv(lines)), "csv", separator)
     assert len(found) >= len(lines)

@@ -1,6 +1,6 @@
-"""Lives a chapter in a process of its own: ``python -m tests.delivery.shop CHAPTER``.
+"""Run a chapter in its own process: ``python -m tests.delivery.shop CHAPTER``.
 
-Prints what it leaves as JSON. The settings are those beside this file.
+The process prints what the chapter leaves as JSON. Its settings are in this folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ import django
 
 if __name__ == "__main__":
     django.setup()
-    # Imported here: it imports models, which need the settings.
+    # This import comes after the setup, because it imports models, which need the settings.
     chapters = import_module("tests.delivery.shop.chapters")
     sys.stdout.write(json.dumps(getattr(chapters, sys.argv[1])()))

@@ -1,4 +1,4 @@
-"""The chapters of a shop's life; each returns what it leaves. See ``__main__.py``."""
+"""The chapters of a shop's life; each returns the state that it leaves. See ``__main__.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG_AGO = timedelta(days=900)
 
 
 def years_without() -> dict[str, Any]:
-    """The core alone: orders that were announced, that wait for it, and that were given up."""
+    """Run the core alone, with changes that were announced, that wait, and that were given up."""
     call_command("migrate", verbosity=0)
     order_status_changed.connect(refuse, dispatch_uid="refuse")
     for reference in ("waiting", "given-up"):
@@ -42,7 +42,7 @@ def years_without() -> dict[str, Any]:
     past = StatusChange.objects.filter(order__reference__in=["waiting", "given-up"])
     changed("late", Status.DELAYED)
     work("told")
-    # Moments before the app comes.
+    # This happens moments before the app is installed.
     record_refund(Order.objects.get(reference="told"), amount=100, reference="old")
     StatusChange.objects.update(at=timezone.now() - LONG_AGO)
     return {
@@ -54,9 +54,10 @@ def years_without() -> dict[str, Any]:
 
 
 def install() -> dict[str, Any]:
-    """The app comes; then the past is announced, an old order settles, and a new one is placed."""
+    """Install the app, then announce the past, settle an old order, and place a new one."""
     call_command("migrate", verbosity=0)
-    # Also what was given up: a shop may mend its receiver, and have it called again.
+    # This includes changes that were given up, because a shop may repair its receiver and have it
+    # called again.
     StatusChange.objects.filter(announced_at=None).update(announce_at=timezone.now())
     tasks.tick()
     told_of_the_past = [*deliveries(), *mails()]
@@ -73,14 +74,14 @@ def install() -> dict[str, Any]:
 
 
 def take_out() -> dict[str, Any]:
-    """The app is gone and its rows are there: the core goes on."""
+    """Run the core after the app was removed, while the rows of the app still exist."""
     call_command("migrate", verbosity=0)
     work("later")
     return {**remains(), "pages": statuses_of_pages()}
 
 
 def undo() -> dict[str, Any]:
-    """The app's tables are removed, which needs the app."""
+    """Remove the app's tables, for which the app must be installed."""
     call_command("migrate", "giftcards_delivery", "zero", verbosity=0)
     return remains()
 
@@ -121,7 +122,7 @@ def deliveries() -> list[tuple[str, str]]:
 
 
 def a_day_without_admin() -> dict[str, Any]:
-    """A customer is told and shown the cards, and staff get a digest."""
+    """Tell a customer about cards and show them, and send staff a digest."""
     from giftcards.delivery.models import StaffDigest
     from tests.delivery.pages import codes_in, make_settled, press
 
@@ -139,7 +140,7 @@ def a_day_without_admin() -> dict[str, Any]:
 
 
 def mails() -> list[str]:
-    """To whom a worker that sends what waits has sent something so far."""
+    """Send the waiting messages, and return the addresses of all messages sent so far."""
     from giftcards.delivery.tasks import deliver
 
     deliver()
@@ -147,7 +148,7 @@ def mails() -> list[str]:
 
 
 def statuses_of_pages() -> dict[str | None, int]:
-    """The pages of the admin that belong to the core, as a superuser gets them."""
+    """Return the HTTP statuses of the core's admin pages for a superuser."""
     user, _ = get_user_model().objects.get_or_create(
         username="amina", defaults={"is_staff": True, "is_superuser": True}
     )

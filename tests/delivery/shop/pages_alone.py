@@ -1,4 +1,4 @@
-"""A shop with the customer's pages and no others."""
+"""URLs of a shop with the customer's pages and no others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A shop that has the app if ``SHOP_HAS_DELIVERY`` is 1, and knows nothing of it otherwise.
+"""A shop that has the app only if ``SHOP_HAS_DELIVERY`` is 1.
 
-If ``SHOP_HAS_ADMIN`` is 0, it has no admin, no messages between pages, no sessions, no middleware.
+If ``SHOP_HAS_ADMIN`` is 0, it has no admin, no messages between pages, no sessions and no
+middleware.
 """
 
 from __future__ import annotations

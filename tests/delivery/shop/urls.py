@@ -1,4 +1,4 @@
-"""The shop's pages; those of the app are there while it is installed."""
+"""URLs of the shop, including those of the app while it is installed."""
 
 from __future__ import annotations
 
