@@ -255,8 +255,8 @@ def check_passwords(**_: object) -> list[CheckMessage]:
         Warning(
             f"Staff can log in with {name!r}, which does not use a password. However, staff"
             " need a password to reveal a code.",
-            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who"
-            " they are. If the backend checks passwords, add it to"
+            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of your site where staff prove"
+            " their identity. If the backend checks passwords, add it to"
             " GIFTCARDS['PASSWORD_BACKENDS']. If everybody who reveals codes has a password"
             " in your database, silence this warning.",
             id="giftcards.W005",
@@ -300,10 +300,10 @@ def check_staff_without_password(
         return []
     return [
         Warning(
-            "Some staff may reveal codes, but have no password with which they can prove who"
-            f" they are: {', '.join(found)}.",
-            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who"
-            " they are, or give these accounts passwords.",
+            "Some staff may reveal codes, but do not have a password to prove their identity with:"
+            f" {', '.join(found)}.",
+            hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of your site where staff prove their"
+            " identity, or give these accounts passwords.",
             id="giftcards.W011",
         )
     ]

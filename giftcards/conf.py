@@ -243,7 +243,7 @@ def text(setting: str, value: Any, hint: str) -> str:
     """
     if isinstance(value, str):
         return value
-    raise Unusable("type", f"{setting} must be a text.", hint)
+    raise Unusable("type", f"{setting} must be a string.", hint)
 
 
 def _amount(setting: str, value: Any) -> Decimal:
@@ -254,7 +254,7 @@ def _amount(setting: str, value: Any) -> Decimal:
         raise Unusable("type", message, CORRECT)
     if Decimal(value).is_finite() and 0 < value <= LARGEST_AMOUNT:
         return Decimal(value)
-    message = f"{setting} must be an amount above 0, and not above {LARGEST_AMOUNT}."
+    message = f"{setting} must be an amount greater than 0 and at most {LARGEST_AMOUNT}."
     raise Unusable("range", message, CORRECT)
 
 
@@ -288,7 +288,7 @@ def _api_key(setting: str, value: Any) -> str:
     key = text(setting, value, hint)
     if key.isascii() and key.isprintable() and " " not in key:
         return Masked(key)
-    raise Unusable("api_key", f"{setting} is not usable as an HTTP header.", hint)
+    raise Unusable("api_key", f"{setting} cannot be used as an HTTP header.", hint)
 
 
 def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
@@ -309,7 +309,11 @@ def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
         if odd := next((letter for letter in url if not letter.isascii()), ""):
             name = unicodedata.name(odd, "without a name")
             message = f"{setting} has a character that is not ASCII: {name}."
-            raise Unusable("base_url", message, f"{hint} Other scripts are written as xn--….")
+            raise Unusable(
+                "base_url",
+                message,
+                f"{hint} Write domain names in other scripts in their xn--… form.",
+            )
         parts = address_parts(url)
         if parts is None:
             raise Unusable("base_url", f"{setting} is not the address of {subject}.", hint)
@@ -318,7 +322,7 @@ def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
             raise Unusable("insecure", f"{setting} would {http_would} unencrypted.", safe)
         return url.rstrip("/")
 
-    parse.__doc__ = "a text: scheme, host and, if needed, port"
+    parse.__doc__ = "a string: scheme, host and, if needed, port"
     return parse
 
 
@@ -432,9 +436,9 @@ def _token(setting: str, value: Any) -> str:
     hint = "Create a token with `openssl rand -hex 32`, and give the same token to Prometheus."
     token = text(setting, value, hint)
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise Unusable("type", f"{setting} is not usable as an HTTP header.", hint)
+        raise Unusable("type", f"{setting} cannot be used as an HTTP header.", hint)
     if len(token) < _SHORTEST_TOKEN:
-        raise Unusable("range", f"{setting} has less than {_SHORTEST_TOKEN} characters.", hint)
+        raise Unusable("range", f"{setting} has fewer than {_SHORTEST_TOKEN} characters.", hint)
     return Masked(token)
 
 
@@ -451,7 +455,7 @@ def _backends(setting: str, value: Any) -> tuple[str, ...]:
     """a list of dotted paths of classes"""
     if not isinstance(value, list | tuple):
         hint = "List backends, for example 'django_auth_ldap.backend.LDAPBackend'."
-        raise Unusable("type", f"{setting} must be a list of texts.", hint)
+        raise Unusable("type", f"{setting} must be a list of strings.", hint)
     return tuple(_backend(f"A backend in {setting}", path) for path in value)
 
 
@@ -541,10 +545,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     send_reference = Setting(
         _switch,
-        help="If `True`, the app sends the reference of an order to the provider together with"
-        " the purchase. An unconfirmed order can then be found by its reference, if the"
-        " provider stores references. Run `giftcards_selftest` in the sandbox first, which"
-        " tells you whether to turn this setting on.",
+        help=(
+            "If `True`, the app sends the reference of an order to the provider together with"
+            " the purchase. An unconfirmed order can then be found by its reference, if the"
+            " provider stores references. Run `giftcards_selftest` in the sandbox first. It"
+            " tells you whether to turn this setting on."
+        ),
         default=False,
         is_working=True,
     )
@@ -576,10 +582,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     pricing = Setting(
         optional(dotted_path("shop.prices.price"), None),
-        help="A function that is called with a `ProductType` and returns its price, which the"
-        " worker stores. It replaces the margin of the shop: it sets the price of all"
-        " product types that have no margin of their own, of their product or of their"
-        " category.",
+        help=(
+            "A function that is called with a `ProductType` and returns its price, which the"
+            " worker stores. The function replaces the shop's margin: it sets the price of"
+            " every product type for which neither the type, its product nor its category has"
+            " a margin."
+        ),
     )
     low_balance = Setting(
         optional(_amount, None),
@@ -588,7 +596,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     reauthenticate = Setting(
         optional(_url_name, None),
-        help="The page on which staff prove who they are before they reveal a code. Without this"
+        help="The page where staff prove their identity before they reveal a code. Without this"
         " setting, staff enter their password.",
     )
     password_backends = Setting(
@@ -606,9 +614,12 @@ class Conf(SettingsDict, dict_name="GIFTCARDS"):
     )
     reveals_per_hour = Setting(
         number(int, 1, 10_000),
-        help="The maximum number of card codes that one member of staff may reveal in an hour, and"
-        " of links to cards that they may create. Corrections of a customer's address count,"
-        " too. If somebody exceeds the limit, the app refuses and notifies `MANAGERS`.",
+        help=(
+            "The maximum number of card codes that one member of staff may reveal in an hour."
+            " The same maximum applies to the links to cards that they create. A correction"
+            " of a customer's address counts as a reveal. If somebody exceeds the limit, the"
+            " app refuses and notifies `MANAGERS`."
+        ),
         default=30,
     )
     metrics_token = Setting(

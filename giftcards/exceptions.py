@@ -31,7 +31,7 @@ class CustomerConflict(GiftcardsError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The customer of the order is not the one that was read: read the order again."
+            "The customer of the order was changed after the order was read. Read the order again."
         )
 
 

@@ -241,5 +241,5 @@ def record_sale_amount(order: Order, amount: Decimal | int, *, by: str) -> bool:
     """
     is_new = customer_refunds.record_sale_amount(order, amount, by=by)
     if is_new:
-        logger.info("What the customer of order %s paid was recorded.", order.reference)
+        logger.info("The amount that the customer paid for order %s was recorded.", order.reference)
     return is_new

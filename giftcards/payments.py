@@ -83,5 +83,5 @@ def _ask(call: Callable[[Client], T]) -> T:
         if answer is not None:
             return answer
         is_paused = not gateway.is_open
-    why = "are paused" if is_paused else "about orders come first"
+    why = "are paused" if is_paused else "about orders have priority"
     raise TryLater(f"Requests to the provider {why}.")

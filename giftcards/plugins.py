@@ -112,15 +112,20 @@ CORE = Plugin(
     work=(
         # This work repeats failed announcements, and makes announcements that sweeps have not made.
         # It comes last, because receivers may hang.
-        Work(name="the news of orders", do=outbox.announce, is_prompt=True, is_last=True),
+        Work(
+            name="the announcement of order changes",
+            do=outbox.announce,
+            is_prompt=True,
+            is_last=True,
+        ),
         Work(name="the destruction of old codes", do=purge_if_due),
         Work(name="the count of final orders", do=count_final_orders),
         # The prices come before the work of other apps, which needs them.
-        Work(name="the prices of the shelf", do=keep_prices),
+        Work(name="the update of prices", do=keep_prices),
         # The catalogue is read last. Because some product is always due, work after it would not
         # get any requests.
         Work(name="the reading of the catalogue", do=keep_current, is_last=True),
-        Work(name="the news of offers", do=_announce_offers, is_last=True),
+        Work(name="the announcement of offer changes", do=_announce_offers, is_last=True),
     ),
     roles=roles.ROLES,
     connect=_connect,

@@ -331,7 +331,7 @@ REMOTE = "django.contrib.auth.backends.RemoteUserBackend"
 NO_PASSWORDS = Warning(
     "Staff can log in with 'django.contrib.auth.backends.RemoteUserBackend', which does not"
     " use a password. However, staff need a password to reveal a code.",
-    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who they are."
+    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of your site where staff prove their identity."
     " If the backend checks passwords, add it to GIFTCARDS['PASSWORD_BACKENDS']. If"
     " everybody who reveals codes has a password in your database, silence this warning.",
     id="giftcards.W005",
@@ -381,9 +381,9 @@ def test_a_shop_whose_staff_sign_in_without_a_password_is_told_that_it_needs_a_p
 
 
 WITHOUT_PASSWORD = Warning(
-    "Some staff may reveal codes, but have no password with which they can prove who they"
-    " are: 'amina', 'karim'.",
-    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of yours on which staff prove who they are,"
+    "Some staff may reveal codes, but do not have a password to prove their identity with:"
+    " 'amina', 'karim'.",
+    hint="Set GIFTCARDS['REAUTHENTICATE'] to a page of your site where staff prove their identity,"
     " or give these accounts passwords.",
     id="giftcards.W011",
 )
@@ -640,7 +640,7 @@ def test_orders_read_from_a_replica_are_an_error(settings: Any) -> None:
 
 LOST_KEY = Error(
     "Card 3 of order web-1042: This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS']"
-    " fits, or the stored text is damaged.",
+    " can decrypt it, or the stored text is damaged.",
     hint="If an encryption key is missing, add it to GIFTCARDS['ENCRYPTION_KEYS'] again. Add it"
     " at the end if new cards are encrypted with another key. Without the key, the codes are"
     " lost. If the stored text belongs to another card, somebody has changed rows of the"

@@ -70,7 +70,7 @@ TRACES: tuple[type[Model], ...] = (
 )
 NAME = "web-1042"
 AT_PROVIDER = "6901616fe9e88196b4eb64b3"
-ASKED = "Asked for a check."
+ASKED = "Requested a check."
 RECORDED = "Recorded."
 
 
@@ -198,7 +198,7 @@ def dispute(_boss: Client) -> Button:
     return Button(
         to("order_dispute", order.pk),
         {"state_token": state_token(order), "cards": ["1"], "words": "It is used."},
-        logged=["Noted that the customer complains about a code."],
+        logged=["Recorded a complaint about a code."],
         rows={Note: 1},
         told="The complaint was recorded. The codes are kept until staff acknowledge this problem.",
     )
@@ -375,7 +375,7 @@ def say_sale(_boss: Client) -> Button:
     return Button(
         to("order_sale", order.pk),
         {"amount": "2750"},
-        logged=["Recorded what the customer paid."],
+        logged=["Recorded the amount that the customer paid."],
         rows={Note: 1},
         told="Recorded: the customer paid 2,750\u00a0DA.",
         tellings=1,

@@ -219,8 +219,8 @@ def test_a_valid_value_is_accepted_and_read(
 @pytest.mark.parametrize(
     ("value", "kind", "complaint"),
     [
-        ({"margin_percent": 10}, "type", "must be a text."),
-        (10, "type", "must be a text."),
+        ({"margin_percent": 10}, "type", "must be a string."),
+        (10, "type", "must be a string."),
         ("price", "path", "is not a dotted path."),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_wrong_rule_for_prices_is_refused(
 
 
 NO_AMOUNT = "an amount: a whole number or a Decimal"
-ABOVE_0 = "an amount above 0, and not above 999999999999.99"
+ABOVE_0 = "an amount greater than 0 and at most 999999999999.99"
 
 
 @pytest.mark.parametrize(
@@ -318,15 +318,15 @@ def test_a_setting_that_is_no_text_is_refused(
     settings: Any, name: str, hint: str, value: Any
 ) -> None:
     change(settings, **{name: value})
-    assert_refused(name, "type", f"GIFTCARDS[{name!r}] must be a text.", hint)
+    assert_refused(name, "type", f"GIFTCARDS[{name!r}] must be a string.", hint)
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "complaint"),
     [
-        ("shop.ldap.Backend", "type", "{} must be a list of texts."),
-        (None, "type", "{} must be a list of texts."),
-        ([5], "type", "A backend in {} must be a text."),
+        ("shop.ldap.Backend", "type", "{} must be a list of strings."),
+        (None, "type", "{} must be a list of strings."),
+        ([5], "type", "A backend in {} must be a string."),
         (["Backend"], "path", "A backend in {} is not a dotted path."),
     ],
 )
@@ -350,7 +350,7 @@ def test_a_rule_that_is_no_dotted_path_is_refused(settings: Any, value: str) -> 
 )
 def test_an_api_key_that_does_not_fit_into_a_header_is_refused(settings: Any, value: str) -> None:
     change(settings, API_KEY=value)
-    message = "GIFTCARDS['API_KEY'] is not usable as an HTTP header."
+    message = "GIFTCARDS['API_KEY'] cannot be used as an HTTP header."
     assert_refused("API_KEY", "api_key", message, PASTE)
 
 
@@ -367,7 +367,7 @@ def test_a_base_url_with_a_letter_that_looks_like_another_is_refused_by_its_name
 ) -> None:
     change(settings, BASE_URL=value)
     message = f"GIFTCARDS['BASE_URL'] has a character that is not ASCII: {name}."
-    hint = f"{HOST_ONLY} Other scripts are written as xn--…."
+    hint = f"{HOST_ONLY} Write domain names in other scripts in their xn--… form."
     assert_refused("BASE_URL", "base_url", message, hint)
 
 
@@ -427,7 +427,7 @@ def test_encryption_keys_that_are_no_list_are_refused(settings: Any, value: Any)
 @pytest.mark.parametrize("value", [OLD.encode(), None, 5])
 def test_an_encryption_key_that_is_no_text_is_refused(settings: Any, value: Any) -> None:
     change(settings, ENCRYPTION_KEYS=[NEW, value])
-    message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] must be a text."
+    message = "Key 2 of GIFTCARDS['ENCRYPTION_KEYS'] must be a string."
     assert_refused("ENCRYPTION_KEYS", "type", message, GENERATE)
 
 

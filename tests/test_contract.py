@@ -93,7 +93,7 @@ PAYMENTS: dict[str, tuple[dict[str, tuple[int, dict[str, Any]]], str, str]] = {
     "names no page": (
         {CREATE: created(paymentUrl="")},
         "differs",
-        "the answer names no usable payment link",
+        "the answer does not contain a usable payment link",
     ),
     "takes real money": (
         {CREATE: created(paymentLink={"isSandbox": False})},

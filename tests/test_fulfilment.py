@@ -331,7 +331,7 @@ class TestPlaceOrder:
     @pytest.mark.parametrize("name", ["status", "provider_order_id", "customer"])
     def test_a_detail_that_is_none_is_a_type_error(self, name: str) -> None:
         for attempt in (lambda line: place_order(**line), lambda line: check_offer(**line)):
-            with pytest.raises(TypeError, match=rf"no such details: {name}\.$"):
+            with pytest.raises(TypeError, match=rf"Unknown order details: {name}\.$"):
                 attempt(LINE | {name: "FULFILLED"})
         assert not Order.objects.exists()
 
@@ -349,8 +349,8 @@ class TestPlaceOrder:
         with pytest.raises(ConfigurationError) as caught:
             place_order(**LINE)
         assert str(caught.value) == (
-            "Orders are routed to another database than 'default', so a transaction that rolls back"
-            " would not take its order along. Run `manage.py check`."
+            "Orders are routed to a database other than 'default', so an order would still be"
+            " bought if the transaction that placed it were rolled back. Run `manage.py check`."
         )
         settings.DATABASE_ROUTERS = []
         assert not Order.objects.exists()

@@ -101,7 +101,7 @@ def test_nothing_is_asked_while_orders_need_the_whole_budget(
     prove_key()
     spend_budget()
     with pytest.raises(
-        ProviderError, match=r"^Requests to the provider about orders come first\.$"
+        ProviderError, match=r"^Requests to the provider about orders have priority\.$"
     ):
         ask()
     assert simulator.requests == []

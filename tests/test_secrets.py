@@ -368,12 +368,15 @@ class TestReports:
             ("a_page_with_a_revealed_code_fails", "Missing staticfiles manifest entry"),
             ("a_password_cannot_be_checked", "server closed the connection"),
             ("a_reveal_cannot_be_recorded", "server closed the connection"),
-            ("the_page_of_a_customer_fails", "A customer's page was not shown: OperationalError."),
+            (
+                "the_page_of_a_customer_fails",
+                "A page for a customer could not be shown: OperationalError.",
+            ),
             ("a_card_of_a_customer_does_not_open", "cannot be shown to the customer"),
             ("encryption_keys_are_wrong", "is not a Fernet key"),
             ("a_task_ends_while_a_receiver_handles_an_error", "TimeoutException at "),
-            ("an_announcement_ends_while_a_receiver_handles_an_error", "Interrupted while it was"),
-            ("a_receiver_leaves_with_a_message", "Interrupted while it was telling"),
+            ("an_announcement_ends_while_a_receiver_handles_an_error", "Interrupted while calling"),
+            ("a_receiver_leaves_with_a_message", "Interrupted while calling"),
         ],
     )
     def test_reports_of_our_failures_hold_no_secret(
@@ -422,9 +425,7 @@ class TestReports:
 
     def test_the_row_of_a_failed_task_says_which_receiver_was_told(self, reports: Any) -> None:
         [row] = reports["a_task_ends_while_a_receiver_handles_an_error"]["printed"]
-        assert row.startswith(
-            "Interrupted while it was telling order_finalized __main__.hang_after"
-        )
+        assert row.startswith("Interrupted while calling order_finalized __main__.hang_after")
         assert "django_q.exceptions.TimeoutException" in row
 
 

@@ -509,7 +509,7 @@ class TestTurns:
     ) -> None:
         _add(Work(name="the ledger", do=lambda _has_time: {}["CANARY"]))
         assert self.turn() == ["a", "b", "c"]
-        assert messages(caplog) == ["Without the ledger for now: KeyError"]
+        assert messages(caplog) == ["This background work failed: the ledger. KeyError"]
 
     def test_what_people_wait_for_comes_first_and_what_may_hang_comes_last(self) -> None:
         _add(
@@ -618,7 +618,7 @@ class TestBeside:
         with background.beside(threading.Event()):
             wait_until(lambda: len(begun) > 2)
         assert threading.active_count() == before
-        assert messages(caplog) == [f"Without the messages for now: {why}"]
+        assert messages(caplog) == [f"This background work failed: the messages. {why}"]
 
     def test_prompt_work_is_begun_as_soon_as_it_is_due(self, shorten: Callable[..., None]) -> None:
         shorten(chores_every=60)
@@ -664,5 +664,5 @@ class TestBeside:
             goes_on.set()
         assert begun.count("hangs") == 1
         # On a busy machine, a turn may be given up before its first job begins.
-        assert [said for said in messages(caplog) if said.startswith("No sign of life for 0.1 s: ")]
+        assert [said for said in messages(caplog) if said.startswith("No progress for 0.1 s: ")]
         wait_until(lambda: not background._under_way)

@@ -357,7 +357,9 @@ def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None
     if not month.is_over:
         raise ValueError("The month is not over.")
     if month.open_steps and not note:
-        raise ValueError("Steps are to do: a note has to say why the month is closed.")
+        raise ValueError(
+            "Some steps are not done. Give the reason for closing the month in a note."
+        )
     number = month.closing.number + 1 if month.closing else 1
     closing = MonthClosing(
         month=month.first,

@@ -183,7 +183,7 @@ class _Reader:
         """
         assert self._token is not None  # noqa: S101
         if not Lease.objects.keep(_LEASE, self._token, LONGEST_HOLD):
-            raise Stopped("Another process has taken over.")
+            raise Stopped("Another process is now reading the ledger.")
 
     def release(self) -> None:
         if self._token is not None:
@@ -402,7 +402,9 @@ def _read_part(state: LedgerState, should_continue: Callable[[], bool]) -> None:
             should_continue=lambda: time.monotonic() < ends_at and should_continue(),
         )
     for day, count in reading.changed_days.items():
-        logger.warning("The provider's ledger of %s has changed: %d entries.", day, count)
+        logger.warning(
+            "The provider's ledger for %s has changed. New or different entries: %d.", day, count
+        )
     if reading.is_whole:
         _put_off_to_next_night()
     elif reading.trouble:

@@ -103,7 +103,7 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
     Raises :exc:`ValueError` if ``end`` is before ``start``.
     """
     if end < start:
-        raise ValueError("A report ends on the day it starts, or later.")
+        raise ValueError("The end of a report must not be before its start.")
     orders = Order.objects.all()
     if product_id:
         orders = orders.filter(product_id=product_id)

@@ -75,7 +75,7 @@ def _mend() -> None:
             price, source = facts[-2:]
             found = find_price(terms_of(facts), shelf, function_price=price if are_told else None)
             if (found.price, found.source) != (price, source):
-                logger.info("Prices were changed without save(), and are stored anew.")
+                logger.info("Prices were changed without save(), so all prices are recalculated.")
                 with keeping_prices():
                     ProductType.objects.store_prices()
                 return

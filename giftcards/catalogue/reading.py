@@ -243,8 +243,10 @@ class _Reader:
             trouble = "The catalogue has rows that could not be read."
             self.note(failed=catalogue.unreadable, trouble=trouble)
         if catalogue.absent:
-            fewer = f"The catalogue lists fewer products than it counts (by {catalogue.absent})"
-            trouble = f"{fewer}: none counts as missing."
+            trouble = (
+                f"The catalogue lists {catalogue.absent} fewer products than it counts, so no"
+                " product counts as missing."
+            )
             # A product that counts as absent may be one of the unreadable rows, so adding the two
             # numbers could count it twice.
             self.note(failed=max(catalogue.absent, catalogue.unreadable), trouble=trouble)

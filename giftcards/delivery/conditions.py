@@ -171,8 +171,8 @@ CONDITIONS = (
     ),
     Condition(
         code="cards_not_shown",
-        holds="Within the last day, a customer wanted to see a card that could not be opened. Read"
-        " the log.",
+        holds="Within the last day, a customer tried to see a card that could not be decrypted."
+        " Read the log.",
         severity=Severity.WARNING,
         permission="giftcards.reveal_card",
         judge=OfRows(

@@ -93,9 +93,9 @@ def _mode(setting: str, value: Any) -> dict[str, Mode]:
     if not all(kind in Kind.values and mode in Mode.values for kind, mode in modes.items()):
         raise Unusable(
             "mode",
-            f"{setting} must be one of {', '.join(map(repr, Mode.values))}, or a dict of them by"
-            " kind of message.",
-            f"The kinds are {', '.join(Kind.values)}.",
+            f"{setting} must be one of {', '.join(map(repr, Mode.values))}, or a dict that maps"
+            " kinds of messages to these values.",
+            f"The kinds of messages are {', '.join(Kind.values)}.",
         )
     # By default, gifts go out in the same form as other cards.
     defaults = {Kind.GIFT: modes.get(Kind.DELIVERED, Mode.LINK)}
@@ -124,7 +124,7 @@ def _line(setting: str, value: Any) -> str:
     line = text(setting, value, hint)
     if line.isprintable():
         return line
-    raise Unusable("text", f"{setting} is not one line of text.", hint)
+    raise Unusable("text", f"{setting} must be one line of text.", hint)
 
 
 _path = dotted_path("shop.gifts.pin")
@@ -135,7 +135,7 @@ def _channels(setting: str, value: Any) -> tuple[str, ...]:
     """a list of dotted paths of classes"""
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
         hint = "List the dotted paths of classes, for example 'giftcards.delivery.channels.Mail'."
-        raise Unusable("type", f"{setting} must be a list of texts.", hint)
+        raise Unusable("type", f"{setting} must be a list of strings.", hint)
     return tuple(_channel(setting, path) for path in value)
 
 

@@ -110,7 +110,7 @@ def compose(delivery: Delivery, token: Masked | None) -> Message:
     if needs_link(order, kind):
         if token is None or not conf.shop_url:
             raise ConfigurationError(
-                "GIFTCARDS_DELIVERY['SHOP_URL'] is not set: messages link to the cards there."
+                "GIFTCARDS_DELIVERY['SHOP_URL'] is not set, so messages cannot link to the cards."
             )
         content = replace(content, link=url_of(token), link_until=expiry())
     elif kind in WITH_CARDS:
@@ -155,7 +155,7 @@ def _refund(delivery: Delivery, facts: Facts) -> PaidBack | None:
     if delivery.refund is not None:
         return PaidBack.of(delivery.refund)
     if not facts.paid_back:
-        raise ValueError("Nothing was paid back.")
+        raise ValueError("The order has no refund to the customer.")
     # If the message was not queued for a certain refund, it is about the latest refund.
     return facts.paid_back[-1]
 

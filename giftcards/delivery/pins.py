@@ -61,7 +61,9 @@ def pin_of(order: Order) -> Masked:
         return Masked()
     secret = Masked(found)
     if not normalised(secret):
-        raise ConfigurationError("GIFTCARDS_DELIVERY['PIN'] gives a PIN of spaces only.")
+        raise ConfigurationError(
+            "GIFTCARDS_DELIVERY['PIN'] returns a PIN that consists only of spaces."
+        )
     return secret
 
 
@@ -108,6 +110,6 @@ def _note_lock(link: CardLink, visitor: Visitor) -> None:
         return  # another wrong guess has locked the link
     apart(
         logger.warning,
-        "A link to the cards of order %s is locked: the PIN was wrong too often.",
+        "A link to the cards of order %s is locked, because a wrong PIN was entered too often.",
         link.order.reference,
     )

@@ -131,7 +131,7 @@ def tell_of_lost_refunds() -> int:
         except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
             # A failing channel must not hold up other refunds or messages.
             logger.error(  # noqa: TRY400 (its text may hold an address)
-                "The customer of order %s is not told of a refund: %s",
+                "The customer of order %s was not notified of a refund: %s",
                 refund.order.reference,
                 describe(error),
             )
@@ -196,7 +196,7 @@ def address_of(channel: Channel, order: Order, *, for_recipient: bool = False) -
     with transaction.atomic():
         address: Any = find(order)
     if not isinstance(address, str):
-        raise TypeError(f"The address over {channel.name} is no text.")
+        raise TypeError(f"The address over {channel.name} is not a string.")
     return address
 
 
@@ -457,7 +457,7 @@ def _address(channel: Channel, order: Order, *, for_recipient: bool) -> str:
     except Exception as error:  # noqa: BLE001 (channels of the shop raise anything)
         # The correction is carried out, but messages on this channel are not sent to a new address.
         logger.error(  # noqa: TRY400 (its text may hold an address)
-            "Where the %s of order %s is reached by %s is not known: %s",
+            "The address of the %s of order %s for the channel %s is unknown: %s",
             "recipient" if for_recipient else "customer",
             order.reference,
             channel.name,

@@ -213,7 +213,7 @@ def open_cards(order: Order) -> list[Code]:
         return open_codes(order)
     except ConfigurationError as error:
         # No traceback is logged, because the text of the error is sufficient.
-        text = "The customer of order %s was shown no card. %s"
+        text = "No card was shown to the customer of order %s. %s"
         apart(logger.error, text, order.reference, error)
         return [Code(position) for position in range(1, order.fulfilled_quantity + 1)]
 

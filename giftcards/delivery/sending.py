@@ -86,7 +86,7 @@ class SendingTally:
 
     def __str__(self) -> str:
         counts = (
-            f"{self.sent} sent, {self.retrying} to be tried again, {self.failed} failed,"
+            f"{self.sent} sent, {self.retrying} to be retried, {self.failed} failed,"
             f" {self.cancelled} cancelled"
         )
         return f"{counts}; a server does not answer" if self.is_cut_short else counts
@@ -150,7 +150,7 @@ class _Pass:
         if delivery.unanswered >= MOST_UNANSWERED:
             # The process that made the last attempt died. Claiming the message has already counted
             # another attempt, but this attempt is not made.
-            ended = "The process that was sending it ended"
+            ended = "The process that was sending the message ended"
             values = _ended(DeliveryStatus.FAILED, error=delivery.error or ended)
             return {**values, "attempts": delivery.attempts - 1}
         end = _attempt(delivery, self._limits) if is_wanted(delivery) else None

@@ -96,7 +96,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
         shown = list(map(orders_shown_to, accounts))
     except Exception as error:  # noqa: BLE001 (an admin of the shop may raise anything)
         logger.error(  # noqa: TRY400 (its text may name a customer)
-            "It is not known which orders to tell a person of, so they are told of none. %s",
+            "The orders that a person may see are unknown, so the digest does not name orders. %s",
             describe(error),
         )
         return Order.objects.none()

@@ -72,7 +72,7 @@ def _send(stop: threading.Event) -> str:
     number = workers()
     slot = _take_slot(max(1, min(number - 2, _MOST_SLOTS)))
     if slot is None:
-        return "other processes send the messages"
+        return "other processes are already sending the messages"
     try:
         limits = _limits(stop, number)
         done = _send_and_wait(limits, stop, may_wait=number > 2)

@@ -115,7 +115,7 @@ def _kept_in(request: HttpRequest, answer: Callable[[], HttpResponse]) -> HttpRe
         if settings.DEBUG:
             raise
         kind, lines = type(error).__qualname__, "\n".join(getattr(error, "__notes__", ()))
-        apart(logger.error, "A customer's page was not shown: %s. %s", kind, lines)
+        apart(logger.error, "A page for a customer could not be shown: %s. %s", kind, lines)
         return trouble(request)
 
 
@@ -134,7 +134,9 @@ def _answer_link(request: HttpRequest, token: str) -> HttpResponse:
         except DatabaseFailure as error:
             # The customer can continue even if the opening was not recorded.
             kind = type(error).__qualname__
-            apart(logger.warning, "That link %s was opened is not written down: %s.", link.pk, kind)
+            apart(
+                logger.warning, "The opening of link %s could not be recorded: %s.", link.pk, kind
+            )
     return ask(link, token, asks_pin=bool(pin_of(link.order)))
 
 

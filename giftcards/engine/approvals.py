@@ -76,7 +76,7 @@ def objection(order: Order) -> str:
         return ""
     line = as_plain_line(str(answer)) if isinstance(answer, str | Promise) else ""
     if not line:
-        raise ReviewFailed(f"{type(answer).__name__} instead of a reason")
+        raise ReviewFailed(f"returned {type(answer).__name__} instead of a reason")
     return Truncator(line).chars(_LONGEST_OBJECTION)
 
 
@@ -126,7 +126,7 @@ def put_on_hold_until(order: Order, moment: datetime) -> None:
     Does nothing if another process has changed the order.
     """
     if _put_on_hold(order, None, send_after=moment):
-        logger.info("Order %s waits until %s.", order.reference, moment.isoformat())
+        logger.info("Order %s is on hold until %s.", order.reference, moment.isoformat())
 
 
 def _put_on_hold(
@@ -177,7 +177,7 @@ def approve_price(order: Order, price: Decimal | int, *, by: str) -> Problem | N
     decision = Problem("staff_approved", {"by": by, **amounts})
     if not _release(order, decision, by=by, approved_price=approved):
         return None
-    logger.info("Order %s may cost %.2f a card.", order.reference, price)
+    logger.info("Order %s was approved at a price of %.2f per card.", order.reference, price)
     wake_worker()
     return decision
 
@@ -213,7 +213,7 @@ def release_fallen(product_id: str, prices: Mapping[str, Decimal]) -> None:
         with isolate_failures(order):
             if _release(order, fell):
                 is_any_released = True
-                logger.info("Order %s goes on. %s", order.reference, fell)
+                logger.info("Order %s continues. %s", order.reference, fell)
     if is_any_released:
         wake_worker()
 
@@ -315,6 +315,6 @@ def cancel_order(order: Order, *, by: str) -> bool:
             source = StatusChange.Source.STAFF
             is_done = order.move(Status.REJECTED, source=source, details=[decision]) is not None
     if is_done:
-        logger.warning("Order %s was cancelled, and is REJECTED now.", order.reference)
+        logger.warning("Order %s was cancelled and is now REJECTED.", order.reference)
         wake_worker()
     return is_done

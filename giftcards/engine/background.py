@@ -150,7 +150,7 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
             is_done = work.do(may_go_on) is not False
     except Exception as error:  # noqa: BLE001 (the others must have their turn)
         why = error if isinstance(error, GiftcardsError) else type(error).__name__
-        logger.error("Without %s for now: %s", work.name, why)  # noqa: TRY400
+        logger.error("This background work failed: %s. %s", work.name, why)  # noqa: TRY400
     finally:
         _under_way.pop(work.name, None)
     return is_done and not is_cut_short
@@ -208,7 +208,7 @@ def keep_giving_turns(
         elif not _ends(turn, lane):
             names = ", ".join(work.name for work in lane if work.name in _under_way)
             logger.error(
-                "No sign of life for %g s: %s", tuning.turn_seconds, names or "nothing was begun"
+                "No progress for %g s: %s", tuning.turn_seconds, names or "no work was started"
             )
         if not any(is_fine):
             stop.wait(tuning.turns_pause)

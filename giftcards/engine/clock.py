@@ -229,7 +229,7 @@ class Clock:
         with transaction.atomic():
             row = ProviderState.objects.filter(pk=1, clock_version=version)
             if row.update(clock=clock, clock_version=version + 1) and is_step:
-                logger.warning("The clock of this server was set by %+.0f s.", step.seconds)
+                logger.warning("The clock of this server was changed by %+.0f s.", step.seconds)
                 _follow(step, self._state, now)
 
 

@@ -39,7 +39,7 @@ def surviving(stop: threading.Event, work: str) -> Iterator[None]:
         yield
     except Error as error:
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "The database failed %s, which pauses for %g s: %s",
+            "A database error occurred in %s, which pauses for %g s: %s",
             work,
             tuning.database_pause,
             type(error).__name__,
@@ -81,7 +81,7 @@ def tolerating(name: str) -> Iterator[None]:
         if not is_there():
             raise
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "%s cannot be written: %s", name, type(error).__name__
+            "%s: writing to the database failed (%s)", name, type(error).__name__
         )
 
 

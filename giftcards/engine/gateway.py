@@ -369,7 +369,7 @@ class Gateway:
         self.key = ApiKey.objects.current(self._fingerprint)
         if is_new:
             logger.error(
-                "%s Every call to the provider is stopped until the key in the settings"
+                "%s All requests to the provider are paused until the key in the settings"
                 " changes or you run `manage.py giftcards_poll --resume`.",
                 self._refusal,
             )
@@ -382,7 +382,7 @@ class Gateway:
         self._state = ProviderState.objects.current()
         if is_new and reason != ProviderState.Pause.OUTAGE:
             level = logging.ERROR if reason == ProviderState.Pause.ACCESS else logging.WARNING
-            logger.log(level, "%s Calls go on in %d s.", error, length.total_seconds())
+            logger.log(level, "%s Calls resume in %d s.", error, length.total_seconds())
 
     def flush(self) -> None:
         """Store the outcome of all calls since the last flush."""

@@ -115,7 +115,7 @@ OFFERS = Outbox(
         "new": change.new_value,
         "at": change.at,
     },
-    describe=lambda change: f"the offer of {change.type.type_id} ({change})",
+    describe=lambda change: f"the change of the offer {change.type.type_id} ({change})",
 )
 
 
@@ -304,7 +304,7 @@ def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseE
 
 
 def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
-    words: int | str | None = f"Interrupted while it was telling {receiver.name}."
+    words: int | str | None = f"Interrupted while calling {receiver.name}."
     if isinstance(error, SystemExit) and isinstance(error.code, int | None):
         words = error.code
     try:

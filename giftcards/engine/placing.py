@@ -259,7 +259,7 @@ def _postpone(
 ) -> None:
     due_at = timezone.now() + (pause or _retry_pause(order))
     if order.stay_pending(problem, due_at=due_at, failures=order.failures + 1):
-        logger.info("Order %s is not sent yet. %s", order.reference, because)
+        logger.info("Order %s has not been sent yet. %s", order.reference, because)
 
 
 def _persist(record: Callable[[], None]) -> None:
@@ -359,7 +359,7 @@ def _record_acceptance(
     if not is_recorded and order.provider_order_id != provider_order_id:
         problem = Problem("accepted_after_all", name)
         Order.objects.filter(pk=order.pk).update(**order.problem_columns(new=[problem]))
-        logger.error("Order %s is %s by now. %s", order.reference, order.status, problem)
+        logger.error("Order %s is already %s. %s", order.reference, order.status, problem)
 
 
 def _record_failure(
@@ -455,7 +455,7 @@ def _record_not_accepted(order: Order, target: Status, problem: Problem, **value
         logger.log(level, "Order %s is %s. %s", order.reference, target, problem)
     else:
         logger.error(
-            "Order %s is %s by now, but sending it ended as %s. %s",
+            "Order %s is already %s, but the attempt to send it ended as %s. %s",
             order.reference,
             order.status,
             target,

@@ -226,7 +226,7 @@ def by_type(product: ToldProduct) -> dict[str, Decimal]:
 def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -> None:
     # A failure is only logged, because an order that waits for the price does not need the
     # catalogue.
-    with tolerating(f"Keeping the types of the product {product_id}"):
+    with tolerating(f"Storing the types of the product {product_id}"):
         Product.objects.keep_types(product_id, types, at=at)
 
 

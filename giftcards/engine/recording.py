@@ -164,7 +164,7 @@ def record_answers(
             return sum(record_answers([answer], **options) for answer in answers)
         order = answers[0][0]
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "What the provider answered about order %s could not be recorded: %s",
+            "The provider's answer about order %s could not be recorded: %s",
             order.reference,
             type(error).__name__,
         )
@@ -363,7 +363,7 @@ def _log(result: _Result) -> None:
         _log_release(order)
     if settlement:
         logger.info(
-            "Order %s is %s: %d of %d cards.",
+            "Order %s is %s: %d of %d cards were delivered.",
             order.reference,
             settlement.status,
             settlement.fulfilled_quantity,
@@ -375,7 +375,7 @@ def _log(result: _Result) -> None:
             logger.warning("Order %s: %s", order.reference, problem)
     if result.alias != order.provider_alias:
         logger.info(
-            "Order %s, placed as %s, is called %s in the provider's answer.",
+            "Order %s was accepted with the id %s, but the provider's answer shows the id %s.",
             order.reference,
             order.provider_order_id,
             result.alias,
@@ -384,7 +384,8 @@ def _log(result: _Result) -> None:
 
 def _log_release(order: Order) -> None:
     logger.error(
-        "Order %s is UNCONFIRMED: the id %s, under which it was accepted, is not its own.",
+        "Order %s is UNCONFIRMED, because the provider's id %s, which was stored for it,"
+        " belongs to another order.",
         order.reference,
         order.provider_order_id,
     )
@@ -559,7 +560,7 @@ def record_changes(
                 _record(order, answer, now)
             except Exception as error:  # noqa: BLE001 (one order's error must not block the others)
                 logger.error(  # noqa: TRY400 (a traceback may hold a row)
-                    "What the provider answered about order %s could not be recorded: %s",
+                    "The provider's answer about order %s could not be recorded: %s",
                     order.reference,
                     type(error).__name__,
                 )

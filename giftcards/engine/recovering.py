@@ -186,8 +186,8 @@ def _is_dated(order: Order, gateway: Gateway) -> bool:
     is_dated = gateway.was_clock_right(sent_at)
     if not is_dated:
         logger.warning(
-            "The clock of this server was wrong at about %s, when a lost order was sent: the"
-            " provider's list cannot prove that it was not placed.",
+            "The clock of this server was wrong at about %s, when a lost order was sent."
+            " Therefore, the provider's list cannot prove that the order was not placed.",
             sent_at.isoformat(),
         )
     return is_dated
@@ -469,5 +469,5 @@ def declare_absent(
         **values,
     )
     if change:
-        logger.warning("Order %s was not placed; it is %s now.", order.reference, order.status)
+        logger.warning("Order %s was not placed and is now %s.", order.reference, order.status)
     return change is not None

@@ -175,14 +175,14 @@ def reorder_by_rule(order: Order) -> None:
         with transaction.atomic(), override(None):  # refusals are logged in English
             _reorder(Order.objects.get(pk=order.pk), rule)
     except ReorderError as error:
-        logger.info("Nothing of order %s is ordered again. %s", order.reference, error)
+        logger.info("No cards of order %s are ordered again. %s", order.reference, error)
     except Exception as error:
         if transaction.get_rollback():
             # The database error has also broken the caller's transaction.
             raise
         # The error is only logged, so that the old order still becomes final.
         logger.error(  # noqa: TRY400 (a traceback may hold a row)
-            "What is missing from order %s is not ordered again: %s",
+            "The missing cards of order %s are not ordered again: %s",
             order.reference,
             type(error).__name__,
         )

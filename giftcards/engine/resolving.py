@@ -184,7 +184,7 @@ def release(order: Order, *, by: str) -> bool:
         )
     if change:
         logger.warning(
-            "Order %s is not the provider's order %s; it is %s again.",
+            "Order %s is not the provider's order %s, so it is %s again.",
             order.reference,
             provider_order_id,
             order.status,

@@ -285,7 +285,9 @@ def _match_stored(
     known = keyring.key_fingerprints
     if secrets and any(card.key_fingerprint not in known for card in stored):
         # Without the key, fingerprints cannot be compared, and a card would be stored twice.
-        raise DecryptionError("A stored card is sealed with a key that this process does not have.")
+        raise DecryptionError(
+            "A stored card is encrypted with a key that this process does not have."
+        )
     received = [
         Fingerprints(keyring.identities(secret), keyring.identities(CardSecret(secret.value, "")))
         for secret in secrets

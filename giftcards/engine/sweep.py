@@ -152,7 +152,7 @@ class _Sweep:
             due_at=now + timedelta(minutes=1),
         )
         failed = True
-        with tolerating("The orders that are late"):
+        with tolerating("Recording that orders are late"):
             move(overdue)
             failed = False
         for order in overdue[:_SLICE] if failed else ():
@@ -288,7 +288,7 @@ class _Sweep:
             return
         listing = Listing({row.provider_id: row for row in page}, is_whole=False)
         unknown = Listing({row.provider_id: row for row in rows}, is_whole=False)
-        with tolerating("The purchases with references"):
+        with tolerating("Recording repeated purchases"):
             note_repetitions(find_orphans(unknown), listing, self._gateway)
 
 

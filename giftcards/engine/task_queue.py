@@ -33,7 +33,7 @@ SWEEP_TASK = "giftcards.tasks.sweep"
 TICK_TASK = "giftcards.tasks.tick"
 # A tick by django-q2 begins within this time, unless the workers are busy.
 _LATE = timedelta(minutes=2)
-_CONSOLATION = "The next tick, within about a minute, does the work."
+_CONSOLATION = "The next tick does the work within about a minute."
 # The longest wait for a broker outside the database (seconds).
 _BROKER_PATIENCE = 0.5
 _NAME = "giftcards: follow orders"
@@ -260,11 +260,11 @@ def _enqueue_patiently(queue: Callable[[], object]) -> None:
     # broker answers.
     thread = start_thread(_enqueue_in_thread, queue)
     if thread is None:
-        logger.error("No task was queued. %s", _CONSOLATION)
+        logger.error("The task could not be queued. %s", _CONSOLATION)
         return
     thread.join(_BROKER_PATIENCE)
     if thread.is_alive():
-        logger.error("The queue of tasks does not answer. %s", _CONSOLATION)
+        logger.error("The task queue does not answer. %s", _CONSOLATION)
 
 
 def _is_broker_in_database() -> bool:
@@ -307,8 +307,8 @@ def is_run_by_queueing() -> bool:
     is_queueing: bool = getattr(_thread, "is_queueing", False)
     if is_queueing:
         logger.error(
-            "A task ran at once instead of being queued, and did nothing. Orders wait until a"
-            " worker or `manage.py giftcards_poll` follows them."
+            "A task ran immediately instead of being queued, so it did not do any work. Orders"
+            " wait until a worker or `manage.py giftcards_poll` follows them."
         )
     return is_queueing
 

@@ -22,6 +22,6 @@ def start_thread(
     try:
         thread.start()
     except RuntimeError as error:
-        logger.error("The machine has no thread left: %s.", error)  # noqa: TRY400
+        logger.error("No more threads can be started: %s.", error)  # noqa: TRY400
         return None
     return thread

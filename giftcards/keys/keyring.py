@@ -191,9 +191,9 @@ class Keyring:
 
 def _mismatch(content: dict[str, Any], place: Place) -> str:
     if content.get("format", _FORMAT) != _FORMAT:
-        return "another version of this app has sealed it"
+        return "it was encrypted by another version of this app"
     if {name: type(content.get(name)) for name in _CONTENT} != _CONTENT:
-        return "none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged"
+        return "none of GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it, or the stored text is damaged"
     if (content["order"], content["reference"]) != (place.order, place.reference):
         return "its stored text belongs to another order"
     if content["card"] != place.card:

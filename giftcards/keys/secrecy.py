@@ -104,4 +104,4 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _lines(trace: TracebackType | None) -> str:
     lines = [f"{frame.f_code.co_filename}:{line}" for frame, line in walk_tb(trace)]
-    return "\n  ".join(["The last calls, without their variables:", *lines[1:]])
+    return "\n  ".join(["Traceback without variables (most recent call last):", *lines[1:]])

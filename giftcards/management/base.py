@@ -124,7 +124,10 @@ def _why_no_database(error: Error) -> str:
     name = connections[router.db_for_write(Order)].settings_dict["NAME"]
     kind = type(error).__name__
     if is_there():
-        return f"The database {name} did not work ({kind}). Has `manage.py migrate` been run in it?"
+        return (
+            f"The database {name} failed ({kind}). Check that `manage.py migrate` has been"
+            " run for this database."
+        )
     return (
         f"The database {name} could not be reached ({kind}). Check that the database is running and"
         " that DATABASES is correct."
@@ -209,8 +212,8 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
     names = [] if text is None else [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in known]:
         raise refuse(
-            f"--fail-on: {', '.join(map(repr, unknown))} is not known."
-            f" Use one or more of {', '.join(known)}, separated by commas."
+            f"--fail-on: unknown condition {', '.join(map(repr, unknown))}. Use one or more of"
+            f" {', '.join(known)}, separated by commas."
         )
     return {name: condition for name, condition in known.items() if name in names}
 
@@ -342,7 +345,7 @@ def standing(order: Order) -> str:
 def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
     yield f"Order {order.reference}"
     yield f"  status      {status_label(order.status)}"
-    yield f"  provider    {order.provider_order_id or 'has not named it'}"
+    yield f"  provider    {order.provider_order_id or 'not known yet'}"
     yield f"  line        {order.quantity} × {order.type_id} ({order.product_id})"
     if order.group:
         yield f"  group       {order.group}"

@@ -282,7 +282,7 @@ class Card(models.Model):
         its base class :exc:`~giftcards.exceptions.DecryptionError` for all other failures.
         """
         if self.is_destroyed:
-            raise CodeDestroyed("The code of this card was destroyed, and cannot be read any more.")
+            raise CodeDestroyed("The code of this card was destroyed and can no longer be read.")
         return keyring.open(self.row, place=self.place)
 
     @property

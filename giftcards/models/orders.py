@@ -125,8 +125,9 @@ class OrderQuerySet(OrderQueries["Order"]):
         """
         if router.db_for_write(Order) != DEFAULT_DB_ALIAS:
             raise ConfigurationError(
-                "Orders are routed to another database than 'default', so a transaction that rolls"
-                " back would not take its order along. Run `manage.py check`."
+                "Orders are routed to a database other than 'default', so an order would still"
+                " be bought if the transaction that placed it were rolled back. Run `manage.py"
+                " check`."
             )
         order.check_values()
         try:
@@ -1335,7 +1336,7 @@ def new_order(
     an account.
     """
     if unknown := details.keys() - OrderDetails.__annotations__.keys():
-        raise TypeError(f"An order has no such details: {', '.join(sorted(unknown))}.")
+        raise TypeError(f"Unknown order details: {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = dict(details)
     if values.get("reference") is None:
         values["reference"] = new_reference()

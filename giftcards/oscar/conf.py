@@ -21,7 +21,7 @@ def _statuses(setting: str, value: Any) -> tuple[str, ...]:
     """a list of strings of 1 to 100 characters"""
     hint = "List statuses of OSCAR_ORDER_STATUS_PIPELINE, for example ('Paid',)."
     if not isinstance(value, list | tuple) or not value:
-        raise Unusable("type", f"{setting} must be a list of at least one text.", hint)
+        raise Unusable("type", f"{setting} must be a list of at least one string.", hint)
     named = f"A status in {setting}"
     return tuple(_status(named, status, hint) for status in value)
 
@@ -34,7 +34,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_OSCAR"):
 
     paid_statuses = Setting(
         _statuses,
-        help="The statuses of an oscar order which mean that the order is paid.",
+        help="The order statuses in django-oscar that mean that an order is paid.",
         default=("Paid",),
     )
 

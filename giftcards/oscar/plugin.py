@@ -43,7 +43,7 @@ def _follow_offer(product_id: str, type_id: str, **_: Any) -> None:
 PLUGIN = Plugin(
     app="giftcards_oscar",
     work=(
-        Work(name="the lines that are paid", do=buy_missed),
+        Work(name="the purchase of paid lines", do=buy_missed),
         Work(name="the stock records", do=follow_changes),
     ),
     checks=(check_settings, check_shop),

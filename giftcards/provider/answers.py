@@ -286,7 +286,7 @@ def read_placed(data: JsonObject) -> str:
     order_id = data.get("orderId")
     # The id goes into paths, so "../x" is refused. The provider's ids are never numbers.
     if not isinstance(order_id, str) or not IDENTIFIER.fullmatch(order_id):
-        raise Unreadable("the answer names no usable order id")
+        raise Unreadable("the answer does not contain a usable order id")
     return order_id
 
 
@@ -433,7 +433,7 @@ def read_key_info(data: JsonObject) -> KeyInfo:
 def read_balance(data: JsonObject) -> Decimal:
     balance = _Fields(data).money("balance")
     if balance is None:
-        raise Unreadable("the answer has no usable balance")
+        raise Unreadable("the answer does not contain a usable balance")
     return balance
 
 
@@ -442,7 +442,7 @@ def read_payment_link(data: JsonObject) -> PaymentLink:
     fields = _Fields(data)
     ref, url = fields.text("paymentRef", IDENTIFIER.fullmatch), fields.text("paymentUrl", _is_page)
     if not (ref and url):
-        raise Unreadable("the answer names no usable payment link")
+        raise Unreadable("the answer does not contain a usable payment link")
     return PaymentLink(ref, url, _Fields(link if isinstance(link, dict) else {}).flag("isSandbox"))
 
 
@@ -489,7 +489,7 @@ def read_catalogue(data: JsonObject) -> Catalogue:
     for row in filter(None, rows):
         products.setdefault(row.product_id, row)
     if not products:
-        raise Unreadable("the catalogue lists no usable product")
+        raise Unreadable("the catalogue does not contain a usable product")
     unreadable = rows.count(None)
     # The provider does not say whether a product in two categories counts twice.
     usable, counted = len(rows) - unreadable, _count(_Fields(data), "totalProducts") or 0

@@ -24,18 +24,18 @@ from giftcards.provider.answers import JsonObject
 from giftcards.provider.transport import Reply
 
 TEXTS: dict[type[ProviderError], str] = {
-    TryLater: "The provider has not started on the request",
+    TryLater: "The provider has not processed the request",
     Withheld: "The order was not sent",
-    RateLimited: "The provider has been asked too often",
+    RateLimited: "Too many requests were sent to the provider",
     OutcomeUnknown: "The provider gave no usable answer",
     Refused: "The provider refused the request",
     AlreadyPlaced: "The provider has an order with this reference",
-    NotFound: "The provider knows no such order or product",
+    NotFound: "The provider does not have this order or product",
 }
 WRONG_KEY = (
     "key_refused",
     "The provider refused the API key",
-    "Correct GIFTCARDS['API_KEY'] first: further tries will block this server.",
+    "Correct GIFTCARDS['API_KEY'] first: further attempts will block this server.",
 )
 ACCESS_CODES = {
     "MISSING_ACCESS_TOKEN": WRONG_KEY,
@@ -44,12 +44,12 @@ ACCESS_CODES = {
     "IP_BLOCKED": (
         "address_blocked",
         "The provider has blocked this server's address",
-        "Check GIFTCARDS['API_KEY'], and ask nothing for 15 minutes.",
+        "Check GIFTCARDS['API_KEY'], and send no requests for 15 minutes.",
     ),
     "IP_NOT_ALLOWED": (
         "address_not_allowed",
         "The provider does not allow this server's address",
-        "Add it to the key's addresses in the provider's dashboard.",
+        "Add it to the key's allowed addresses in the provider's dashboard.",
     ),
     "API_DISABLED": (
         "access_disabled",

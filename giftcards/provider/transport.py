@@ -129,7 +129,9 @@ class Transport:
             if _call.stage is _Stage.PREPARING:
                 return Reply(None, {}, trouble=_why_unsent(exc), is_unsent=True)
             if _call.stage is _Stage.WITHHELD:
-                return Reply(None, {}, trouble="its sender was held up", is_withheld=True)
+                return Reply(
+                    None, {}, trouble="the process was delayed before sending", is_withheld=True
+                )
             if time.monotonic() >= _call.ends or isinstance(exc, requests.Timeout):
                 trouble = f"no complete answer within {self._timeout:g} s"
                 return Reply(status, headers, trouble=trouble)

@@ -210,7 +210,7 @@ def payment_breakdown(
     and ``quantity``.
     """
     if paid < 0 or quantity < 1 or not 0 <= fulfilled_quantity <= quantity:
-        raise ValueError("These figures are not those of an order.")
+        raise ValueError("These figures do not belong to an order.")
     kept = (paid * fulfilled_quantity / quantity).quantize(_CENTIME, ROUND_HALF_UP)
     owed = paid - kept
     return CustomerBreakdown(

@@ -319,4 +319,4 @@ def check_move(origin: str, target: Status) -> None:
     Only a bug can cause this error.
     """
     if target not in STATES[Status(origin)].moves_to:
-        raise ValueError(f"An order does not move from {origin} to {target}.")
+        raise ValueError(f"An order cannot change from {origin} to {target}.")

@@ -58,13 +58,13 @@ def as_given(moment: datetime) -> datetime:
     ``USE_TZ`` is on and the time zone is missing.
     """
     if not _is_storable(moment):
-        raise ValueError("This is not a moment of any year that is stored.")
+        raise ValueError("This time is outside the years that can be stored.")
     if timezone.is_aware(moment):
         # The time is converted to UTC, because in Python a time in a repeated hour never equals a
         # time in another zone.
         return as_stored(moment.astimezone(UTC))
     if settings.USE_TZ:
-        raise ValueError("This moment has no time zone.")
+        raise ValueError("This time has no time zone.")
     return moment
 
 
@@ -80,7 +80,7 @@ def read_moment(text: str) -> datetime:
     """
     moment = parse_datetime(text)
     if moment is None or not _is_storable(moment):
-        raise ValueError("This is not a moment of any year that is stored.")
+        raise ValueError("This time is outside the years that can be stored.")
     if not settings.USE_TZ:
         return local(moment)
     is_aware = timezone.is_aware(moment)

@@ -156,14 +156,14 @@ SPECIAL_TYPES: Mapping[str, Special] = {
 # Oddities of the provider's ledger, which may be combined.
 LEDGER_ODDITIES: Mapping[str, str] = {
     "signed": "amounts that left the account are negative",
-    "unsigned": "amounts are positive, and no field but the type tells the direction",
-    "no-objid": "no entry names its order",
-    "bare": "an entry is a type, an amount and a time",
-    "late": "every second entry is shown a while after its time",
+    "unsigned": "amounts are positive, and only the type shows the direction",
+    "no-objid": "entries do not name their orders",
+    "bare": "an entry consists only of a type, an amount and a time",
+    "late": "every second entry appears some time after the time in the entry",
     "repeated": "every page begins with the last entry of the page before",
-    "foreign": "with every order, something else is charged, such as a top-up of a phone",
-    "missing": "what was not delivered is credited, but its entry is never shown",
-    "uncredited": "what was not delivered is never credited",
+    "foreign": "each order comes with an unrelated transaction, such as a phone top-up",
+    "missing": "undelivered cards are credited back, but the entry is never shown",
+    "uncredited": "undelivered cards are never credited back",
 }
 # These transactions take money from the account; all others bring money in.
 _TYPES_OUT = {"FLEXY", "ADSL", "ORDER", "WITHDRAW", "SEND", "SERVICE"}
@@ -287,9 +287,11 @@ class Account:
 
     def __post_init__(self) -> None:
         if not 0 <= self.delay[0] <= self.delay[1] < math.inf:
-            raise ValueError("The delays must not be negative, nor the least above the most.")
+            raise ValueError(
+                "The delays must not be negative, and the minimum must not exceed the maximum."
+            )
         if unknown := sorted(set(self.ledger_oddities) - LEDGER_ODDITIES.keys()):
-            raise ValueError(f"The ledger has no such oddity: {', '.join(unknown)}.")
+            raise ValueError(f"Unknown ledger oddities: {', '.join(unknown)}.")
         for name, value in (
             ("slow delay", Decimal(self.slow_delay)),
             ("delay of the ledger", Decimal(self.ledger_delay)),
@@ -305,9 +307,11 @@ class Account:
         changed = {change.type_id for change in self.offer_changes}
         changed |= {short.type_id for short in self.shortfalls}
         if unknown := sorted(changed - types):
-            raise ValueError(f"There is no such type to change: {', '.join(unknown)}.")
+            raise ValueError(f"Unknown product types: {', '.join(unknown)}.")
         if not all(0 <= short.delivered <= short.quantity for short in self.shortfalls):
-            raise ValueError("An order delivers from none to all of its cards.")
+            raise ValueError(
+                "The number of delivered cards must be from 0 to the number of ordered cards."
+            )
         # One lock guards everything: requests are short, and the ledger must stay consistent.
         self._lock = threading.RLock()
         # The clocks are read in this order. If there is a delay between the two readings, the

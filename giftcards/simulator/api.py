@@ -101,7 +101,9 @@ class Simulator(Account):
         if not self.list_delay >= 0:
             raise ValueError("The delay of the list must not be negative.")
         if not 0 <= self.latency[0] <= self.latency[1] < math.inf:
-            raise ValueError("The latencies must not be negative, nor the least above the most.")
+            raise ValueError(
+                "The latencies must not be negative, and the minimum must not exceed the maximum."
+            )
         if not all(self.keys):
             raise ValueError("A key must not be empty.")
         self._server: Server | None = None
@@ -463,7 +465,7 @@ def _refuse(refusal: Refusal, request_id: str) -> Reply:
 def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, int, str]:
     order = parse_object(body)
     details = [
-        f"{name} must be a text that is not empty"
+        f"{name} must be a non-empty string"
         for name in ("productId", "typeId")
         if not isinstance(order.get(name), str) or not order[name]
     ]
@@ -473,7 +475,7 @@ def _parse_order(body: bytes, *, may_have_reference: bool) -> tuple[str, str, in
     if "ref" in order and not may_have_reference:
         details.append("ref is not allowed")
     elif not isinstance(order.get("ref", ""), str):
-        details.append("ref must be a text")
+        details.append("ref must be a string")
     if details:
         raise invalid(details)
     return order["productId"], order["typeId"], order["quantity"], order.get("ref", "")
@@ -491,7 +493,7 @@ def _parse_page(query: str) -> tuple[int, int, datetime, datetime]:
     if not _is_count(given["pageSize"]) or int(given["pageSize"]) > 100:
         details.append("pageSize must be a whole number from 1 to 100")
     if first is None or last is None:
-        raise invalid([*details, "from and to must be ISO 8601 times and come together"])
+        raise invalid([*details, "from and to must be ISO 8601 times and must be given together"])
     if details:
         raise invalid(details)
     return int(given["page"]), int(given["pageSize"]), first, last

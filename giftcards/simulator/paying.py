@@ -37,15 +37,15 @@ def _is_fee_mode(value: object) -> bool:
 
 # Checks of the product's fields, and messages for values that fail.
 _PRODUCT: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "title": (_is_text(200, 1), "must be a text of 1 to 200 characters"),
+    "title": (_is_text(200, 1), "must be a string of 1 to 200 characters"),
     "amount": (_is_amount, f"must be a number from {_LEAST} to {_MOST}"),
-    "description": (_is_text(1000), "must be a text of at most 1000 characters"),
+    "description": (_is_text(1000), "must be a string of at most 1000 characters"),
 }
 # Checks of the link's other fields, with messages.
 _LINK: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "feeMode": (_is_fee_mode, f"must be one of {', '.join(sorted(_FEE_MODES))}"),
-    "successMessage": (_is_text(500), "must be a text of at most 500 characters"),
-    "redirectUrl": (_is_address, "must be an address"),
+    "successMessage": (_is_text(500), "must be a string of at most 500 characters"),
+    "redirectUrl": (_is_address, "must be a URL"),
 }
 _REQUIRED = {"title", "amount"}
 
@@ -92,7 +92,7 @@ def page(payment: Payment) -> str:
         '<meta name="viewport" content="width=device-width">'
         f"<title>Simulated payment</title><h1>{escape(product['title'])}</h1>"
         f"<p>{escape(product.get('description') or '')}</p>"
-        f"<p>{payment.amount} DA. Nobody pays real money here.</p>{end}</html>\n"
+        f"<p>{payment.amount} DA. This is a simulation: no real money is paid.</p>{end}</html>\n"
     )
 
 

@@ -170,9 +170,10 @@ def _are_unwanted(standing: Standing) -> Finding | None:
     if not conf.send_reference or not any(since):
         return None
     return Finding(
-        "The provider accepts orders only without our reference, so the app does not send"
-        " references. Turn SEND_REFERENCE off, or ask the provider. The app tries references"
-        " again with another key, or after SEND_REFERENCE has been off.",
+        "The provider rejects orders that contain our reference, so the app does not send"
+        " references. Turn SEND_REFERENCE off, or ask the provider. If you use another API"
+        " key, or turn SEND_REFERENCE off and later on again, the app tries to send references"
+        " again.",
         since=since[0],
     )
 
@@ -321,8 +322,8 @@ def _lack_cards(owing: QuerySet[Order], unknown: QuerySet[Order]) -> Finding | N
         found |= orders.values_list("pk", "reference")[: MOST + 1]
     return Finding.of_rows(
         min(len(found), MOST + 1),
-        singular="1 order came without all its cards.",
-        plural="%s orders came without all their cards.",
+        singular="1 order was not delivered completely.",
+        plural="%s orders were not delivered completely.",
         orders=found,
     )
 
@@ -632,9 +633,11 @@ CONDITIONS: Sequence[Condition] = [
     ),
     Condition(
         code="cards_missing",
-        holds="At least one order was not delivered completely, its missing cards were not ordered"
-        " again, and you owe the customer money. An order without a known sale amount counts"
-        " for one day.",
+        holds=(
+            "At least one order was not delivered completely, its missing cards were not"
+            " ordered again, and you owe the customer money. An order whose sale amount is"
+            " unknown counts only for one day after it became final."
+        ),
         severity=Severity.WARNING,
         permission="giftcards.view_order",
         judge=OfRows(_lacking_cards, _lack_cards),

@@ -30,7 +30,7 @@ class GiftcardsCondition(HealthCheck):  # type: ignore[misc]  # untyped
 
     def __post_init__(self) -> None:
         if self.condition not in CONDITIONS:
-            raise ValueError(f"There is no condition {self.condition!r} of an installed app.")
+            raise ValueError(f"No installed app has the condition {self.condition!r}.")
 
     async def run(self) -> None:
         # Django closes the connection of the request's thread, so the check runs there. Other
@@ -45,6 +45,6 @@ class GiftcardsCondition(HealthCheck):  # type: ignore[misc]  # untyped
                 return CONDITIONS[self.condition].sentence(Standing())
         except Error as error:
             # The error's text may name the server.
-            return f"The database did not work ({type(error).__name__})."
+            return f"The database failed ({type(error).__name__})."
         except ConfigurationError as error:
             return str(error)

@@ -86,29 +86,37 @@ FAMILIES = (
     Family("giftcards_orders", "Orders by status.", "status"),
     Family(
         "giftcards_oldest_open_order_seconds",
-        "Time since the oldest open order was recorded; absent without an open order.",
+        "Time since the oldest open order was recorded. Absent if there are no open orders.",
     ),
     Family(
         "giftcards_sending_seconds",
-        "Time until the provider accepted, of the orders sent in the last ten minutes.",
+        "Time from recording or releasing an order until the provider accepted it, for orders"
+        " sent in the last ten minutes.",
         "quantile",
     ),
     Family(
         "giftcards_storing_seconds",
-        "Time from acceptance until the cards were stored, of the orders that became final in the"
+        "Time from acceptance until the cards were stored, for orders that became final in the"
         " last ten minutes.",
         "quantile",
     ),
     Family("giftcards_requests_last_minute", "Requests to the provider in the last minute."),
-    Family("giftcards_requests_limit", "The most requests in a minute, as the settings say."),
-    Family("giftcards_balance", "The balance of the account, as last read."),
-    Family("giftcards_free_balance", "The balance less what open orders and reservations cost."),
-    Family("giftcards_backlog", "What waits for a worker, by what it is.", "what"),
     Family(
-        "giftcards_catalogue_age_seconds", "Time since the catalogue was listed; absent before."
+        "giftcards_requests_limit", "The maximum number of requests per minute, from the settings."
+    ),
+    Family("giftcards_balance", "The balance of the account, as last read."),
+    Family("giftcards_free_balance", "The balance minus the cost of open orders and reservations."),
+    Family("giftcards_backlog", "The number of items that wait for a worker, by kind.", "what"),
+    Family(
+        "giftcards_catalogue_age_seconds",
+        "Time since the list of products was last read. Absent before the first reading.",
     ),
     Family("giftcards_condition", "1 if the condition holds, else 0.", "code"),
-    Family("giftcards_build_info", "1, for the version of django-giftcards.", "version"),
+    Family(
+        "giftcards_build_info",
+        "Always 1. The label contains the version of django-giftcards.",
+        "version",
+    ),
 )
 
 
@@ -207,12 +215,12 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         if not _has_token(request):
             # The text is for the person who sets Prometheus up.
-            text = "Send METRICS_TOKEN of the settings: Authorization: Bearer TOKEN"
+            text = "Send the value of METRICS_TOKEN in this header: Authorization: Bearer TOKEN"
             return _plain(text, 401, {"WWW-Authenticate": "Bearer"})
         return HttpResponse(as_text(), content_type=CONTENT_TYPE_LATEST)
     except Error as error:
         # The error's text may name the server.
-        return _plain(f"The database did not work ({type(error).__name__}).", 500)
+        return _plain(f"The database failed ({type(error).__name__}).", 500)
     except ConfigurationError as error:
         return _plain(str(error), 500)
 

@@ -72,7 +72,7 @@ def test_every_action_says_whether_it_can_be_undone_and_its_button_stands_last_i
 
 
 def test_an_action_that_cannot_be_undone_does_not_begin_without_a_page_that_asks() -> None:
-    with pytest.raises(ValueError, match="shop_act cannot be undone: it needs a form"):
+    with pytest.raises(ValueError, match="shop_act cannot be undone, so it needs a page"):
         action(is_final=True)
     asks = action(is_final=True, form=lambda _attempt, data: forms.Form(data))
     assert not asks.is_post

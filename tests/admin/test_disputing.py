@@ -68,7 +68,7 @@ def test_a_complaint_is_shown_with_what_to_do_and_keeps_the_codes_until_it_is_ac
     assert "what happened to the code, and tell the customer" in html
     assert LABEL not in html
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
-        "Noted that the customer complains about a code."
+        "Recorded a complaint about a code."
     ]
     assert purged() == 0
     acknowledge(support, order)

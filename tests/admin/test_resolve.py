@@ -111,7 +111,7 @@ def confirm(
 
 def decisions() -> QuerySet[LogEntry]:
     """Return the admin's log entries, except those about questions to the provider."""
-    return LogEntry.objects.exclude(change_message__startswith="Asked what ")
+    return LogEntry.objects.exclude(change_message__startswith="Looked up ")
 
 
 def assert_nothing_happened(order: Order) -> None:
@@ -295,7 +295,7 @@ class TestAdopting:
         html = read(choose(staff, order, f"adopt:{chosen}"))
         assert_nothing_happened(order)
         entry = LogEntry.objects.get()
-        assert entry.change_message == f"Asked what the provider's order {chosen} is."
+        assert entry.change_message == f"Looked up the provider's order {chosen}."
         assert entry.object_id == str(order.pk)
         seen = signing.loads(hidden(html)["seen"], salt="giftcards.admin.adopt")
         assert "CANARY" not in html + str(seen)

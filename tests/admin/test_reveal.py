@@ -310,7 +310,7 @@ def test_after_a_few_wrong_passwords_a_session_takes_none_and_its_owner_goes_on_
     # The app refuses these passwords, so the site does not count them.
     assert seen == []
     assert not CardReveal.objects.exists()
-    warning = "amina typed a wrong password to prove who they are."
+    warning = "amina entered a wrong password to prove their identity."
     assert logged(caplog) == [warning] * 4
     entries = LogEntry.objects.filter(object_repr="Wrong password")
     assert [entry.user.get_username() for entry in entries] == ["amina"] * 4
@@ -671,7 +671,7 @@ def test_nothing_is_shown_if_the_trace_cannot_be_written(
     assert not CardReveal.objects.exists()
     assert not LogEntry.objects.exists()
     assert logged(caplog) == [
-        "Card 2 of order web-1042 was not revealed: it could not be recorded."
+        "Card 2 of order web-1042 was not revealed, because the request could not be recorded."
     ]
     assert traces(caplog.text) == []
 
@@ -751,7 +751,7 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
     assert "Refresh" not in response
     assert CardReveal.objects.count() == 2
     refused = LogEntry.objects.get(object_repr="Reveal, refused")
-    assert refused.change_message == "Wanted to reveal more than 2 codes within an hour."
+    assert refused.change_message == "Tried to reveal more than 2 codes within an hour."
     if has_managers:
         [told] = mail.outbox
         assert told.to == ["samir@example.com"]
@@ -763,8 +763,8 @@ def test_one_code_too_many_for_an_hour_is_refused_and_told_once(
         assert mail.outbox == []
         [logged_error] = [entry for entry in caplog.records if entry.levelname == "ERROR"]
         assert logged_error.getMessage() == (
-            f"{name_of(browser)} wanted to reveal more than 2 codes within an hour."
-            " Nobody is told by mail: MANAGERS is empty."
+            f"{name_of(browser)} tried to reveal more than 2 codes within an hour."
+            " No e-mail is sent, because MANAGERS is empty."
         )
 
 

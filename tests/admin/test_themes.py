@@ -66,7 +66,7 @@ SHOWN = {
     "ledger": "Gift cards credited back REFUND-ORDER",
     "ledger entry": "Gift cards ORDER",
     "checked": "1 order will be checked in a moment.",
-    "history": "Asked for a check.",
+    "history": "Requested a check.",
     "index": "Orders",
     "told": "Send a message again",
     "send again": "If this field is empty, the message is sent to the address of the order.",

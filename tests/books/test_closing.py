@@ -226,7 +226,7 @@ def test_a_closing_records_who_and_the_figures_of_that_moment() -> None:
 
 def test_without_a_reason_nothing_is_closed_while_something_is_to_do() -> None:
     partly_delivered()
-    with pytest.raises(ValueError, match="Steps are to do"):
+    with pytest.raises(ValueError, match="Some steps are not done"):
         close_month(november(), by="amina", note=" ")
     assert not MonthClosing.objects.exists()
 

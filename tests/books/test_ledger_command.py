@@ -47,7 +47,7 @@ def test_the_command_reads_matches_and_sums_up(
     trade()
     assert call("giftcards_ledger") == (
         f"The provider's ledger from {today} to {today}:\n"
-        "  entries          3, 2 of them of orders (0 matched by amount and time)\n"
+        "  entries          3, 2 of which belong to orders (0 matched by amount and time)\n"
         "  orders           -2450.00 DZD\n"
         "  refunds          1470.00 DZD\n"
         "  payments         0.00 DZD\n"
@@ -129,11 +129,11 @@ def test_what_does_not_fit_is_listed(call: Call, unfitting: tuple[str, str]) -> 
             f"  {entries['REFUND-ORDER'].provider_id}  250.00 DZD  ",
         ),
         (
-            "1 charge without a matching order, charged twice or too high, 490.00 DZD:",
+            "1 charge without a matching order, duplicated or too high, 490.00 DZD:",
             f"  {LedgerEntry.objects.get(type='ORDER', order=None).provider_id}  490.00 DZD  ",
         ),
         (
-            "1 day with a change of the balance without an entry, 100.00 DZD:",
+            "1 day on which the balance changed without an entry, 100.00 DZD:",
             f"  {day}  -100.00 DZD",
         ),
     ):
@@ -183,13 +183,13 @@ def test_without_the_provider_the_books_are_incomplete_and_what_is_known_is_show
     call("giftcards_ledger")
     simulator.outage = True
     out, err, code = call("giftcards_ledger")
-    assert "  entries          3, 2 of them of orders" in out
+    assert "  entries          3, 2 of which belong to orders" in out
     assert err.startswith("The provider ")
     assert err.endswith(" Run the command again to read the rest.\n")
     assert code == 1
     simulator.forget_requests()
     out, err, code = call("giftcards_ledger", "--offline")
-    assert "  entries          3, 2 of them of orders" in out
+    assert "  entries          3, 2 of which belong to orders" in out
     assert (err, code, simulator.requests) == ("", 0, [])
 
 
@@ -201,7 +201,7 @@ def test_late_entries_and_their_days_are_named(call: Call, simulator: Simulator)
     simulator.clock = lambda: clock() + 7_200
     out, _err, code = call("giftcards_ledger")
     day = day_of(late.created_at)
-    assert f"{day} has changed since it was read: 1 new or different." in out
+    assert f"{day} has changed since it was last read. New or different entries: 1." in out
     assert code == 0
 
 
@@ -238,7 +238,7 @@ def test_any_period_can_be_chosen(call: Call, simulator: Simulator) -> None:
         ),
         (
             ["--fail-on", "luck"],
-            "--fail-on: 'luck' is not known. Use one or more of ledger_gap, credits_missing,"
+            "--fail-on: unknown condition 'luck'. Use one or more of ledger_gap, credits_missing,"
             " ledger_unmatched, separated by commas.",
         ),
     ],

@@ -154,7 +154,9 @@ def test_a_day_that_has_changed_is_logged(due: Books, caplog: pytest.LogCaptureF
     due.book("DEPOSIT", 1, at(0), name="late")
     read_if_due(always)
     day = day_of(NOON)
-    assert messages(caplog) == [f"The provider's ledger of {day} has changed: 1 entries."]
+    assert messages(caplog) == [
+        f"The provider's ledger for {day} has changed. New or different entries: 1."
+    ]
 
 
 class TestTick:

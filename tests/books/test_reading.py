@@ -308,7 +308,7 @@ class TestTogether:
 
         books.on_page = take_over
         reading = read(DAY)
-        assert (reading.new, reading.trouble) == (100, "Another process has taken over.")
+        assert (reading.new, reading.trouble) == (100, "Another process is now reading the ledger.")
         assert LedgerEntry.objects.count() == 100
         assert lease("ledger").token == "other"
 
@@ -346,7 +346,7 @@ class TestTogether:
 
         with Gateway() as gateway:
             reading = read_ledger(gateway, on_wait=lose)
-        assert reading.trouble == "Another process has taken over."
+        assert reading.trouble == "Another process is now reading the ledger."
 
     def test_it_waits_while_orders_need_the_budget(self, books: Books) -> None:
         spend_budget()

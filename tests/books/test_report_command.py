@@ -84,11 +84,11 @@ def test_what_the_sums_lack_is_said(call: Call) -> None:
     make_guide_order(Status.HANDLING, price_per_card=None)
     out, _err, _code = call("giftcards_report", *PERIOD)
     assert out.splitlines()[-5:] == [
-        "1 order rejected: nothing was bought.",
+        "1 order rejected, for which no cards were bought.",
         "1 order with amounts that the provider has not reported.",
         "1 order with figures that contradict each other.",
         "3 orders without a sale amount.",
-        "In open orders now: 2450.00, and 1 order with an unknown price.",
+        "Total of the orders that are open now: 2450.00, and 1 order with an unknown price.",
     ]
 
 

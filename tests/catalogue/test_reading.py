@@ -242,7 +242,9 @@ class TestTolerance:
         is_whole = counted == 2
         assert known() == [("p1", "", True), ("p2", "", not is_whole), ("p3", "", True)]
         assert (reading.is_whole, reading.failed) == (is_whole, not is_whole)
-        told = "The catalogue lists fewer products than it counts (by 1): none counts as missing."
+        told = (
+            "The catalogue lists 1 fewer products than it counts, so no product counts as missing."
+        )
         assert reading.trouble == ("" if is_whole else told)
         # What was listed was read all the same.
         assert types("p3") == {"t3": ("", Decimal(5), None)}

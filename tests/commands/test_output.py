@@ -333,5 +333,5 @@ def test_missing_tables_of_an_optional_app_are_found_before_its_command_begins(
     finally:
         call_command("migrate", app, verbosity=0)
     assert (out, code) == ("", 2)
-    assert "Has `manage.py migrate` been run in it?" in err
+    assert "Check that `manage.py migrate` has been run for this database." in err
     assert simulator.requests == []

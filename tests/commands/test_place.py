@@ -246,7 +246,7 @@ def test_place_explains_that_the_key_is_refused_after_one_request(
     refused = (
         "The order cart-1 is waiting to be sent. The provider refuses the API key or this server's"
         " address. The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left)."
-        " Correct GIFTCARDS['API_KEY'] first: further tries will block this server. Enter a"
+        " Correct GIFTCARDS['API_KEY'] first: further attempts will block this server. Enter a"
         " working key in the settings, or run `manage.py giftcards_poll --resume` after the current"
         " key works again.\n"
     )
@@ -387,8 +387,8 @@ def test_commands_explain_a_database_without_tables(
     with connection.execute_wrapper(fail):
         out, err, code = call(*command)
     assert (out, code) == ("", 2)
-    assert err.startswith(f"The database {connection.settings_dict['NAME']} did not work (")
-    assert err.endswith("Error). Has `manage.py migrate` been run in it?\n")
+    assert err.startswith(f"The database {connection.settings_dict['NAME']} failed (")
+    assert err.endswith("Error). Check that `manage.py migrate` has been run for this database.\n")
     assert simulator.requests == []
 
 

@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quickly")]
 
 PAUSED = (
     "The provider refuses the API key or this server's address. The provider refused the API key"
-    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: further tries"
-    " will block this server. Enter a working key in the settings, or run `manage.py giftcards_poll"
-    " --resume` after the current key works again.\n"
+    " (INVALID_ACCESS_TOKEN, 4 attempts left). Correct GIFTCARDS['API_KEY'] first: further"
+    " attempts will block this server. Enter a working key in the settings, or run `manage.py"
+    " giftcards_poll --resume` after the current key works again.\n"
 )
 NOTHING = "0 sent, 0 checked, 0 settled, 0 failed"
 

@@ -42,14 +42,14 @@ def _patiently(shorten: Callable[..., None]) -> None:
         ),
         (
             "told",
-            "Set SEND_REFERENCE to True at this provider: its list shows references, so lost"
+            "Set SEND_REFERENCE to True for this provider: its list shows references, so lost"
             " orders can be found.",
             5,
             5,
         ),
         (
             "unique",
-            "Set SEND_REFERENCE to True at this provider: its list shows references, so lost"
+            "Set SEND_REFERENCE to True for this provider: its list shows references, so lost"
             " orders can be found, and it refuses a second purchase with the same reference.",
             4,
             5,
@@ -116,7 +116,7 @@ def test_selftest_fails_if_the_keys_do_not_open_the_cards_stored_before(
     set_conf(ENCRYPTION_KEYS=[generate_key()])
     troubles = [
         f"Card {card.position} of order {card.order.reference}: This card cannot be decrypted: none"
-        " of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+        " of GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it, or the stored text is damaged."
         for card in (newest, oldest)
     ]
     out, err, code = call("giftcards_selftest")
@@ -227,8 +227,8 @@ def test_selftest_fails_against_a_provider_that_differs_from_its_guide(
     [
         (
             "truncated",
-            "This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS'] fits, or the"
-            " stored text is damaged.",
+            "This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it, or"
+            " the stored text is damaged.",
         ),
         ("empty", "A card has no code."),
     ],
@@ -298,17 +298,16 @@ class TestIsNotRun:
         set_conf(BASE_URL=f"http://127.0.0.1:{closed_port}")
         self.refused(
             call,
-            "The app could not find out the environment of the API key: The provider has not"
-            " started on"
-            " the request (it could not be reached).",
+            "The app could not determine the environment of the API key: The provider has not"
+            " processed the request (it could not be reached).",
         )
 
     def test_selftest_is_not_run_during_an_outage(self, call: Call, simulator: Simulator) -> None:
         simulator.outage = True
         self.refused(
             call,
-            "The app could not find out the environment of the API key: The provider gave no usable"
-            " answer (SERVICE_UNAVAILABLE).",
+            "The app could not determine the environment of the API key: The provider gave no"
+            " usable answer (SERVICE_UNAVAILABLE).",
         )
 
     def test_selftest_is_not_run_with_a_wrong_key_and_tries_it_once(
@@ -318,9 +317,9 @@ class TestIsNotRun:
         simulator.keys = ["another"]
         refused = (
             "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left). Correct"
-            " GIFTCARDS['API_KEY'] first: further tries will block this server."
+            " GIFTCARDS['API_KEY'] first: further attempts will block this server."
         )
-        self.refused(call, f"The app could not find out the environment of the API key: {refused}")
+        self.refused(call, f"The app could not determine the environment of the API key: {refused}")
         for _time in range(3):
             self.refused(
                 call,

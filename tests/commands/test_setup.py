@@ -79,8 +79,8 @@ class TestSetup:
             told = json.loads(call("giftcards_setup", "--json").out)
         assert (err, code) == ("", 0)
         assert out == (
-            "No schedule is needed: django-q2 does not run the tasks. Orders are followed while"
-            f" `manage.py giftcards_worker` or another worker runs.\n{groups('created')}"
+            "No schedule is needed, because django-q2 does not run the tasks. Orders are followed"
+            f" while `manage.py giftcards_worker` or another worker runs.\n{groups('created')}"
         )
         assert (told["schedule"], list(told["groups"])) == (None, NAMES)
         assert not Schedule.objects.exists()
@@ -126,7 +126,7 @@ class TestGroups:
         with monkeypatch.context() as before:
             before.delitem(BY_APP, "giftcards_delivery")
             call("giftcards_setup")
-        lacks = "It lacks view_delivery, view_cardlink, view_linkvisit, resend_delivery;"
+        lacks = "permissions: view_delivery, view_cardlink, view_linkvisit, resend_delivery."
         assert lacks in call("giftcards_setup").out
         call("giftcards_setup", "--repair-groups")
         assert held(NAMES[0]) == of_role(NAMES[0])
@@ -139,8 +139,8 @@ class TestGroups:
         changed = held(NAMES[0])
         out = call("giftcards_setup").out
         assert (
-            "The group Gift card support is in place. It lacks reveal_card; --repair-groups adds"
-            " them.\n"
+            "The group Gift card support is in place. It lacks these permissions: reveal_card. Use"
+            " --repair-groups to add them.\n"
         ) in out
         assert held(NAMES[0]) == changed
         found = json.loads(call("giftcards_setup", "--json").out)["groups"][NAMES[0]]
@@ -158,7 +158,7 @@ class TestGroups:
     def test_a_group_of_that_name_that_the_shop_has_made_is_left_alone(self, call: Call) -> None:
         Group.objects.create(name=NAMES[1])
         assert (
-            "The group Gift card manager is in place. It lacks view_order, "
+            "The group Gift card manager is in place. It lacks these permissions: view_order, "
             in call("giftcards_setup").out
         )
         assert held(NAMES[1]) == set()

@@ -97,8 +97,10 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
                 "Cannot listen on 192.0.2.1:8378: Cannot assign requested address."
             ),
             ("--port=70000",): "The port must be from 0 to 65535.",
-            ("--min-delay=50",): "The delays must not be negative, nor the least above the most.",
-            ("--ledger-oddities=late,odd",): "The ledger has no such oddity: odd.",
+            (
+                "--min-delay=50",
+            ): "The delays must not be negative, and the minimum must not exceed the maximum.",
+            ("--ledger-oddities=late,odd",): "Unknown ledger oddities: odd.",
             ("--offer-change", "60", "type_001", "name", "PSN"): (
                 "--offer-change is not valid: 60 type_001 name PSN"
             ),
@@ -106,7 +108,7 @@ def test_simulator_command_explains_what_keeps_it_from_starting() -> None:
                 "--offer-change is not valid: 60 type_001 price x"
             ),
             ("--offer-change", "60", "type_002", "stock", "0"): (
-                "There is no such type to change: type_002."
+                "Unknown product types: type_002."
             ),
             ("--shortfall", "type_001", "5", "some"): ("--shortfall is not valid: type_001 5 some"),
             ("--price-factor=x",): "Error: argument --price-factor: 'x' is not a number",

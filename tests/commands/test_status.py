@@ -206,7 +206,7 @@ class TestOverview:
         set_conf(ENCRYPTION_KEYS=[generate_key()])
         troubles = [
             f"Card {position} of order web-1042: This card cannot be decrypted: none of"
-            " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+            " GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it, or the stored text is damaged."
             for position in (2, 1)
         ]
         outcome = call("giftcards_status")
@@ -357,7 +357,7 @@ class TestFailOn:
             assert self.asked(call, "balance") == ("", 0)
             return call("giftcards_status", "--fail-on", "balance").out.splitlines()[-1]
 
-        assert said() == "LOW_BALANCE is not set, so no balance is too low."
+        assert said() == "LOW_BALANCE is not set, so the balance is not checked."
         set_conf(LOW_BALANCE=Decimal("0.01"))
         assert said() == "The balance is not known yet."
 
@@ -549,7 +549,7 @@ class TestFailOn:
     ) -> None:
         assert call("giftcards_status", "--fail-on", conditions) == (
             "",
-            f"--fail-on: {unknown} is not known. Use one or more of {', '.join(CONDITIONS)},"
+            f"--fail-on: unknown condition {unknown}. Use one or more of {', '.join(CONDITIONS)},"
             " separated by commas.\n",
             2,
         )
@@ -592,7 +592,7 @@ class TestOneOrder:
         assert call("giftcards_status", "cart-1").out == (
             "Order cart-1\n"
             "  status      Waiting to be sent\n"
-            "  provider    has not named it\n"
+            "  provider    not known yet\n"
             f"  line        2 × type_001 ({PSN})\n"
             "  group       Facture n° 12\n"
             "  delivered   0 of 2\n"

@@ -108,7 +108,7 @@ def test_the_worker_stands_by_also_through_failures_of_the_database(
     assert (err, code) == ("", 0)
     assert len(failures) == most
     assert len(simulator.requests) >= 1
-    lost = "The database failed the loop, which pauses for 0.1 s: OperationalError"
+    lost = "A database error occurred in the loop, which pauses for 0.1 s: OperationalError"
     assert messages(caplog).count(lost) == most
 
 
@@ -178,8 +178,8 @@ def test_the_worker_does_not_start_in_a_database_that_works_for_nobody(
     with failing(error=OperationalError("CANARY-CODE-1234")):
         assert call("giftcards_worker") == (
             "",
-            f"The database {connection.settings_dict['NAME']} did not work (OperationalError)."
-            " Has `manage.py migrate` been run in it?\n",
+            f"The database {connection.settings_dict['NAME']} failed (OperationalError)."
+            " Check that `manage.py migrate` has been run for this database.\n",
             2,
         )
 

@@ -78,7 +78,7 @@ def test_the_token_is_nowhere_else(amina: Client, order: Order, caplog: Any) -> 
     for page in ("giftcards_delivery/cardlink/", f"giftcards/order/{order.pk}/history/"):
         assert token not in read(amina.get(f"/admin/{page}"))
     assert [entry.get_change_message() for entry in LogEntry.objects.all()] == [
-        "Withdrew the earlier links. Made a link to the cards, to hand over."
+        "Withdrew the earlier links. Created a link to the cards."
     ]
 
 
@@ -166,7 +166,7 @@ class TestTooMany:
             assert TOO_MANY in plain(messages(read(answer))[0])
         assert Delivery.objects.count() == 1
         # The refusal is logged once an hour.
-        assert caplog.text.count("amina wanted to hand out more than 2 links or messages") == 1
+        assert caplog.text.count("amina tried to hand out more than 2 links or messages") == 1
         assert LogEntry.objects.filter(object_repr=REFUSED_REVEAL).count() == 1
 
     def test_the_customers_own_address_does_not_count(self, amina: Client, order: Order) -> None:

@@ -458,7 +458,7 @@ class TestMoney:
 
     def test_the_last_payment_says_that_nothing_is_open(self) -> None:
         order = settle("web-1042", PARTIAL, **LINE)
-        with pytest.raises(ValueError, match="Nothing was paid back"):
+        with pytest.raises(ValueError, match="The order has no refund to the customer"):
             write(order, Kind.PAID_BACK)
         record_refund(order, amount=400, reference="R1")
         refund = record_refund(order, amount=700, reference="R2")

@@ -272,7 +272,7 @@ class TestChannels:
         change_customer(order, email=RIGHT, phone="000")
         assert addresses("queued") == [RIGHT]
         assert addresses("cancelled") == [WRONG, "+213550111111"]
-        assert "is reached by phone is not known: KeyError" in caplog.text
+        assert "for the channel phone is unknown: KeyError" in caplog.text
 
 
 @contextmanager

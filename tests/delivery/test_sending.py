@@ -417,7 +417,7 @@ class TestUnanswered:
         assert send() == SendingTally(failed=1)
         row = again(message)
         assert (row.status, row.attempts, row.unanswered) == ("failed", 6, 6)
-        assert row.error == "The process that was sending it ended"
+        assert row.error == "The process that was sending the message ended"
         assert not server.connections
 
 

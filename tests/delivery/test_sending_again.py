@@ -75,7 +75,7 @@ def test_a_message_is_queued_with_who_asked_and_why(
     assert (sent.status, sent.language, sent.requested_by, sent.reason) == expected
     assert sent.change is None
     assert OrmQ.objects.count() == 1
-    assert logged() == ["Had a message sent again: delivered."]
+    assert logged() == ["Requested a message again: delivered."]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_earlier_links_and_messages_end_as_was_chosen(
     }
     # The log names neither the address nor the reason.
     ended = " Withdrew the earlier links to the cards." if is_withdrawn else ""
-    assert logged() == [f"Had a message sent again: delivered.{ended}"]
+    assert logged() == [f"Requested a message again: delivered.{ended}"]
 
 
 def test_the_second_press_of_the_button_sends_nothing_and_withdraws_nothing(amina: Client) -> None:
@@ -286,7 +286,7 @@ class TestWaiting:
         assert (waiting.status, waiting.attempts) == ("retrying", 7)
         assert OrmQ.objects.count() == 1
         amina.post(to("try_now", waiting.pk))
-        assert logged() == ["Had a message tried now: delivered."]
+        assert logged() == ["Requested another attempt at a message: delivered."]
 
     @pytest.mark.parametrize(("page", "status"), [("cancel", 200), ("try_now", 405)])
     def test_only_a_post_decides(self, amina: Client, page: str, status: int) -> None:

@@ -64,7 +64,7 @@ def queued() -> list[str]:
 def test_the_task_sends_what_is_due_and_tells_counts_only(server: MailServer) -> None:
     make_message()
     make_message(Status.DELAYED, address="b@example.com")
-    assert deliver() == ("2 sent, 0 to be tried again, 0 failed, 0 cancelled; 0 digests for staff")
+    assert deliver() == ("2 sent, 0 to be retried, 0 failed, 0 cancelled; 0 digests for staff")
     assert len(server.received) == 2
     assert lease("messages 0").until is None
     assert queued() == []
@@ -142,7 +142,7 @@ class TestWorkers:
         for slot in range(slots):
             assert not server.received
             hold_lease(f"messages {slot}", until=timezone.now() + timedelta(minutes=1))
-        assert deliver() == "other processes send the messages"
+        assert deliver() == "other processes are already sending the messages"
         Lease.objects.revoke(f"messages {slots - 1}")
         assert deliver().startswith("1 sent")
 
@@ -168,7 +168,7 @@ class TestWorkers:
         server.plan = lambda _number: Fault("rcpt", HANG)
         rows = [make_message(address=f"c{number}@example.com") for number in range(2)]
         began = time.monotonic()
-        assert deliver().startswith("0 sent, 1 to be tried again")
+        assert deliver().startswith("0 sent, 1 to be retried")
         assert time.monotonic() - began < 20
         assert [again(row).status for row in rows] == ["retrying", "queued"]
         # The next minute is soon enough for the remaining message.
@@ -293,5 +293,5 @@ def test_the_task_sends_the_digests_for_staff_after_the_messages(
     make_guide_order(problems=[Problem("surplus_cards", {"received": 3, "announced": 2})])
     let_pass(minutes=31)
     make_message()
-    assert deliver() == ("1 sent, 0 to be tried again, 0 failed, 0 cancelled; 1 digest for staff")
+    assert deliver() == ("1 sent, 0 to be retried, 0 failed, 0 cancelled; 1 digest for staff")
     assert [mail.recipient for mail in server.received][-2:] == ["lina@example.com", boss]

@@ -172,7 +172,9 @@ class TestWrongClock:
             look()
         assert statuses() == ["UNCONFIRMED"]
         assert posts(simulator) == 1
-        assert any("cannot prove that it was not placed" in text for text in messages(caplog))
+        assert any(
+            "cannot prove that the order was not placed" in text for text in messages(caplog)
+        )
 
     def test_a_lost_order_at_the_same_wall_time_as_another_is_not_taken_for_absent(
         self, look: Looks, wall: Wall, simulator: Simulator
@@ -559,7 +561,7 @@ class TestNoticing:
         look()
         look()
         assert self.steps() == [pytest.approx(seconds, abs=0.1)]
-        assert messages(caplog) == [f"The clock of this server was set by {seconds:+.0f} s."]
+        assert messages(caplog) == [f"The clock of this server was changed by {seconds:+.0f} s."]
 
     def test_small_corrections_and_time_that_passes_are_not_recorded_as_steps(
         self, look: Looks, wall: Wall

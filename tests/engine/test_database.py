@@ -98,7 +98,7 @@ class TestLoop:
         with failing("UPDATE", "giftcards_providerstate", error=error(TEXT), most=2):
             assert follow(seconds=30) is not None
         assert statuses() == ["FULFILLED"]
-        said = f"The database failed the loop, which pauses for 0.1 s: {error.__name__}"
+        said = f"A database error occurred in the loop, which pauses for 0.1 s: {error.__name__}"
         assert messages(caplog) == [said] * 2
 
     def test_the_loop_settles_the_other_orders_if_the_database_refuses_one(
@@ -136,7 +136,7 @@ class TestOneOrder:
             assert run_sweep().sent == 1
             assert run_sweep().sent == 0
         assert posts(simulator) == 1
-        assert messages(caplog) == ["Order broken cannot be written: IntegrityError"]
+        assert messages(caplog) == ["Order broken: writing to the database failed (IntegrityError)"]
         # The order could be postponed, so it is not retried in every sweep.
         due_at = Order.objects.get(pk=BROKEN).due_at
         assert ago(-20) < due_at <= ago(-30)
@@ -245,7 +245,7 @@ class TestContained:
     def test_a_tolerated_database_error_is_logged_without_its_text(self, caplog: Log) -> None:
         with tolerating("This"):
             raise IntegrityError(TEXT)
-        assert messages(caplog) == ["This cannot be written: IntegrityError"]
+        assert messages(caplog) == ["This: writing to the database failed (IntegrityError)"]
 
     def test_errors_that_are_not_the_databases_are_not_tolerated(self) -> None:
         with pytest.raises(ZeroDivisionError), tolerating("This"):

@@ -49,7 +49,7 @@ pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
 STOPPED = (
-    "%s Every call to the provider is stopped until the key in the settings changes or you run"
+    "%s All requests to the provider are paused until the key in the settings changes or you run"
     " `manage.py giftcards_poll --resume`."
 )
 
@@ -202,7 +202,7 @@ class TestBlockedAddress:
             assert other.reopens_within(timedelta(minutes=16))
             assert not other.reopens_within(timedelta(minutes=14))
         assert provider_state().paused_because == "access"
-        assert messages(caplog) == ["Blocked. Calls go on in 900 s."]
+        assert messages(caplog) == ["Blocked. Calls resume in 900 s."]
 
     def test_a_refused_key_stays_refused_when_the_block_of_the_address_ends(self) -> None:
         with Gateway() as gateway:
@@ -248,7 +248,7 @@ class TestTooManyRequests:
             assert not gateway.try_open()
             assert gateway.reopens_by_itself()
         assert provider_state().pause == "rate"
-        assert messages(caplog) == [f"Slower. Calls go on in {seconds} s."]
+        assert messages(caplog) == [f"Slower. Calls resume in {seconds} s."]
         # The pause applies to every key.
         set_conf(API_KEY="another")
         with Gateway() as renewed:
@@ -274,7 +274,7 @@ class TestTooManyRequests:
         until = provider_state().paused_until
         assert began <= until - timedelta(seconds=40) <= timezone.now()
         # The pause is reported once, because the problem is the same.
-        assert messages(caplog) == ["Slower. Calls go on in 20 s."]
+        assert messages(caplog) == ["Slower. Calls resume in 20 s."]
 
 
 @pytest.mark.parametrize("error", [Refused, NotFound])

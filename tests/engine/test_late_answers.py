@@ -164,7 +164,7 @@ class TestDifferences:
         assert problems(second) == MORE
         assert problems(first) == []
         assert messages(caplog)[0] == (
-            "What the provider answered about order order-1 could not be recorded: DatabaseError"
+            "The provider's answer about order order-1 could not be recorded: DatabaseError"
         )
 
 

@@ -88,7 +88,7 @@ class TestStart:
             follow(seconds=0)
         assert messages(caplog, logging.ERROR) == [
             f"Card {position} of order web-1042: This card cannot be decrypted: none of"
-            " GIFTCARDS['ENCRYPTION_KEYS'] fits, or the stored text is damaged."
+            " GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it, or the stored text is damaged."
             for position in (3, 1)
         ] + [
             "GIFTCARDS['ENCRYPTION_KEYS'] does not contain the keys of all stored cards."
@@ -339,7 +339,8 @@ class TestLoop:
         assert statuses() == ["FULFILLED"]
         assert (
             messages(caplog)
-            == ["The database failed the loop, which pauses for 0.1 s: OperationalError"] * 3
+            == ["A database error occurred in the loop, which pauses for 0.1 s: OperationalError"]
+            * 3
         )
 
     @pytest.mark.django_db(transaction=True)
@@ -367,7 +368,7 @@ class TestLoop:
         with failing(when=partial(releases_lease, Lease.LOOP)):
             assert follow(seconds=20).settled == 1
         assert messages(caplog) == [
-            "The database failed the loop, which pauses for 0.1 s: OperationalError"
+            "A database error occurred in the loop, which pauses for 0.1 s: OperationalError"
         ]
         assert lease(Lease.LOOP).until is not None
 

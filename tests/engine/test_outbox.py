@@ -35,7 +35,7 @@ Receiver = Callable[[Order, StatusChange], object]
 Listen = Callable[[Signal, Receiver], None]
 Heard = list[tuple[str, str, str]]
 MODULE = "order_status_changed tests.engine.test_outbox"
-TOLD = f"Interrupted while it was telling {MODULE}.interrupted."
+TOLD = f"Interrupted while calling {MODULE}.interrupted."
 
 
 @pytest.fixture
@@ -818,7 +818,8 @@ class TestDatabase:
             assert announce() == 2
         assert [reference for _, reference, _ in heard] == ["order-0", "order-2"]
         assert messages(caplog) == [
-            "Announcing order order-1 (HANDLING → DELAYED) cannot be written: IntegrityError"
+            "Announcing order order-1 (HANDLING → DELAYED): writing to the database failed"
+            " (IntegrityError)"
         ]
         assert announce() == 1
 

@@ -270,7 +270,7 @@ class TestWaking:
         assert Order.objects.get() == order
         error = "OperationalError" if connection.vendor == "sqlite" else "ProgrammingError"
         assert messages(caplog) == [
-            f"Queueing a task failed: {error}. The next tick, within about a minute, does the work."
+            f"Queueing a task failed: {error}. The next tick does the work within about a minute."
         ]
 
 
@@ -504,7 +504,10 @@ class TestEndings:
             # Each answer lacks something different. All other answers are rows of tests/faults.
             ({"body": '{"success": true, "da'}, "the answer is not a JSON object"),
             ({"json": {"success": True}}, "the answer has no data"),
-            ({"json": {"success": True, "data": {}}}, "the answer names no usable order id"),
+            (
+                {"json": {"success": True, "data": {}}},
+                "the answer does not contain a usable order id",
+            ),
             (page(503, **{"Retry-After": "5"}), "the answer is not a JSON object"),
             ({"json": {"message": "No", "statusCode": 404}, "status": 404}, ""),
             ({"json": enveloped("INTERNAL_ERROR"), "status": 500}, ""),
@@ -568,7 +571,7 @@ class TestEndings:
         order = buy()
         detail = (
             f"The provider refused the API key (INVALID_ACCESS_TOKEN, {left} attempt{plural} left)."
-            " Correct GIFTCARDS['API_KEY'] first: further tries will block this server."
+            " Correct GIFTCARDS['API_KEY'] first: further attempts will block this server."
         )
         # The order is unchanged, and only the refused key keeps it back.
         assert (fresh(order).status, problems(order), history(order)) == ("PENDING", [], [])
@@ -674,7 +677,8 @@ class TestLateAnswers:
         assert (order.status, problems(order)) == ("UNCONFIRMED", [DIED])
         assert history(order) == ["PLACING", "UNCONFIRMED"]
         assert messages(caplog)[-1].startswith(
-            f"Order {order.reference} is UNCONFIRMED by now, but sending it ended as UNCONFIRMED."
+            f"Order {order.reference} is already UNCONFIRMED, but the attempt to send it ended as"
+            " UNCONFIRMED."
         )
 
     def test_a_late_placing_answer_of_an_earlier_attempt_is_shown_as_a_problem(
@@ -690,7 +694,7 @@ class TestLateAnswers:
         assert (fresh(order).status, order.provider_order_id) == ("PLACING", None)
         assert messages(caplog, logging.INFO) == [
             f"Order {order.reference} was accepted as A1.",
-            f"Order {order.reference} is PLACING by now. {AFTER_ALL}",
+            f"Order {order.reference} is already PLACING. {AFTER_ALL}",
         ]
         assert problems(order) == [AFTER_ALL]
 

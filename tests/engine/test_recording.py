@@ -188,7 +188,9 @@ class TestSettling:
     def test_an_order_that_settles_is_one_line_in_the_log(self, caplog: Log) -> None:
         caplog.set_level("DEBUG", "giftcards")
         record(make_guide_order(reference="order-1"), PARTIAL)
-        assert caplog.messages == ["Order order-1 is PARTIALLY_FILLED: 3 of 5 cards."]
+        assert caplog.messages == [
+            "Order order-1 is PARTIALLY_FILLED: 3 of 5 cards were delivered."
+        ]
 
     def test_recording_no_answers_costs_no_query(self, django_assert_num_queries: Any) -> None:
         with django_assert_num_queries(0):
@@ -199,7 +201,7 @@ class TestSettling:
         order.accepted_at = NOW
         assert record_answers([(order, FULFILLED)], now=NOW) == 0
         assert caplog.messages == [
-            "What the provider answered about order order-1 could not be recorded: ValueError"
+            "The provider's answer about order order-1 could not be recorded: ValueError"
         ]
         assert Order.objects.get(pk=order.pk).status == "UNCONFIRMED"
 
@@ -290,7 +292,8 @@ class TestIdentity:
         # The order that owns the id can use it now.
         make_guide_order(provider_order_id="P1")
         assert troubles(caplog) == [
-            "Order order-1 is UNCONFIRMED: the id P1, under which it was accepted, is not its own.",
+            "Order order-1 is UNCONFIRMED, because the provider's id P1, which was stored for it,"
+            " belongs to another order.",
             f"Order order-1: {OTHER_TYPE}",
         ]
 
@@ -415,8 +418,8 @@ class TestAlias:
             self.ALIAS,
         )
         assert caplog.messages == [
-            "Order order-1, placed as 6901616fe9e88196b4eb64b2, is called"
-            " 6901616fe9e88196b4eb64b3 in the provider's answer."
+            "Order order-1 was accepted with the id 6901616fe9e88196b4eb64b2, but the provider's"
+            " answer shows the id 6901616fe9e88196b4eb64b3."
         ]
 
     @pytest.mark.parametrize(
@@ -831,7 +834,7 @@ class TestFailingAlone:
         assert not poisoned.cards.exists()
         assert Card.objects.count() == 3 * 19
         assert troubles(caplog) == [
-            "What the provider answered about order poison could not be recorded: InvalidOperation"
+            "The provider's answer about order poison could not be recorded: InvalidOperation"
         ]
 
     def test_an_order_whose_rows_the_database_refuses_does_not_affect_others(self) -> None:

@@ -184,7 +184,7 @@ class TestOrdering:
         order.refresh_from_db()
         assert (order.status, order.open_amount, reorder_of(order)) == ("REFUNDED", 1100, None)
         assert messages(caplog) == [
-            f"What is missing from order {order.reference} is not ordered again: OperationalError"
+            f"The missing cards of order {order.reference} are not ordered again: OperationalError"
         ]
 
     @pytest.mark.django_db(transaction=True)

@@ -171,9 +171,9 @@ class TestFailing:
                 return "TypeError"
             case "async":
                 set_conf(REVIEW_ORDER=f"{HERE}.slowly")
-                return "coroutine instead of a reason"
+                return "returned coroutine instead of a reason"
         shop.says = request.param
-        return f"{type(request.param).__name__} instead of a reason"
+        return f"returned {type(request.param).__name__} instead of a reason"
 
     @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
     def test_an_order_is_postponed_and_after_a_minute_somebody_is_told(

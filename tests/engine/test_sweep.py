@@ -452,7 +452,7 @@ class TestRefusedKey:
             "The provider refused the API key (INVALID_ACCESS_TOKEN, 4 attempts left)."
         )
         assert message.endswith(
-            "Every call to the provider is stopped until the key in the settings changes or you"
+            "All requests to the provider are paused until the key in the settings changes or you"
             " run `manage.py giftcards_poll --resume`."
         )
         # The orders only have to wait. The order that was being checked has no problem.
@@ -559,7 +559,9 @@ class TestTooManyRequests:
         run_sweep()
         assert len(simulator.requests) == asked
         [message] = messages(caplog)
-        assert message.startswith("The provider has been asked too often (RATE_LIMIT_EXCEEDED).")
+        assert message.startswith(
+            "Too many requests were sent to the provider (RATE_LIMIT_EXCEEDED)."
+        )
         simulator.rate_limit = 0
         ProviderState.objects.update(paused_until=ago(1))
         Order.objects.update(due_at=ago(1))

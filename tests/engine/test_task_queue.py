@@ -251,8 +251,8 @@ class TestQueueOfTheShop:
         assert (fresh(order).status, simulator.requests) == ("PENDING", [])
         assert queues.returned == ["refused"]
         assert messages(caplog) == [
-            "A task ran at once instead of being queued, and did nothing. Orders wait until a"
-            " worker or `manage.py giftcards_poll` follows them."
+            "A task ran immediately instead of being queued, so it did not do any work. Orders"
+            " wait until a worker or `manage.py giftcards_poll` follows them."
         ]
 
     @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ class TestQueueOfTheShop:
         [
             ("refuse", "Queueing a task failed: ConnectionError."),
             ("gone", "Queueing a task failed: ImportError."),
-            ("hang", "The queue of tasks does not answer."),
+            ("hang", "The task queue does not answer."),
         ],
     )
     def test_a_queue_that_does_not_work_fails_no_order(
@@ -271,7 +271,7 @@ class TestQueueOfTheShop:
         order = place_order(**LINE)
         queues.answers.set()
         assert Order.objects.get() == order
-        assert messages(caplog) == [f"{why} The next tick, within about a minute, does the work."]
+        assert messages(caplog) == [f"{why} The next tick does the work within about a minute."]
         assert queues.PASSWORD not in caplog.text
 
 
@@ -292,8 +292,8 @@ class TestBrokers:
             order = place_order(**LINE)
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "Queueing a task failed: ConnectionError. The next tick, within about a minute, does"
-            " the work."
+            "Queueing a task failed: ConnectionError. The next tick does the work within"
+            " about a minute."
         ]
         assert PASSWORD not in caplog.text
 
@@ -304,8 +304,7 @@ class TestBrokers:
         assert time.monotonic() - began < 30
         assert Order.objects.get() == order
         assert messages(caplog) == [
-            "The queue of tasks does not answer. The next tick, within about a minute, does the"
-            " work."
+            "The task queue does not answer. The next tick does the work within about a minute."
         ]
 
     @pytest.mark.usefixtures("hanging")

@@ -25,7 +25,7 @@ from tests.stage import Log, Setter, buy, fresh, messages, provider_state, wait_
 pytest_plugins = ["tests.stage_fixtures"]
 pytestmark = pytest.mark.django_db
 
-NONE_LEFT = "The machine has no thread left: can't start new thread."
+NONE_LEFT = "No more threads can be started: can't start new thread."
 #: The number of failing starts that stands for a machine that stays without threads.
 MANY = 10**6
 
@@ -122,7 +122,7 @@ def test_a_task_that_gets_no_thread_is_left_to_the_next_tick(
     refuse_threads("giftcards.engine.task_queue")
     queue_task("giftcards.tasks.sweep")
     assert queues.recorded == []
-    later = "No task was queued. The next tick, within about a minute, does the work."
+    later = "The task could not be queued. The next tick does the work within about a minute."
     assert messages(caplog) == [NONE_LEFT, later]
 
 

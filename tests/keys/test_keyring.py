@@ -27,7 +27,7 @@ SECRET = CardSecret("AAAA-AAAA-AAAA-AAAA", "111111111")
 PLACE = Place(order=7, reference="order-1", card=2)
 
 DOES_NOT_OPEN = (
-    "This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS'] fits,"
+    "This card cannot be decrypted: none of GIFTCARDS['ENCRYPTION_KEYS'] can decrypt it,"
     " or the stored text is damaged."
 )
 OTHER_ORDER = "This card cannot be decrypted: its stored text belongs to another order."
@@ -195,7 +195,7 @@ class TestNotOpening:
     ) -> None:
         content = json.dumps({**CONTENT, "format": version}).encode()
         assert str(failure_of(keyring, row_of(Fernet(KEY).encrypt(content).decode()))) == (
-            "This card cannot be decrypted: another version of this app has sealed it."
+            "This card cannot be decrypted: it was encrypted by another version of this app."
         )
 
     def test_the_error_about_a_token_has_no_cause_that_could_hold_a_code(

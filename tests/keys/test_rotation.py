@@ -148,7 +148,7 @@ def test_the_command_seals_and_then_proves(old: str, call: Call) -> None:
     outcome = call("giftcards_rotate_keys")
     assert (outcome.code, outcome.err) == (0, "")
     assert "3 cards encrypted again with the first key." in outcome.out
-    assert "3 cards opened with the first key." in call("giftcards_rotate_keys", "--verify").out
+    assert "3 cards decrypted with the first key." in call("giftcards_rotate_keys", "--verify").out
     assert "0 cards encrypted again" in call("giftcards_rotate_keys").out
 
 

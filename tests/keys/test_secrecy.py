@@ -109,7 +109,7 @@ class TestContained:
             outer()
         [note] = caught.value.__notes__
         heading, line = note.split("\n")
-        assert heading == "The last calls, without their variables:"
+        assert heading == "Traceback without variables (most recent call last):"
         assert line.strip() == f"{__file__}:{inner.__wrapped__.__code__.co_firstlineno + 2}"  # type: ignore[attr-defined]
 
     def test_the_arguments_of_a_contained_function_are_in_no_frame(self) -> None:

@@ -249,7 +249,7 @@ class TestMove:
         """All pairs are tested for ``check_move`` in tests/rules/test_states.py."""
         order = make_guide_order(origin)
         with pytest.raises(
-            ValueError, match=rf"\AAn order does not move from {origin} to {target}\.\Z"
+            ValueError, match=rf"\AAn order cannot change from {origin} to {target}\.\Z"
         ):
             order.move(target, source=Source.STAFF)
         assert Order.objects.get(pk=order.pk).status == origin
@@ -416,7 +416,7 @@ class TestMoveAll:
     def test_move_all_refuses_a_move_that_is_not_in_the_table(self) -> None:
         order = make_guide_order(Status.FULFILLED)
         with pytest.raises(
-            ValueError, match=r"\AAn order does not move from FULFILLED to HANDLING\.\Z"
+            ValueError, match=r"\AAn order cannot change from FULFILLED to HANDLING\.\Z"
         ):
             Order.objects.all().move_all(Status.FULFILLED, Status.HANDLING, source=Source.STAFF)
         assert fresh(order).status == "FULFILLED"

@@ -63,13 +63,16 @@ def test_a_setting_that_is_not_given_has_its_default() -> None:
         ({"PAID": "Paid"}, "GIFTCARDS_OSCAR has a setting 'PAID' that does not exist."),
         (
             {"PAID_STATUSES": "Paid"},
-            "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one text.",
+            "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one string.",
         ),
         (
             {"PAID_STATUSES": []},
-            "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one text.",
+            "GIFTCARDS_OSCAR['PAID_STATUSES'] must be a list of at least one string.",
         ),
-        ({"PAID_STATUSES": [None]}, "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must be a text."),
+        (
+            {"PAID_STATUSES": [None]},
+            "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must be a string.",
+        ),
         (
             {"PAID_STATUSES": ["x" * 101]},
             "A status in GIFTCARDS_OSCAR['PAID_STATUSES'] must have from 1 to 100 characters.",

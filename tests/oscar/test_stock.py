@@ -108,7 +108,7 @@ class TestCreating:
     ) -> None:
         ProductClass.objects.update(track_stock=False)
         assert call("giftcards_oscar_sync").out.endswith(
-            "so they never appear sold out in oscar: 4.\n"
+            "because their product class does not track stock: 4.\n"
         )
 
 

@@ -810,7 +810,7 @@ class TestCommand:
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out == (
             "1 order of this customer.\n"
-            "The customer can be erased: 1 order would be erased.\n"
+            "The customer can be erased: the data in 1 order would be erased.\n"
             f"{path} would be written.\n"
         )
         assert not path.exists()
@@ -858,7 +858,7 @@ class TestCommand:
         assert outcome.code == 1
         assert outcome.out == (
             "0 orders of this customer.\n"
-            "Not included: 1 order with another address, number or account as well: web-1. If"
+            "Not included: 1 order with a further address, number or account: web-1. If"
             " these details belong to the same customer, run the command for them, too.\n"
         )
         assert "No order of this customer was found. Nothing was done." in outcome.err

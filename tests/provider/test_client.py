@@ -168,7 +168,8 @@ class TestAnswers:
         failure = raised(place, client)
         assert type(failure) is OutcomeUnknown
         assert str(failure) == (
-            "The provider gave no usable answer (HTTP 200, the answer names no usable order id)."
+            "The provider gave no usable answer (HTTP 200, the answer does not contain a usable"
+            " order id)."
         )
 
     def test_checking_returns_the_order(self, client: Client, answers: Answers) -> None:
@@ -459,13 +460,13 @@ class TestAnswers:
             (list_orders, {}, "the answer has no list of orders"),
             (transactions, {"items": {}}, "the answer has no list of transactions"),
             (Client.validate, {"apiKey": KEY}, "the answer does not describe the key"),
-            (Client.balance, {"balance": None}, "the answer has no usable balance"),
+            (Client.balance, {"balance": None}, "the answer does not contain a usable balance"),
             (product, {"types": {}}, "the answer has no list of types"),
             (product, {"productId": "p2", "types": []}, "the answer is about another product"),
             (product, {"_id": "p2", "types": []}, "the answer is about another product"),
             (product, {"productId": ["p1"], "types": []}, "the answer is about another product"),
-            (link, {"paymentUrl": PAY_PAGE}, "the answer names no usable payment link"),
-            (link, {"paymentRef": REF}, "the answer names no usable payment link"),
+            (link, {"paymentUrl": PAY_PAGE}, "the answer does not contain a usable payment link"),
+            (link, {"paymentRef": REF}, "the answer does not contain a usable payment link"),
             (payment, {"paymentRef": REF}, "the answer has no status of the payment"),
             (payment, {"status": "IN DOUBT"}, "the answer has no status of the payment"),
             (
@@ -621,19 +622,19 @@ class TestErrors:
             ),
             (place, 400, {"success": False, "error": "bad"}, REFUSED),
             (check, 400, error("X", "Y"), "The provider refused the request (X)."),
-            (check, 404, error(""), "The provider knows no such order or product (HTTP 404)."),
+            (check, 404, error(""), "The provider does not have this order or product (HTTP 404)."),
             (
                 check,
                 429,
                 "",
-                "The provider has been asked too often"
+                "Too many requests were sent to the provider"
                 " (HTTP 429, the answer is not a JSON object).",
             ),
             (
                 place,
                 503,
                 error("AUTH_UNAVAILABLE"),
-                "The provider has not started on the request (AUTH_UNAVAILABLE).",
+                "The provider has not processed the request (AUTH_UNAVAILABLE).",
             ),
             (
                 place,
@@ -646,28 +647,28 @@ class TestErrors:
                 401,
                 error("INVALID_ACCESS_TOKEN", details={"attemptsLeft": 2}),
                 "The provider refused the API key (INVALID_ACCESS_TOKEN, 2 attempts left). Correct"
-                " GIFTCARDS['API_KEY'] first: further tries will block this server.",
+                " GIFTCARDS['API_KEY'] first: further attempts will block this server.",
             ),
             (
                 check,
                 401,
                 "",
                 "The provider refused the API key (HTTP 401). Correct"
-                " GIFTCARDS['API_KEY'] first: further tries will block this server.",
+                " GIFTCARDS['API_KEY'] first: further attempts will block this server.",
             ),
             (
                 check,
                 403,
                 error("IP_BLOCKED"),
                 "The provider has blocked this server's address (IP_BLOCKED). Check"
-                " GIFTCARDS['API_KEY'], and ask nothing for 15 minutes.",
+                " GIFTCARDS['API_KEY'], and send no requests for 15 minutes.",
             ),
             (
                 check,
                 403,
                 error("IP_NOT_ALLOWED"),
                 "The provider does not allow this server's address (IP_NOT_ALLOWED). Add it to the"
-                " key's addresses in the provider's dashboard.",
+                " key's allowed addresses in the provider's dashboard.",
             ),
             (
                 check,

@@ -397,13 +397,15 @@ class TestUnsent:
                     product_id="p", type_id="t", quantity=1, may_send=lambda: next(allowed, False)
                 )
             client.check("A1")  # questions go on
-        assert str(caught.value) == "The order was not sent (its sender was held up)."
+        assert (
+            str(caught.value) == "The order was not sent (the process was delayed before sending)."
+        )
         assert [request.split()[0] for request in server.requests] == [b"GET"]
 
     def test_an_order_is_unsent_if_the_connection_is_refused(self, closed_port: int) -> None:
         failure = fail_to_send(f"http://127.0.0.1:{closed_port}")
         assert str(failure) == (
-            "The provider has not started on the request (it could not be reached)."
+            "The provider has not processed the request (it could not be reached)."
         )
         assert failure.status is None
 
@@ -550,7 +552,7 @@ class TestUnsent:
             call(client)
         assert server.requests == []
         assert str(caught.value) == (
-            "The provider has not started on the request (it could not be reached: its certificate"
+            "The provider has not processed the request (it could not be reached: its certificate"
             " is not trusted, or REQUESTS_CA_BUNDLE is unusable)."
         )
 

@@ -270,7 +270,7 @@ def test_kept_and_owed_add_up_to_what_was_paid_and_are_right_to_half_a_centime(
 
 @pytest.mark.parametrize(("paid", "quantity", "delivered"), [(-1, 1, 0), (1, 0, 0), (1, 2, 3)])
 def test_figures_that_are_no_orders_are_refused(paid: int, quantity: int, delivered: int) -> None:
-    with pytest.raises(ValueError, match=r"\AThese figures are not those of an order\.\Z"):
+    with pytest.raises(ValueError, match=r"\AThese figures do not belong to an order\.\Z"):
         payment_breakdown(paid=Decimal(paid), quantity=quantity, fulfilled_quantity=delivered)
 
 

@@ -100,7 +100,7 @@ def test_only_the_moves_of_the_table_are_allowed(origin: Status, target: Status)
         check_move(origin.value, target)
     else:
         with pytest.raises(
-            ValueError, match=rf"\AAn order does not move from {origin} to {target}\.\Z"
+            ValueError, match=rf"\AAn order cannot change from {origin} to {target}\.\Z"
         ):
             check_move(origin.value, target)
 

@@ -120,10 +120,16 @@ def test_prices_and_stocks_change_at_their_times() -> None:
         (OfferChange(1, "type_001", price=Decimal(-1)), "The price must not be negative"),
         (OfferChange(1, "type_001", price=Decimal("NaN")), "The price must not be negative"),
         (OfferChange(1, "type_001", stock=-1), "The stock must not be negative"),
-        (OfferChange(1, "type_002", stock=0), "There is no such type to change: type_002"),
-        (Shortfall("type_002", 5, 3), "There is no such type to change: type_002"),
-        (Shortfall("type_001", 5, 6), "An order delivers from none to all of its cards"),
-        (Shortfall("type_001", 5, -1), "An order delivers from none to all of its cards"),
+        (OfferChange(1, "type_002", stock=0), "Unknown product types: type_002"),
+        (Shortfall("type_002", 5, 3), "Unknown product types: type_002"),
+        (
+            Shortfall("type_001", 5, 6),
+            "The number of delivered cards must be from 0 to the number of ordered cards",
+        ),
+        (
+            Shortfall("type_001", 5, -1),
+            "The number of delivered cards must be from 0 to the number of ordered cards",
+        ),
     ],
 )
 def test_a_change_that_cannot_come_is_refused(

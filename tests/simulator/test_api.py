@@ -246,7 +246,7 @@ def test_other_services_book_beside_the_orders_if_asked_to() -> None:
 
 
 def test_an_oddity_or_a_delay_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^The ledger has no such oddity: late!, odd\.$"):
+    with pytest.raises(ValueError, match=r"^Unknown ledger oddities: late!, odd\.$"):
         Simulator(ledger_oddities=["odd", "late", "late!"])
     with pytest.raises(ValueError, match=r"^The delay of the ledger must not be negative\.$"):
         Simulator(ledger_delay=-1)
@@ -260,8 +260,8 @@ def invalid(details: list[str]) -> tuple[int, dict[str, Any]]:
 # Orders.
 
 BODY = "the body must be a JSON object"
-PRODUCT = "productId must be a text that is not empty"
-TYPE = "typeId must be a text that is not empty"
+PRODUCT = "productId must be a non-empty string"
+TYPE = "typeId must be a non-empty string"
 QUANTITY = "quantity must be a whole number of at least 1"
 NO_BALANCE = "The balance does not cover the order."
 
@@ -365,7 +365,7 @@ def test_the_window_of_the_list_includes_its_ends(shop: Shop) -> None:
 
 PAGE = "page must be a whole number of at least 1"
 SIZE = "pageSize must be a whole number from 1 to 100"
-WINDOW = "from and to must be ISO 8601 times and come together"
+WINDOW = "from and to must be ISO 8601 times and must be given together"
 
 
 @pytest.mark.parametrize(
@@ -526,8 +526,14 @@ def test_a_request_counts_before_its_latency_has_passed() -> None:
     ("options", "message"),
     [
         ({"port": 65536}, "The port must be from 0 to 65535."),
-        ({"delay": (2, 1)}, "The delays must not be negative, nor the least above the most."),
-        ({"latency": (2, 1)}, "The latencies must not be negative, nor the least above the most."),
+        (
+            {"delay": (2, 1)},
+            "The delays must not be negative, and the minimum must not exceed the maximum.",
+        ),
+        (
+            {"latency": (2, 1)},
+            "The latencies must not be negative, and the minimum must not exceed the maximum.",
+        ),
         ({"slow_delay": -1}, "The slow delay must not be negative."),
         ({"opening_balance": Decimal("NaN")}, "The balance must not be negative."),
         ({"lockout": -1}, "Limits must not be negative."),
@@ -647,7 +653,7 @@ def test_a_payment_that_does_not_exist_is_not_found(shop: Shop) -> None:
         shop.simulator.pay("OCPL-1")
 
 
-TITLE = "title must be a text of 1 to 200 characters"
+TITLE = "title must be a string of 1 to 200 characters"
 PRICE = "amount must be a number from 500 to 500000"
 
 
@@ -666,10 +672,10 @@ PRICE = "amount must be a number from 500 to 500000"
             '{"productInfo": {"title": "t", "amount": 500, "description": 1}, "feeMode": "FREE",'
             ' "successMessage": [], "redirectUrl": "https://shop.example/\\r\\n"}',
             [
-                "description must be a text of at most 1000 characters",
+                "description must be a string of at most 1000 characters",
                 "feeMode must be one of CUSTOMER_FEE, NO_FEE, SPLIT_FEE",
-                "successMessage must be a text of at most 500 characters",
-                "redirectUrl must be an address",
+                "successMessage must be a string of at most 500 characters",
+                "redirectUrl must be a URL",
             ],
         ),
     ],

@@ -259,7 +259,7 @@ def test_every_condition_to_be_alarmed_by_is_tried() -> None:
 
 
 def test_a_condition_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="There is no condition 'wroker' of an installed app"):
+    with pytest.raises(ValueError, match="No installed app has the condition 'wroker'"):
         import_string(CHECK)(condition="wroker")
 
 
@@ -283,7 +283,7 @@ def test_a_database_that_fails_is_named_without_its_address(monitor: Monitor) ->
     with connection.execute_wrapper(refuse):
         status, said = monitor("queue")
     assert status == 500
-    assert said == {"queue": "Unavailable: The database did not work (OperationalError)."}
+    assert said == {"queue": "Unavailable: The database failed (OperationalError)."}
 
 
 def test_settings_that_are_wrong_are_named(monitor: Monitor, set_conf: Callable[..., None]) -> None:

@@ -293,7 +293,7 @@ def test_who_has_no_token_learns_nothing_and_costs_no_query(
     with CaptureQueriesContext(connection) as queries:
         status, text = scrape(authorization)
     assert status == 401
-    assert text == "Send METRICS_TOKEN of the settings: Authorization: Bearer TOKEN\n"
+    assert text == "Send the value of METRICS_TOKEN in this header: Authorization: Bearer TOKEN\n"
     assert len(queries) == 0
 
 
@@ -303,7 +303,7 @@ def test_a_token_that_could_be_guessed_is_refused(
     set_conf(METRICS_TOKEN="too-short")
     status, text = scrape("Bearer too-short")
     assert status == 500
-    assert text.startswith("GIFTCARDS['METRICS_TOKEN'] has less than 20 characters.")
+    assert text.startswith("GIFTCARDS['METRICS_TOKEN'] has fewer than 20 characters.")
     assert "too-short" not in text
 
 
@@ -314,7 +314,7 @@ def away(*_args: Any) -> None:
 def test_while_the_database_is_away_no_number_is_told(scrape: Scrape, call: Call) -> None:
     with connection.execute_wrapper(away):
         page, outcome = scrape(), call("giftcards_metrics")
-    assert page == (500, "The database did not work (OperationalError).\n")
+    assert page == (500, "The database failed (OperationalError).\n")
     expected = "The database failed (OperationalError). Nothing was read.\n"
     assert (outcome.out, outcome.err, outcome.code) == ("", expected, 1)
 

@@ -182,7 +182,7 @@ def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Show
             return _opened(card)
     except DatabaseFailure:
         logger.exception(
-            "Card %s of order %s was not revealed: it could not be recorded.",
+            "Card %s of order %s was not revealed, because the request could not be recorded.",
             card.position,
             card.order.reference,
         )
@@ -349,11 +349,11 @@ def _tell_of_refusal(request: HttpRequest, order: Order) -> None:
     if LogEntry.objects.filter(**about, action_time__gt=_an_hour_ago()).exists():
         return
     limit = conf.reveals_per_hour
-    text = f"Wanted to reveal more than {limit} codes within an hour."
+    text = f"Tried to reveal more than {limit} codes within an hour."
     LogEntry.objects.create(**about, action_flag=CHANGE, change_message=text)
-    wanted = "%s wanted to reveal more than %s codes within an hour."
+    wanted = "%s tried to reveal more than %s codes within an hour."
     if not settings.MANAGERS:
-        untold = f"{wanted} Nobody is told by mail: MANAGERS is empty."
+        untold = f"{wanted} No e-mail is sent, because MANAGERS is empty."
         logger.error(untold, request.user, limit)
         return
     logger.warning(wanted, request.user, limit)

@@ -238,7 +238,9 @@ class OrderAction:
 
     def __post_init__(self) -> None:
         if self.is_final and self.is_post:
-            raise ValueError(f"{self.name} cannot be undone: it needs a form, whose page asks.")
+            raise ValueError(
+                f"{self.name} cannot be undone, so it needs a page that asks for confirmation."
+            )
 
     @property
     def page(self) -> Page:

@@ -174,7 +174,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
             if waiting.check_soon(now=now, interval=interval):
                 asked: Any = list(orders.filter(due_at=now).only("reference"))
                 person: Any = request.user.pk
-                LogEntry.objects.log_actions(person, asked, CHANGE, "Asked for a check.")
+                LogEntry.objects.log_actions(person, asked, CHANGE, "Requested a check.")
             due = orders.checkable(now=now, interval=interval).count()
         if due:
             wake_worker()

@@ -121,7 +121,7 @@ def prove(request: HttpRequest, password: Masked) -> None:
             )
         )
     if not _is_right(request, password):
-        logger.warning("%s typed a wrong password to prove who they are.", request.user)
+        logger.warning("%s entered a wrong password to prove their identity.", request.user)
         # Every failure has the same message, so that the message does not reveal whether a person
         # is locked out.
         raise ValidationError(gettext("Your identity could not be confirmed. Try again."))

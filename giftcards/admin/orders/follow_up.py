@@ -198,7 +198,7 @@ def _dispute(attempt: Attempt) -> Outcome:
         gettext(
             "The complaint was recorded. The codes are kept until staff acknowledge this problem."
         ),
-        "Noted that the customer complains about a code." if is_new else "",
+        "Recorded a complaint about a code." if is_new else "",
     )
 
 

@@ -86,7 +86,7 @@ def _say_sale(attempt: Attempt) -> Outcome:
     return Outcome(
         gettext("Recorded: the customer paid %(amount)s.")
         % {"amount": money_text(attempt.order.sale_amount)},
-        "Recorded what the customer paid.",
+        "Recorded the amount that the customer paid.",
     )
 
 

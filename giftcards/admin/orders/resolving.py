@@ -276,7 +276,7 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
         return None
     # The log entry is written before the request, because the answer may contain details of an
     # order that does not belong to this shop.
-    pages.log_change(request, order, f"Asked what the provider's order {provider_order_id} is.")
+    pages.log_change(request, order, f"Looked up the provider's order {provider_order_id}.")
     candidates = {row["id"]: row for row in order.candidates}
     row = _seen(look_up(order, provider_order_id), candidates.get(provider_order_id))
     if isinstance(row, NoAnswer):

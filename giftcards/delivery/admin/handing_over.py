@@ -97,10 +97,10 @@ def _too_many(request: HttpRequest) -> str:
     kind = ContentType.objects.get_for_model(CardLink)
     trace = {"user_id": request.user.pk, "content_type": kind, "object_repr": REFUSED_REVEAL}
     if not LogEntry.objects.filter(**trace, action_time__gt=_an_hour_ago()).exists():
-        text = f"Wanted to hand out more than {limit} links or messages within an hour."
+        text = f"Tried to hand out more than {limit} links or messages within an hour."
         LogEntry.objects.create(**trace, action_flag=CHANGE, change_message=text)
         logger.warning(
-            "%s wanted to hand out more than %s links or messages within an hour.",
+            "%s tried to hand out more than %s links or messages within an hour.",
             request.user.get_username(),
             limit,
         )
@@ -204,7 +204,7 @@ def _before_link(attempt: Attempt) -> Answer | None:
 def _make_link(attempt: Attempt) -> HttpResponse:
     pages, request, order = attempt.pages, attempt.request, attempt.order
     given = attempt.form.cleaned_data
-    done = "Made a link to the cards, to hand over."
+    done = "Created a link to the cards."
     order.lock()
     if given["withdraws"]:
         withdraw(order, by=attempt.by, last_link=given["newest"] or 0)

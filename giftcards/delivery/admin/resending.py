@@ -188,7 +188,7 @@ def _send_again(attempt: Attempt) -> Answer:
         answer = other_proof(attempt.pages, request, back_to=request.path)
         if answer is not None:
             return answer
-    done = f"Had a message sent again: {given['kind']}."
+    done = f"Requested a message again: {given['kind']}."
     if given["withdraws"]:
         done += " Withdrew the earlier links to the cards."
     order.lock()
@@ -259,7 +259,7 @@ def _hurry(attempt: Attempt) -> Outcome:
     if not rows.filter(next_attempt_at__gt=now).update(next_attempt_at=now):
         return _WAITS_NO_MORE
     wake()
-    log = f"Had a message tried now: {attempt.row.kind}."
+    log = f"Requested another attempt at a message: {attempt.row.kind}."
     return Outcome(gettext("The app will try again in a moment."), log)
 
 
@@ -269,7 +269,7 @@ def _hand_over_now(attempt: Attempt) -> Outcome:
     if not rows.filter(not_before__gt=now).update(**put_off(now)):
         return _WAITS_NO_MORE
     wake()
-    log = f"Had a message sent before its time: {attempt.row.kind}."
+    log = f"Requested a message before its time: {attempt.row.kind}."
     return Outcome(gettext("The message will be sent in a moment."), log)
 
 

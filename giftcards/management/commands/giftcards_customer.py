@@ -104,8 +104,8 @@ class Command(GiftcardsCommand):
         other_references = [order.reference for order in others]
         if others:
             text = (
-                f"Not included: {counted(len(others), 'order')} with another address, number or"
-                f" account as well: {_some(other_references)}. If these details belong to the"
+                f"Not included: {counted(len(others), 'order')} with a further address,"
+                f" number or account: {_some(other_references)}. If these details belong to the"
                 " same customer, run the command for them, too."
             )
             self.say(text, options)
@@ -149,7 +149,7 @@ class Command(GiftcardsCommand):
         if path and os.path.lexists(path):
             raise _in_the_way(path)
         number = counted(len(orders), "order")
-        self.say(f"The customer can be erased: {number} would be erased.", options)
+        self.say(f"The customer can be erased: the data in {number} would be erased.", options)
         if path:
             self.say(f"{path} would be written.", options)
 

@@ -19,7 +19,7 @@ class Command(GiftcardsCommand):
         " running. If you stop the command, the next run continues where it stopped."
     )
     notes = (
-        "Exit code 1 means that a card could not be opened. The command does not change this"
+        "Exit code 1 means that a card could not be decrypted. The command does not change this"
         " card, and names it in its output.",
     )
     examples = (
@@ -34,7 +34,7 @@ class Command(GiftcardsCommand):
         parser.add_argument(
             "--verify",
             action="store_true",
-            help="Change nothing. Try to open every card with the first key alone, without"
+            help="Change nothing. Try to decrypt every card with the first key alone, without"
             " showing any code (default: encrypt again).",
         )
         parser.add_argument(
@@ -49,11 +49,11 @@ class Command(GiftcardsCommand):
     def handle(self, **options: Any) -> None:
         is_proof = options["verify"]
         if is_proof:
-            name, what = "opened", "Opening cards with the first key"
-            done, wrong = "opened with the first key", "would be lost without the other keys"
+            name, what = "opened", "Decrypting cards with the first key"
+            done, wrong = "decrypted with the first key", "would be lost without the other keys"
         else:
             name, what = "sealed", "Encrypting cards again"
-            done, wrong = "encrypted again with the first key", "could not be opened"
+            done, wrong = "encrypted again with the first key", "could not be decrypted"
         with self.progress(options) as progress:
             total = Card.objects.all().readable().count() if is_proof else count_left()
 

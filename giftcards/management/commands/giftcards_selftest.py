@@ -92,7 +92,7 @@ class ReferenceTrial:
         found = ", and ".join(gain for gain, is_given in gains.items() if is_given)
         if not found:
             return "Leave SEND_REFERENCE off: the provider ignores references."
-        return f"Set SEND_REFERENCE to True at this provider: {found}."
+        return f"Set SEND_REFERENCE to True for this provider: {found}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Command(GiftcardsCommand):
     )
     notes = (
         "The command creates orders whose references begin with `selftest-`, and your"
-        " receivers are called for them. The command also tries to open the newest and"
+        " receivers are called for them. The command also tries to decrypt the newest and"
         " the oldest stored card.",
         "If all scenarios succeed, the command buys up to two more orders without storing"
         " them. These orders show whether the provider stores references: see"
@@ -190,7 +190,7 @@ def why_not(gateway: Gateway) -> str:
         return provider_state()
     [key] = answers
     if isinstance(key, Exception):
-        return f"The app could not find out the environment of the API key: {key}"
+        return f"The app could not determine the environment of the API key: {key}"
     gateway.note_key(key)
     if key.key_type != "SANDBOX":
         return (

@@ -52,11 +52,14 @@ class Command(GiftcardsCommand):
             ]
         else:
             worker = "`manage.py giftcards_worker` or another worker"
-            lines = ["No schedule is needed: django-q2 does not run the tasks."]
+            lines = ["No schedule is needed, because django-q2 does not run the tasks."]
         lines[0] += f" Orders are followed while {worker} runs."
         for role in roles:
             lines += [f"The group {role.name} is {role.outcome}."]
             if role.missing:
-                lines[-1] += f" It lacks {', '.join(role.missing)}; --repair-groups adds them."
+                lines[-1] += (
+                    f" It lacks these permissions: {', '.join(role.missing)}. Use"
+                    " --repair-groups to add them."
+                )
         outcome = schedule and schedule.value
         self.show({"schedule": outcome, "groups": groups}, "\n".join(lines), options)

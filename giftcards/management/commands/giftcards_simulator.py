@@ -96,7 +96,12 @@ class Command(ConsoleCommand):
         add("--host", "host", "address to listen on")
         add("--port", "port", "0 selects a free port", type=int, default=8378)
         add("--key", "keys", keys, metavar="KEY", action="append", default=[])
-        add("--key-type", "key_type", "what /v3/validate says of the key", choices=environments)
+        add(
+            "--key-type",
+            "key_type",
+            "type of the key that /v3/validate returns",
+            choices=environments,
+        )
         add("--balance", "opening_balance", "in dinar", type=_amount, metavar="BALANCE")
         add(
             "--price-factor",
@@ -118,8 +123,8 @@ class Command(ConsoleCommand):
         add(
             "--shortfall",
             "shortfalls",
-            "of the first order for QUANTITY cards of the TYPE, deliver only this many cards; can"
-            " be repeated (default: deliver all)",
+            "for the first order of QUANTITY cards of the TYPE, deliver only this many cards;"
+            " can be repeated (default: deliver all)",
             nargs=3,
             metavar=("TYPE", "QUANTITY", "DELIVERED"),
             action="append",
@@ -131,7 +136,12 @@ class Command(ConsoleCommand):
         add("--rate-limit", "rate_limit", "requests per minute; 0: no limit", **_COUNT)
         add("--lockout", "lockout", "wrong keys before the address is blocked; 0: never", **_COUNT)
         add("--lockout-time", "lockout_time", "length of the block", **_SECONDS)
-        add("--spelling", "spelling", "which path of the order check exists", choices=spellings)
+        add(
+            "--spelling",
+            "spelling",
+            "spelling of the order check's path that the simulator accepts",
+            choices=spellings,
+        )
         add("--list-delay", "list_delay", "time until the list shows an order", **_SECONDS)
         add(
             "--references",
@@ -158,7 +168,7 @@ class Command(ConsoleCommand):
         add(
             "--shifted-ids",
             "shifted_ids",
-            "show an _id that is not the order's id (default: the id)",
+            "show an _id that differs from the order's id (default: the same id)",
             **on,
         )
         add(

@@ -115,7 +115,7 @@ class _Overview:
     def unjudged(self) -> str:
         """A sentence that says why the balance cannot be assessed, or ""."""
         if conf.low_balance is None:
-            return "LOW_BALANCE is not set, so no balance is too low."
+            return "LOW_BALANCE is not set, so the balance is not checked."
         return "The balance is not known yet." if self.state.balance is None else ""
 
     def as_dict(self) -> dict[str, Any]:

@@ -127,8 +127,10 @@ def _wait(reading: LedgerReading) -> str:
 
 def _text(summary: Summary, reading: LedgerReading) -> str:
     facts = {
-        "entries": f"{summary.entries}, {summary.matched} of them of orders"
-        f" ({summary.guessed} matched by amount and time)",
+        "entries": (
+            f"{summary.entries}, {summary.matched} of which belong to orders"
+            f" ({summary.guessed} matched by amount and time)"
+        ),
         "orders": _money(summary.orders),
         "refunds": _money(summary.refunds),
         "payments": _money(summary.payments),
@@ -143,7 +145,7 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
     for noun, what, found in (
         ("refund", "promised but not credited", summary.promised_not_credited),
         ("refund", "credited but not promised", summary.credited_not_promised),
-        ("charge", "without a matching order, charged twice or too high", summary.charged_unknown),
+        ("charge", "without a matching order, duplicated or too high", summary.charged_unknown),
         ("order", "never charged", summary.ordered_not_charged),
     ):
         items = [
@@ -151,7 +153,7 @@ def _text(summary: Summary, reading: LedgerReading) -> str:
         ]
         lines += _listed(noun, what, found.count, found.amount, items)
     days = [f"{each.day}  {_money(each.amount)}" for each in summary.breaks[:LISTED]]
-    what = "with a change of the balance without an entry"
+    what = "on which the balance changed without an entry"
     lines += _listed("day", what, len(summary.breaks), summary.breaks_amount, days)
     if summary.names_candidates:
         lines += [
@@ -174,13 +176,13 @@ def _listed(
 
 def _notes(reading: LedgerReading) -> list[str]:
     notes = [
-        f"{day} has changed since it was read: {count} new or different."
+        f"{day} has changed since it was last read. New or different entries: {count}."
         for day, count in reading.changed_days.items()
     ]
     if reading.unreadable:
         notes += [f"{counted(reading.unreadable, 'row')} could not be read."]
     if reading.not_shown:
-        notes += [f"The provider counts {reading.not_shown} more entries than it shows."]
+        notes += [f"The provider reports {reading.not_shown} more entries than it shows."]
     return notes
 
 

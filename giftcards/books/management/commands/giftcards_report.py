@@ -181,7 +181,7 @@ def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
             f" 95 % within {found.settling.p95} s."
         )
     if total.rejected:
-        yield f"{counted(total.rejected, 'order')} rejected: nothing was bought."
+        yield f"{counted(total.rejected, 'order')} rejected, for which no cards were bought."
     if total.unknown:
         yield f"{counted(total.unknown, 'order')} with amounts that the provider has not reported."
     if total.contradictory:
@@ -192,4 +192,4 @@ def _notes(found: Report, open_: OpenMoney) -> Iterator[str]:
         unknown = f", and {counted(open_.unknown, 'order')} with an unknown price" * bool(
             open_.unknown
         )
-        yield f"In open orders now: {open_.total:.2f}{unknown}."
+        yield f"Total of the orders that are open now: {open_.total:.2f}{unknown}."

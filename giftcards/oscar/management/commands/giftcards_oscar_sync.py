@@ -18,7 +18,7 @@ class Command(GiftcardsCommand):
     )
     examples = (
         ("Update the existing stock records:", ""),
-        ("Also create a product for each card on the shelf that has none:", "--create"),
+        ("Also create a product for each card on sale that does not have one yet:", "--create"),
         ("Do the same for the cards of one product:", "--create 507f1f77bcf86cd799439011"),
     )
 
@@ -28,9 +28,11 @@ class Command(GiftcardsCommand):
             "--create",
             metavar="PRODUCT",
             nargs="*",
-            help="Also create products of django-oscar, with stock records, for cards on the"
-            " shelf that have none. Give the ids of the provider's products, or nothing for"
-            " all products (default: create none).",
+            help=(
+                "Also create django-oscar products, with stock records, for the cards on sale"
+                " that do not have one yet. Give the ids of the provider's products, or omit"
+                " the ids to include all products (default: create none)."
+            ),
         )
         parser.add_argument(
             "--with-tests",
@@ -70,7 +72,7 @@ def _text(done: dict[str, int]) -> str:
         lines += [f"Not for sale because they have no price: {done['without_price']}."]
     if done["untracked"]:
         lines += [
-            "In product classes that do not track stock, so they never appear sold out in oscar:"
-            f" {done['untracked']}."
+            "Never shown as sold out in oscar, because their product class does not track"
+            f" stock: {done['untracked']}."
         ]
     return "\n".join(lines)
