@@ -173,10 +173,10 @@ _OF_ONE_PAGE = ("has_view_permission", "has_change_permission", "has_delete_perm
 
 @register(TAG)
 def check_admin(**_: object) -> list[CheckMessage]:
-    """Report admin classes that override a permission method for one order.
+    """Report admin classes that override the permissions of the order page.
 
-    Such a method hides only the page of an order. Lists, counts and files would still include the
-    order.
+    These methods can hide only the page of an order. Lists, counts and files would still include
+    the order.
     """
     if not apps.is_installed("django.contrib.admin"):
         return []

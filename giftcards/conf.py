@@ -65,7 +65,8 @@ CORRECT = "Correct the value, or remove the setting to use the default."
 class Unusable(Exception):
     """A parser rejected a value.
 
-    The exception takes the arguments of :class:`SettingProblem` except ``setting``.
+    The arguments of the exception are the ``kind``, the ``message`` and the ``hint`` of a
+    :class:`SettingProblem`.
     """
 
 
@@ -91,9 +92,9 @@ class Setting(Generic[T]):
     The key of the setting in the dict is the name of the attribute in capitals.
 
     ``help`` is the description of the setting in the documentation. The default is parsed like any
-    other value. If ``required`` is not empty, the setting has no default, and ``required`` is a
-    hint on how to obtain a value. If ``is_working`` is True, the commands that place and follow
-    orders do not start unless this setting has a valid value.
+    other value. A setting without a default has a ``required`` text, which says how to obtain a
+    value. If ``is_working`` is True, the commands that place and follow orders do not start unless
+    this setting has a valid value.
     """
 
     parse: Parser[T]
@@ -140,7 +141,7 @@ class SettingsDict:
         setting_changed.connect(lambda **_: self._parsed.clear(), weak=False)
 
     def get(self, setting: Setting[T]) -> T:
-        """Return the value or the default.
+        """Return the value of a setting, or its default.
 
         Raises :exc:`ConfigurationError` if the value is invalid.
         """
@@ -209,8 +210,7 @@ def _objects(value: object) -> Iterator[object]:
 def optional(parse: Parser[T], absent: U) -> Parser[T | U]:
     """Return a parser that also accepts ``None``.
 
-    For ``None``, the parser returns ``absent``. For all other values, the parser returns the result
-    of ``parse``.
+    The parser converts ``None`` to the value ``absent``. It passes all other values to ``parse``.
     """
 
     def parse_unless_none(setting: str, value: Any) -> T | U:
@@ -296,9 +296,9 @@ def address(*, subject: str, example: str, http_would: str) -> Parser[str]:
 
     The parser removes a trailing slash.
 
-    ``subject`` and ``http_would`` are parts of error messages. ``subject`` says what the URL should
-    be the address of, for example "a site". ``http_would`` says what an ``http://`` URL would
-    expose, for example "send the card codes".
+    The arguments ``subject`` and ``http_would`` complete error messages. For example, "a site"
+    completes "… is not the address of a site", and "send the card codes" completes "… would send
+    the card codes unencrypted".
     """
     hint = f"Use only a scheme and a host, for example {example}."
 
@@ -418,7 +418,8 @@ def _raw_key(key: str) -> bytes | None:
 def _is_from_secret_key(raw: bytes) -> bool:
     """True if the key is derived from ``SECRET_KEY`` in a common way.
 
-    The function recognises the first 32 bytes of ``SECRET_KEY``, and its SHA-256 digest.
+    The function recognises the first 32 bytes of ``SECRET_KEY``, and the SHA-256 digest of the
+    whole ``SECRET_KEY``.
     """
     try:
         secret = force_bytes(settings.SECRET_KEY)

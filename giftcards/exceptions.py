@@ -61,7 +61,7 @@ class RefundError(GiftcardsError):
         super().__init__(self.shown(_plainly))
 
     def shown(self, show: Callable[[Decimal | str], str]) -> str:
-        """Return the message, with ``show`` applied to amounts and references."""
+        """Return the message with amounts and references formatted by ``show``."""
         if not self._parts:
             return self._template
         return self._template % {name: show(part) for name, part in self._parts.items()}
@@ -181,7 +181,7 @@ class RateLimited(TryLater):
 class OutcomeUnknown(ProviderError):
     """The provider might have processed the request.
 
-    Requests that only read are retried. A purchase is never retried.
+    Read-only requests are retried. A purchase is never retried.
     """
 
 

@@ -61,9 +61,9 @@ def record_refund(
 
     The function does not move any money. The ``reference`` identifies the payment, and is unique
     within the order. A second call with the same reference, amount and method returns the existing
-    refund. The ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The sums of ``order`` are
-    updated in place. The :data:`~giftcards.signals.customer_refund_changed` signal is sent after
-    the commit.
+    refund. The ``source`` is ``"code"``, ``"staff"`` or ``"command"``. The function also updates
+    the sums in the ``order`` instance. The :data:`~giftcards.signals.customer_refund_changed`
+    signal is sent after the commit.
 
     Returns the refund. Raises :exc:`~django.core.exceptions.ValidationError` if a value is invalid.
     Raises :exc:`~giftcards.exceptions.RefundError` in these cases:

@@ -10,11 +10,11 @@ If a receiver of these signals raises an error, other receivers and the order ar
 worker calls the failed receiver again, up to 32 times within about a day. After that, the worker
 gives up, and the admin shows that the receiver was not notified.
 
-Give each receiver of these signals a ``dispatch_uid``. Under this name, the app records which
+Give each receiver of these signals a ``dispatch_uid``. The app uses this name to record which
 changes the receiver has processed. If several receivers have the same name and one of them fails,
 all of them are called again. If you do not set a ``dispatch_uid``, the name consists of the module
-and the name of the function. If you then rename the function, it is called again for each change
-that any other receiver has not processed yet.
+and the name of the function. In this case, if you rename the function, it is called again for each
+change that some other receiver has not processed yet.
 
 The other signals are ordinary Django signals. The process that made a change sends the signal for
 the change once. The ``customer_changed`` signal is sent before the commit, and an error in a

@@ -63,8 +63,8 @@ _ZERO = Decimal(0)
 def note_gap(read_until: datetime) -> None:
     """Record whether the entries of the ledger explain the balance.
 
-    The function uses the entries of the seven days before the day of ``read_until``. The day of
-    ``read_until`` is excluded, because the ledger might not contain all of its entries yet.
+    The function uses the entries of the seven complete days before the last reading. The day of
+    the reading is excluded, because the ledger might not contain all of its entries yet.
     """
     today = day_of(read_until)
     gap, breaks = find_gap(today - timedelta(days=DAYS), today - timedelta(days=1))

@@ -105,8 +105,8 @@ def order_rows(
 
     An order belongs to the period if it became final between ``start`` and ``end``. The column
     totals equal the figures of :func:`~giftcards.books.reports.report` for the same period. If
-    ``shows_contacts`` is True, the rows contain the customers' addresses and phone numbers.
-    ``shows_costs`` and the language of the headings work as in :func:`report_rows`.
+    ``shows_contacts`` is True, the rows contain the customers' addresses and phone numbers. For
+    ``shows_costs`` and the language of the headings, see :func:`report_rows`.
     """
     columns = [
         *_order_columns(),
@@ -165,7 +165,7 @@ def _each(orders: QuerySet[Order]) -> Iterator[Order]:
 
 
 def _of_orders(*sides: Side) -> Iterator[_Column]:
-    """Yield the columns for the figures of ``sides`` in a file of orders.
+    """Yield the columns of an order file for one or more sides of a report.
 
     Each cell contains the value that one order adds to a figure.
     """
@@ -219,10 +219,10 @@ _CONTACTS = (
 def as_csv(rows: Iterable[Cells]) -> Iterator[bytes]:
     """Yield ``rows`` as chunks of a UTF-8 CSV file (RFC 4180).
 
-    The file begins with a byte order mark, from which spreadsheets recognise UTF-8. If a
-    spreadsheet would treat part of a cell as a formula, the function writes an apostrophe before
-    that part. Such a part can also begin after a semicolon or a tab, because some spreadsheets
-    begin a new cell there.
+    The file begins with a byte order mark, so that spreadsheets recognise UTF-8. If a spreadsheet
+    would treat part of a cell as a formula, the function writes an apostrophe before that part.
+    Such a part can also begin after a semicolon or a tab, because some spreadsheets begin a new
+    cell there.
     """
     written = io.StringIO(newline="")
     written.write("\ufeff")

@@ -1,4 +1,4 @@
-"""The figures of reports, each of which is declared once.
+"""The declarations of all figures in reports.
 
 A declaration consists of the name, label, side and SQL of a figure, and a function that computes
 its value for one order. Reports, files, closed months, pages and JSON use these declarations. To
@@ -158,7 +158,7 @@ class Figure:
 def _amount(label: Any, side: Side, sql: Any, path: str, **more: Any) -> Any:
     """Declare an amount.
 
-    ``path`` is the path of the attribute of a :class:`Line` that contains the amount.
+    ``path`` is the dotted name of the :class:`Line` attribute with the amount.
     """
     figure = Figure(label, side, sql, attrgetter(path), **more)
     return field(default=_ZERO, metadata={"figure": figure})
@@ -170,7 +170,7 @@ def _count(label: Any, side: Side, sql: Any, of: Callable[[Line], int], **more: 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Totals over final orders, which can be added with ``+``.
+    """The totals of final orders, with support for addition (``+``).
 
     Amounts are in dinars, with two decimals. Orders whose amount is unknown are not included: see
     :func:`~giftcards.refunds.refund_breakdown` and

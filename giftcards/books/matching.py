@@ -110,8 +110,8 @@ class _Rule:
     def spans_at(self, offset: timedelta) -> list[Span]:
         """Return the tolerances for times that have been corrected by ``offset``.
 
-        The widest tolerance is extended by ``offset``, so that entries whose times were already
-        correct also fit.
+        The widest tolerance is extended by the offset, so that it also covers entries whose times
+        did not need the correction.
         """
         *narrow, widest = self.spans
         ahead, behind = max(offset, timedelta(0)), max(-offset, timedelta(0))
@@ -242,8 +242,8 @@ class _Matching:
     def _unnamed(self, rule: _Rule) -> list[_Entry]:
         """Return the entries that can be paired with orders.
 
-        The result contains the entries without an order. It also contains entries whose order is a
-        guess, if they have the same amount and nearly the same time as an entry without an order.
+        The result contains the entries without an order. Entries whose order is a guess are also
+        included if they have the same amount and nearly the same time as an entry without an order.
         """
         entries = LedgerEntry.objects.filter(type=rule.kind, time__range=(self._start, self._end))
         if LedgerEntry.objects.names_orders(self._start, self._end):
@@ -304,8 +304,8 @@ class _Matching:
     ) -> list[Expected]:
         """Return the ``Expected`` items that ``transactions`` might belong to.
 
-        Each item has the same amount as one of the transactions, and a time near the time of one of
-        the transactions. These can be two different transactions.
+        Each item has the amount of one of the transactions. Its time is close to that of the same
+        or another transaction.
         """
         amounts = {one.amount for one in transactions}
         expected = (
@@ -396,7 +396,7 @@ def _difference(order: Order, credited: Decimal) -> Problem:
 def _within_price(
     entries: Iterable[tuple[int, Order, Decimal]], charged: dict[int, Decimal]
 ) -> list[tuple[int, Order, Decimal]]:
-    """Return the ``entries`` without further charges that exceed the price.
+    """Return entries, except further charges that exceed the order's price.
 
     The first charge of an order is always kept. A further charge is kept if the total does not
     exceed the price, or if the price is unknown. ``charged`` maps the primary key of each order to
@@ -415,7 +415,7 @@ def _within_price(
 def _without_entry(
     expected: Iterable[Expected], kind: str, *, excluded: Collection[int]
 ) -> list[Expected]:
-    """Return the items in ``expected`` whose order has no entry of ``kind``.
+    """Return the expected items whose order has no entry of this type.
 
     Entries whose primary key is in ``excluded`` are ignored.
     """

@@ -41,7 +41,7 @@ _TOLD = (*_IDENTIFYING, "balance_before", "balance_after", "time")
 class Kept:
     """The result of storing entries.
 
-    It consists of new and changed entries, and of orders that lost an entry.
+    The result consists of the new entries, the changed entries, and the orders that lost an entry.
     """
 
     new: Sequence[LedgerEntry]
@@ -78,7 +78,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
     def without_order(self, type_: str, start: datetime, end: datetime) -> Self:
         """Return the entries that do not belong to an order, oldest first.
 
-        The result contains only entries of the type ``type_`` from ``start`` to ``end``.
+        The result is limited to one type of entry and to the period from ``start`` to ``end``.
         """
         return self.filter(order=None, type=type_, time__range=(start, end)).order_by("time", "pk")
 
@@ -96,7 +96,7 @@ class LedgerEntryQuerySet(models.QuerySet["LedgerEntry"]):
         )
 
     def sums(self, orders: Iterable[int], type_: str) -> dict[int, Decimal]:
-        """Return the total of each order's entries of a type.
+        """Add up the entries of one type for each order.
 
         ``orders`` contains at most 100 primary keys.
         """
@@ -218,7 +218,7 @@ class LedgerStateQuerySet(models.QuerySet["LedgerState"]):
 
 
 class LedgerState(models.Model):
-    """The progress and the last result of reading the ledger: a single row."""
+    """A single row with the progress and the results of reading the ledger."""
 
     # The time up to which the ledger was read. NULL if it was never read. Days are read again to
     # find late entries.

@@ -173,9 +173,10 @@ _REORDERED = {"reordered": Sum(Centimes("reordered_amount"))}
 
 
 def month_figures(month: date) -> dict[str, Value]:
-    """Return the figures of a month by name. ``month`` is its first day.
+    """Return a month's figures as a dict, with their names as keys.
 
-    The function reads every entry of the month and the orders of these entries.
+    ``month`` is the first day of the month. The function reads every entry of the month and the
+    orders of these entries.
     """
     last = last_day(month, By.MONTH)
     counts = {name: Count("pk", filter=wanted) for name, wanted in _OF_ORDERS.items()}
@@ -191,7 +192,7 @@ def month_figures(month: date) -> dict[str, Value]:
 def fixed_figures(month: date) -> dict[str, Value]:
     """Return the figures of a month that must not change after the closing.
 
-    The function takes half the time of :func:`month_figures`.
+    The function takes half as long as :func:`month_figures`.
     """
     last = last_day(month, By.MONTH)
     orders, further = sum_up(month, last, **_REORDERED)
@@ -211,7 +212,7 @@ def as_stored(figures: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
-    """Return the figures in ``stored``, a result of :func:`as_stored`.
+    """Convert the result of :func:`as_stored` back to figures.
 
     The result does not contain figures that were added to the app after the month was closed.
     """
@@ -223,8 +224,8 @@ def as_read(stored: Mapping[str, Any]) -> dict[str, Value]:
 class Difference(NamedTuple):
     """A fixed figure that has changed since the closing.
 
-    ``then`` is the value at the closing, and ``now`` is the current value. ``None`` means that the
-    value is unknown.
+    The attributes ``then`` and ``now`` contain the value at the closing and the current value.
+    ``None`` means that the value is unknown.
     """
 
     figure: MonthFigure
@@ -271,7 +272,7 @@ UNFIT = (
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month with its current figures. ``first`` is its first day."""
+    """A month, identified by its first day, with its current figures."""
 
     first: date
     figures: Mapping[str, Value]
@@ -345,7 +346,7 @@ def last_finished_month() -> date:
 
 
 def close_month(month: Month, *, by: str, note: str = "") -> MonthClosing | None:
-    """Record that ``by`` has closed ``month`` with its current figures.
+    """Close a month, and record its figures and the person who closed it.
 
     If somebody else has just closed the month, the function returns ``None`` without recording
     anything.
@@ -407,12 +408,12 @@ _MONTHS_LEFT_OPEN = 3
 
 
 def days_before_in_open_months(day: date, closed: date | None) -> tuple[date, date]:
-    """Return the first and the last day of the open months before ``day``.
+    """Return the range of days in open months, ending before the given day.
 
-    ``closed`` is the first day of the last closed month, or ``None``. The months before it also
-    count as closed. The first day is at most two months before the month of ``day``, and the last
-    day is the day before ``day``. If there are no such days, the first day in the result is later
-    than the last.
+    ``closed`` is the first day of the last closed month, or ``None``. All months before the last
+    closed month also count as closed. The first day is at most two months before the month of
+    ``day``, and the last day is the day before ``day``. If there are no such days, the first day in
+    the result is later than the last.
     """
     months = [first_day(day, By.MONTH)]
     while len(months) < _MONTHS_LEFT_OPEN:

@@ -31,7 +31,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An order that should have a transaction at about the time ``at``.
+    """An order that should have a transaction near an expected time.
 
     The time of the transaction is never before ``earliest``.
     """
@@ -46,8 +46,8 @@ class Expected:
 class Span:
     """The tolerance for the time of a transaction.
 
-    ``before`` is the tolerance before the expected time, and ``after`` is the tolerance after the
-    expected time.
+    The attributes ``before`` and ``after`` say how much earlier or later than expected a
+    transaction can be.
     """
 
     before: timedelta

@@ -67,9 +67,9 @@ _TIMES = ("start", "until", "end")
 class Position:
     """The current position in the ledger: a page of a time window.
 
-    ``page`` is the next page to read, counted from 1. The window begins at ``start`` and ends at
-    ``until``. ``end`` is the end of the last window of the reading. ``passes`` is the number of
-    passes over the window so far. ``new`` is the number of new entries in the current pass.
+    ``page`` is the next page to read, counted from 1. The attributes ``start`` and ``until`` are
+    the bounds of the window, and ``end`` is the end of the whole reading. The attribute ``passes``
+    counts the passes over the window, and ``new`` counts the new entries in the current pass.
     """
 
     start: datetime
@@ -109,9 +109,9 @@ def read_ledger(
     read.
 
     ``on_wait`` is called repeatedly while the function waits for the request quota or for another
-    process. It may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue`` is called
-    after each page. If it returns False, the function returns early, and a later call without
-    ``since`` continues where this call stopped.
+    process. This callback may raise :exc:`~giftcards.engine.gateway.Stopped`. ``should_continue``
+    is called after each page. If ``should_continue`` returns False, reading ends early. To continue
+    from there, call the function again without the ``since`` argument.
     """
     reader = _Reader(gateway, on_wait, should_continue)
     try:
@@ -340,9 +340,9 @@ def entries_of(rows: Iterable[LedgerRow]) -> list[LedgerEntry]:
     """Convert the rows of one page to unsaved entries.
 
     Each entry has a unique ``provider_id``. If a row does not have an id, the id is computed from
-    the content of the row. Equal rows without an id on one page become separate entries. If a row
-    is repeated on another page, the entry has the same ``provider_id`` again, so the row remains
-    one entry.
+    the content of the row. If a page contains several equal rows without an id, each row becomes a
+    separate entry. If a row is repeated on another page, the entry has the same ``provider_id``
+    again, so the row remains one entry.
     """
     entries: dict[str, LedgerEntry] = {}
     equal: Counter[str] = Counter()

@@ -116,15 +116,15 @@ def report(start: date, end: date, by: By = By.DAY, *, product_id: str = "") -> 
 def sum_up(start: date, end: date, **further: Any) -> tuple[Figures, Counter[str]]:
     """Return the total of a report, and the results of further aggregates.
 
-    The total is the same as the total of :func:`report`. ``further`` maps names to aggregates. The
-    function takes half the time of :func:`report`, because it leaves out :class:`Settling`.
+    The total is the same as in :func:`report`. Pass further aggregates as keyword arguments. The
+    function takes half as long as :func:`report`, because it leaves out :class:`Settling`.
     """
     row = settled_between(Order.objects.all(), start, end).aggregate(**SUMS, **further)
     return read_sums(row), Counter({name: int(row[name] or 0) for name in further})
 
 
 def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet[Order]:
-    """Return the ``orders`` that became final from ``start`` to ``end``.
+    """Return the orders that became final between two days, both included.
 
     The result is not sorted.
     """
@@ -134,7 +134,7 @@ def settled_between(orders: QuerySet[Order], start: date, end: date) -> QuerySet
 def first_day(day: date, by: By) -> date:
     """Return the first day of the week or month that contains ``day``.
 
-    If ``by`` is neither ``WEEK`` nor ``MONTH``, the result is ``day`` itself.
+    For any other value of ``by``, the result is the given day.
     """
     match by:
         case By.WEEK:
@@ -147,7 +147,7 @@ def first_day(day: date, by: By) -> date:
 def last_day(day: date, by: By) -> date:
     """Return the last day of the week or month that contains ``day``.
 
-    If ``by`` is neither ``WEEK`` nor ``MONTH``, the result is ``day`` itself.
+    For any other value of ``by``, the result is the given day.
     """
     # No day, week or month is longer than this.
     longest = {By.WEEK: 7, By.MONTH: 31}.get(by, 1)
@@ -190,10 +190,10 @@ def _rows_of_days(orders: QuerySet[Order], start: date, end: date, by: By) -> li
 def _part_of(column: str, begins: Sequence[datetime], number: int = 0) -> Case | Value:
     """Return an expression for the index of the part that contains ``column``.
 
-    A part is a day, a week or a month. ``begins`` contains the start of each part, and ``number``
-    is the index of the first part in ``begins``. The expression does not compute dates, because
-    databases do not all know the same time zones. The expression is a binary search, because a
-    period can contain hundreds of days.
+    A part is a day, a week or a month. The sequence ``begins`` contains the start time of each
+    part. Indexes are counted from ``number``. The expression does not compute dates, because not
+    all databases support the same time zones. The expression is a binary search, because a period
+    can contain hundreds of days.
     """
     if len(begins) == 1:
         return Value(number)
@@ -235,7 +235,7 @@ def _name(key: tuple[str, str], names: tuple[str, str]) -> str:
 
 
 class _SecondsBetween(Func):
-    """The whole seconds from the time in the second column to the first."""
+    """The first time column minus the second, in whole seconds."""
 
     arity = 2
     arg_joiner = " - "

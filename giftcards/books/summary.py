@@ -46,8 +46,9 @@ class Break:
 class Balances:
     """The balances before and after a period, and the unexplained change.
 
-    The unexplained change is the ``gap``, which is the total of the ``breaks``. If a balance is
-    unknown, it is ``None``, ``gap`` is ``None``, and there are no ``breaks``.
+    The ``gap`` is the unexplained change over the whole period. It is the sum of the ``breaks``,
+    which are the changes on single days. Unknown balances are ``None``. In this case, ``gap`` is
+    also ``None``, and there are no ``breaks``.
     """
 
     opening: Decimal | None
@@ -72,11 +73,11 @@ class Entry(Protocol):
 class DayEnds:
     """The balances at the end of each day of a period.
 
-    Call :meth:`add` for each day that has entries, oldest first, and then :meth:`compare`.
+    For each day with entries, oldest first, call :meth:`add`. Then call :meth:`compare`.
     """
 
     def __init__(self, before: Sequence[Entry]) -> None:
-        """Begin with the last entries before the period.
+        """Initialise the balances with the last entries before the period.
 
         ``before`` contains at most :data:`NEAR` entries, newest first.
         """
@@ -107,7 +108,7 @@ class DayEnds:
     def compare(self, next_entries: Sequence[Entry]) -> Balances:
         """Compare the balances of the period with the totals of its entries.
 
-        ``next_entries`` contains the first entries after the period, at most :data:`NEAR`.
+        ``next_entries`` are the first entries after the period. Pass at most :data:`NEAR` entries.
         """
         self._follow(next_entries)
         balances = [*self._balances]
@@ -145,8 +146,8 @@ _UNKNOWN = _Ends(None, None)
 def _first_ends(entries: Sequence[Entry]) -> _Ends:
     """Return the first result of :func:`_ends` that is not ``None``.
 
-    The function calls :func:`_ends` for each moment in turn. If every result is ``None``, both
-    balances are unknown.
+    The function passes the entries of one moment after the other to :func:`_ends`. If every result
+    is ``None``, both balances are unknown.
     """
     moments = [list(same) for _key, same in groupby(entries, key=_moment_of)]
     if len(entries) == NEAR:
@@ -156,7 +157,7 @@ def _first_ends(entries: Sequence[Entry]) -> _Ends:
 
 
 def _moment_of(entry: Entry) -> object:
-    """Return a key that groups entries whose order in time is unknown.
+    """Return a key that is shared by entries whose sequence is unknown.
 
     The key is the time of the entry. All entries in the hour that is repeated when clocks are set
     back share one key.
@@ -165,15 +166,15 @@ def _moment_of(entry: Entry) -> object:
 
 
 def _ends(moment: Sequence[Entry]) -> _Ends | None:
-    """Return the balances before and after the entries of one moment.
+    """Return the balances before and after a group of simultaneous entries.
 
-    The order of the entries is unknown, but each balance in between is both the balance after one
-    entry and the balance before another entry. Therefore only the first balance occurs more often
-    before an entry than after an entry.
+    The sequence of the entries is unknown. However, each balance between two entries follows one
+    entry and precedes another. Therefore, only the first balance precedes more entries than it
+    follows.
 
-    If no balance occurs more often before an entry, the first balance equals the last balance, but
-    its value is unknown. The result is then ``None``. If several balances occur more often before
-    an entry, entries are missing, and both balances in the result are ``None``.
+    If there is no such balance, the first and the last balance are equal, but their value is
+    unknown. The result is then ``None``. If the first balance is ambiguous, entries are missing,
+    and both balances in the result are ``None``.
     """
     if len(moment) == 1:
         return _ends_of(moment[0])
@@ -199,8 +200,8 @@ def _ends_of(entry: Entry) -> _Ends:
 class Discrepancy:
     """An order without a matching entry, or an entry without a matching order.
 
-    ``amount`` is the part of the order's or entry's amount that does not match, in dinars. It is
-    never negative.
+    ``amount`` is the unmatched amount in dinars, which can be only a part of the order's or entry's
+    amount. It is never negative.
     """
 
     # The primary key of the order or entry.
@@ -231,7 +232,7 @@ class Discrepancies:
         return tuple(item.reference for item in self.first)
 
     def plus(self, items: Iterable[Discrepancy]) -> Discrepancies:
-        """Return new discrepancies that also include ``items``.
+        """Return a copy to which more discrepancies have been added.
 
         The counts include all ``items``. The list of the first discrepancies is limited to 20.
         """
@@ -327,7 +328,7 @@ def ledger_summary(start: date, end: date) -> Summary:
 def sums_and_balances(start: date, end: date) -> Summary:
     """Return the summary without the discrepancies.
 
-    The function takes half the time of :func:`ledger_summary`.
+    The function takes half as long as :func:`ledger_summary`.
     """
     return _summed_up(start, end, _Tally())
 
@@ -357,7 +358,7 @@ def _summed_up(start: date, end: date, tally: _Tally) -> Summary:
 
 
 def find_gap(start: date, end: date) -> tuple[Decimal | None, tuple[Break, ...]]:
-    """Return the ``gap`` and the ``breaks`` of a :class:`Summary`.
+    """Return the unexplained change of the balance, in total and by day.
 
     The function does not read any orders.
     """

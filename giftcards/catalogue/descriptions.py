@@ -32,10 +32,9 @@ def descriptions(
 ) -> dict[int, Description]:
     """Return a dict that maps each row's primary key to its description.
 
-    The ``rows`` can be product types or orders. Load product types together with their products, as
-    :func:`offers` does. The function then makes one query for all product types. For orders, the
-    function makes two queries. If the product of an order is not in the catalogue, its description
-    is empty.
+    The ``rows`` can be product types or orders. For product types, the function makes one query if
+    their products are already loaded, as in the result of :func:`offers`. For orders, the function
+    makes two queries. If the product of an order is not in the catalogue, its description is empty.
 
     ``language`` is the active language by default. If a text is missing in this language, the text
     in the site's default language is used.

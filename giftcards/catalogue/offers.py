@@ -83,7 +83,7 @@ def offers() -> QuerySet[ProductType]:
 
 
 def is_on_shelf(column: str = "pk") -> Q:
-    """Return the condition that selects the product types of :func:`offers`.
+    """Return a condition for the product types that :func:`offers` returns.
 
     With ``column="product"``, the condition selects the products of these product types.
     """
@@ -137,8 +137,8 @@ def check_offer(
     are older than a minute, the function asks the provider for the current values.
 
     Raises :exc:`~giftcards.exceptions.NotForSale` with the code of the first problem. Raises
-    :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. If ``fresh``
-    is True, raises :exc:`RuntimeError` inside a transaction.
+    :exc:`~django.core.exceptions.ValidationError` if a value is invalid for an order. Raises
+    :exc:`RuntimeError` if ``fresh`` is True and the function is called inside a transaction.
     """
     ids = ids_of(product_type, product_id, type_id)
     order = new_order(*ids, quantity, **details)
@@ -500,8 +500,8 @@ _UNTOLD = (
 class _Taken:
     """An SQL join that counts the cards to subtract from each type's stock.
 
-    A single subquery adds up the cards of all types. If there were a subquery for each type,
-    PostgreSQL might read all open orders once per type when its statistics are out of date. Django
+    A single subquery adds up the cards of all types. With a separate subquery for each type,
+    PostgreSQL might read all open orders once per type if its statistics are out of date. Django
     cannot join a subquery, so this class implements the interface of Django's own joins.
     """
 

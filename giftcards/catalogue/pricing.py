@@ -48,9 +48,9 @@ def keep_prices(may_go_on: Callable[[], bool] = lambda: True) -> None:
 
     Workers call this function once a minute. Prices are wrong if a cost or margin was changed
     without ``save()``, or if ``PRICING`` was set or removed. The ``PRICING`` function is first
-    called for the types that it has not priced yet. It is then called again for each type whose
-    last call was at least a minute ago, or 15 minutes ago if that call failed, because its result
-    might depend on more than the cost.
+    called for the types that it has not priced yet. Then the ``PRICING`` function is called again
+    for each type at least one minute after its last call, or 15 minutes after a failed call,
+    because its result might depend on more than the cost.
     """
     _mend()
     path = conf.pricing
@@ -112,9 +112,10 @@ def _store(asked: Collection[tuple[ProductType, Decimal | None, bool]]) -> None:
 
 
 def _ask_function(path: str, kind: ProductType) -> tuple[Decimal | None, bool]:
-    """Return the function's price, and whether the answer is usable.
+    """Return the price from the shop's function, and True if it is usable.
 
-    The price is ``None`` if the answer is not usable, or if the function returns ``None``.
+    The price is ``None`` if the function failed or returned an unusable result. It is also ``None``
+    if the function returned ``None``, which counts as a usable result.
     """
     began_at = time.monotonic()
     answer: Any = None
@@ -188,8 +189,8 @@ class PricePreview(NamedTuple):
 def preview(rows: Collection[ShelfRow]) -> list[PricePreview]:
     """Return the effects that saving ``rows`` would have on prices.
 
-    The function does not save ``rows``, which can contain the shop's row, categories, products and
-    types with unsaved changes. The result contains every type with a known cost whose price or rule
+    The ``rows`` can be the shop's row, categories, products and types with unsaved changes, which
+    the function does not save. The result contains every type with a known cost whose price or rule
     would change, or which would go on sale or off sale.
     """
     if not rows:
@@ -232,7 +233,7 @@ def save_rows(rows: Iterable[ShelfRow], *, by: str) -> None:
 def inherited(
     row: Product | ProductType | Category, shelf: Shelf | None = None
 ) -> tuple[PriceSource, Margin]:
-    """Return the margin or function that would replace ``row``'s own margin.
+    """Return the margin or function that a row would inherit.
 
     If the caller has already read the shop's row, it passes this row as ``shelf`` to save a query.
     """

@@ -159,7 +159,7 @@ class _Reader:
         self._silent = 0
 
     def run(self, read: Callable[[], None]) -> CatalogueReading:
-        """Call ``read``, and return the progress of the reading.
+        """Read the catalogue with the given function, and return the progress.
 
         If another process is reading the catalogue, the method first waits for the other process,
         and calls ``on_wait`` repeatedly during this time. If an error or a limit ends the wait or

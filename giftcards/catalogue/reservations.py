@@ -143,7 +143,7 @@ class _Wanted(NamedTuple):
     reservations: int
 
     def exceeds(self, times: int) -> bool:
-        """True if a total exceeds ``times`` times the limit for one customer."""
+        """True if a total exceeds a multiple of the limit for one customer."""
         return (
             self.cards > times * tuning.cards_of_customer
             or self.reservations > times * tuning.reservations_of_customer
@@ -151,7 +151,7 @@ class _Wanted(NamedTuple):
 
 
 def _with(line: Line, reserved: ReservationQuerySet) -> _Wanted:
-    """Return the totals of the other current ``reserved`` rows and ``line``."""
+    """Return the totals of all current reservations, including the new one."""
     others = reserved.current(timezone.now()).exclude(reference=line.reference)
     has = others.aggregate(reservations=Count("pk"), cards=Sum("quantity"))
     return _Wanted((has["cards"] or 0) + line.quantity, has["reservations"] + 1)

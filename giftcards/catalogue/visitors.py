@@ -18,9 +18,9 @@ _VISITOR = "giftcards_visitor"
 class Guest(NamedTuple):
     """A guest who reserves cards.
 
-    ``visitor`` identifies one browser. Because a guest can easily delete this identifier, and so
-    avoid the limit for one customer, all guests on the same ``network`` also share a higher limit.
-    If ``network`` is "", only the limit for one customer applies.
+    ``visitor`` identifies one browser. A guest can delete this identifier to avoid the limit for
+    one customer. Therefore, all guests on the same ``network`` also share a higher limit. If
+    ``network`` is "", only the limit for one customer applies.
     """
 
     visitor: str

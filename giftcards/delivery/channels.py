@@ -105,8 +105,8 @@ class Message:
 class Channel:
     """The base class of channels.
 
-    The app creates instances without arguments, and can create one at any time. If a channel sends
-    only digests to staff, it needs only a name and the :meth:`send` method.
+    The app can create new instances at any time, and passes no arguments. A channel that is used
+    only for digests to staff needs only a name and the :meth:`send` method.
     """
 
     #: The name, of up to 40 characters. Rows store the name, so it must not change.
@@ -261,9 +261,9 @@ def hand_over(
 ) -> Sent | Failure:
     """Call ``send`` in a separate thread, and return the result.
 
-    If there is no result after :data:`ATTEMPT_SECONDS`, or when ``limits`` end the attempt earlier,
-    the function returns a failure with ``Meaning.UNANSWERED``. The thread keeps running. If it
-    sends the message after all, it calls ``on_late_result`` with the result.
+    If there is no result after :data:`ATTEMPT_SECONDS`, or if the ``limits`` end the attempt
+    earlier, the function returns a failure with ``Meaning.UNANSWERED``. The thread keeps running.
+    If the message is sent after all, the thread calls ``on_late_result`` with the result.
     """
     end: Future[Sent | Failure] = Future()
     if start_thread(_send, send, end, on_late_result, name="giftcards: message") is None:
@@ -329,7 +329,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure of an attempt in which a channel raised ``error``.
+    """Convert an error that a channel raised to a :class:`Failure`.
 
     After an error that the app does not know, it assumes that the message was not sent. Therefore a
     channel must raise :exc:`OutcomeUnknown` if the message might have been sent.
@@ -339,7 +339,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """Describe ``error`` by its class, reply codes and place in the code.
+    """Return the error's class, its reply codes and its place in the code.
 
     The reply codes are the SMTP codes or the HTTP status of the server's answer.
     """

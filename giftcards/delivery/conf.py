@@ -260,7 +260,7 @@ class Conf(SettingsDict, dict_name="GIFTCARDS_DELIVERY"):
 
     @property
     def contact_address(self) -> str:
-        """The URL behind ``contact``, or "" if it is not a link."""
+        """The URL that opens ``contact``, or "" if ``contact`` is plain text."""
         contact = self.contact
         if contact.startswith(("https://", "http://")):
             return contact

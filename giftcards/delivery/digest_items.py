@@ -1,4 +1,4 @@
-"""The items of digests: conditions that hold, and those that have ended.
+"""The items of digests, which report current and ended conditions.
 
 Items contain neither card codes nor customer names.
 """
@@ -73,7 +73,7 @@ class Item:
         is_new: bool = True,
         may: Callable[[str], bool] = bool,
     ) -> Self:
-        """Return an item that names the orders in ``first`` before the others."""
+        """Return an item whose list of orders starts with those in ``first``."""
         keys = sorted(finding.orders, key=lambda key: key not in first)
         named = tuple(
             Mention(finding.orders[key], admin_url("giftcards_order_change", key))
@@ -100,7 +100,7 @@ class Item:
 
     @property
     def headline(self) -> str:
-        """A phrase such as "2 orders to do", or a sentence about the end."""
+        """A phrase such as "2 orders to do", or that the condition has ended."""
         if self.has_ended:
             return str(self.condition.ended)
         return self.condition.in_words(self.count, has_more=self.has_more)
@@ -126,7 +126,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """The conditions that hold at one moment and that digests report."""
+    """A snapshot of the conditions that digests report."""
 
     standing: Standing
     found: Mapping[str, Finding]

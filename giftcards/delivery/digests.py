@@ -1,10 +1,10 @@
 """Digests for staff: current problems, and problems that have ended.
 
-Every minute, the app compares the current conditions with those that a person has been notified of.
-If there is a new condition, the app sends the person a digest, but not more than one digest within
-``tuning.digest_interval``. New urgent conditions are sent without this delay. Each person has a row
-in the database. A process claims this row to send a digest. If the process dies, another process
-sends the digest again after two minutes.
+Every minute, the app compares the current conditions with the conditions reported to each person so
+far. If there is a new condition, the app sends the person a digest, but not more than one digest
+within ``tuning.digest_interval``. New urgent conditions are sent without this delay. Each person
+has a row in the database. A process claims this row to send a digest. If the process dies, another
+process sends the digest again after two minutes.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class _Round:
 
 
 class _News:
-    """The conditions that a person can see, compared with the last digest.
+    """The news for a person: how conditions changed since the last digest.
 
     The person's permissions determine which conditions the person can see.
     """
@@ -156,7 +156,7 @@ class _News:
         return code in self._known and self._may(self._known[code].permission)
 
     def _keys(self, code: str) -> list[int]:
-        """Return the keys of the orders or rows that digests track one by one."""
+        """Return the keys of individually tracked orders or rows."""
         finding = self._now[code]
         return [] if self._known[code].ended else [*finding.orders, *finding.rows]
 
@@ -212,7 +212,7 @@ class _News:
 
     @property
     def all_told(self) -> dict[str, list[int]]:
-        """The conditions that ``person`` will know after reading :attr:`items`."""
+        """The conditions that the person knows about after reading the digest."""
         told = {code: self._keys(code) for code in self._now}
         return told | {code: [] for code in self._cause}
 
@@ -253,7 +253,7 @@ def _row_of(address: str) -> StaffDigest:
 
 
 def _is_ahead(moment: Any) -> bool:
-    """True if ``moment`` is in the future by at most the longest pause."""
+    """True if ``moment`` is in the future, but within the longest pause."""
     return moment is not None and is_ahead(moment, timezone.now(), max_distance=_PAUSES[-1])
 
 

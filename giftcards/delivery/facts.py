@@ -188,9 +188,9 @@ def known_as(order: Order) -> str:
 def facts_of(order: Order, description: Description | None = None) -> Facts:
     """Return the customer's view of ``order`` in the active language.
 
-    ``description`` is the description of the product. If ``description`` is not passed, the
-    function makes two queries to read the description. For a final order, the function makes one
-    more query, or two more if the order was recorded before the catalogue was read.
+    If you do not pass the product's ``description``, the function makes two queries to read it. For
+    a final order, the function makes one more query, or two more if the order was recorded before
+    the catalogue was read.
     """
     description = description or descriptions([order])[order.pk]
     names, breakdown = order.line_names(), customer_breakdown(order)

@@ -94,7 +94,7 @@ _APART = 1.0
 
 @contained
 def make(place: str) -> tuple[str, str]:
-    """Return a page token, and the key that :func:`read` returns for it.
+    """Return a new page token and its key, which :func:`read` also returns.
 
     The key is unique. The token is valid only for the same ``place``. ``place`` can be a secret,
     for example the token of a link, because the page token does not reveal it.

@@ -93,7 +93,7 @@ class MessageRow:
 
 @contained
 def compose(delivery: Delivery, token: Masked | None) -> Message:
-    """Compose the message of ``delivery`` from the current facts.
+    """Compose the message for a ``delivery`` with the current facts.
 
     The message is in the language of the delivery. ``token`` is the token of the link in the
     message. The token is required if :func:`needs_link` is True. Raises
@@ -168,9 +168,9 @@ class _Verbatim(Masked, SafeString):
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The functions that format values for one form of a message.
+    """The functions that prepare values for one of three text formats.
 
-    The three forms are text for subjects and short messages, plain text, and HTML.
+    The three formats are text for subjects and short messages, plain text, and HTML.
     """
 
     foreign: Callable[[str], str]

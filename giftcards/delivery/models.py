@@ -71,7 +71,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return rows.order_by("next_attempt_at", "pk")
 
     def untold_since(self, since: datetime) -> Self:
-        """Return the :meth:`untold` messages that failed after ``since``."""
+        """Return the :meth:`untold` messages that failed after the given time."""
         return self.untold().filter(failed_at__gt=since)
 
     def waiting(self, now: datetime) -> Self:
@@ -134,12 +134,12 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return True
 
     def cancel(self, **which: Any) -> int:
-        """Cancel waiting messages that match ``which``, and return their number."""
+        """Cancel matching messages that are waiting, and return their number."""
         rows = self.filter(status__in=WAITING, **which).order_by()
         return rows.update(status=DeliveryStatus.CANCELLED, next_attempt_at=None)
 
     def stop(self, **which: Any) -> int:
-        """Stop the open messages that match ``which``, so that they get no links.
+        """Stop matching open messages, so that no links are created for them.
 
         Waiting messages are cancelled, and the function returns their number. A message that is
         already being sent might still arrive, but the app does not retry it.
@@ -158,7 +158,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return bool(rows.filter(claim=claimed.claim).update(claim=claimed.claim))
 
     def to(self, *, recipient: bool) -> Self:
-        """Select the messages to customers, or those to gift recipients.
+        """Return the messages to customers, or the messages to gift recipients.
 
         ``recipient`` is True for the messages to gift recipients.
         """
@@ -168,8 +168,8 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def untold(self) -> Self:
         """Return failed messages that no later message replaces.
 
-        A failed message is replaced if there is a later message of the same kind about the same
-        order, and the later message is open or was sent.
+        A later message replaces a failed message if it is of the same kind, is about the same
+        order, and is open or was sent.
         """
         later = Delivery.objects.filter(
             order=OuterRef("order"), kind=OuterRef("kind"), pk__gt=OuterRef("pk")
@@ -177,7 +177,7 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         return self.filter(~Exists(later), status=DeliveryStatus.FAILED)
 
     def unreceived(self) -> Self:
-        """Return :meth:`untold` messages whose cards have not been received.
+        """Return :meth:`untold` messages whose cards did not arrive otherwise.
 
         A message is left out if another message with cards about the same status change was sent,
         or if a link has already shown the cards of the order.
@@ -201,7 +201,7 @@ def key_of(*occasion: str) -> str:
 def put_off(until: datetime | None) -> dict[str, datetime]:
     """Return the column values that delay a message until the given time.
 
-    The result is empty if ``until`` is ``None``. A time in the past counts as now.
+    If ``until`` is ``None``, the result is empty. A time in the past counts as now.
     """
     if until is None:
         return {}
@@ -210,12 +210,12 @@ def put_off(until: datetime | None) -> dict[str, datetime]:
 
 
 def stored_id(message_id: str) -> str:
-    """Return a message id from a channel in its stored form."""
+    """Return the form in which the id of a message is stored."""
     return message_id.replace("\0", "")[:200]
 
 
 def stored_contact(contact: str) -> str:
-    """Return a contact in its stored form."""
+    """Return the form in which a contact is stored."""
     return contact[:254]
 
 
@@ -386,7 +386,7 @@ class CardLinkQuerySet(models.QuerySet["CardLink"]):
         return self.filter(Exists(cards), order__status__in=sorted(FINAL))
 
     def of_account(self, order: Order) -> CardLink:
-        """Return the link through which logged-in customers see ``order``.
+        """Return the link to ``order`` that logged-in customers use.
 
         The first call creates the link.
         """

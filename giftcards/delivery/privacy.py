@@ -109,7 +109,7 @@ class Messages:
         return links if self._has_links(order) else links.none()
 
     def _has_links(self, order: Order) -> bool:
-        """True if the links to the cards of ``order`` are meant for this role."""
+        """True if people in this role receive the links to the cards."""
         return self._is_of_recipients or not order.is_gift
 
 

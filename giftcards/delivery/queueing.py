@@ -314,7 +314,7 @@ def _wake() -> None:
 
 @dataclass(frozen=True, slots=True)
 class OldAddress:
-    """The messages about an order that have a person's old addresses."""
+    """An order, and the messages about it to a person's old addresses."""
 
     order: Order
     messages: list[Delivery]
@@ -414,7 +414,7 @@ def _move_messages(
 def addresses_of(order: Order, *, for_recipient: bool) -> set[str]:
     """Return all addresses of the customer or the recipient.
 
-    The set contains the addresses in ``order`` and those on all channels.
+    The set contains the addresses stored in ``order`` and the addresses that the channels use.
     """
     columns = ("recipient_email",) if for_recipient else ("customer_email", "customer_phone")
     named = {getattr(order, name) for name in columns}

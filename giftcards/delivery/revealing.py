@@ -30,9 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The code and the serial number of a card. Each of them can be "".
+    """The code and the serial number of a card.
 
-    ``value`` is "" if the card cannot be decrypted.
+    ``value`` is "" if the card cannot be decrypted. ``serial`` is also "" if the card does not have
+    a serial number.
     """
 
     position: int
@@ -138,9 +139,9 @@ def note_opening(link: CardLink, visitor: Visitor) -> None:
 
 
 def shown_at(link: CardLink, key: str) -> datetime | None:
-    """Return the time when a page first showed the cards, or ``None``.
+    """Return when the page with this key first showed the cards.
 
-    ``key`` is the key of the page. The result is ``None`` if the page has not shown the cards.
+    The result is ``None`` if the page has not shown the cards.
     """
     return link.visits.filter(key=key).values_list("at", flat=True).first()
 
@@ -197,7 +198,7 @@ def _reveal_first(link: CardLink, key: str, visitor: Visitor) -> list[Code] | No
 
 
 def _was_in_vain(link: CardLink) -> bool:
-    """True if a reveal in the last ten minutes could not show a single card."""
+    """True if a reveal in the last ten minutes showed none of the cards."""
     since = timezone.now() - SAME_REVEAL
     rows = link.visits.filter(what=LinkVisit.What.REVEALED, key=None, at__gt=since)
     return rows.exists()

@@ -65,8 +65,7 @@ _BATCH = 20
 class SendingTally:
     """The result of :func:`send_due`: the number of messages by outcome.
 
-    ``is_cut_short`` is True if a failing server might have kept the function from sending all
-    messages.
+    ``is_cut_short`` is True if some messages may not have been sent because a server is failing.
     """
 
     sent: int = 0
@@ -231,7 +230,7 @@ def _sent(end: Sent) -> dict[str, Any]:
 
 
 def _record_late(delivery: Delivery, end: Sent) -> None:
-    """Record a message that was sent after all.
+    """Record that a message was sent, although its result arrived late.
 
     The function does not record anything if there was a later attempt, or if the customer's data
     has been erased.

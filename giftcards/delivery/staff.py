@@ -57,7 +57,7 @@ def permissions_of(person: StaffPerson) -> Callable[[str], bool]:
 
 
 def _permissions_of_role(name: str) -> set[str]:
-    """Return the permissions of the group ``name``.
+    """Return the permissions of the group with this name.
 
     If the group does not exist, the function returns the permissions of the role with this name.
     """
@@ -69,7 +69,7 @@ def _permissions_of_role(name: str) -> set[str]:
 
 
 def _accounts_of_staff(address: str) -> list[Any]:
-    """Return the staff accounts with ``address``.
+    """Return the staff accounts that have this e-mail address.
 
     Customer accounts do not count, because anyone can sign up with any address.
     """
@@ -107,7 +107,7 @@ def orders_of(person: StaffPerson) -> QuerySet[Order]:
 
 
 def unreached() -> dict[str, str]:
-    """Return a dict that maps each address that gets no digests to the reason."""
+    """Return a dict of addresses that get no digests, with the reasons."""
     people = listed()
     found = {address: _why_told_nothing(person) for address, person in people.items()}
     for digest in StaffDigest.objects.filter(failures__gt=0, address__in=people):

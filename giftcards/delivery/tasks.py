@@ -111,7 +111,10 @@ def _limits(stop: threading.Event, number_of_workers: int) -> Limits:
 
 
 def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> SendingTally:
-    """Send the due messages. If ``may_wait``, wait for messages due soon, too."""
+    """Send the due messages.
+
+    If ``may_wait`` is True, the function also waits for messages that become due soon.
+    """
     wait_until = time.monotonic() + tuning.task_wait
     done = send_due(limits)
     while may_wait and not done.is_cut_short and _wait(limits, stop, until=wait_until):
@@ -120,9 +123,9 @@ def _send_and_wait(limits: Limits, stop: threading.Event, *, may_wait: bool) -> 
 
 
 def _wait(limits: Limits, stop: threading.Event, *, until: float) -> bool:
-    """Wait for a message that becomes due by ``until``.
+    """Wait until a message is due, but not beyond the given time.
 
-    Returns True as soon as a message is due. Returns False if there is no such message, or if
+    Returns True as soon as a message is due. Returns False if no message becomes due by then, or if
     ``limits`` end the wait.
     """
     while limits.may_begin():

@@ -517,7 +517,7 @@ def order_with_cards(user: Any, key: str) -> Order | None:
 
 
 def shown_orders(user: Any, orders: Iterable[Order]) -> list[OwnedOrder]:
-    """Return the list entries for ``orders``, which ``user`` owns."""
+    """Return the list entries for the given orders of a user."""
     listed = list(orders)
     told = descriptions(listed)
     showing = with_cards(order for order in listed if not order.is_gift)
@@ -548,5 +548,5 @@ def _sent(orders: Iterable[Order]) -> dict[int, datetime]:
 
 
 def place_of(user: Any, order: Order) -> str:
-    """Return the ``place`` that binds a page token to this user and order."""
+    """Return the ``place`` argument for page tokens of this user and order."""
     return f"account {user.pk} {order.pk}"

@@ -121,7 +121,7 @@ def put_unreviewed_on_hold(order: Order) -> bool:
 
 
 def put_on_hold_until(order: Order, moment: datetime) -> None:
-    """Put a PENDING order on hold until ``moment``.
+    """Put a PENDING order on hold until the given time.
 
     Does nothing if another process has changed the order.
     """
@@ -136,7 +136,7 @@ def _put_on_hold(
 
 
 def on_hold_price(order: Order) -> Decimal | None:
-    """Return the price that caused the hold on ``order``, or ``None``."""
+    """Return the price because of which an order is on hold, or ``None``."""
     above = _on_hold_for(order, "price_above")
     return Decimal(above.parameters["price"]) if above else None
 

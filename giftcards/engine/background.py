@@ -2,8 +2,8 @@
 
 Each piece of work is declared as a :class:`Work` object. Background work is started only by
 :func:`give_turns`. The task that runs every minute calls this function at its end, and the
-``giftcards_worker`` command calls it in separate threads. After a single sweep, this function is
-called only for prompt work.
+``giftcards_worker`` command calls it in separate threads. After a single sweep, the
+``giftcards_poll`` command does only prompt work.
 
 A lane is a list of pieces of work that are done one after the other. Each piece of prompt work has
 a separate lane, so it never waits for other work. All other work shares one lane, and only one
@@ -42,7 +42,8 @@ class Work:
 
     ``name`` is a readable name, for example "the messages". ``do`` is the function that does the
     work. The function receives a callback, and works until the work is finished or the callback
-    returns False. If ``do`` itself returns False, it is not called again for some seconds.
+    returns False. If the function itself returns False, the app waits for some seconds before it
+    calls the function again.
     """
 
     name: str
@@ -68,9 +69,9 @@ _under_way: dict[str, float] = {}
 
 
 def lanes() -> list[Sequence[Work]]:
-    """Return a lane for each piece of prompt work, and one for all other work.
+    """Return one lane for each piece of prompt work, and one for the rest.
 
-    Lanes of prompt work for which ``is_last`` is True come last.
+    If a piece of prompt work has ``is_last`` set, its lane comes after the other lanes.
     """
     prompt = [[work] for work in WORK.values() if work.is_prompt]
     others = [work for work in WORK.values() if not work.is_prompt]
@@ -79,7 +80,7 @@ def lanes() -> list[Sequence[Work]]:
 
 
 def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -> bool:
-    """Do a limited amount of each piece of work in ``lane``.
+    """Give each piece of work in a lane a turn of limited length.
 
     The function stops when ``has_time`` returns False or ``stop`` is set. If the lane has several
     pieces of work, the next call begins after the piece that was started last, even if this piece
@@ -102,7 +103,7 @@ def give_turns(lane: Sequence[Work], stop: threading.Event, has_time: MayGoOn) -
 
 
 def do_prompt_work() -> None:
-    """Do a limited amount of prompt work, such as sending messages."""
+    """Give each piece of prompt work a turn, for example to send messages."""
     stop = threading.Event()
     for lane in lanes():
         if lane[0].is_prompt:
@@ -158,7 +159,7 @@ def _do(work: Work, should_continue: MayGoOn, stop: threading.Event) -> bool:
 
 @contextlib.contextmanager
 def beside(stop: threading.Event) -> Iterator[None]:
-    """Do the work of each lane in a separate thread while the block runs.
+    """Do the work of each lane in its own thread during the ``with`` block.
 
     The threads end with the block, or when ``stop`` is set. The block begins when the first thread
     has started. If the machine cannot start threads for the other lanes, the running threads try

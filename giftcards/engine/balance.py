@@ -34,7 +34,7 @@ _ZERO = Decimal("0.00")
 
 
 class BalanceReader:
-    """A reader of the account balance that makes its requests in a thread.
+    """A reader that requests the account balance in a separate thread.
 
     Because of the thread, orders do not have to wait for the provider's answer. If a request for
     the balance fails, this does not count as an outage of the provider. Only failed requests about
@@ -55,7 +55,7 @@ class BalanceReader:
         _note_fall(state)
 
     def close(self, *, seconds: float) -> None:
-        """Wait at most ``seconds`` for a pending answer, and close the gateway."""
+        """Wait up to the given seconds for an answer, and close the gateway."""
         try:
             if self.take_answer(seconds=seconds):
                 _note_fall(ProviderState.objects.current())
@@ -189,8 +189,8 @@ class Commitments:
     def read(cls, state: ProviderState, *beside: QuerySet[Any, Any], reference: str = "") -> Self:
         """Read the orders and reservations that reduce the free balance.
 
-        The reservation for ``reference`` is left out. The lines of the additional queries in
-        ``beside`` are read in the same SQL statement.
+        The reservation for ``reference`` is left out. The same SQL statement also reads the lines
+        of the additional queries in ``beside``.
         """
         orders, read_at, parts = Order.objects.all(), state.balance_read_at, [*beside]
         if read_at is not None:

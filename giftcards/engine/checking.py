@@ -50,9 +50,9 @@ Checked = tuple[Order, OrderAnswer | Exception, Verdict | None]
 class CheckedPage:
     """A page of the provider's list of orders.
 
-    ``checked`` contains the orders that are settled by a row of the page or credibly shown as open,
-    each with the row and the verdict. ``rows`` contains all rows of the page. ``others`` contains
-    the rows with ids of orders that are not being checked.
+    If a row settles its order, or credibly shows that the order is open, ``checked`` contains the
+    order, the row and the verdict. ``rows`` contains all rows of the page. ``others`` contains the
+    rows whose ids do not belong to the orders that are being checked.
     """
 
     checked: Sequence[Checked]
@@ -178,8 +178,7 @@ class _Search:
     def _count_missing(self) -> int:
         """Return the number of orders whose row has not been found so far.
 
-        If more pages than this number are left, reading them would take more requests than single
-        checks.
+        If the unread pages outnumber these orders, single checks take fewer requests.
         """
         return len(self._orders) - len(self.shown | self._unclear.keys())
 
@@ -190,10 +189,10 @@ class _Search:
         return left if left <= self._count_missing() and not self.has_failed else 0
 
     def note_questions(self, unread: Sequence[Order], gateway: Gateway) -> None:
-        """Tell the gateway how many requests this reading takes after page 1.
+        """Tell the gateway how many requests this reading needs after page 1.
 
-        The number includes the pages after page 1, even if they were not read. It also includes one
-        single check for each order in ``unread``, except the order in ``to_verify``.
+        The number includes the pages after page 1, even if they were not read. It also includes a
+        single check for each order in ``unread`` except ``to_verify``.
         """
         if not self.has_read:
             return
@@ -217,7 +216,10 @@ class _Search:
         return sorted(left, key=lambda order: order is self.to_verify)
 
     def match(self, page: OrderPage) -> Iterator[Checked]:
-        """Yield our orders with their rows, without repeated or unclear rows."""
+        """Yield our orders on the page, each with its row and the verdict.
+
+        Repeated rows, and rows that require a single check, are left out.
+        """
         self.has_read = True
         self._pages = self._pages or page.page_count or 0
         self._pages_read += 1
@@ -239,7 +241,7 @@ class _Search:
         return [row for row in page.items if row.provider_id and row.provider_id not in self._by_id]
 
     def complete(self, order: Order, result: OrderAnswer | Exception) -> OrderAnswer | Exception:
-        """Complete the answer to a single check from the order's row in the list.
+        """Fill gaps in the answer to a single check from the order's list row.
 
         If an earlier answer has confirmed the order's id, ``result`` is returned unchanged.
         """
@@ -257,9 +259,9 @@ class _Search:
 def conclude(row: OrderAnswer, order: Order, *, is_to_verify: bool = False) -> Verdict | None:
     """Return the verdict on ``row``, or ``None`` if a single check is needed.
 
-    A single check is needed unless the row settles the order, or credibly shows that the order is
-    open. The optional arguments of ``evaluate_for`` are not used, because they only make verdicts
-    more lenient.
+    The row is sufficient if it settles the order, or if it credibly shows that the order is open.
+    The optional arguments of ``evaluate_for`` are not used, because they only make verdicts more
+    lenient.
     """
     verdict = evaluate_for(order, row)
     # A row that shows a late order as open is not trusted, because the list may be out of date.

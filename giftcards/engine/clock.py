@@ -52,7 +52,7 @@ _LONGEST_OTHER = timedelta(hours=1.25)
 
 
 def longest_request() -> timedelta:
-    """Return the longest time for which the provider might count a request.
+    """Return how long a request can count towards the provider's quota.
 
     The result is the time-out of a request plus one minute.
     """
@@ -77,7 +77,7 @@ def steady_time() -> float:
 
 
 def _read_clocks() -> tuple[datetime, float]:
-    """Return the time of the wall clock, and its offset in seconds.
+    """Return the current time, and the wall clock's offset in seconds.
 
     The offset is the time of the wall clock minus the time of the steady clock.
     """
@@ -106,7 +106,7 @@ def _epoch(moment: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step by which the wall clock was set.
+    """A step of the wall clock, which was set forward or back.
 
     ``before`` is the time that the clock showed immediately before the step. ``seconds`` is the
     length of the step, and is negative if the clock was set back.
@@ -121,7 +121,7 @@ class Step:
 
 
 class Clock:
-    """The wall clock, with the steps that all processes have recorded."""
+    """The wall clock and its steps, as recorded by all processes."""
 
     def __init__(self) -> None:
         self.compare(ProviderState.objects.current())
@@ -136,7 +136,7 @@ class Clock:
         return self._state
 
     def long_ago(self, length: timedelta) -> datetime:
-        """Return a time of the clock that is at least ``length`` in the past.
+        """Return a time that the clock showed at least ``length`` ago.
 
         Steps of the clock since then are taken into account.
         """
@@ -149,9 +149,10 @@ class Clock:
         return min(candidates)
 
     def set_since(self, moment: datetime) -> list[timedelta]:
-        """Return how far the clock was set in total since it showed ``moment``.
+        """Return the sum of all clock steps since a given time.
 
-        The list has several totals if the clock showed ``moment`` more than once.
+        ``moment`` is a time that the clock showed. If the clock showed this time repeatedly, the
+        list contains several sums.
         """
         return [set_since for start, end, set_since in self._eras() if start < moment <= end]
 
@@ -185,7 +186,7 @@ class Clock:
         ]
 
     def _check(self) -> datetime:
-        """Record the step since the last comparison, if any, and return the time.
+        """Record a step if the clock was set, and return the current time.
 
         After a step, future times in the database are corrected.
         """
@@ -207,7 +208,7 @@ class Clock:
         return min((now - swept_at).total_seconds(), 0) if swept_at else 0
 
     def _store(self, offset: float, step: Step, now: datetime) -> None:
-        """Store ``offset`` and ``step``, and correct times in the database.
+        """Store the ``offset`` and the ``step``, and adjust stored times.
 
         Does nothing if another process has changed the stored clock row. If the length of the step
         is within the tolerance, only ``offset`` is stored.

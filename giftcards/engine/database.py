@@ -50,7 +50,7 @@ def surviving(stop: threading.Event, work: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting_at_most(seconds: float) -> Iterator[None]:
-    """Let SQLite wait at most ``seconds`` for a locked database.
+    """Limit how many seconds SQLite waits for a locked database.
 
     Other databases are not affected.
     """
@@ -118,10 +118,10 @@ def isolate_failures(*orders: Order) -> Iterator[None]:
 
 
 def write_together(orders: Sequence[Order], write: Callable[[Sequence[Order]], T]) -> list[T]:
-    """Write ``orders`` with one call of ``write`` if possible.
+    """Call ``write()`` once for all orders, if possible.
 
-    If this call fails, the orders are written one by one. If an order cannot be written on its own,
-    it is postponed. Returns the results of the successful calls.
+    If this call fails, the orders are written one by one. If a single order cannot be written, this
+    order is postponed. Returns the results of the successful calls.
     """
     written: list[T] = []
     if len(orders) > 1:

@@ -205,7 +205,7 @@ class Gateway:
             Lease.objects.release(Lease.KEY_ENVIRONMENT, token)
 
     def reopens_by_itself(self) -> bool:
-        """Return True if calls are allowed now or when the current pause ends.
+        """Return True if calls are allowed now or after the current pause.
 
         Returns False if the key was refused.
         """
@@ -213,7 +213,7 @@ class Gateway:
         return not self._is_refused
 
     def reopens_within(self, span: timedelta) -> bool:
-        """Return True if calls are allowed now, or will be within ``span``."""
+        """Return True if calls are allowed now or by the end of the ``span``."""
         self._load_state()
         return not (self._is_refused or self._state.is_paused(timezone.now() + span))
 
@@ -273,9 +273,9 @@ class Gateway:
                 logger.error("A call to the provider failed: %s", type(error).__name__)
 
     def repeat(self, slot: Slot, purpose: Purpose) -> Slot | None:
-        """Take a new slot for a retry, and release ``slot``.
+        """Take a new slot for a retry, and release the old slot.
 
-        Returns ``None``, without releasing ``slot``, if :meth:`begin` does not allow the retry.
+        Returns ``None``, without releasing the old slot, if :meth:`begin` does not allow the retry.
         """
         again = self.begin(purpose)
         if again is not None:
@@ -292,10 +292,9 @@ class Gateway:
         self._probe.end()
 
     def wait_for(self, purpose: Purpose) -> float:
-        """Return how many seconds to wait before the next :meth:`begin`.
+        """Return the number of seconds to wait before calling :meth:`begin`.
 
-        The next call of :meth:`begin` can still fail, because another process might take the slot
-        first.
+        The call can still fail, because another process might take the slot first.
         """
         is_ours_to_call = self.is_proven or self._probe.is_ours
         is_probed = not is_ours_to_call and Lease.objects.is_taken(Lease.KEY_PROBE)
@@ -413,7 +412,7 @@ class Gateway:
 
     @staticmethod
     def is_outage(failure: ProviderError) -> bool:
-        """Return True if ``failure`` means that there is an outage.
+        """Return True if this failure is a sign of an outage.
 
         A refusal, a 404 response and a rate limit do not mean an outage.
         """
@@ -428,14 +427,14 @@ class Gateway:
         return self._has_succeeded or was_recent
 
     def was_clock_right(self, moment: datetime) -> bool:
-        """Return True if our clock was close to the provider's at ``moment``.
+        """Return True if our clock was close to the provider's at a given time.
 
         ``moment`` is the time that our clock showed.
         """
         return self.clock_error(moment) <= _CLOCK_ERROR
 
     def clock_error(self, moment: datetime) -> timedelta:
-        """Return how far our clock was from the provider's clock at ``moment``.
+        """Return how much our clock differed from the provider's at a time.
 
         ``moment`` is the time that our clock showed. The result is calculated from the ``Date``
         header of the provider's last answer, and from the steps of our clock since ``moment``.
@@ -444,7 +443,7 @@ class Gateway:
         return max(abs(ahead + span) for span in self.clock.set_since(moment))
 
     def earliest_there(self, moment: datetime) -> datetime:
-        """Return the earliest possible time of the provider's clock at ``moment``.
+        """Return the earliest time that the provider's clock may have shown.
 
         ``moment`` is the time that our clock showed. The result is a lower limit for the time that
         the provider's clock showed then.
@@ -504,7 +503,7 @@ class Gateway:
 
     @property
     def _list_questions(self) -> int:
-        """The highest number of requests after page 1 in a reading of the list.
+        """The number of requests that a reading of the list needs after page 1.
 
         This is the highest number in the last minute, because slots of the quota are reserved in
         advance. If the list is not in use, the number is 0.
@@ -514,7 +513,7 @@ class Gateway:
         return max(*self._questions, self._state.list_questions)
 
     def give_up_list(self, pause: timedelta) -> None:
-        """Do not use the list for the duration of ``pause``.
+        """Stop using the list until the ``pause`` is over.
 
         Call this method if a request for the list failed, or if the list does not contain any of
         our orders.
@@ -529,7 +528,7 @@ class Gateway:
 class Stopped(Exception):
     """Raised to stop background calls.
 
-    The message of the exception is the reason why the calls stop, or "".
+    The message of the exception states why the calls stop, or is empty.
     """
 
 

@@ -95,7 +95,7 @@ def _read_share(
 def _read_counted(
     numbers: Sequence[int], read: Callable[..., Pages], limit: Callable[[], int]
 ) -> Generator[OrderPage | Exception, object, Sequence[int]]:
-    """Yield the pages with these ``numbers``, and return the unread numbers.
+    """Yield the pages in ``numbers``, and return the numbers left unread.
 
     Reading ends when ``limit()`` returns 0, or when the quota is used up.
     """
@@ -131,9 +131,10 @@ def _read_uncounted(
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The rows of the provider's list for a period of time, by id.
+    """The part of the provider's list of orders for one period of time.
 
-    ``is_whole`` is True if the listing is complete and every row has an id and a creation time.
+    ``rows`` maps the ids to the rows. ``is_whole`` is True if the listing is complete and every row
+    has an id and a creation time.
     """
 
     rows: Mapping[str, OrderAnswer]
@@ -155,7 +156,7 @@ class Listing:
 
 
 def read_listing(gateway: Gateway, pulse: Pulse, *, start: datetime, end: datetime) -> Listing:
-    """Read every page of the list of orders created from ``start`` to ``end``."""
+    """Read the list of orders that were created between two times."""
     purpose = Purpose.SEARCHING
     answers = list(
         read_pages(gateway, pulse, purpose, start=start, end=end, limit=lambda: _MOST_PAGES)

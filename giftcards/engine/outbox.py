@@ -5,8 +5,9 @@ subject of a change is an order or a product type. A receiver is not called for 
 has processed all earlier changes of the same subject. Orders and offers have separate outboxes with
 separate leases, so slow receivers of offers do not delay changes of orders.
 
-Each attempt is recorded as failed before the receivers are called. The record is corrected after
-the calls. Therefore, the pauses between attempts grow even if a receiver kills the process.
+Each attempt is recorded as failed before the receivers are called. After the calls, the actual
+outcome replaces this record. Therefore, the pauses between attempts grow even if a receiver kills
+the process.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def announce(
     """Announce the changes that are due.
 
     ``should_continue`` is called before each change. If the callback returns False, the function
-    stops. Returns the number of changes whose delivery to all receivers was completed by this call.
+    stops. Returns the number of changes that this call has finished announcing to all receivers.
     """
     announced = 0
     refused: set[int] = set()
@@ -286,13 +287,12 @@ def _deliver(outbox: Outbox[E], change: E, undelivered: list[_Receiver]) -> None
 
 @contained
 def _call(receiver: _Receiver, arguments: Mapping[str, Any]) -> tuple[str, BaseException | None]:
-    """Call a receiver, and return its failure and an exception to raise.
+    """Call a receiver, and return an error text and an exception to raise.
 
-    The failure is a description for the log, or "" if the receiver succeeded. If the receiver
-    raised an exception that interrupts the process, for example ``SystemExit``, the caller must
-    raise the returned exception. Otherwise, ``None`` is returned in its place. The returned
-    exception does not have the message of the original exception, because the message might contain
-    a card code.
+    The error text is for the log, and is "" if the receiver succeeded. The exception is ``None``
+    unless the receiver raised an exception that interrupts the process, for example ``SystemExit``.
+    In this case, the caller must raise the returned exception. It does not have the message of the
+    original exception, because the message might contain a card code.
     """
     try:
         receiver.call(**arguments)
@@ -316,9 +316,9 @@ def _without_words(error: BaseException, receiver: _Receiver) -> BaseException:
 def _write(outbox: Outbox[E], change: E, **values: Any) -> bool:
     """Write ``values`` to the row, and return False if the row has changed.
 
-    If this process was slow, another process might have assumed that this process had died, and
-    might have announced the change itself. In this case, nothing is written, so that the record of
-    the other process is kept.
+    If this process was slow, another process might have assumed that it had died, and announced the
+    change instead. In this case, nothing is written, so that the record of the other process is
+    kept.
     """
     row = outbox.entries.filter(
         pk=change.pk,
@@ -353,10 +353,10 @@ def next_try(
 
 
 def _holds_back(outbox: Outbox[E], change: E) -> dict[str, datetime]:
-    """Return which receivers still need ``change``, and when it is due.
+    """Return the receivers that still have to process a change.
 
-    The result maps the name of each of these receivers to the due time of ``change``. If the change
-    was given up, the result is empty.
+    The result maps each receiver's name to the time when the change is due. If the change was given
+    up, the result is empty.
     """
     if change.announce_at is None:
         return {}  # The change was given up.

@@ -188,8 +188,9 @@ def _place(order: Order, gateway: Gateway, slot: Slot, price: Decimal | None) ->
 def _reference(order: Order, key: ApiKey) -> str:
     """Return the reference to send with a purchase, or "".
 
-    If an order was sent with its reference once, all further attempts also use the reference. A
-    provider that checks references then refuses to sell the order a second time.
+    Once an order has been sent with its reference, further attempts use the same reference, unless
+    the provider does not want references. A provider that checks references then refuses to sell
+    the order a second time.
     """
     if not conf.send_reference:
         ApiKey.objects.forget_unwanted_references(key)
@@ -263,7 +264,7 @@ def _postpone(
 
 
 def _persist(record: Callable[[], None]) -> None:
-    """Call ``record``, and retry while the database fails.
+    """Call ``record()``, and repeat the call while the database fails.
 
     If the database fails for too long, the error is raised. The claim then expires, and the order
     is recovered from the provider's list.
@@ -550,9 +551,9 @@ def give_up(order: Order) -> None:
 
 
 def mark_unconfirmed(order: Order) -> None:
-    """Mark an order as UNCONFIRMED because its sender died.
+    """Mark an order as UNCONFIRMED because the sending process died.
 
-    The sender might have made the request before it died.
+    The process might have made the request before it died.
     """
     problem = Problem("sender_died")
     if order.move(

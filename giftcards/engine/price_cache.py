@@ -91,9 +91,9 @@ class PriceCache:
     ) -> Decimal | None:
         """Return a recent price in dinars, or ``None``.
 
-        The price is at most ``tuning.price_max_age`` old. Returns ``None`` if a request is needed
-        but the quota has no free slot. The price can come from a request by another process. If
-        ``asked_since`` is passed, only a price that was requested after that time is returned.
+        The price is at most ``tuning.price_max_age`` seconds old. Returns ``None`` if a request is
+        needed but the quota has no free slot. The price can come from a request by another process.
+        If ``asked_since`` is passed, only a price that was requested after that time is returned.
 
         Raises :exc:`ProviderError` if the request fails or the price is unreadable, and
         :exc:`NotListed` if the product does not list the type.
@@ -211,7 +211,7 @@ def _max_age(asked_since: datetime | None) -> float:
 
 
 def by_type(product: ToldProduct) -> dict[str, Decimal]:
-    """Return the readable price of each type.
+    """Return the price of each type that has a valid price.
 
     If a type is listed more than once, its highest price is returned.
     """
@@ -231,7 +231,7 @@ def _keep_types(product_id: str, types: list[dict[str, Any]], *, at: datetime) -
 
 
 def _columns_of_types(product: ToldProduct) -> list[dict[str, Any]]:
-    """Return the values of the catalogue's columns for each type.
+    """Return the values to store in the catalogue for each type.
 
     If a type is listed more than once, the entry with the highest price is used.
     """

@@ -104,7 +104,7 @@ class _Result:
 
     @property
     def alias(self) -> str:
-        """The answer's id if it is not the order id, or else the recorded alias."""
+        """The id in the answer if it is not the order id, or the stored alias."""
         answered = self.answer.provider_id
         if answered and answered != self.order.provider_order_id:
             return answered
@@ -207,7 +207,7 @@ def _record_batch(results: Sequence[_Result], evaluate: _Evaluate, *, now: datet
 
 @sensitive_variables()
 def _without_misattributed(results: Sequence[_Result]) -> Iterator[_Result]:
-    """Yield the results, but without the cards of answers to other orders.
+    """Yield the results, but without cards that belong to other orders.
 
     If an answer contains the id of another order, its cards and its id are removed, and a problem
     replaces its verdict. Otherwise, the same cards would be delivered for two orders.
@@ -401,10 +401,10 @@ def record_failures(
 ) -> None:
     """Record failed checks of claimed orders, and release the claims.
 
-    The next check is delayed. If the provider does not know the unconfirmed id of an order, the id
-    is removed from the order, provided that the order was sent before ``proof_ago``, and with
-    ``key`` unless ``key`` is ``None``. The default for ``proof_ago`` is ``tuning.proof_of_absence``
-    before ``now``.
+    The next check is delayed. If the provider does not know the unconfirmed id of an order that was
+    sent before ``proof_ago``, the id is removed from the order. If ``key`` is passed, this happens
+    only to orders that were sent with this key. The default for ``proof_ago`` is
+    ``tuning.proof_of_absence`` before ``now``.
 
     A late order keeps the time of its next regular check, unless the failure is temporary and a
     retry is due earlier. An error is recorded as a problem with the order only if the order itself
@@ -518,7 +518,7 @@ def find_differences(order: Order, answer: OrderAnswer) -> list[Problem]:
 def find_owners(
     rows: Mapping[str, OrderAnswer], orders: OrderQuerySet
 ) -> Iterator[tuple[Order, OrderAnswer]]:
-    """Yield the ``orders`` that have an id in ``rows``, each with its row."""
+    """Yield each of the ``orders`` whose id is in ``rows``, with its row."""
     for order in orders.owners(rows):
         yield order, next(rows[name] for name in order.names if name in rows)
 
@@ -575,10 +575,11 @@ def _is_known(order: Order, differences: Sequence[Problem]) -> bool:
 
 
 def _is_covered(problem: Problem, *, by: Problem) -> bool:
-    """Return True if ``by`` reports at least as many cards as ``problem``.
+    """Return True if the known problem ``by`` covers the new problem.
 
-    Both problems must count the same kind of cards. If the new number is smaller, the problem is
-    not reported again, because an answer can contain fewer cards than the app has stored.
+    The known problem must report at least as many cards, and both problems must count the same kind
+    of cards. If the new number is smaller, the problem is not reported again, because an answer can
+    contain fewer cards than the app has stored.
     """
     names = _NUMBERS.get(problem.code), _NUMBERS.get(by.code)
     return names[0] is not None and names[0] == names[1] and _number(problem) <= _number(by)

@@ -101,8 +101,8 @@ def _note_other_account(order: Order, *, pause: timedelta) -> None:
 def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
     """Split ``lost`` into groups that were sent at about the same time.
 
-    ``lost`` is sorted by sending time. The list is read once for each group. The sending times of
-    two groups are so far apart that no row can fit orders of both groups.
+    The orders must be sorted by sending time. The list is read once for each group. The groups are
+    so far apart in time that no row can match orders from two of them.
     """
     groups: list[list[Order]] = []
     for order in lost:
@@ -115,7 +115,7 @@ def _by_time(lost: Sequence[Order]) -> list[list[Order]]:
 def _survey(lost: Sequence[Order], gateway: Gateway, pulse: Pulse) -> Survey:
     """Read the provider's list around the sending times of ``lost`` orders.
 
-    ``lost`` is sorted by sending time.
+    The orders must be sorted by sending time.
     """
     # The queries below must stay in this sequence, because other processes change orders in the
     # meantime.
@@ -200,7 +200,7 @@ def _read_around(
     gateway: Gateway,
     pulse: Pulse,
 ) -> Listing:
-    """Read the list from ``first`` to ``last``, with a margin on both sides.
+    """Read the list for a period, which is extended by a margin at both ends.
 
     The margin allows for the difference from the provider's clock. A margin of a few minutes is
     enough if the list contains one of our ``accepted`` orders, because the clocks then agree.
@@ -233,11 +233,11 @@ def _is_unconfirmed(order: Order) -> bool:
 
 
 def _is_doubtful(order: Order, listing: Listing, now: datetime) -> bool:
-    """Return True if the order might have the id of a lost order.
+    """Return True if the order's id might belong to a lost order.
 
-    The id of an accepted order is in doubt until the answer to a check, or a row of the list,
-    confirms it. Returns False if the order was accepted recently, because it was then sent long
-    after any order that can already be proven absent.
+    The id of an accepted order is uncertain until a check or a row of the list confirms it. Returns
+    False if the order was accepted recently, because such an order was sent long after every lost
+    order that can already be proven absent.
     """
     accepted_at = order.accepted_at
     is_new = accepted_at is not None and is_recent(accepted_at, now, period=_half_proof())

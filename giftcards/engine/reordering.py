@@ -220,8 +220,9 @@ def _times(order: Order) -> int:
 def _pause(time_left: timedelta, *, turns: int, is_first: bool) -> timedelta:
     """Return how long to wait before the new order is sent.
 
-    ``time_left`` is the time until the time limit. It is divided evenly among the ``turns`` orders
-    that ``REORDER_MISSING`` can still create. The first pause is at most ten minutes.
+    ``time_left`` is the time until the time limit. The pause is this time divided by ``turns + 1``.
+    ``turns`` is the number of orders that ``REORDER_MISSING`` can still create. The first pause is
+    at most ten minutes.
     """
     pause = time_left / (turns + 1)
     return min(pause, _FIRST_PAUSE) if is_first else pause

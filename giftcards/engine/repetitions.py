@@ -38,8 +38,8 @@ def note_repetitions(
     A row is a second purchase if it has the reference of an order, but an id that the app has not
     stored for this order. ``rows`` is a part of ``listing``, which was read with the API key of
     ``gateway``. Returns a mapping from the ids of these rows to the orders. If an order is waiting
-    to be sent again, the row is its first purchase, and the app searches for the order instead of
-    sending it again.
+    to be sent again, the row shows that an earlier attempt already bought the order. The app then
+    searches for the order instead of sending it again.
     """
     named = by_reference(rows)
     found: dict[str, Order] = {}

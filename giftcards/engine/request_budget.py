@@ -6,21 +6,22 @@ slot is free again 60 seconds after the answer. If the process dies, the slot is
 after the time-out of the request.
 
 - Requests for the first page of the list have separate slots, so that many simultaneous purchases
-  do not delay card codes. The number of these slots is 60 seconds divided by
-  ``POLL_INTERVAL``, but at most a quarter of all slots. Checks of late orders have one separate
-  slot, because checks of fresh orders could otherwise take all slots. If the list cannot be used,
-  its slots are used for single checks of fresh and late orders.
+  do not delay card codes. The number of these slots is 60 seconds divided by ``POLL_INTERVAL``, but
+  at most a quarter of all slots. Checks of late orders have one separate slot, because checks of
+  fresh orders could otherwise take all slots. If the list cannot be used, its slots are used for
+  single checks of fresh and late orders.
 - All other slots are common slots. Up to a quarter of the common slots is reserved for further
   pages and for single checks. One reading of the list can use only its share of this reserve. If
-  the reserve is smaller than the readings need, single checks leave half of it free for further
-  pages, because a page contains up to a hundred orders.
-- Purchases, and prices of orders with a price limit, can use all common slots outside the reserve.
-  Further pages and single checks leave an eighth of these slots free. Optional prices, and requests
-  about payments, leave half of these slots free. If there are no
-  free common slots, requests about payments can still use the slot of late orders.
+  the reserve is too small for the readings, single checks leave half of it free for further pages,
+  because a page contains up to a hundred orders.
+- Purchases, and price requests for orders with a price limit, can use all common slots outside the
+  reserve. Further pages and single checks leave an eighth of these slots free. Optional prices, and
+  requests about payments, leave half of these slots free. Even if there are no free common slots,
+  requests about payments can use the slot that is reserved for late orders.
 - Background requests (catalogue, ledger, prices of orders on hold) use at most a tenth of all
-  slots, and only while at least half of the common slots are free. If the quota is busy, background
-  requests are not sent, and optional prices are not requested.
+  slots, and only while at least half of the common slots are free. If other
+  requests use most of the quota, background requests are not sent, and optional prices are not
+  requested.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ MINUTE = timedelta(seconds=60)
 # The maximum number of free slots that a process tries to take. One slot might not be enough,
 # because other processes may take it first.
 _TRIED = 8
-# The quota is busy if requests at the rate of the last ``_LATELY`` would take more than the share
-# ``_BUSY`` of the common slots in a minute.
+# Most of the quota is in use if requests at the rate of the last ``_LATELY`` would take more than
+# the share ``_BUSY`` of the common slots in a minute.
 _LATELY = timedelta(seconds=10)
 _BUSY = 0.6
 # Late orders have a separate slot if at least this many requests per minute are allowed.
@@ -53,8 +54,8 @@ _LEAST_FOR_LATE = 30
 class Slot:
     """The permission for one request.
 
-    The slot is taken until ``until``, unless :meth:`Budget.finish` or :meth:`Budget.give_back`
-    changes this time.
+    ``until`` is the time when the slot becomes free, unless :meth:`Budget.finish` or
+    :meth:`Budget.give_back` changes it.
     """
 
     number: int
@@ -71,7 +72,7 @@ class Shares:
 
     @classmethod
     def of(cls, *, limit: int, poll_interval: float) -> Shares:
-        """Divide ``limit`` requests per minute into slots.
+        """Return the shares of a quota of ``limit`` requests per minute.
 
         The list receives at most a quarter of the slots.
         """
@@ -80,10 +81,10 @@ class Shares:
         return cls(range(listing), range(listing, listing + late), range(listing + late, limit))
 
     def split(self, questions: int) -> tuple[range, range]:
-        """Return the reserved common slots, and the other common slots.
+        """Split the common slots into the reserved slots and the others.
 
-        The reserved slots are for requests that read the list of orders. ``questions`` is the
-        number of requests that a reading makes after its request for the first page.
+        The reserved slots are for further pages of the list and for single checks. ``questions`` is
+        the number of requests that a reading makes after its request for the first page.
         """
         wanted = min(questions * len(self.listing), len(self.common) // 4)
         return self.common[:wanted], self.common[wanted:]
@@ -139,7 +140,7 @@ def _left_free(common: range) -> int:
 
 
 class Budget:
-    """The object with which one process takes and frees slots."""
+    """An object that takes and frees slots on behalf of one process."""
 
     def __init__(self) -> None:
         limit = conf.requests_per_minute
@@ -195,7 +196,7 @@ class Budget:
         return purpose == Purpose.PRICING or self._free(common) >= len(common) // 2
 
     def finish(self, slot: Slot) -> None:
-        """Keep the slot of a finished request taken for 60 more seconds.
+        """Keep the slot of a finished request occupied for another 60 seconds.
 
         The provider may count the request at any time until it has sent its answer.
         """
@@ -211,10 +212,9 @@ class Budget:
         RequestSlot.objects.filter(number=slot.number, until=slot.until).update(until=until)
 
     def wait_for(self, purpose: Purpose, *, has_list: bool, questions: int = 0) -> float:
-        """Return how many seconds to wait before the next :meth:`take`.
+        """Return the number of seconds to wait before calling :meth:`take`.
 
-        The next call of :meth:`take` can still fail, because another process might take the slot
-        first.
+        The call can still fail, because another process might take the slot first.
         """
         now = timezone.now()
         free_at: list[datetime] = []

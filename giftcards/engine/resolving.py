@@ -91,7 +91,7 @@ def _ask(gateway: Gateway, provider_order_id: str) -> Row | NoAnswer:
 
 
 class Fit(enum.Enum):
-    """Whether a detail of our order agrees with the provider's order."""
+    """The result of comparing one detail with the provider's order."""
 
     FITS = enum.auto()
     DIFFERS = enum.auto()
@@ -126,7 +126,7 @@ def _fit(told: object, is_equal: bool) -> Fit:
 def overall(fits: Mapping[str, Fit]) -> Fit:
     """Return the overall fit.
 
-    An order fits if product, type and quantity are known, and none of the details differs.
+    An order fits if the provider states the product, type and quantity, and no detail differs.
     """
     if Fit.DIFFERS in fits.values():
         return Fit.DIFFERS

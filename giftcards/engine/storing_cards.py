@@ -36,10 +36,10 @@ class Arrival(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Counts of stored and left-out cards, by the order's primary key.
+    """How many cards of each order were stored, and how many were left out.
 
-    ``cards`` counts the stored cards. ``left_out`` counts the cards in the answer that were not
-    stored.
+    The keys are the primary keys of the orders. ``cards`` counts the stored cards. ``left_out``
+    counts the cards in the answer that were not stored.
     """
 
     cards: Counter[int]
@@ -49,7 +49,7 @@ class Stored(NamedTuple):
 class _Changes(NamedTuple):
     """The rows to insert, and the rows to update.
 
-    ``moved`` contains the rows of ``changed`` that receive a new position.
+    The rows in ``moved`` receive a new position, and are also in ``changed``.
     """
 
     new: list[Card]
@@ -121,11 +121,11 @@ def _read(orders: Iterable[Order]) -> dict[int, list[Card]]:
 class Fingerprints(NamedTuple):
     """Fingerprints of a card.
 
-    The fingerprints in ``exact`` include the serial number. The fingerprints in ``code`` do not
-    include the serial number. If the card does not have a serial number, both attributes are equal.
-    If the card is from an answer, each attribute contains one fingerprint per encryption key. If
-    the card is stored, ``exact`` contains a single fingerprint, and ``code`` is ``[""]`` if the
-    fingerprints without the serial number are not known.
+    The attribute ``exact`` contains fingerprints with the serial number, and the attribute ``code``
+    contains fingerprints without it. If the card does not have a serial number, both attributes are
+    equal. If the card is from an answer, each attribute contains one fingerprint per encryption
+    key. If the card is stored, ``exact`` contains a single fingerprint, and ``code`` is ``[""]`` if
+    the fingerprints without the serial number are not known.
     """
 
     exact: Sequence[str]
@@ -174,8 +174,8 @@ def _take(free: defaultdict[str, deque[int]], card: Fingerprints) -> int | None:
 def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _Changes) -> int:
     """Seal cards that are new or have changed, and add them to ``changes``.
 
-    A card has changed if it has a new serial number or a different position. Returns how many cards
-    of the answer have a row, including cards whose codes were destroyed.
+    A card has changed if it has a new serial number or a different position. Returns how many of
+    the answer's cards are stored, including cards whose codes were destroyed.
     """
     limit = len(arrival.cards) if arrival.settles else most_cards(arrival.order.quantity)
     # Cards beyond the limit are not compared, because it would take a long time for thousands of
@@ -205,7 +205,7 @@ def _seal(arrival: Arrival, stored: Sequence[Card], keyring: Keyring, changes: _
 def _within(
     cards: Sequence[tuple[Card, CardSecret]], *, max_new: int
 ) -> list[tuple[Card, CardSecret]]:
-    """Return all stored cards, and at most ``max_new`` new cards."""
+    """Return the cards, with the number of new cards limited to ``max_new``."""
     new = [id(card) for card, _secret in cards if not card.position]
     left_out = set(new[max(max_new, 0) :])
     return [(card, secret) for card, secret in cards if id(card) not in left_out]
@@ -235,9 +235,9 @@ def _recognise(
 def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -> list[Card]:
     """Sort the ``cards`` of an order.
 
-    ``told`` contains the cards of the final answer. The cards of this answer come first, each of
-    them once. The cards that only other answers contained follow. Cards that this answer repeats
-    come last, so that they do not displace other cards.
+    The argument ``told`` contains the cards of the final answer. The result begins with these
+    cards, without repetitions. Then come the cards that only other answers contained. Repetitions
+    in the final answer come last, so that they do not displace other cards.
     """
     different = Counter(without_repetitions(secret for _card, secret in told))
     rank: dict[int, int] = {}
@@ -249,7 +249,7 @@ def _own_first(cards: Sequence[Card], told: Sequence[tuple[Card, CardSecret]]) -
 
 @sensitive_variables()
 def _seal_at(position: int, card: Card, secret: CardSecret | None, keyring: Keyring) -> None:
-    """Seal ``secret`` as the content of ``card``, and set the position.
+    """Encrypt the secret of a card, and set the card's position.
 
     If ``secret`` is ``None``, or lacks the serial number that the card already has, the card keeps
     its stored secret. If the card was destroyed, only its position is set.

@@ -94,7 +94,7 @@ def sweep(
     *,
     should_continue: Callable[[], bool] = lambda: True,
 ) -> Swept:
-    """Send, check, recover and time out the orders that are due.
+    """Send, check and recover the orders that are due, and note delays.
 
     The sweep is limited to ``orders``, or includes all orders if ``orders`` is ``None``. As soon as
     ``should_continue`` returns False, the sweep only records the answers to requests in flight.
@@ -280,7 +280,7 @@ class _Sweep:
             yield order, row, verdict if order is judged_as else None
 
     def _note_repetitions(self, rows: Sequence[OrderAnswer], page: Sequence[OrderAnswer]) -> None:
-        """Find second purchases of orders in ``rows``.
+        """Find rows that are second purchases of an order, and notify staff.
 
         ``page`` contains all rows of the page.
         """

@@ -117,8 +117,8 @@ def next_tick(state: ProviderState) -> datetime | None:
     """Return the time of the schedule's next run.
 
     Returns ``None`` if django-q2 does not run the tasks, or if its schedule is missing or paused.
-    Also returns ``None`` if a run is overdue, but a worker has recorded since then that it is
-    running, because an endless loop or cron then starts the workers instead of the schedule.
+    Also returns ``None`` if a run is overdue, but a worker has since reported that it is running.
+    In this case, an endless loop or cron does the work instead of the schedule.
     """
     if not conf.uses_django_q:
         return None
@@ -205,7 +205,7 @@ def _wake() -> None:
 
 
 def queue_once(path: str, *, lease: str, span: timedelta) -> None:
-    """Queue the function at ``path``, at most once in each ``span``.
+    """Queue the function at the dotted ``path``, at most once per ``span``.
 
     ``lease`` is the name of the lease that records when the function was last queued.
     """

@@ -13,9 +13,10 @@ from giftcards.conf import LOOP_SECONDS, REQUEST_TIMEOUT
 
 @dataclass(slots=True)
 class Tuning:
-    """Values that tests can change, with times in seconds.
+    """Values that tests can change.
 
-    The values are read whenever they are needed.
+    Times are in seconds, unless they are of the type ``timedelta``. The values are read whenever
+    they are needed.
     """
 
     # The length of the leases for the loop and for announcements, and of the lease that prevents a

@@ -3,8 +3,8 @@
 Only this module uses the cryptography package.
 
 A card is stored as one Fernet token. An attacker who can write to the database could copy the token
-into another row. Therefore, the token also contains the order and the position of its card, and
-:meth:`Keyring.open` compares these and the fingerprints with the row.
+into another row. Therefore, the token also contains the card's order and position.
+:meth:`Keyring.open` compares them and the card's fingerprints with the row.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def generate_key() -> str:
 class Place(NamedTuple):
     """The order that a card belongs to, and the card's position in the order.
 
-    ``order`` is a primary key. ``card`` counts from 1.
+    ``order`` is the primary key of the order. ``card`` is the position, starting at 1.
     """
 
     order: int
@@ -50,7 +50,10 @@ class Place(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """A card as it is stored. Each field is named after its database column."""
+    """An encrypted card and its fingerprints, as stored in the database.
+
+    Each field has the name of its database column.
+    """
 
     #: The token, printable ASCII.
     sealed: str
@@ -86,7 +89,7 @@ class Keyring:
 
     @contained
     def seal(self, secret: CardSecret, *, place: Place) -> Sealed:
-        """Encrypt ``secret`` for the card at ``place``."""
+        """Encrypt the secret of the card at this ``place``."""
         content = {"format": _FORMAT, **place._asdict()}
         content |= {"value": secret.value, "serial": secret.serial}
         token = self._fernet.encrypt(json.dumps(content).encode()).decode()
@@ -170,7 +173,7 @@ class Keyring:
 
     @contained
     def sent_references(self, reference: str) -> list[str]:
-        """Return the references that an order may have at the provider.
+        """Return the references under which the provider may know an order.
 
         The first reference is sent with the order. Each reference is a keyed digest of the shop's
         own ``reference``. The digest does not reveal anything about the order, and somebody who can

@@ -93,7 +93,7 @@ def contained(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function`` outside the context of the request.
+    """Call a function outside the context of the request.
 
     Use this for functions that write to the log, because error collectors add the request's URL and
     form data to each log entry. On a customer's page, the URL and form data contain the link to the

@@ -40,8 +40,8 @@ class GiftcardsCommand(ConsoleCommand):
     """A command that needs valid settings and a working database.
 
     The exit code is 0 if the command succeeded, 1 if it failed or did not finish, and 2 if it could
-    not start. The command first checks the settings in ``needs`` and the database. Therefore exit
-    code 2 means that nothing was changed.
+    not start. Before it starts, the command checks the database and the settings that ``needs``
+    names. Therefore exit code 2 means that nothing was changed.
     """
 
     needs: ClassVar[Sequence[str]] = ()
@@ -98,7 +98,7 @@ class GiftcardsCommand(ConsoleCommand):
         self.put(json.dumps(result, indent=2, default=_as_json))
 
     def show(self, result: Any, text: str, options: dict[str, Any]) -> None:
-        """Print ``result`` as JSON with ``--json``, and ``text`` otherwise.
+        """Print ``result`` as JSON if ``--json`` was given, or else ``text``.
 
         With ``-v0``, ``text`` is not printed.
         """
@@ -156,7 +156,7 @@ def refuse(reason: str) -> CommandError:
 
 
 def sentences(error: ValidationError | GiftcardsError) -> str:
-    """Return the message of ``error`` in English and on one line.
+    """Return the message of an error in English, on one line.
 
     The message includes the names of invalid arguments.
     """
@@ -205,7 +205,7 @@ def add_fail_on(parser: ArgumentParser, known: Iterable[str]) -> None:
 
 
 def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    """Return the conditions in ``known`` that are named in ``--fail-on``.
+    """Return the known conditions that ``--fail-on`` names.
 
     If a condition is unknown, the command exits with code 2.
     """
@@ -219,13 +219,13 @@ def named_conditions(text: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 
 def fail_on(sentences: Iterable[str]) -> None:
-    """Raise a ``CommandError`` that joins ``sentences``, unless all are empty."""
+    """Raise a ``CommandError`` with the non-empty sentences, if any."""
     if wrong := " ".join(filter(None, sentences)):
         raise unfinished(wrong)
 
 
 def ok_or_trouble(found: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of ``found`` for ``--json``, with "ok" instead of ""."""
+    """Copy a mapping for ``--json``, and replace empty strings with "ok"."""
     return {name: trouble or "ok" for name, trouble in found.items()}
 
 
@@ -283,7 +283,7 @@ def _problem_as_dict(entry: Entry) -> dict[str, Any]:
 
 
 def customer_as_dict(order: Order) -> dict[str, Decimal] | None:
-    """Return the customer's amounts for ``--json``, or ``None``.
+    """Return the customer's payment and refund amounts for ``--json``.
 
     The result is ``None`` if the order is open, or if its sale amount is unknown.
     """
@@ -311,7 +311,7 @@ def refund_as_dict(refund: CustomerRefund) -> dict[str, Any]:
 def describe_customer(order: Order, customer: Mapping[str, Decimal] | None) -> Iterator[str]:
     """Yield lines about the customer's payment and the amounts that you owe.
 
-    ``customer`` is a result of :func:`customer_as_dict`.
+    Pass the result of :func:`customer_as_dict` as ``customer``.
     """
     if customer is None:
         return
@@ -374,9 +374,10 @@ def _describe(order: Order, told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def what_it_waits_for(order: Order) -> tuple[str, datetime | None] | None:
-    """Return what ``order`` is waiting for and since when, or ``None``.
+    """Return what the order is waiting for, and the start of the wait.
 
-    The first item of the result is a phrase such as "waiting for the provider".
+    The first item of the result is a phrase such as "waiting for the provider". The result is
+    ``None`` if the order is on hold or is not waiting.
     """
     state = STATES[order.status]
     if order.is_on_hold or not state.waits_for:

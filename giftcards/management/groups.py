@@ -18,7 +18,7 @@ from giftcards.rules.roles import BY_APP, ROLES
 
 
 class Role(NamedTuple):
-    """The outcome of ``giftcards_setup`` for the group of one role."""
+    """The result of ``giftcards_setup`` for one role's group."""
 
     name: str
     #: "created", "repaired" or "in place".

@@ -1,4 +1,4 @@
-"""The output of the commands: help, progress, times and closed pipes.
+"""Helpers for command output: help texts, progress, times and pipes.
 
 This module works without models and settings, because the simulator command does not use them.
 """
@@ -95,8 +95,8 @@ class ConsoleCommand(BaseCommand):
 class Progress:
     """A context manager that shows what a command is waiting for.
 
-    Each line also shows when the wait began. On a terminal, one line is updated. In a log, a line
-    is written when the text changes, and otherwise once a minute.
+    Each line also shows when the wait began. On a terminal, the same line is updated in place. In a
+    log, a line is written when the text changes, and otherwise once a minute.
     """
 
     def __init__(self, put: Callable[..., object], *, is_live: bool) -> None:
@@ -124,12 +124,12 @@ class Progress:
         unless_short: bool = False,
         bar: str = "",
     ) -> None:
-        """Show ``text``, which says what the command is waiting for.
+        """Show a text that says what the command is waiting for.
 
         If ``unless_short`` is True, a log does not contain the text until the wait has lasted for
         several seconds. ``since`` is the time when the wait began. By default, this is the time of
-        the first call with this ``text``. On a terminal, the progress bar ``bar`` follows the text,
-        and the text is shortened if the line is too long.
+        the first call with this ``text``. On a terminal, the text is followed by a progress bar,
+        which is passed as ``bar``, and is shortened if the line is too long.
         """
         now = time.monotonic()
         if text != self._text:
@@ -161,7 +161,7 @@ class Progress:
             self.show(f"{text}: {int(share * 10) * 10} %")
 
     def end(self, text: str = "") -> None:
-        """End the wait, and print ``text`` as its result if it is not empty."""
+        """End the wait, and print the result if ``text`` is not empty."""
         if self._drawn:
             self._put("")
         self._drawn = self._text = ""
@@ -199,9 +199,9 @@ def set_by_signals() -> threading.Event:
 
 
 def clock_time(moment: datetime) -> str:
-    """Return the time of ``moment`` in the site's time zone.
+    """Format ``moment`` as a time of day in the site's time zone.
 
-    The date is included unless ``moment`` is today.
+    The text includes the date, unless it is today's date.
     """
     now = timezone.now()
     if timezone.is_aware(moment):
@@ -231,5 +231,5 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return ``number`` and the noun in the right form, such as ``2 orders``."""
+    """Return a number with its noun in the right form, such as ``2 orders``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

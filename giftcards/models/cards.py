@@ -46,7 +46,7 @@ def _by_serial(text: str) -> Q:
 
 class CardQuerySet(models.QuerySet["Card"]):
     def with_code(self, text: str) -> Self:
-        """Return the cards whose complete code or serial number is ``text``.
+        """Return the cards whose entire code or serial number matches ``text``.
 
         The comparison ignores case, spaces and dashes, and does not distinguish between the digits
         of different scripts. Destroyed codes are left out. The result is unsorted, and the cards
@@ -56,7 +56,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return self.readable().filter(_by_value(text) | _by_serial(text)).order_by()
 
     def newest_with_code(self, text: str, limit: int) -> list[Card]:
-        """Return up to ``limit`` cards from :meth:`with_code`, newest first.
+        """Return the newest cards that :meth:`with_code` finds, up to a limit.
 
         The queries remain fast even if all cards have the same serial number.
         """
@@ -70,7 +70,7 @@ class CardQuerySet(models.QuerySet["Card"]):
         return sorted(found, key=lambda card: -card.pk)[:limit]
 
     def with_tail(self, text: str) -> Self:
-        """Return the cards whose code ends in ``text``, newest first.
+        """Find cards by the last characters of their code, newest first.
 
         ``text`` must have four characters. It is compared in the same way as in :meth:`with_code`.
         Codes with fewer than eight characters are not found.
@@ -109,8 +109,8 @@ class CardQuerySet(models.QuerySet["Card"]):
         """Return the oldest and the newest card of each encryption key.
 
         The result maps the fingerprints of the keys to the primary keys of the cards. Keys that are
-        in use but missing in the settings are included. If the caller has already read the values
-        of :meth:`scalars_of_ends`, it can pass them as ``values``. Raises
+        in use but missing in the settings are included. If you have already read the results of
+        :meth:`scalars_of_ends`, pass them as ``values`` to save a query. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """
         keys = list(conf.keyring().key_fingerprints)
@@ -127,10 +127,10 @@ class CardQuerySet(models.QuerySet["Card"]):
         return found[0] if found else {}
 
     def scalars_of_ends(self, keys: Iterable[str] | None = None) -> dict[End, Combinable]:
-        """Return the database expressions for the values that :meth:`ends` needs.
+        """Return the database expressions that :meth:`ends` evaluates.
 
         ``keys`` contains the fingerprints of encryption keys. By default, these are the keys in the
-        settings. Additional expressions find keys that are in use but missing in ``keys``. The
+        settings. Additional expressions find keys that are in use but were not passed. The
         expressions read only the ends of index ranges, because it takes a third of a second to read
         the whole index of a million cards.
         """
@@ -147,11 +147,11 @@ class CardQuerySet(models.QuerySet["Card"]):
         return scalars
 
     def need_of_keys(self) -> tuple[int, list[int]]:
-        """Return how many cards have a missing key, and which keys are unneeded.
+        """Count the cards whose key is missing, and find keys no longer needed.
 
         The first value is the number of cards whose key is missing from the settings. The second
         value is a list of the positions of the unneeded keys in the settings. The first key in the
-        settings has position 1. It is never in the list, because it is always needed. If there are
+        settings has position 1, and is never in the list, because it is always needed. If there are
         no readable cards, all keys count as needed. Raises
         :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are invalid.
         """

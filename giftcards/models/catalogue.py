@@ -1,4 +1,4 @@
-"""The models of the catalogue, the shop's margins and offer changes."""
+"""Models for the catalogue, for the shop's margins and for offer changes."""
 
 from __future__ import annotations
 
@@ -43,11 +43,10 @@ _MOST_WORDS = 8
 
 
 def _is_sold_here(*levels: str) -> Q:
-    """Return a condition for the rows that the shop sells.
+    """Return a condition for products or types that the shop sells.
 
     ``levels`` are the lookup prefixes of the rows that can set ``is_sold``, such as ``product__``.
-    The most specific prefix comes first. The first of these rows whose ``is_sold`` is not NULL
-    decides.
+    The most specific prefix comes first. The first value of ``is_sold`` that is not NULL applies.
     """
     condition = Q()
     inherited: dict[str, None] = {}
@@ -99,7 +98,7 @@ class Recorded(NamedTuple):
 def _with_categories(
     products: Iterable[Mapping[str, Any]], known: Mapping[str, Product]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the columns of products with their categories.
+    """Yield the columns of products, with category rows instead of titles.
 
     If the catalogue does not state the category of a known product, the product keeps its current
     category.
@@ -175,7 +174,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def keep_types(
         self, product_id: str, types: Iterable[Mapping[str, Any]], *, at: datetime
     ) -> None:
-        """Store the types of a product from an answer requested at ``at``.
+        """Store the types of a product, which were requested at the given time.
 
         Each item of ``types`` contains the columns of a type. A type is no longer for sale if it is
         missing from two answers that were requested at least an hour apart. The method does nothing
@@ -221,7 +220,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def to_read(self) -> Self:
         """Return products on sale whose types must be read again.
 
-        These are the products whose types were not read after the last catalogue that lists them.
+        These are the products whose types have not been read since the catalogue last listed them.
         """
         unread = Q(types_read_at=None) | Q(types_read_at__lt=F("listed_at"))
         return (
@@ -231,7 +230,7 @@ class ProductQuerySet(models.QuerySet["Product"]):
     def to_ask(self, now: datetime) -> Self:
         """Return products on sale whose types must be requested.
 
-        These are the products whose types were not requested after the last catalogue that lists
+        These are the products whose types have not been requested since the catalogue last listed
         them.
         """
         unasked = Q(asked_at=None) | Q(asked_at__lt=F("listed_at")) | Q(asked_at__gt=now + SLACK)
@@ -388,7 +387,7 @@ class Shelf(MarginRow):
 
 
 class SoldRow(MarginRow):
-    """A row whose ``is_sold`` decides whether the shop sells something.
+    """The abstract base class of rows with an ``is_sold`` column.
 
     If ``is_sold`` or ``own_name`` changes, ``save()`` also records the changes to offers (see
     :class:`OfferChange`).
@@ -568,7 +567,7 @@ class Product(SoldRow):
 
 
 class Offer(NamedTuple):
-    """The name, cost and stock with which a product type is offered.
+    """The name, cost and stock in the offer of a product type.
 
     ``cost`` is ``None`` if the type is not for sale.
     """
@@ -683,7 +682,7 @@ class ProductType(SoldRow):
     def is_for_tests(self) -> bool:
         """True if the type exists only for tests.
 
-        The provider and the simulator have such types.
+        Both the provider and the simulator have test types.
         """
         return self.type_id.startswith(_FOR_TESTS)
 

@@ -34,8 +34,8 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
     def record(self, order: Order, refund: CustomerRefund) -> CustomerRefund:
         """Record the unsaved ``refund``, or return the existing refund.
 
-        The existing refund belongs to the same order and has the same reference. The sums of
-        ``order`` are updated. Raises the same errors as
+        The existing refund belongs to the same order and has the same reference. The amounts paid
+        back and still open are updated in ``order``. Raises the same errors as
         :func:`~giftcards.settlement.record_refund`.
         """
         refund.check_values()
@@ -75,7 +75,7 @@ class CustomerRefundQuerySet(models.QuerySet["CustomerRefund"]):
             _write_sums(locked)
 
     def search(self, text: str, *, limit: int) -> list[CustomerRefund]:
-        """Return up to ``limit`` refunds whose reference begins with ``text``.
+        """Return refunds whose reference begins with ``text``, up to a limit.
 
         The orders of the refunds are loaded in the same query.
         """
@@ -295,9 +295,9 @@ class CustomerRefund(models.Model):
         self.amount = self.amount.quantize(_CENTIME)
 
     def check_text(self, parameter: str, column: str, text: str) -> None:
-        """Raise ``ValidationError`` if ``column`` cannot store ``text``.
+        """Raise ``ValidationError`` if the text is not valid for this column.
 
-        In the error, ``parameter`` is the name of the field.
+        The error uses the value of ``parameter`` as the name of the field.
         """
         if not isinstance(text, str):
             raise ValidationError({parameter: gettext("This must be text.")})
@@ -308,10 +308,10 @@ class CustomerRefund(models.Model):
             raise ValidationError({parameter: error.messages}) from None
 
     def check_same(self, other: CustomerRefund) -> None:
-        """Raise :exc:`RefundError` if ``other`` does not repeat this refund.
+        """Raise :exc:`RefundError` unless the other refund repeats this one.
 
-        ``other`` repeats this refund if the amount, the method and the reference are equal. If this
-        refund was cancelled, the error is always raised, because the reference cannot be used
+        The other refund repeats this one if the amount, the method and the reference are equal. If
+        this refund was cancelled, the error is always raised, because the reference cannot be used
         again.
         """
         if self.state == RefundState.CANCELLED:

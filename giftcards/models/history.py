@@ -121,7 +121,8 @@ class StatusChange(OutboxEntry):
 class Acknowledgement(models.Model):
     """A decision that does not change the status of an order.
 
-    For example, staff acknowledge a problem. ``by`` is "" if the decision was not made by a person.
+    An example is the acknowledgement of a problem. The ``by`` field is "" if no person made the
+    decision.
     """
 
     order = models.ForeignKey(

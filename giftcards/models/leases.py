@@ -21,7 +21,7 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 class LeaseQuerySet(models.QuerySet["Lease"]):
     def take(self, name: str, length: timedelta) -> str | None:
-        """Acquire the lease for ``length``, which is at most 2 minutes.
+        """Acquire the lease for the given ``length``, at most 2 minutes.
 
         The maximum is ``LONGEST_HOLD``. Returns the token of the lease, or ``None`` if another
         process holds the lease.

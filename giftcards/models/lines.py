@@ -31,10 +31,10 @@ class Kind(StrEnum):
 class Line(NamedTuple):
     """A group of orders or reservations that have the same values.
 
-    The group contains ``number`` rows, and the earliest of their times is ``since``. ``cards`` is
-    the total number of cards in these rows. ``cost`` is the cost of one card, or ``None`` if it is
-    unknown. For settled orders, ``cost`` is the cost of a whole order. ``is_charged`` is True if
-    the balance already includes the cost.
+    The ``number`` field is the number of rows in the group, and the ``since`` field is the earliest
+    of their times. The ``cards`` field is the total number of cards in these rows. The ``cost``
+    field is the cost of one card, or ``None`` if the cost is unknown. For settled orders, ``cost``
+    is the cost of a whole order. ``is_charged`` is True if the balance already includes the cost.
     """
 
     kind: str

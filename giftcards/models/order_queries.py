@@ -81,9 +81,9 @@ class Claimed(Protocol):
 
 
 def is_held_up(since: datetime) -> Q:
-    """Return a condition for orders whose next step was due by ``since``.
+    """Return a condition for orders whose next step is overdue.
 
-    Orders on hold are left out.
+    The step was due at the time ``since`` or earlier. Orders on hold are left out.
     """
     return Q(*_due_by(since), _connector=Q.OR) & ~ON_HOLD
 
@@ -132,7 +132,7 @@ class OrderQueries(OrderSearch[Row]):
     def next_due_at(self, statuses: Collection[Status], now: datetime) -> datetime | None:
         """Return the earliest due time of unclaimed orders, or ``None``.
 
-        Only orders with one of ``statuses`` count.
+        Only orders whose status is listed in ``statuses`` count.
         """
         # There is one query for each status, because the index yields the first row of a single
         # status only.
@@ -175,18 +175,20 @@ class OrderQueries(OrderSearch[Row]):
         return self._waiting(Status.PLACING).unclaimed(now)
 
     def overdue(self, now: datetime, *, accepted_by: datetime) -> Self:
-        """Return unsettled orders accepted at ``accepted_by`` or earlier.
+        """Return unsettled orders that were accepted too long ago.
 
-        The order that is due first comes first.
+        They were accepted at the time ``accepted_by`` or earlier. The orders are sorted by due
+        time.
         """
         late = self._waiting(Status.HANDLING).filter(accepted_at__lte=accepted_by)
         return late.unclaimed(now)
 
     def kept_waiting(self, *, recorded_by: datetime) -> Self:
-        """Return waiting orders recorded at ``recorded_by`` or earlier.
+        """Return orders whose customers have been waiting too long.
 
-        Orders whose wait was already recorded are left out. Orders that ``REORDER_MISSING`` created
-        are also left out, because their customers know that the missing cards were ordered again.
+        These orders were recorded at the time ``recorded_by`` or earlier. Orders whose wait was
+        already recorded are left out. Orders that ``REORDER_MISSING`` created are also left out,
+        because their customers know that the missing cards were ordered again.
         """
         waiting = self.open().filter(status__in=UNSERVED, created_at__lte=recorded_by)
         return waiting.filter(kept_waiting_at=None, send_before=None).order_by()
@@ -222,25 +224,28 @@ class OrderQueries(OrderSearch[Row]):
         return self.open().filter(status=Status.PENDING).exclude(ON_HOLD)
 
     def held_up(self, since: datetime) -> list[Self]:
-        """Return orders whose next step was due at ``since`` or earlier.
+        """Return orders whose next step is overdue.
 
-        The result contains one queryset for each open status. Orders on hold are left out.
+        The step was due at the time ``since`` or earlier. The result contains one queryset for each
+        open status. Orders on hold are left out.
         """
         return [self.filter(condition).exclude(ON_HOLD) for condition in _due_by(since)]
 
     def sent_between(self, start: datetime, end: datetime) -> Self:
-        """Return orders sent from ``start`` to ``end`` that may have been bought."""
+        """Return orders that were sent in a period and may have been bought.
+
+        The period includes the times ``start`` and ``end``.
+        """
         sent = self.filter(sent_at__range=(start, end)).order_by("sent_at", "pk")
         # SQLite uses the index by time only if the filter excludes statuses instead of listing
         # them.
         return sent.exclude(status__in=UNBOUGHT)
 
     def known_as(self, names: Iterable[str]) -> Self:
-        """Return orders that the provider knows by one of ``names``.
+        """Return orders that have one of these names at the provider.
 
         A name is either an order id or an alias that the provider uses for an order. ``names`` can
-        contain up to 200 names.
-        :meth:`owners` accepts any number of names.
+        contain up to 200 names. :meth:`owners` accepts any number of names.
         """
         names = set(names) - {""}
         # The first condition on the alias is redundant, but makes SQLite use the index. SQLite
@@ -251,7 +256,7 @@ class OrderQueries(OrderSearch[Row]):
         return self.filter(Q(provider_order_id__in=names) | by_alias).order_by()
 
     def owners(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the orders that the provider knows by one of ``names``.
+        """Yield the orders that have one of these names at the provider.
 
         The number of names is not limited.
         """
@@ -259,9 +264,9 @@ class OrderQueries(OrderSearch[Row]):
             yield from self.known_as(batch)
 
     def sent_as(self, references: Iterable[str]) -> Self:
-        """Return orders that were sent with one of ``references``.
+        """Return orders that were sent with one of these references.
 
-        ``references`` can contain up to 200 references.
+        Up to 200 references can be passed.
         """
         # The first condition is redundant, but makes SQLite use the index, as in known_as. There
         # may be many orders without a reference.
@@ -277,7 +282,7 @@ class OrderQueries(OrderSearch[Row]):
     def open_lines(self, *, balance_read_at: datetime | None = None) -> models.QuerySet[Any, Any]:
         """Return the lines of the open orders.
 
-        An order counts as charged if it was accepted at ``balance_read_at`` or earlier.
+        An order counts as charged if it was accepted at or before the time ``balance_read_at``.
         """
         is_charged = (
             _is(Q(accepted_at__isnull=False, accepted_at__lte=balance_read_at))
@@ -302,7 +307,7 @@ class OrderQueries(OrderSearch[Row]):
     ) -> models.QuerySet[Any, Any]:
         """Return the lines of orders settled after ``since``, grouped by cost.
 
-        Orders that were accepted at ``accepted_since`` or earlier are left out.
+        If ``accepted_since`` is set, only orders that were accepted after this time are included.
         """
         settled = self.filter(finalized_at__gt=since)
         if accepted_since is not None:
@@ -311,10 +316,11 @@ class OrderQueries(OrderSearch[Row]):
         return lines_of(Kind.SETTLED, settled, since="finalized_at", cost=cost)
 
     def spans(self, name: str, start: str, end: str) -> models.QuerySet[Any, Any]:
-        """Return a row for each order, with two times of the order and ``name``.
+        """Return a row for each order, with two of its times and a label.
 
-        ``start`` and ``end`` are the names of the columns that contain the times. In a union of
-        several such querysets, ``name`` shows to which of them a row belongs.
+        ``start`` and ``end`` are the names of the columns that contain the times. The label is
+        ``name``. In a union of several such querysets, the label shows which queryset a row comes
+        from.
         """
         named = self.order_by().annotate(_name=models.Value(name))
         return named.values_list(start, end, "_name")
@@ -328,8 +334,8 @@ class OrderQueries(OrderSearch[Row]):
     ) -> models.QuerySet[Any, Any]:
         """Return the lines of orders that became final in a period, by status.
 
-        The period begins immediately after ``after`` and includes ``until``. ``None`` means that
-        there is no limit.
+        The period contains the times later than ``after``, up to and including ``until``. If one of
+        these arguments is ``None``, the period has no limit on that side.
         """
         final = self.filter(finalized_at__isnull=False)
         final = final.filter(finalized_at__gt=after) if after else final

@@ -1,7 +1,7 @@
 """Orders, with their queries and their status changes.
 
 Queries are methods of the queryset, and changes are methods of the row. Only this module assigns
-``status``. Each change is a single UPDATE that only finds the row if no other process has changed
+``status``. Each change is a single UPDATE that finds the row only if no other process has changed
 it since it was read. The number of updated rows shows whether the change was made.
 """
 
@@ -175,8 +175,8 @@ class OrderQuerySet(OrderQueries["Order"]):
     def want_check(self, *, now: datetime, interval: timedelta) -> int:
         """Request an immediate check of accepted orders, and return their number.
 
-        Orders are left out if they were checked within ``interval``, or if this method was called
-        for them within ``interval``. If an order is being checked now, it becomes due again after
+        An order is left out if its last check, or the last call of this method for the order, was
+        less than one ``interval`` ago. If an order is being checked now, it becomes due again after
         that check (see :func:`due_after_check`).
         """
         rested = [
@@ -213,9 +213,9 @@ class OrderQuerySet(OrderQueries["Order"]):
     def move_all(
         self, origin: Status, target: Status, *, source: StatusChange.Source, **values: Any
     ) -> int:
-        """Move up to 1,000 orders to ``target``, and return how many were moved.
+        """Change the status of up to 1,000 orders, and return their number.
 
-        Only orders with the status ``origin`` are moved. The orders must be unclaimed, because the
+        The status changes from ``origin`` to ``target``. The orders must be unclaimed, because the
         method writes a token to ``claim``, by which it identifies the rows that were moved.
         ``target`` must not be final, because a final status requires separate figures for each
         order.
@@ -299,7 +299,7 @@ class OrderUpdate:
 
     @property
     def guard(self) -> dict[str, Any]:
-        """The lookups that find the row only if the order has not changed.
+        """Lookups that match the row only if the order has not changed.
 
         An order has changed if it was moved or claimed, or if a problem was acknowledged.
         """
@@ -325,8 +325,8 @@ def _is_account(user: Any) -> bool:
 def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: datetime) -> Any:
     """Return the due time after a check that began at ``checked_at``.
 
-    If another check was requested after ``checked_at``, the order is due at ``again_at`` at the
-    latest.
+    If another check was requested after ``checked_at``, the order becomes due no later than
+    ``again_at``.
     """
     if due_at is not None and due_at <= again_at:
         return due_at
@@ -336,7 +336,7 @@ def due_after_check(due_at: datetime | None, *, checked_at: datetime, again_at: 
 
 
 def cleared_provider_columns() -> dict[str, Any]:
-    """Return the values that clear all columns about the provider's order."""
+    """Return values that reset all columns about the provider's order."""
     return {
         "provider_order_id": None,
         "provider_alias": "",
@@ -851,8 +851,8 @@ class Order(models.Model):
     def missing_quantity(self) -> int:
         """The number of missing cards of a final order, or 0 for an open order.
 
-        Cards that arrived after the order was settled do not count as missing. A query is made if
-        fewer cards were delivered than ordered.
+        Cards that arrived after the order was settled do not count as missing. The property makes a
+        query if fewer cards were delivered than ordered.
         """
         if not self.is_final or self.fulfilled_quantity == self.quantity:
             return 0
@@ -868,7 +868,7 @@ class Order(models.Model):
         """The product, type and quantity that the provider's answers must have.
 
         If staff have insisted that one of the provider's orders is this order, product and type are
-        "". The answers can then have any product and type.
+        "". In this case, an answer with any product and type is accepted.
         """
         return ("", "", self.quantity) if self.is_insisted else self.line
 
@@ -879,7 +879,7 @@ class Order(models.Model):
 
     @property
     def was_adopted(self) -> bool:
-        """True if the provider's id of the order came from the list or from staff.
+        """True if a search found the provider's order id, or staff chose it.
 
         Such an id is in both ``provider_order_id`` and ``provider_alias``. Even if the provider's
         list contains the order, a check of this single id might not find it.
@@ -925,18 +925,18 @@ class Order(models.Model):
         )
 
     def was_sent_with(self, key: ApiKey) -> bool:
-        """Return True if the order was sent with ``key``.
+        """Return True if the order was sent with this API key.
 
-        The provider's list of orders for ``key`` then contains the order if it was bought. If the
-        order's key or environment is unknown, it is assumed to be that of ``key``.
+        The provider's list of orders for ``key`` then contains the order if it was bought. An
+        unknown key or environment of the order counts as a match.
         """
         return self.sent_with in {"", key.pk} and self.environment in {"", key.environment}
 
     def was_sent_elsewhere(self, key: ApiKey) -> bool:
         """Return True if the order was sent to a different account.
 
-        This is certain only if the environments of the order and of ``key`` are both known, and
-        differ.
+        Returns True only if the environment of the order and the environment of ``key`` are known
+        and different.
         """
         environments = {self.environment, key.environment}
         return len(environments) == 2 and "" not in environments
@@ -1027,8 +1027,8 @@ class Order(models.Model):
     def corrected(self, values: Mapping[str, Any]) -> Self:
         """Return a checked copy of the order with new ``values``.
 
-        The copy is not saved. The keys of ``values`` are columns in :data:`CORRECTABLE`. Raises
-        ``ValidationError`` if the order cannot be corrected in this way.
+        The copy is not saved. ``values`` maps names of columns in :data:`CORRECTABLE` to new
+        values. Raises ``ValidationError`` if the order cannot be corrected in this way.
         """
         copied = copy(self)
         assign(copied, values)
@@ -1085,11 +1085,12 @@ class Order(models.Model):
         Order.objects.filter(pk=self.pk).update(group=F("group"))
 
     def stay_pending(self, problem: Problem | None, **values: Any) -> bool:
-        """Set columns of a PENDING order, without a change of status.
+        """Set columns of a PENDING order without changing its status.
 
-        ``problem`` replaces problems of the kind ``SENDING``. Returns False without changing
-        anything if another process was first. The other process might have moved, claimed or
-        rescheduled the order, acknowledged a problem, or approved a price.
+        Problems of the kind ``SENDING`` are replaced by ``problem``, or removed if ``problem`` is
+        ``None``. Returns False without changing anything if another process was first. The other
+        process might have moved, claimed or rescheduled the order, acknowledged a problem, or
+        approved a price.
         """
         new = [] if problem is None else [problem]
         values |= self.problem_columns(ends={Kind.SENDING}, new=new)
@@ -1109,9 +1110,9 @@ class Order(models.Model):
     ) -> dict[str, Any]:
         """Return new values of the problem columns.
 
-        Problems whose kind is in ``ends`` are removed, and the problems in ``new`` are added. If
-        the order already has a problem in ``new``, the problem is not added a second time, and
-        stays acknowledged if it was acknowledged.
+        The method removes problems whose kind is listed in ``ends``, and adds the ``new`` problems.
+        If the order already has one of the new problems, the problem is not added a second time,
+        and stays acknowledged if it was acknowledged.
         """
         return _problem_columns(revise(self.problems, ends=ends, new=new))
 
@@ -1131,7 +1132,7 @@ class Order(models.Model):
         assign(self, columns)
 
     def add_acknowledgement(self, problem: Problem, *, by: str) -> Acknowledgement:
-        """Record in the timeline that a person has dealt with ``problem``.
+        """Record in the timeline that a person has dealt with a problem.
 
         ``by`` is the name of the person.
         """
@@ -1230,8 +1231,8 @@ class Order(models.Model):
         The columns in ``values`` are set in the same UPDATE. The function ``after_update`` is
         called after the UPDATE, in the same transaction.
 
-        ``details`` are stored with the recorded change. Problems in ``details`` are also added to
-        the order, and problems that the change ends are removed from the order (see
+        ``details`` are stored with the recorded change. The method also adds the problems among
+        these details to the order, and removes the problems that end with the new status (see
         :class:`~giftcards.rules.states.State`). If ``target`` is a final status, the removed
         problems are added to the details of the change.
 
@@ -1268,7 +1269,7 @@ class Order(models.Model):
         return change
 
     def note_wait(self) -> bool:
-        """Record that the customer was kept waiting, without a change of status.
+        """Record a customer's wait without changing the order's status.
 
         Returns False without changing anything if the wait was recorded before, or if the status
         has changed in the meantime.

@@ -60,7 +60,7 @@ def keeping_prices() -> Iterator[None]:
 
 
 def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
-    """Compute and store the prices of ``kinds``.
+    """Compute and store the prices of the product types in ``kinds``.
 
     Returns the number of prices that have changed. Call this function in :func:`keeping_prices`.
     """
@@ -78,7 +78,7 @@ def reprice(kinds: models.QuerySet[Any], shelf: ShelfTerms) -> int:
 
 
 def terms_of(facts: Sequence[Any]) -> Terms:
-    """Return a type's terms from its values in the columns :data:`OF_PRICE`."""
+    """Build a type's terms from the values of its :data:`OF_PRICE` columns."""
     margins = (Margin(*facts[first : first + 2]) for first in (3, 5, 7))
     return Terms(*facts[:3], *margins)
 
@@ -239,8 +239,9 @@ class MarginRow(ShelfRow):
 class ShelfChange(models.Model):
     """A change to a value that determines prices or what is sold.
 
-    If the category, product and type are not set, the value is a setting of the whole shop.
-    ``what`` is the name of the column. If ``old`` and ``new`` are amounts, they are strings.
+    If the category, product and type are not set, the value is a setting of the whole shop. The
+    ``what`` field contains the name of the changed column. Amounts in ``old`` and ``new`` are
+    stored as strings.
     """
 
     category = models.ForeignKey(

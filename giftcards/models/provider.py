@@ -96,7 +96,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.get_or_create(pk=fingerprint)[0]
 
     def accept(self, key: ApiKey) -> bool:
-        """Record that the provider has accepted ``key``.
+        """Record that the provider has accepted the API key.
 
         Returns False without changing anything if ``key`` was refused after it was read.
         """
@@ -110,19 +110,19 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return True
 
     def learn(self, key: ApiKey, environment: str) -> None:
-        """Store the environment of ``key``, if the provider has reported it."""
+        """Store the environment of an API key if the provider has reported it."""
         if environment in Environment.values and environment != key.environment:
             self.filter(pk=key.pk).update(environment=environment)
             key.environment = environment
 
     def note_unwanted_references(self, key: ApiKey) -> None:
-        """Record that purchases with ``key`` must not have a reference."""
+        """Record that purchases with this API key must omit the reference."""
         key.references_unwanted_at = timezone.now()
         row = self.filter(pk=key.pk, references_unwanted_at=None)
         row.update(references_unwanted_at=key.references_unwanted_at)
 
     def forget_unwanted_references(self, key: ApiKey) -> None:
-        """Clear the record that purchases with ``key`` must not have a reference.
+        """Allow purchases with this API key to have a reference again.
 
         If the settings require references, the next order is then sent with a reference.
         """
@@ -131,7 +131,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             key.references_unwanted_at = None
 
     def refuse(self, fingerprint: str, *, detail: str) -> bool:
-        """Stop all calls with the key until :meth:`resume`.
+        """Stop all calls with the API key until :meth:`resume` is called.
 
         Returns False if the calls were already stopped.
         """
@@ -143,7 +143,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def doubt(self) -> None:
         """Forget that keys were accepted.
 
-        Parallel calls with a key are then not made until a single call with the key has succeeded.
+        Afterwards, calls with a key are made one at a time until one of them has succeeded.
         """
         self.exclude(accepted_at=None).update(accepted_at=None)
 
@@ -236,7 +236,7 @@ class ApiKey(models.Model):
         return not self.is_refused and is_recent(self.accepted_at, now, period=span)
 
     def is_in_use(self, now: datetime) -> bool:
-        """Return True if a running process is stopped because this key is refused."""
+        """Return True if the refusal of this key is stopping a running process."""
         return is_recent(self.stopped_at, now, period=_SIGN_HOLDS)
 
     def is_at_work(self, now: datetime) -> bool:
@@ -262,9 +262,9 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return self.get_or_create(pk=1)[0]
 
     def note_tick(self, by: str = "") -> None:
-        """Record that a worker with the name ``by`` is running.
+        """Record that a worker is running.
 
-        The worker calls this method once a minute.
+        ``by`` is the name of the worker. The worker calls this method once a minute.
         """
         now, state = timezone.now(), self.current()
         since = state.ticking_since if state.is_ticking(now) else None
@@ -346,13 +346,16 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return self.filter(queue_waits_since__lte=since)
 
     def note_final_orders(self, counts: Mapping[str, int], *, until: datetime) -> None:
-        """Store how many orders in each status had become final by ``until``."""
+        """Store the number of final orders in each status.
+
+        The numbers include the orders that became final at the time ``until`` or earlier.
+        """
         self.filter(pk=1).update(final_orders=dict(counts), final_orders_until=until)
 
     # The balance.
 
     def claim_balance(self) -> bool:
-        """Claim the reading of the balance.
+        """Claim the task of reading the balance.
 
         Returns False if the reading is not due, or if another process has claimed it.
         """
@@ -361,7 +364,10 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
         return bool(due.update(balance_due_at=now + BALANCE_EVERY))
 
     def keep_balance(self, balance: Decimal, *, asked_at: datetime) -> None:
-        """Store the balance from ``asked_at``, unless a later balance is known."""
+        """Store the balance unless a later balance is known.
+
+        ``asked_at`` is the time when the app requested the balance.
+        """
         older = self.filter(past("balance_read_at", asked_at, max_distance=timedelta(0)), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
@@ -527,10 +533,10 @@ class ProviderState(models.Model):
         return self.succeeded_at is None or self.succeeded_at < self.paused_until
 
     def goes_on_with(self, reason: str, now: datetime) -> bool:
-        """Return True if a pause for ``reason`` continues the last pause.
+        """Return True if a new pause counts as part of the last pause.
 
-        This is the case if the last pause has the same reason and did not end more than 10 minutes
-        ago, and no call has succeeded since it began.
+        The last pause must have the given ``reason``, and must not have ended more than 10
+        minutes ago. In addition, no call may have succeeded since the last pause began.
         """
         if reason != self.pause or self.paused_at is None:
             return False
@@ -683,8 +689,8 @@ class ProviderState(models.Model):
     def explain_silence(self) -> str:
         """Return a sentence for staff if the provider cannot be reached, or "".
 
-        If the provider refuses calls, the sentence says so. If the last sweep has failed, and the
-        failure does not concern only one machine, the sentence reports an outage.
+        If the provider refuses calls, the sentence says so. The sentence reports an outage if the
+        last sweep has failed and the failure is not limited to one machine.
         """
         if self.paused_because == self.Pause.ACCESS:
             return str(self.Pause.ACCESS.label)
@@ -755,7 +761,7 @@ class Desk(ProviderState):
 
 
 def _english(text: str) -> str:
-    """Return the English ``text`` for a page in the active language.
+    """Prepare the English ``text`` for a page in the active language.
 
     If the language is written from right to left, the text is enclosed in directional isolates.
     """

@@ -1,4 +1,4 @@
-"""The shop's instructions for redeeming its products, and their regions."""
+"""The shop's redemption instructions, and the regions of its products."""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ class Reservation(models.Model):
     def keep(self, length: timedelta, *, customer: str, network: str) -> bool:
         """Extend the reservation so that it ends ``length`` from now.
 
-        The reservation cannot be extended by more than ``left``. Returns False if it has ended and
-        cannot be extended any further.
+        The reservation cannot be extended by more than ``left``. Returns False if the reservation
+        has ended and cannot be extended any further.
         """
         now = timezone.now()
         self.customer = _hash(customer) if customer else ""

@@ -39,10 +39,10 @@ def read_at_once(*groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
 
 
 def read_beside(row: QuerySet[Any], *groups: Mapping[Any, Combinable]) -> list[dict[Any, Any]]:
-    """Return the values of all expressions, using a query on ``row``.
+    """Read the values of all expressions with the query for a single row.
 
-    The result is the same as for :func:`read_at_once`. If the queryset ``row`` does not contain a
-    row, the result is an empty list.
+    The result is the same as for :func:`read_at_once`. If the queryset ``row`` is empty, the result
+    is an empty list.
     """
     values = row.values_list(*(scalar for group in groups for scalar in group.values())).first()
     if values is None:

@@ -1,4 +1,4 @@
-"""The search for orders by words.
+"""The search for orders that contain given words.
 
 The search is fast with a million orders, even if the words are common.
 """
@@ -37,7 +37,7 @@ LAST_CHARACTER = "\U0010ffff"
 
 
 def starting_with(column: str, starts: Iterable[str]) -> Q:
-    """Return the condition that ``column`` begins with one of ``starts``.
+    """Return a condition for rows whose column has one of these prefixes.
 
     The condition uses ranges, because some databases do not use an index for LIKE.
     """
@@ -112,11 +112,12 @@ class OrderSearch(models.QuerySet[Row]):
     def search(
         self, text: str, *, limit: int, kinds: Collection[TermKind] = frozenset(TermKind)
     ) -> Found:
-        """Return up to ``limit`` of the newest orders with the words of ``text``.
+        """Search for the words of ``text``, and return the newest orders.
 
-        If no order has all these words, the method searches for orders with words that begin with
-        these words. Only terms whose kind is in ``kinds`` are searched. If ``kinds`` contains all
-        kinds, an order is also found if the provider's id or reference begins with ``text``.
+        The result contains at most ``limit`` orders. If no order has all these words, the method
+        searches for orders with words that begin with these words. Only terms whose kind is in
+        ``kinds`` are searched. If ``kinds`` contains all kinds, an order is also found if the
+        provider's id or reference begins with ``text``.
         """
         named = [] if len(kinds) < len(TermKind) else self._named_by_provider(text, limit)
         terms = OrderTerm.objects.of_kinds(kinds)
@@ -153,10 +154,11 @@ class OrderSearch(models.QuerySet[Row]):
     def _with_all(
         self, terms: OrderTermQuerySet, reading: Reading, *, is_whole: bool, limit: int
     ) -> tuple[list[int], bool]:
-        """Return the primary keys of orders with all words in ``reading``.
+        """Return the primary keys of orders that contain all given words.
 
-        The result contains up to ``limit`` keys, those of the newest orders first. The second
-        return value is True if the words are so common that only the newest orders were searched.
+        The words are those in ``reading``. The result contains at most ``limit`` keys, and begins
+        with the newest order. The second return value is True if the words are so common that only
+        the newest orders were searched.
         """
         words = [_condition(word, is_whole=is_whole) for word in reading]
         # The database reads the orders with the rarest word, and looks up the other words for each

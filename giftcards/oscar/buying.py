@@ -99,7 +99,10 @@ def buy_missed(should_continue: Callable[[], bool]) -> None:
 
 
 def _tries(notes: str) -> tuple[int, datetime | None]:
-    """Read the number of failed attempts and the next time from ``notes``."""
+    """Read the number of failed attempts and the time of the next attempt.
+
+    Both are stored in the ``notes`` of the line.
+    """
     found = _TRIES.search(notes)
     with contextlib.suppress(ValueError):  # staff of the shop may have edited the notes
         if found:
@@ -166,7 +169,10 @@ def _place(line: Any) -> None:
 
 @contextlib.contextmanager
 def _surviving(work: str) -> Iterator[None]:
-    """Instead of raising an error in the block, log that ``work`` failed."""
+    """Log errors that occur in the block instead of raising them.
+
+    ``work`` is the description of the work for the log message.
+    """
     try:
         with transaction.atomic():
             yield

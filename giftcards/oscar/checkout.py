@@ -51,9 +51,9 @@ def reserve_cards(basket: Any, *, email: str = "", customer: str | Guest = "") -
     """Check the cards in the basket, and reserve them for 20 minutes.
 
     Call this function immediately before the payment, outside a transaction. The function requests
-    current prices and stock from the provider, with at most one request per product. ``customer``
-    identifies the customer, as in :func:`giftcards.catalogue.reserve`. If the function raises
-    :exc:`BasketRefused`, no cards are reserved.
+    current prices and stock from the provider, with at most one request per product. The
+    ``customer`` argument has the same meaning as in :func:`giftcards.catalogue.reserve`. If the
+    function raises :exc:`BasketRefused`, no cards are reserved.
     """
     asked: set[str] = set()
 

@@ -72,7 +72,7 @@ def reference_of(line: Any) -> str:
 
 
 def line_of(order: Order) -> Any | None:
-    """Return the line that ``order`` buys cards for, or ``None``.
+    """Return the oscar line that belongs to an order, or ``None``.
 
     ``order`` can be the order for the line, or a reorder of its missing cards.
     """

@@ -13,7 +13,7 @@ from giftcards.models import Order
 
 
 class MyCardsView(LoginRequiredMixin, PageTitleMixin, TemplateView):  # type: ignore[misc]  # untyped
-    """Show the customer's orders as in ``giftcards.delivery``, with buttons."""
+    """Show the customer's orders and buttons, as in ``giftcards.delivery``."""
 
     template_name = "giftcards_oscar/my_cards.html"
     page_title = _("Gift cards")

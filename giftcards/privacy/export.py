@@ -94,7 +94,7 @@ _REFUND = (
 
 
 def describe(person: Person, orders: Iterable[Order], *, language: str = "") -> dict[str, Any]:
-    """Return all stored data about ``person`` in ``orders``, as JSON.
+    """Return all data that these orders contain about a person, as JSON.
 
     The headings are in ``language``. By default, this is the language of the person's newest order
     that has a language. If there is no such order, it is the site's language. The result does not
@@ -129,8 +129,8 @@ def as_json(value: Any) -> str:
 def write_new(path: Path, value: Any) -> None:
     """Write ``value`` as JSON to a new file that only its owner can read.
 
-    Raises ``FileExistsError`` if ``path`` exists. If another ``OSError`` occurs, no file is
-    created.
+    Raises ``FileExistsError`` if the file already exists. If writing fails, the incomplete file is
+    deleted, and the error is raised.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -144,7 +144,10 @@ def write_new(path: Path, value: Any) -> None:
 
 
 def described(row: models.Model, *names: str) -> Described:
-    """Return the values of ``row`` that are not empty, by translated name."""
+    """Map the translated names of a row's columns to their values.
+
+    ``names`` are the names of the columns. Empty values are left out.
+    """
     found = {}
     for name in names:
         field: Any = row._meta.get_field(name)  # noqa: SLF001

@@ -82,8 +82,9 @@ _CONTACTS = tuple(chain.from_iterable(role.contacts for role in ROLES))
 class Person:
     """A person's e-mail addresses, phone numbers and accounts.
 
-    Addresses are normalised by :func:`folded`, and numbers by :func:`dialled`. ``users`` contains
-    the primary keys of the person's accounts. Only customers have accounts.
+    Addresses are stored in the form that :func:`folded` returns, and numbers in the form that
+    :func:`dialled` returns. ``users`` contains the primary keys of the person's accounts. Only
+    customers have accounts.
     """
 
     emails: frozenset[str] = frozenset()
@@ -108,10 +109,10 @@ class Person:
 
     @classmethod
     def behind(cls, parts: Collection[Part]) -> Self:
-        """Return the person with all addresses, numbers and accounts in ``parts``.
+        """Return a person with all contacts and accounts from ``parts``.
 
-        Values from before a correction are included. Unlike :meth:`of`, this method also finds
-        numbers inside other text.
+        Each part is an order with a role. Values from before a correction are included. This method
+        also finds numbers inside other text, which :meth:`of` does not.
         """
         return replace(cls._named_in(contacts(parts)), users=owners(parts))
 
@@ -142,10 +143,10 @@ class Person:
         )
 
     def rows(self, rows: QuerySet[Any], *columns: str) -> Iterator[int]:
-        """Yield the primary keys of ``rows`` that name the person in ``columns``.
+        """Yield the primary keys of the rows that name the person.
 
-        A row is included if at least one of the columns names the person. The method reads these
-        columns of all rows, in batches.
+        A row is included if at least one of the given columns names the person. The method reads
+        these columns of all rows, in batches.
         """
         if not (self.emails or self.phones):
             return
@@ -224,7 +225,7 @@ def contacts(parts: Iterable[Part]) -> set[str]:
 
 
 def owners(parts: Iterable[Part]) -> frozenset[Any]:
-    """Return the primary keys of the customers' accounts in ``parts``.
+    """Return the primary keys of the customers' accounts.
 
     Parts in which the person is the gift recipient are ignored.
     """
@@ -305,7 +306,7 @@ class Traces:
         return not self._numbers.isdisjoint(map(_national, numbers_among_words(text)))
 
     def erased(self, value: Any) -> Any:
-        """Return the JSON ``value`` without the strings that contain a trace.
+        """Return a JSON value without the strings that identify the person.
 
         Each of these strings is replaced by :data:`ERASED`. Names of staff are erased as in
         :meth:`erased_name`.
@@ -379,9 +380,9 @@ class Keeper(Protocol):
     def describe(self, order: Order) -> dict[str, Any]:
         """Return the app's data about ``order`` for an export.
 
-        The result is JSON with headings in the active language. The keeper can have a
-        ``prefetched`` attribute with the names of relations of the order model. These relations are
-        prefetched before this method is called.
+        The result is JSON with headings in the active language. A keeper can list relations of the
+        order model in its ``prefetched`` attribute. The app prefetches these relations before it
+        calls this method.
         """
 
     def erase(self, order: Order, traces: Traces) -> None:

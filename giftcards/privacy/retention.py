@@ -76,7 +76,7 @@ _NO_CARDS = "no_cards"
 
 
 def long_settled(days: float) -> datetime:
-    """Return a time of the clock that is at least ``days`` days in the past.
+    """Return a clock time that is at least this number of days in the past.
 
     If the clock has been changed since then, the result is corrected.
     """
@@ -91,12 +91,12 @@ def purge(
     should_continue: Callable[[], bool] = lambda: True,
     on_batch: Callable[[Purge], object] = lambda _purge: None,
 ) -> Purge:
-    """Destroy the codes of orders settled before ``settled_before``.
+    """Destroy the codes of orders that were settled long ago.
 
-    The oldest orders come first. Orders to which one of the :data:`REASONS` applies are not
-    changed. Orders without cards are not counted. If ``is_dry_run`` is True, orders are not
-    changed. The function stops between batches if ``should_continue`` returns False. To resume,
-    pass the ``place`` of the result as ``since``.
+    These orders were settled before the time ``settled_before``. The oldest orders come first.
+    Orders to which one of the :data:`REASONS` applies are not changed. Orders without cards are not
+    counted. If ``is_dry_run`` is True, orders are not changed. The function stops between batches
+    if ``should_continue`` returns False. To resume, pass the ``place`` of the result as ``since``.
     """
     done = Purge(place=since)
     for rows in _batches(settled_before, since):
@@ -114,7 +114,7 @@ def purge(
 
 
 def purge_if_due(should_continue: Callable[[], bool]) -> None:
-    """Destroy codes that are older than ``CODES_KEPT_DAYS``, once a day.
+    """Once a day, destroy codes that are older than ``CODES_KEPT_DAYS``.
 
     A call takes at most a few seconds. The next call resumes an unfinished purge.
     """
@@ -161,9 +161,10 @@ def _was_delivered(before: datetime) -> Q:
 def _judge(
     keys: Iterable[int], settled_before: datetime
 ) -> tuple[list[int], list[int], Counter[str]]:
-    """Return the orders to purge, those without cards, and counts of the rest.
+    """Divide orders into those to purge, those without cards, and the rest.
 
-    The third value maps each reason for keeping codes to the number of orders that it applies to.
+    For the rest, the third value maps each reason for keeping codes to the number of orders that it
+    applies to.
     """
     of_order = {"order": OuterRef("pk")}
     unannounced = StatusChange.objects.filter(**of_order, to_status__in=FINAL, announced_at=None)
@@ -227,7 +228,7 @@ def empty_log(using: str) -> None:
     """Make SQLite empty its write-ahead log.
 
     If another process is using the log, a warning is logged. The function does nothing for other
-    databases, or inside a transaction, which needs the log.
+    databases. It also does nothing inside a transaction, because the transaction needs the log.
     """
     connection = connections[using]
     if connection.vendor != "sqlite" or connection.in_atomic_block:

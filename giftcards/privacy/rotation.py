@@ -81,7 +81,8 @@ def rotate(*, per_second: float, on_batch: Callable[[RotationTally], object]) ->
 def verify(*, on_batch: Callable[[RotationTally], object]) -> RotationTally:
     """Decrypt every card with only the first key, and return the tally.
 
-    Codes are not shown. ``on_batch`` and the errors are the same as for :func:`rotate`.
+    The function does not show codes. The ``on_batch`` argument has the same meaning as in
+    :func:`rotate`, and the function raises the same errors.
     """
     keyring = Keyring(conf.encryption_keys[:1])
     tally = RotationTally()

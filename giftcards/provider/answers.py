@@ -53,7 +53,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A flaw in an answer, as the code and parameters of a problem."""
+    """The problem code and parameters that describe a flaw in an answer."""
 
     code: str
     parameters: Mapping[str, str | int] = field(default_factory=dict, hash=False)
@@ -606,7 +606,7 @@ class _Fields:
         return int(value)
 
     def stock(self, name: str) -> int | None:
-        """Return the field ``name`` as a number of cards, at least zero."""
+        """Return the stock in a field, or 0 if the number is negative."""
         value = self._number(name)
         return 0 if value is not None and value < 0 else self.whole(name)
 

@@ -3,8 +3,8 @@
 The client returns frozen dataclasses and raises typed errors. Answers, errors and tracebacks never
 contain the API key or the body of a reply. A traceback includes the variables of each frame, so the
 functions that handle the key or a body return failures instead of raising them. Then
-:func:`_unwrap` raises the failure in a frame without the key and without a body. The error is
-raised without a context, because an exception from ``json`` contains the body, and an exception
+:func:`_unwrap` raises the failure in a stack frame that has neither the key nor a body. The error
+is raised without a context, because an exception from ``json`` contains the body, and an exception
 from ``requests`` contains the key. The :func:`~giftcards.keys.secrecy.contained` decorator does the
 same for other exceptions, for example :exc:`KeyboardInterrupt`.
 """
@@ -200,7 +200,7 @@ class Client:
     def create_payment_link(self, link: JsonObject) -> PaymentLink:
         """Create a payment link with a single request.
 
-        ``link`` is the JSON to send.
+        ``link`` is the JSON body of the request.
         """
         path = "/v3/ocpay/createLink"
         return _unwrap(self._post(path, link, read_payment_link, lambda: True))
@@ -296,7 +296,10 @@ class Client:
         )
 
     def _token(self, value: object) -> str:
-        """Return ``value`` if it is a plain token without the key, or else ``""``."""
+        """Return ``value`` if it is a token that does not contain the API key.
+
+        Otherwise, the result is "".
+        """
         if isinstance(value, str) and _TOKEN.fullmatch(value):
             return "" if self._key_in_text.search(value) else value
         return ""

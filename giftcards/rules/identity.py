@@ -35,7 +35,7 @@ def line_of(answer: OrderAnswer) -> tuple[str, str, int | None]:
 def is_created_before(answer: OrderAnswer, moment: datetime | None) -> bool:
     """Return True if the provider's order was created before ``moment``.
 
-    The creation time in the answer is used. Returns False if this time or ``moment`` is unknown.
+    The creation time is taken from the answer. Returns False if one of the two times is unknown.
     """
     created_at = answer.created_at
     return moment is not None and created_at is not None and created_at < moment
@@ -46,9 +46,9 @@ def find_difference(
 ) -> Problem | None:
     """Return a problem if ``answer`` is about another order, or else ``None``.
 
-    If the product or the type in ``line`` is "", it is not compared. Pass ``sent_at`` if it is not
-    confirmed yet that the provider's id belongs to the order. The answer is then also about another
-    order if its creation time differs from ``sent_at`` by more than ``FARTHEST_CLOCK``.
+    An empty product or type in ``line`` is not compared. Pass ``sent_at`` if it is not confirmed
+    yet that the provider's id belongs to the order. The answer is then also about another order if
+    its creation time differs from ``sent_at`` by more than ``FARTHEST_CLOCK``.
     """
     product_id, type_id, quantity = line
     if answer.quantity not in {None, quantity}:

@@ -1,10 +1,11 @@
 """Decide what happened to lost orders.
 
-A lost order was sent, but no usable answer arrived. If a row of the provider's list has the order's
-reference, this row is the order. A row with another reference or without a reference does not prove
-anything, because the provider might change references. If the reference does not identify a row, an
-order is identified by its line (product, type and quantity) and the time when it was sent. Orders
-with the same line are interchangeable. This module does not use the database or the clock.
+A lost order is an order that was sent, but for which no usable answer arrived. If a row of the
+provider's list has the order's reference, this row is the order. A row with another reference or
+without a reference does not prove anything, because the provider might change references. If the
+reference does not identify a row, an order is identified by its line (product, type and quantity)
+and the time when it was sent. Orders with the same line are interchangeable. This module does not
+use the database or the clock.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class SentOrder:
 
     ``not_before`` is the earliest time that the provider's clock could have shown when the order
     was recorded. A row that was created before ``not_before`` belongs to another order, unless the
-    times in the list are wrong. Such a row is never adopted. If ``not_before`` is ``None``, the
-    time is unknown, and rows of any time can be adopted.
+    times in the list are wrong. The app never adopts such a row without asking staff. If
+    ``not_before`` is ``None``, the creation time of a row does not matter.
 
     ``is_elsewhere`` is True if the list might belong to another account. In another account, only a
     reference can identify a row, and a missing row does not prove anything.
@@ -87,7 +88,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The decision that ``row`` corresponds to the order.
+    """The decision that a row of the provider's list is the order.
 
     ``repeated`` contains the other rows with the order's reference, each of which is a further
     purchase.
@@ -118,9 +119,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class AskPerson:
-    """The decision to ask staff which of ``rows``, if any, is the order.
+    """The decision to ask staff which row, if any, is the order.
 
-    ``is_soon`` is True if the next search is likely to decide.
+    ``rows`` contains the candidates. ``is_soon`` is True if the next search is likely to settle the
+    question.
     """
 
     order: SentOrder
@@ -192,7 +194,7 @@ def _plan_named(survey: Survey) -> tuple[list[Decision], Survey]:
 
 
 def ask_about_failed(decisions: Iterable[Decision], failed: Sequence[Adopt]) -> list[Decision]:
-    """Ask staff about all orders with the same line as one in ``failed``.
+    """Ask staff about all orders that have the line of a failed decision.
 
     ``failed`` contains decisions to adopt a row that could not be carried out. Such a row could
     belong to any order with the same line, so none of these orders may be declared absent.
@@ -264,7 +266,7 @@ def _prefer_accepted(
 def _plan_unmatched(
     orders: Sequence[SentOrder], rows: Sequence[OrderAnswer], survey: Survey
 ) -> list[Decision]:
-    """Decide about lost orders with the same line that were not paired.
+    """Decide about unpaired lost orders that have the same line.
 
     ``rows`` are the unpaired rows. A row could belong to one of the orders if its time is near the
     sending time, even if its product or type differs. A row with the same line could also belong to

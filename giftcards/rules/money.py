@@ -71,12 +71,13 @@ def purchase_breakdown(
     price_per_card: Decimal | None,
     fulfilled_amount: Decimal | None,
 ) -> RefundBreakdown:
-    """Return the same as :func:`refund_breakdown`, from separate values.
+    """Return the refund breakdown of an order with these values.
 
-    According to the provider's guide, the provider credits back (quantity − fulfilled_quantity) ×
-    price_per_card for a ``PARTIALLY_FILLED`` order, nothing for a ``FULFILLED`` order, and the
-    whole price for a ``REFUNDED`` order. A refunded order without ``fulfilled_amount`` was charged
-    0. Raises :exc:`ValueError` for any other status.
+    The result is the same as for :func:`refund_breakdown`. According to the provider's guide, the
+    provider credits back (quantity − fulfilled_quantity) × price_per_card for a
+    ``PARTIALLY_FILLED`` order, nothing for a ``FULFILLED`` order, and the whole price for a
+    ``REFUNDED`` order. A refunded order without ``fulfilled_amount`` was charged 0. Raises
+    :exc:`ValueError` for any other status.
     """
     cards = STATES[status].cards
     match cards:
@@ -203,7 +204,7 @@ def amount_of_missing(order: Sold, quantity: int) -> Decimal | None:
 def payment_breakdown(
     *, paid: Decimal, quantity: int, fulfilled_quantity: int
 ) -> CustomerBreakdown:
-    """Divide ``paid`` between the delivered and the missing cards.
+    """Divide a payment between the delivered and the missing cards.
 
     The kept amount is rounded half up to two decimals, and the rest is owed. Raises
     :exc:`ValueError` unless ``paid`` ≥ 0, ``quantity`` ≥ 1, and ``fulfilled_quantity`` is between 0

@@ -64,8 +64,9 @@ class Margin(NamedTuple):
 class Terms(NamedTuple):
     """The values of one type that determine its price.
 
-    They are the cost, the fixed price of the type, and the margins of the type, its product and its
-    category. ``accepted_loss`` is the largest loss per card, in dinars, that the owner accepts.
+    The values include the cost, the fixed price of the type, and the margins of the type, its
+    product and its category. ``accepted_loss`` is the largest loss per card, in dinars, that the
+    owner accepts.
     """
 
     cost: Decimal | None
@@ -100,7 +101,7 @@ class Priced(NamedTuple):
 
 
 def find_source(terms: Terms, shelf: ShelfTerms) -> tuple[PriceSource, Margin]:
-    """Return the source of the price and its margin, which can be empty."""
+    """Return the source of the price, and its margin or an empty margin."""
     if terms.fixed_price is not None:
         return PriceSource.FIXED, Margin()
     for source, margin in (

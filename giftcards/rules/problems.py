@@ -876,10 +876,10 @@ class Problem:
 def revise(
     entries: Iterable[Entry], *, ends: Collection[Kind] = (), new: Iterable[Problem] = ()
 ) -> list[Entry]:
-    """Remove the entries of the kinds in ``ends``, and add ``new`` problems.
+    """Remove problems that have ended from the entries, and add new ones.
 
-    If ``entries`` already contains a problem in ``new``, the existing entry is kept unchanged, even
-    if its kind is in ``ends``.
+    ``ends`` lists the kinds of problems that have ended. If ``entries`` already contains one of the
+    ``new`` problems, its entry is kept unchanged, even if its kind is listed in ``ends``.
     """
     new = list(dict.fromkeys(new))
     kept = [
@@ -896,8 +896,8 @@ def history(
 ) -> list[Entry]:
     """Return the entries for a status change.
 
-    The result contains the ``details`` of the change, followed by the problems that have ended.
-    ``before`` contains the problems before the change, and ``after`` the problems after it.
+    The result contains the ``details`` of the change, followed by the problems that have ended. The
+    arguments ``before`` and ``after`` contain the problems before and after the change.
     """
     current = list(details)
     remaining = [Problem.of(entry) for entry in after]

@@ -1,7 +1,7 @@
 """The roles of staff, with their permissions.
 
-Another app can define its own roles in the ``roles`` attribute of its plugin. The attribute is a
-mapping like :data:`ROLES`, and contains codenames of the other app's permissions.
+Another app can define its own roles in the ``roles`` attribute of its plugin. The attribute has the
+same structure as :data:`ROLES`, with codenames of the other app's permissions.
 """
 
 from __future__ import annotations

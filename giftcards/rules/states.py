@@ -1,8 +1,8 @@
 """The statuses of an order, and a table of their properties.
 
-Queries, reports and pages use the properties in this table instead of lists of statuses. Statuses
-are named only in code for one step of an order, such as sending, because this code sets the new
-status.
+Queries, reports and pages use the properties in this table instead of lists of statuses. Only code
+that performs one step of an order, such as sending, names individual statuses, because it sets the
+new status.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class Cards(Enum):
     NONE = auto()
 
     def fits(self, delivered: int, quantity: int) -> bool:
-        """Return True if this share describes ``delivered`` cards of ``quantity``."""
+        """Return True if this share matches the number of delivered cards.
+
+        ``quantity`` is the number of ordered cards.
+        """
         match self:
             case Cards.ALL:
                 return delivered == quantity

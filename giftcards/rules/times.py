@@ -88,10 +88,11 @@ def read_moment(text: str) -> datetime:
 
 
 def repeated_for(moment: datetime) -> timedelta:
-    """Return the length of the clock change that repeats ``moment``, or 0.
+    """Return the length of the clock change if a time occurs twice.
 
-    When clocks are set back in autumn, the times of one hour occur twice, and a naive ``moment``
-    does not show which of the two times is meant. For an aware ``moment``, the result is 0.
+    Otherwise, the result is 0. When clocks are set back in autumn, the times of one hour occur
+    twice, and a naive ``moment`` does not show which of the two times is meant. For an aware
+    ``moment``, the result is 0.
     """
     if timezone.is_aware(moment):
         return _NO_TIME
@@ -124,7 +125,7 @@ def begin_of(day: date) -> datetime:
 
 
 def bounds(first: date, last: date) -> tuple[datetime, datetime]:
-    """Return the start of ``first`` and the end of ``last``.
+    """Return the start of the first day and the end of the last day.
 
     The end is the start of the next day. The start and the end are in their stored form.
     """
@@ -132,9 +133,9 @@ def bounds(first: date, last: date) -> tuple[datetime, datetime]:
 
 
 def within(field: str, first: date, last: date) -> Q:
-    """Return the condition that ``field`` is between two days.
+    """Return a condition for times in a period of whole days.
 
-    The days ``first`` and ``last`` are included.
+    The condition applies to the column ``field``. The days ``first`` and ``last`` are included.
     """
     start, end = bounds(first, last)
     return Q(**{f"{field}__gte": start, f"{field}__lt": end})
@@ -149,12 +150,12 @@ def is_ahead(moment: datetime | None, now: datetime, *, max_distance: timedelta)
 
 
 def ahead(field: str, now: datetime, *, max_distance: timedelta) -> Q:
-    """Return the condition of :func:`is_ahead` as a ``Q`` for a column."""
+    """Return a ``Q`` that applies :func:`is_ahead` to a column."""
     return Q(**{f"{field}__gt": now, f"{field}__lte": now + max_distance + SLACK})
 
 
 def past(field: str, now: datetime, *, max_distance: timedelta) -> Q:
-    """Return a ``Q`` for the rows that :func:`ahead` does not match.
+    """Return the opposite of the ``Q`` that :func:`ahead` returns.
 
     Rows in which the column is NULL are included.
     """
@@ -166,8 +167,8 @@ def past(field: str, now: datetime, *, max_distance: timedelta) -> Q:
 
 
 def is_recent(moment: datetime | None, now: datetime, *, period: timedelta) -> bool:
-    """Return True if ``moment`` was within the last ``period``.
+    """Return True if the time since ``moment`` is shorter than ``period``.
 
-    Returns False if ``moment`` is ``None`` or is in the future.
+    Returns False if ``moment`` is ``None`` or is more than ``SLACK`` in the future.
     """
     return moment is not None and -SLACK <= now - moment < period

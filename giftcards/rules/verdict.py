@@ -101,19 +101,19 @@ def evaluate_answer(
     is_late: bool = False,
     is_repeated: bool = False,
 ) -> Verdict:
-    """Evaluate an answer about an order of the cards in ``line``.
+    """Evaluate the provider's answer about an order.
 
-    ``line`` contains the product, the type and the quantity. ``known_price`` is the price of a card
-    when the order was placed, and is used if the answer does not contain a price. Pass ``sent_at``
-    if the order's id is not confirmed yet.
+    The ``line`` of the order contains the product, the type and the quantity. ``known_price`` is
+    the price of a card when the order was placed, and is used if the answer does not contain a
+    price. Pass ``sent_at`` if the order's id is not confirmed yet.
 
     If the answer is not clear, the order may stay open, so that it is checked again:
 
     - If only an amount is unreadable, the order is settled without this amount, and staff see a
       problem.
     - If something else is unreadable, such as the number of cards, the order stays open, unless
-      ``is_late`` is True. A partially filled order stays open even then, if the answer does not
-      state a readable number of delivered cards.
+      ``is_late`` is True. Even if ``is_late`` is True, a partially filled order stays open if the
+      answer does not state a readable number of delivered cards.
     - If figures contradict each other or cards are repeated, the order stays open, unless
       ``is_repeated`` is True.
 

@@ -72,8 +72,8 @@ CATALOGUE: Mapping[str, Product] = {
 class OfferChange:
     """A scheduled change of the price or stock of a product type.
 
-    The change happens ``after`` seconds after the simulator was created. If ``price`` or ``stock``
-    is ``None``, this value does not change.
+    ``after`` is the time from the creation of the simulator to the change, in seconds. If ``price``
+    or ``stock`` is ``None``, this value does not change.
     """
 
     after: float
@@ -82,14 +82,17 @@ class OfferChange:
     stock: int | None = None
 
     def apply(self, kind: Denomination) -> Denomination:
-        """Return a copy of ``kind`` with the new price or stock."""
+        """Return a copy of the product type with the new price or stock."""
         price = kind.price if self.price is None else self.price
         return replace(kind, price=price, stock=kind.stock if self.stock is None else self.stock)
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """The first order of a type and quantity gets only ``delivered`` cards."""
+    """A partial delivery of the first order for a type and quantity.
+
+    ``delivered`` is the number of delivered cards.
+    """
 
     type_id: str
     quantity: int
@@ -206,10 +209,10 @@ class Order:
     """An order in the simulated account.
 
     The equation ``charged + refunded == quantity * price`` always holds. Amounts are in dinars, and
-    ``price`` is for one card. Until the order settles, ``charged`` is the price of all cards. After
-    that, ``charged`` is this price minus the refund. If ``settle_at`` is ``None``, the order never
-    settles. ``cards`` contains the cards delivered so far. ``reference`` is "" if the request had
-    no reference, or if the account ignores references.
+    ``price`` is for one card. Until the order settles, ``charged`` is the price of all cards. When
+    the order settles, the refund is subtracted from ``charged``. If ``settle_at`` is ``None``, the
+    order never settles. The ``cards`` field contains the cards delivered so far. The ``reference``
+    field is "" if the request had no reference, or if the account ignores references.
     """
 
     id: str
@@ -237,7 +240,7 @@ class Payment:
     """A customer's payment in dinars, together with its payment link.
 
     ``status`` becomes ``CONFIRMED`` if the customer pays, and ``FAILED`` if the customer declines
-    or the link expires. ``told`` contains the fields of the request that created the link.
+    or the link expires. The fields of the request that created the link are stored in ``told``.
     """
 
     ref: str
@@ -337,7 +340,10 @@ class Account:
 
     @property
     def orders(self) -> dict[str, Order]:
-        """Copies of all orders in their current state by id, oldest first."""
+        """A dict that maps ids to copies of all orders, oldest first.
+
+        The copies show the current state of the orders.
+        """
         with self._lock:
             self._settle_due()
             for order in self._orders.values():
@@ -370,7 +376,7 @@ class Account:
     def add_transaction(
         self, kind: str, amount: Decimal | int, *, objid: str = "", shown_after: float | None = 0
     ) -> Transaction:
-        """Add a transaction that belongs to no simulated order, and return it.
+        """Add a transaction that does not belong to an order, and return it.
 
         The ``kind``, such as ``DEPOSIT`` or ``FLEXY``, decides whether ``amount`` is added to the
         balance or subtracted from it. The API shows the transaction after ``shown_after`` seconds,
@@ -401,8 +407,8 @@ class Account:
 
         By default, the type of the order decides how many cards are delivered.
 
-        Raises :exc:`KeyError` if there is no such order, and :exc:`ValueError` if ``delivered`` is
-        not possible.
+        Raises :exc:`KeyError` if the order does not exist, and :exc:`ValueError` if the order
+        cannot settle with this number of cards.
         """
         with self._lock:
             order = self._orders[order_id]

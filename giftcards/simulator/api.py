@@ -66,8 +66,8 @@ class Simulator(Account):
 
     Invalid options raise :exc:`ValueError`. The documentation describes the options. The options
     can be changed while the simulator runs, except ``host``, ``port``, ``ssl_context`` and
-    ``opening_balance``. If an option is a pair of seconds, the two values are the shortest and the
-    longest time.
+    ``opening_balance``. If an option is a pair of times in seconds, the times are a minimum and a
+    maximum.
 
     If ``port`` is 0, :meth:`start` chooses a free port and stores it. If you stop the simulator and
     start it again, it has the same URL and still contains its orders.

@@ -169,7 +169,7 @@ def exact_moment(at: datetime) -> SafeString:
 
 
 def zoned_moment(at: datetime) -> SafeString:
-    """Return :func:`exact_moment` with the time zone.
+    """Return the result of :func:`exact_moment` with the time zone.
 
     The provider might use another time zone.
     """
@@ -361,7 +361,7 @@ def labelled(label: str, value: str) -> SafeString:
 
 
 def filled(text: str, **parts: object) -> SafeString:
-    """Escape the translated ``text``, and fill in ``parts``.
+    """Escape the translated ``text``, and insert ``parts`` into it.
 
     The parts must be HTML or numbers, because they are not escaped.
     """
@@ -390,7 +390,7 @@ def badge(kind: str, label: object) -> SafeString:
 
 
 def isolated(part: object) -> str:
-    """Isolate the text direction of ``part`` in plain text, such as titles."""
+    """Enclose ``part`` in directional isolates for use in plain text."""
     return f"\u2068{part}\u2069"
 
 

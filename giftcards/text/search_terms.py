@@ -150,8 +150,8 @@ def terms_of(order: Mapping[str, str]) -> set[Term]:
 def terms_of_contact(contact: str) -> set[str]:
     """Return terms for finding orders by an e-mail address or phone number.
 
-    ``contact`` is an address normalised by :func:`folded`, or a number normalised by
-    :func:`dialled`. Each order with this contact has at least one of the terms.
+    ``contact`` is an address in the form that :func:`folded` returns, or a number in the form that
+    :func:`dialled` returns. Each order with this contact has at least one of the terms.
     """
     if "@" not in contact:
         return {_number(contact.removeprefix(COUNTRY))[:LONGEST]}
@@ -231,7 +231,7 @@ def _together(name: Sequence[str]) -> Iterator[str]:
 
 
 def _word_of(part: str) -> Word | None:
-    """Return the word for a part of a search, or ``None``.
+    """Convert a part of a search to a ``Word``, or return ``None``.
 
     The result is ``None`` if the part has no letters or digits.
     """

@@ -126,7 +126,7 @@ def _plain_sign(sign: str) -> str:
 
 
 def respelled(text: str) -> str:
-    """Return :func:`plain` with a single spelling for each Arabic name.
+    """Normalise text with :func:`plain`, and unify spellings of Arabic names.
 
     The function treats these spellings as equal:
 
@@ -254,7 +254,7 @@ def is_phone(text: str) -> bool:
 
 
 def international_phone(text: str) -> str:
-    """Return the phone number ``text`` in E.164 format, or "".
+    """Return a phone number in E.164 format, or "".
 
     The result is "" if ``text`` is not exactly one phone number. For example, 0555 12 34 56 becomes
     +213555123456. An Algerian number can be written in any format and script, with or without the
@@ -279,7 +279,7 @@ def international_phone(text: str) -> str:
 
 
 def numbers(text: str) -> frozenset[str]:
-    """Return the phone numbers in a field for phone numbers.
+    """Return the phone numbers that a phone number field contains.
 
     Each number is normalised by :func:`dialled`.
     """
@@ -294,8 +294,8 @@ def contact_of(address: str) -> str:
     """Return an e-mail address or a phone number in a comparable form.
 
     An address is normalised by :func:`folded`, and a number by :func:`dialled`. If the string
-    contains several numbers, the result is the first number in sorted order. If the string does not
-    contain an address or a number, the result is "".
+    contains several numbers, they are sorted as text, and the result is the first one. If the
+    string does not contain an address or a number, the result is "".
     """
     return folded(address) if "@" in address else min(numbers(address), default="")
 

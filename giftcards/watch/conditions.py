@@ -67,17 +67,14 @@ class Standing:
         return self.state.paused_because == ProviderState.Pause.ACCESS
 
     def once(self, read: Callable[[], T]) -> T:
-        """Return the result of ``read``, and call it only the first time."""
+        """Return the result of a function that is called only the first time."""
         if read not in self._read:
             self._read[read] = read()
         result: T = self._read[read]
         return result
 
     def keep(self, read: Callable[[], T], result: T) -> None:
-        """Store ``result``, so that :meth:`once` does not call ``read``.
-
-        Instead, :meth:`once` returns ``result``.
-        """
+        """Store a result that :meth:`once` returns instead of calling ``read``."""
         self._read[read] = result
 
 
@@ -92,9 +89,9 @@ class Finding:
     - ``orders`` maps primary keys of orders to their references.
     - ``rows`` contains the primary keys of rows that are not orders. It is empty unless staff are
       notified once about each row.
-    - ``explain`` returns details for staff in their language, or "".
-    - ``allows_sales`` is used for conditions that usually stop sales. It is True if cards can still
-      be bought this time.
+    - ``explain`` is a function that returns details in the language of staff, or "".
+    - ``allows_sales`` is True if cards can be bought although this kind of condition usually stops
+      sales.
     """
 
     sentence: str
@@ -112,11 +109,11 @@ class Finding:
 
     @classmethod
     def of_rows(cls, number: int, *, singular: str, plural: str, **more: Any) -> Self | None:
-        """Return a finding about ``number`` rows, or ``None`` if ``number`` is 0.
+        """Return a finding about rows, or ``None`` if there are no rows.
 
-        If there are more than ``MOST`` rows, ``number`` is ``MOST + 1``. ``singular`` is the
-        sentence for a single row. ``plural`` is the sentence for several rows, with ``%s`` for the
-        count. ``more`` contains other fields of the finding.
+        ``number`` is the number of rows, but at most ``MOST + 1``. ``singular`` is the sentence for
+        a single row. ``plural`` is the sentence for several rows, with ``%s`` for the count.
+        ``more`` contains other fields of the finding.
         """
         if not number:
             return None
@@ -127,13 +124,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """A condition that holds while ``judge`` returns a finding.
+    """A condition that holds while its ``judge`` returns a finding.
 
     - ``holds`` is a description for the documentation, in whole sentences.
     - ``headline`` is a phrase that can contain ``%(count)s``. A condition without a headline is
       only for monitors.
-    - ``ended`` is the message to staff that the condition no longer holds. A condition without this
-      message is about orders or other rows, and staff are notified once about each of them.
+    - ``ended`` is the message that tells staff that the condition no longer holds. If a condition
+      does not have this message, staff are notified once about each order or other row that the
+      condition is about.
     """
 
     code: str
@@ -173,8 +171,9 @@ class Condition:
     def visible_part(self, finding: Finding, visible: QuerySet[Order]) -> Finding | None:
         """Return the part of ``finding`` about visible orders, or ``None``.
 
-        ``visible`` contains the orders that a person is allowed to see. If the condition is not
-        about orders, or if ``visible`` does not have a filter, ``finding`` is returned unchanged.
+        ``visible`` contains the orders that a person is allowed to see. The finding is returned
+        unchanged if the condition is not about orders, or if the queryset ``visible`` does not have
+        a filter.
         """
         if not (self.is_about_orders and leaves_some_out(visible)):
             return finding
@@ -189,7 +188,7 @@ class Condition:
         return gettext("%(what)s (at least)") % {"what": text} if has_more else text
 
     def find(self, standing: Standing, visible: QuerySet[Order]) -> Finding | None:
-        """Return the finding for a person who sees only the orders in ``visible``."""
+        """Return the finding for a person who may see only ``visible`` orders."""
         finding = self.judge(standing)
         return finding and self.visible_part(finding, visible)
 
@@ -203,9 +202,9 @@ class Condition:
 class OfRows:
     """A ``judge`` that looks for rows in several querysets.
 
-    The condition can hold only if at least one of the querysets contains rows. ``tell`` is called
-    with the querysets that ``rows`` returns. ``tell`` must return ``None`` if all querysets are
-    empty. If ``is_enough`` is False, ``tell`` can return ``None`` even if a queryset contains rows.
+    The function ``rows`` returns the querysets, which are passed to the function ``tell``. If all
+    querysets are empty, the condition does not hold, so ``tell`` must return ``None``. If
+    ``is_enough`` is False, ``tell`` can return ``None`` even if a queryset contains rows.
     """
 
     rows: Callable[[Standing], Sequence[QuerySet[Any]]]
@@ -227,7 +226,7 @@ def most_urgent_first(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
-    """Return expressions for whether each condition's querysets have rows.
+    """Return expressions that check each queryset of a condition for rows.
 
     There is one expression for each queryset of an :class:`OfRows` condition. Its key consists of
     the condition's code and the index of the queryset.
@@ -241,9 +240,9 @@ def signs(standing: Standing) -> dict[tuple[str, int], Exists]:
 
 
 def which_hold(standing: Standing, values: Mapping[tuple[str, int], bool]) -> dict[str, bool]:
-    """Map each condition's code to True if the condition holds, or to False.
+    """Map the code of each condition to whether the condition holds.
 
-    ``values`` contains the value of each expression that :func:`signs` returned.
+    ``values`` maps the keys of :func:`signs` to the values of its expressions.
     """
     with_rows = {code for (code, _number), is_there in values.items() if is_there}
 
@@ -261,9 +260,9 @@ def above_list(
 ) -> Iterator[tuple[Condition, Finding]]:
     """Yield the conditions that a person sees above the order list.
 
-    Each condition holds, and comes with its finding. ``has_permission`` is a function that takes a
-    permission and returns True if the person has it. ``visible`` contains the orders that the
-    person is allowed to see.
+    The function yields only conditions that hold, each with its finding. ``has_permission`` is a
+    function that takes a permission and returns True if the person has it. ``visible`` contains the
+    orders that the person is allowed to see.
     """
     for condition in CONDITIONS.values():
         is_shown = condition.is_above_list and has_permission(condition.permission)

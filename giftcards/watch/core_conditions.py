@@ -1,4 +1,4 @@
-"""The conditions of the core: how they are evaluated, and their messages."""
+"""The conditions of the core, with their evaluation and messages."""
 
 from __future__ import annotations
 

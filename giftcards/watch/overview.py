@@ -99,8 +99,8 @@ class FinalOrders:
     """The number of final orders by status, as last counted by a worker.
 
     Counting all final orders reads an entire index, so a worker counts them only once an hour. A
-    caller that needs the current numbers counts the orders that became final after ``until``, and
-    adds their number.
+    caller that needs the current numbers must add the orders that became final after the time
+    ``until``.
     """
 
     numbers: Mapping[str, int]
@@ -120,7 +120,8 @@ class FinalOrders:
     def with_others(self, lines: Iterable[Line]) -> dict[str, int]:
         """Return the number of orders by status.
 
-        ``lines`` contains the lines of all open orders, and the lines that :meth:`later` returns.
+        ``lines`` must contain the lines of all open orders, and those of the final orders from
+        :meth:`later`.
         """
         numbers = Counter(self.numbers)
         for line in lines:
@@ -238,7 +239,7 @@ class KeyInUse(NamedTuple):
 
 
 def encryption_keys(*, counts_all: bool = False) -> list[KeyInUse]:
-    """Return the encryption keys in the settings, then other keys in use.
+    """List the encryption keys in the settings, and then other keys in use.
 
     At most ``MANY_CARDS`` cards per key are counted, unless ``counts_all`` is True. Raises
     :exc:`~giftcards.exceptions.ConfigurationError` if the keys in the settings are unusable.

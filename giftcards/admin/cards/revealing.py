@@ -172,7 +172,7 @@ def _ask(pages: Pages, request: HttpRequest, card: Card, form: RevealForm) -> Ht
 def _reveal(pages: Pages, request: HttpRequest, card: Card, reason: str) -> Shown:
     """Record the reveal, and then open the card.
 
-    A code is never shown without a record.
+    A code is shown only after its reveal has been recorded.
     """
     try:
         with transaction.atomic(durable=True):

@@ -308,9 +308,9 @@ def failures(
 ) -> Section:
     """Return the section about recent failures.
 
-    The section lists the last failed request to the provider, the refusals of API keys, and the
-    status changes in ``changes`` of which the shop could not be notified. If ``shows_hints`` is
-    False, error messages are hidden.
+    The section lists the last failed request to the provider, the refusals of API keys, and failed
+    notifications to the shop. ``changes`` contains the status changes whose notifications are
+    checked. If ``shows_hints`` is False, error messages are hidden.
     """
     text = _failure(state.failure, shows_costs=shows_costs)
     # An outage ends automatically. If the provider refuses requests, a person has to act.

@@ -237,9 +237,9 @@ _FIGURES = (
 def _sums_since(since: datetime) -> tuple[int, Decimal, Decimal]:
     """Return the number of delivered cards, the sales and the margin.
 
-    The function counts orders that became final after ``since``. Unknown amounts are left out. The
-    query groups orders with equal figures and counts each group. Python then adds the amounts,
-    because SQLite would add them as binary floating-point numbers.
+    The parameter ``since`` is the earliest time at which the counted orders became final. Unknown
+    amounts are left out. The query groups orders with equal figures and counts each group. Python
+    then adds the amounts, because SQLite would add them as binary floating-point numbers.
     """
     final = Order.objects.filter(finalized_at__gte=since).order_by()
     cards, sold, margin = 0, Decimal(0), Decimal(0)

@@ -70,7 +70,7 @@ def may(*permissions: str) -> Permission:
 
 @dataclass(slots=True)
 class Attempt:
-    """An attempt by the person who sent ``request`` to use an action."""
+    """A person's attempt to use an action on an order."""
 
     action: OrderAction
     pages: Pages
@@ -116,8 +116,8 @@ class Outcome(NamedTuple):
     the person, or a tuple of messages. ``log`` is the entry in the history of the order, or "" if
     the action did not change anything. The entry must not name the customer or the cost, because it
     can be read by all people who are allowed to see the order. If ``wakes`` is True, a background
-    worker is woken after the action. ``shows`` is the order whose page the person is redirected to.
-    By default, this is the order of the attempt.
+    worker is woken after the action. The optional ``shows`` attribute is another order, to whose
+    page the person is redirected instead.
     """
 
     says: Any
@@ -154,9 +154,10 @@ class Refused(Exception):
 class OrderButton(NamedTuple):
     """A button on the page of an order.
 
-    The button opens a page that explains the action. If ``is_post`` is True, there is no such page,
-    and the button posts ``state_token`` to ``url``. If ``is_minor`` is True, the button is shown as
-    a link. If ``is_final`` is True, the button comes last, because its action cannot be undone.
+    The button opens a page that explains the action. If ``is_post`` is True, the action has no such
+    page, and the button posts ``state_token`` to ``url``. If ``is_minor`` is True, the button is
+    shown as a link. If ``is_final`` is True, the button comes last, because its action cannot be
+    undone.
     """
 
     label: str
@@ -268,7 +269,7 @@ def carry_out(action: OrderAction, pages: Pages, request: HttpRequest, key: Any)
 
 
 def begin(action: OrderAction, pages: Pages, request: HttpRequest, key: Any) -> Attempt:
-    """Return an :class:`Attempt` to use ``action`` on the row with ``key``.
+    """Return a new :class:`Attempt` to use an action on an order or a row.
 
     ``key`` is the primary key of the order, or of another row that the action is about. Raises
     ``PermissionDenied`` if the row is missing, or if the person is not allowed to see the order or
@@ -320,8 +321,8 @@ def in_words(part: Any) -> str:
 def end(attempt: Attempt, answer: Answer) -> HttpResponse:
     """Return the response to an attempt.
 
-    If the result is an outcome, its messages are set, and the response redirects to the order's
-    page.
+    If the attempt ended with an outcome, the person sees its messages and is redirected to the
+    order's page.
     """
     if not isinstance(answer, Outcome):
         return answer
@@ -341,8 +342,8 @@ def buttons(
 ) -> list[OrderButton]:
     """Return the buttons that the person is allowed to use.
 
-    ``subject`` is the order or the row that the ``actions`` are about. Actions that are not offered
-    for ``subject`` do not have a button.
+    ``subject`` is the order or the row that the ``actions`` are about. An action has a button only
+    if it is offered for this order or row.
     """
     return in_order(
         OrderButton(

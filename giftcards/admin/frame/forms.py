@@ -67,7 +67,7 @@ def language_choices(empty: Any, *others: str) -> list[tuple[str, Any]]:
 
 
 def token(purpose: str, values: list[Any]) -> str:
-    """Return a hash of ``values``, the values that a page has shown.
+    """Return a hash of the values that a page has shown.
 
     Only this site can compute the hash.
     """

@@ -105,9 +105,9 @@ def _topic(file: Path, names: tuple[str, ...]) -> Topic:
 def as_html(source: str, names: tuple[str, ...]) -> SafeString:
     """Convert Markdown to HTML.
 
-    Only links to the topics in ``names`` become links in HTML. HTML in the text is escaped. A link
-    to a topic of an app that is not installed becomes plain text. For images and all other links,
-    the result contains the Markdown source as text.
+    ``names`` lists the topics of the manual. Only links to these topics become HTML links. HTML in
+    the text is escaped. A link to a topic of an app that is not installed becomes plain text. For
+    images and all other links, the result contains the Markdown source as text.
     """
     known = _LINK.sub(lambda link: link[0] if link[2] in names else link[1], source)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -118,8 +118,8 @@ def as_html(source: str, names: tuple[str, ...]) -> SafeString:
 def help_url(request: HttpRequest, topic: str = "") -> str:
     """Return the URL of the ``topic`` in the manual.
 
-    Returns "" if the person is not allowed to read the manual. By default, the topic is the topic
-    of the requested page. Returns "" if the page does not have a topic.
+    Returns "" if the person is not allowed to read the manual. If ``topic`` is empty, the function
+    uses the topic of the requested page. Returns "" if the page does not have a topic.
     """
     topic = topic or _topic_of(request)
     if not (topic and may_read(request)):

@@ -75,7 +75,7 @@ class OrderPages(admin.ModelAdmin):  # type: ignore[type-arg]
         return path(page.route, view, name=f"giftcards_{page.name}")
 
     def get_order_buttons(self, request: HttpRequest, order: Order) -> list[OrderButton]:
-        """Return this person's buttons for the page of ``order``.
+        """Return the buttons that the person may use on an order's page.
 
         Subclasses can extend the list.
         """

@@ -109,8 +109,8 @@ def has_password(request: HttpRequest) -> bool:
 def prove(request: HttpRequest, password: Masked) -> None:
     """Check ``password``, and record that the user has proved their identity.
 
-    Raises ``ValidationError`` if the password is wrong, if it was set too recently to be a proof,
-    or if too many wrong passwords were entered in this session.
+    Raises ``ValidationError`` if the password is wrong, if it was set so recently that it does not
+    prove anything, or if too many wrong passwords were entered in this session.
     """
     attempt = _begin(request)
     if attempt is None:

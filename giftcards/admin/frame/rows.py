@@ -50,7 +50,7 @@ class SortedAsOffered(ChangeList):
 
     @property
     def counted(self) -> Counted:
-        """This change list as a :class:`Counted`, for the pagination template."""
+        """The :class:`Counted` wrapper of this list, for the pagination template."""
         return Counted(self)
 
 
@@ -78,13 +78,13 @@ class Counted:
 
     @property
     def text(self) -> str:
-        """The number of rows with its noun, such as "12 orders"."""
+        """The row count with a noun, such as "12 orders"."""
         rows: Any = self._rows
         return str(rows.model_admin.counted % {"count": rows.result_count})
 
     @property
     def noun(self) -> str:
-        """The text of :attr:`text` without the number, such as "orders"."""
+        """The text of the row count without the number, such as "orders"."""
         return self.text.removeprefix(str(self._rows.result_count)).strip()
 
 
@@ -153,7 +153,7 @@ class OnlyFilters(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 class LimitedPaginator(Paginator):  # type: ignore[type-arg]
-    """A paginator for the first ``limit`` rows.
+    """A paginator that shows only a limited number of rows.
 
     The paginator does not count the rows beyond this limit.
     """
@@ -235,8 +235,8 @@ def column(
 
     The function displays the column ``name`` of ``model``. ``show(row, value)`` returns HTML.
     Without ``show``, amounts are formatted, times are shown with seconds, and other values are
-    wrapped in a ``<bdi>`` element. An empty value is shown as "-". The attribute ``of`` of the
-    function contains ``name``.
+    wrapped in a ``<bdi>`` element. An empty value is shown as "-". The returned function has an
+    ``of`` attribute, which contains the column's name.
     """
 
     @admin.display(description=label_for_field(name, model, return_attr=False))
@@ -269,7 +269,7 @@ def visible_orders(request: HttpRequest, site: AdminSite) -> QuerySet[Order]:
 def sees_orders(request: HttpRequest, site: AdminSite) -> bool:
     """Return True if the person is allowed to see orders.
 
-    The result does not depend on whether there are orders.
+    The result can be True even if there are no orders yet.
     """
     return not visible_orders(request, site).query.is_empty()
 
@@ -313,8 +313,7 @@ _MOST_NAMED = 100
 def orders_named(text: str) -> Found:
     """Return the newest orders whose reference begins with ``text``.
 
-    If a reference contains a number, and the number begins with ``text``, the result also contains
-    the order with this reference.
+    The text can also be the beginning of a number inside the reference.
     """
     return Order.objects.search(text, limit=_MOST_NAMED, kinds=NAMING)
 

@@ -1,4 +1,4 @@
-"""Sections of a page about the current state, such as the provider's page."""
+"""Sections for status pages, such as the provider's page."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ from giftcards.text.display import bdi, filled, moment, money, worked_out
 class OnHoldForm(forms.Form):
     """A form that asks whether to buy the cards of a waiting order.
 
-    The order is on hold or is waiting to be sent. ``buying`` is the label of the choice to buy the
-    cards.
+    The order is on hold or is waiting to be sent. The label of the choice to buy the cards is
+    passed as ``buying``.
     """
 
     APPROVE = "approve"

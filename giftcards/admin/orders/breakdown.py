@@ -93,7 +93,7 @@ def _paid_back(breakdown: CustomerBreakdown) -> Iterator[BreakdownLine]:
 
 
 def _gone_along(order: Order, replacement: Order, owed: Decimal) -> Iterator[BreakdownLine]:
-    """Yield a line for the transferred part of ``owed``, and one for the rest."""
+    """Yield a line for the transferred amount, and one for any remainder."""
     gone = owed if replacement.sale_amount is None else replacement.sale_amount
     how = _product(replacement.quantity, order.sale_price, gone)
     yield BreakdownLine(gettext("Transferred to the new order"), how, money(gone))
@@ -107,7 +107,7 @@ def _gone_along(order: Order, replacement: Order, owed: Decimal) -> Iterator[Bre
 def margin_lines(order: Order) -> Iterator[BreakdownLine]:
     """Yield a line with the margin if the margin is known.
 
-    The margin is the kept amount minus the cost.
+    The margin is the amount that the shop keeps, minus the cost.
     """
     provider, customer = refund_breakdown(order), customer_breakdown(order)
     if provider is None or customer is None or provider.charged_amount is None:
@@ -118,7 +118,7 @@ def margin_lines(order: Order) -> Iterator[BreakdownLine]:
 
 
 def earned(order: Order, price: Decimal) -> Decimal | None:
-    """Return the margin that results if each card costs ``price``.
+    """Return the margin of the order at the given price per card.
 
     Returns ``None`` if the order does not have a sale amount.
     """
@@ -140,7 +140,7 @@ def earned_in_words(amount: Decimal) -> SafeString:
 
 
 def bar(order: Order) -> dict[str, str] | None:
-    """Return the widths (in percent) and the labels of the bar for the cards.
+    """Return the parts of the card bar: widths in percent, and labels.
 
     Returns ``None`` if ``order`` is not settled.
     """
@@ -166,8 +166,8 @@ def bar(order: Order) -> dict[str, str] | None:
 def _product(quantity: int, price: Decimal | None, amount: Decimal | None) -> str:
     """Return ``quantity`` × ``price`` as HTML.
 
-    Returns "" if ``price`` or ``amount`` is unknown, or if the calculation does not result in
-    ``amount``.
+    Returns "" if the price or the amount is unknown, or if the result of the multiplication is not
+    the given amount.
     """
     if price is None or amount is None or quantity * price != amount:
         return ""

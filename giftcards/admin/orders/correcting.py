@@ -64,7 +64,7 @@ class CorrectionForm(RevealForm):
 
     @property
     def details(self) -> dict[str, Any]:
-        """The details of customer and recipient after the correction, by column."""
+        """The customer's and recipient's details after the correction, by column."""
         return {
             name: self.cleaned_data.get(name, "") if name in self.changed_data else value
             for name, value in self.initial.items()

@@ -1,7 +1,7 @@
 """The customer and recipient of an order, and the customer's other orders.
 
-The other orders are counted up to a limit. Only orders that the user of the admin is allowed to see
-are counted.
+The other orders are counted up to a limit. The count includes only orders that the signed-in person
+is allowed to see.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ _MOST_DIGITS = 15
 
 
 def _phone(text: str) -> SafeString | str:
-    """Return the phone number ``text`` as HTML.
+    """Return a phone number as HTML.
 
-    If the text is exactly one number, a link dials the number.
+    If the text is a single phone number, the HTML is a link that dials it.
     """
     if not text:
         return ""

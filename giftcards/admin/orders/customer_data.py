@@ -56,7 +56,7 @@ _WHY_KEPT = {
 class PersonForm(forms.Form):
     """A form that asks who the person is.
 
-    When the form is valid, its ``person`` attribute is the person.
+    A valid form contains the person in its ``person`` attribute.
     """
 
     by = forms.ChoiceField(

@@ -59,7 +59,7 @@ _LEFT_ALONE = {
 
 
 def left_alone(reason: NotChecked, count: int) -> str:
-    """Return a sentence that says why ``count`` orders are not checked."""
+    """Return a sentence that says how many orders were skipped, and why."""
     return str(_LEFT_ALONE[reason] % {"count": count})
 
 
@@ -274,9 +274,8 @@ NOTE = OrderAction(
 def decided(decision: Problem | None, log: str = "") -> Outcome:
     """Return the outcome of a decision by staff.
 
-    If the order had already changed, so that the decision could not be carried out, ``decision`` is
-    ``None``. ``log`` is the entry in the history of the order. The default entry is
-    ``decision.discreet``.
+    ``decision`` is ``None`` if the decision could not be carried out because the order had changed.
+    ``log`` is the entry in the history of the order. The default entry is ``decision.discreet``.
     """
     if decision is None:
         return LATE

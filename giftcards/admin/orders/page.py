@@ -266,7 +266,8 @@ class OrderPage(OrderPages):
 def _problem(entry: Entry, *, shows_costs: bool) -> tuple[str, Explanation, tuple[str, str] | None]:
     """Return a problem's key, its messages, and its acknowledgement.
 
-    The acknowledgement says who acknowledged the problem and when, or is ``None``.
+    The acknowledgement is a tuple of the person and the time, or ``None`` if the problem has not
+    been acknowledged.
     """
     problem, acknowledged = Problem.of(entry), None
     if "acknowledged_at" in entry:

@@ -247,7 +247,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
                 self._add_taken()
 
     def _look_for_repetition(self) -> None:
-        """Set ``placed`` if the form repeats an existing order.
+        """Look for an order that this form repeats, and store it as ``placed``.
 
         A form repeats an order if it has the same reference, product, type and quantity, and the
         person is allowed to know that the order exists. If the reference belongs to any other
@@ -285,10 +285,10 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 def _approve(order: Order, shown: Decimal) -> None:
-    """Approve the maximum price of ``order``, or ``shown`` if there is none.
+    """Approve the order's maximum price, or else the price that was shown.
 
-    ``shown`` is the price on the confirmation page. If the person lowered the sale price on that
-    page to less than the cost, the function does nothing.
+    ``shown`` is the price on the confirmation page. If this price exceeds the order's limit, for
+    example because the person lowered the sale price on that page, the function does nothing.
     """
     if not _is_too_dear(order, shown):
         confirm_price(order, shown if order.max_price is None else order.max_price)
@@ -440,7 +440,7 @@ class PlacingPage(OrderPages):
         person: Any = request.user.pk
 
         def is_known(_form: OrderForm, order: Order) -> bool:
-            """Return True if this person may see ``order``, or has placed it."""
+            """Return True if the person may see the order, or has placed it."""
             return (
                 self.may_see(request, order)
                 or log_entries(order).filter(user_id=person, action_flag=ADDITION).exists()
@@ -613,7 +613,7 @@ def _finder(request: HttpRequest) -> dict[str, Any]:
 
 
 def _is_too_dear(order: Order, price: Decimal) -> bool:
-    """Return True if a card costs more than ``order`` allows.
+    """Return True if the price per card exceeds the order's limit.
 
     In this case, the order would be put on hold.
     """

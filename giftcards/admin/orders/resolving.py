@@ -309,7 +309,7 @@ def _ask_about(attempt: Attempt, provider_order_id: str) -> HttpResponse | None:
 def _warn_if_taken(attempt: Attempt, *names: str) -> bool:
     """Show an error if an id already belongs to one of the shop's orders.
 
-    ``names`` contains the provider's ids of orders. Returns True if the error was shown.
+    The ``names`` are order ids from the provider. Returns True if the error was shown.
     """
     pages, request = attempt.pages, attempt.request
     owner = Order.objects.known_as(names).first()

@@ -89,8 +89,8 @@ def hide_typed_secret(request: HttpRequest, **_named: object) -> None:
 def is_code_like(text: str, *, is_found: bool, is_known: bool) -> bool:
     """Return True if ``text`` could be a card's code or serial number.
 
-    The last characters of a code also count as a code. ``is_found`` is True if the search has found
-    orders. ``is_known`` is True if the text is a whole word in an order that was found.
+    The result is also True for the last characters of a code. ``is_found`` is True if the search
+    has found orders. ``is_known`` is True if the text is a whole word in an order that was found.
     """
     if after_code_labels(text):
         return True

@@ -1,7 +1,7 @@
 """The sentences at the top of an order's page.
 
 The sentences say what happened, what happens next, and what prevents the next step.
-:func:`summarise` does not make queries. :func:`why_at_a_standstill` does.
+:func:`summarise` does not query the database, but :func:`why_at_a_standstill` does.
 """
 
 from __future__ import annotations

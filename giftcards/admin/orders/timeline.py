@@ -76,10 +76,10 @@ class RelatedOrder:
 class Timeline:
     """The history of an order, with its events and the reason for its status.
 
-    If ``shows_reasons`` is True, events say why codes were revealed. ``repeats`` is the earlier
-    order whose missing cards this order replaces. ``reordered_as`` is the later order that replaces
-    missing cards of this order. Each of these two attributes is ``None`` if there is no such order,
-    or if the person is not allowed to see the order.
+    If ``shows_reasons`` is True, the events include the reasons for revealing codes. ``repeats`` is
+    the earlier order whose missing cards this order replaces. ``reordered_as`` is the later order
+    that replaces missing cards of this order. Each of these two arguments is ``None`` if there is
+    no such order, or if the person is not allowed to see the order.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Timeline:
         return bool(decision.parameters.get("order") != seen)
 
     def _is_told(self, other: Order) -> bool:
-        """Return True if a recorded decision already names the order ``other``."""
+        """Return True if a recorded decision already names the other order."""
         return any(
             decision.parameters.get("order") == other.reference for decision in self._recorded
         )
@@ -266,7 +266,8 @@ _CORRECTED = (
 def _corrected(change: CustomerChange, after: CustomerChange | Order) -> Event:
     """Return the event of a correction.
 
-    The event contains the earlier details, because they show where messages were sent.
+    The event contains the details from before the correction, because messages may have been sent
+    to the former address.
     """
     text = _told(_CORRECTED, change.by)
     details = [

@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A row with its unsaved new values, its change, and its stored values."""
+    """A row with unsaved values, its requested change, and its stored values."""
 
     row: Any
     change: Change

@@ -140,7 +140,7 @@ def field_of(column: models.Field[Any, Any], **named: Any) -> forms.Field | None
 
 
 class RowForms:
-    """The forms of a page, one for each of ``rows``."""
+    """The forms of a page, one for each row."""
 
     def __init__(self, request: HttpRequest, rows: Sequence[ShelfRow]) -> None:
         self._data = request.POST if request.method == "POST" else None

@@ -60,7 +60,7 @@ _NOTHING = "-"
 
 
 class ShelfFilter(admin.SimpleListFilter):
-    """A filter for products that are, or are not, for sale now.
+    """A filter by whether a product is for sale now.
 
     A product is for sale if customers can buy at least one of its types.
     """

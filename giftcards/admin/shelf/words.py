@@ -27,7 +27,7 @@ def name_of(row: Any) -> str:
 
 
 def margin_text(margin: Margin) -> str:
-    """Return the margin as a person writes it, such as 12% or 50 DA."""
+    """Return the margin in the usual notation, such as 12% or 50 DA."""
     if margin.percent is not None:
         return percent_text(margin.percent)
     return money_text(margin.fixed)
@@ -71,9 +71,9 @@ def margin_of(row: Product | Category, shelf: Shelf) -> str:
 
 
 def rule_of(kind: ProductType, shelf: Shelf) -> str:
-    """Return a text that describes the rule for the price of ``kind``.
+    """Describe the rule that sets the price of a product type.
 
-    If ``kind`` inherits the rule, the text also says where the rule is set.
+    If the type inherits the rule, the text also says where the rule is set.
     """
     source, margin = find_source(kind.terms, shelf.terms)
     if source == PriceSource.FIXED:
@@ -101,7 +101,7 @@ def _from(source: PriceSource, margin: Margin, row: Any) -> str:
 
 
 def inherited_sale(row: Product | ProductType) -> str:
-    """Return whether ``row`` is sold if its ``is_sold`` is ``None``, as text.
+    """Describe the sale setting that a product or product type inherits.
 
     The text also says whether the value is inherited from the product or from the category.
     """

@@ -329,7 +329,7 @@ def _rows(
     """Yield the counts of a step that are not 0, with links.
 
     Each link leads to the list of counted rows, or is "" if the person may not open this list. A
-    count that includes another count of the step is left out if both counts are equal.
+    count is left out if it includes another count of the step and is not larger than that count.
     """
     for name in names:
         number, lesser = month.figures[name], _BEYOND.get(name)

@@ -341,7 +341,7 @@ def _verdict(summary: Summary) -> str:
 
 
 def _lines(summary: Summary) -> Iterator[tuple[str, str, bool]]:
-    """Yield a label, an amount as HTML, and True if the amount is a balance."""
+    """Yield each label, its amount as HTML, and whether it is a balance."""
     yield gettext("Balance before"), money(summary.opening_balance), True
     yield gettext("Gift cards"), signed_money(summary.orders), False
     yield gettext("Gift cards credited back"), signed_money(summary.refunds), False

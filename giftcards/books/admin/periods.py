@@ -123,13 +123,13 @@ class ReportForm(forms.Form):
 
     @property
     def question(self) -> Question:
-        """The :class:`Question` from the fields of a valid form."""
+        """The period, grouping and product of a valid form, as a ``Question``."""
         given = self.cleaned_data
         return Question(given["from"], given["to"], By(given["by"]), given["product"])
 
 
 class DownloadForm(forms.Form):
-    """The form for a download of the report or its orders.
+    """The form to download the report or its orders.
 
     The form has one button for the report and one button for the orders.
     """
@@ -157,7 +157,7 @@ class DownloadForm(forms.Form):
 
 
 def links(question: Question | None) -> list[tuple[str, str, bool]]:
-    """Return links to common periods, and mark the period of ``question``."""
+    """Return links to common periods, and mark the selected period."""
     day = today()
     this_month = first_day(day, By.MONTH)
     last_month = this_month - timedelta(days=1)
@@ -184,7 +184,7 @@ def row_text(row: Row, report: Report) -> str:
 
 
 def month_of(text: str) -> date | None:
-    """Return the first day of a month such as ``2026-11``.
+    """Return the first day of a month in the format ``YYYY-MM``.
 
     The result is ``None`` if ``text`` is not a month in this format, or if the month is before 2000
     or after 2100.

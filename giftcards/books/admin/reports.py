@@ -212,9 +212,9 @@ class ReportFact(NamedTuple):
 
 
 def list_url(order_list: str, question: Question, **filters: str) -> str:
-    """Return the URL of the order list for ``question`` and ``filters``.
+    """Return the URL of the filtered order list.
 
-    The filters of the list are the period and the product in ``question``, and all ``filters``.
+    The list is filtered by the period and the product in the ``Question``, and by all ``filters``.
     """
     product = {"product_id": question.product_id} if question.product_id else {}
     start, end = bounds(question.start, question.end)
@@ -312,7 +312,7 @@ def _cells(figures: Figures, columns: Mapping[Figure, bool]) -> list[tuple[Any, 
 
 
 def _question_of(row: Row, question: Question) -> Question | None:
-    """Return a ``Question`` that selects the orders of ``row``.
+    """Return a ``Question`` that selects the orders of a row in the report.
 
     The result is ``None`` if the filters of the order list cannot select these orders.
     """
@@ -353,7 +353,7 @@ def _figure(column: Figure, figures: Figures) -> str:
 
 
 def _is_unknown(column: Figure, figures: Figures) -> bool:
-    """Return True if the figure is unknown for lack of sale amounts.
+    """Return True if the figure is unknown because sale amounts are missing.
 
     This is the case if the figure depends on sale amounts, and no order has a known sale amount.
     """
@@ -529,9 +529,9 @@ _DENSE = 90
 
 
 def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[Box]]:
-    """Yield a column of stacked parts for each of ``rows``.
+    """Yield a column of stacked parts for each row of values.
 
-    If the total of a column is ``top``, the column has the full height of the chart.
+    The value ``top`` corresponds to the full height of the chart.
     """
     slot = Decimal(100) / len(rows)
     width = min(slot * (_FILLED if len(rows) <= _DENSE else 1), _WIDEST)
@@ -544,7 +544,7 @@ def column_boxes(rows: Sequence[Sequence[Decimal]], top: int) -> Iterator[list[B
 
 
 def bar_boxes(rows: Sequence[Sequence[Decimal]]) -> Iterator[list[Box]]:
-    """Yield a bar for each of ``rows``.
+    """Yield a bar for each row of values.
 
     The bar with the largest total has the full width.
     """

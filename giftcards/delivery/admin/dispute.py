@@ -149,7 +149,11 @@ def _message_row(message: Delivery) -> dict[str, Any]:
 
 
 def _tails(order: Order, cards: list[Any]) -> list[str]:
-    """Return the known last characters of the disputed codes, or else of all."""
+    """Return the last characters of the disputed codes.
+
+    Codes whose last characters are unknown are left out. If no card is disputed, the codes of all
+    cards are included.
+    """
     disputed = order.disputed_cards
     return [
         tail

@@ -47,9 +47,9 @@ def newest(rows: QuerySet[Any], limit: int) -> tuple[list[Any], bool]:
 
 
 def with_use(links: CardLinkQuerySet) -> Any:
-    """Annotate ``links`` with the values that :func:`use_in_words` needs.
+    """Annotate links with the number and the times of their uses.
 
-    A single query then reads how often each link was used, and when it was last used.
+    A single query reads these values, which :func:`use_in_words` needs.
     """
     opened, shown = Q(visits__what=_What.OPENED), Q(visits__what=_What.REVEALED)
     return links.annotate(

@@ -116,7 +116,7 @@ def _context(pages: Pages, request: HttpRequest, order: Order) -> dict[str, Any]
 
 
 def _why_silent(order: Order, told: Collection[str]) -> str:
-    """Return why the customer got no message about the order's status, or ""."""
+    """Return the reason why the customer has not been notified, or ""."""
     untold = [kind for kind in kinds_now(order) if kind not in told and conf.mode[kind] != Mode.OFF]
     if not untold:
         return ""

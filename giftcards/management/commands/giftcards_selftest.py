@@ -99,7 +99,7 @@ class ReferenceTrial:
 class SelfTestReport:
     """The result of a scenario.
 
-    The scenario passed if ``complaints`` is empty.
+    The scenario passed if the list of ``complaints`` is empty.
     """
 
     scenario: Scenario
