@@ -368,7 +368,8 @@ class ProviderStateQuerySet(models.QuerySet["ProviderState"]):
 
         ``asked_at`` is the time when the app requested the balance.
         """
-        older = self.filter(past("balance_read_at", asked_at, max_distance=timedelta(0)), pk=1)
+        age = timezone.now() - asked_at
+        older = self.filter(past("balance_read_at", asked_at, max_distance=age), pk=1)
         older.update(balance=balance, balance_read_at=asked_at)
 
     def note_spending(self, amount: Decimal) -> None:

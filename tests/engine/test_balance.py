@@ -201,11 +201,18 @@ class TestReading:
         run_loop()
         assert reads(simulator) == 2
 
-    def test_an_older_answer_does_not_replace_a_newer_one(self) -> None:
+    @pytest.mark.parametrize("seconds", [2, 60])
+    def test_an_older_answer_does_not_replace_a_newer_one(self, seconds: int) -> None:
         ProviderState.objects.current()
         ProviderState.objects.keep_balance(Decimal(100), asked_at=ago(1))
-        ProviderState.objects.keep_balance(Decimal(200), asked_at=ago(2))
+        ProviderState.objects.keep_balance(Decimal(200), asked_at=ago(seconds))
         assert known() == 100
+
+    def test_a_balance_from_before_the_clock_was_set_back_is_replaced(self) -> None:
+        ProviderState.objects.current()
+        ProviderState.objects.keep_balance(Decimal(100), asked_at=ago(-3_600))
+        ProviderState.objects.keep_balance(Decimal(200), asked_at=ago(1))
+        assert known() == 200
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.usefixtures("shared_database")
