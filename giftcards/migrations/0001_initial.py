@@ -187,7 +187,7 @@ class Migration(migrations.Migration):
                 ('amount', models.DecimalField(decimal_places=2, max_digits=14, validators=[django.core.validators.MinValueValidator(Decimal('0.01'))], verbose_name='amount')),
                 ('state', models.CharField(choices=[('done', 'Paid back'), ('cancelled', 'Cancelled')], default='done', editable=False, max_length=10, verbose_name='state')),
                 ('method', models.CharField(blank=True, help_text='How the refund was paid, for example in cash or to a postal account.', max_length=50, validators=[giftcards.models.fields.plain_line], verbose_name='method')),
-                ('reference', giftcards.models.fields.ExactCharField(help_text='The reference number of the payment. Each number can be recorded only once.', max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='reference')),
+                ('reference', giftcards.models.fields.ExactCharField(help_text='The reference number of the payment. For each order, the same number can be recorded only once.', max_length=100, validators=[giftcards.models.fields.plain_line], verbose_name='reference')),
                 ('comment', models.CharField(blank=True, max_length=500, validators=[giftcards.models.fields.plain_line], verbose_name='comment')),
                 ('source', models.CharField(choices=[('staff', 'Staff'), ('code', "The shop's software"), ('command', 'Command line')], default='code', max_length=10, verbose_name='source')),
                 ('created_by', models.CharField(blank=True, max_length=254, validators=[giftcards.models.fields.plain_line], verbose_name='by')),

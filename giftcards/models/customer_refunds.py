@@ -231,7 +231,10 @@ class CustomerRefund(models.Model):
         _("reference"),
         max_length=100,
         validators=[plain_line],
-        help_text=_("The reference number of the payment. Each number can be recorded only once."),
+        help_text=_(
+            "The reference number of the payment. For each order, the same number can be recorded"
+            " only once."
+        ),
     )
     comment = models.CharField(_("comment"), max_length=500, blank=True, validators=[plain_line])
     source = models.CharField(_("source"), max_length=10, choices=Source, default=Source.CODE)
