@@ -189,7 +189,7 @@ def test_a_phone_number_is_found_by_any_six_digits_in_a_row(
     for each in (typed, f"{typed[:2]} {typed[2:]}"):
         assert finds("customer_phone", spelled(number, stored), each)
     other = str(10**6 - 1 - int(typed[:6])).zfill(6)
-    assert finds("customer_phone", f"0{number}", other) == (other in number)
+    assert finds("customer_phone", f"0{number}", other) == (other in f"0{number}")
     assert not finds("customer_phone", f"0{number}", typed[1:6] if start else "x")
 
 
