@@ -215,6 +215,26 @@ class TestFinding:
         other.refresh_from_db()
         assert other.customer_email == "karim@example.dz"
 
+    @pytest.mark.parametrize(
+        ("language", "count", "told"),
+        [
+            ("en", 21, "and 1 more"),
+            ("fr", 21, "et 1 autre"),
+            ("fr", 27, "et 7 autres"),
+            ("ar", 21, "وواحد آخر"),
+            ("ar", 27, "و7 أخرى"),
+        ],
+    )
+    def test_only_the_first_doubtful_orders_are_named(
+        self, language: str, count: int, told: str
+    ) -> None:
+        make("web-0")
+        for number in range(1, count + 1):
+            make(f"web-{number}", customer_email="karim@example.dz")
+        browser = person(*BOTH, headers={"accept-language": language})
+        shown = [each for each in found(find(browser)).splitlines() if "web-20" in each]
+        assert [each.rpartition("web-20 ")[2] for each in shown] == [told]
+
     def test_what_stands_in_the_way_is_said_beside_the_orders(self, amina: Client) -> None:
         for number in range(25):
             make(f"web-{number:02}")

@@ -298,8 +298,7 @@ def _with(references: Iterable[str]) -> Iterable[Order]:
 
 def _some(pages: Pages, orders: Sequence[Order]) -> dict[str, Any]:
     shown = [order_link(pages.admin_site, order) for order in orders[:_NAMED]]
-    more = count_text(len(orders) - _NAMED) if len(orders) > _NAMED else ""
-    return {"count": len(orders), "links": shown, "more": more}
+    return {"count": len(orders), "links": shown, "more": len(orders) - len(shown)}
 
 
 def _download(pages: Pages, request: HttpRequest, form: PersonForm, found: _Found) -> HttpResponse:
