@@ -237,7 +237,7 @@ class Clock:
 def _follow(step: Step, state: ProviderState, now: datetime) -> None:
     span = step.span
     RequestSlot.objects.follow_clock(before=step.before, now=now, max_hold=longest_request())
-    if state.paused_until and state.paused_until > step.before:
+    if state.paused_until and _is_pause_of_old_clock(state, step, now):
         # Because of the filter on ``paused_until``, a pause that another process has started in the
         # meantime is not changed.
         paused = ProviderState.objects.filter(pk=1, paused_until=state.paused_until)
@@ -258,16 +258,33 @@ def _follow(step: Step, state: ProviderState, now: datetime) -> None:
         by_rule.update(send_after=F("send_after") + span, send_before=F("send_before") + span)
         changes = StatusChange.objects.filter(announced_at=None, announce_at__gt=now)
         changes.update(announce_at=F("announce_at") + span)
-        without_list = ProviderState.objects.filter(list_usable_at__gt=now)
-        without_list.update(list_usable_at=F("list_usable_at") + span)
+        for name in ("paused_at", "succeeded_at", "list_usable_at"):
+            later = ProviderState.objects.filter(pk=1, **{f"{name}__gt": now})
+            later.update(**{name: F(name) + span})
         clock_set_back.send(Clock, span=span, now=now)
 
 
-def recall_far_future() -> None:
-    """Replace due times that are too far in the future with the current time.
+def _is_pause_of_old_clock(state: ProviderState, step: Step, now: datetime) -> bool:
+    """Return True if the end of the pause has to follow the step of the clock.
 
-    Due times of orders and announcements can be too far in the future if the clock was set back
-    while no process was running.
+    After the clock was set back, a pause that is over must not begin again when the clock shows
+    its time for the second time. Other machines, whose clocks may have been right, can have
+    recorded a pause that ends between ``now`` and the time before the step. It counts as over only
+    if it began after ``now``, or if a call has succeeded after its end.
+    """
+    until = state.paused_until
+    if until is None or until <= min(now, step.before):
+        return False
+    has_begun_later = state.paused_at is not None and state.paused_at > now
+    has_ended = state.succeeded_at is not None and state.succeeded_at > until
+    return until > step.before or has_begun_later or has_ended
+
+
+def recall_far_future() -> None:
+    """Replace times that are too far in the future with the current time.
+
+    The due times of orders and announcements, and the end of a pause, can be too far in the future
+    if the clock was set back while no process was running.
     """
     now = timezone.now()
     others = max(_LONGEST_OTHER, timedelta(seconds=tuning.proof_of_absence / 2))
@@ -276,3 +293,5 @@ def recall_far_future() -> None:
     )
     changes = StatusChange.objects.filter(announced_at=None)
     changes.filter(announce_at__gt=now + timedelta(hours=1) + SLACK).update(announce_at=now)
+    pauses = ProviderState.objects.filter(paused_until__gt=now + LONGEST_PAUSE + SLACK)
+    pauses.update(paused_until=now)

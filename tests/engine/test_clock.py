@@ -25,6 +25,7 @@ from giftcards.engine.sweep import check_now, sweep, watch
 from giftcards.engine.task_queue import ensure_schedule
 from giftcards.fulfilment import place_order
 from giftcards.models import Lease, Order, ProviderState, RequestSlot, StatusChange
+from giftcards.models.provider import this_machine
 from giftcards.rules.purposes import Purpose
 from giftcards.signals import order_status_changed
 from giftcards.simulator import Simulator
@@ -382,6 +383,37 @@ class TestSetBack:
         look()
         assert posts(simulator) == 1
 
+    @pytest.mark.parametrize("reason", ["outage", "rate", "access"])
+    def test_a_pause_that_is_over_does_not_begin_again_after_the_clock_was_set_back(
+        self, reason: str, seconds: float, look: Looks, wall: Wall, simulator: Simulator
+    ) -> None:
+        look()
+        until = timezone.now() + timedelta(seconds=20)
+        ProviderState.objects.pause(ProviderState.Pause(reason), detail="", until=until)
+        wall.let_pass(2 * MINUTE)
+        wall.step(seconds)
+        # The old end of the pause comes nearer, and passes once more.
+        for number, left in enumerate((-seconds, 15 * MINUTE, 5 * MINUTE, 10), start=1):
+            wall.let_pass(max((until - timezone.now()).total_seconds() - left, 0))
+            record_order(**LINE)
+            look()
+            assert (posts(simulator), provider_state().paused_because) == (number, "")
+
+    def test_an_outage_after_the_clock_was_set_back_pauses_one_machine_and_not_all(
+        self, seconds: float, look: Looks, wall: Wall, simulator: Simulator
+    ) -> None:
+        look()
+        until = timezone.now() + timedelta(seconds=5)
+        ProviderState.objects.pause(ProviderState.Pause.OUTAGE, detail="", until=until)
+        ProviderState.objects.update(paused_by="another machine")
+        wall.step(seconds)
+        record_order(**LINE)
+        look()
+        simulator.outage = True
+        record_order(**LINE)
+        look()
+        assert provider_state().paused_by == this_machine()
+
     def test_a_failed_announcement_is_repeated_after_the_clock_was_set_back(
         self, seconds: float, look: Looks, wall: Wall, simulator: Simulator
     ) -> None:
@@ -490,8 +522,10 @@ class TestSetBackUnnoticed:
         until = timezone.now() + timedelta(minutes=1)
         ProviderState.objects.pause(ProviderState.Pause.RATE, detail="", until=until)
         wall.step(seconds)
-        with Gateway() as gateway:
-            assert gateway.is_open
+        for left in (DAY, 15 * MINUTE, 10):
+            wall.let_pass(max((until - timezone.now()).total_seconds() - left, 0))
+            with Gateway() as gateway:
+                assert gateway.is_open
         assert provider_state().explain() == "In service."
 
     def test_an_unnoticed_step_back_makes_the_key_unproven_and_the_list_unread(
