@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import math
 import multiprocessing
@@ -13,7 +14,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -73,6 +74,10 @@ class Event(NamedTuple):
     moment: float
     name: str
     seed: int
+
+
+class Unfinished(Exception):
+    """Work that has to end well when nothing goes wrong did not do so."""
 
 
 @dataclass
@@ -309,9 +314,11 @@ def settle(shop: Shop) -> None:
     # Processes that were halted for minutes return to a shop in which everything is done.
     history.wake()
     _run_until_settled(shop, _QUIET)
-    books, end = history.start("books", partial(_close_books, shop)), history.now + 600
+    books, end = history.start("books", partial(_close_books, shop)), history.now + _QUIET
     while not books.is_over and history.now < end:
         history.run(until=history.now + 1)
+    if not books.is_over:
+        raise Unfinished("The books are still being read.")
     for process in history.processes:
         history.kill(process)
 
@@ -325,8 +332,13 @@ def _close_books(shop: Shop) -> None:
 
 
 def _compare_list(shop: Shop) -> None:
-    with suppress(CommandError):
-        people.run(shop, "giftcards_reconcile")
+    """Compare the list. Orders that are different or unknown make the command fail."""
+    lines: list[str] = []
+    try:
+        people.run(shop, "giftcards_reconcile", "--json", lines=lines)
+    except CommandError as error:
+        if not (lines and json.loads("".join(lines))["is_whole"]):
+            raise Unfinished("The list was not compared completely.") from error
 
 
 def _run_until_settled(shop: Shop, seconds: float) -> None:

@@ -152,6 +152,8 @@ class Shop:
     complaints: set[int] = field(default_factory=set)
     #: The orders that were reported to staff as cancelled.
     cancelled: set[int] = field(default_factory=set)
+    #: The references of the orders for which the shop's own rule failed.
+    unreviewed: set[str] = field(default_factory=set)
     #: The time since which nothing goes wrong, or ``None`` before that.
     well_since: datetime | None = None
     is_clock_set: bool = False
@@ -425,7 +427,9 @@ def stop(shop: Shop, order: Order) -> None:
 
 def review(order: Order) -> str | None:
     """The shop's own rule, if it has one: it objects to some orders, and fails now and then."""
-    if the_shop().well_since is None and int(order.reference[-6:], 36) % 4 == 0:
+    shop = the_shop()
+    if shop.well_since is None and int(order.reference[-6:], 36) % 4 == 0:
+        shop.unreviewed.add(order.reference)
         raise Busy
     return "It looks odd" if objects_to(order) else None
 
@@ -550,20 +554,24 @@ def edit_the_shelf(shop: Shop, random: Random) -> None:
     row.save(by="amina")
 
 
-def run(shop: Shop, command: str, *args: str) -> None:
-    """Run a command and keep its output, which must not contain secrets."""
-    output = _Output(shop)
-    call_command(command, *args, stdout=output, stderr=output)
+def run(shop: Shop, command: str, *args: str, lines: list[str] | None = None) -> None:
+    """Run a command and keep its output, which must not contain secrets.
+
+    What it writes to the standard output is also added to ``lines``.
+    """
+    output = _Output(shop, [] if lines is None else lines)
+    call_command(command, *args, stdout=output, stderr=_Output(shop, []))
 
 
 class _Output:
     """The output of a command, kept with the logs."""
 
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
+    def __init__(self, shop: Shop, lines: list[str]) -> None:
+        self._shop, self._lines = shop, lines
 
     def write(self, text: str) -> None:
         self._shop.logged.append(text)
+        self._lines.append(text)
 
     def flush(self) -> None:
         pass

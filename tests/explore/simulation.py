@@ -115,6 +115,10 @@ class Simulation:
         self.processes: list[Process] = []
         self.steps = 0
         self.trace: list[str] = []
+        #: The kinds of trouble that have happened to processes.
+        self.happened: set[Kind] = set()
+        #: The time and the path of each request that brought no good answer.
+        self.failed: list[tuple[float, str]] = []
         #: The machines that cannot reach the provider.
         self.without_route: set[str] = set()
         self._patience = _LOST if vendor == "sqlite" else _BLOCKED
@@ -233,6 +237,7 @@ class Simulation:
         if trouble.steps > 0 or (trouble.kind == "cut" and not is_database):
             return None
         process.trouble = None
+        self.happened.add(trouble.kind)
         self.note(f"{trouble.kind}: {process.name} at {place}")
         return trouble
 
@@ -426,19 +431,29 @@ def install() -> None:
     send = requests.Session.send
 
     def send_between(session: Any, request: Any, **options: Any) -> Any:
-        if _current:
-            current().pause("purchase" if request.method == "POST" else "request")
-            if _this_machine() in current().without_route:
-                connecting, _reading = options["timeout"]
-                current().await_answer(connecting)
-                raise requests.ConnectTimeout(request=request)
+        if not _current:
+            return send(session, request, **options)
+        history, is_good = current(), False
+        try:
+            answer = send_in(history, session, request, options)
+            is_good = answer.ok
+        finally:
+            if not is_good:
+                history.failed.append((history.now, request.path_url))
+        return answer
+
+    def send_in(history: Simulation, session: Any, request: Any, options: Any) -> Any:
+        history.pause("purchase" if request.method == "POST" else "request")
+        if _this_machine() in history.without_route:
+            connecting, _reading = options["timeout"]
+            history.await_answer(connecting)
+            raise requests.ConnectTimeout(request=request)
         answer = send(session, request, **options)
-        if _current and answer.headers.get(SILENT):
+        if answer.headers.get(SILENT):
             _connecting, reading = options["timeout"]
-            current().await_answer(reading)
+            history.await_answer(reading)
             raise requests.ReadTimeout(request=request)
-        if _current:
-            current().pause("answered")
+        history.pause("answered")
         return answer
 
     requests.Session.send = send_between  # type: ignore[method-assign]
